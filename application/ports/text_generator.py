@@ -137,7 +137,7 @@ class EngineState:
     active_bytes: int = 0
     """Memory of all arrays."""
     peak_bytes: int = 0
-    """Most memory of all arrays since the last chunk of a prompt was begun."""
+    """Most memory of all arrays since the process began."""
     residents: tuple[ResidentModel, ...] = ()
     """The loaded models with their sizes, in the order of ``models``."""
     step_seconds: float = 0.0

@@ -136,7 +136,7 @@ class MeasureModel:
         pool = self._tokens(details, shapes)
         began = self.clock.monotonic()
         self.load(details.description)
-        load_seconds, peak = self.clock.monotonic() - began, self._peak()
+        load_seconds = self.clock.monotonic() - began
         source, rows, done = random.Random(0), [], 1
         for shape in shapes:
             runs = []
@@ -144,12 +144,12 @@ class MeasureModel:
                 report(f"{shape.name}, {shape.streams} at once" if shape.streams > 1 else shape.name, done, steps)
                 prompts = [tuple(source.choices(pool, k=shape.prompt_tokens)) for _ in range(shape.streams)]
                 run = self._run(details, prompts, shape.generated_tokens)
-                peak, done = max(peak, self._peak()), done + 1
+                done += 1
                 if index:  # the first one may compile what the others use
                     runs.append(run)
             rows.append(Row.of(shape, runs))
         notes = (*_busy(machine), *_noisy(rows))
-        meter = self.machine.meter
+        meter, peak = self.machine.meter, self.generate.generator.state(STATE_SECONDS).peak_bytes
         return ModelSpeed(
             details.description, machine, load_seconds, tuple(rows), peak, meter.peak_process_bytes(), notes
         )
@@ -181,9 +181,6 @@ class MeasureModel:
                 (stream,) = self.generate(details, [prompt], options)
                 started.append((began, running.enter_context(stream)))
             return [_times(began, end) for began, stream in started for end in stream if isinstance(end, Finished)]
-
-    def _peak(self) -> int:
-        return self.generate.generator.state(STATE_SECONDS).peak_bytes
 
 
 def _times(began: float, end: Finished) -> StreamTimes:

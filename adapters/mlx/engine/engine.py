@@ -278,7 +278,7 @@ class Engine(Worker):
             failed=self._counters.failed,
             prefix_cache_bytes=self.prefixes.size_bytes,
             active_bytes=mx.get_active_memory(),
-            peak_bytes=mx.get_peak_memory(),
+            peak_bytes=max(self._counters.peak_bytes, mx.get_peak_memory()),
             step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),
             chunk_tokens=min(map(self._scheduler.shared_chunk, learned), default=0),
             matrix_library=blas.in_use(),

@@ -30,6 +30,8 @@ class EngineCounters:
     generated_tokens: int = 0
     ended: int = 0
     failed: int = 0
+    peak_bytes: int = 0
+    """Most memory of all arrays before the last chunk of a prompt; MLX counts from there."""
 
 
 class Prefiller:
@@ -109,6 +111,7 @@ class Prefiller:
         max_tokens = self._memory.fitting(
             self.policy.tokens(sequence), sequence.model.chunk_bytes_per_token, alone=alone
         )
+        self._counters.peak_bytes = max(self._counters.peak_bytes, mx.get_peak_memory())
         mx.reset_peak_memory()
         held = mx.get_active_memory()
         done, began, position = 0, self._clock.monotonic(), prefill.position
