@@ -17,14 +17,15 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from packaging.requirements import Requirement
 
-from mlxk.adapters.system import Run, run_quietly
 from mlxk.application.ports.installation import InstallationProbe
 from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, PlatformFacts, PortFacts
+
+Run = Callable[[tuple[str, ...]], str]
 
 DISTRIBUTION = "mlxk"
 MODULES = ("mlx.core", "mlx_lm", "mlx_vlm", "mlx_audio", "huggingface_hub", "falcon", "PIL")
@@ -50,7 +51,7 @@ os.write(int(sys.argv[1]), json.dumps(said).encode())
 """
 """Imports modules and writes what it saw as JSON to a descriptor of its own; libraries print to the usual ones."""
 
-_NVIDIA = ("/dev/nvidiactl", "/dev/dxg")
+_PROC = "/proc"
 _SYSCTL = ("/usr/sbin/sysctl", "sysctl.proc_translated", "iogpu.wired_limit_mb")
 _LSOF = ("/usr/sbin/lsof", "-nP", "-sTCP:LISTEN", "-Fc")
 
@@ -60,9 +61,9 @@ class SystemInstallationProbe(InstallationProbe):
 
     Args:
         search_path: The directories in which programs are found, as in the variable.
+        run: Runs a command of the system, program and arguments; returns its output, empty when it cannot be run.
+        has_nvidia_gpu: Whether there is a GPU of this vendor, with its driver.
         system: As in ``sys.platform``.
-        run: Runs a command of the system; only tests need another one.
-        root: Where ``proc`` and ``dev`` are; only tests need another one.
         packages: Directories in which packages are found; None means those of this process.
         modules: Those that are imported to see whether they can be.
     """
@@ -70,16 +71,16 @@ class SystemInstallationProbe(InstallationProbe):
     def __init__(
         self,
         search_path: str,
+        run: Run,
+        has_nvidia_gpu: Callable[[], bool],
         system: str = sys.platform,
-        run: Run = run_quietly,
-        root: str = "/",
         packages: Sequence[str] | None = None,
         modules: Sequence[str] = MODULES,
     ) -> None:
         self._search_path = search_path
         self._system = system
         self._run = run
-        self._root = root
+        self._has_nvidia_gpu = has_nvidia_gpu
         self._modules = modules
         self._packages = list(sys.path if packages is None else packages)
 
@@ -128,7 +129,7 @@ class SystemInstallationProbe(InstallationProbe):
             failures=tuple((name, reason) for name, reason in said["failures"]),
             device=said["device"],
             metal=said["metal"],
-            nvidia=any(os.path.exists(os.path.join(self._root, path.lstrip("/"))) for path in _NVIDIA),
+            nvidia=self._has_nvidia_gpu(),
             working_set_bytes=said["working_set"],
             wired_limit_bytes=wired * 1024**2 or None,
         )
@@ -192,12 +193,11 @@ class SystemInstallationProbe(InstallationProbe):
             name = next((line[1:] for line in lines if line.startswith("c")), None)
             return f"{name} (process {process})" if name and process else None
         sockets = {f"socket:[{inode}]" for inode in self._listening(port)}
-        proc = os.path.join(self._root, "proc")
-        for process in filter(str.isdecimal, os.listdir(proc)):
+        for process in filter(str.isdecimal, os.listdir(_PROC)):
             try:
-                files = f"{proc}/{process}/fd"
+                files = f"{_PROC}/{process}/fd"
                 if any(os.readlink(f"{files}/{each}") in sockets for each in os.listdir(files)):
-                    with open(f"{proc}/{process}/comm", encoding="utf-8", errors="replace") as file:
+                    with open(f"{_PROC}/{process}/comm", encoding="utf-8", errors="replace") as file:
                         return f"{file.read().strip()} (process {process})"
             except OSError:
                 continue  # of another user, or it has ended
@@ -205,9 +205,9 @@ class SystemInstallationProbe(InstallationProbe):
 
     def _listening(self, port: int) -> Iterator[str]:
         """Yield the inodes of the sockets that listen on a port."""
-        for table in ("proc/net/tcp", "proc/net/tcp6"):
+        for table in ("net/tcp", "net/tcp6"):
             try:
-                with open(os.path.join(self._root, table), encoding="ascii") as file:
+                with open(f"{_PROC}/{table}", encoding="ascii") as file:
                     lines = file.read().splitlines()[1:]
             except OSError:
                 continue

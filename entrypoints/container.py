@@ -14,8 +14,8 @@ from mlxk.adapters.builtin import PackagedModelSource, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu
-from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, system_memory_probe
+from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu, has_nvidia_gpu
+from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, run_quietly, system_memory_probe
 from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
@@ -110,7 +110,7 @@ def _weight_converter() -> "WeightConverter":
 def _installation_probe(settings: Settings) -> "InstallationProbe":
     from mlxk.adapters.installation import SystemInstallationProbe
 
-    return SystemInstallationProbe(settings.search_path)
+    return SystemInstallationProbe(settings.search_path, run_quietly, has_nvidia_gpu)
 
 
 def _completion_client() -> "CompletionClient":

@@ -223,6 +223,11 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 """What the driver of a GPU that MLX supports creates on Linux, and in a Linux machine of Windows."""
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether there is a GPU that MLX supports on Linux, with its driver."""
+    return any(map(os.path.exists, _GPU_DEVICES))
+
+
 def computes_on_cpu(platform: str) -> bool:
     """Whether MLX computes on the CPU here, found without importing it.
 
@@ -235,4 +240,4 @@ def computes_on_cpu(platform: str) -> bool:
     # The library and its backends lie side by side; the one for GPUs of NVIDIA is a distribution of its own.
     places = {os.path.dirname(folder) for folder in (found.submodule_search_locations if found else None) or ()}
     for_gpu = any(name.startswith("mlx_cuda") for place in places for name in os.listdir(place))
-    return not (for_gpu and any(map(os.path.exists, _GPU_DEVICES)))
+    return not (for_gpu and has_nvidia_gpu())

@@ -37,7 +37,6 @@ class Configuration:
     """Of the hub, without user name and password."""
     encrypted: bool
     """Whether the hub's address is encrypted, or on this machine."""
-    token_file: str
     has_token: bool
     offline: bool
     proxies: tuple[str, ...] = ()
@@ -92,13 +91,13 @@ class DiagnoseInstallation:
         behind = (self.clock.now() - probe.installed_at()).total_seconds()
         yield diagnosis.judge_clock(min(behind, 0.0), "the files of this program")
         yield from diagnosis.judge_packages(probe.packages())
-        others = [path for path in probe.programs() if path != probe.own_program()]
-        first = next(iter(probe.programs()), None)
-        if others and first in others:
-            seen = f"{first} comes first in the search path; this is {probe.own_program()}"
+        own = probe.own_program()
+        first = next(iter(probe.programs()), own)
+        if first != own:
+            seen = f"{first} comes first in the search path; this is {own}"
             yield Finding("program", CheckGroup.PACKAGES, seen, Fault.CROWDED_PATH, first)
         else:
-            yield Finding("program", CheckGroup.PACKAGES, probe.own_program())
+            yield Finding("program", CheckGroup.PACKAGES, own)
         yield from diagnosis.judge_computing(probe.computing(), reading.total if reading else None, platform)
         if reading is None:
             seen = "this machine does not say how much memory it has"

@@ -53,11 +53,14 @@ class Usage:
         """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
 
-    def predictions(self) -> dict[str, int]:
-        """Return the tokens of a draft model by their names; nothing where none proposed any."""
-        if self.accepted_prediction_tokens + self.rejected_prediction_tokens == 0:
-            return {}
-        return {name: getattr(self, name) for name in ("accepted_prediction_tokens", "rejected_prediction_tokens")}
+
+def predictions(usages: Sequence[Usage]) -> dict[str, int]:
+    """Return the tokens of draft models of some completions by their names; nothing where none proposed any."""
+    found = {
+        name: sum(getattr(usage, name) for usage in usages)
+        for name in ("accepted_prediction_tokens", "rejected_prediction_tokens")
+    }
+    return found if any(found.values()) else {}
 
 
 @attrs.frozen

@@ -19,6 +19,7 @@ from mlxk.domain.generation.request import (
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
+    predictions,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -288,7 +289,7 @@ def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reason
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
             "cached_tokens": usage.cached_tokens,
-            **usage.predictions(),
+            **predictions((usage,)),
         },
         "timings": {
             "load_seconds": round(timings.load_seconds, 4),

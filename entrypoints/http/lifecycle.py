@@ -271,13 +271,14 @@ class Metrics:
         """
         with self._lock:
             lines: list[str] = []
+            histograms = sorted(self._histograms.items(), key=lambda entry: entry[0])
             for name, (kind, text) in _HELP.items():
                 lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
                 value = gauges.get(name, 0)
                 if isinstance(value, Mapping):
                     lines += [f'{name}{{model="{_escaped(model)}"}} {of:.12g}' for model, of in sorted(value.items())]
                 elif kind == "histogram":
-                    for (key, labels), histogram in sorted(self._histograms.items(), key=lambda entry: entry[0]):
+                    for (key, labels), histogram in histograms:
                         lines += histogram.lines(name, labels) if key == name else ()
                 elif kind == "gauge" or name in gauges:
                     lines.append(f"{name} {value:.12g}")

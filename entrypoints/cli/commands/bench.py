@@ -13,6 +13,7 @@ from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
 from mlxk.domain.benchmark import Load, Phase, Shape
 from mlxk.domain.errors import StorageError, UsageError
+from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
@@ -24,6 +25,7 @@ from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import benchmark
+from mlxk.entrypoints.setting_kinds import is_web_address
 
 _MOST_STREAMS = 256
 _MOST_REPEATS = 1000
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser, optional=True)
     parser.add_argument("-m", "--model", dest="named", type=model_reference, metavar="MODEL", help="the same as MODEL")
     parser.add_argument("--url", metavar="URL", help="measure this server, by OpenAI's API; MODEL is its name there")
-    parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first line is the key of that server")
+    parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
     sizes = _numbers(0, _MOST_TOKENS)
     parser.add_argument(
         "-p",
@@ -158,12 +160,7 @@ def _of_server(
 
 def _address(url: str) -> str:
     """Return the address below which ``/chat/completions`` is."""
-    parts = urlsplit(url)
-    try:
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment:
+    if not is_web_address(url) or (parts := urlsplit(url)).query or parts.fragment:
         raise UsageError("--url takes an address such as http://127.0.0.1:8000")
     if parts.username is not None or parts.password is not None:
         raise UsageError("--url takes no user name and password", hint="Give the key with --api-key-file FILE.")
@@ -176,14 +173,9 @@ def _shown(url: str | None) -> str | None:
 
 
 def _key(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            key = file.readline().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise StorageError(f"--api-key-file: '{path}' cannot be read: {reason}") from error
-    if not key or not key.isascii() or not key.isprintable():
-        raise UsageError(f"--api-key-file: the first line of '{path}' is no key")
+    key = read_key_file(path)[0]
+    if not key.isascii() or not key.isprintable():
+        raise UsageError(f"--api-key-file: the first key of '{path}' cannot be sent")
     return key
 
 

@@ -81,7 +81,6 @@ def _configuration(settings: Settings) -> Configuration:
         port=settings.serve.port or 8000,
         address=shown,
         encrypted=address.scheme == "https" or is_loopback(host),
-        token_file=settings.hub_token_file,
         has_token=bool(settings.hub_token) or os.path.exists(settings.hub_token_file),
         offline=settings.hub_offline,
         proxies=tuple(name for name in _PROXIES if name in settings.set_variables),

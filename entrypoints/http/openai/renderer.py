@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Usage
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Usage, predictions
 from mlxk.entrypoints.http.generation.renderer import (
     KEEP_ALIVE_COMMENT,
     OPENING_COMMENT,
@@ -184,15 +184,6 @@ def usage_document(usages: Sequence[Usage], alternatives: int) -> dict[str, obje
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
         "completion_tokens_details": {
             "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages),
-            **_predictions(usages),
+            **predictions(usages),
         },
     }
-
-
-def _predictions(usages: Sequence[Usage]) -> dict[str, int]:
-    """Return how many tokens of a draft model were right and wrong; nothing where none proposed any."""
-    accepted = sum(usage.accepted_prediction_tokens for usage in usages)
-    rejected = sum(usage.rejected_prediction_tokens for usage in usages)
-    if accepted + rejected == 0:
-        return {}
-    return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": rejected}

@@ -3,7 +3,9 @@
 import datetime
 import os
 import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.installation_probe import InMemoryInstallationProbe
@@ -11,6 +13,11 @@ from doubles.installation_probe import InMemoryInstallationProbe
 from mlxk.adapters.installation import SystemInstallationProbe
 from mlxk.application.ports.installation import InstallationProbe
 from mlxk.domain.diagnosis import FolderFacts, PlatformFacts, PortFacts
+
+
+def probe_of(search_path: str, system: str = sys.platform, said: str = "", **options: Any) -> SystemInstallationProbe:
+    """Return the adapter, on a system whose commands say this, without a GPU."""
+    return SystemInstallationProbe(search_path, lambda _: said, lambda: False, system, **options)
 
 
 @pytest.fixture(params=["system", "in_memory"])
@@ -21,7 +28,7 @@ def probe(request: pytest.FixtureRequest, tmp_path: Path) -> InstallationProbe:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     (tmp_path / "file").chmod(0o644)
     if request.param == "system":
-        return SystemInstallationProbe(os.environ["PATH"])
+        return probe_of(os.environ["PATH"])
     double = InMemoryInstallationProbe(PlatformFacts("linux", "Linux 6", "x86_64", (3, 11, 0)))
     for name, facts in (
         ("file", {"exists": True, "is_directory": False, "writable": False}),
@@ -77,7 +84,7 @@ def test_the_holder_of_a_port_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        facts = SystemInstallationProbe("").port(taken.getsockname()[1])
+        facts = probe_of("").port(taken.getsockname()[1])
     assert (facts.taken, f"(process {os.getpid()})" in str(facts.holder)) == (True, True)
 
 
@@ -86,15 +93,15 @@ def test_the_holder_of_a_port_is_named_on_macos() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        probe = SystemInstallationProbe("", "darwin", run=lambda _: "p512\ncControlCe\nf10\n")
+        probe = probe_of("", "darwin", "p512\ncControlCe\nf10\n")
         assert probe.port(taken.getsockname()[1]).holder == "ControlCe (process 512)"
 
 
 def test_macos_says_whether_it_translates_and_what_the_gpu_may_use() -> None:
     said = "sysctl.proc_translated: 1\niogpu.wired_limit_mb: 24576\n"
-    probe = SystemInstallationProbe("", "darwin", run=lambda _: said)
+    probe = probe_of("", "darwin", said)
     assert probe.platform().translated
-    assert not SystemInstallationProbe("", "darwin", run=lambda _: "").platform().translated
+    assert not probe_of("", "darwin").platform().translated
 
 
 def distribution(folder: Path, name: str, version: str) -> None:
@@ -109,7 +116,7 @@ def test_packages_are_missing_untested_and_installed_twice(tmp_path: Path) -> No
     distribution(tmp_path / "one", "attrs", "99.0")
     distribution(tmp_path / "two", "attrs", "99.0")
     places = [str(tmp_path / "one"), str(tmp_path / "two")]
-    found = {each.name: each for each in SystemInstallationProbe("", packages=places).packages()}
+    found = {each.name: each for each in probe_of("", packages=places).packages()}
     assert (found["mlx-lm"].version, found["mlx-lm"].tested) == ("0.1.0", False)
     assert (found["attrs"].tested, found["attrs"].places) == (True, tuple(places))
     assert found["falcon"].version is None
@@ -123,12 +130,12 @@ def test_every_program_of_the_name_is_found_once(tmp_path: Path) -> None:
     (tmp_path / "a/mlxk").chmod(0o755)
     (tmp_path / "b/mlxk").symlink_to(tmp_path / "a/mlxk")
     path = os.pathsep.join([str(tmp_path / "b"), "", str(tmp_path / "a"), str(tmp_path / "none")])
-    assert SystemInstallationProbe(path).programs() == (str(tmp_path / "a/mlxk"),)
+    assert probe_of(path).programs() == (str(tmp_path / "a/mlxk"),)
 
 
 @pytest.mark.mlx
 def test_libraries_say_what_they_compute_on() -> None:
-    facts = SystemInstallationProbe("", modules=("mlx.core", "no_such_module")).computing()
+    facts = probe_of("", modules=("mlx.core", "no_such_module")).computing()
     assert facts.device in {"cpu", "gpu"}
     assert [name for name, _ in facts.failures] == ["no_such_module"]
 
@@ -136,5 +143,5 @@ def test_libraries_say_what_they_compute_on() -> None:
 def test_a_crash_of_an_import_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text("import os\nos.kill(os.getpid(), 11)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    facts = SystemInstallationProbe("", modules=("crashing",)).computing()
+    facts = probe_of("", modules=("crashing",)).computing()
     assert (facts.device, facts.failures) == (None, (("mlx.core", "the process ended with status -11"),))

@@ -50,7 +50,6 @@ RIGHT = Configuration(
     port=8000,
     address="https://huggingface.co",
     encrypted=True,
-    token_file="/token",
     has_token=True,
     offline=False,
     settings_path="/config.toml",
