@@ -379,6 +379,8 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
     (tmp_path / FOLDER).write_text("a file")
     with pytest.raises(StorageError, match="prefix_cache_dir"):
         folder_at(tmp_path)
+    with pytest.raises(StorageError, match="Not a directory"):
+        folder_at(tmp_path / FOLDER)
     (tmp_path / FOLDER).unlink()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / FOLDER).symlink_to(tmp_path / "elsewhere")

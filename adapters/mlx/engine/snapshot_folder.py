@@ -222,8 +222,8 @@ class PrefixFolder:
         return blake2b(data, key=self._secret, digest_size=size).hexdigest()
 
     def _make(self) -> None:
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             os.mkdir(self._path, 0o700)
         found = os.lstat(self._path)
         if not stat.S_ISDIR(found.st_mode):
