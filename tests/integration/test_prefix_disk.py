@@ -30,14 +30,7 @@ from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import DiskPrefixes
 from mlxk.domain.errors import StorageError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
-from mlxk.domain.generation.request import (
-    Finished,
-    GenerationEvent,
-    GenerationRequest,
-    TextDelta,
-    TokenLogprob,
-    Usage,
-)
+from mlxk.domain.generation.request import Finished, GenerationEvent, GenerationRequest, TextDelta, TokenLogprob, Usage
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
