@@ -73,7 +73,7 @@ class CommandContext:
 
 
 class Command(Protocol):
-    """A module with these two functions."""
+    """A module with these two functions, or a class with these two methods."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare positionals and flags."""

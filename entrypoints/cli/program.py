@@ -21,45 +21,49 @@ from mlxk.entrypoints.cli.suggestions import unknown_variables
 
 
 class CommandEntry(NamedTuple):
-    """One entry of the table."""
+    """One entry of the table; the command is a module, or ``MODULE:CLASS`` in a module with several."""
 
-    module: str
+    command: str
     help: str
     aliases: tuple[str, ...] = ()
 
     def load(self) -> Command:
         """Import the module."""
-        return cast("Command", import_module(f"mlxk.entrypoints.cli.commands.{self.module}"))
+        module, _, name = self.command.partition(":")
+        imported = import_module(f"mlxk.entrypoints.cli.commands.{module}")
+        return cast("Command", getattr(imported, name)() if name else imported)
 
 
 COMMANDS = {
-    "list": CommandEntry("list_models", "list models in the cache, in workspaces and built in", ("ls",)),
-    "show": CommandEntry("show_model", "show one model in detail"),
-    "health": CommandEntry("health", "check whether the files of models are whole"),
+    "list": CommandEntry("inspect_models:ListCommand", "list models in the cache, in workspaces and built in", ("ls",)),
+    "show": CommandEntry("inspect_models:ShowCommand", "show one model in detail"),
+    "health": CommandEntry("inspect_models:HealthCommand", "check whether the files of models are whole"),
     "doctor": CommandEntry("doctor", "check the installation and this machine, and name what mends them"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "chats": CommandEntry("chats", "list and remove the chats that were kept"),
     "bench": CommandEntry("bench", "measure how fast a model is here, or a server under load"),
-    "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),
-    "recommend": CommandEntry("recommend_models", "models to begin with that fit this machine"),
-    "pull": CommandEntry("pull_model", "fetch a model from the hub"),
-    "outdated": CommandEntry("find_outdated", "find cached models of which the hub has a newer revision"),
-    "rm": CommandEntry("remove_model", "remove models from the cache", ("remove",)),
-    "du": CommandEntry("disk_usage", "show what cached models take on the disk, and what nothing uses"),
-    "prune": CommandEntry("prune_cache", "remove old revisions, partial downloads and orphaned files"),
-    "clone": CommandEntry("clone_model", "make an editable copy of a model"),
-    "convert": CommandEntry("convert_model", "quantize a model, or repair its index, into a new workspace"),
-    "push": CommandEntry("push_model", "publish a workspace on the hub"),
+    "search": CommandEntry("find_models:SearchCommand", "find models on the hub, those for MLX first"),
+    "recommend": CommandEntry("find_models:RecommendCommand", "models to begin with that fit this machine"),
+    "pull": CommandEntry("cached_models:PullCommand", "fetch a model from the hub"),
+    "outdated": CommandEntry(
+        "cached_models:OutdatedCommand", "find cached models of which the hub has a newer revision"
+    ),
+    "rm": CommandEntry("cached_models:RmCommand", "remove models from the cache", ("remove",)),
+    "du": CommandEntry("cached_models:DuCommand", "show what cached models take on the disk, and what nothing uses"),
+    "prune": CommandEntry("cached_models:PruneCommand", "remove old revisions, partial downloads and orphaned files"),
+    "clone": CommandEntry("workspaces:CloneCommand", "make an editable copy of a model"),
+    "convert": CommandEntry("workspaces:ConvertCommand", "quantize a model, or repair its index, into a new workspace"),
+    "push": CommandEntry("workspaces:PushCommand", "publish a workspace on the hub"),
     "serve": CommandEntry("serve_models", "serve models to clients of OpenAI, Anthropic and Ollama", ("server",)),
     "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),
-    "ps": CommandEntry("list_running", "list your running servers and the models they have in memory"),
-    "stop": CommandEntry("stop_models", "have servers unload a model, or stop"),
-    "logs": CommandEntry("server_logs", "print the log of a server in the background"),
+    "ps": CommandEntry("running_servers:PsCommand", "list your running servers and the models they have in memory"),
+    "stop": CommandEntry("running_servers:StopCommand", "have servers unload a model, or stop"),
+    "logs": CommandEntry("running_servers:LogsCommand", "print the log of a server in the background"),
     "service": CommandEntry("service", "have a server start with your session"),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
-    "alias": CommandEntry("alias", "give a model a name of your own"),
-    "profile": CommandEntry("profile", "give a model a name with settings of its own"),
+    "alias": CommandEntry("model_names:AliasCommand", "give a model a name of your own"),
+    "profile": CommandEntry("model_names:ProfileCommand", "give a model a name with settings of its own"),
     "config": CommandEntry("configuration", "show or edit the settings file, and say where it is"),
     "schema": CommandEntry("schema", "print the JSON Schema of a command's output"),
     "completion": CommandEntry("completion", "print the completion script of a shell"),

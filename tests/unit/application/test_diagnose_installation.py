@@ -35,7 +35,7 @@ from mlxk.domain.diagnosis import (
 )
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 from mlxk.domain.models.footprint import Matrices, MemoryReading
-from mlxk.entrypoints.cli.render import diagnosis
+from mlxk.entrypoints.cli.commands import doctor
 
 GIB = 1024**3
 COMMIT = "a" * 40
@@ -94,8 +94,8 @@ class Machine:
 def test_a_machine_without_a_fault_has_none(machine: Machine) -> None:
     findings = machine.diagnose(online=True)
     assert [each for each in findings if each.fault] == []
-    assert diagnosis.summary(findings) == "All is well."
-    assert {each.group for each in findings} == set(diagnosis.TITLES)
+    assert doctor.summary(findings) == "All is well."
+    assert {each.group for each in findings} == set(doctor.TITLES)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_faults_of_models_are_found() -> None:
     machine.numbers = 10  # more than the file has
     found = [each for each in machine.diagnose() if each.fault is Fault.BROKEN_MODEL]
     assert [each.subject for each in found] == ["org/m"]
-    assert "mlxk pull org/m --force-resume" in str(diagnosis.remedy(found[0]))
+    assert "mlxk pull org/m --force-resume" in str(doctor.remedy(found[0]))
 
 
 def test_the_largest_model_is_held_against_the_memory() -> None:
@@ -240,20 +240,20 @@ def test_files_with_secrets_are_for_their_owner() -> None:
 
 
 def test_every_fault_has_its_sentences() -> None:
-    assert diagnosis.ADVICE.keys() == set(Fault)
+    assert doctor.ADVICE.keys() == set(Fault)
     for fault in Fault:
-        finding = Finding("check", next(iter(diagnosis.TITLES)), "seen", fault, "subject")
+        finding = Finding("check", next(iter(doctor.TITLES)), "seen", fault, "subject")
         assert finding.status is (CheckStatus.FAILURE if fault in FAILURES else CheckStatus.WARNING)
-        assert "{" not in f"{diagnosis.reason(finding)}{diagnosis.remedy(finding)}"
+        assert "{" not in f"{doctor.reason(finding)}{doctor.remedy(finding)}"
 
 
 def test_a_report_names_nobody() -> None:
-    group = next(iter(diagnosis.TITLES))
+    group = next(iter(doctor.TITLES))
     findings = (
         Finding("a", group, "org/secret-model in /home/olga/models and /Users/olga/x"),
         Finding("b", group, "/srv/olga/.cache/hub, 3 GB free"),
     )
-    text = diagnosis.report(findings, "/srv/olga/", ["org/secret-model", "secret-model"])
+    text = doctor.report(findings, "/srv/olga/", ["org/secret-model", "secret-model"])
     assert "olga" not in text
     assert "secret" not in text
     assert "MODEL in /home/USER/models and /Users/USER/x" in text
@@ -264,10 +264,10 @@ def test_lines_fit_a_terminal_and_follow_their_mark() -> None:
     machine = Machine()
     machine.probe.folders["/cache"] = FolderFacts("/cache", exists=True, leads_nowhere=True)
     (found,) = [each for each in machine.diagnose() if each.fault]
-    assert diagnosis.finding_lines(found, 44) == (
+    assert doctor.finding_lines(found, 44) == (
         "[x]  /cache is a link to nowhere",
         "     Nothing can be read or written there.",
         "     Connect the disk that it leads to, or",
         "     remove the link: rm /cache",
     )
-    assert len(diagnosis.finding_lines(found, None)) == 3
+    assert len(doctor.finding_lines(found, None)) == 3

@@ -1,0 +1,181 @@
+"""The commands that change the cache or say what it takes: ``pull``, ``rm``, ``outdated``, ``du`` and ``prune``."""
+
+import argparse
+
+from mlxk.application.use_cases.cache_upkeep import EVERY_KIND, PruneRequest
+from mlxk.application.use_cases.pull_model import PullRequest, PullStatus
+from mlxk.application.use_cases.remove_models import RemoveRequest
+from mlxk.domain.errors import InterruptedRunError, ValidationError
+from mlxk.domain.models.footprint import WasteKind
+from mlxk.domain.models.model import ModelDescription, ModelType
+from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern, complete_models, model_reference
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.fetching import fetch
+from mlxk.entrypoints.cli.output import Output, confirmation
+from mlxk.entrypoints.cli.progress import PausedWhileAsking, Spinner, SpinnerBetweenBars
+from mlxk.entrypoints.cli.render import disk_space, operations, remote_models
+from mlxk.entrypoints.wording import model_reason
+
+
+class PullCommand:
+    """``mlxk pull MODEL``: fetch a model from the hub into the cache."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the model and how to fetch it."""
+        parser.add_argument(
+            "model",
+            metavar="MODEL",
+            type=model_reference,
+            help="ORG/NAME, NAME of mlx-community, either with @REVISION, or the address of the model's page",
+        )
+        parser.add_argument("--force-resume", action="store_true", help="complete a partial model without asking")
+        parser.add_argument("-y", "--yes", action="store_true", help="answer every question with yes")
+        parser.add_argument("--dry-run", action="store_true", help="print what would be fetched, and fetch nothing")
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Fetch the model and print the result; progress goes to standard error."""
+        use_cases = context.build(context.settings).use_cases
+        request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
+        result = fetch(use_cases, request, output, yes=arguments.yes)
+        if output.as_json:
+            output.document("pull", operations.pull_json(result))
+            return DONE
+        if result.warning and request.dry_run:
+            output.note(f"Warning: {result.warning}")
+        output.text(operations.pull_text(result))
+        if result.handle and result.status in {PullStatus.SUCCESS, PullStatus.ALREADY_EXISTS}:
+            output.note(next_step(use_cases.describe_model()(result.handle)))
+        return DONE
+
+
+def next_step(description: ModelDescription) -> str:
+    """Return the command that uses a model that was pulled, or why none does."""
+    name = description.handle.label
+    if not description.runnable:
+        return f"It cannot run here: {model_reason(description)}"
+    if description.model_type is ModelType.AUDIO:
+        return f"Use it: mlxk run {name} --audio FILE"
+    if description.model_type is ModelType.EMBEDDING:
+        return f"Use it: mlxk embed {name} TEXT"
+    return f"Use it: mlxk run {name}"
+
+
+class RmCommand:
+    """``mlxk rm MODEL``: remove models from the cache."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what to remove."""
+        action = parser.add_argument(
+            "model",
+            metavar="MODEL",
+            type=model_reference,
+            help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'",
+        )
+        complete_models(action, cached_only=True)
+        parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
+        parser.add_argument(
+            "-f", "--force", action="store_true", help="do not ask, and have servers unload the model first"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Remove models and print which; ask for confirmation when the name is not exact."""
+        own = context.settings.file.entries.get(arguments.model)
+        if own is not None:
+            raise ValidationError(
+                f"'{arguments.model}' is your name for {own['model']}",
+                hint=f"Remove the name: mlxk alias rm {arguments.model}. Remove the model: mlxk rm {own['model']}",
+            )
+        remove = context.build(context.settings).use_cases.remove_model()
+        request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
+        try:
+            with SpinnerBetweenBars(output, "Removing") as progress:
+                asked = PausedWhileAsking(confirmation(output, yes=arguments.yes), progress)
+                result = remove(request, asked, progress)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
+        if output.as_json:
+            output.document("rm", operations.remove_json(result))
+        else:
+            output.text(operations.remove_text(result))
+        return DONE
+
+
+class OutdatedCommand:
+    """``mlxk outdated``: cached models of which the hub has a newer revision."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the pattern."""
+        add_cached_pattern(parser)
+        parser.add_argument("-a", "--all", action="store_true", help="also models that are current")
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Ask the hub about each model, and print a table or JSON."""
+        find_outdated = context.build(context.settings).use_cases.find_outdated()
+        with Spinner(output, "Asking the hub"):
+            compared = find_outdated(arguments.pattern)
+        if output.as_json:
+            output.document("outdated", remote_models.outdated_json(compared))
+            return DONE
+        text = remote_models.outdated_table(compared, output.width, everything=arguments.all)
+        if text:
+            output.table(text)
+        output.note(remote_models.outdated_summary(compared))
+        return DONE
+
+
+class DuCommand:
+    """``mlxk du``: what cached models take on the disk."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the pattern."""
+        add_cached_pattern(parser)
+        parser.add_argument("--revisions", action="store_true", help="list the revisions of each model as well")
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Print a table, the largest model first, or every model as JSON."""
+        container = context.build(context.settings)
+        with Spinner(output, "Measuring the cache"):
+            usage = container.use_cases.measure_cache()(arguments.pattern)
+        free = container.adapters.model_cache().free_bytes()
+        if output.as_json:
+            output.document("du", disk_space.usage_json(usage, free))
+            return DONE
+        if usage.models:
+            output.table(disk_space.usage_table(usage, output.width, with_revisions=arguments.revisions))
+        output.text(disk_space.usage_summary(usage, free))
+        if arguments.pattern and not usage.models and output.shows_progress:
+            output.note(f"No cached model fits '{arguments.pattern}'.")
+        return DONE
+
+
+class PruneCommand:
+    """``mlxk prune``: remove what nothing uses from the cache."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what to remove."""
+        add_cached_pattern(parser)
+        parser.add_argument(
+            "--only",
+            action="append",
+            choices=[kind.value for kind in WasteKind],
+            help="only old revisions, partial downloads or orphaned files; may be repeated",
+        )
+        parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Show what nothing uses, ask, remove it, and print what went."""
+        prune = context.build(context.settings).use_cases.prune_cache()
+        kinds = frozenset(map(WasteKind, arguments.only)) if arguments.only else EVERY_KIND
+        request = PruneRequest(arguments.pattern, kinds, arguments.dry_run)
+        try:
+            with Spinner(output, "Reading the cache") as spinner:
+                result = prune(request, PausedWhileAsking(confirmation(output, yes=arguments.yes), spinner))
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted", hint="Continue: mlxk prune") from None
+        if output.as_json:
+            output.document("prune", disk_space.prune_json(result))
+        else:
+            output.text(disk_space.prune_text(result))
+        return DONE
