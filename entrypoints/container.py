@@ -1,364 +1,149 @@
-"""The composition root: chooses the adapter of every port, and builds the use cases on them.
+"""The composition root: the use cases, built on the adapters of this machine.
 
-This is the only module that imports adapters or dependency-injector. What ``list`` and ``show`` need is imported at the
-top; all else by the function that builds it, so that a command loads only what it uses.
+A use case that few commands need is imported when it is first built, so that a command loads only what it uses.
 """
 
-import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+import functools
 from typing import TYPE_CHECKING, Any
 
-from mlxk.adapters.builtin import PackagedModelSource, recommendations
-from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
-from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu, has_nvidia_gpu
-from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, run_quietly, system_memory_probe
-from mlxk.application.policy import estimate_memory
-from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
-from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
-from mlxk.entrypoints import deferred
-from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
-from mlxk.entrypoints.settings_file import own_names, profile_of
+from mlxk.domain.generation.settings import Profile
+from mlxk.domain.models.model import served_id
+from mlxk.entrypoints.adapter_container import Adapters, Factory, Singleton, imported
+from mlxk.entrypoints.settings import ServerSettings, Settings
 
 if TYPE_CHECKING:
-    from mlxk.adapters.huggingface.client import HubClient
-    from mlxk.adapters.mlx.memory import EngineLimits
-    from mlxk.adapters.unix_socket.listener import SocketListener, UseCounts
-    from mlxk.adapters.unix_socket.protocol import Program
-    from mlxk.adapters.unix_socket.servers import SocketRunningServers
-    from mlxk.application.ports.backends import WeightConverter
-    from mlxk.application.ports.benchmarking import CompletionClient
-    from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
-    from mlxk.application.ports.installation import InstallationProbe
-    from mlxk.application.ports.media import AudioDecoder, ImageReader
-    from mlxk.application.ports.model_cache import ModelCache
-    from mlxk.application.ports.model_directories import ContentVerifier, WorkspaceStore
-    from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
-    from mlxk.application.ports.other_processes import ToolServers
-    from mlxk.application.ports.system import EventLog, MemoryProbe
-    from mlxk.domain.models.model import ModelHandle
+    from mlxk.application.use_cases.browse_hub import FindOutdated, RecommendModels, SearchModels, ShowRemoteModel
+    from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache
+    from mlxk.application.use_cases.clone_model import CloneModel
+    from mlxk.application.use_cases.convert_model import ConvertModel
+    from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
+    from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.make_room import MakeRoom
+    from mlxk.application.use_cases.measure_speed import MeasureModel, MeasureServer
+    from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
+    from mlxk.application.use_cases.pull_model import PullModel
+    from mlxk.application.use_cases.push_model import PushModel
+    from mlxk.application.use_cases.remove_models import RemoveModel, StopModels
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 
 
-class _WithoutConfigurationFiles:
-    """Hides the libraries of dependency-injector's configuration files: ``list`` would cost a fifth more (ADR 0004)."""
+def _generate_text(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "GenerateText":
+    from mlxk.application.use_cases.generate_text import GenerateText
 
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name in {"pydantic", "pydantic_settings", "yaml"}:
-            raise ModuleNotFoundError(name)
-        return None
+    @functools.cache
+    def profiles() -> dict[str, Profile]:
+        return {served_id(resolve(reference)): profile for reference, profile in ports.of_models}
 
-
-sys.meta_path.insert(0, _WithoutConfigurationFiles)
-try:
-    from dependency_injector import providers
-finally:
-    sys.meta_path.remove(_WithoutConfigurationFiles)
-
-
-def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "ContentVerifier":
-    from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
-
-    return HuggingFaceContentVerifier(cache, workspaces)
-
-
-def _hub_client(settings: Settings, *, writing: bool = False) -> "HubClient":
-    from mlxk.adapters.huggingface.client import HubAccess, HubClient, stored_token
-
-    access = HubAccess(
-        endpoint=settings.hub_endpoint,
-        token=settings.hub_token or stored_token(settings.hub_token_file),
-        offline=settings.hub_offline,
-        timeout=settings.hub_timeout,
-        metadata_timeout=settings.hub_metadata_timeout,
-        token_for_writing_only=settings.hub_token_for_writing_only and not writing,
+    return GenerateText(
+        resolve,
+        describe,
+        ports.text_generator(),
+        ports.image_reader(),
+        ports.audio_decoder(),
+        ports.memory_probe(),
+        ports.event_log(),
+        ports.settings.exif_metadata,
+        ports.names.profiles,
+        ports.names.usual,
+        lambda model: profiles().get(served_id(model), Profile()),
     )
-    return HubClient(access)
 
 
-def _model_hub(settings: Settings) -> "ModelHub":
-    from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
+def _load_model(generate: "GenerateText") -> "LoadModel":
+    from mlxk.application.use_cases.model_tasks import LoadModel
 
-    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache, settings.default_owner, settings.hub_links)
+    return LoadModel(generate.generator, generate.memory, generate.log, generate.profile_of)
 
 
-def _model_publisher(settings: Settings) -> "ModelPublisher":
-    from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
+def _serve_catalogue(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 
-    return HuggingFaceModelPublisher(_hub_client(settings, writing=True))
+    def adapter_version(name: str) -> str | None:
+        profile = ports.names.profiles.get(name)
+        directory = None if profile is None else profile.engine_options.adapter
+        return None if directory is None else ports.backend_registry().adapter(directory).version
 
+    by_path = ports.server is not None and ports.server.allow_paths
+    return ServeCatalogue(resolve, describe, ports.text_generator(), ports.clock(), by_path, adapter_version)
 
-def _publication_folder() -> "PublicationFolder":
-    from mlxk.adapters.filesystem.publication_folder import FilesystemPublicationFolder
 
-    return FilesystemPublicationFolder()
-
-
-def _weight_converter() -> "WeightConverter":
-    from mlxk.adapters.mlx.conversion import MlxWeightConverter
-
-    return MlxWeightConverter()
-
-
-def _installation_probe(settings: Settings) -> "InstallationProbe":
-    from mlxk.adapters.installation import SystemInstallationProbe
-
-    return SystemInstallationProbe(settings.search_path, run_quietly, has_nvidia_gpu)
-
-
-def _completion_client() -> "CompletionClient":
-    from mlxk.adapters.completion_client import HttpCompletionClient
-
-    return HttpCompletionClient()
-
-
-def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
-    def log() -> "EventLog":
-        from mlxk.adapters.logging import StructlogEventLog
-
-        return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
-
-    return log() if at_once else deferred.DeferredEventLog(log)
-
-
-def _image_reader() -> "ImageReader":
-    from mlxk.adapters.pillow import PillowImageReader
-
-    return PillowImageReader()
-
-
-def _audio_decoder() -> "AudioDecoder":
-    from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
-
-    return MlxAudioDecoder()
-
-
-def _program(ports: "Adapters") -> "Program":
-    from mlxk.adapters.unix_socket.protocol import Program
-
-    known = ports.settings
-    return Program(known.hub_cache, known.workspace_home, known.engine_variables, ports.cpu_dtype, ports.blas)
-
-
-def _running_servers(ports: "Adapters") -> "SocketRunningServers":
-    from mlxk.adapters.unix_socket.servers import SocketRunningServers
-
-    return SocketRunningServers(ports.settings.server_sockets, _program(ports))
-
-
-_WIDENING = {"auto": Widening.WHERE_FREE, "float32": Widening.WITHIN_BUDGET, "model": Widening.NEVER}
-
-
-def _memory_probe(cpu_dtype: str, blas: str) -> "MemoryProbe":
-    probe = system_memory_probe(sys.platform)
-    on_cpu = computes_on_cpu(sys.platform)
-    return CpuMemoryProbe(probe, _WIDENING[cpu_dtype], lambda: _matrices(blas == "auto")) if on_cpu else probe
-
-
-def _matrices(wanted: bool) -> Matrices:
-    from mlxk.adapters.mlx import blas
-
-    return Matrices(True, blas.take() if wanted else blas.in_use(), wanted)
-
-
-def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
-    """Return the limits of the engine: shares of the memory available to MLX now, or the settings of a server."""
-    from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
-
-    reading, limits = memory.read(), dict[str, Any]()
-    if reading is not None:
-        limits = {"model_budget_bytes": reading.budget}
-        limits |= dict.fromkeys(("cache_budget_bytes", "prefix_cache_bytes"), reading.cache_budget)
-    if computes_on_cpu(sys.platform):  # what a GPU has left, the engine asks MLX
-        limits["free_bytes"] = lambda: None if (now := memory.read()) is None else now.available
-    if server is None:
-        return EngineLimits(**limits)
-    if server.memory_budget_mib is not None:
-        limits["model_budget_bytes"] = server.memory_budget_mib * MIB
-    if server.prefix_cache_dir is not None:
-        limits["disk"] = DiskLimits(server.prefix_cache_dir, int(server.prefix_cache_disk_gib * 1024 * MIB))
-    return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
-
-
-def _text_generator(ports: "Adapters") -> TextGenerator:
-    if ports.server is not None:
-        return _engine(ports)
-    local = deferred.DeferredTextGenerator(lambda: _engine(ports))
-    if not ports.settings.use_server:
-        return local
-    from mlxk.adapters.unix_socket.sharing import SharedTextGenerator
-
-    return SharedTextGenerator(local, ports.running_servers())
-
-
-def _engine(ports: "Adapters") -> TextGenerator:
-    from mlxk.adapters.mlx.memory import use_single_arena
-    from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
-
-    server = ports.server
-    if server is None:
-        require_address_space()
-        require_temporary_folder(ports.settings.temporary_folder)
-    else:  # a server has checked these before it binds its port
-        use_single_arena()
-    ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
-    try:
-        from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-    except ExecutionError as error:
-        # The import error of a broken library is logged only: it may name directories.
-        ports.event_log().error("a library cannot be imported", reason=str(error.__cause__)[:300])
-        raise
-    limits = engine_limits(ports.memory_probe(), server)
-    hold = None if server is None else lambda handle: ports.model_cache().use(handle, "serving it")
-    return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold, ports.judge)
-
-
-def _built(generator: TextGenerator) -> TextGenerator:
-    local = getattr(generator, "local", generator)  # behind the one that asks a server first
-    return local.engine if isinstance(local, deferred.DeferredTextGenerator) else local
-
-
-def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTranscriber":
-    from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-    from mlxk.adapters.mlx.text_generator import leases_of
-
-    return MlxSpeechTranscriber(leases_of(_built(generator)), log)
-
-
-def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder":
-    def local() -> "TextEmbedder":
-        from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-        from mlxk.adapters.mlx.text_generator import leases_of
-
-        return MlxTextEmbedder(leases_of(_built(generator)))
-
-    if ports.server is not None or not ports.settings.use_server:
-        return local()
-    from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
-
-    return SharedTextEmbedder(local, ports.running_servers())
-
-
-def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
-    from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
-    from mlxk.adapters.mlx.text_generator import leases_of
-
-    return MlxModelTokenizer(leases_of(_built(generator)))
-
-
-def _tool_servers() -> "ToolServers":
-    try:
-        from mlxk.adapters.mcp.tool_servers import McpToolServers
-    except ImportError as error:
-        raise BackendNotInstalledError(
-            "a server of tools needs mcp, which is not installed", hint="Install it: pip install mcp"
-        ) from error
-    return McpToolServers()
-
-
-class Adapters:
-    """One instance of each adapter, built when first asked for; for a server or, without its settings, a command."""
-
-    def __init__(self, settings: Settings, server: ServerSettings | None) -> None:
-        # A plain Singleton is built twice when two threads ask for it at once.
-        once = providers.ThreadSafeSingleton
-        self.settings = settings
-        self.server = server
-        self.cpu_dtype, self.blas = (server or settings).cpu_dtype, (server or settings).blas
-        self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
-        self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
-        self.model_files = once(FilesystemModelFiles)
-        self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)
-        self.model_hub = once(_model_hub, settings)
-        self.model_publisher = once(_model_publisher, settings)
-        self.publication_folder = once(_publication_folder)
-        self.workspaces = once(FilesystemWorkspaceStore, settings.workspace_home, (settings.hub_cache,))
-        self.content_verifier = once(_content_verifier, self.model_cache, self.workspaces)
-        self.weight_converter = once(_weight_converter)
-        self.built_in_models = once(PackagedModelSource)
-        self.backend_registry = once(MlxBackendRegistry)
-        self.memory_probe = once(_memory_probe, self.cpu_dtype, self.blas)
-        self.installation_probe = once(_installation_probe, settings)
-        self.machine_meter = once(SystemMachineMeter)
-        self.completion_client = once(_completion_client)
-        self.clock = once(SystemClock)
-        self.event_log = once(_event_log, settings, at_once=server is not None)
-        self.image_reader = once(deferred.DeferredImageReader, providers.Object(_image_reader))
-        self.audio_decoder = once(deferred.DeferredAudioDecoder, providers.Object(_audio_decoder))
-        self.running_servers = once(_running_servers, self)
-        self.text_generator = once(_text_generator, self)
-        self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
-        self.text_embedder = once(_text_embedder, self, self.text_generator)
-        self.model_tokenizer = once(_model_tokenizer, self.text_generator)
-        self.tool_servers = once(_tool_servers)
-
-    def describe(self) -> DescribeModel:
-        """Return the use case that describes models."""
-        reading = (self.model_files(), self.workspaces(), self.backend_registry(), self.model_cache())
-        return DescribeModel(*reading, self.settings.default_owner)
-
-    def judge(self, handle: "ModelHandle") -> MemoryVerdict:
-        """Return what a model takes of the memory, by the same judgement for commands, server and engine."""
-        return estimate_memory(self.describe()(handle), self.memory_probe())
+def _use(path: str, *arguments: object) -> Any:  # noqa: ANN401 - a factory of the class that is named
+    return Factory(imported(f"mlxk.application.use_cases.{path}"), *arguments)
 
 
 class UseCases:
     """The use cases. Each is a value that holds ports, built anew whenever it is asked for."""
 
-    def __init__(self, ports: Adapters) -> None:  # noqa: PLR0915 - one for each use case
-        new = providers.Factory
+    def __init__(self, ports: Adapters) -> None:
         stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
         owner = ports.settings.default_owner
-        describe = self.describe_model = new(ports.describe)
-        resolve = self.resolve_model = new(ResolveModel, *stores, owner, ports.names.aliases)
-        self.list_models = new(ListModels, resolve, describe)
-        self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
-        self.check_health = new(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
-        pulling = (ports.model_cache, ports.built_in_models, ports.model_hub, describe, owner)
-        self.pull_model = new(deferred.pull_model, *pulling)
-        self.remove_model = new(deferred.remove_model, ports.model_cache, new(ResolveModel, *stores, owner))
-        self.measure_cache = new(deferred.measure_cache, ports.model_cache)
-        self.prune_cache = new(deferred.prune_cache, ports.model_cache)
-        asking = (ports.model_hub, ports.memory_probe)
-        self.search_models = new(deferred.search_models, *asking)
-        self.recommend_models = new(deferred.recommend_models, recommendations, ports.memory_probe)
-        self.find_outdated = new(deferred.find_outdated, ports.model_cache, ports.model_hub)
-        self.show_remote_model = new(deferred.show_remote_model, ports.model_cache, *asking, owner)
-        editing = (ports.model_files, ports.workspaces)
-        cloning = (*editing, ports.model_cache, describe)
-        self.clone_model = new(deferred.clone_model, resolve, self.pull_model, *cloning)
-        converting = (*editing, ports.backend_registry, ports.weight_converter, describe)
-        self.convert_model = new(deferred.convert_model, resolve, ports.model_cache, *converting)
-        pushing = (ports.publication_folder, ports.workspaces, ports.model_publisher, describe, ports.settings.home)
-        self.push_model = new(deferred.push_model, *pushing)
-        hearing = (resolve, describe, ports.speech_transcriber, ports.memory_probe)
-        self.transcribe_audio = new(deferred.transcribe_audio, *hearing)
-        self.embed_text = new(deferred.embed_text, resolve, describe, ports.text_embedder, ports.memory_probe)
-        media = (ports.image_reader, ports.audio_decoder)
-        generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
-        self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names, ports.of_models)
-        looked_at = (ports.installation_probe, ports.memory_probe, ports.clock, ports.model_cache, resolve, describe)
-        asked = (ports.running_servers, ports.model_hub.provider)
-        self.diagnose_installation = new(deferred.diagnose_installation, *looked_at, *asked)
-        self.stop_models = new(deferred.stop_models, ports.running_servers, resolve)
-        self.load_model = new(deferred.load_model, self.generate_text)
-        self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
-        self.make_room = new(deferred.make_room, self.generate_text, self.tokenize_text)
-        machine = (ports.installation_probe, ports.memory_probe, ports.machine_meter)
-        engine = (self.generate_text, self.load_model, self.tokenize_text, ports.clock)
-        self.measure_model = new(deferred.measure_model, *machine, *engine)
-        self.measure_server = new(deferred.measure_server, *machine, ports.completion_client)
-        by_path = ports.server is not None and ports.server.allow_paths
-        serving = (resolve, describe, ports.text_generator, ports.clock, by_path, ports.backend_registry, ports.names)
+        describe = self.describe_model = Factory(ports.describe)
+        resolve = self.resolve_model = Factory(ResolveModel, *stores, owner, ports.names.aliases)
+        self.list_models = Factory(ListModels, resolve, describe)
+        self.show_model = Factory(ShowModel, resolve, describe, ports.workspaces)
+        self.check_health = Factory(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
+        own = Factory(ResolveModel, *stores, owner)  # a name of the user's own removes nothing
+        self.remove_model: Factory[RemoveModel] = _use("remove_models:RemoveModel", ports.model_cache, own)
+        self._wire_generation(ports)
+        self._wire_hub(ports)
+        self._wire_workspaces(ports)
+        self._wire_machine(ports)
+
+    def _wire_generation(self, ports: Adapters) -> None:
+        resolving = (self.resolve_model, self.describe_model)
+        generate: Factory[GenerateText] = Factory(_generate_text, ports, *resolving)
+        self.generate_text = generate
+        memory = ports.memory_probe
+        hearing = (*resolving, ports.speech_transcriber, memory)
+        self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *hearing)
+        self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *resolving, ports.text_embedder, memory)
+        self.load_model: Factory[LoadModel] = Factory(_load_model, generate)
+        tokenizer = ports.model_tokenizer
+        self.tokenize_text: Factory[TokenizeText] = _use("model_tasks:TokenizeText", generate, tokenizer)
+        self.make_room: Factory[MakeRoom] = _use("make_room:MakeRoom", generate, self.tokenize_text)
         # One instance, since it remembers recent lookups.
-        self.serve_catalogue = providers.ThreadSafeSingleton(deferred.serve_catalogue, *serving)
+        self.serve_catalogue: Singleton[ServeCatalogue] = Singleton(_serve_catalogue, ports, *resolving)
+
+    def _wire_hub(self, ports: Adapters) -> None:
+        cache, hub, memory = ports.model_cache, ports.model_hub, ports.memory_probe
+        owner = ports.settings.default_owner
+        pulling = (cache, ports.built_in_models, hub, self.describe_model, owner)
+        self.pull_model: Factory[PullModel] = _use("pull_model:PullModel", *pulling)
+        self.search_models: Factory[SearchModels] = _use("browse_hub:SearchModels", hub, memory)
+        recommended = Factory(ports.recommendations)
+        self.recommend_models: Factory[RecommendModels] = _use("browse_hub:RecommendModels", recommended, memory)
+        self.find_outdated: Factory[FindOutdated] = _use("browse_hub:FindOutdated", cache, hub)
+        shown = (cache, hub, memory, owner)
+        self.show_remote_model: Factory[ShowRemoteModel] = _use("browse_hub:ShowRemoteModel", *shown)
+        self.measure_cache: Factory[MeasureCache] = _use("cache_upkeep:MeasureCache", cache)
+        self.prune_cache: Factory[PruneCache] = _use("cache_upkeep:PruneCache", cache, self.measure_cache)
+
+    def _wire_workspaces(self, ports: Adapters) -> None:
+        resolve, describe, cache = self.resolve_model, self.describe_model, ports.model_cache
+        files, workspaces = ports.model_files, ports.workspaces
+        cloning = (resolve, self.pull_model, files, workspaces, cache, describe)
+        self.clone_model: Factory[CloneModel] = _use("clone_model:CloneModel", *cloning)
+        converting = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
+        self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *converting)
+        pushing = (ports.publication_folder, workspaces, ports.model_publisher, describe, ports.settings.home)
+        self.push_model: Factory[PushModel] = _use("push_model:PushModel", *pushing)
+
+    def _wire_machine(self, ports: Adapters) -> None:
+        probe, memory, clock, servers = ports.installation_probe, ports.memory_probe, ports.clock, ports.running_servers
+        self.stop_models: Factory[StopModels] = _use("remove_models:StopModels", servers, self.resolve_model)
+        looked_at = (probe, memory, clock, ports.model_cache, self.resolve_model, self.describe_model)
+        asked = (servers, ports.model_hub.provider)
+        self.diagnose_installation: Factory[DiagnoseInstallation] = _use(
+            "diagnose_installation:DiagnoseInstallation", *looked_at, *asked
+        )
+        machine = _use("measure_speed:MachineReader", probe, memory, ports.machine_meter)
+        engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
+        self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)
+        client = ports.completion_client
+        self.measure_server: Factory[MeasureServer] = _use("measure_speed:MeasureServer", machine, client)
 
 
 class Container:
@@ -367,31 +152,6 @@ class Container:
     def __init__(self, adapters: Adapters) -> None:
         self.adapters = adapters
         self.use_cases = UseCases(adapters)
-
-
-def socket_listener(
-    container: Container,
-    url: str,
-    admit: Callable[[], Callable[[], None]],
-    counts: "UseCounts",
-    owner: int,
-) -> "SocketListener":
-    """Return the socket through which this user's other programs use a server; for arguments see ``SharedEngine``."""
-    from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
-
-    ports = container.adapters
-    engine = SharedEngine(
-        generator=ports.text_generator(),
-        embedder=ports.text_embedder(),
-        weight_bytes=lambda handle: ports.judge(handle).weights,
-        budget_bytes=engine_limits(ports.memory_probe(), ports.server).model_budget_bytes,
-        loads=ports.server is None or ports.server.embed_model is None,
-        admit=admit,
-        counts=counts,
-        owner=owner,
-        log=ports.event_log(),
-    )
-    return SocketListener(ports.settings.server_sockets, _program(ports), url, engine)
 
 
 def build(settings: Settings, server: ServerSettings | None = None) -> Container:

@@ -76,7 +76,7 @@ def test_an_adapter_is_built_once_even_when_asked_for_by_many_threads_at_once(se
 
 
 def test_every_adapter_but_the_doubles_is_named_in_the_container_or_by_another_of_its_folder(root: Path) -> None:
-    wiring = (root / "entrypoints" / "container.py").read_text(encoding="utf-8")
+    wiring = (root / "entrypoints" / "adapter_container.py").read_text(encoding="utf-8")
     named = set(re.findall(r"mlxk\.adapters\.([a-z_]+)", wiring))
     folders = {path.parent.name for path in (root / "adapters").glob("*/__init__.py")}
     modules = {path.stem for path in (root / "adapters").glob("*.py")} - {"__init__"}

@@ -17,7 +17,7 @@ from serving.whole_program import PATH, QUESTION, WholeProgram
 from mlxk.adapters.builtin import PackagedModelSource
 from mlxk.adapters.mlx import registry
 from mlxk.domain.models.footprint import MemoryReading
-from mlxk.entrypoints import container
+from mlxk.entrypoints import adapter_container
 from mlxk.entrypoints.settings import ServerSettings
 
 pytestmark = pytest.mark.mlx
@@ -37,8 +37,8 @@ def least_total(needed: int) -> int:
 def machine_with(monkeypatch: pytest.MonkeyPatch, total: int, available: int, *, gpu: bool = False) -> None:
     """Let the program run on a machine with so much memory, on its CPU or a GPU."""
     reading = MemoryReading(total, available)
-    monkeypatch.setattr(container, "system_memory_probe", lambda _: InMemoryMemoryProbe(reading))
-    monkeypatch.setattr(container, "computes_on_cpu", lambda _: not gpu)
+    monkeypatch.setattr(adapter_container, "system_memory_probe", lambda _: InMemoryMemoryProbe(reading))
+    monkeypatch.setattr(adapter_container, "computes_on_cpu", lambda _: not gpu)
 
 
 @pytest.mark.parametrize(("missing", "fits"), [(0, True), (1, False)])

@@ -10,7 +10,8 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.models.model import ModelHandle, served_id
-from mlxk.entrypoints.container import Container, socket_listener
+from mlxk.entrypoints.adapter_container import socket_listener
+from mlxk.entrypoints.container import Container
 from mlxk.entrypoints.http.lifecycle import COMMANDS, Metrics
 
 _LOOK_SECONDS = 0.5
@@ -73,7 +74,7 @@ class OtherProcesses:
         owner: int | None,
     ) -> None:
         self._watch = ReturnWatch(container.adapters.model_cache(), container.adapters.text_generator())
-        self._listener = socket_listener(container, url, admit, _CommandCounts(metrics), owner or os.getpid())
+        self._listener = socket_listener(container.adapters, url, admit, _CommandCounts(metrics), owner or os.getpid())
 
     def start(self) -> None:
         """Serve from now on."""

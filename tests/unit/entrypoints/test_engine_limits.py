@@ -6,7 +6,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 
 from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
 from mlxk.domain.models.footprint import MemoryReading
-from mlxk.entrypoints.container import engine_limits
+from mlxk.entrypoints.adapter_container import engine_limits
 from mlxk.entrypoints.settings import ServerSettings
 
 GIB = 1024**3

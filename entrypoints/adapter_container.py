@@ -1,0 +1,317 @@
+"""The adapter of every port: chosen for this machine, the settings, and a command or a server.
+
+This is the only module that imports adapters or dependency-injector. What ``list`` and ``show`` need is imported at the
+top; all else by the provider that makes the first instance, so that a command loads only what it uses.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mlxk.adapters.builtin import PackagedModelSource, recommendations
+from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
+from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
+from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
+from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu, has_nvidia_gpu
+from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, run_quietly, system_memory_probe
+from mlxk.application.policy import estimate_memory
+from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
+from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
+from mlxk.entrypoints import deferred
+from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
+from mlxk.entrypoints.settings_file import own_names, profile_of
+
+if TYPE_CHECKING:
+    from mlxk.adapters.huggingface.client import HubClient
+    from mlxk.adapters.mlx.memory import EngineLimits
+    from mlxk.adapters.unix_socket.listener import SocketListener, UseCounts
+    from mlxk.adapters.unix_socket.protocol import Program
+    from mlxk.adapters.unix_socket.servers import SocketRunningServers
+    from mlxk.application.ports.backends import WeightConverter
+    from mlxk.application.ports.benchmarking import CompletionClient
+    from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
+    from mlxk.application.ports.installation import InstallationProbe
+    from mlxk.application.ports.model_directories import ContentVerifier
+    from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
+    from mlxk.application.ports.other_processes import ToolServers
+    from mlxk.application.ports.system import EventLog, MemoryProbe
+    from mlxk.domain.models.model import ModelHandle
+
+
+class _WithoutConfigurationFiles:
+    """Hides the libraries of dependency-injector's configuration files: ``list`` would cost a fifth more (ADR 0004)."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name in {"pydantic", "pydantic_settings", "yaml"}:
+            raise ModuleNotFoundError(name)
+        return None
+
+
+sys.meta_path.insert(0, _WithoutConfigurationFiles)
+try:
+    from dependency_injector import providers
+finally:
+    sys.meta_path.remove(_WithoutConfigurationFiles)
+
+Factory = providers.Factory
+Singleton = providers.ThreadSafeSingleton
+"""A plain Singleton is built twice when two threads ask for it at once."""
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """Return a function that makes an instance of ``MODULE:CLASS``; the module is imported with the first."""
+    module, name = path.split(":")
+    return lambda *arguments: getattr(import_module(module), name)(*arguments)
+
+
+def _hub_client(settings: Settings, *, writing: bool = False) -> "HubClient":
+    from mlxk.adapters.huggingface.client import HubAccess, HubClient, stored_token
+
+    access = HubAccess(
+        endpoint=settings.hub_endpoint,
+        token=settings.hub_token or stored_token(settings.hub_token_file),
+        offline=settings.hub_offline,
+        timeout=settings.hub_timeout,
+        metadata_timeout=settings.hub_metadata_timeout,
+        token_for_writing_only=settings.hub_token_for_writing_only and not writing,
+    )
+    return HubClient(access)
+
+
+def _model_hub(settings: Settings) -> "ModelHub":
+    from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
+
+    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache, settings.default_owner, settings.hub_links)
+
+
+def _model_publisher(settings: Settings) -> "ModelPublisher":
+    from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
+
+    return HuggingFaceModelPublisher(_hub_client(settings, writing=True))
+
+
+def _installation_probe(settings: Settings) -> "InstallationProbe":
+    from mlxk.adapters.installation import SystemInstallationProbe
+
+    return SystemInstallationProbe(settings.search_path, run_quietly, has_nvidia_gpu)
+
+
+def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
+    def log() -> "EventLog":
+        from mlxk.adapters.logging import StructlogEventLog
+
+        return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
+
+    return log() if at_once else deferred.DeferredEventLog(log)
+
+
+def _program(ports: "Adapters") -> "Program":
+    from mlxk.adapters.unix_socket.protocol import Program
+
+    known = ports.settings
+    return Program(known.hub_cache, known.workspace_home, known.engine_variables, ports.cpu_dtype, ports.blas)
+
+
+def _running_servers(ports: "Adapters") -> "SocketRunningServers":
+    from mlxk.adapters.unix_socket.servers import SocketRunningServers
+
+    return SocketRunningServers(ports.settings.server_sockets, _program(ports))
+
+
+_WIDENING = {"auto": Widening.WHERE_FREE, "float32": Widening.WITHIN_BUDGET, "model": Widening.NEVER}
+
+
+def _memory_probe(cpu_dtype: str, blas: str) -> "MemoryProbe":
+    probe = system_memory_probe(sys.platform)
+    on_cpu = computes_on_cpu(sys.platform)
+    return CpuMemoryProbe(probe, _WIDENING[cpu_dtype], lambda: _matrices(blas == "auto")) if on_cpu else probe
+
+
+def _matrices(wanted: bool) -> Matrices:
+    from mlxk.adapters.mlx import blas
+
+    return Matrices(True, blas.take() if wanted else blas.in_use(), wanted)
+
+
+def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
+    """Return the limits of the engine: shares of the memory available to MLX now, or the settings of a server."""
+    from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
+
+    reading, limits = memory.read(), dict[str, Any]()
+    if reading is not None:
+        limits = {"model_budget_bytes": reading.budget}
+        limits |= dict.fromkeys(("cache_budget_bytes", "prefix_cache_bytes"), reading.cache_budget)
+    if computes_on_cpu(sys.platform):  # what a GPU has left, the engine asks MLX
+        limits["free_bytes"] = lambda: None if (now := memory.read()) is None else now.available
+    if server is None:
+        return EngineLimits(**limits)
+    if server.memory_budget_mib is not None:
+        limits["model_budget_bytes"] = server.memory_budget_mib * MIB
+    if server.prefix_cache_dir is not None:
+        limits["disk"] = DiskLimits(server.prefix_cache_dir, int(server.prefix_cache_disk_gib * 1024 * MIB))
+    return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
+
+
+def _text_generator(ports: "Adapters") -> TextGenerator:
+    if ports.server is not None:
+        return _engine(ports)
+    local = deferred.DeferredTextGenerator(lambda: _engine(ports))
+    if not ports.settings.use_server:
+        return local
+    from mlxk.adapters.unix_socket.sharing import SharedTextGenerator
+
+    return SharedTextGenerator(local, ports.running_servers())
+
+
+def _engine(ports: "Adapters") -> TextGenerator:
+    from mlxk.adapters.mlx.memory import use_single_arena
+    from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
+
+    server = ports.server
+    if server is None:
+        require_address_space()
+        require_temporary_folder(ports.settings.temporary_folder)
+    else:  # a server has checked these before it binds its port
+        use_single_arena()
+    ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
+    try:
+        from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+    except ExecutionError as error:
+        # The import error of a broken library is logged only: it may name directories.
+        ports.event_log().error("a library cannot be imported", reason=str(error.__cause__)[:300])
+        raise
+    limits = engine_limits(ports.memory_probe(), server)
+    hold = None if server is None else lambda handle: ports.model_cache().use(handle, "serving it")
+    return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold, ports.judge)
+
+
+def _built(generator: TextGenerator) -> TextGenerator:
+    local = getattr(generator, "local", generator)  # behind the one that asks a server first
+    return local.engine if isinstance(local, deferred.DeferredTextGenerator) else local
+
+
+def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTranscriber":
+    from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
+    from mlxk.adapters.mlx.text_generator import leases_of
+
+    return MlxSpeechTranscriber(leases_of(_built(generator)), log)
+
+
+def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder":
+    def local() -> "TextEmbedder":
+        from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+        from mlxk.adapters.mlx.text_generator import leases_of
+
+        return MlxTextEmbedder(leases_of(_built(generator)))
+
+    if ports.server is not None or not ports.settings.use_server:
+        return local()
+    from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
+
+    return SharedTextEmbedder(local, ports.running_servers())
+
+
+def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
+    from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
+    from mlxk.adapters.mlx.text_generator import leases_of
+
+    return MlxModelTokenizer(leases_of(_built(generator)))
+
+
+def _tool_servers() -> "ToolServers":
+    try:
+        from mlxk.adapters.mcp.tool_servers import McpToolServers
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            "a server of tools needs mcp, which is not installed", hint="Install it: pip install mcp"
+        ) from error
+    return McpToolServers()
+
+
+class Adapters:
+    """One instance of each adapter, built when first asked for; for a server or, without its settings, a command."""
+
+    def __init__(self, settings: Settings, server: ServerSettings | None) -> None:
+        self.settings = settings
+        self.server = server
+        self.cpu_dtype, self.blas = (server or settings).cpu_dtype, (server or settings).blas
+        self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
+        self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
+        self.model_files = Singleton(FilesystemModelFiles)
+        self.model_cache = Singleton(HuggingFaceModelCache, settings.hub_cache)
+        self.model_hub = Singleton(_model_hub, settings)
+        self.model_publisher = Singleton(_model_publisher, settings)
+        self.publication_folder: providers.Provider[PublicationFolder] = Singleton(
+            imported("mlxk.adapters.filesystem.publication_folder:FilesystemPublicationFolder")
+        )
+        self.workspaces = Singleton(FilesystemWorkspaceStore, settings.workspace_home, (settings.hub_cache,))
+        self.content_verifier: providers.Provider[ContentVerifier] = Singleton(
+            imported("mlxk.adapters.huggingface.verification:HuggingFaceContentVerifier"),
+            self.model_cache,
+            self.workspaces,
+        )
+        self.weight_converter: providers.Provider[WeightConverter] = Singleton(
+            imported("mlxk.adapters.mlx.conversion:MlxWeightConverter")
+        )
+        self.built_in_models = Singleton(PackagedModelSource)
+        self.backend_registry = Singleton(MlxBackendRegistry)
+        self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
+        self.installation_probe = Singleton(_installation_probe, settings)
+        self.machine_meter = Singleton(SystemMachineMeter)
+        self.completion_client: providers.Provider[CompletionClient] = Singleton(
+            imported("mlxk.adapters.completion_client:HttpCompletionClient")
+        )
+        self.recommendations = recommendations
+        self.clock = Singleton(SystemClock)
+        self.event_log = Singleton(_event_log, settings, at_once=server is not None)
+        self.image_reader = Singleton(
+            deferred.DeferredImageReader, providers.Object(imported("mlxk.adapters.pillow:PillowImageReader"))
+        )
+        self.audio_decoder = Singleton(
+            deferred.DeferredAudioDecoder, providers.Object(imported("mlxk.adapters.mlx.audio_file:MlxAudioDecoder"))
+        )
+        self.running_servers = Singleton(_running_servers, self)
+        self.text_generator = Singleton(_text_generator, self)
+        self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)
+        self.text_embedder = Singleton(_text_embedder, self, self.text_generator)
+        self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
+        self.tool_servers = Singleton(_tool_servers)
+
+    def describe(self) -> DescribeModel:
+        """Return the use case that describes models."""
+        reading = (self.model_files(), self.workspaces(), self.backend_registry(), self.model_cache())
+        return DescribeModel(*reading, self.settings.default_owner)
+
+    def judge(self, handle: "ModelHandle") -> MemoryVerdict:
+        """Return what a model takes of the memory, by the same judgement for commands, server and engine."""
+        return estimate_memory(self.describe()(handle), self.memory_probe())
+
+
+def socket_listener(
+    ports: Adapters,
+    url: str,
+    admit: Callable[[], Callable[[], None]],
+    counts: "UseCounts",
+    owner: int,
+) -> "SocketListener":
+    """Return the socket through which this user's other programs use a server; for arguments see ``SharedEngine``."""
+    from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
+
+    engine = SharedEngine(
+        generator=ports.text_generator(),
+        embedder=ports.text_embedder(),
+        weight_bytes=lambda handle: ports.judge(handle).weights,
+        budget_bytes=engine_limits(ports.memory_probe(), ports.server).model_budget_bytes,
+        loads=ports.server is None or ports.server.embed_model is None,
+        admit=admit,
+        counts=counts,
+        owner=owner,
+        log=ports.event_log(),
+    )
+    return SocketListener(ports.settings.server_sockets, _program(ports), url, engine)
