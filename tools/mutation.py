@@ -1,8 +1,9 @@
 """Mutation tester: draws faults over all layers, puts each into a copy of the tree, and reports those no test finds.
 
-``python tools/mutation.py --seed 13`` draws 60 faults; the same seed and tree give the same faults. Every line of code
-that can be faulty has the same chance, whatever its layer; then one of its possible faults is drawn. ``--list`` prints
-the faults and runs nothing, ``--from 31`` continues at the 31st, ``--only 7,12`` runs these alone.
+``python tools/mutation.py --seed 13`` draws 60 faults; the same seed and tree give the same faults. Layers are drawn
+from in proportion to their code, a sixth of the faults at least from each; within a layer every line that can be faulty
+has the same chance, then one of its possible faults is drawn. ``--list`` prints the faults and runs nothing,
+``--only 7,12`` runs these alone. ``--record FILE`` keeps the verdicts as JSON, and what is in it is not run again.
 
 The copy lies in a temporary folder with a virtual environment of its own, so that a test which starts the program in
 another process starts the faulty one. The test files that reach the module by imports run, nearest first. The first
@@ -16,6 +17,7 @@ import argparse
 import ast
 import contextlib
 import itertools
+import json
 import os
 import re
 import signal
@@ -30,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from math import log
 from pathlib import Path
 from shutil import copy2
+from typing import Any
 
 from mutation_faults import LAYERS, Fault, drawn, faulty
 
@@ -66,7 +69,10 @@ class TestGraph:
             return distances[path] + kind(path) - 2 * specific, len(self._edges[path])
 
         ordered = iter(sorted(distances, key=order))
-        while run := list(itertools.islice(ordered, FILES_IN_A_RUN)):
+        for number in itertools.count(1):  # later runs hold more files: few of them fail, and each run costs a start
+            run = list(itertools.islice(ordered, FILES_IN_A_RUN * number))
+            if not run:
+                return
             yield run
 
     def _imported(self, tree: ast.AST, path: str) -> set[str]:
@@ -231,35 +237,64 @@ class Copy:
                     os.kill(int(line.split()[0]), signal.SIGKILL)
 
 
+class Record:
+    """The verdicts by fault, kept as JSON in a file if one is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        known = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
+        self.verdicts: dict[str, dict[str, Any]] = {verdict["fault"]: verdict for verdict in known}
+
+    def add(self, number: int, fault: Fault, verdict: str, seconds: float) -> None:
+        """Add or replace the verdict of a fault."""
+        self.verdicts[str(fault)] = {
+            "number": number, "layer": fault.path.partition("/")[0], "fault": str(fault), "verdict": verdict,
+            "seconds": round(seconds),
+        }  # fmt: skip
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps([*self.verdicts.values()], indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str]) -> int:
-    """Draw faults, run each, print a line about each and the share that was found."""
+    """Draw faults, run each, print a line about each and the share that was found, by layer."""
     parser = argparse.ArgumentParser(description="Draws faults, and finds those that no test finds.")
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--number", type=int, default=60, help="faults to draw")
-    parser.add_argument("--from", type=int, default=1, dest="first", help="the first fault to run")
     parser.add_argument("--only", type=lambda text: {int(part) for part in text.split(",")}, help="faults to run")
     parser.add_argument("--limit", type=float, default=300, help="seconds a fault")
+    parser.add_argument("--record", type=Path, help="file of verdicts; faults that it holds are run with --only alone")
     parser.add_argument("--list", action="store_true", help="print the faults and run nothing")
     options = parser.parse_args(arguments)
-    chosen = [
-        (number, fault)
-        for number, fault in enumerate(drawn(ROOT, options.seed, options.number), start=1)
-        if number >= options.first and (options.only is None or number in options.only)
-    ]
+    faults = list(enumerate(drawn(ROOT, options.seed, options.number), start=1))
+    record = Record(options.record)
+    if options.only:
+        chosen = [(number, fault) for number, fault in faults if number in options.only]
+    else:
+        chosen = [(number, fault) for number, fault in faults if str(fault) not in record.verdicts]
     if options.list:
         print(*(f"{number:3} {fault}" for number, fault in chosen), sep="\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
         copy_of_tree = Copy(ROOT, Path(folder).resolve())
         graph = TestGraph(copy_of_tree.root)
-        killed = 0
         for number, fault in chosen:
             started = time.monotonic()
             verdict = copy_of_tree.verdict(fault, graph.runs(fault.path), options.limit)
-            killed += verdict.startswith("killed")
+            record.add(number, fault, verdict, time.monotonic() - started)
             print(f"{number:3} {fault}\n    {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
-    print(f"seed {options.seed}: {killed} of {len(chosen)} killed ({100 * killed / max(1, len(chosen)):.0f} %)")
+    print(f"seed {options.seed}: {summary(record.verdicts[str(f)] for _, f in faults if str(f) in record.verdicts)}")
     return 0
+
+
+def summary(verdicts: Iterable[dict[str, Any]]) -> str:
+    """Say how many faults were killed, of all and of each layer."""
+    drawn_of, killed_of = Counter[str](), Counter[str]()
+    for verdict in verdicts:
+        for name in ("all layers", verdict["layer"]):
+            drawn_of[name] += 1
+            killed_of[name] += verdict["verdict"].startswith("killed")
+    return ", ".join(f"{name} {killed_of[name]} of {number}" for name, number in drawn_of.items())
 
 
 if __name__ == "__main__":

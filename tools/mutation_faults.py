@@ -1,8 +1,8 @@
 """The faults that ``mutation.py`` draws: which can be made in a module, and the module's source with one of them.
 
-Never made: imports, annotations, decorators, base classes, docstrings, ``__all__``, ``__slots__``, ``__repr__``,
-``if TYPE_CHECKING`` and ``if __name__``, and ``return None`` in a function that always returns a value (the type
-checker finds it).
+Never made: imports, annotations, decorators, base classes, docstrings, log events, ``__all__``, ``__slots__``,
+``__repr__``, ``if TYPE_CHECKING`` and ``if __name__``. Nor what every test would find: ``return None`` in a function
+that always returns a value (the type checker finds it), a name or a constructor's attribute left without any value.
 """
 
 import ast
@@ -23,6 +23,7 @@ SWAPPED: dict[type[ast.AST], Any] = {
 }
 SWAPPED_NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 ORDERLESS = {*SWAPPED_NAMES, "isinstance", "issubclass", "cast"}  # swapped arguments change nothing, or never run
+LEVELS = {"debug", "info", "warning", "error"}
 DECLARATIONS = {"annotation", "returns", "decorator_list", "bases", "type_params"}
 
 Put = Callable[[ast.AST], None]
@@ -44,14 +45,31 @@ class Fault:
 
 
 def drawn(root: Path, seed: int, number: int) -> list[Fault]:
-    """Return the faults of a seed: as many different lines of all layers, and on each one of its faults."""
-    lines: dict[tuple[str, int], list[Fault]] = defaultdict(list)
+    """Return the faults of a seed: of each layer as many different lines as its share, and on each line one fault."""
+    lines: dict[str, dict[tuple[str, int], list[Fault]]] = {layer: defaultdict(list) for layer in LAYERS}
     for path in sorted(path for layer in LAYERS for path in (root / layer).rglob("*.py")):
+        layer = path.relative_to(root).parts[0]
         name = path.relative_to(root).as_posix()
         for ordinal, (line, node, mutant, _) in enumerate(replacements(ast.parse(path.read_text(encoding="utf-8")))):
-            lines[name, line].append(Fault(name, ordinal, line, ast.unparse(node), ast.unparse(mutant)))
+            lines[layer][name, line].append(Fault(name, ordinal, line, ast.unparse(node), ast.unparse(mutant)))
     generator = random.Random(seed)
-    return [generator.choice(lines[place]) for place in generator.sample(sorted(lines), min(number, len(lines)))]
+    shares = shares_of({layer: len(places) for layer, places in lines.items()}, number)
+    faults = [
+        generator.choice(lines[layer][place])
+        for layer, share in shares.items()
+        for place in generator.sample(sorted(lines[layer]), share)
+    ]
+    generator.shuffle(faults)
+    return faults
+
+
+def shares_of(sizes: dict[str, int], number: int) -> dict[str, int]:
+    """Share a number of draws in proportion to sizes, and give each a sixth of the number at least, or all it has."""
+    shares = {name: min(size, number // 6) for name, size in sizes.items()}
+    while sum(shares.values()) < min(number, sum(sizes.values())):
+        wanting = [name for name in sizes if shares[name] < sizes[name]]
+        shares[max(wanting, key=lambda name: sizes[name] / (shares[name] + 1))] += 1
+    return shares
 
 
 def faulty(source: str, fault: Fault) -> str:
@@ -62,13 +80,15 @@ def faulty(source: str, fault: Fault) -> str:
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
-def replacements(tree: ast.AST, line: int = 1, optional: bool = False) -> Iterator[tuple[int, ast.AST, ast.AST, Put]]:
+def replacements(
+    tree: ast.AST, line: int = 1, function: ast.FunctionDef | None = None
+) -> Iterator[tuple[int, ast.AST, ast.AST, Put]]:
     """Yield for each possible fault below a node: the line, the node, what replaces it, and the function to do so.
 
-    ``optional``: the function around the node may return None.
+    ``function``: the innermost function around the node.
     """
     if isinstance(tree, ast.FunctionDef):
-        optional = tree.returns is not None and "None" in ast.unparse(tree.returns)
+        function = tree
     for name, value in ast.iter_fields(tree):
         nodes = value if isinstance(value, list) else [value]
         for position, node in enumerate(nodes):
@@ -77,15 +97,33 @@ def replacements(tree: ast.AST, line: int = 1, optional: bool = False) -> Iterat
             put: Put = partial(nodes.__setitem__, position) if nodes is value else partial(setattr, tree, name)
             # Before Python 3.12 the positions inside a formatted string are wrong; the line of the string is used.
             here = line if isinstance(tree, ast.JoinedStr | ast.FormattedValue) else getattr(node, "lineno", line)
-            if optional or not isinstance(node, ast.Return):
+            if not found_anyway(node, function):
                 yield from ((here, node, mutant, put) for mutant in mutants(node, condition=name in {"test", "ifs"}))
-            yield from replacements(node, here, optional)
+            yield from replacements(node, here, function)
+
+
+def found_anyway(node: ast.AST, function: ast.FunctionDef | None) -> bool:
+    """Tell whether a statement is one that is missed at once when it is left out, or returns None."""
+    match node:
+        case ast.Return():
+            return not (function and function.returns and "None" in ast.unparse(function.returns))
+        case ast.Assign([ast.Attribute()]):
+            return bool(function and function.name == "__init__")
+        case ast.Assign([ast.Name(name)], value):
+            earlier = {child.id for child in ast.walk(value) if isinstance(child, ast.Name)}
+            for child in ast.walk(function) if function else ():
+                if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store) and child.lineno < node.lineno:
+                    earlier.add(child.id)
+            return name not in earlier
+    return False
 
 
 def declares(node: ast.AST) -> bool:
     """Tell whether a node and all below it are declarations, which hold no fault of behaviour."""
     match node:
         case ast.Import() | ast.ImportFrom() | ast.FunctionDef(name="__repr__"):
+            return True
+        case ast.Expr(ast.Call(ast.Attribute(ast.Name("log") | ast.Attribute(attr="_log"), level))) if level in LEVELS:
             return True
         case ast.If(test=ast.Name("TYPE_CHECKING") | ast.Compare(left=ast.Name("__name__"))):
             return True
@@ -114,7 +152,7 @@ def faulty_statements(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.Expr(ast.Call() | ast.Await()) | ast.Raise() | ast.Delete() | ast.AugAssign():
             yield ast.Pass()
-        case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript() | ast.Name(), *_]):
             yield ast.Pass()
         case ast.Return(ast.expr() as value) if not isinstance(value, ast.Constant):
             yield ast.Return(ast.Constant(None))
@@ -134,7 +172,7 @@ def faulty_calls(node: ast.Call) -> Iterator[ast.AST]:
         case ast.Call(ast.Name(name)) if name in ORDERLESS:
             return
         case ast.Call(function, [first, second, *others], keywords):
-            if ast.Starred not in {type(first), type(second)}:
+            if ast.Starred not in {type(first), type(second)} and ast.dump(first) != ast.dump(second):
                 yield ast.Call(function, [second, first, *others], keywords)
 
 
@@ -144,6 +182,10 @@ def faulty_expressions(node: ast.expr) -> Iterator[ast.AST]:
         case ast.Compare(left, ops, others):
             for position, operator in enumerate(ops):
                 yield ast.Compare(left, [*ops[:position], opposite(operator), *ops[position + 1 :]], others)
+            for position, other in enumerate(others):
+                if isinstance(other, ast.Constant) and isinstance(other.value, str):
+                    mutant = ast.Constant(f"{other.value}~")
+                    yield ast.Compare(left, ops, [*others[:position], mutant, *others[position + 1 :]])
         case ast.BoolOp(operator, values):
             yield ast.BoolOp(opposite(operator), values)
         case ast.UnaryOp(ast.Not(), operand):
@@ -159,6 +201,8 @@ def faulty_constants(node: ast.expr) -> Iterator[ast.AST]:
             yield ast.Constant(not value)
         case ast.Constant(int(number) | float(number)):
             yield ast.Constant(number + 1)
+        case ast.Subscript(value, ast.Constant(str(key)), context) if isinstance(context, ast.Load):
+            yield ast.Subscript(value, ast.Constant(f"{key}~"), context)
         case ast.Tuple(elements) | ast.List(elements) | ast.Set(elements):
             if len(elements) > 1 and all(isinstance(element, ast.Constant) for element in elements):
                 for position in range(len(elements)):
