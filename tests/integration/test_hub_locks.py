@@ -1,0 +1,83 @@
+"""Locks on cached models: who waits is told once, and whatever happens meanwhile, nothing stays locked."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
+from mlxk.adapters.huggingface.locks import POLL_SECONDS
+from mlxk.application.ports.model_cache import LockHolder
+from mlxk.domain.errors import LocksPresentError
+from mlxk.domain.models.model import ModelHandle
+
+A = "a" * 40
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> HuggingFaceModelCache:
+    (tmp_path / "models--org--m" / "snapshots" / A).mkdir(parents=True)
+    return HuggingFaceModelCache(str(tmp_path))
+
+
+def handle(cache: HuggingFaceModelCache) -> ModelHandle:
+    found = cache.find("org/m")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", ["org/m", "org/none"])
+def test_who_waits_is_told_once_for_whom_and_goes_on_when_that_one_has_ended(
+    cache: HuggingFaceModelCache, name: str
+) -> None:
+    told: list[LockHolder] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with cache.reserve(name, "removing it", told.append):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with cache.reserve(name, "pulling it"):
+        waiting.start()
+        deadline = time.monotonic() + 20
+        while not told and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 10)
+        time.sleep(3 * POLL_SECONDS)
+        order.append("first")
+    waiting.join(20)
+    assert told == [LockHolder(os.getpid(), "pulling it")]
+    assert order == ["first", "second"]
+
+
+def test_who_does_not_wait_is_refused_and_the_holder_keeps_the_model(cache: HuggingFaceModelCache) -> None:
+    with cache.reserve("org/m", "pulling it"):
+        for _ in range(2):
+            with pytest.raises(LocksPresentError, match=f"process {os.getpid()}, which is pulling it"):
+                cache.reserve("org/m", "removing it").__enter__()
+    with cache.reserve("org/m", "removing it"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["org/m", "org/none"])
+def test_work_that_fails_leaves_a_model_free(cache: HuggingFaceModelCache, tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), cache.reserve(name, "pulling it"):
+            raise KeyboardInterrupt
+    assert not (tmp_path / ".locks" / "models--org--none").exists()
+    assert [path.read_text() for path in (tmp_path / ".locks").rglob("*") if path.is_file()] in ([], [""])
+
+
+def test_a_use_that_fails_ends_and_others_of_the_same_process_go_on(
+    cache: HuggingFaceModelCache, tmp_path: Path
+) -> None:
+    def files() -> list[Path]:
+        return [path for path in (tmp_path / ".locks").rglob("*") if path.is_file()]
+
+    with cache.use(handle(cache), "serving it"):
+        with pytest.raises(KeyboardInterrupt), cache.use(handle(cache), "running it"):
+            raise KeyboardInterrupt
+        assert len(files()) == 1
+    assert files() == []
