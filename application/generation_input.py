@@ -115,6 +115,7 @@ class GenerationOptions:
     """Whether a conversation without a system prompt gets that of the model's profile."""
     context_limit: int | None = None
     keep_alive_seconds: float | None = None
+    alternatives_limit: int | None = None
     tenant: str = ""
     """These as in ``GenerationRequest``."""
 
@@ -156,6 +157,7 @@ _OF_PROFILES = (
     "draft_reference",
     "context_limit",
     "keep_alive_seconds",
+    "alternatives_limit",
 )
 """The fields that options share with profiles."""
 

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, MAX_DRAFT_TOKENS, Effort
+from mlxk.domain.generation.settings import (
+    KV_BITS,
+    KV_GROUP_SIZES,
+    MAX_DRAFT_TOKENS,
+    MAX_LOGPROB_ALTERNATIVES,
+    Effort,
+)
 from mlxk.entrypoints.setting_kinds import (
     ADDRESS,
     JSON_TABLE,
@@ -84,6 +90,7 @@ def _generation(key: str, kind: Kind, meaning: str) -> Setting:
 
 
 _PORT, _CHUNK_SIZE = whole(0, 65535), "MLXK2_VISION_CHUNK_SIZE"
+_ALTERNATIVES = whole(0, MAX_LOGPROB_ALTERNATIVES)
 
 ALWAYS = (
     _variable(
@@ -192,6 +199,7 @@ ENTRY = (
     Setting("context", whole(1), "Most tokens of prompt and answer together."),
     Setting("keep_alive", number(0), "Seconds after which the idle model is unloaded."),
     Setting("pin", SWITCH, "Never unload the model for being idle."),
+    Setting("top_logprobs_k", _ALTERNATIVES, "Most alternatives with a log probability."),
 )
 """What the table of a name may have."""
 
@@ -235,6 +243,7 @@ _SERVE = (
     _flagged("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale.", None),
     _flagged("max_kv_size", whole(16), "Remember only the last tokens of each answer.", None),
     _flagged("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that it proposes at a time.", None),
+    _flagged("top_logprobs_k", _ALTERNATIVES, "Most alternatives with a log probability.", None),
     _variable(
         "max_tokens",
         whole(1, 2**31 - 1),

@@ -335,6 +335,7 @@ def profile_of(values: Values) -> Profile:
         draft_reference=values.get("draft_model"),
         context_limit=values.get("context"),
         keep_alive_seconds=math.inf if values.get("pin") else values.get("keep_alive"),
+        alternatives_limit=values.get("top_logprobs_k"),
     )
 
 

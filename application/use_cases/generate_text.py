@@ -278,6 +278,7 @@ class GenerateText:
             is_abandoned=options.is_abandoned,
             context_limit=options.context_limit,
             keep_alive_seconds=options.keep_alive_seconds,
+            alternatives_limit=options.alternatives_limit,
             tenant=options.tenant,
         )
         return request.routed(description.runtime.backends)

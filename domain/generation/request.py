@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, ToolCall
+from mlxk.domain.generation.conversation import Adaptation, Conversation, ToolCall
 from mlxk.domain.generation.settings import SEED_RANGE, Effort, EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.text import require_valid_unicode
@@ -225,6 +225,8 @@ class GenerationRequest:
     """Most tokens of prompt and completion together, where the model's context window has more; None sets no limit."""
     keep_alive_seconds: float | None = None
     """Idle time after which the model is unloaded, from now on; None leaves it, infinity means never."""
+    alternatives_limit: int | None = None
+    """Most alternatives reported with a log probability, where the settings ask for more; None sets no limit."""
     tenant: str = ""
     """Whose prompt it is, opaque: what was kept of another tenant's prompts is never used for it."""
 
@@ -257,6 +259,15 @@ class GenerationRequest:
         if self.has_images or self.has_audio:
             settings = attrs.evolve(settings, temperature=settings.temperature or 0.0)
         return attrs.evolve(self, settings=settings, backends=backends)
+
+    def within_limits(self) -> tuple["GenerationRequest", tuple[Adaptation, ...]]:
+        """Return this request with no more alternatives than its limit allows, and what was changed for it."""
+        asked, limit = self.settings.logprobs, self.alternatives_limit
+        if asked is None or limit is None or asked <= limit:
+            return self, ()
+        sentence = f"Log probabilities come with {limit} alternatives at most, not with the {asked} asked for."
+        settings = attrs.evolve(self.settings, logprobs=limit)
+        return attrs.evolve(self, settings=settings), (Adaptation("top-logprobs-limited", sentence),)
 
     def validate(self) -> None:
         """Check every range, those of the settings included.

@@ -255,6 +255,8 @@ class Profile:
     """Most tokens of prompt and completion together."""
     keep_alive_seconds: float | None = None
     """Idle time after which the model is unloaded; infinity means never."""
+    alternatives_limit: int | None = None
+    """Most alternatives reported with a log probability; who asks for more gets so many."""
 
     def over(self, other: "Profile") -> "Profile":
         """Return this profile, with what it leaves out from another one."""
@@ -280,6 +282,7 @@ class Profile:
             draft_reference=_first(self.draft_reference, other.draft_reference),
             context_limit=_first(self.context_limit, other.context_limit),
             keep_alive_seconds=_first(self.keep_alive_seconds, other.keep_alive_seconds),
+            alternatives_limit=_first(self.alternatives_limit, other.alternatives_limit),
         )
 
     @property

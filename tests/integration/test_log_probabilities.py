@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny_models import build
 from serving.running import RunningServer
+from serving.settings_home import Machine
 from serving.whole_program import WholeProgram
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -171,3 +172,49 @@ def _tokens(path: str, answer: Any) -> list[Any]:
     if path == "/v1/responses":
         return [token for item in answer["output"] for part in item["content"] for token in part["logprobs"]]
     return [token for choice in answer["choices"] for token in choice["logprobs"]["content"]]
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 4},
+    "/v1/completions": {"prompt": "hi", "logprobs": 4, "echo": True},
+    "/v1/responses": {"input": "hi", "top_logprobs": 4},
+    "/api/chat": {
+        "messages": [{"role": "user", "content": "hi"}],
+        "logprobs": True,
+        "top_logprobs": 4,
+        "stream": False,
+    },
+}
+FILE = """
+[models.none]
+model = "demo"
+top_logprobs_k = 0
+
+[models.many]
+model = "demo"
+top_logprobs_k = 20
+"""
+
+
+def test_a_server_reports_no_more_alternatives_than_its_limit_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine(tmp_path, capsys)
+    machine.write(FILE)
+    with machine.serve("--top-logprobs-k", "2", "--max-tokens", "4") as served:
+        for path, asked in ASKED.items():
+            for model, most in (("demo", 2), ("none", 0), ("many", 4)):
+                status, headers, document = served.post(path, {"model": model, **asked})
+                assert status == 200, document
+                if path == "/v1/completions":
+                    found = [len(each) for each in document["choices"][0]["logprobs"]["top_logprobs"][1:]]
+                else:
+                    found = [len(each.get("top_logprobs", ())) for each in _tokens(path, document)]
+                assert found, document
+                assert set(found) == {most}, (path, model, document)
+                assert (headers.get("x-mlxk-adaptations") == "top-logprobs-limited") is (most < 4), (path, model)
+
+
+def test_a_limit_out_of_range_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Machine(tmp_path, capsys)("serve", "--top-logprobs-k", "21")
+    assert (done.status, "--top-logprobs-k must be at least 0 and at most 20" in done.err) == (1, True), done

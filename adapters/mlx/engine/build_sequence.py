@@ -35,7 +35,7 @@ from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, PRODUCT_DEFAULTS, EngineOptions, GenerationSettings
 
 MAX_VOCABULARY_SIZE = 2**31
@@ -205,6 +205,7 @@ def build_sequence(
         IncompatibleModelError: The tokenizer has tokens that the model does not have.
     """
     model = models[0].model
+    request, cut = request.within_limits()
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
     excluded = draft_exclusion(request, settings, models)
     drafted = len(models) > 1 and excluded is None
@@ -216,8 +217,7 @@ def build_sequence(
         settings = _without_reasoning(settings, model, drafted=drafted and request.engine_options.draft_required)
         if drafted:
             excluded, drafted = "its reasoning is cut short", False
-    if isinstance(request.prompt, tuple):
-        _check_given_tokens(request.prompt, model)
+    _check_given_tokens(request.prompt, model)
     if not rendered.tokens:
         field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
@@ -225,7 +225,7 @@ def build_sequence(
     ends = model.turn_ends() if isinstance(request.prompt, Conversation) else model.end_tokens
     limits = _limits(len(rendered.tokens), settings.max_tokens, _window(request, model), ends, model.name)
     parser = _parser(request, settings, model, reasoning, rendered)
-    stream.adaptations, stream.prompt_tokens = rendered.adaptations, len(rendered.tokens)
+    stream.adaptations, stream.prompt_tokens = (*rendered.adaptations, *cut), len(rendered.tokens)
     return Sequence(
         prompt=list(rendered.tokens),
         settings=settings,
@@ -236,7 +236,7 @@ def build_sequence(
         engine_options=request.engine_options,
         constraints=_constraints(settings, model, reasoning, rendered, _offered(request)),
         drafted=drafted,
-        notes=[*_notes(request.engine_options, excluded), *(each.sentence for each in rendered.adaptations)],
+        notes=[*_notes(request.engine_options, excluded), *(each.sentence for each in stream.adaptations)],
         tenant=request.tenant,
         boundaries=boundaries(rendered.tokens, model.message_ends) if isinstance(request.prompt, Conversation) else (),
     )
@@ -341,9 +341,11 @@ def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
     return notes if excluded is None else [*notes, f"Computed without the draft model: {excluded.rstrip('.')}."]
 
 
-def _check_given_tokens(tokens: tuple[int, ...], model: LoadedModel) -> None:
+def _check_given_tokens(prompt: Conversation | str | TokenIds, model: LoadedModel) -> None:
+    if not isinstance(prompt, tuple):
+        return
     size = MAX_VOCABULARY_SIZE if model.vocabulary_size is None else model.vocabulary_size
-    unknown = next((token for token in tokens if not 0 <= token < size), None)
+    unknown = next((token for token in prompt if not 0 <= token < size), None)
     if unknown is not None:
         raise ValidationError.in_field("prompt", f"names token {unknown}; the model has tokens 0 to {size - 1}")
 

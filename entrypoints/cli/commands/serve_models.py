@@ -125,6 +125,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         action=argparse.BooleanOptionalAction,
         help="refuse tools for models that are not made for them",
     )
+    group.add_argument(
+        "--top-logprobs-k", type=int, metavar="N", help="alternatives with a log probability at most (20)"
+    )
     group.add_argument("--chunk", type=int, metavar="N", help="images described together, 1 to 5 (1)")
     group.add_argument(
         "--image-metadata",

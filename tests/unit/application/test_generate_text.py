@@ -232,6 +232,7 @@ SAID: dict[str, tuple[Any, Any]] = {
     "engine_options": (EngineOptions(kv_bits=4), EngineOptions(max_kv_size=64)),
     "context_limit": (100, 200),
     "keep_alive_seconds": (0.0, float("inf")),
+    "alternatives_limit": (0, 5),
 }
 
 

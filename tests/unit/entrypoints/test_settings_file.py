@@ -386,5 +386,13 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        if setting.key not in ("desktop_apps", "api_key", "kv_bits", "kv_group_size", "max_kv_size", *BESIDE):
+        if setting.key not in (
+            "desktop_apps",
+            "api_key",
+            "kv_bits",
+            "kv_group_size",
+            "max_kv_size",
+            "top_logprobs_k",
+            *BESIDE,
+        ):
             assert getattr(server, setting.attribute) == setting.default, setting.key
