@@ -1,5 +1,6 @@
 """What a benchmark measures, and the arithmetic that makes figures of it: rows of a model, levels of a server."""
 
+import datetime
 import enum
 import math
 from collections import Counter
@@ -52,6 +53,14 @@ class Spread:
     def noisy(self) -> bool:
         """Whether the values lie so far apart that a small difference to another benchmark says nothing."""
         return self.interquartile_range > NOISY_SHARE * abs(self.median)
+
+
+@attrs.frozen
+class Span:
+    """When something was measured, in UTC."""
+
+    began: datetime.datetime
+    ended: datetime.datetime
 
 
 class Phase(enum.Enum):
@@ -135,13 +144,15 @@ class Row:
     """Of all streams together."""
     first_token_seconds: Spread
     """Of every stream of every repeat."""
+    span: Span | None = None
+    """All runs, the first one that does not count included."""
 
     @classmethod
-    def of(cls, shape: Shape, runs: Sequence[Sequence[StreamTimes]]) -> "Row":
+    def of(cls, shape: Shape, runs: Sequence[Sequence[StreamTimes]], span: Span | None = None) -> "Row":
         """Return the row of at least one run."""
         rates = [tokens_per_second(shape.phase, run) for run in runs]
         first = [each.first_token_seconds for run in runs for each in run]
-        return cls(shape, len(runs), Spread.of(rates), Spread.of(first))
+        return cls(shape, len(runs), Spread.of(rates), Spread.of(first), span)
 
     @property
     def noisy(self) -> bool:
@@ -216,16 +227,18 @@ class RemoteCompletion:
 
 @attrs.frozen
 class Percentiles:
-    """What half, nine in ten and 99 in a hundred of some values do not exceed."""
+    """What so many in a hundred of some values do not exceed."""
 
+    p25: float
     p50: float
+    p75: float
     p90: float
     p99: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Percentiles | None":
         """Return those of some values; None without any."""
-        return cls(*(percentile(values, share) for share in (0.5, 0.9, 0.99))) if values else None
+        return cls(*(percentile(values, share) for share in (0.25, 0.5, 0.75, 0.9, 0.99))) if values else None
 
 
 @attrs.frozen
@@ -258,6 +271,8 @@ class Level:
     inter_token_seconds: Percentiles | None
     """The mean of each request."""
     end_to_end_seconds: Percentiles | None
+    span: Span | None = None
+    """All requests, those before that do not count included."""
 
     @property
     def failed(self) -> int:
@@ -277,7 +292,7 @@ class Level:
         return (self.requests - self.failed) / self.seconds if self.seconds > 0 else 0.0
 
     @classmethod
-    def of(cls, load: Load, completions: Sequence[RemoteCompletion]) -> "Level":
+    def of(cls, load: Load, completions: Sequence[RemoteCompletion], span: Span | None = None) -> "Level":
         """Return the level of at least one request."""
         whole = [each for each in completions if each.failure is None]
         reasons = Counter(each.failure for each in completions if each.failure is not None)
@@ -292,6 +307,7 @@ class Level:
             Percentiles.of([each.first_token - each.began for each in whole if each.first_token is not None]),
             Percentiles.of([each.inter_token_seconds for each in whole if each.inter_token_seconds is not None]),
             Percentiles.of([each.ended - each.began for each in whole]),
+            span,
         )
 
 

@@ -143,7 +143,7 @@ class UseCases:
         engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
         self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)
         client = ports.completion_client
-        self.measure_server: Factory[MeasureServer] = _use("measure_speed:MeasureServer", machine, client)
+        self.measure_server: Factory[MeasureServer] = _use("measure_speed:MeasureServer", machine, client, clock)
 
 
 class Container:

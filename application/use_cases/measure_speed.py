@@ -24,6 +24,7 @@ from mlxk.domain.benchmark import (
     RemoteCompletion,
     Row,
     Shape,
+    Span,
     StreamTimes,
 )
 from mlxk.domain.errors import ContextLengthError, ExecutionError, NetworkError
@@ -139,7 +140,7 @@ class MeasureModel:
         load_seconds = self.clock.monotonic() - began
         source, rows, done = random.Random(0), [], 1
         for shape in shapes:
-            runs = []
+            runs, since = [], self.clock.now()
             for index in range(repeats + 1):
                 report(f"{shape.name}, {shape.streams} at once" if shape.streams > 1 else shape.name, done, steps)
                 prompts = [tuple(source.choices(pool, k=shape.prompt_tokens)) for _ in range(shape.streams)]
@@ -147,7 +148,7 @@ class MeasureModel:
                 done += 1
                 if index:  # the first one may compile what the others use
                     runs.append(run)
-            rows.append(Row.of(shape, runs))
+            rows.append(Row.of(shape, runs, Span(since, self.clock.now())))
         notes = (*_busy(machine), *_noisy(rows))
         meter, peak = self.machine.meter, self.generate.generator.state(STATE_SECONDS).peak_bytes
         return ModelSpeed(
@@ -208,6 +209,7 @@ class MeasureServer:
 
     machine: MachineReader
     client: CompletionClient
+    clock: Clock
 
     def __call__(
         self, server: CompletionServer, model: str | None, loads: Sequence[Load], repeats: int, report: Report
@@ -235,6 +237,7 @@ class MeasureServer:
         ignore_eos, notes = True, list(_busy(machine))
         levels: list[Level] = []
         for load in loads:
+            since = self.clock.now()
             report(f"{load.streams} at once", done, steps)
             warm = self._ask(server, model, load, load.streams, ignore_eos=ignore_eos)
             if ignore_eos and all(each.status in _REFUSED_FIELDS for each in warm):
@@ -249,7 +252,8 @@ class MeasureServer:
                 )
             done += load.streams
             report(f"{load.streams} at once", done, steps)
-            levels.append(Level.of(load, self._ask(server, model, load, load.streams * repeats, ignore_eos=ignore_eos)))
+            asked = self._ask(server, model, load, load.streams * repeats, ignore_eos=ignore_eos)
+            levels.append(Level.of(load, asked, Span(since, self.clock.now())))
             done += load.streams * repeats
         return ServerSpeed(model, machine, tuple(levels), (*notes, *_uncounted(levels)))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.clock import InMemoryClock
 from doubles.completion_client import InMemoryCompletionClient
 from doubles.installation_probe import InMemoryInstallationProbe
 from doubles.machine_meter import InMemoryMachineMeter
@@ -149,7 +150,7 @@ def measured(client: InMemoryCompletionClient, model: str | None = None, *, load
     """Measure a server in memory."""
     probe = InMemoryInstallationProbe(PlatformFacts("linux", "Linux 6", "x86_64", (3, 11, 0)))
     machine = MachineReader(probe, InMemoryMemoryProbe(), InMemoryMachineMeter(load))
-    measure = MeasureServer(machine, client)
+    measure = MeasureServer(machine, client, InMemoryClock())
     return measure(CompletionServer("http://127.0.0.1/v1"), model, [Load(2, 5, 4), Load(1, 5, 4)], 3, lambda *_: None)
 
 

@@ -1,7 +1,6 @@
-"""``mlxk bench``: how fast a model is on this machine, or a server under load."""
+"""``mlxk bench``: how fast a model is on this machine, or a server under load; and what earlier reports say."""
 
 import argparse
-import datetime
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -15,28 +14,40 @@ from mlxk.domain.benchmark import Load, Phase, Shape
 from mlxk.domain.errors import StorageError, UsageError
 from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import (
+    MODEL_HELP,
     CommandContext,
     add_cpu_argument,
-    add_model_argument,
+    complete_models,
     computing_settings,
     model_reference,
 )
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
-from mlxk.entrypoints.cli.render import benchmark
+from mlxk.entrypoints.cli.render import benchmark, benchmark_reports, comparison
 from mlxk.entrypoints.setting_kinds import is_web_address
 
 _MOST_STREAMS = 256
 _MOST_REPEATS = 1000
 _MOST_TOKENS = 10**7
+REPORT = "report"
+"""The word before the files of a report; a model of this name is ``-m report`` or ``./report``."""
+
 _LOCAL_ONLY = ("depth", "cpu_dtype", "blas")
 """Flags about the model that is computed here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is measured, and how it is printed."""
-    add_model_argument(parser, optional=True)
+    words = parser.add_argument(
+        "words",
+        nargs="*",
+        default=[],
+        type=model_reference,
+        metavar="MODEL",
+        help=f"{MODEL_HELP}; or 'report FILE', which prints what --report wrote",
+    )
+    complete_models(words)
     parser.add_argument("-m", "--model", dest="named", type=model_reference, metavar="MODEL", help="the same as MODEL")
     parser.add_argument("--url", metavar="URL", help="measure this server, by OpenAI's API; MODEL is its name there")
     parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
@@ -66,15 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", metavar="FILE", help="append a JSON line for each row, in the report schema 0.2.2 of mlx-knife"
     )
+    parser.add_argument("--compare", metavar="FILE", help="with 'report': a later report, and what changed up to it")
     parser.add_argument("--markdown", action="store_true", help="print the result in Markdown")
     add_cpu_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Measure, and print the rows; the exit status is 1 when a server answered no request that counts."""
-    model: str | None = arguments.model or arguments.named
-    if arguments.model and arguments.named and arguments.model != arguments.named:
-        raise UsageError(f"two models are named: {arguments.model} and {arguments.named}")
+    """Measure, and print the rows, or print reports.
+
+    The exit status is 1 when a server answered no request that counts, or a line of a report could not be read.
+    """
+    if arguments.words[:1] == [REPORT]:
+        return _show_reports(arguments, output)
+    if arguments.compare is not None:
+        raise UsageError("--compare needs a report", hint="Write: mlxk bench report FILE --compare FILE")
+    model = _named_model(arguments)
     if arguments.report is not None:
         _require_writable(arguments.report)  # better known before minutes of measuring
     found: ModelSpeed | ServerSpeed
@@ -85,7 +102,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         else:
             found = _of_server(model, arguments, context, report)
     if arguments.report is not None:
-        _append(arguments.report, benchmark.report_lines(found, datetime.datetime.now(datetime.UTC)))
+        _append(arguments.report, benchmark_reports.report_lines(found))
     if output.as_json:
         output.document("bench", benchmark.document(found, _shown(arguments.url)))
     elif arguments.markdown:
@@ -94,6 +111,49 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         output.text(benchmark.text(found, _shown(arguments.url), output.width))
     served = isinstance(found, ModelSpeed) or any(each.failed < each.requests for each in found.levels)
     return DONE if served else FAILED
+
+
+def _named_model(arguments: argparse.Namespace) -> str | None:
+    names = [*arguments.words, *filter(None, [arguments.named])]
+    if len(set(names)) > 1:
+        raise UsageError(f"two models are named: {names[0]} and {names[1]}")
+    return names[0] if names else None
+
+
+_MEASURING = (
+    *("named", "url", "api_key_file", "prompt_tokens", "generate", "depth", "streams", "repeats", "report"),
+    *("cpu_dtype", "blas"),
+)
+"""Flags that have no meaning for reports."""
+
+
+def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
+    from_file = getattr(arguments, "from_file", ())
+    set_flags = [
+        name
+        for name in _MEASURING
+        if name not in from_file and getattr(arguments, name) != arguments.parser.get_default(name)
+    ]
+    if set_flags:
+        flag = "-m" if set_flags[0] == "named" else f"--{set_flags[0].replace('_', '-')}"
+        raise UsageError(f"{flag} measures, and 'report' only prints", hint="Write: mlxk bench report FILE")
+    if len(arguments.words) == 1:
+        raise UsageError(
+            "the following arguments are required: FILE",
+            hint="Write: mlxk bench report FILE. A model of this name is measured by: mlxk bench -m report",
+        )
+    before = benchmark_reports.read_reports(*arguments.words[1:])
+    after = None if arguments.compare is None else benchmark_reports.read_reports(arguments.compare)
+    read = [before] if after is None else [before, after]
+    if output.as_json:
+        output.document("bench", comparison.reports_document(before, after))
+    elif arguments.markdown:
+        output.text(comparison.reports_markdown(before, after))
+    else:
+        output.text(comparison.reports_text(before, after, output.width))
+    for note in [] if output.as_json else [note for each in read for note in comparison.fault_notes(each)]:
+        output.note(note)
+    return FAILED if any(each.faults for each in read) else DONE
 
 
 @attrs.frozen

@@ -1,8 +1,5 @@
 """The results of benchmarks: JSON, a table for the terminal, and Markdown."""
 
-import datetime
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,21 +39,22 @@ def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, A
     local = found if isinstance(found, ModelSpeed) else None
     workspace = local and local.model.workspace
     return {
-        "model": _name(found),
+        "model": name_of(found),
         "hash": local and local.model.handle.commit,
         "content_hash": workspace and workspace.content_hash,
         "server": server,
         "machine": _machine(found.machine),
         "versions": [{"name": name, "version": version} for name, version in _versions(found.machine)],
-        "load_seconds": local and _rounded(local.load_seconds),
+        "load_seconds": local and rounded(local.load_seconds),
         "peak_memory": local and _peaks(local),
-        "rows": [_row(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
-        "levels": [_level(each) for each in found.levels] if isinstance(found, ServerSpeed) else [],
+        "rows": [row_object(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
+        "levels": [level_object(each) for each in found.levels] if isinstance(found, ServerSpeed) else [],
         "notes": list(found.notes),
     }
 
 
-def _name(found: ModelSpeed | ServerSpeed) -> str:
+def name_of(found: ModelSpeed | ServerSpeed) -> str:
+    """Return the name of the model, without a path of this machine."""
     if isinstance(found, ServerSpeed):
         return found.model
     return identity_of(found.model)
@@ -79,11 +77,12 @@ def _machine(machine: Machine) -> dict[str, Any]:
         "memory_bytes": machine.memory_bytes,
         "device": "cpu" if machine.on_cpu else "gpu",
         "matrix_library": machine.matrix_library,
-        "load_before": _rounded(machine.load_before),
+        "load_before": rounded(machine.load_before),
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def row_object(row: Row) -> dict[str, Any]:
+    """Return a row as JSON."""
     return {
         "test": row.shape.name,
         "phase": row.shape.phase.value,
@@ -99,10 +98,11 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _spread(spread: Spread) -> dict[str, float | None]:
     names = ("median", "lower_quartile", "upper_quartile", "least", "most")
-    return {name: _rounded(getattr(spread, name)) for name in names}
+    return {name: rounded(getattr(spread, name)) for name in names}
 
 
-def _level(level: Level) -> dict[str, Any]:
+def level_object(level: Level) -> dict[str, Any]:
+    """Return a level as JSON."""
     return {
         "streams": level.load.streams,
         "prompt_words": level.load.prompt_words,
@@ -110,9 +110,9 @@ def _level(level: Level) -> dict[str, Any]:
         "requests": level.requests,
         "failed": level.failed,
         "failures": [{"reason": reason, "count": count} for reason, count in level.failures],
-        "seconds": _rounded(level.seconds),
-        "requests_per_second": _rounded(level.requests_per_second),
-        "tokens_per_second": _rounded(level.tokens_per_second),
+        "seconds": rounded(level.seconds),
+        "requests_per_second": rounded(level.requests_per_second),
+        "tokens_per_second": rounded(level.tokens_per_second),
         "prompt_tokens": level.prompt_tokens,
         "completion_tokens": level.completion_tokens,
         "cached_tokens": level.cached_tokens,
@@ -123,90 +123,13 @@ def _level(level: Level) -> dict[str, Any]:
 
 
 def _percentiles(found: Percentiles | None) -> dict[str, float | None] | None:
-    return None if found is None else {name: _rounded(getattr(found, name)) for name in ("p50", "p90", "p99")}
+    names = ("p25", "p50", "p75", "p90", "p99")
+    return None if found is None else {name: rounded(getattr(found, name)) for name in names}
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a figure to the millionth."""
     return None if value is None else round(value, 6)
-
-
-_GIGABYTE = 10**9
-
-
-def report_lines(found: ModelSpeed | ServerSpeed, moment: datetime.datetime) -> list[str]:
-    """Return one JSON line for each row or level, in the report schema 0.2.2 of mlx-knife's benchmarks.
-
-    What is not known is left out, as that schema has no null; what it has no field for is in ``metadata``.
-    """
-    shared = {
-        "schema_version": "0.2.2",
-        "timestamp": moment.isoformat(),
-        "mlx_knife_version": __version__,
-    }
-    records = []
-    if isinstance(found, ModelSpeed):
-        for row in found.rows:
-            test = f"bench::{row.shape.name}[streams={row.shape.streams}]"
-            records.append({**shared, "test": test, "outcome": "passed", **_row_record(found, row)})
-    else:
-        for level in found.levels:
-            asked = level.load
-            test = f"bench::server[words={asked.prompt_words},tokens={asked.max_tokens},streams={asked.streams}]"
-            outcome = "failed" if level.failed else "passed"
-            records.append({**shared, "test": test, "outcome": outcome, **_level_record(found, level)})
-    return [json.dumps(each) for each in records]
-
-
-def _row_record(found: ModelSpeed, row: Row) -> dict[str, Any]:
-    peak, size = found.peak_process_bytes, found.model.size_bytes
-    performance = {
-        "tokens_per_sec": _rounded(row.tokens_per_second.median),
-        "prompt_tokens": row.shape.prompt_tokens * row.shape.streams,
-        "completion_tokens": row.shape.generated_tokens * row.shape.streams,
-        "model_load_time_s": _rounded(found.load_seconds),
-        "time_to_first_token_s": _rounded(row.first_token_seconds.median),
-        "peak_ram_gb": None if peak is None else _rounded(peak / _GIGABYTE),
-    }
-    return {
-        "model": {"id": _name(found), "size_gb": _rounded(size / _GIGABYTE), "framework": found.model.framework.value},
-        "performance": _known(performance),
-        "system": _system(found.machine),
-        "metadata": {"inference_modality": "text", **_row(row)},
-    }
-
-
-def _level_record(found: ServerSpeed, level: Level) -> dict[str, Any]:
-    first = level.first_token_seconds
-    performance = {
-        "tokens_per_sec": _rounded(level.tokens_per_second),
-        "duration_s": _rounded(level.seconds),
-        "prompt_tokens": level.prompt_tokens,
-        "completion_tokens": level.completion_tokens,
-        "time_to_first_token_s": None if first is None else _rounded(first.p50),
-    }
-    return {
-        "model": {"id": _name(found)},
-        "performance": _known(performance),
-        "system": _system(found.machine),
-        "metadata": {"inference_modality": "text", **_level(level)},
-    }
-
-
-def _system(machine: Machine) -> dict[str, Any]:
-    versions, memory = dict(machine.versions), machine.memory_bytes
-    facts = {
-        "platform": sys.platform,
-        "platform_version": machine.system,
-        "python_version": versions.get("python"),
-        "mlx_version": versions.get("mlx"),
-        "ram_total_gb": None if memory is None else _rounded(memory / _GIGABYTE),
-        "hardware_profile": {"chip": machine.processor.name} if machine.processor.name else None,
-    }
-    return _known(facts)
-
-
-def _known(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 def text(found: ModelSpeed | ServerSpeed, server: str | None, width: int | None) -> str:
@@ -240,17 +163,17 @@ def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[st
     versions = ", ".join(f"{name} {version}" for name, version in _versions(machine))
     measured_on = ("Measured on" if server is None else "Measured from", f"{place}, {processor.cores} cores{memory}")
     if not isinstance(found, ModelSpeed):
-        return [("Server", str(server)), ("Model", _name(found)), measured_on, ("Versions", versions)]
+        return [("Server", str(server)), ("Model", name_of(found)), measured_on, ("Versions", versions)]
     description, library = found.model, machine.matrix_library
     commit = f"@{description.handle.commit[:SHORT_HASH]}" if description.handle.commit else ""
     process = found.peak_process_bytes
     of_process = f", of the process {decimal_size(process)}" if process is not None else ""
     return [
-        ("Model", f"{_name(found)}{commit}"),
+        ("Model", f"{name_of(found)}{commit}"),
         measured_on,
         ("Computed by", f"CPU{f', matrices by {library}' if library else ''}" if machine.on_cpu else "GPU"),
         ("Versions", versions),
-        ("Load time", _time(found.load_seconds)),
+        ("Load time", seconds_text(found.load_seconds)),
         ("Peak memory", f"of arrays {decimal_size(found.peak_array_bytes)}{of_process}"),
     ]
 
@@ -270,7 +193,7 @@ def _row_cells(row: Row) -> list[str]:
         str(row.shape.streams),
         f"{speed.median:.1f}",
         f"{speed.interquartile_range:.1f}" if row.repeats >= _LEAST_REPEATS else "-",
-        _time(first.median),
+        seconds_text(first.median),
         noise,
     ]
 
@@ -293,10 +216,11 @@ def _level_cells(level: Level) -> list[str]:
 
 
 def _times(found: Percentiles | None) -> str:
-    return "-" if found is None else " / ".join(_time(each) for each in (found.p50, found.p90, found.p99))
+    return "-" if found is None else " / ".join(seconds_text(each) for each in (found.p50, found.p90, found.p99))
 
 
-def _time(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """Return a time in the unit in which it is easy to read."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 

@@ -141,6 +141,17 @@ def test_an_answer_validates(arguments: list[str], mlxk: Program, faults: Faults
     assert misordered(document, schemas[name_of(arguments)], schemas, name_of(arguments)) == []
 
 
+def test_what_reports_say_validates(mlxk: Program, faults: Faults, schemas: Schemas, tmp_path: Path) -> None:
+    record = {"schema_version": "0.2.2", "timestamp": "2026-01-01T00:00:00Z", "mlx_knife_version": "2.0.8", "test": "a"}
+    lines = [json.dumps({**record, "outcome": outcome, "duration": 1.5}) for outcome in ("passed", "failed", "skipped")]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "b.jsonl").write_text(lines[0])
+    for arguments in (["a.jsonl"], ["a.jsonl", "--compare", "b.jsonl"]):
+        document = json.loads(mlxk("bench", "report", *arguments, "--json").stdout)
+        assert faults("bench", document) == []
+        assert misordered(document, schemas["bench"], schemas, "bench") == []
+
+
 @pytest.mark.mlx
 def test_an_answer_of_calls_validates_and_waits_for_results(
     mlxk: Program, faults: Faults, schemas: Schemas, tmp_path: Path

@@ -1,0 +1,229 @@
+"""When a difference between benchmarks counts, and the records of earlier ones with what changed between them."""
+
+import enum
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from mlxk.domain.benchmark import Spread
+
+LEAST_RUNS = 5
+"""Fewer runs of a side do not show how far its values lie apart."""
+
+_WIDTH = 2.5
+"""Interquartile ranges by which a median is uncertain either way, divided by the square root of the runs.
+
+Of two samples of the same normal distribution, of 5 runs or more, the intervals lie apart in 4 % of cases at most.
+"""
+
+NEGLIGIBLE_SHARE = 0.03
+"""Share of the first median up to which another median is called no difference, however sure it is."""
+
+
+class Figure(enum.Enum):
+    """What was measured; values are names for programs."""
+
+    SPEED = "speed"
+    """Tokens, or what the unit of the record says, a second."""
+    FIRST_TOKEN = "first_token"
+    """Seconds to the first token."""
+    LOAD = "load"
+    """Seconds to the model in memory."""
+    DURATION = "duration"
+    """Seconds of the whole."""
+    MEMORY = "memory"
+    """Bytes at most."""
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether the greater value is the better one."""
+        return self is Figure.SPEED
+
+
+@attrs.frozen
+class Sample:
+    """The values of one figure."""
+
+    runs: int
+    """How many values there were."""
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+    @property
+    def uncertainty(self) -> float:
+        """How far the median may lie from that of any number of runs, either way."""
+        return _WIDTH * (self.upper_quartile - self.lower_quartile) / math.sqrt(self.runs)
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Sample":
+        """Return that of at least one value."""
+        spread = Spread.of(values)
+        return cls(len(values), spread.median, spread.lower_quartile, spread.upper_quartile)
+
+
+class Difference(enum.Enum):
+    """What the second of two samples is, beside the first."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NONE = "none"
+    """Their runs do not support one."""
+    UNKNOWN = "unknown"
+    """There are too few runs to tell."""
+
+
+def change(before: Sample, after: Sample) -> float | None:
+    """Return the change of the median as a share of the first; None where that is 0."""
+    return (after.median - before.median) / before.median if before.median else None
+
+
+def difference(figure: Figure, before: Sample, after: Sample) -> Difference:
+    """Return whether the second sample is better or worse.
+
+    It is when both have ``LEAST_RUNS``, and the medians differ by more than ``NEGLIGIBLE_SHARE`` and by more than both
+    uncertainties together.
+    """
+    if min(before.runs, after.runs) < LEAST_RUNS:
+        return Difference.UNKNOWN
+    apart = abs(after.median - before.median)
+    if apart <= max(before.uncertainty + after.uncertainty, NEGLIGIBLE_SHARE * before.median):
+        return Difference.NONE
+    return Difference.BETTER if (after.median > before.median) is figure.more_is_better else Difference.WORSE
+
+
+class Outcome(enum.Enum):
+    """How a test ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+TestKey = tuple[str | None, str]
+"""A model, None for a test without one, and the name of the test."""
+
+
+@attrs.frozen
+class Record:
+    """One line of a report."""
+
+    model: str | None
+    test: str
+    outcome: Outcome
+    figures: Mapping[Figure, Sample]
+    """Those that it has."""
+    unit: str = "tokens"
+    """What the speed counts."""
+    model_bytes: float | None = None
+    """Size of the model; None when unknown."""
+    flags: tuple[str, ...] = ()
+    """What disturbed the machine; empty when nothing did, or nobody looked."""
+
+
+@attrs.frozen
+class MeasuredTest:
+    """The records of one test of one model."""
+
+    model: str | None
+    test: str
+    outcomes: Mapping[Outcome, int]
+    """How many records ended so; without those that none did."""
+    figures: Mapping[Figure, Sample]
+    """Of the records that passed: of a single one as it has them, of several over their medians."""
+    unit: str
+    model_bytes: float | None
+    flags: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """Records."""
+        return sum(self.outcomes.values())
+
+    @property
+    def failed(self) -> int:
+        """Records that failed."""
+        return self.outcomes.get(Outcome.FAILED, 0)
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "MeasuredTest":
+        """Return the result of at least one record of the same test."""
+        passed = [each.figures for each in records if each.outcome is Outcome.PASSED]
+        outcomes = {kind: sum(each.outcome is kind for each in records) for kind in Outcome}
+        last = records[-1]
+        return cls(
+            last.model,
+            last.test,
+            {kind: count for kind, count in outcomes.items() if count},
+            {figure: _merged([each[figure] for each in passed if figure in each]) for figure in _known(passed)},
+            last.unit,
+            last.model_bytes,
+            tuple(dict.fromkeys(flag for each in records for flag in each.flags)),
+        )
+
+
+def _known(passed: Iterable[Mapping[Figure, Sample]]) -> list[Figure]:
+    seen = {figure for each in passed for figure in each}
+    return [figure for figure in Figure if figure in seen]
+
+
+def _merged(samples: Sequence[Sample]) -> Sample:
+    return samples[0] if len(samples) == 1 else Sample.of([each.median for each in samples])
+
+
+def results(records: Iterable[Record]) -> list[MeasuredTest]:
+    """Return the results of all tests, models and tests in the order in which they first appear."""
+    models: dict[str | None, dict[str, list[Record]]] = {}
+    for record in records:
+        models.setdefault(record.model, {}).setdefault(record.test, []).append(record)
+    return [MeasuredTest.of(each) for tests in models.values() for each in tests.values()]
+
+
+@attrs.frozen
+class Change:
+    """One figure of a test, before and after."""
+
+    model: str | None
+    test: str
+    figure: Figure
+    unit: str
+    before: Sample
+    after: Sample
+
+    @property
+    def difference(self) -> Difference:
+        """What the later sample is beside the earlier one."""
+        return difference(self.figure, self.before, self.after)
+
+
+@attrs.frozen
+class ReportComparison:
+    """What two reports have in common, and what not."""
+
+    changes: tuple[Change, ...]
+    """In the order of the first report."""
+    only_before: tuple[TestKey, ...]
+    only_after: tuple[TestKey, ...]
+    now_failing: tuple[TestKey, ...]
+    """Tests of which a record failed in the second report and none in the first."""
+    now_passing: tuple[TestKey, ...]
+    """The other way round."""
+
+    @classmethod
+    def of(cls, before: Sequence[MeasuredTest], after: Sequence[MeasuredTest]) -> "ReportComparison":
+        """Return the comparison of an earlier report with a later one."""
+        first, second = ({(each.model, each.test): each for each in found} for found in (before, after))
+        both = [(first[key], second[key]) for key in first if key in second]
+        return cls(
+            tuple(
+                Change(old.model, old.test, figure, new.unit, old.figures[figure], new.figures[figure])
+                for old, new in both
+                for figure in Figure
+                if figure in old.figures and figure in new.figures
+            ),
+            tuple(key for key in first if key not in second),
+            tuple(key for key in second if key not in first),
+            tuple((new.model, new.test) for old, new in both if new.failed and not old.failed),
+            tuple((new.model, new.test) for old, new in both if old.failed and not new.failed),
+        )

@@ -1,0 +1,290 @@
+"""Reports of benchmarks: a JSON line for each row, in the report schema 0.2.2 of mlx-knife's benchmarks.
+
+Written from results of ours, and read from any program: what is no record is named by its line, and the rest is read.
+What the schema has no field for is in ``metadata``.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from mlxk import __version__
+from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.domain.benchmark import Level, Machine, Row, Span
+from mlxk.domain.comparison import Figure, Outcome, Record, Sample
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.entrypoints.cli.render.benchmark import level_object, name_of, rounded, row_object
+
+SCHEMA = "0.2.2"
+_KNOWN_SCHEMAS = frozenset({"0.1.0", "0.2.0", "0.2.1", SCHEMA})
+_GIGABYTE = 10**9
+_MEGABYTE = 10**6
+_GREATEST = 1e15
+"""Nothing that is measured is more, in whatever unit."""
+_LONGEST_LINE = 2**20
+_MOST_LINES = 10**6
+"""More than any suite writes; each is kept in memory."""
+
+
+def report_lines(found: ModelSpeed | ServerSpeed) -> list[str]:
+    """Return one line for each row or level; what is not known is left out, as the schema has no null."""
+    records = []
+    if isinstance(found, ModelSpeed):
+        for row in found.rows:
+            test = f"bench::{row.shape.name}[streams={row.shape.streams}]"
+            records.append({**_head(test, "passed", row.span), **_row_record(found, row)})
+    else:
+        for level in found.levels:
+            asked = level.load
+            test = f"bench::server[words={asked.prompt_words},tokens={asked.max_tokens},streams={asked.streams}]"
+            outcome = "failed" if level.failed else "passed"
+            records.append({**_head(test, outcome, level.span), **_level_record(found, level)})
+    return [json.dumps(each) for each in records]
+
+
+def _head(test: str, outcome: str, span: Span | None) -> dict[str, Any]:
+    if span is None:
+        raise ValueError(f"{test} does not say when it was measured")
+    return {
+        "schema_version": SCHEMA,
+        "timestamp": span.ended.isoformat(),
+        "test_start_ts": span.began.timestamp(),
+        "test_end_ts": span.ended.timestamp(),
+        "mlx_knife_version": __version__,
+        "test": test,
+        "outcome": outcome,
+    }
+
+
+def _row_record(found: ModelSpeed, row: Row) -> dict[str, Any]:
+    peak, size = found.peak_process_bytes, found.model.size_bytes
+    performance = {
+        "tokens_per_sec": rounded(row.tokens_per_second.median),
+        "prompt_tokens": row.shape.prompt_tokens * row.shape.streams,
+        "completion_tokens": row.shape.generated_tokens * row.shape.streams,
+        "model_load_time_s": rounded(found.load_seconds),
+        "time_to_first_token_s": rounded(row.first_token_seconds.median),
+        "peak_ram_gb": None if peak is None else rounded(peak / _GIGABYTE),
+    }
+    return {
+        "model": {"id": name_of(found), "size_gb": rounded(size / _GIGABYTE), "framework": found.model.framework.value},
+        "performance": _known(performance),
+        "system": _system(found.machine),
+        "metadata": {"inference_modality": "text", **row_object(row)},
+    }
+
+
+def _level_record(found: ServerSpeed, level: Level) -> dict[str, Any]:
+    first = level.first_token_seconds
+    performance = {
+        "tokens_per_sec": rounded(level.tokens_per_second),
+        "duration_s": rounded(level.seconds),
+        "prompt_tokens": level.prompt_tokens,
+        "completion_tokens": level.completion_tokens,
+        "time_to_first_token_s": None if first is None else rounded(first.p50),
+    }
+    return {
+        "model": {"id": name_of(found)},
+        "performance": _known(performance),
+        "system": _system(found.machine),
+        "metadata": {"inference_modality": "text", **level_object(level)},
+    }
+
+
+def _system(machine: Machine) -> dict[str, Any]:
+    versions, memory = dict(machine.versions), machine.memory_bytes
+    facts = {
+        "platform": sys.platform,
+        "platform_version": machine.system,
+        "python_version": versions.get("python"),
+        "mlx_version": versions.get("mlx"),
+        "ram_total_gb": None if memory is None else rounded(memory / _GIGABYTE),
+        "hardware_profile": {"chip": machine.processor.name} if machine.processor.name else None,
+    }
+    return _known(facts)
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+@attrs.frozen
+class LineFault:
+    """A line that is no record."""
+
+    file: str
+    """As the user named it."""
+    line: int
+    """From 1."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
+
+
+@attrs.frozen
+class Report:
+    """What was read of the files of one report."""
+
+    files: tuple[str, ...]
+    records: tuple[Record, ...]
+    schemas: tuple[str, ...]
+    """Versions of the schema that the lines name, each once."""
+    faults: tuple[LineFault, ...]
+
+    @property
+    def unknown_schemas(self) -> tuple[str, ...]:
+        """Versions that this program does not know; what it knows of their lines is read all the same."""
+        return tuple(each for each in self.schemas if each not in _KNOWN_SCHEMAS)
+
+
+def read_reports(*paths: str) -> Report:
+    """Read the files of one report; empty lines do not count.
+
+    Raises:
+        StorageError: A file cannot be read.
+        ValidationError: A file has no record.
+    """
+    records: list[Record] = []
+    schemas: dict[str, None] = {}
+    faults: list[LineFault] = []
+    for path in paths:
+        before, wrong = len(records), len(faults)
+        for number, line in _lines(path):
+            try:
+                document = _document(line)
+                records.append(_record(document))
+                schemas[document["schema_version"]] = None
+            except ValueError as error:
+                faults.append(LineFault(path, number, str(error)))
+        if len(records) == before:
+            first = f": line {faults[wrong].line}: {faults[wrong].reason}" if len(faults) > wrong else ": it is empty"
+            raise ValidationError(
+                f"'{path}' is no report of a benchmark{first}",
+                hint="A report is written with: mlxk bench --report FILE",
+            )
+    return Report(paths, tuple(records), tuple(schemas), tuple(faults))
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    try:
+        with open(path, "rb") as file:
+            for number in range(1, _MOST_LINES + 1):
+                line = file.readline(_LONGEST_LINE + 1)
+                if not line:
+                    return
+                if line.strip():
+                    yield number, line
+                if len(line) > _LONGEST_LINE:
+                    return  # what follows is the rest of a line, and no report has such ones
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be read: {error.strerror}") from error
+    raise ValidationError(f"'{path}' has more than {_MOST_LINES} lines")
+
+
+class _FaultyLineError(ValueError):
+    """What is wrong with a line, in words."""
+
+
+def _document(line: bytes) -> dict[str, Any]:
+    if len(line) > _LONGEST_LINE:
+        raise _FaultyLineError(f"it is longer than {_LONGEST_LINE} bytes; nothing after it is read")
+    try:
+        document = json.loads(line.decode("utf-8-sig").strip())
+    except UnicodeDecodeError:
+        raise _FaultyLineError("it is not text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise _FaultyLineError(f"it is no JSON: {error.msg} at character {error.pos + 1}") from None
+    except (ValueError, RecursionError):
+        raise _FaultyLineError("it is no JSON that can be read") from None
+    if not isinstance(document, dict):
+        raise _FaultyLineError("it is no JSON object")
+    return document
+
+
+_TEXTS = ("schema_version", "timestamp", "mlx_knife_version", "test", "outcome")
+"""What every record has."""
+
+_FIGURES: Mapping[Figure, tuple[Mapping[str, float], tuple[str, ...]]] = {
+    Figure.SPEED: ({"tokens_per_sec": 1}, ("per_second", "tokens_per_second")),
+    Figure.FIRST_TOKEN: ({"time_to_first_token_s": 1}, ("first_token_seconds",)),
+    Figure.LOAD: ({"model_load_time_s": 1}, ()),
+    Figure.DURATION: ({"duration_s": 1}, ("end_to_end_seconds", "seconds")),
+    Figure.MEMORY: ({"peak_ram_gb": _GIGABYTE, "ram_peak_mb": _MEGABYTE}, ()),
+}
+"""Where a figure is: names in ``performance`` with their units, and in ``metadata`` for values of several runs."""
+
+
+def _record(document: dict[str, Any]) -> Record:
+    for name in _TEXTS:
+        _text(document, name)
+    if document["outcome"] not in [each.value for each in Outcome]:
+        raise _FaultyLineError(f"outcome is none of {', '.join(each.value for each in Outcome)}")
+    parts = {name: _object(document, name) for name in ("model", "performance", "metadata", "system_health")}
+    model, metadata, performance = parts["model"], parts["metadata"], parts["performance"]
+    size = _number(model, "model", "size_gb")
+    figures = dict(_figures(performance, metadata))
+    whole = _number(document, "", "duration")
+    if whole is not None and Figure.SPEED not in figures:
+        figures[Figure.DURATION] = Sample(1, whole, whole, whole)
+    flags = parts["system_health"].get("quality_flags") or []
+    return Record(
+        _text(model, "id", "model") if model.get("id") is not None else None,
+        document["test"],
+        Outcome(document["outcome"]),
+        figures,
+        str(metadata.get("unit") or "tokens"),
+        None if size is None else size * _GIGABYTE,
+        tuple(str(each) for each in flags if each != "clean") if isinstance(flags, list) else (),
+    )
+
+
+def _figures(performance: dict[str, Any], metadata: dict[str, Any]) -> Iterator[tuple[Figure, Sample]]:
+    for figure, (names, spreads) in _FIGURES.items():
+        single = [_number(performance, "performance", name) for name in names]
+        values = [value * unit for value, unit in zip(single, names.values(), strict=True) if value is not None]
+        several = [found for name in spreads if (found := _sample(metadata.get(name), metadata))]
+        if several or values:
+            yield figure, several[0] if several else Sample(1, values[0], values[0], values[0])
+
+
+def _sample(values: object, metadata: dict[str, Any]) -> Sample | None:
+    """Return the values of several runs that a record of this program has; None where they are none."""
+    if not isinstance(values, dict):
+        return None
+    for names, runs in (
+        (("median", "lower_quartile", "upper_quartile"), metadata.get("repeats")),
+        (("p50", "p25", "p75"), metadata.get("requests")),
+    ):
+        if isinstance(runs, int) and runs > 0 and all(_is_number(values.get(name)) for name in names):
+            return Sample(runs, *(float(values[name]) for name in names))
+    return None
+
+
+def _text(document: dict[str, Any], name: str, where: str = "") -> str:
+    value = document.get(name)
+    if not isinstance(value, str) or not value:
+        said = "is missing" if name not in document else "is no text"
+        raise _FaultyLineError(f"{f'{where}.' if where else ''}{name} {said}")
+    return value
+
+
+def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
+    value = document.get(name)
+    if not isinstance(value, dict | None):
+        raise _FaultyLineError(f"{name} is no object")
+    return value or {}
+
+
+def _number(document: dict[str, Any], where: str, name: str) -> float | None:
+    value = document.get(name)
+    if value is not None and not _is_number(value):
+        raise _FaultyLineError(f"{f'{where}.' if where else ''}{name} is no number from 0")
+    return None if value is None else float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _GREATEST

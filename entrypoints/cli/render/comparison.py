@@ -1,0 +1,238 @@
+"""What benchmarks say beside one another: the tables of reports, and of what changed between two of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlxk.domain.comparison import (
+    Change,
+    Difference,
+    Figure,
+    MeasuredTest,
+    Outcome,
+    ReportComparison,
+    Sample,
+    TestKey,
+    change,
+    results,
+)
+from mlxk.entrypoints.cli.render.benchmark import rounded, seconds_text
+from mlxk.entrypoints.cli.render.benchmark_reports import Report
+from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table
+
+_TITLES = {
+    Figure.SPEED: "speed",
+    Figure.FIRST_TOKEN: "first token",
+    Figure.LOAD: "load",
+    Figure.DURATION: "duration",
+    Figure.MEMORY: "memory",
+}
+_WIDEST = 60
+"""Characters of the last column."""
+
+_SAID = {
+    Difference.BETTER: "better",
+    Difference.WORSE: "worse",
+    Difference.NONE: "no difference",
+    Difference.UNKNOWN: "too few runs",
+}
+
+
+def reports_document(before: Report, after: Report | None) -> dict[str, Any]:
+    """Return the data of ``bench report --json``."""
+    read = [before] if after is None else [before, after]
+    found = [results(each.records) for each in read]
+    compared = None if after is None else ReportComparison.of(*found)
+    return {
+        "reports": [_report_object(each, tests) for each, tests in zip(read, found, strict=True)],
+        "comparison": None if compared is None else _comparison_object(compared),
+    }
+
+
+def _report_object(report: Report, tests: Sequence[MeasuredTest]) -> dict[str, Any]:
+    return {
+        "files": list(report.files),
+        "records": len(report.records),
+        "schema_versions": list(report.schemas),
+        "faults": [{"file": each.file, "line": each.line, "reason": each.reason} for each in report.faults],
+        "tests": [_test_object(each) for each in tests],
+    }
+
+
+def _test_object(test: MeasuredTest) -> dict[str, Any]:
+    return {
+        "model_id": test.model,
+        "test": test.test,
+        **{kind.value: test.outcomes.get(kind, 0) for kind in Outcome},
+        "unit": test.unit,
+        "figures": [{"figure": figure.value, **_sample_object(sample)} for figure, sample in test.figures.items()],
+        "quality_flags": list(test.flags),
+    }
+
+
+def _sample_object(sample: Sample) -> dict[str, Any]:
+    names = ("median", "lower_quartile", "upper_quartile")
+    return {"runs": sample.runs, **{name: rounded(getattr(sample, name)) for name in names}}
+
+
+def _comparison_object(compared: ReportComparison) -> dict[str, Any]:
+    lists = ("only_before", "only_after", "now_failing", "now_passing")
+    keys = {name: [_key_object(each) for each in getattr(compared, name)] for name in lists}
+    return {"changes": [_change_object(each) for each in compared.changes], **keys}
+
+
+def _key_object(key: TestKey) -> dict[str, Any]:
+    return {"model_id": key[0], "test": key[1]}
+
+
+def _change_object(found: Change) -> dict[str, Any]:
+    return {
+        **_key_object((found.model, found.test)),
+        "figure": found.figure.value,
+        "unit": found.unit,
+        "before": _sample_object(found.before),
+        "after": _sample_object(found.after),
+        "change": rounded(change(found.before, found.after)),
+        "difference": found.difference.value,
+    }
+
+
+Section = tuple[str, Sequence[str], Sequence[Sequence[str]], Sequence[str]]
+"""A heading, the titles and rows of a table, which may have none, and sentences below it."""
+
+
+def reports_text(before: Report, after: Report | None, width: int | None) -> str:
+    """Return reports for a terminal; the width is None for a file or a pipe."""
+    parts = []
+    for heading, titles, rows, sentences in _sections(before, after):
+        shown = table(titles, rows, width, last=_WIDEST) if rows else ""
+        parts.append(f"{printable(heading)}\n" + shown + "".join(f"{printable(each)}\n" for each in sentences))
+    return "\n".join(parts)
+
+
+def reports_markdown(before: Report, after: Report | None) -> str:
+    """Return reports in Markdown."""
+    parts = []
+    for heading, titles, rows, sentences in _sections(before, after):
+        lines = [f"### {_escaped(heading)}", ""]
+        if rows:
+            lines += [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+            lines += [*(f"| {' | '.join(map(_escaped, row))} |" for row in rows), ""]
+        lines += [*(f"- {_escaped(each)}" for each in sentences), *([""] if sentences else [])]
+        parts.append("\n".join(lines))
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _escaped(text: str) -> str:
+    return printable(text).replace("|", "\\|")
+
+
+def _sections(before: Report, after: Report | None) -> list[Section]:
+    if after is None:
+        return _of_report(results(before.records))
+    return _of_comparison(ReportComparison.of(results(before.records), results(after.records)))
+
+
+def _of_report(tests: Sequence[MeasuredTest]) -> list[Section]:
+    """Return a section for each model."""
+    sections: list[Section] = []
+    for model in dict.fromkeys(each.model for each in tests):
+        own = [each for each in tests if each.model == model]
+        size = next((each.model_bytes for each in own if each.model_bytes is not None), None)
+        heading = "Without a model" if model is None else f"Model: {model}"
+        heading += "" if size is None else f" ({decimal_size(round(size))})"
+        shown = [figure for figure in Figure if any(figure in each.figures for each in own)]
+        names = _short_names([each.test for each in own])
+        titles = ["test", "records", "outcome", *(_TITLES[each] for each in shown), "disturbed"]
+        rows = [
+            [
+                names[each.test],
+                str(each.runs),
+                _outcomes(each),
+                *(_value(figure, each.figures.get(figure), each.unit) for figure in shown),
+                ", ".join(each.flags) or "-",
+            ]
+            for each in own
+        ]
+        sections.append((heading, titles, rows, ()))
+    return sections
+
+
+def _outcomes(test: MeasuredTest) -> str:
+    if len(test.outcomes) == 1:
+        return next(iter(test.outcomes)).value
+    return ", ".join(f"{count} {kind.value}" for kind, count in test.outcomes.items())
+
+
+def _short_names(tests: Sequence[str]) -> dict[str, str]:
+    """Return what stands for each test: the part after the last ``::``, unless another one has the same."""
+    short = {test: test.rpartition("::")[2] or test for test in tests}
+    ends = list(short.values())
+    return {test: name if ends.count(name) == 1 else test for test, name in short.items()}
+
+
+def _of_comparison(found: ReportComparison) -> list[Section]:
+    """Return a section for each model with the figures that both reports have, and one with the rest."""
+    sections: list[Section] = []
+    for model in dict.fromkeys(each.model for each in found.changes):
+        own = [each for each in found.changes if each.model == model]
+        names = _short_names(list(dict.fromkeys(each.test for each in own)))
+        rows = [
+            [
+                names[each.test],
+                _TITLES[each.figure],
+                _value(each.figure, each.before, each.unit),
+                _value(each.figure, each.after, each.unit),
+                _share(change(each.before, each.after)),
+                _SAID[each.difference],
+            ]
+            for each in own
+        ]
+        heading = "Without a model" if model is None else f"Model: {model}"
+        sections.append((heading, ("test", "figure", "before", "after", "change", "difference"), rows, ()))
+    lists = (
+        ("fails now, and did not", found.now_failing),
+        ("does not fail any more", found.now_passing),
+        ("is in the first report only", found.only_before),
+        ("is in the second report only", found.only_after),
+    )
+    sentences = [f"{_named(key)} {said}" for said, keys in lists for key in keys]
+    heading = "Besides" if sections else "Nothing in the two reports can be compared"
+    return [*sections, (heading, (), (), sentences)] if sentences or not sections else sections
+
+
+def _named(key: TestKey) -> str:
+    return key[1] if key[0] is None else f"{key[1]} of {key[0]}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:+.1f} %"
+
+
+def _value(figure: Figure, sample: Sample | None, unit: str) -> str:
+    """Return a figure with its unit, and the middle half of its values where there are several."""
+    if sample is None:
+        return "-"
+    shown = _single(figure, sample.median, unit)
+    if sample.runs == 1:
+        return shown
+    ends = [_single(figure, value, unit) for value in (sample.lower_quartile, sample.upper_quartile)]
+    if len({each.partition(" ")[2] for each in (shown, *ends)}) == 1:
+        ends = [each.partition(" ")[0] for each in ends]
+    return f"{shown} ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else shown
+
+
+def _single(figure: Figure, value: float, unit: str) -> str:
+    if figure is Figure.SPEED:
+        return f"{value:.1f} {unit}/s"
+    return decimal_size(round(value)) if figure is Figure.MEMORY else seconds_text(value)
+
+
+def fault_notes(report: Report) -> list[str]:
+    """Return what is to say about lines that could not be read, or are of an unknown version, a sentence each."""
+    most = 20
+    notes = [f"{each}; it is left out" for each in report.faults[:most]]
+    if len(report.faults) > most:
+        notes.append(f"{counted(len(report.faults) - most, 'further line')} could not be read")
+    if unknown := report.unknown_schemas:
+        notes.append(f"schema {', '.join(unknown)} is not known; what is known of its lines was read")
+    return notes
