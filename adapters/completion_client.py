@@ -1,60 +1,79 @@
-"""A client of OpenAI's chat completions that measures: a connection for each request, with the standard library.
+"""A client that measures the completions of servers: a connection for each request, with the standard library.
 
-Proxies are not used: they would be measured, too. A token's time is that of the line it arrives with.
+It knows OpenAI's chat completions and Ollama's chat. Proxies are not used: they would be measured, too. A token's time
+is that of the line it arrives with.
 """
 
 import http.client
 import json
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
 from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
-from mlxk.domain.benchmark import RemoteCompletion
+from mlxk.domain.benchmark import RemoteCompletion, StatedTimes
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 
 _LONGEST_LINE = 2**20
 _LONGEST_REASON = 120
-_TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
-"""Members of a chunk's ``delta`` that hold what the model generated."""
+_QUICK_SECONDS = 5.0
+"""How long a server may take to say which one it is."""
 
 
 class HttpCompletionClient(CompletionClient):
     """Asks by HTTP/1.1, encrypted or not."""
 
-    def models(self, server: CompletionServer) -> tuple[str, ...]:
+    def identify(self, server: CompletionServer) -> CompletionServer:
+        """As the port says.
+
+        Ollama says its version and nothing else. A server that says more there offers its API besides its own, which is
+        OpenAI's.
+        """
+        if server.api is not None:
+            return server
         try:
-            with _Answer(server, "GET", "/models") as answer:
+            with _Answer(attrs.evolve(server, timeout_seconds=_QUICK_SECONDS), "GET", "/api/version") as answer:
+                found = json.loads(answer.body()) if answer.status == http.client.OK else None
+        except (OSError, http.client.HTTPException, ValueError):
+            found = None
+        is_ollama = isinstance(found, dict) and found.keys() == {"version"}
+        return attrs.evolve(server, api="ollama" if is_ollama else "openai")
+
+    def models(self, server: CompletionServer) -> tuple[str, ...]:
+        api = _api(server)
+        try:
+            with _Answer(server, "GET", api.models_path) as answer:
                 if answer.status in (401, 403):
                     raise AccessDeniedError(f"the server wants another key (HTTP {answer.status})")
                 if answer.status != http.client.OK:
                     raise NetworkError(f"the server does not list its models: {answer.reason()}")
-                document = json.loads(answer.body())
-                return tuple(str(each["id"]) for each in document["data"])
+                return tuple(map(str, api.names(json.loads(answer.body()))))
         except (OSError, http.client.HTTPException) as error:
             raise NetworkError(f"the server cannot be asked: {_why(error)}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise NetworkError("the server does not list its models in the form of OpenAI's API") from error
+            raise NetworkError(f"the server does not list its models in the form of {api.title}") from error
 
     def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
+        api = _api(server)
         began = time.monotonic()
         seen = _Seen()
         try:
-            with _Answer(server, "POST", "/chat/completions", _body(request)) as answer:
+            with _Answer(server, "POST", api.path, json.dumps(api.body(request)).encode()) as answer:
                 seen.status = answer.status
                 if answer.status == http.client.OK:
-                    for chunk in answer.chunks():
-                        seen.take(chunk)
+                    for event in api.events(answer.lines()):
+                        seen.refused(event)
+                        api.take(seen, event)
                 else:
                     seen.failure = answer.reason()
         except (OSError, http.client.HTTPException) as error:
             seen.failure = _why(error)
         except (ValueError, AttributeError, TypeError):
-            seen.failure = "the answer is not a stream of OpenAI's API"
+            seen.failure = f"the answer is not a stream of {api.title}"
         return seen.completion(began, time.monotonic())
 
 
@@ -98,15 +117,11 @@ class _Answer:
             said = self._response.reason
         return f"HTTP {self.status}: {said}"[:_LONGEST_REASON]
 
-    def chunks(self) -> Iterator[dict[str, Any]]:
-        """Yield the events of a stream up to its end."""
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines as they arrive, without those that are empty."""
         while line := self._response.readline(_LONGEST_LINE):
-            data = line.strip()
-            if data == b"data: [DONE]":
-                yield {"done": True}
-                return
-            if data.startswith(b"data:"):
-                yield json.loads(data.removeprefix(b"data:"))
+            if data := line.strip():
+                yield data
 
 
 @attrs.define
@@ -117,44 +132,67 @@ class _Seen:
     failure: str | None = None
     first_token: float | None = None
     ended: float | None = None
-    """When the last token came; the usage follows it."""
+    """When the last token came; what the server says of the whole follows it."""
     whole: bool = False
-    usage: dict[str, Any] = attrs.field(factory=dict)
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    stated: StatedTimes | None = None
 
-    def take(self, chunk: dict[str, Any]) -> None:
-        if error := chunk.get("error"):
+    def refused(self, event: dict[str, Any]) -> None:
+        """Note the error of an event, if it is one."""
+        if error := event.get("error"):
             said = error.get("message") if isinstance(error, dict) else error
             self.failure = f"error in the stream: {said}"[:_LONGEST_REASON]
-        self.whole = self.whole or chunk.get("done") is True
-        self.usage = chunk.get("usage") or self.usage
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
-            if any(delta.get(name) for name in _TOKEN_FIELDS):
-                self.ended = time.monotonic()
-                self.first_token = self.first_token or self.ended
-            self.whole = self.whole or choice.get("finish_reason") is not None
+
+    def token(self) -> None:
+        """Note that a token has come."""
+        self.ended = time.monotonic()
+        self.first_token = self.first_token or self.ended
 
     def completion(self, began: float, ended: float) -> RemoteCompletion:
         if self.failure is None and not self.whole:
             self.failure = "the answer was cut off"
-        details = self.usage.get("prompt_tokens_details") or {}
         return RemoteCompletion(
             began,
             self.ended if self.ended is not None and self.failure is None else ended,
             self.first_token,
-            _count(self.usage.get("prompt_tokens")),
-            _count(self.usage.get("completion_tokens")),
-            _count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
             self.failure,
             self.status,
+            self.stated,
         )
+
+
+@attrs.frozen
+class _Api:
+    """How servers of one API are asked, and what they say."""
+
+    title: str
+    models_path: str
+    names: Callable[[Any], list[Any]]
+    """Returns the names of models in the list of them."""
+    path: str
+    """Where completions are asked for."""
+    body: Callable[[RemoteRequest], dict[str, Any]]
+    events: Callable[[Iterator[bytes]], Iterator[dict[str, Any]]]
+    """Yields the events of the lines of a stream, up to its end."""
+    take: Callable[[_Seen, dict[str, Any]], None]
 
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _body(request: RemoteRequest) -> bytes:
+# OpenAI's chat completions
+
+_TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
+"""Members of a chunk's ``delta`` that hold what the model generated."""
+
+
+def _openai_body(request: RemoteRequest) -> dict[str, Any]:
     body = {
         "model": request.model,
         "messages": [{"role": "user", "content": request.prompt}],
@@ -163,7 +201,87 @@ def _body(request: RemoteRequest) -> bytes:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    return json.dumps(body | ({"ignore_eos": True} if request.ignore_eos else {})).encode()
+    return body | ({"ignore_eos": True} if request.ignore_eos else {})
+
+
+def _openai_events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line == b"data: [DONE]":
+            yield {"done": True}
+            return
+        if line.startswith(b"data:"):
+            yield json.loads(line.removeprefix(b"data:"))
+
+
+def _openai_take(seen: _Seen, event: dict[str, Any]) -> None:
+    seen.whole = seen.whole or event.get("done") is True
+    for choice in event.get("choices") or ():
+        delta = choice.get("delta") or {}
+        if any(delta.get(name) for name in _TOKEN_FIELDS):
+            seen.token()
+        seen.whole = seen.whole or choice.get("finish_reason") is not None
+    if usage := event.get("usage"):
+        details = usage.get("prompt_tokens_details") or {}
+        seen.prompt_tokens, seen.completion_tokens = (
+            _count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion")
+        )
+        seen.cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+
+
+# Ollama's chat
+
+_NANOSECOND = 1e-9
+
+
+def _ollama_body(request: RemoteRequest) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "messages": [{"role": "user", "content": request.prompt}],
+        "stream": True,
+        # A prompt that does not fit is an error, and is not cut in silence.
+        "truncate": False,
+        "shift": False,
+        "options": {"temperature": 0, "num_predict": request.max_tokens},
+    }
+
+
+def _ollama_take(seen: _Seen, event: dict[str, Any]) -> None:
+    message = event.get("message") or {}
+    if any(message.get(name) for name in ("content", "thinking", "tool_calls")):
+        seen.token()
+    if event.get("done") is True:
+        seen.whole = True
+        seen.prompt_tokens, seen.completion_tokens = (
+            _count(event.get(name)) for name in ("prompt_eval_count", "eval_count")
+        )
+        durations = (_count(event.get(f"{kind}_duration")) for kind in ("load", "prompt_eval", "eval"))
+        seen.stated = StatedTimes(*(None if each is None else each * _NANOSECOND for each in durations))
+
+
+_APIS: Mapping[str, _Api] = {
+    "openai": _Api(
+        "OpenAI's API",
+        "/v1/models",
+        lambda document: [each["id"] for each in document["data"]],
+        "/v1/chat/completions",
+        _openai_body,
+        _openai_events,
+        _openai_take,
+    ),
+    "ollama": _Api(
+        "Ollama's API",
+        "/api/tags",
+        lambda document: [each["name"] for each in document["models"]],
+        "/api/chat",
+        _ollama_body,
+        lambda lines: map(json.loads, lines),
+        _ollama_take,
+    ),
+}
+
+
+def _api(server: CompletionServer) -> _Api:
+    return _APIS[server.api or "openai"]
 
 
 def _why(error: Exception) -> str:

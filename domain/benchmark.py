@@ -199,6 +199,42 @@ CACHED_SHARE = 0.1
 
 
 @attrs.frozen
+class StatedTimes:
+    """How long a server says that it took, in seconds; None where it does not."""
+
+    load: float | None = None
+    """To have the model in memory; next to nothing where it had it."""
+    prompt: float | None = None
+    generation: float | None = None
+
+
+@attrs.frozen
+class StatedSpeeds:
+    """Tokens a second as a server states them, without its queue and the network: medians over requests."""
+
+    prompt: float | None
+    generation: float | None
+
+    @classmethod
+    def of(cls, completions: Sequence["RemoteCompletion"]) -> "StatedSpeeds | None":
+        """Return those of completions; None where none states any."""
+        stated = [(each, each.stated) for each in completions if each.stated is not None]
+        prompts = [_rate(each.prompt_tokens, times.prompt) for each, times in stated]
+        answers = [_rate(each.completion_tokens, times.generation) for each, times in stated]
+        found = cls(_median(prompts), _median(answers))
+        return None if found.prompt is None and found.generation is None else found
+
+
+def _rate(tokens: int | None, seconds: float | None) -> float | None:
+    return tokens / seconds if tokens and seconds else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [each for each in values if each is not None]
+    return percentile(known, 0.5) if known else None
+
+
+@attrs.frozen
 class RemoteCompletion:
     """One request to a server; times are seconds of one clock."""
 
@@ -216,6 +252,8 @@ class RemoteCompletion:
     """Why there is no whole answer, in a few words that are the same for the same reason; None for success."""
     status: int | None = None
     """The HTTP status; None when there was no answer."""
+    stated: StatedTimes | None = None
+    """What the server says of its own times; None when it does not."""
 
     @property
     def inter_token_seconds(self) -> float | None:
@@ -271,6 +309,8 @@ class Level:
     inter_token_seconds: Percentiles | None
     """The mean of each request."""
     end_to_end_seconds: Percentiles | None
+    stated: StatedSpeeds | None = None
+    """None where the server does not state any."""
     span: Span | None = None
     """All requests, those before that do not count included."""
 
@@ -278,6 +318,21 @@ class Level:
     def failed(self) -> int:
         """Requests without a whole answer."""
         return sum(count for _, count in self.failures)
+
+    @property
+    def succeeded(self) -> int:
+        """Requests with a whole answer."""
+        return self.requests - self.failed
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether answers are shorter than was asked for."""
+        return self.completion_tokens is not None and self.completion_tokens < self.succeeded * self.load.max_tokens
+
+    @property
+    def cuts_prompts(self) -> bool:
+        """Whether prompts have fewer tokens than words, each of which is one token at least."""
+        return self.prompt_tokens is not None and self.prompt_tokens < self.succeeded * self.load.prompt_words
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -289,7 +344,7 @@ class Level:
     @property
     def requests_per_second(self) -> float:
         """Requests that succeeded."""
-        return (self.requests - self.failed) / self.seconds if self.seconds > 0 else 0.0
+        return self.succeeded / self.seconds if self.seconds > 0 else 0.0
 
     @classmethod
     def of(cls, load: Load, completions: Sequence[RemoteCompletion], span: Span | None = None) -> "Level":
@@ -307,6 +362,7 @@ class Level:
             Percentiles.of([each.first_token - each.began for each in whole if each.first_token is not None]),
             Percentiles.of([each.inter_token_seconds for each in whole if each.inter_token_seconds is not None]),
             Percentiles.of([each.ended - each.began for each in whole]),
+            StatedSpeeds.of(whole),
             span,
         )
 

@@ -26,10 +26,12 @@ class MachineMeter(Protocol):
 
 @attrs.frozen
 class CompletionServer:
-    """A server with OpenAI's chat completions, and how it is asked."""
+    """A server that generates text, and how it is asked."""
 
     url: str
-    """The address below which ``/chat/completions`` is, without a slash at the end."""
+    """The address below which its API is, without a slash at the end."""
+    api: str | None = None
+    """The API by which it is asked, one of those that the client knows; None for the client's first."""
     api_key: str | None = attrs.field(default=None, repr=False)
     timeout_seconds: float = 600.0
     """How long it may say nothing."""
@@ -49,6 +51,10 @@ class RemoteRequest:
 
 class CompletionClient(Protocol):
     """Asks servers, and measures. Thread-safe."""
+
+    @abstractmethod
+    def identify(self, server: CompletionServer) -> CompletionServer:
+        """Return a server that names no API with the one that it seems to have; never raises."""
 
     @abstractmethod
     def models(self, server: CompletionServer) -> tuple[str, ...]:

@@ -76,6 +76,8 @@ class ServerSpeed:
     levels: tuple[Level, ...]
     notes: tuple[str, ...]
     """As for a model."""
+    load_seconds: float | None = None
+    """To have the model in memory for the first request, as the server states it; None when it does not."""
 
 
 @attrs.frozen
@@ -231,11 +233,13 @@ class MeasureServer:
             ExecutionError: It lists several models, or none, and no name was given.
         """
         machine = self.machine.read()
+        server = self.client.identify(server)
         if model is None:
             model = self._only_model(server)
         steps, done = sum(load.streams * (repeats + 1) for load in loads), 0
         ignore_eos, notes = True, list(_busy(machine))
         levels: list[Level] = []
+        load_seconds = None
         for load in loads:
             since = self.clock.now()
             report(f"{load.streams} at once", done, steps)
@@ -250,12 +254,15 @@ class MeasureServer:
                     f"the server answers no request: {warm[0].failure}",
                     hint="Check its address, its key and the name of the model.",
                 )
+            if not levels:
+                loads_stated = [each.stated.load for each in warm if each.stated and each.stated.load is not None]
+                load_seconds = max(loads_stated, default=None)
             done += load.streams
             report(f"{load.streams} at once", done, steps)
             asked = self._ask(server, model, load, load.streams * repeats, ignore_eos=ignore_eos)
             levels.append(Level.of(load, asked, Span(since, self.clock.now())))
             done += load.streams * repeats
-        return ServerSpeed(model, machine, tuple(levels), (*notes, *_uncounted(levels)))
+        return ServerSpeed(model, machine, tuple(levels), (*notes, *_uncounted(levels)), load_seconds)
 
     def _only_model(self, server: CompletionServer) -> str:
         names = self.client.models(server)
@@ -299,6 +306,11 @@ def _uncounted(levels: Sequence[Level]) -> Iterator[str]:
     whole = [each for each in levels if each.failed < each.requests]
     if any(each.completion_tokens is None for each in whole):
         yield "The server does not say how many tokens it generated: there are no figures by the token."
+    if early := [each for each in whole if each.ends_early]:
+        mean = round(sum(each.completion_tokens or 0 for each in early) / sum(each.succeeded for each in early))
+        yield f"Answers ended before the limit of {early[0].load.max_tokens} tokens, after {mean} on average."
+    if any(each.cuts_prompts for each in whole):
+        yield "The server counts fewer tokens than the prompts have words: it has cut them."
     # The first tokens of a chat template are the same in every prompt.
     if any((each.cached_tokens or 0) > CACHED_SHARE * (each.prompt_tokens or 0) for each in whole):
         yield "The server took a part of the prompts from a cache: times to the first token are shorter by it."

@@ -6,6 +6,8 @@ client.status = 503                         # from now on every request is refus
 
 import itertools
 
+import attrs
+
 from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.benchmark import RemoteCompletion
 from mlxk.domain.errors import NetworkError
@@ -27,6 +29,9 @@ class InMemoryCompletionClient(CompletionClient):
         self.cached_tokens = 0
         self.asked: list[RemoteRequest] = []
         self._clock = itertools.count()
+
+    def identify(self, server: CompletionServer) -> CompletionServer:
+        return server if server.api else attrs.evolve(server, api="only")
 
     def models(self, server: CompletionServer) -> tuple[str, ...]:
         if self.status != 200:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ollama
 import pytest
 from doubles.clock import InMemoryClock
 from doubles.completion_client import InMemoryCompletionClient
 from doubles.installation_probe import InMemoryInstallationProbe
 from doubles.machine_meter import InMemoryMachineMeter
 from doubles.memory_probe import InMemoryMemoryProbe
+from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 from typed_commands import BUILT_IN
 
@@ -95,6 +97,8 @@ def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path
         (("--url", "http://127.0.0.1:1", "--depth", "8"), "--depth cannot be set for a server"),
         (("--url", "http://127.0.0.1:1", "--generate", "0"), "a server needs a prompt"),
         (("--url", "http://127.0.0.1:1", "--api-key-file", "nosuch"), "'nosuch' cannot be read"),
+        (("demo", "--api", "ollama"), "--api goes with --url"),
+        (("--url", "http://127.0.0.1:1", "--api", "grpc"), "'grpc' is not one of openai, ollama"),
         (("--url", "http://127.0.0.1:1"), "the server cannot be asked: Connection refused"),
         (("demo", "--url", "http://127.0.0.1:1"), "the server answers no request: Connection refused"),
     ],
@@ -151,7 +155,7 @@ def measured(client: InMemoryCompletionClient, model: str | None = None, *, load
     probe = InMemoryInstallationProbe(PlatformFacts("linux", "Linux 6", "x86_64", (3, 11, 0)))
     machine = MachineReader(probe, InMemoryMemoryProbe(), InMemoryMachineMeter(load))
     measure = MeasureServer(machine, client, InMemoryClock())
-    return measure(CompletionServer("http://127.0.0.1/v1"), model, [Load(2, 5, 4), Load(1, 5, 4)], 3, lambda *_: None)
+    return measure(CompletionServer("http://127.0.0.1"), model, [Load(2, 5, 4), Load(1, 5, 4)], 3, lambda *_: None)
 
 
 def test_requests_that_warm_up_do_not_count_and_no_prompt_begins_as_another() -> None:
@@ -197,3 +201,61 @@ def test_a_server_with_several_models_or_without_answers_is_refused() -> None:
     assert several.value.matches == ("a", "b")
     with pytest.raises(NetworkError, match="HTTP 404"):
         measured(InMemoryCompletionClient(("m",)), "other")
+
+
+def test_a_server_of_ollama_is_found_out_and_measured_by_its_own_counts(
+    command: Command, mlxk: Program, tmp_path: Path
+) -> None:
+    with FakeOllama({"tiny:latest": 10**8}, step_seconds=0.004, load_seconds=0.25) as server:
+        data = command("bench", "--url", server.url, "-p", "16", "-n", "8", "-r", "3", "--streams", "1,3")["data"]
+        assert (data["model"], data["server"]) == ("tiny:latest", server.url)
+        assert 0.25 <= data["load_seconds"] < 5
+        assert [(each["requests"], each["failed"]) for each in data["levels"]] == [(3, 0), (9, 0)]
+        for level in data["levels"]:
+            assert (level["completion_tokens"], level["cached_tokens"]) == (8 * level["requests"], None)
+            assert level["prompt_tokens"] == (16 + 14) * level["requests"]
+            assert 0 < level["stated"]["tokens_per_second"] < 250
+            assert level["inter_token_seconds"]["p50"] > 0.004
+        one, three = data["levels"]
+        assert three["first_token_seconds"]["p50"] > 2 * one["first_token_seconds"]["p50"]  # they wait for one another
+        assert len({each["messages"][0]["content"] for each in server.asked}) == len(server.asked) == 16
+        server.longest = 2
+        done = mlxk("bench", "--url", f"{server.url}/api/chat", "tiny", "-p", "16", "-n", "8", "-r", "1")
+        assert "Note: Answers ended before the limit of 8 tokens, after 2 on average." in done.stdout
+        assert "Load time, as the server says: " in done.stdout
+        assert "server's own tokens/s prompt/output" in done.stdout
+        long = command("bench", "--url", server.url, "tiny", "-p", "5000", "-n", "4", "-r", "1")["error"]["message"]
+        assert long == "the server answers no request: HTTP 400: the input length exceeds the context length"
+        wrong = command("bench", "--url", server.url, "other", "-r", "1")["error"]["message"]
+        assert wrong == "the server answers no request: HTTP 404: model 'other' not found"
+        as_openai = command("bench", "--url", server.url, "--api", "openai", "tiny", "-r", "1")["error"]["message"]
+        assert "HTTP 404" in as_openai
+
+
+def test_what_plays_ollama_here_is_read_by_its_real_client() -> None:
+    with FakeOllama({"tiny:latest": 10**8}) as server:
+        client = ollama.Client(host=server.url)
+        assert [each.model for each in client.list().models] == ["tiny:latest"]
+        *_, last = client.chat("tiny", [{"role": "user", "content": "a b"}], stream=True, options={"num_predict": 3})
+        assert (last.prompt_eval_count, last.eval_count, last.done_reason) == (2, 3, "length")
+        assert client.generate("tiny", "a b c", options={"num_predict": 1}, stream=True)
+        assert [each.size_vram for each in client.ps().models] == [10**8]
+        client.chat("tiny", [], keep_alive=0)
+        assert client.ps().models == []
+        assert [each.status for each in client.pull("other:1b", stream=True)][-1] == "success"
+
+
+def test_our_server_is_measured_by_both_of_its_apis(
+    command: Command, program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with ServedProgram(tmp_path, program_environment) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        own, other = (
+            command("bench", "--url", url, *api, "demo", *SMALL)["data"]["levels"][0]
+            for api in ((), ("--api", "ollama"))
+        )
+        assert (own["stated"], own["cached_tokens"] is None) == (None, False)
+        assert (other["failed"], other["cached_tokens"]) == (0, None)
+        assert 0 < other["completion_tokens"] <= own["completion_tokens"]
+        assert other["prompt_tokens"] > 8 * other["requests"]
+        assert other["stated"]["prompt_tokens_per_second"] > 0

@@ -33,6 +33,9 @@ _MOST_TOKENS = 10**7
 REPORT = "report"
 """The word before the files of a report; a model of this name is ``-m report`` or ``./report``."""
 
+APIS = ("openai", "ollama")
+"""As the client of servers names them."""
+
 _LOCAL_ONLY = ("depth", "cpu_dtype", "blas")
 """Flags about the model that is computed here."""
 
@@ -49,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     complete_models(words)
     parser.add_argument("-m", "--model", dest="named", type=model_reference, metavar="MODEL", help="the same as MODEL")
-    parser.add_argument("--url", metavar="URL", help="measure this server, by OpenAI's API; MODEL is its name there")
+    parser.add_argument("--url", metavar="URL", help="measure this server; MODEL is its name there")
+    parser.add_argument("--api", choices=APIS, help="the API of the server (it is asked which one it has)")
     parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
     sizes = _numbers(0, _MOST_TOKENS)
     parser.add_argument(
@@ -121,7 +125,7 @@ def _named_model(arguments: argparse.Namespace) -> str | None:
 
 
 _MEASURING = (
-    *("named", "url", "api_key_file", "prompt_tokens", "generate", "depth", "streams", "repeats", "report"),
+    *("named", "url", "api", "api_key_file", "prompt_tokens", "generate", "depth", "streams", "repeats", "report"),
     *("cpu_dtype", "blas"),
 )
 """Flags that have no meaning for reports."""
@@ -176,8 +180,9 @@ class _Report:
 def _of_model(model: str | None, arguments: argparse.Namespace, context: CommandContext, report: _Report) -> ModelSpeed:
     if model is None:
         raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
-    if arguments.api_key_file is not None:
-        raise UsageError("--api-key-file goes with --url")
+    for flag, value in (("--api", arguments.api), ("--api-key-file", arguments.api_key_file)):
+        if value is not None:
+            raise UsageError(f"{flag} goes with --url")
     shapes = _shapes(arguments)
     # What another process computes would tell neither load time nor memory.
     settings = attrs.evolve(computing_settings(arguments, context.settings), use_server=False)
@@ -213,23 +218,32 @@ def _of_server(
         raise UsageError("a server needs a prompt and something to generate: --prompt-tokens and --generate from 1")
     loads = [Load(streams, words, tokens) for words in prompts for tokens in generated for streams in arguments.streams]
     key = None if arguments.api_key_file is None else _key(arguments.api_key_file)
-    server = CompletionServer(_address(arguments.url), key)
+    url, api = _address(arguments.url)
+    server = CompletionServer(url, arguments.api or api, key)
     measure = context.build(context.settings).use_cases.measure_server()
     return measure(server, model, loads, arguments.repeats, report)
 
 
-def _address(url: str) -> str:
-    """Return the address below which ``/chat/completions`` is."""
+_API_PATHS = {
+    **{"/v1/chat/completions": "openai", "/v1": "openai"},
+    **{"/api/chat": "ollama", "/api/generate": "ollama", "/api": "ollama"},
+}
+"""Ends of addresses as people copy them, and the API that each of them means."""
+
+
+def _address(url: str) -> tuple[str, str | None]:
+    """Return the address below which the APIs of a server are, and the one that the URL means, if it says."""
     if not is_web_address(url) or (parts := urlsplit(url)).query or parts.fragment:
         raise UsageError("--url takes an address such as http://127.0.0.1:8000")
     if parts.username is not None or parts.password is not None:
         raise UsageError("--url takes no user name and password", hint="Give the key with --api-key-file FILE.")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
-    return f"{parts.scheme}://{parts.netloc}{path}/v1"
+    path = parts.path.rstrip("/")
+    end, api = next(((end, api) for end, api in _API_PATHS.items() if path.endswith(end)), ("", None))
+    return f"{parts.scheme}://{parts.netloc}{path.removesuffix(end)}", api
 
 
 def _shown(url: str | None) -> str | None:
-    return None if url is None else _address(url).removesuffix("/v1")
+    return None if url is None else _address(url)[0]
 
 
 def _key(path: str) -> str:

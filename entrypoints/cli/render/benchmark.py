@@ -6,7 +6,7 @@ from typing import Any
 from mlxk import __version__
 from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
 from mlxk.application.use_cases.model_tasks import identity_of
-from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread
+from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread, StatedSpeeds
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 
@@ -22,6 +22,7 @@ _LEVEL_TITLES = (
     "between tokens p50/p90/p99",
     "end to end p50/p90/p99",
 )
+_STATED_TITLE = "server's own tokens/s prompt/output"
 _LEAST_REPEATS = 3
 """Fewer do not show how far measurements lie apart."""
 
@@ -45,7 +46,7 @@ def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, A
         "server": server,
         "machine": _machine(found.machine),
         "versions": [{"name": name, "version": version} for name, version in _versions(found.machine)],
-        "load_seconds": local and rounded(local.load_seconds),
+        "load_seconds": rounded(found.load_seconds),
         "peak_memory": local and _peaks(local),
         "rows": [row_object(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
         "levels": [level_object(each) for each in found.levels] if isinstance(found, ServerSpeed) else [],
@@ -119,12 +120,19 @@ def level_object(level: Level) -> dict[str, Any]:
         "first_token_seconds": _percentiles(level.first_token_seconds),
         "inter_token_seconds": _percentiles(level.inter_token_seconds),
         "end_to_end_seconds": _percentiles(level.end_to_end_seconds),
+        "stated": _stated(level.stated),
     }
 
 
 def _percentiles(found: Percentiles | None) -> dict[str, float | None] | None:
     names = ("p25", "p50", "p75", "p90", "p99")
     return None if found is None else {name: rounded(getattr(found, name)) for name in names}
+
+
+def _stated(found: StatedSpeeds | None) -> dict[str, float | None] | None:
+    if found is None:
+        return None
+    return {"prompt_tokens_per_second": rounded(found.prompt), "tokens_per_second": rounded(found.generation)}
 
 
 def rounded(value: float | None) -> float | None:
@@ -163,7 +171,9 @@ def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[st
     versions = ", ".join(f"{name} {version}" for name, version in _versions(machine))
     measured_on = ("Measured on" if server is None else "Measured from", f"{place}, {processor.cores} cores{memory}")
     if not isinstance(found, ModelSpeed):
-        return [("Server", str(server)), ("Model", name_of(found)), measured_on, ("Versions", versions)]
+        facts = [("Server", str(server)), ("Model", name_of(found)), measured_on, ("Versions", versions)]
+        stated = found.load_seconds
+        return facts if stated is None else [*facts, ("Load time, as the server says", seconds_text(stated))]
     description, library = found.model, machine.matrix_library
     commit = f"@{description.handle.commit[:SHORT_HASH]}" if description.handle.commit else ""
     process = found.peak_process_bytes
@@ -182,7 +192,17 @@ def _cells(found: ModelSpeed | ServerSpeed) -> tuple[Sequence[str], list[list[st
     """Return titles and rows."""
     if isinstance(found, ModelSpeed):
         return _ROW_TITLES, [_row_cells(each) for each in found.rows]
-    return _LEVEL_TITLES, [_level_cells(each) for each in found.levels]
+    rows = [_level_cells(each) for each in found.levels]
+    if all(each.stated is None for each in found.levels):
+        return _LEVEL_TITLES, rows
+    return (*_LEVEL_TITLES, _STATED_TITLE), [
+        [*row, _stated_cell(each.stated)] for row, each in zip(rows, found.levels, strict=True)
+    ]
+
+
+def _stated_cell(found: StatedSpeeds | None) -> str:
+    speeds = (None, None) if found is None else (found.prompt, found.generation)
+    return " / ".join("-" if each is None else f"{each:.1f}" for each in speeds)
 
 
 def _row_cells(row: Row) -> list[str]:

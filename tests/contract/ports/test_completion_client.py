@@ -12,6 +12,7 @@ from doubles.completion_client import InMemoryCompletionClient
 
 from mlxk.adapters.completion_client import HttpCompletionClient
 from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
+from mlxk.domain.benchmark import StatedTimes
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 
 REQUEST = RemoteRequest("m", "one two three", 4, ignore_eos=True)
@@ -47,7 +48,7 @@ class ScriptedServer(http.server.ThreadingHTTPServer):
 
     @property
     def address(self) -> CompletionServer:
-        return CompletionServer(f"http://127.0.0.1:{self.server_port}/v1", "secret", timeout_seconds=10)
+        return CompletionServer(f"http://127.0.0.1:{self.server_port}", api_key="secret", timeout_seconds=10)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -99,7 +100,7 @@ class Asked:
 def asked(request: pytest.FixtureRequest, scripted: ScriptedServer) -> Asked:
     if request.param == "http":
         return Asked(HttpCompletionClient(), scripted.address, scripted)
-    return Asked(InMemoryCompletionClient(("m",)), CompletionServer("http://127.0.0.1/v1"))
+    return Asked(InMemoryCompletionClient(("m",)), CompletionServer("http://127.0.0.1"))
 
 
 class TestCompletionClient:
@@ -109,6 +110,11 @@ class TestCompletionClient:
         assert (found.prompt_tokens, found.completion_tokens) == (3, 4)
         assert found.first_token is not None
         assert found.began <= found.first_token <= found.ended
+
+    def test_a_server_whose_api_is_named_is_not_asked_for_it(self, asked: Asked) -> None:
+        named = attrs.evolve(asked.server, api="ollama")
+        assert asked.client.identify(named) == named
+        assert asked.client.identify(asked.server).api is not None
 
     def test_a_refusal_is_a_result_with_its_reason(self, asked: Asked) -> None:
         asked.refuse()
@@ -165,4 +171,60 @@ def test_models_are_listed_and_what_is_no_list_is_refused(scripted: ScriptedServ
     with pytest.raises(AccessDeniedError, match="another key"):
         client.models(scripted.address)
     with pytest.raises(NetworkError, match="cannot be asked"):
-        client.models(CompletionServer("http://127.0.0.1:1/v1"))
+        client.models(CompletionServer("http://127.0.0.1:1"))
+
+
+def line(text: str, **fields: Any) -> bytes:
+    """Return one line of a stream of Ollama's API."""
+    return json.dumps({"message": {"role": "assistant", "content": text}, "done": False, **fields}).encode() + b"\n"
+
+
+END = line("", done=True, prompt_eval_count=3, eval_count=4, load_duration=10**9, eval_duration=2 * 10**9)
+
+
+def test_an_answer_of_ollama_has_its_counts_and_its_own_times(scripted: ScriptedServer) -> None:
+    scripted.body = (line(""), line("a"), line("", message={"role": "assistant", "content": "", "thinking": "b"}), END)
+    found = HttpCompletionClient().complete(attrs.evolve(scripted.address, api="ollama"), REQUEST)
+    assert (found.failure, found.prompt_tokens, found.completion_tokens, found.cached_tokens) == (None, 3, 4, None)
+    assert found.stated == StatedTimes(1.0, None, 2.0)
+    assert found.first_token is not None
+    ((path, key, body),) = scripted.seen
+    assert (path, key) == ("/api/chat", "Bearer secret")
+    assert (body["options"], body["truncate"]) == ({"temperature": 0, "num_predict": 4}, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        ((line("a"),), "the answer was cut off"),
+        ((line("a"), b'{"error": "out of memory"}\n'), "error in the stream: out of memory"),
+        ((b"data: {}\n",), "the answer is not a stream of Ollama's API"),
+        ((b"[]\n",), "the answer is not a stream of Ollama's API"),
+        ((b'{"message": "text"}\n',), "the answer is not a stream of Ollama's API"),
+    ],
+)
+def test_an_answer_of_ollama_that_is_not_whole_is_a_failure(
+    scripted: ScriptedServer, body: tuple[bytes, ...], failure: str
+) -> None:
+    scripted.body = body
+    assert HttpCompletionClient().complete(attrs.evolve(scripted.address, api="ollama"), REQUEST).failure == failure
+
+
+@pytest.mark.parametrize(
+    ("said", "api"),
+    [
+        (b'{"version": "0.12.3"}', "ollama"),
+        (b'{"version": "0.32.0", "mlxk": "0.1.0"}', "openai"),
+        (b"<html>", "openai"),
+        (b"[]", "openai"),
+    ],
+)
+def test_a_server_says_by_its_version_which_one_it_is(scripted: ScriptedServer, said: bytes, api: str) -> None:
+    scripted.body = (said,)
+    client = HttpCompletionClient()
+    assert client.identify(scripted.address).api == api
+    scripted.status = 404
+    assert client.identify(scripted.address).api == "openai"
+    assert client.identify(CompletionServer("http://127.0.0.1:1")).api == "openai"
+    named = attrs.evolve(scripted.address, api="ollama")
+    assert client.identify(named) == named
