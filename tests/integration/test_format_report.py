@@ -107,6 +107,28 @@ def test_switches_and_levels_are_those_the_template_reads(report: Report, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("reading", "switches", "levels"),
+    [
+        ("", (), ()),
+        ("{{ colour == 'low' }}", (), ()),
+        ("{{ enable_thinking }}{{ colour == 'low' }}", ("enable_thinking",), ()),
+        ("{{ thinking_budget }}{{ thinking }}{{ reasoning }}", ("thinking", "reasoning", "thinking_budget"), ()),
+        ("{{ skip_thinking }}{{ thinking_mode == 'off' }}", ("skip_thinking", "thinking_mode"), ()),
+        ("{{ think_mode }}{{ reasoning_mode }}", ("think_mode", "reasoning_mode"), ()),
+        ("{{ reasoning_effort }}", (), ("low", "medium", "high")),
+        ("{{ reasoning_effort in ['max', 'none'] }}{{ reasoning_effort == 'high' }}", (), ("none", "high", "max")),
+        ("{{ reasoning_strength == 'high' }}{{ colour == 'low' }}", (), ("high",)),
+        ("{{ thinking_effort | default('xhigh') }}", (), ("xhigh",)),
+    ],
+)
+def test_only_variables_for_reasoning_are_switches_and_levels(
+    reading: str, switches: tuple[str, ...], levels: tuple[str, ...], report: Report, tmp_path: Path
+) -> None:
+    found = report(scripted(tmp_path / "model", reading + CHATML))
+    assert (found.switches, found.effort_levels) == (switches, levels)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         (template("@{{ c.function.name }}@"), "The chat template reads tools, but writes no calls"),

@@ -24,6 +24,7 @@ _CHAT = (
 TEMPLATES = {
     "strict": "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + _CHAT,
     "levels": _CHAT + "{{ 'effort ' + reasoning_effort if reasoning_effort in ['low', 'high', 'max'] else 'usual' }}",
+    "extremes": _CHAT + "{% if reasoning_effort in ['none', 'max'] %}effort {{ reasoning_effort }}{% endif %}",
     "switch": _CHAT + "{{ 'on' if enable_thinking is defined and enable_thinking else 'off' }}{{ colour }}",
     "refuses": "{% for m in messages %}{{ raise_exception('bad word') if m.content == 'bad' }}{% endfor %}" + _CHAT,
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -153,6 +154,15 @@ def test_an_effort_is_the_nearest_level_that_the_template_knows(
     served: RunningServer, models: dict[str, str], effort: str, shows: str
 ) -> None:
     assert shown(served, models["levels"], user("u"), reasoning_effort=effort) == f"<user>u{shows}"
+
+
+@pytest.mark.parametrize(
+    ("effort", "shows"), [("none", "effort none"), ("minimal", "effort none"), ("high", ""), ("xhigh", "effort max")]
+)
+def test_levels_that_a_template_lists_in_a_condition_are_known(
+    served: RunningServer, models: dict[str, str], effort: str, shows: str
+) -> None:
+    assert shown(served, models["extremes"], user("u"), reasoning_effort=effort) == f"<user>u{shows}"
 
 
 def test_options_without_effect_are_said(served: RunningServer, models: dict[str, str]) -> None:

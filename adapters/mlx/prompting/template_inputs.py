@@ -261,16 +261,31 @@ def read_template(text: str) -> TemplateReading:
     environment = Environment(extensions=["jinja2.ext.loopcontrols", GenerationTag])
     try:
         tree = environment.parse(text)
-        variables = frozenset(find_undeclared_variables(tree))
+        words, defaults = _compared(tree), _defaults(tree)
+        variables = frozenset(find_undeclared_variables(tree))  # last: it folds the lists in the tree into constants
     except (TemplateSyntaxError, RecursionError):
         return TemplateReading()
+    return TemplateReading(
+        variables,
+        {name: frozenset(each) for name, each in words.items()},
+        {name: frozenset(each) for name, each in defaults.items()},
+    )
+
+
+def _compared(tree: nodes.Template) -> dict[str, set[str]]:
+    """Return the words that a template compares each variable with."""
     words: dict[str, set[str]] = {}
-    defaults: dict[str, set[str]] = {}
     for compare in tree.find_all(nodes.Compare):
         sides = [compare.expr, *(operand.expr for operand in compare.ops)]
         names = [each.name for side in sides if (each := _name(side)) is not None]
         for name in names:
             words.setdefault(name, set()).update(word for side in sides for word in _texts(side))
+    return words
+
+
+def _defaults(tree: nodes.Template) -> dict[str, set[str]]:
+    """Return the words that a template has for each variable that is not given."""
+    defaults: dict[str, set[str]] = {}
     for choice in tree.find_all(nodes.CondExpr):
         given = _name(choice.expr1)
         if given is not None and choice.expr2 is not None:
@@ -282,11 +297,7 @@ def read_template(text: str) -> TemplateReading:
     for assigned in tree.find_all(nodes.Assign):
         if isinstance(assigned.target, nodes.Name):
             defaults.setdefault(assigned.target.name, set()).update(_texts(assigned.node))
-    return TemplateReading(
-        variables,
-        {name: frozenset(each) for name, each in words.items()},
-        {name: frozenset(each) for name, each in defaults.items()},
-    )
+    return defaults
 
 
 def _name(node: nodes.Node) -> nodes.Name | None:
