@@ -84,7 +84,7 @@ def estimate_memory(
 ) -> MemoryVerdict:
     """Return whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
 
-    The verdict also decides whether its 16-bit numbers are held in 32 bits.
+    The verdict also decides in which form its weights are held.
 
     Args:
         description: The model.
@@ -99,7 +99,8 @@ def estimate_memory(
     matrices = memory.matrices()
     widening_pays = reading is not None and _widening_pays(description, reading, matrices)
     half_bytes = description.half_bytes if widening_pays else None
-    verdict = judge_memory(reading, description.weight_bytes, per_token, tokens, half_bytes)
+    plain_bytes = description.plain_bytes if matrices.are_fast else None
+    verdict = judge_memory(reading, description.weight_bytes, per_token, tokens, half_bytes, plain_bytes)
     return attrs.evolve(verdict, matrices=matrices)
 
 

@@ -1,20 +1,20 @@
-"""What it gains on a CPU to hold 16-bit numbers in 32 bits, with models whose weights are random.
+"""What it gains on a CPU to hold weights in 32 bits, with models whose weights are random.
 
     python benchmarks/widening.py [--blas] [ROUNDS]
 
 A llama of 25 million parameters, in 4 bits with bf16 scales and in bf16, and the built-in speech model: each is loaded
-as its files have it and widened, and the two take turns. Prints medians of tokens per second and of seconds.
-With ``--blas`` both compute with an optimised BLAS of this machine.
+as its files have it, widened, and with its quantized layers unpacked, and these take turns. Prints medians of tokens
+per second and of seconds. With ``--blas`` all compute with an optimised BLAS of this machine.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["MLX_DISABLE_COMPILE"] = "1"
@@ -36,7 +36,7 @@ from mlxk.adapters.mlx.text_generator import MlxTextGenerator, leases_of
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.request import Finished, GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
-from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict
+from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, WeightForm
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.transcription import TranscriptionRequest
 
@@ -52,10 +52,10 @@ PROMPT = "The quick brown fox jumps over the lazy dog. " * 6
 NEW_TOKENS = 24
 
 
-@contextmanager
-def engine(widened: bool) -> Iterator[MlxTextGenerator]:
-    """Give an engine that widens all of its models, or none."""
-    verdict = MemoryVerdict(MemoryFit.FITS, 0, 0, 0, None, widened)
+@contextlib.contextmanager
+def engine(form: WeightForm) -> Iterator[MlxTextGenerator]:
+    """Give an engine that holds all of its models in one form."""
+    verdict = MemoryVerdict(MemoryFit.FITS, 0, 0, 0, None, form)
     limits = EngineLimits(prefix_cache_bytes=0)
     generator = MlxTextGenerator(InMemoryEventLog(), SystemClock(), limits, judge=lambda _: verdict)
     try:
@@ -89,20 +89,22 @@ def heard(generator: MlxTextGenerator, handle: ModelHandle) -> float:
 
 def text(name: str, handle: ModelHandle, rounds: int) -> None:
     """Print the speed of a text model."""
-    with engine(False) as own, engine(True) as wide:
-        for generator in (own, wide):
+    with contextlib.ExitStack() as stack:
+        engines = [stack.enter_context(engine(form)) for form in WeightForm]
+        for generator in engines:
             answered(generator, handle, 2)
-        samples = [(answered(own, handle, NEW_TOKENS), answered(wide, handle, NEW_TOKENS)) for _ in range(rounds)]
+        samples = [[answered(generator, handle, NEW_TOKENS) for generator in engines] for _ in range(rounds)]
     for index, part in enumerate(("prompt", "answer")):
-        before, after = (statistics.median(sample[side][index] for sample in samples) for side in (0, 1))
-        print(f"{name}, {part}: {before:.1f} tokens/s, widened {after:.1f}   {after / before:.1f} x")
+        speeds = [statistics.median(sample[side][index] for sample in samples) for side in range(len(engines))]
+        said = (f"{form.value} {speed:.1f}" for form, speed in zip(WeightForm, speeds, strict=True))
+        print(f"{name}, {part}, tokens/s: {', '.join(said)}")
 
 
 def speech(rounds: int) -> None:
     """Print the time of the built-in speech model."""
     handle = PackagedModelSource().find("demo-speech")
     assert handle is not None
-    with engine(False) as own, engine(True) as wide:
+    with engine(WeightForm.STORED) as own, engine(WeightForm.WIDE) as wide:
         heard(own, handle), heard(wide, handle)
         samples = [(heard(own, handle), heard(wide, handle)) for _ in range(rounds)]
     before, after = (statistics.median(side) for side in zip(*samples, strict=True))

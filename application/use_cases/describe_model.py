@@ -33,6 +33,7 @@ from mlxk.domain.models.file_formats import (
     is_quantized,
     read_document,
     read_header,
+    unpacked_bytes,
 )
 from mlxk.domain.models.footprint import WEIGHT_SUFFIXES, cache_bytes_per_token
 from mlxk.domain.models.model import (
@@ -280,6 +281,7 @@ class DescribeModel:
             cache_per_token=cache_bytes_per_token(snapshot.config),
             half_bytes=_half_bytes(snapshot),
             quantized=any(map(is_quantized, snapshot.headers.values())),
+            plain_bytes=_plain_bytes(snapshot),
         )
 
     def _read(self, handle: ModelHandle) -> _Reading:
@@ -345,3 +347,10 @@ def _half_bytes(snapshot: ModelSnapshot) -> int:
     sizes = {path: size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)}
     headers = snapshot.headers
     return sum(half_bytes(headers[path], size) if path in headers else size for path, size in sizes.items())
+
+
+def _plain_bytes(snapshot: ModelSnapshot) -> int | None:
+    """Return what the weights take when quantized layers are unpacked; None when none are, or it cannot be told."""
+    stated = snapshot.config.get("quantization")
+    headers = [header for path, header in snapshot.headers.items() if path in snapshot.files]
+    return unpacked_bytes(headers, stated) if isinstance(stated, dict) else None

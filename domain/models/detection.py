@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.models.footprint import text_section
 from mlxk.domain.models.model import DEDICATED_TYPES, Capability, Framework, ModelType, Quantization
 from mlxk.domain.models.snapshot import (
     PREPROCESSOR_CONFIG,
@@ -18,6 +17,7 @@ from mlxk.domain.models.snapshot import (
     TOKENIZER_CONFIG,
     ModelSnapshot,
     chat_templates,
+    text_section,
 )
 
 _VISION_ARCHITECTURES = frozenset(

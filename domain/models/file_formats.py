@@ -301,6 +301,37 @@ def half_bytes(header: SafetensorsHeader, size_bytes: int) -> int:
     return sum(end - begin for begin, end in spans)
 
 
+def unpacked_bytes(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
+    """Return what weights take as floating-point numbers of 32 bits, their quantized layers unpacked.
+
+    Layers of several experts stay packed: their weights have three dimensions.
+
+    Args:
+        headers: Of all weight files.
+        quantization: The config's ``quantization`` object; see ``count_parameters``.
+
+    Returns:
+        None when a header is damaged, or no layer is unpacked.
+    """
+    tensors: dict[str, Any] = {}
+    for header in headers:
+        if header.damage is not None:
+            return None
+        tensors |= header.tensors
+    total, unpacked = 0, set[str]()
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and tensor["dtype"] == "U32" and len(tensor["shape"]) == 2 and f"{layer}.scales" in tensors:
+            unpacked.add(layer)
+            total += 4 * math.prod(tensor["shape"]) * _PACKED_BITS // _bits(layer, quantization)
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if layer not in unpacked or kind not in {"weight", "scales", "biases"}:
+            begin, end = tensor["data_offsets"]
+            total += (end - begin) * (2 if tensor["dtype"] in _HALF_TYPES else 1)
+    return total if unpacked else None
+
+
 def is_quantized(header: SafetensorsHeader) -> bool:
     """Whether a file has quantized weights, which MLX packs in integers of 32 bits."""
     tensors: Iterable[Any] = header.tensors.values()

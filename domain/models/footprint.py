@@ -8,7 +8,8 @@ activations and buffers. The budget is a share of the memory available to MLX (`
 
 Without an accelerator, numbers of 16 bits are emulated, which makes quantized layers many times slower than numbers of
 32 bits, and so other layers where a library of the machine multiplies those. Where it pays and memory allows, weights
-are therefore widened: each number of 16 bits takes twice its bytes then, in ``W`` as in ``K``.
+are therefore widened: each number of 16 bits takes twice its bytes then, in ``W`` as in ``K``. With such a library and
+much free memory, quantized layers are unpacked as well.
 
 Sizes on the disk are those that it has allocated, so that sums are what ``du`` says. Contents that several names lead
 to are one content and count once.
@@ -18,6 +19,8 @@ import enum
 from collections.abc import Collection, Iterable, Mapping
 
 import attrs
+
+from mlxk.domain.models.snapshot import text_section
 
 BUDGET_SHARE = 0.70
 """The share of the memory available to MLX that models may take."""
@@ -41,6 +44,23 @@ def expected_context(window: int | None) -> int:
 
 
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".npz")
+
+UNPACKED_SHARE = 0.5
+"""The share of the free memory that a model with unpacked layers may take."""
+
+
+class WeightForm(enum.Enum):
+    """How weights are held in memory; values are the words for logs."""
+
+    STORED = "its own type"
+    WIDE = "float32"
+    """Numbers of 16 bits, such as the scales of quantized layers, in 32 bits."""
+    PLAIN = "float32, unpacked"
+
+    @property
+    def widened(self) -> bool:
+        """Whether no numbers of 16 bits are left."""
+        return self is not WeightForm.STORED
 
 
 class Widening(enum.Enum):
@@ -122,10 +142,10 @@ class MemoryVerdict:
     cache_per_token: int
     needed: int
     budget: int | None
-    widened: bool = False
-    """Whether 16-bit numbers are held in 32 bits; the sizes above are then those."""
+    form: WeightForm = WeightForm.STORED
+    """How the weights are held; the sizes above are those of this form."""
     widening_bytes: int = 0
-    """What widening adds to the weights, or would add where they do not fit."""
+    """What the form adds to the weights, or holding 16-bit numbers in 32 bits would add where they do not fit."""
     matrices: Matrices = Matrices()
     """What multiplies matrices on the machine."""
 
@@ -136,8 +156,9 @@ def judge_memory(
     cache_per_token: int = 0,
     context_tokens: int = 0,
     half_bytes: int | None = None,
+    plain_bytes: int | None = None,
 ) -> MemoryVerdict:
-    """Estimate whether a model fits, widened where the machine computes that faster and has the memory.
+    """Estimate whether a model fits, in the form that the machine computes fastest and has the memory for.
 
     Args:
         reading: The machine's memory; None when it could not be read, and the verdict is then UNKNOWN.
@@ -145,13 +166,20 @@ def judge_memory(
         cache_per_token: KV cache of one token in 16 bits, bytes.
         context_tokens: Tokens of context to hold.
         half_bytes: What 16-bit numbers take of the weights; None when unknown, and nothing is widened then.
+        plain_bytes: What weights take of which quantized layers are unpacked; None where that is not faster.
     """
     narrow = _judge(reading, weights, cache_per_token, context_tokens)
     if reading is None or half_bytes is None or reading.widening is Widening.NEVER:
         return narrow
+    if plain_bytes is not None:
+        plain = _judge(reading, plain_bytes, 2 * cache_per_token, context_tokens)
+        if plain.fit is MemoryFit.FITS and plain.needed <= reading.available * UNPACKED_SHARE:
+            return attrs.evolve(plain, form=WeightForm.PLAIN, widening_bytes=plain_bytes - weights)
     wide = _judge(reading, weights + half_bytes, 2 * cache_per_token, context_tokens)
     allowed = {MemoryFit.FITS} if reading.widening is Widening.WHERE_FREE else {MemoryFit.FITS, MemoryFit.TIGHT}
-    return attrs.evolve(wide if wide.fit in allowed else narrow, widened=wide.fit in allowed, widening_bytes=half_bytes)
+    if wide.fit not in allowed:
+        return attrs.evolve(narrow, widening_bytes=half_bytes)
+    return attrs.evolve(wide, form=WeightForm.WIDE, widening_bytes=half_bytes)
 
 
 def _judge(reading: MemoryReading | None, weights: int, cache_per_token: int, context_tokens: int) -> MemoryVerdict:
@@ -165,28 +193,6 @@ def _judge(reading: MemoryReading | None, weights: int, cache_per_token: int, co
     else:
         fit = MemoryFit.FITS
     return MemoryVerdict(fit, weights, cache_per_token, needed, reading.budget)
-
-
-_TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder_config")
-
-
-def text_section(config: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a config with what it states about its language model, which models of several parts keep in a section."""
-    for name in _TEXT_SECTIONS:
-        nested = config.get(name)
-        if isinstance(nested, Mapping) and nested:
-            own = {key: value for key, value in config.items() if key not in _TEXT_SECTIONS}
-            return {**own, **text_section(nested)}
-    return config
-
-
-def own_text_section(config: Mapping[str, object]) -> Mapping[str, object]:
-    """Return what a config states about its language model itself, without what it states about all parts."""
-    for name in _TEXT_SECTIONS:
-        nested = config.get(name)
-        if isinstance(nested, Mapping) and nested:
-            return own_text_section(nested)
-    return config
 
 
 def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:

@@ -231,6 +231,8 @@ class ModelDescription:
     """What floating-point numbers of 16 bits take of the weights, at most."""
     quantized: bool = False
     """Whether some of its weights are packed in fewer bits."""
+    plain_bytes: int | None = None
+    """What its weights take as numbers of 32 bits, its quantized layers unpacked; None where none are, or unknown."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""

@@ -249,3 +249,25 @@ def is_litter(path: str) -> bool:
 def has_default_template(found: object) -> TypeGuard[str | dict[str, str]]:
     """Whether what a library has found as chat templates renders a conversation without tools."""
     return (isinstance(found, str) and bool(found.strip())) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found)
+
+
+_TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder_config")
+
+
+def text_section(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a config with what it states about its language model, which models of several parts keep in a section."""
+    for name in _TEXT_SECTIONS:
+        nested = config.get(name)
+        if isinstance(nested, Mapping) and nested:
+            own = {key: value for key, value in config.items() if key not in _TEXT_SECTIONS}
+            return {**own, **text_section(nested)}
+    return config
+
+
+def own_text_section(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return what a config states about its language model itself, without what it states about all parts."""
+    for name in _TEXT_SECTIONS:
+        nested = config.get(name)
+        if isinstance(nested, Mapping) and nested:
+            return own_text_section(nested)
+    return config

@@ -15,8 +15,7 @@ from fnmatch import fnmatchcase
 
 from mlxk.domain.errors import Advice, ConversionFailedError, Remedy
 from mlxk.domain.models.file_formats import SafetensorsHeader
-from mlxk.domain.models.footprint import own_text_section, text_section
-from mlxk.domain.models.snapshot import is_litter
+from mlxk.domain.models.snapshot import is_litter, own_text_section, text_section
 
 SAFETENSORS = ".safetensors"
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:\.safetensors)?")

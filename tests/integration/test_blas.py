@@ -12,14 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
+import mlx_lm
 import pytest
 from mlx import nn
+from mlx.utils import tree_flatten, tree_map
+from models.tiny_models import build
 from serving.program import ServedProgram
 
 import mlxk
 from mlxk.adapters.mlx import blas
 from mlxk.adapters.mlx.loading import widening
 from mlxk.adapters.mlx.registry import computes_on_cpu
+from mlxk.domain.models.footprint import WeightForm
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 CC = shutil.which("cc")
@@ -160,6 +164,48 @@ def test_unpacked_layers_compute_what_packed_ones_do(bits: int, mode: str, size:
         assert computed.dtype == mx.float32
         if rows[0] * rows[1] < 8:
             assert mx.array_equal(expected, computed), rows
+
+
+@pytest.mark.parametrize(("bits", "mode", "size"), [(4, "affine", 64), (8, "affine", 32), (4, "mxfp4", 32)])
+def test_layers_that_are_unpacked_for_good_compute_what_packed_ones_do(bits: int, mode: str, size: int) -> None:
+    def network() -> nn.Module:
+        mx.random.seed(7)
+        layers = nn.Sequential(nn.Embedding(50, 128), nn.Linear(128, 96), nn.Linear(96, 64, bias=False))
+        nn.quantize(layers, group_size=32 if size == 64 else size, bits=bits, mode=mode)
+        layers.update(tree_map(lambda each: each.astype(mx.bfloat16) if each.dtype == mx.float32 else each, layers))
+        return layers
+
+    wide, plain = network(), network()
+    packed_bytes, bytes_held = widening.widen(wide), widening.widen(plain, WeightForm.PLAIN)
+    tokens = mx.array([[3, 7, 49]])
+
+    # A packed embedding in mxfp4 gives numbers of 16 bits.
+    assert mx.allclose(wide(tokens), plain(tokens), rtol=1e-4, atol=1e-3 if mode == "mxfp4" else 1e-5)
+    assert plain(tokens).dtype == mx.float32
+    assert bytes_held == 4 * (50 * 128 + 128 * 96 + 96 + 96 * 64) > packed_bytes
+    assert [type(each) for each in plain.layers] == [nn.Embedding, nn.Linear, nn.Linear]
+    assert mx.allclose(plain.layers[0].as_linear(mx.ones((1, 128))), wide.layers[0].as_linear(mx.ones((1, 128))), 1e-4)
+
+
+@compiled
+def test_a_quantized_model_is_unpacked_where_much_memory_is_free_and_show_counts_it(
+    fitting: str, mlxk: Program, tmp_path: Path
+) -> None:
+    build(tmp_path / "plain")
+    mlx_lm.convert(str(tmp_path / "plain"), str(tmp_path / "packed"), quantize=True, q_bits=4, dtype="bfloat16")
+    model, flags = str(tmp_path / "packed"), ("Hello world!", "--temperature", "0", "--max-tokens", "24", "--json")
+    library = {**WITH_BLAS, "LD_LIBRARY_PATH": fitting}
+
+    memory = json.loads(mlxk("show", model, "--json", **library).stdout)["data"]["memory"]
+    parameters = sum(each.size for _, each in tree_flatten(mlx_lm.load(str(tmp_path / "plain"))[0].parameters()))
+    answers = [
+        json.loads(mlxk("run", model, *flags, **variables).stdout)["data"]["response"]
+        for variables in (library, {"MLXK2_BLAS": "off", "MLXK2_CPU_DTYPE": "float32"})
+    ]
+
+    assert (memory["weights_type"], memory["weights_bytes"]) == ("float32", pytest.approx(4 * parameters, rel=0.02))
+    assert "unpacked in float32" in mlxk("show", model, **library).stdout
+    assert answers[0] == answers[1] != ""
 
 
 def test_few_layers_are_unpacked_at_a_time() -> None:

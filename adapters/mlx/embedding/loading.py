@@ -23,6 +23,7 @@ from mlxk.adapters.mlx.loading.model_files import (
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
+from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 
 _UNSET_LENGTH = 10**9
@@ -56,12 +57,12 @@ _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
 """Families with pooling by the first token; conversions often lack the file that states it."""
 
 
-def load_embedding_model(handle: ModelHandle, widened: bool = False) -> EmbeddingModel:
+def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> EmbeddingModel:
     """Load a model.
 
     Args:
         handle: The model.
-        widened: Whether to hold its 16-bit numbers in 32 bits.
+        form: How to hold its weights.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -80,7 +81,7 @@ def load_embedding_model(handle: ModelHandle, widened: bool = False) -> Embeddin
         _require_known_modules(handle, network)
         pooling = _place_pooling(handle, network, modes)
         encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
-        size = widen(network) if widened else weight_bytes(handle.directory)
+        size = widen(network, form) if form.widened else weight_bytes(handle.directory)
     return EmbeddingModel(handle, size, network, encoder, pooling, _is_shortenable(handle, config))
 
 

@@ -180,7 +180,7 @@ class Engine(Worker):
         clock: Measures.
         limits: Of sequences and memory.
         hold: Entered while a model is loaded.
-        judge: Decides whether a model is widened.
+        judge: Decides how the weights of a model are held.
         disk: Keeps prompts on disk, too.
     """
 
@@ -304,7 +304,7 @@ class Engine(Worker):
             # Only text models have one; speech and embedding models lack the attribute.
             context_length=getattr(first, "context_length", None),
             tokens_per_second=next((each.tokens_per_second for each in pooled if each.tokens_per_second), None),
-            widened=any(each.widened for each in pooled),
+            widened=any(each.form.widened for each in pooled),
         )
 
     def step(self, interrupted: Callable[[], bool]) -> bool:

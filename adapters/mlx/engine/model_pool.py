@@ -28,7 +28,7 @@ from mlxk.adapters.mlx.memory import EngineLimits, return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError
 from mlxk.domain.generation.request import nobody_left
-from mlxk.domain.models.footprint import MemoryVerdict
+from mlxk.domain.models.footprint import MemoryVerdict, WeightForm
 from mlxk.domain.models.model import ModelHandle
 
 _LOOK_SECONDS = 0.2
@@ -37,15 +37,11 @@ _LOOK_SECONDS = 0.2
 Hold = Callable[[ModelHandle], AbstractContextManager[None]] | None
 """Shows that a model is in use, as long as its context lasts; None shows nothing."""
 
-
-Loader = Callable[[ModelHandle, bool], Any]
-"""Loads a model, given a handle and whether to widen it, on the owner thread.
-
-The result has handle, name and size.
-"""
+Loader = Callable[[ModelHandle, WeightForm], Any]
+"""Loads a model, given a handle and how to hold its weights, on the owner thread; it has handle, name and size."""
 
 Judge = Callable[[ModelHandle], MemoryVerdict] | None
-"""Says before a model is loaded what it takes, and whether it is widened; None widens none."""
+"""Says before a model is loaded what it takes, and in which form; without one, all are held as they are stored."""
 
 
 @attrs.frozen
@@ -143,7 +139,7 @@ class ModelPool:
         limits: Of all weights together, and of the idle time after which a model is unloaded.
         on_unload: Called with the identity of an unloaded model.
         hold: Entered when a model is loaded, and left when it is unloaded.
-        judge: Decides whether a model is widened, where no GPU computes.
+        judge: Decides how the weights of a model are held, where no GPU computes.
     """
 
     def __init__(
@@ -301,11 +297,11 @@ class ModelPool:
         with contextlib.ExitStack() as stack:
             if self._hold is not None:
                 stack.enter_context(self._hold(wanted.handle))
-            widened = self._widens(wanted.handle) if plain is None else plain.widened
-            model = _load(wanted, widened, plain)
+            form = self._form(wanted.handle) if plain is None else plain.form
+            model = _load(wanted, form, plain)
             held = stack.pop_all()
         seconds = self._clock.monotonic() - began
-        facts = {"bytes": model.weight_bytes, "weights": "float32" if widened else "its own type"}
+        facts = {"bytes": model.weight_bytes, "weights": form.value}
         if wanted.adapter is not None:
             facts["adapter"] = os.path.basename(wanted.adapter)
         self._log.info("loaded a model", model=model.name, **facts, seconds=round(seconds, 3))
@@ -314,24 +310,26 @@ class ModelPool:
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
         pooled = self._models[identity] = PooledModel(
-            model, self._clock.monotonic(), held, keep_alive_seconds=self._keep_alive, widened=widened, adapts=plain
+            model, self._clock.monotonic(), held, keep_alive_seconds=self._keep_alive, form=form, adapts=plain
         )
         return pooled
 
-    def _widens(self, handle: ModelHandle) -> bool:
-        """Decide whether a model is widened; models that are loaded are never unloaded for it."""
+    def _form(self, handle: ModelHandle) -> WeightForm:
+        """Decide how the weights of a model are held; models that are loaded are never unloaded for it."""
         if self._judge is None or mx.default_device() != mx.Device(mx.cpu):
-            return False
+            return WeightForm.STORED
         verdict = self._judge(handle)
-        free = None if self._budget is None else self._budget - self._total()
-        fits = verdict.widened and (free is None or verdict.weights <= free)
-        if verdict.widening_bytes and not fits:
+        free = math.inf if self._budget is None else self._budget - self._total()
+        form = verdict.form if verdict.weights <= free else WeightForm.STORED
+        if verdict.form is WeightForm.PLAIN and not form.widened and 2 * weight_bytes(handle.directory) <= free:
+            form = WeightForm.WIDE  # which takes no more than twice the files
+        if verdict.widening_bytes and not form.widened:
             self._log.warning(
                 "the weights stay in 16 bits, in which this CPU computes many times slower: no memory for 32",
                 model=handle.name,
                 more_bytes=verdict.widening_bytes,
             )
-        return fits
+        return form
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:
         """Unload idle models until so many bytes fit; return False when models in use prevent it."""
@@ -366,15 +364,15 @@ def _bytes_on_disk(wanted: WantedModel) -> int:
     return weight_bytes(wanted.handle.directory)
 
 
-def _load(wanted: WantedModel, widened: bool, plain: PooledModel | None) -> Any:  # noqa: ANN401 - by the loader
+def _load(wanted: WantedModel, form: WeightForm, plain: PooledModel | None) -> Any:  # noqa: ANN401 - by the loader
     """Load a model; the result is a model or a typed error, whatever a library does meanwhile."""
     name = wanted.handle.name
     try:
         with contained(name):
             if plain is not None and wanted.adapter is not None:
-                loaded = adapted(plain.model, wanted.adapter, widened)
+                loaded = adapted(plain.model, wanted.adapter, form)
             else:
-                loaded = wanted.load(wanted.handle, widened)
+                loaded = wanted.load(wanted.handle, form)
             # A network draws random weights before the real ones replace them. These are never computed, and without
             # this evaluation the random state would reference every draw since the process began.
             mx.eval(mx.random.state)

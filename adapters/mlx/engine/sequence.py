@@ -229,8 +229,8 @@ class Sequence:
     def cache_identity(self) -> PrefixIdentity:
         """The key of its entries in the prefix cache."""
         media = self.media.identity if self.media is not None else ""
-        widened = "#float32" if self.model.widened else ""
-        kind = f"{cache_kind(self.engine_options)}{widened}{media}"
+        form = f"#{self.model.form.name}" if self.model.form.widened else ""
+        kind = f"{cache_kind(self.engine_options)}{form}{media}"
         return PrefixIdentity(self.model.model.identity, kind, self.tenant)
 
     @property

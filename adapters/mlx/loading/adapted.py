@@ -19,18 +19,19 @@ from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS, AdapterFiles, read_
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.footprint import WeightForm
 
 _FAULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
 """Matches what the library reports of one tensor."""
 
 
-def adapted(model: LoadedModel, adapter: str, widened: bool) -> LoadedModel:
+def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
     """Return a model with an adapter; must run on the owner thread.
 
     Args:
         model: Loaded without adapter; it must stay loaded, and does not change.
         adapter: Absolute directory.
-        widened: Whether the model was widened; its adapter then is, too.
+        form: How the weights of the model are held, and so those of the adapter.
 
     Raises:
         ValidationError: The adapter cannot be used, or does not fit the model.
@@ -43,8 +44,8 @@ def adapted(model: LoadedModel, adapter: str, widened: bool) -> LoadedModel:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise _unfit(files, model.name, error) from error
     network.eval()
-    if widened:
-        widen(network)
+    if form.widened:
+        widen(network, form)
     own = [array for _, array in tree_flatten(network.parameters()) if id(array) not in shared]
     if not own:
         raise ValidationError(f"adapter: {CONFIG} of '{files.name}' names no layer of '{model.name}'")

@@ -30,7 +30,7 @@ from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.file_formats import Document
-from mlxk.domain.models.footprint import cache_bytes_per_token
+from mlxk.domain.models.footprint import WeightForm, cache_bytes_per_token
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import (
     DEFAULT_TEMPLATE,
@@ -113,8 +113,8 @@ class PooledModel:
     leases: int = 0
     keep_alive_seconds: float | None = None
     """Idle time after which it is unloaded; None: never."""
-    widened: bool = False
-    """Whether its 16-bit numbers are held in 32 bits."""
+    form: WeightForm = WeightForm.STORED
+    """How its weights are held."""
     adapts: "PooledModel | None" = None
     """The loaded model whose arrays it shares, where it is that model with an adapter."""
     bytes_per_token: float = 0.0
@@ -185,12 +185,12 @@ _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers without a known context length state a huge number."""
 
 
-def load_model(handle: ModelHandle, widened: bool = False) -> LoadedModel:
+def load_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> LoadedModel:
     """Load a model; must run on the owner thread.
 
     Args:
         handle: The model.
-        widened: Whether to hold its 16-bit numbers in 32 bits.
+        form: How to hold its weights.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -203,7 +203,7 @@ def load_model(handle: ModelHandle, widened: bool = False) -> LoadedModel:
     config = read_config(handle)
     with translated(handle, "has an architecture mlx-lm does not know"):
         network, tokenizer = _load(handle, config)
-        held = widen(network) if widened else None
+        held = widen(network, form) if form.widened else None
     return assemble(handle, identity_of(handle), network, tokenizer, config, held=held)
 
 

@@ -1,6 +1,6 @@
-"""How a CPU holds weights: 16-bit numbers, which it emulates, in 32 bits; and how it reads prompts by quantized layers.
+"""How a CPU holds weights: 16-bit numbers, which it emulates, in 32 bits; and how it computes quantized layers.
 
-Whether a model is widened is the policy's decision, before it is loaded.
+In which form a model is held is the policy's decision, before it is loaded.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_map
 
 from mlxk.adapters.mlx import blas
+from mlxk.domain.models.footprint import WeightForm
 
 _HALF_TYPES = (mx.float16, mx.bfloat16)
 
@@ -20,14 +21,20 @@ Measured with 2 threads: from 2 to 4 rows on, by the size of the layer; never sl
 """
 
 
-def widen(network: nn.Module) -> int:
+def widen(network: nn.Module, form: WeightForm = WeightForm.WIDE) -> int:
     """Hold every 16-bit floating-point number of a network in 32 bits; return what its weights take then, bytes.
 
     Scales and biases of quantized layers are among them, so that all that is computed has 32 bits. Arrays are replaced
-    one by one: no more than one of them is in memory twice. Where an optimised BLAS is in use, quantized layers unpack
-    their weights for long inputs.
+    one by one: no more than one of them is in memory twice. Where an optimised BLAS is in use, quantized layers that
+    stay so unpack their weights for long inputs.
+
+    Args:
+        network: Changed in place.
+        form: One of those that are widened.
     """
     for module in network.modules():
+        if form is WeightForm.PLAIN and type(module) in _PLAIN:
+            _unpack(module)
         for name, value in list(module.items()):
             module[name] = tree_map(_widened, value, is_leaf=lambda leaf: isinstance(leaf, nn.Module))
         # Some networks convert their inputs to the type that they were loaded in.
@@ -37,6 +44,27 @@ def widen(network: nn.Module) -> int:
         if type(module) is nn.QuantizedLinear and blas.in_use() is not None:
             module.__class__ = UnpackingLinear
     return sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+
+
+_PLAIN = {nn.QuantizedLinear: nn.Linear, nn.QuantizedEmbedding: nn.Embedding}
+"""The layers that can be unpacked for good, and what they are then."""
+
+
+def _unpack(layer: nn.Module) -> None:
+    """Make a quantized layer a plain one, of numbers of 32 bits."""
+    scales, biases = layer.pop("scales"), layer.pop("biases", None)
+    # Products with a float32 of 16-bit scales are exact: they are widened first, not last.
+    weight = mx.dequantize(
+        layer.weight,
+        _widened(scales),
+        _widened(biases),
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+    )
+    layer.weight = weight.astype(mx.float32)
+    mx.eval(layer.weight)
+    layer.__class__ = _PLAIN[type(layer)]
 
 
 class UnpackingLinear(nn.QuantizedLinear):  # type: ignore[misc]

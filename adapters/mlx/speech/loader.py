@@ -19,15 +19,16 @@ from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
 from mlxk.adapters.mlx.speech.whisper import WhisperDecoder
 from mlxk.domain.errors import UnhealthyModelError
+from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 
 
-def load_speech_model(handle: ModelHandle, widened: bool = False) -> SpeechModel:
+def load_speech_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> SpeechModel:
     """Load a model.
 
     Args:
         handle: The model.
-        widened: Whether to hold its 16-bit numbers in 32 bits.
+        form: How to hold its weights.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -48,7 +49,7 @@ def load_speech_model(handle: ModelHandle, widened: bool = False) -> SpeechModel
         # Without name parts the library would guess the family from the path.
         with loading_directory(handle) as directory:
             network = utils.load_model(directory, model_name_parts=[family])
-        size = widen(network) if widened else weight_bytes(handle.directory)
+        size = widen(network, form) if form.widened else weight_bytes(handle.directory)
         decoder = _decoder(network, handle.name, family)
     return SpeechModel(handle, size, decoder)
 

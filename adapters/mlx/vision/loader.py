@@ -37,6 +37,7 @@ from mlxk.domain.errors import (
     IncompatibleModelError,
 )
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import has_default_template
 
@@ -217,12 +218,12 @@ _NOT_AUTOREGRESSIVE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs
 """Substrings of the architectures that do not decode token by token, or have a decoder of their own."""
 
 
-def load_vision_model(handle: ModelHandle, widened: bool = False) -> LoadedModel:
+def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> LoadedModel:
     """Load a model.
 
     Args:
         handle: The model.
-        widened: Whether to hold its 16-bit numbers in 32 bits.
+        form: How to hold its weights.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -239,7 +240,7 @@ def load_vision_model(handle: ModelHandle, widened: bool = False) -> LoadedModel
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
-    held = widen(model) if widened else None
+    held = widen(model, form) if form.widened else None
     parts = VisionParts(model, processor, with_cache(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)

@@ -4,8 +4,9 @@ import datetime
 from collections.abc import Iterable, Mapping
 
 from mlxk.application.use_cases.inspect_models import HealthEntry
-from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, text_section
+from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict
 from mlxk.domain.models.model import FileEntry, ModelDescription, ModelDetails, Origin, Workspace
+from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
 
@@ -153,7 +154,7 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
         return {**fields, "config": details.config, "model_config": details.config, "metadata": None}
     if section == "formats":
         return {**fields, "metadata": None}
-    held = {"weights_type": "float32" if verdict.widened else "model", "matrix_library": verdict.matrices.library}
+    held = {"weights_type": "float32" if verdict.form.widened else "model", "matrix_library": verdict.matrices.library}
     return {**fields, "metadata": _metadata(details), "memory": {**memory_estimate(verdict), **held}}
 
 

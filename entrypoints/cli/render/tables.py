@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mlxk.application.ports.model_tasks import EndToken, FittedConversation, FormatReport
 from mlxk.application.use_cases.inspect_models import HealthEntry
 from mlxk.domain.models.detection import foreign_quantization
-from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, text_section
+from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, WeightForm
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import (
     ModelDescription,
@@ -16,6 +16,7 @@ from mlxk.domain.models.model import (
     ToolsMissing,
     Workspace,
 )
+from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.model_json import Json, file_type
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH, type_text
@@ -154,7 +155,9 @@ def _type_words(verdict: MemoryVerdict) -> str:
     if not verdict.widening_bytes:
         return ""
     more = decimal_size(verdict.widening_bytes)
-    if verdict.widened:
+    if verdict.form is WeightForm.PLAIN:
+        return f", {more} of it to hold its quantized layers unpacked in float32 (faster without a GPU)"
+    if verdict.form.widened:
         return f", {more} of it to hold 16-bit numbers in float32 (faster without a GPU)"
     return f" (slow without a GPU: there is no memory for {more} more to hold 16-bit numbers in float32)"
 

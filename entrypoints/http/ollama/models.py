@@ -26,9 +26,9 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.models.footprint import text_section
 from mlxk.domain.models.model import Capability, ModelHandle, ServedModel, served_id
 from mlxk.domain.models.reference import is_path, is_pattern
+from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.http.api import ServerContext, Services
 from mlxk.entrypoints.http.ollama.fields import FOREVER, timestamp
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel, not_found, require_any, tagged

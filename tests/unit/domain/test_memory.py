@@ -2,7 +2,15 @@
 
 import pytest
 
-from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory
+from mlxk.domain.models.footprint import (
+    RESERVE_BYTES,
+    MemoryFit,
+    MemoryReading,
+    WeightForm,
+    Widening,
+    cache_bytes_per_token,
+    judge_memory,
+)
 
 GIB = 1024**3
 
@@ -51,3 +59,23 @@ def test_the_cache_of_a_token_follows_from_the_config() -> None:
 )
 def test_a_config_that_does_not_tell_counts_as_no_cache(config: dict[str, object] | None) -> None:
     assert cache_bytes_per_token(config) == 0
+
+
+@pytest.mark.parametrize(
+    ("available", "form"),
+    [
+        (64, WeightForm.PLAIN),
+        (17, WeightForm.PLAIN),
+        (16, WeightForm.WIDE),
+        (1, WeightForm.STORED),
+    ],
+)
+def test_quantized_layers_are_unpacked_where_half_of_the_free_memory_holds_them(
+    available: int, form: WeightForm
+) -> None:
+    reading = MemoryReading(64 * GIB, available * GIB, widening=Widening.WHERE_FREE)
+    verdict = judge_memory(reading, GIB, half_bytes=GIB // 8, plain_bytes=8 * GIB)
+    assert verdict.form is form
+    added = {WeightForm.PLAIN: 7 * GIB, WeightForm.WIDE: GIB // 8, WeightForm.STORED: 0}[form]
+    assert verdict.weights == GIB + added
+    assert judge_memory(reading, GIB, half_bytes=GIB // 8).form is not WeightForm.PLAIN
