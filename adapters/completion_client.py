@@ -4,6 +4,7 @@ It knows OpenAI's chat completions and Ollama's chat. Proxies are not used: they
 is that of the line it arrives with.
 """
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -76,6 +77,69 @@ class HttpCompletionClient(CompletionClient):
             seen.failure = f"the answer is not a stream of {api.title}"
         return seen.completion(began, time.monotonic())
 
+    def manages(self, server: CompletionServer) -> bool:
+        return _api(server).loading is not None
+
+    def load(self, server: CompletionServer, model: str) -> float | None:
+        if _api(server).loading is None:
+            return None
+        began = time.monotonic()
+        self._order(server, model)
+        return time.monotonic() - began
+
+    def unload(self, server: CompletionServer, model: str) -> None:
+        if _api(server).loading is not None:
+            self._order(server, model, keep_alive=0)
+
+    def memory_bytes(self, server: CompletionServer, model: str) -> int | None:
+        if (path := _api(server).loaded_path) is None:
+            return None
+        with _asking(server, "GET", path) as answer:
+            found = [each.get("size") for each in json.loads(answer.body())["models"] if _same(each["name"], model)]
+            return _count(found[0]) if found else None
+
+    def pull(self, server: CompletionServer, model: str, report: Callable[[int, int], None]) -> None:
+        if (path := _api(server).pulling) is None:
+            raise NetworkError(f"a server cannot be told by {_api(server).title} to fetch '{model}'")
+        layers: dict[str, tuple[int, int]] = {}
+        done = False
+        with _asking(server, "POST", path, {"model": model}) as answer:
+            for line in answer.lines():
+                event = json.loads(line)
+                if event.get("error"):
+                    raise NetworkError(f"the server does not fetch '{model}': {event['error']}"[:_LONGEST_REASON])
+                if _count(event.get("total")):
+                    layers[event["digest"]] = (_count(event.get("completed")) or 0, event["total"])
+                    report(*map(sum, zip(*layers.values(), strict=True)))
+                done = done or event.get("status") == "success"
+        if not done:
+            raise NetworkError(f"the server has not fetched '{model}'", hint="Try it again: what arrived is kept.")
+
+    def _order(self, server: CompletionServer, model: str, **fields: int) -> None:
+        """Have a model loaded, or do with it what the fields say."""
+        with _asking(server, "POST", _api(server).loading or "", {"model": model, "stream": False, **fields}) as answer:
+            answer.body()
+
+
+def _same(listed: str, model: str) -> bool:
+    """Whether a server's name of a model is the one that was given, which may lack the usual tag."""
+    return listed in (model, f"{model}:latest")
+
+
+@contextlib.contextmanager
+def _asking(server: CompletionServer, method: str, path: str, body: object = None) -> "Iterator[_Answer]":
+    """Ask a server for something other than a completion; every failure is a ``NetworkError``."""
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with _Answer(server, method, path, data) as answer:
+            if answer.status != http.client.OK:
+                raise NetworkError(f"the server refuses: {answer.reason()}")
+            yield answer
+    except (OSError, http.client.HTTPException) as error:
+        raise NetworkError(f"the server cannot be asked: {_why(error)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NetworkError(f"the server does not answer in the form of {_api(server).title}") from error
+
 
 class _Answer:
     """A request that was sent, and the answer as it arrives."""
@@ -138,6 +202,7 @@ class _Seen:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     stated: StatedTimes | None = None
+    text: list[str] = attrs.field(factory=list)
 
     def refused(self, event: dict[str, Any]) -> None:
         """Note the error of an event, if it is one."""
@@ -145,9 +210,11 @@ class _Seen:
             said = error.get("message") if isinstance(error, dict) else error
             self.failure = f"error in the stream: {said}"[:_LONGEST_REASON]
 
-    def token(self) -> None:
-        """Note that a token has come."""
+    def token(self, text: object) -> None:
+        """Note that a token has come, and its part of the answer, if it is one."""
         self.ended = time.monotonic()
+        if isinstance(text, str):
+            self.text.append(text)
         self.first_token = self.first_token or self.ended
 
     def completion(self, began: float, ended: float) -> RemoteCompletion:
@@ -163,6 +230,7 @@ class _Seen:
             self.failure,
             self.status,
             self.stated,
+            "".join(self.text),
         )
 
 
@@ -180,6 +248,10 @@ class _Api:
     events: Callable[[Iterator[bytes]], Iterator[dict[str, Any]]]
     """Yields the events of the lines of a stream, up to its end."""
     take: Callable[[_Seen, dict[str, Any]], None]
+    loading: str | None = None
+    """Where models are loaded and unloaded; None where there is no such request. The same of the others."""
+    loaded_path: str | None = None
+    pulling: str | None = None
 
 
 def _count(value: object) -> int | None:
@@ -218,7 +290,7 @@ def _openai_take(seen: _Seen, event: dict[str, Any]) -> None:
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
         if any(delta.get(name) for name in _TOKEN_FIELDS):
-            seen.token()
+            seen.token(delta.get("content"))
         seen.whole = seen.whole or choice.get("finish_reason") is not None
     if usage := event.get("usage"):
         details = usage.get("prompt_tokens_details") or {}
@@ -248,7 +320,7 @@ def _ollama_body(request: RemoteRequest) -> dict[str, Any]:
 def _ollama_take(seen: _Seen, event: dict[str, Any]) -> None:
     message = event.get("message") or {}
     if any(message.get(name) for name in ("content", "thinking", "tool_calls")):
-        seen.token()
+        seen.token(message.get("content"))
     if event.get("done") is True:
         seen.whole = True
         seen.prompt_tokens, seen.completion_tokens = (
@@ -276,6 +348,9 @@ _APIS: Mapping[str, _Api] = {
         _ollama_body,
         lambda lines: map(json.loads, lines),
         _ollama_take,
+        loading="/api/generate",
+        loaded_path="/api/ps",
+        pulling="/api/pull",
     ),
 }
 

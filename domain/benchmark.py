@@ -254,6 +254,8 @@ class RemoteCompletion:
     """The HTTP status; None when there was no answer."""
     stated: StatedTimes | None = None
     """What the server says of its own times; None when it does not."""
+    text: str = attrs.field(default="", repr=False)
+    """The answer, without reasoning and calls."""
 
     @property
     def inter_token_seconds(self) -> float | None:

@@ -1,4 +1,4 @@
-"""When a difference between benchmarks counts, and the records of earlier ones with what changed between them."""
+"""When a difference between benchmarks counts: rounds of two sides, and records of earlier benchmarks."""
 
 import enum
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from mlxk.domain.benchmark import Spread
+from mlxk.domain.benchmark import Machine, RemoteCompletion, Spread, percentile
 
 LEAST_RUNS = 5
 """Fewer runs of a side do not show how far its values lie apart."""
@@ -91,6 +91,133 @@ def difference(figure: Figure, before: Sample, after: Sample) -> Difference:
     if apart <= max(before.uncertainty + after.uncertainty, NEGLIGIBLE_SHARE * before.median):
         return Difference.NONE
     return Difference.BETTER if (after.median > before.median) is figure.more_is_better else Difference.WORSE
+
+
+LEAST_ROUNDS = 6
+"""With fewer, chance alone puts the same side ahead in all of them in more than one case of twenty."""
+
+_LIKELY = 0.05
+
+
+@attrs.frozen
+class Contest:
+    """One figure of two sides, measured in the same rounds."""
+
+    figure: Figure
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    """Of the same round in the same place."""
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """In how many rounds the first and the second were better."""
+        more = sum(one > other for one, other in zip(self.first, self.second, strict=True))
+        less = sum(one < other for one, other in zip(self.first, self.second, strict=True))
+        return (more, less) if self.figure.more_is_better else (less, more)
+
+    @property
+    def difference(self) -> Difference:
+        """What the second side is beside the first: as for samples, and ahead in more rounds than chance explains."""
+        if len(self.first) < LEAST_ROUNDS:
+            return Difference.UNKNOWN
+        if by_chance(*self.ahead) >= _LIKELY:
+            return Difference.NONE
+        return difference(self.figure, Sample.of(self.first), Sample.of(self.second))
+
+
+def by_chance(ahead: int, behind: int) -> float:
+    """Return how likely equal sides are at least that far apart: the two-sided sign test."""
+    rounds, least = ahead + behind, min(ahead, behind)
+    cases = sum(math.comb(rounds, count) for count in range(least + 1))
+    return min(1.0, math.ldexp(2 * cases, -rounds))
+
+
+@attrs.frozen
+class Answer:
+    """What a side said to a question."""
+
+    text: str
+    tokens: int | None
+    """As the side counts them; None when it does not."""
+
+
+@attrs.frozen
+class Turn:
+    """What one side did in one round; None for what is not known."""
+
+    load_seconds: float | None
+    first_token_seconds: float | None
+    """The median of the questions."""
+    tokens_per_second: float | None
+    """Of all answers, from the first token of each to its end."""
+    answer_seconds: float
+    """Of all answers together."""
+    memory_bytes: int | None
+    answers: tuple[Answer, ...]
+
+    @property
+    def total_seconds(self) -> float:
+        """Load and answers; the answers alone where the load is not known."""
+        return (self.load_seconds or 0.0) + self.answer_seconds
+
+    @classmethod
+    def of(cls, load: float | None, memory: int | None, completions: Sequence[RemoteCompletion]) -> "Turn":
+        """Return the turn with the answers to at least one question."""
+        firsts = [each.first_token - each.began for each in completions if each.first_token is not None]
+        gaps = [
+            (each.completion_tokens or 0, each.ended - each.first_token) for each in completions if each.first_token
+        ]
+        tokens, seconds = sum(max(0, count - 1) for count, _ in gaps), sum(each for _, each in gaps)
+        return cls(
+            load,
+            percentile(firsts, 0.5) if firsts else None,
+            tokens / seconds if tokens and seconds > 0 else None,
+            sum(each.ended - each.began for each in completions),
+            memory,
+            tuple(Answer(each.text, each.completion_tokens) for each in completions),
+        )
+
+
+@attrs.frozen
+class SideResult:
+    """One side and its turns."""
+
+    model: str
+    server: str | None
+    turns: tuple[Turn, ...]
+
+
+@attrs.frozen
+class Comparison:
+    """Two sides that took turns."""
+
+    machine: Machine
+    questions: tuple[str, ...]
+    first: SideResult
+    second: SideResult
+    notes: tuple[str, ...]
+    """What limits its meaning, a sentence each."""
+
+    @property
+    def contests(self) -> tuple[Contest, ...]:
+        """The figures that both sides have of every round."""
+        found = (_contest(figure, name, self.first.turns, self.second.turns) for figure, name in _FIELDS.items())
+        return tuple(each for each in found if each is not None)
+
+
+_FIELDS = {
+    Figure.SPEED: "tokens_per_second",
+    Figure.FIRST_TOKEN: "first_token_seconds",
+    Figure.LOAD: "load_seconds",
+    Figure.DURATION: "total_seconds",
+    Figure.MEMORY: "memory_bytes",
+}
+"""The field of a turn that each figure is."""
+
+
+def _contest(figure: Figure, field: str, first: Sequence[Turn], second: Sequence[Turn]) -> Contest | None:
+    values = [[getattr(turn, field) for turn in turns] for turns in (first, second)]
+    return None if None in values[0] or None in values[1] else Contest(figure, tuple(values[0]), tuple(values[1]))
 
 
 class Outcome(enum.Enum):

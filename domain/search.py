@@ -151,6 +151,15 @@ class Recommendations:
 
 
 @attrs.frozen
+class ModelPair:
+    """The same model in two registries, at a similar number of bits."""
+
+    here: str
+    """On the hub."""
+    elsewhere: str
+
+
+@attrs.frozen
 class Recommendation:
     """One model and this machine."""
 

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mlxk.adapters.builtin import PackagedModelSource, recommendations
+from mlxk.adapters.builtin import PackagedModelSource, model_pairs, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
@@ -267,7 +267,7 @@ class Adapters:
         self.completion_client: providers.Provider[CompletionClient] = Singleton(
             imported("mlxk.adapters.completion_client:HttpCompletionClient")
         )
-        self.recommendations = recommendations
+        self.recommendations, self.model_pairs = recommendations, model_pairs
         self.clock = Singleton(SystemClock)
         self.event_log = Singleton(_event_log, settings, at_once=server is not None)
         self.image_reader = Singleton(

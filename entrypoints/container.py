@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.make_room import MakeRoom
-    from mlxk.application.use_cases.measure_speed import MeasureModel, MeasureServer
+    from mlxk.application.use_cases.measure_servers import CompareSpeed, MeasureServer
+    from mlxk.application.use_cases.measure_speed import MeasureModel
     from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
@@ -143,7 +144,9 @@ class UseCases:
         engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
         self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)
         client = ports.completion_client
-        self.measure_server: Factory[MeasureServer] = _use("measure_speed:MeasureServer", machine, client, clock)
+        self.measure_server: Factory[MeasureServer] = _use("measure_servers:MeasureServer", machine, client, clock)
+        compared = (machine, client, clock, self.generate_text, self.load_model, Factory(ports.model_pairs))
+        self.compare_speed: Factory[CompareSpeed] = _use("measure_servers:CompareSpeed", *compared)
 
 
 class Container:

@@ -1,6 +1,11 @@
-"""Where a running server is reached."""
+"""Where a running server is reached: the address of one of ours, and addresses that users type."""
+
+from urllib.parse import urlsplit
 
 import attrs
+
+from mlxk.domain.errors import UsageError
+from mlxk.entrypoints.setting_kinds import is_web_address
 
 
 @attrs.frozen(kw_only=True)
@@ -24,3 +29,29 @@ class ServerAddress:
 
     def _url(self, host: str) -> str:
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+
+_API_PATHS = {
+    **{"/v1/chat/completions": "openai", "/v1": "openai"},
+    **{"/api/chat": "ollama", "/api/generate": "ollama", "/api": "ollama"},
+}
+"""Ends of addresses as people copy them, and the API that each of them means."""
+
+
+def client_address(url: str, flag: str) -> tuple[str, str | None]:
+    """Return the address below which the APIs of a server are, and the one that a URL means, if it says.
+
+    Args:
+        url: As the user typed it.
+        flag: What it was given with.
+
+    Raises:
+        UsageError: It is none, or has what an address of a server has not.
+    """
+    if not is_web_address(url) or (parts := urlsplit(url)).query or parts.fragment:
+        raise UsageError(f"{flag} takes an address such as http://127.0.0.1:8000")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(f"{flag} takes no user name and password", hint="Give the key with --api-key-file FILE.")
+    path = parts.path.rstrip("/")
+    end, api = next(((end, api) for end, api in _API_PATHS.items() if path.endswith(end)), ("", None))
+    return f"{parts.scheme}://{parts.netloc}{path.removesuffix(end)}", api

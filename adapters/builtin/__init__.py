@@ -1,4 +1,4 @@
-"""What is shipped as package data: models, one directory each below ``models``, and a list of models to begin with."""
+"""What is shipped as package data: models, one directory each below ``models``, and lists of others."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from typing import Any
 
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.domain.search import Fact, Purpose, Recommendations, RecommendedModel
+from mlxk.domain.search import Fact, ModelPair, Purpose, Recommendations, RecommendedModel
 
 # importlib.resources costs more than finding the model; package data is always installed as plain files here.
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -45,6 +45,12 @@ def recommendations() -> Recommendations:
         models=tuple(map(_recommended, document["models"])),
         searches={Purpose(name): terms for name, terms in document["searches"].items()},
     )
+
+
+def model_pairs() -> tuple[ModelPair, ...]:
+    """Return models of the hub with their names in Ollama's registry."""
+    with open(os.path.join(_HERE, "model_pairs.json"), encoding="utf-8") as file:
+        return tuple(ModelPair(entry["hub"], entry["ollama"]) for entry in json.load(file))
 
 
 def _recommended(entry: dict[str, Any]) -> RecommendedModel:

@@ -1,6 +1,7 @@
 """Ports of benchmarks: the machine's own figures, and a client that measures the completions of a server."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -68,3 +69,36 @@ class CompletionClient(Protocol):
     @abstractmethod
     def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
         """Ask for one streamed completion, on a connection of its own; a failure is part of the result."""
+
+    @abstractmethod
+    def manages(self, server: CompletionServer) -> bool:
+        """Whether the API has requests to load, unload and fetch models, and to say what they take."""
+
+    @abstractmethod
+    def load(self, server: CompletionServer, model: str) -> float | None:
+        """Have a model in memory, and return the seconds that took; None where the API has no request for it.
+
+        Raises:
+            NetworkError: The server does not answer, or refuses.
+        """
+
+    @abstractmethod
+    def unload(self, server: CompletionServer, model: str) -> None:
+        """Have a model out of memory, where the API has a request for it; raises as ``load``."""
+
+    @abstractmethod
+    def memory_bytes(self, server: CompletionServer, model: str) -> int | None:
+        """Return what a loaded model takes of the memory; None when the server does not say. Raises as ``load``."""
+
+    @abstractmethod
+    def pull(self, server: CompletionServer, model: str, report: Callable[[int, int], None]) -> None:
+        """Have a server fetch a model from where it fetches models.
+
+        Args:
+            server: The server.
+            model: The name.
+            report: Receives the bytes that are there, and all bytes, as often as the server says.
+
+        Raises:
+            NetworkError: As ``load``; the API has no request for it; or the model cannot be fetched.
+        """

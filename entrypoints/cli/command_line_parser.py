@@ -93,6 +93,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk bench demo",
         "mlxk bench demo --prompt-tokens 128,512 --generate 64 --streams 1,8 --markdown",
         "mlxk bench --url http://127.0.0.1:8000 demo --streams 1,4,16",
+        "mlxk bench --against ollama:qwen2.5-coder:1.5b",
         "mlxk bench report monday.jsonl --compare tuesday.jsonl",
     ),
     "serve": (

@@ -5,6 +5,7 @@ client.status = 503                         # from now on every request is refus
 """
 
 import itertools
+from collections.abc import Callable
 
 import attrs
 
@@ -28,6 +29,7 @@ class InMemoryCompletionClient(CompletionClient):
         self.counts_tokens = True
         self.cached_tokens = 0
         self.asked: list[RemoteRequest] = []
+        self.loaded: set[str] = set()
         self._clock = itertools.count()
 
     def identify(self, server: CompletionServer) -> CompletionServer:
@@ -49,4 +51,30 @@ class InMemoryCompletionClient(CompletionClient):
         counts = (len(request.prompt.split()), tokens, self.cached_tokens) if self.counts_tokens else (None, None, None)
         read, written, cached = counts
         first = began + 0.1
-        return RemoteCompletion(began, first + 0.01 * (tokens - 1), first, read, written, cached, status=200)
+        ended = first + 0.01 * (tokens - 1)
+        return RemoteCompletion(began, ended, first, read, written, cached, status=200, text="word " * tokens)
+
+    def manages(self, server: CompletionServer) -> bool:
+        return True
+
+    def load(self, server: CompletionServer, model: str) -> float | None:
+        self._require(model)
+        self.loaded.add(model)
+        return 0.5
+
+    def unload(self, server: CompletionServer, model: str) -> None:
+        self._require(model)
+        self.loaded.discard(model)
+
+    def memory_bytes(self, server: CompletionServer, model: str) -> int | None:
+        return 10**9 if model in self.loaded else None
+
+    def pull(self, server: CompletionServer, model: str, report: Callable[[int, int], None]) -> None:
+        if self.status != 200 or model == "nosuch":
+            raise NetworkError(f"the server does not fetch '{model}'")
+        report(10**9, 10**9)
+        self._names = (*self._names, model)
+
+    def _require(self, model: str) -> None:
+        if self.status != 200 or model not in self._names:
+            raise NetworkError(f"the server refuses: HTTP {self.status if self.status != 200 else 404}")

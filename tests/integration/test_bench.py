@@ -23,7 +23,8 @@ from serving.program import ServedProgram
 from typed_commands import BUILT_IN
 
 from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.application.use_cases.measure_speed import MachineReader, MeasureServer, ServerSpeed
+from mlxk.application.use_cases.measure_servers import MeasureServer, ServerSpeed
+from mlxk.application.use_cases.measure_speed import MachineReader
 from mlxk.domain.benchmark import Load
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import ExecutionError, NetworkError
@@ -94,7 +95,7 @@ def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path
         (("demo", "--report", "no/such/folder"), "'no/such/folder' cannot be written: No such file or directory"),
         (("--url", "127.0.0.1:8000"), "--url takes an address"),
         (("--url", "http://a:b@127.0.0.1:1"), "no user name and password"),
-        (("--url", "http://127.0.0.1:1", "--depth", "8"), "--depth cannot be set for a server"),
+        (("--url", "http://127.0.0.1:1", "--depth", "8"), "--depth has no meaning for a server"),
         (("--url", "http://127.0.0.1:1", "--generate", "0"), "a server needs a prompt"),
         (("--url", "http://127.0.0.1:1", "--api-key-file", "nosuch"), "'nosuch' cannot be read"),
         (("demo", "--api", "ollama"), "--api goes with --url"),

@@ -25,13 +25,16 @@ class FakeOllama(http.server.ThreadingHTTPServer):
         models: Those on its disk, each with its size in bytes.
         step_seconds: Time of each token.
         load_seconds: Time to load a model.
+        port: 0 for any.
     """
 
     daemon_threads = True
 
-    def __init__(self, models: dict[str, int], step_seconds: float = 0.001, load_seconds: float = 0.01) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.models = models
+    def __init__(
+        self, models: dict[str, int], step_seconds: float = 0.001, load_seconds: float = 0.01, port: int = 0
+    ) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.models = dict(models)
         self.step_seconds = step_seconds
         self.load_seconds = load_seconds
         self.longest = 10**6

@@ -1,42 +1,50 @@
 """``mlxk bench``: how fast a model is on this machine, or a server under load; and what earlier reports say."""
 
 import argparse
-import errno
-import os
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.application.use_cases.measure_servers import ServerSpeed
+from mlxk.application.use_cases.measure_speed import ModelSpeed
 from mlxk.domain.benchmark import Load, Phase, Shape
 from mlxk.domain.errors import StorageError, UsageError
-from mlxk.entrypoints.api_keys import read_key_file
+from mlxk.entrypoints.cli import comparing
 from mlxk.entrypoints.cli.command import (
     MODEL_HELP,
     CommandContext,
     add_cpu_argument,
+    add_pull_argument,
     complete_models,
     computing_settings,
+    fetch_absent,
     model_reference,
+    naming_the_flag,
 )
+from mlxk.entrypoints.cli.comparing import Report, named_server, refuse, require_writable
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import benchmark, benchmark_reports, comparison
-from mlxk.entrypoints.setting_kinds import is_web_address
+from mlxk.entrypoints.server_address import client_address
+from mlxk.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    pass
 
 _MOST_STREAMS = 256
 _MOST_REPEATS = 1000
 _MOST_TOKENS = 10**7
+_REPEATS = 5
+_TOKENS = 128
 REPORT = "report"
 """The word before the files of a report; a model of this name is ``-m report`` or ``./report``."""
 
 APIS = ("openai", "ollama")
 """As the client of servers names them."""
 
-_LOCAL_ONLY = ("depth", "cpu_dtype", "blas")
+_LOCAL_ONLY = ("depth", "pull", "skip_pull", "cpu_dtype", "blas")
 """Flags about the model that is computed here."""
 
 
@@ -53,6 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     complete_models(words)
     parser.add_argument("-m", "--model", dest="named", type=model_reference, metavar="MODEL", help="the same as MODEL")
     parser.add_argument("--url", metavar="URL", help="measure this server; MODEL is its name there")
+    parser.add_argument(
+        "--against",
+        metavar="SIDE",
+        help="compare with 'ollama:NAME' or, of a server, 'URL#NAME'; a known pair needs one name only",
+    )
+    parser.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="with --against: what both sides are asked; may be repeated"
+    )
+    add_pull_argument(parser)
+    parser.add_argument("--skip-pull", action="store_true", help="never fetch a model, and do not ask")
+    parser.add_argument(
+        "--results", default="benchmark_results.json", metavar="FILE", help="where --against writes its results"
+    )
     parser.add_argument("--api", choices=APIS, help="the API of the server (it is asked which one it has)")
     parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
     sizes = _numbers(0, _MOST_TOKENS)
@@ -74,9 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-r",
         "--repeats",
         type=_number(1, _MOST_REPEATS),
-        default=5,
         metavar="N",
-        help="runs of each row that count (5)",
+        help="runs of each row that count (5), or rounds of --against (6)",
     )
     parser.add_argument(
         "--report", metavar="FILE", help="append a JSON line for each row, in the report schema 0.2.2 of mlx-knife"
@@ -96,11 +116,14 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.compare is not None:
         raise UsageError("--compare needs a report", hint="Write: mlxk bench report FILE --compare FILE")
     model = _named_model(arguments)
+    if arguments.against is not None:
+        return comparing.compare(model, arguments, context.build(_settings(arguments, context)), output)
+    refuse(("prompt", "results"), arguments, "goes with --against")
     if arguments.report is not None:
-        _require_writable(arguments.report)  # better known before minutes of measuring
+        require_writable(arguments.report, "--report")  # better known before minutes of measuring
     found: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
-        report = _Report(output, spinner)
+        report = Report(output, spinner)
         if arguments.url is None:
             found = _of_model(model, arguments, context, report)
         else:
@@ -126,21 +149,13 @@ def _named_model(arguments: argparse.Namespace) -> str | None:
 
 _MEASURING = (
     *("named", "url", "api", "api_key_file", "prompt_tokens", "generate", "depth", "streams", "repeats", "report"),
-    *("cpu_dtype", "blas"),
+    *("against", "prompt", "pull", "skip_pull", "results", "cpu_dtype", "blas"),
 )
 """Flags that have no meaning for reports."""
 
 
 def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
-    from_file = getattr(arguments, "from_file", ())
-    set_flags = [
-        name
-        for name in _MEASURING
-        if name not in from_file and getattr(arguments, name) != arguments.parser.get_default(name)
-    ]
-    if set_flags:
-        flag = "-m" if set_flags[0] == "named" else f"--{set_flags[0].replace('_', '-')}"
-        raise UsageError(f"{flag} measures, and 'report' only prints", hint="Write: mlxk bench report FILE")
+    refuse(_MEASURING, arguments, "measures, and 'report' only prints", "Write: mlxk bench report FILE")
     if len(arguments.words) == 1:
         raise UsageError(
             "the following arguments are required: FILE",
@@ -160,39 +175,26 @@ def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
     return FAILED if any(each.faults for each in read) else DONE
 
 
-@attrs.frozen
-class _Report:
-    """Says on standard error what is measured: in the spinner on a terminal, else a line each time that changes."""
-
-    output: Output
-    spinner: Spinner
-    said: list[str] = attrs.field(factory=list)
-
-    def __call__(self, what: str, done: int, steps: int) -> None:
-        text = f"Measuring {what} ({100 * done // steps} %)"
-        if self.output.shows_progress:
-            self.spinner.show(text)
-        elif not self.output.as_json and what not in self.said[-1:]:
-            self.said.append(what)
-            self.output.note(text)
-
-
-def _of_model(model: str | None, arguments: argparse.Namespace, context: CommandContext, report: _Report) -> ModelSpeed:
+def _of_model(model: str | None, arguments: argparse.Namespace, context: CommandContext, report: Report) -> ModelSpeed:
     if model is None:
         raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
-    for flag, value in (("--api", arguments.api), ("--api-key-file", arguments.api_key_file)):
-        if value is not None:
-            raise UsageError(f"{flag} goes with --url")
+    refuse(("api", "api_key_file"), arguments, "goes with --url")
     shapes = _shapes(arguments)
-    # What another process computes would tell neither load time nor memory.
-    settings = attrs.evolve(computing_settings(arguments, context.settings), use_server=False)
-    measure = context.build(settings).use_cases.measure_model()
-    return measure(model, shapes, arguments.repeats, report)
+    container = context.build(_settings(arguments, context))
+    if not arguments.skip_pull:
+        fetch_absent([model], lambda: container, report.output, pull=arguments.pull)
+    with naming_the_flag(context.settings):
+        return container.use_cases.measure_model()(model, shapes, arguments.repeats or _REPEATS, report)
+
+
+def _settings(arguments: argparse.Namespace, context: CommandContext) -> Settings:
+    """Return the settings to measure with: what another process computes would tell neither load time nor memory."""
+    return attrs.evolve(computing_settings(arguments, context.settings), use_server=False)
 
 
 def _shapes(arguments: argparse.Namespace) -> list[Shape]:
     prompts = _given(arguments.prompt_tokens, (512,))
-    generated, depths = _given(arguments.generate, (128,)), arguments.depth or (0,)
+    generated, depths = _given(arguments.generate, (_TOKENS,)), arguments.depth or (0,)
     shapes = [Shape(Phase.PROMPT, size, streams) for size in prompts for streams in arguments.streams]
     shapes += [
         Shape(Phase.GENERATION, size, streams, depth)
@@ -208,67 +210,19 @@ def _shapes(arguments: argparse.Namespace) -> list[Shape]:
 
 
 def _of_server(
-    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: _Report
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: Report
 ) -> ServerSpeed:
-    useless = [f"--{name.replace('_', '-')}" for name in _LOCAL_ONLY if getattr(arguments, name) is not None]
-    if useless:
-        raise UsageError(f"{' and '.join(useless)} cannot be set for a server")
-    prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (128,))
+    refuse(_LOCAL_ONLY, arguments, "has no meaning for a server")
+    prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (_TOKENS,))
     if not prompts or not generated:
         raise UsageError("a server needs a prompt and something to generate: --prompt-tokens and --generate from 1")
     loads = [Load(streams, words, tokens) for words in prompts for tokens in generated for streams in arguments.streams]
-    key = None if arguments.api_key_file is None else _key(arguments.api_key_file)
-    url, api = _address(arguments.url)
-    server = CompletionServer(url, arguments.api or api, key)
     measure = context.build(context.settings).use_cases.measure_server()
-    return measure(server, model, loads, arguments.repeats, report)
-
-
-_API_PATHS = {
-    **{"/v1/chat/completions": "openai", "/v1": "openai"},
-    **{"/api/chat": "ollama", "/api/generate": "ollama", "/api": "ollama"},
-}
-"""Ends of addresses as people copy them, and the API that each of them means."""
-
-
-def _address(url: str) -> tuple[str, str | None]:
-    """Return the address below which the APIs of a server are, and the one that the URL means, if it says."""
-    if not is_web_address(url) or (parts := urlsplit(url)).query or parts.fragment:
-        raise UsageError("--url takes an address such as http://127.0.0.1:8000")
-    if parts.username is not None or parts.password is not None:
-        raise UsageError("--url takes no user name and password", hint="Give the key with --api-key-file FILE.")
-    path = parts.path.rstrip("/")
-    end, api = next(((end, api) for end, api in _API_PATHS.items() if path.endswith(end)), ("", None))
-    return f"{parts.scheme}://{parts.netloc}{path.removesuffix(end)}", api
+    return measure(named_server(arguments.url, "--url", arguments), model, loads, arguments.repeats or _REPEATS, report)
 
 
 def _shown(url: str | None) -> str | None:
-    return None if url is None else _address(url)[0]
-
-
-def _key(path: str) -> str:
-    key = read_key_file(path)[0]
-    if not key.isascii() or not key.isprintable():
-        raise UsageError(f"--api-key-file: the first key of '{path}' cannot be sent")
-    return key
-
-
-def _require_writable(path: str) -> None:
-    """Refuse a report that could not be written, without making it yet.
-
-    Raises:
-        StorageError: It is a folder, there is no folder for it, or this user may not write it.
-    """
-    place = path if os.path.exists(path) else os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        reason = errno.EISDIR
-    elif not os.path.exists(place):
-        reason = errno.ENOENT
-    elif not os.access(place, os.W_OK):
-        reason = errno.EACCES
-    else:
-        return
-    raise StorageError(f"--report: '{path}' cannot be written: {os.strerror(reason)}")
+    return None if url is None else client_address(url, "--url")[0]
 
 
 def _append(path: str, lines: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxk import __version__
-from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.application.use_cases.measure_servers import ServerSpeed
+from mlxk.application.use_cases.measure_speed import ModelSpeed
 from mlxk.application.use_cases.model_tasks import identity_of
 from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread, StatedSpeeds
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
@@ -44,8 +45,8 @@ def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, A
         "hash": local and local.model.handle.commit,
         "content_hash": workspace and workspace.content_hash,
         "server": server,
-        "machine": _machine(found.machine),
-        "versions": [{"name": name, "version": version} for name, version in _versions(found.machine)],
+        "machine": machine_object(found.machine),
+        "versions": version_objects(found.machine),
         "load_seconds": rounded(found.load_seconds),
         "peak_memory": local and _peaks(local),
         "rows": [row_object(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
@@ -69,7 +70,13 @@ def _versions(machine: Machine) -> list[tuple[str, str]]:
     return [("mlxk", __version__), *machine.versions]
 
 
-def _machine(machine: Machine) -> dict[str, Any]:
+def version_objects(machine: Machine) -> list[dict[str, str]]:
+    """Return the versions of what measured as JSON."""
+    return [{"name": name, "version": version} for name, version in _versions(machine)]
+
+
+def machine_object(machine: Machine) -> dict[str, Any]:
+    """Return a machine as JSON."""
     return {
         "system": machine.system,
         "architecture": machine.architecture,
@@ -163,13 +170,19 @@ def _escaped(text: str) -> str:
     return printable(text).replace("|", "\\|")
 
 
+def machine_text(machine: Machine) -> str:
+    """Return a machine in one line."""
+    memory = "" if machine.memory_bytes is None else f", {decimal_size(machine.memory_bytes)} of memory"
+    processor = machine.processor
+    place = f"{machine.system}, {machine.architecture}, {processor.name or 'processor unknown'}"
+    return f"{place}, {processor.cores} cores{memory}"
+
+
 def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[str, str]]:
     """Return what was measured, and where, as pairs of a title and a text."""
-    machine, processor = found.machine, found.machine.processor
-    memory = "" if machine.memory_bytes is None else f", {decimal_size(machine.memory_bytes)} of memory"
-    place = f"{machine.system}, {machine.architecture}, {processor.name or 'processor unknown'}"
+    machine = found.machine
     versions = ", ".join(f"{name} {version}" for name, version in _versions(machine))
-    measured_on = ("Measured on" if server is None else "Measured from", f"{place}, {processor.cores} cores{memory}")
+    measured_on = ("Measured on" if server is None else "Measured from", machine_text(machine))
     if not isinstance(found, ModelSpeed):
         facts = [("Server", str(server)), ("Model", name_of(found)), measured_on, ("Versions", versions)]
         stated = found.load_seconds

@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from mlxk import __version__
-from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.application.use_cases.measure_servers import ServerSpeed
+from mlxk.application.use_cases.measure_speed import ModelSpeed
 from mlxk.domain.benchmark import Level, Machine, Row, Span
 from mlxk.domain.comparison import Figure, Outcome, Record, Sample
 from mlxk.domain.errors import StorageError, ValidationError

@@ -1,10 +1,15 @@
-"""What benchmarks say beside one another: the tables of reports, and of what changed between two of them."""
+"""What benchmarks say beside one another: reports, what changed between two of them, and two sides in rounds."""
 
+import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from mlxk.domain.comparison import (
+    Answer,
     Change,
+    Comparison,
+    Contest,
     Difference,
     Figure,
     MeasuredTest,
@@ -12,12 +17,13 @@ from mlxk.domain.comparison import (
     ReportComparison,
     Sample,
     TestKey,
+    Turn,
     change,
     results,
 )
-from mlxk.entrypoints.cli.render.benchmark import rounded, seconds_text
+from mlxk.entrypoints.cli.render.benchmark import machine_object, machine_text, rounded, seconds_text, version_objects
 from mlxk.entrypoints.cli.render.benchmark_reports import Report
-from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table
+from mlxk.entrypoints.cli.render.formatting import SEPARATOR, counted, decimal_size, printable, table
 
 _TITLES = {
     Figure.SPEED: "speed",
@@ -225,6 +231,145 @@ def _single(figure: Figure, value: float, unit: str) -> str:
     if figure is Figure.SPEED:
         return f"{value:.1f} {unit}/s"
     return decimal_size(round(value)) if figure is Figure.MEMORY else seconds_text(value)
+
+
+_NAMES = ("A", "B")
+"""What stands for the two sides."""
+
+
+def comparison_document(found: Comparison) -> dict[str, Any]:
+    """Return the data of ``bench --against --json``, which is also what the file of results holds."""
+    sides = (found.first, found.second)
+    return {
+        "machine": machine_object(found.machine),
+        "versions": version_objects(found.machine),
+        "notes": list(found.notes),
+        "sides": [
+            {
+                "name": name,
+                "model_id": side.model,
+                "server": side.server,
+                "rounds": [_turn_object(each) for each in side.turns],
+            }
+            for name, side in zip(_NAMES, sides, strict=True)
+        ],
+        "questions": list(found.questions),
+        "figures": [_contest_object(each) for each in found.contests],
+        "winner": _winner(found),
+    }
+
+
+def _turn_object(turn: Turn) -> dict[str, Any]:
+    names = ("load_seconds", "first_token_seconds", "tokens_per_second", "answer_seconds", "total_seconds")
+    return {
+        **{name: rounded(getattr(turn, name)) for name in names},
+        "memory_bytes": turn.memory_bytes,
+        "answers": [{"text": each.text, "tokens": each.tokens} for each in turn.answers],
+    }
+
+
+def _contest_object(found: Contest) -> dict[str, Any]:
+    first, second = Sample.of(found.first), Sample.of(found.second)
+    return {
+        "figure": found.figure.value,
+        "a": _sample_object(first),
+        "b": _sample_object(second),
+        "change": rounded(change(first, second)),
+        "rounds_ahead": dict(zip(("a", "b"), found.ahead, strict=True)),
+        "difference": found.difference.value,
+    }
+
+
+def _winner(found: Comparison) -> str | None:
+    """Return the side that generates faster, where the rounds say so."""
+    speed = next((each.difference for each in found.contests if each.figure is Figure.SPEED), Difference.NONE)
+    return {Difference.BETTER: "B", Difference.WORSE: "A"}.get(speed)
+
+
+def comparison_text(found: Comparison, width: int | None) -> str:
+    """Return a comparison for a terminal; the width is None for a file or a pipe."""
+    lines = [printable(each) for each in (*_facts(found), "")]
+    shown = table(_CONTEST_TITLES, [_contest_cells(each) for each in found.contests], width, last=_WIDEST)
+    after = ["", _verdict(found), *(f"Note: {printable(each)}" for each in found.notes)]
+    half = max(_NARROWEST_ANSWER, ((width or _USUAL_WIDTH) - len(SEPARATOR)) // 2)
+    for question, first, second in _answers(found):
+        after += ["", f"Asked: {printable(question)}", *_side_by_side(_headed("A", first), _headed("B", second), half)]
+    return "".join(f"{each}\n" for each in lines) + shown + "".join(f"{each}\n" for each in after)
+
+
+def comparison_markdown(found: Comparison) -> str:
+    """Return a comparison in Markdown."""
+    lines = [*(f"- {_escaped(each)}" for each in _facts(found)), ""]
+    lines += [f"| {' | '.join(_CONTEST_TITLES)} |", f"|{'---|' * len(_CONTEST_TITLES)}"]
+    lines += [f"| {' | '.join(_contest_cells(each))} |" for each in found.contests]
+    lines += ["", _verdict(found), "", *(f"- {_escaped(each)}" for each in found.notes)]
+    for question, *answers in _answers(found):
+        lines += ["", f"### {_escaped(question)}"]
+        for name, answer in zip(_NAMES, answers, strict=True):
+            head, *text = _headed(name, answer)
+            lines += ["", f"{head}:", "", *(f"    {printable(each)}" for each in text)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+_CONTEST_TITLES = ("figure", "A", "B", "B beside A", "ahead A : B", "difference")
+_CONTEST_NAMES = {**_TITLES, Figure.SPEED: "tokens/s", Figure.DURATION: "total"}
+_USUAL_WIDTH, _NARROWEST_ANSWER = 120, 30
+
+
+def _facts(found: Comparison) -> list[str]:
+    places = ["on this machine" if each.server is None else f"at {each.server}" for each in (found.first, found.second)]
+    sides = zip(_NAMES, (found.first, found.second), places, strict=True)
+    rounds = counted(len(found.first.turns), "round")
+    return [
+        *(f"{name}: {side.model} {place}" for name, side, place in sides),
+        f"Measured on: {machine_text(found.machine)}",
+        f"Asked: {counted(len(found.questions), 'question')} in each of {rounds}; the sides begin in turns",
+    ]
+
+
+def _contest_cells(found: Contest) -> list[str]:
+    first, second = Sample.of(found.first), Sample.of(found.second)
+    said = {Difference.BETTER: "B is better", Difference.WORSE: "A is better", Difference.UNKNOWN: "too few rounds"}
+    return [
+        _CONTEST_NAMES[found.figure],
+        *(_value(found.figure, each, "tokens") for each in (first, second)),
+        _share(change(first, second)),
+        " : ".join(map(str, found.ahead)),
+        said.get(found.difference, _SAID[found.difference]),
+    ]
+
+
+def _verdict(found: Comparison) -> str:
+    winner = _winner(found)
+    speed = next((each for each in found.contests if each.figure is Figure.SPEED), None)
+    if speed is None:
+        return "No winner: a side does not count its tokens."
+    if winner is None:
+        few = speed.difference is Difference.UNKNOWN
+        return "No winner: too few rounds." if few else "No difference in tokens/s that the rounds support."
+    share = _share(change(Sample.of(speed.first), Sample.of(speed.second)))
+    ahead = speed.ahead[_NAMES.index(winner)]
+    return f"Winner: {winner}, ahead in tokens/s in {ahead} of {len(speed.first)} rounds; B beside A: {share}."
+
+
+def _answers(found: Comparison) -> list[tuple[str, Answer, Answer]]:
+    """Return each question with the answers of the last round."""
+    last = (found.first.turns[-1].answers, found.second.turns[-1].answers)
+    return list(zip(found.questions, *last, strict=True))
+
+
+def _headed(name: str, answer: Answer) -> list[str]:
+    count = "" if answer.tokens is None else f" ({counted(answer.tokens, 'token')})"
+    return [f"{name}{count}", *answer.text.strip().splitlines()]
+
+
+def _side_by_side(first: Sequence[str], second: Sequence[str], width: int) -> list[str]:
+    """Return two texts in columns."""
+    columns = [
+        [part for line in each for part in textwrap.wrap(printable(line), width) or [""]] for each in (first, second)
+    ]
+    pairs = itertools.zip_longest(*columns, fillvalue="")
+    return [f"{left.ljust(width)}{SEPARATOR}{right}".rstrip() for left, right in pairs]
 
 
 def fault_notes(report: Report) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 from doubles.completion_client import InMemoryCompletionClient
+from serving.fake_ollama import FakeOllama
 
 from mlxk.adapters.completion_client import HttpCompletionClient
 from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
@@ -124,6 +125,65 @@ class TestCompletionClient:
         assert "503" in found.failure
         with pytest.raises(NetworkError):
             asked.client.models(asked.server)
+
+
+@pytest.fixture(params=["http", "in_memory"])
+def managed(request: pytest.FixtureRequest) -> Iterator[tuple[CompletionClient, CompletionServer]]:
+    """Return a client and a server with the model ``m``, which loads and fetches models."""
+    if request.param == "in_memory":
+        yield InMemoryCompletionClient(("m",)), CompletionServer("http://127.0.0.1")
+        return
+    with FakeOllama({"m:latest": 10**9}) as server:
+        yield HttpCompletionClient(), CompletionServer(server.url, "ollama")
+
+
+class TestManagedModels:
+    def test_a_model_is_loaded_and_unloaded_as_often_as_one_likes(
+        self, managed: tuple[CompletionClient, CompletionServer]
+    ) -> None:
+        client, server = managed
+        assert client.manages(server)
+        for _ in range(2):
+            assert (client.load(server, "m") or 0) > 0
+            assert client.memory_bytes(server, "m") == 10**9
+        for _ in range(2):
+            client.unload(server, "m")
+            assert client.memory_bytes(server, "m") is None
+
+    def test_a_model_is_fetched_and_listed_then(self, managed: tuple[CompletionClient, CompletionServer]) -> None:
+        client, server = managed
+        said: list[tuple[int, int]] = []
+        client.pull(server, "other:1b", lambda done, total: said.append((done, total)))
+        assert "other:1b" in client.models(server)
+        done, total = said[-1]
+        assert done == total > 0
+
+    def test_what_is_not_there_is_a_failure(self, managed: tuple[CompletionClient, CompletionServer]) -> None:
+        client, server = managed
+        with pytest.raises(NetworkError):
+            client.load(server, "nosuch")
+        with pytest.raises(NetworkError, match="nosuch"):
+            client.pull(server, "nosuch", lambda *_: None)
+
+
+def test_an_api_without_such_requests_manages_nothing(scripted: ScriptedServer) -> None:
+    client, server = HttpCompletionClient(), scripted.address
+    client.unload(server, "m")
+    assert (client.manages(server), client.load(server, "m"), client.memory_bytes(server, "m")) == (False, None, None)
+    with pytest.raises(NetworkError, match="cannot be told by OpenAI's API to fetch 'm'"):
+        client.pull(server, "m", lambda *_: None)
+    assert scripted.seen == []
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"models": [5]}', b"<html>"])
+def test_what_is_no_answer_of_ollama_is_a_failure(scripted: ScriptedServer, body: bytes) -> None:
+    scripted.body = (body,)
+    server = attrs.evolve(scripted.address, api="ollama")
+    with pytest.raises(NetworkError, match="in the form of Ollama's API"):
+        HttpCompletionClient().memory_bytes(server, "m")
+    scripted.body = (b'{"status": "pulling"}\n',)
+    with pytest.raises(NetworkError, match="has not fetched 'm'"):
+        HttpCompletionClient().pull(server, "m", lambda *_: None)
 
 
 def test_the_request_asks_for_the_usage_and_carries_the_key(scripted: ScriptedServer) -> None:

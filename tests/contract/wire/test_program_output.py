@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.fake_ollama import FakeOllama
 
 from mlxk.domain.models.reference import BUILT_IN_NAMES
 from mlxk.entrypoints.cli.program import COMMANDS
@@ -150,6 +151,15 @@ def test_what_reports_say_validates(mlxk: Program, faults: Faults, schemas: Sche
         document = json.loads(mlxk("bench", "report", *arguments, "--json").stdout)
         assert faults("bench", document) == []
         assert misordered(document, schemas["bench"], schemas, "bench") == []
+
+
+def test_what_is_said_of_servers_validates(mlxk: Program, faults: Faults, schemas: Schemas) -> None:
+    with FakeOllama({"tiny:latest": 10**8}) as server:
+        asked = ["bench", "--url", server.url, "tiny", "-n", "4", "-r", "1", "--json"]
+        for arguments in ([], ["--against", f"{server.url}#tiny"]):
+            document = json.loads(mlxk(*asked, *arguments).stdout)
+            assert faults("bench", document) == []
+            assert misordered(document, schemas["bench"], schemas, "bench") == []
 
 
 @pytest.mark.mlx

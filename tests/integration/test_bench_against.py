@@ -1,0 +1,211 @@
+"""``mlxk bench --against``: two sides in turns, of which one wins only where the rounds support it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from doubles.clock import InMemoryClock
+from doubles.completion_client import InMemoryCompletionClient
+from doubles.installation_probe import InMemoryInstallationProbe
+from doubles.machine_meter import InMemoryMachineMeter
+from doubles.memory_probe import InMemoryMemoryProbe
+from serving.fake_ollama import FakeOllama
+from serving.program import ServedProgram
+
+from mlxk.adapters.builtin import model_pairs
+from mlxk.application.use_cases.measure_servers import CompareSpeed
+from mlxk.application.use_cases.measure_speed import MachineReader
+from mlxk.domain.diagnosis import PlatformFacts
+from mlxk.domain.errors import ValidationError
+
+Command = Callable[..., dict[str, Any]]
+Program = Callable[..., Any]
+
+pytestmark = pytest.mark.mlx
+
+TINY = {"tiny:latest": 10**8}
+STEP = 0.003
+"""Time of a token; what a machine in use adds to it is little beside."""
+
+
+def differences(data: dict[str, Any]) -> dict[str, str]:
+    """Return what was said of each figure."""
+    return {each["figure"]: each["difference"] for each in data["figures"]}
+
+
+def test_a_server_beside_itself_is_no_different(command: Command) -> None:
+    with FakeOllama(TINY, STEP) as server:
+        data = command("bench", "--url", server.url, "tiny", "--against", f"{server.url}#tiny", "-n", "12")["data"]
+        prompts = [each["messages"][0]["content"] for each in server.asked]
+    assert data["winner"] is None
+    assert differences(data)["speed"] == differences(data)["memory"] == "none"
+    assert [len(side["rounds"]) for side in data["sides"]] == [6, 6]
+    assert len(set(prompts)) == len(prompts) == 2 * 7 * 4
+    assert {prompt.partition(". ")[2] for prompt in prompts} == {"Say a few words.", *data["questions"]}
+
+
+@pytest.mark.parametrize("slow", ["A", "B"])
+def test_a_server_that_was_slowed_down_loses_on_either_side(mlxk: Program, tmp_path: Path, slow: str) -> None:
+    with FakeOllama(TINY, STEP) as fast, FakeOllama(TINY, 2.5 * STEP) as slowed:
+        one, other = (slowed, fast) if slow == "A" else (fast, slowed)
+        sides = ("--url", one.url, "tiny", "--against", f"{other.url}/api/chat#tiny")
+        done = mlxk("bench", *sides, "-n", "12", "--prompt", "Count.", "--results", "found.json")
+    winner = "B" if slow == "A" else "A"
+    assert done.returncode == 0, done.stderr
+    assert f"Winner: {winner}, ahead in tokens/s in " in done.stdout
+    data = json.loads((tmp_path / "found.json").read_text())
+    assert data["winner"] == winner
+    assert differences(data)["speed"] == differences(data)["duration"] == ("better" if winner == "B" else "worse")
+    assert data["questions"] == ["Count."]
+    assert "Measuring round 6, A" in done.stderr
+
+
+def test_a_model_here_is_compared_with_one_of_ollama(mlxk: Program, tmp_path: Path) -> None:
+    with FakeOllama(TINY, 0.001, load_seconds=0.05) as server:
+        server.answer = "**word**"
+        few = ("-n", "6", "-r", "2", "--prompt", "What is mlxk?")
+        done = mlxk("bench", "demo", "--against", server.url, *few)
+        assert done.returncode == 0, done.stderr
+        marked = mlxk("bench", "demo", "--against", f"{server.url}#tiny", *few, "--markdown").stdout
+        assert server.loaded == set()
+    assert done.stdout.startswith(f"A: demo on this machine\nB: tiny:latest at {server.url}\n")
+    cells = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if " | " in line]
+    assert [row[0] for row in cells[:6]] == ["figure", "tokens/s", "first token", "load", "total", "memory"]
+    assert {row[-1] for row in cells[1:6]} == {"too few rounds"}
+    assert ["A (6 tokens)", "B (6 tokens)"] in cells
+    assert "No winner: too few rounds." in done.stdout
+    assert "| tokens/s | " in marked
+    assert "### What is mlxk?\n\nA (6 tokens):\n\n    " in marked
+    data = json.loads((tmp_path / "benchmark_results.json").read_text())
+    here, there = (side["rounds"][0] for side in data["sides"])
+    for turn in (here, there):
+        assert turn["load_seconds"] > 0
+        assert turn["memory_bytes"] > 10**6
+        assert turn["total_seconds"] == pytest.approx(turn["load_seconds"] + turn["answer_seconds"], abs=1e-5)
+    assert there["load_seconds"] >= 0.05
+    assert there["answers"] == [{"text": "**word** " * 6, "tokens": 6}]
+    assert str(tmp_path) not in done.stdout + json.dumps(data)
+
+
+def test_our_server_is_compared_with_itself_by_its_two_apis(
+    command: Command, program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with ServedProgram(tmp_path, program_environment) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        sides = ("--url", url, "demo", "--against", f"{url}/api#demo")
+        data = command("bench", *sides, "-n", "8", "-r", "2", "--prompt", "Hi")["data"]
+    openai, ollama = (side["rounds"][0] for side in data["sides"])
+    assert (openai["load_seconds"], openai["memory_bytes"]) == (None, None)
+    assert ollama["load_seconds"] > 0
+    assert openai["answers"] == ollama["answers"]
+    assert set(differences(data)) == {"speed", "first_token", "duration"}
+    assert any("The server of A cannot be told to load" in note for note in data["notes"])
+
+
+def test_a_model_that_ollama_lacks_is_fetched_only_if_the_user_says_so(mlxk: Program, command: Command) -> None:
+    few = ("-n", "4", "-r", "1", "--prompt", "Hi")
+    with FakeOllama(TINY) as server:
+        sides = ("--url", server.url, "tiny", "--against", f"{server.url}#llama3.2:1b", *few)
+        for flags in ((), ("--skip-pull",)):
+            error = command("bench", *sides, *flags)["error"]
+            assert error["type"] == "model_not_found"
+            assert error["message"] == f"the server {server.url} has no model 'llama3.2:1b'"
+            assert "--pull" in error["hint"]
+        assert (server.pulled, server.asked) == ([], [])
+        assert command("bench", *sides, "--pull")["data"]["sides"][1]["model_id"] == "llama3.2:1b"
+        assert server.pulled == ["llama3.2:1b"]
+        assert command("bench", *sides, "--pull")["data"]
+        assert server.pulled == ["llama3.2:1b"]
+        absent = ("--url", server.url, "tiny", "--against", f"{server.url}#nosuch", "--pull")
+        assert "does not fetch 'nosuch': pull model manifest" in command("bench", *absent)["error"]["message"]
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 1)])
+def test_on_a_terminal_the_user_is_asked(
+    program_environment: dict[str, str], tmp_path: Path, answer: str, status: int
+) -> None:
+    with FakeOllama(TINY) as server:
+        sides = ["--url", server.url, "tiny", "--against", f"{server.url}#other:1b", "-r", "1", "-n", "4"]
+        program = pexpect.spawn(
+            sys.executable,
+            ["-m", "mlxk", "bench", *sides],
+            env=program_environment,
+            cwd=str(tmp_path),
+            encoding="utf-8",
+        )
+        program.expect_exact("Have it fetch the model? [y/N]: ", timeout=60)
+        program.sendline(answer)
+        program.expect(pexpect.EOF, timeout=60)
+        program.close()
+        assert program.exitstatus == status
+        assert server.pulled == (["other:1b"] if answer == "y" else [])
+
+
+def test_ollama_is_found_at_its_usual_port_and_its_model_by_ours(mlxk: Program, command: Command) -> None:
+    try:
+        server = FakeOllama({"llama3.2:1b": 10**9}, port=11434)
+    except OSError:
+        pytest.skip("something else listens at the port of Ollama")
+    with server:
+        data = command("bench", "demo", "--against", "ollama:llama3.2:1b", "-n", "4", "-r", "1", "--prompt", "Hi")[
+            "data"
+        ]
+        assert data["sides"][1] | {"rounds": []} == {
+            **{"name": "B", "model_id": "llama3.2:1b", "server": server.url, "rounds": []}
+        }
+        error = command("bench", "--against", "ollama:llama3.2:1b", "--skip-pull")["error"]
+        assert error["type"] == "model_not_found"
+        assert "mlx-community/Llama-3.2-1B-Instruct-4bit" in error["message"] + error["hint"]
+        assert server.asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--against", "ollama"), "validation_error", "no model is named"),
+        (("demo", "--against", "ollama"), "validation_error", "which model is the same as 'demo'"),
+        (("--against", "ollama:other:1b"), "validation_error", "which model is the same as 'other:1b'"),
+        (("demo", "--against", "olama:x"), "usage_error", "--against takes an address"),
+        (("demo", "--against", "http://127.0.0.1:1#x"), "network_error", "'x' at http://127.0.0.1:1 does not answer"),
+        (("demo", "--against", "http://127.0.0.1:1"), "network_error", "cannot be asked: Connection refused"),
+        (("nosuch", "--against", "http://127.0.0.1:1#x", "--skip-pull"), "model_not_found", "nosuch"),
+        (("demo", "--against", "http://127.0.0.1:1#x", "--streams", "2"), "usage_error", "--streams has no meaning"),
+        (("demo", "--against", "http://127.0.0.1:1#x", "-n", "4,8"), "usage_error", "one number for --generate"),
+        (("demo", "--against", "http://127.0.0.1:1#x", "--pull", "--skip-pull"), "usage_error", "exclude each other"),
+        (("demo", "--against", "http://127.0.0.1:1#x", "--results", "no/such"), "storage_error", "'no/such' cannot be"),
+        (("demo", "--prompt", "Hi"), "usage_error", "--prompt goes with --against"),
+        (("demo-speech", "--against", "http://127.0.0.1:1#x"), "capability_not_supported", "demo-speech"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(
+    command: Command, arguments: tuple[str, ...], code: str, said: str, tmp_path: Path
+) -> None:
+    error = command("bench", *arguments)["error"]
+    assert (error["type"], said in error["message"]) == (code, True), error
+    assert not (tmp_path / "benchmark_results.json").exists()
+
+
+def compare_speed() -> CompareSpeed:
+    """Return the use case with a server in memory, and without models of this machine."""
+    probe = InMemoryInstallationProbe(PlatformFacts("linux", "Linux 6", "x86_64", (3, 11, 0)))
+    machine = MachineReader(probe, InMemoryMemoryProbe(), InMemoryMachineMeter())
+    absent: Any = None
+    return CompareSpeed(machine, InMemoryCompletionClient(("m",)), InMemoryClock(), absent, absent, model_pairs())
+
+
+@pytest.mark.parametrize("pair", model_pairs(), ids=lambda pair: pair.elsewhere)
+def test_a_known_pair_needs_one_name(pair: Any) -> None:
+    paired = compare_speed().paired
+    assert paired(None, pair.elsewhere, must_name=True) == (pair.here, pair.elsewhere)
+    assert paired(pair.here, None, must_name=True) == (pair.here, pair.elsewhere)
+    short = pair.here.rpartition("/")[2].lower()
+    assert paired(short, None, must_name=True) == (short, pair.elsewhere)
+    assert paired(pair.here, "other", must_name=True) == (pair.here, "other")
+    assert paired(pair.here, None, must_name=False) == (pair.here, None)
+    with pytest.raises(ValidationError) as unknown:
+        paired("my-own", None, must_name=True)
+    assert f"{pair.here} = {pair.elsewhere}" in unknown.value.matches
