@@ -37,8 +37,9 @@ lint:  ## formatting and lint rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types:  ## static types of the product and of the test doubles
+types:  ## static types of the product, also as macOS has them, and of the test doubles
 	$(BIN)/mypy -p mlxk --strict
+	$(BIN)/mypy -p mlxk --strict --platform darwin --cache-dir .mypy_cache/darwin
 	MYPYPATH=src:tests $(BIN)/mypy --strict tests/doubles
 
 layers:  ## the direction of imports

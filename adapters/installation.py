@@ -32,6 +32,7 @@ MODULES = ("mlx.core", "mlx_lm", "mlx_vlm", "mlx_audio", "huggingface_hub", "fal
 """Modules of the packages that fail in most ways."""
 
 _IMPORT_SECONDS = 120.0
+_CONNECT_SECONDS = 1.0
 _IMPORTS = """
 import importlib, json, os, sys
 failures = []
@@ -52,7 +53,7 @@ os.write(int(sys.argv[1]), json.dumps(said).encode())
 """Imports modules and writes what it saw as JSON to a descriptor of its own; libraries print to the usual ones."""
 
 _PROC = "/proc"
-_SYSCTL = ("/usr/sbin/sysctl", "sysctl.proc_translated", "iogpu.wired_limit_mb")
+_SYSCTL = ("/usr/sbin/sysctl", "kern.osproductversion", "sysctl.proc_translated", "iogpu.wired_limit_mb")
 _LSOF = ("/usr/sbin/lsof", "-nP", "-sTCP:LISTEN", "-Fc")
 
 
@@ -86,7 +87,8 @@ class SystemInstallationProbe(InstallationProbe):
 
     def platform(self) -> PlatformFacts:
         settings = self._sysctl() if self._system == "darwin" else {}
-        release = platform.mac_ver()[0] if self._system == "darwin" else ""
+        # To programs that were built for an older macOS, the system says that it is an older one.
+        release = settings.get("kern.osproductversion", platform.mac_ver()[0])
         digits = [int(part) for part in release.split(".")[:2] if part.isdecimal()]
         macos = (digits[0], digits[1] if len(digits) > 1 else 0) if digits else None
         return PlatformFacts(
@@ -95,7 +97,7 @@ class SystemInstallationProbe(InstallationProbe):
             machine=platform.machine(),
             python=sys.version_info[:3],
             macos=macos,
-            translated=settings.get("sysctl.proc_translated") == 1,
+            translated=settings.get("sysctl.proc_translated") == "1",
             descriptors=_limit(resource.RLIMIT_NOFILE),
             address_space_bytes=_limit(resource.RLIMIT_AS),
         )
@@ -124,7 +126,7 @@ class SystemInstallationProbe(InstallationProbe):
 
     def computing(self) -> ComputingFacts:
         said = _imported(self._modules)
-        wired = self._sysctl().get("iogpu.wired_limit_mb", 0) if self._system == "darwin" else 0
+        wired = int(self._sysctl().get("iogpu.wired_limit_mb", "0")) if self._system == "darwin" else 0
         return ComputingFacts(
             failures=tuple((name, reason) for name, reason in said["failures"]),
             device=said["device"],
@@ -156,6 +158,8 @@ class SystemInstallationProbe(InstallationProbe):
             return False
 
     def port(self, number: int) -> PortFacts:
+        if self._system == "darwin" and _answers(number):
+            return PortFacts(number, True, self._holder(number))
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -181,9 +185,8 @@ class SystemInstallationProbe(InstallationProbe):
     def installed_at(self) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(os.path.getmtime(__file__), datetime.UTC)
 
-    def _sysctl(self) -> dict[str, int]:
-        found = re.findall(r"^([\w.]+): (\d+)$", self._run(_SYSCTL), re.MULTILINE)
-        return {name: int(value) for name, value in found}
+    def _sysctl(self) -> dict[str, str]:
+        return dict(re.findall(r"^([\w.]+): (\d[\d.]*)$", self._run(_SYSCTL), re.MULTILINE))
 
     def _holder(self, port: int) -> str | None:
         """Return the name and process of the program that listens on a port; None where this user may not know."""
@@ -214,6 +217,13 @@ class SystemInstallationProbe(InstallationProbe):
             for fields in map(str.split, lines):
                 if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                     yield fields[9]
+
+
+def _answers(port: int) -> bool:
+    """Whether a program listens on a port, also on all addresses: with that macOS lets another take one of them."""
+    with socket.socket() as probe:
+        probe.settimeout(_CONNECT_SECONDS)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _limit(kind: int) -> int | None:

@@ -164,9 +164,16 @@ def _empty(directory: str, keep: str) -> None:
             if entry.name == keep:
                 continue
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
+                shutil.rmtree(entry.path, onerror=_unless_gone)
             else:
-                os.unlink(entry.path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+
+
+def _unless_gone(_: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
+    """Go on after what no longer exists: on some disks of macOS the companion ``._NAME`` of a file goes with it."""
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]
 
 
 def _remove_leftovers(directory: str, added: set[str] | None) -> None:
@@ -267,24 +274,19 @@ def _is_same(target: str, status: os.stat_result) -> bool:
     return stat.S_ISREG(there.st_mode) and alike
 
 
-if sys.platform == "darwin":
-    import ctypes
+def _clone(source: str, target: str) -> None:
+    if sys.platform == "darwin":
+        import ctypes
 
-    def _clone(source: str, target: str) -> None:
         library = ctypes.CDLL(None, use_errno=True)
         if library.clonefile(os.fsencode(source), os.fsencode(target), 0):
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-elif sys.platform == "linux":
-
-    def _clone(source: str, target: str) -> None:
+            raise OSError(number, os.strerror(number), target)
+        os.chflags(target, 0)  # a clone of a file that Finder has locked is locked as well
+    elif sys.platform == "linux":
         with open(source, "rb") as origin, open(target, "wb") as clone:
             fcntl.ioctl(clone.fileno(), _FICLONE, origin.fileno())
-
-else:
-
-    def _clone(source: str, target: str) -> None:
+    else:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
 

@@ -19,6 +19,7 @@ from mlxk.adapters.huggingface.layout import (
     read_reference,
     read_tree,
     snapshots_of,
+    spelled,
 )
 from mlxk.adapters.huggingface.locks import (
     POLL_SECONDS,
@@ -35,6 +36,7 @@ from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelC
 from mlxk.domain.errors import Advice, Remedy, RevisionNotFoundError, StorageError
 from mlxk.domain.models.footprint import ModelUsage, Waste
 from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.snapshot import is_litter
 
 
 class HuggingFaceModelCache(ModelCache):
@@ -63,6 +65,8 @@ class HuggingFaceModelCache(ModelCache):
         folder = self._folder(name)
         if not folder.is_valid:
             return None
+        folder = spelled(folder)
+        name = folder.name
         chosen = _current(folder) if revision is None else None
         if chosen is None:
             if leads_nowhere(folder.directory):
@@ -84,7 +88,7 @@ class HuggingFaceModelCache(ModelCache):
             return 0
         try:
             with os.scandir(folder.blobs) as entries:
-                return sum(entry.name.endswith(".incomplete") for entry in entries)
+                return sum(entry.name.endswith(".incomplete") and not is_litter(entry.name) for entry in entries)
         except OSError:
             return 0
 

@@ -148,6 +148,18 @@ def model_names(root: str) -> tuple[str, ...]:
         return tuple(sorted(_name(entry.name) for entry in entries if _is_model(entry)))
 
 
+def spelled(folder: ModelFolder) -> ModelFolder:
+    """Return a model's folder with the name that its directory has: disks of macOS find one in any case of letters."""
+    if not os.path.lexists(f"{folder.root}/{folder.folder_name.swapcase()}"):
+        return folder
+    with contextlib.suppress(OSError):
+        names = model_names(folder.root)
+        if folder.name not in names:
+            same = (name for name in names if name.casefold() == folder.name.casefold())
+            return ModelFolder(folder.root, next(same, folder.name))
+    return folder
+
+
 def snapshots_of(folder: ModelFolder, with_time: bool = False) -> list[tuple[int, str]]:
     """Return modification time (nanoseconds, 0 unless requested) and name of every snapshot, without hidden ones."""
     found = []

@@ -19,8 +19,10 @@ from mlxk.domain.errors import StorageError
 
 POLL_SECONDS = 0.1
 
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""Errors of disks that have no locks, such as some network drives."""
+
 _HELD = frozenset({errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK})
-_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _MAX_NOTE_BYTES = 200
 
@@ -241,7 +243,7 @@ def try_lock(path: str, *, create: bool) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
+        if error.errno in UNSUPPORTED:
             return descriptor
         os.close(descriptor)
         if error.errno in _HELD:

@@ -196,8 +196,13 @@ def _remove_tree(path: str) -> None:
     if os.path.islink(path):
         os.unlink(path)
         return
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    shutil.rmtree(path, onerror=_unless_gone)
+
+
+def _unless_gone(_: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
+    """Go on after what no longer exists: on some disks of macOS the companion ``._NAME`` of a file goes with it."""
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]
 
 
 def linked_parts(folder: ModelFolder) -> tuple[str, ...]:

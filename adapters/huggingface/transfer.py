@@ -22,6 +22,7 @@ from mlxk.adapters.huggingface.client import (
     reason_of,
 )
 from mlxk.adapters.huggingface.layout import ModelFolder
+from mlxk.adapters.huggingface.locks import UNSUPPORTED
 from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
 
@@ -279,7 +280,7 @@ class BlobTransfer:
 
     @contextlib.contextmanager
     def _lock(self, file: RemoteFile) -> Iterator[None]:
-        """Hold the lock that every client of the cache takes before it writes this blob."""
+        """Hold the lock that every client of the cache takes before it writes this blob, where the disk has locks."""
         with contextlib.ExitStack() as held:
             while True:
                 if self._stop.is_set():
@@ -290,6 +291,8 @@ class BlobTransfer:
                 except Timeout:
                     continue
                 except OSError as error:
+                    if error.errno in UNSUPPORTED:
+                        break
                     raise storage_error(error) from error
             yield
 

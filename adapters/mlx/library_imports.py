@@ -4,7 +4,8 @@ Importing this module imports mlx-lm. The packages ``engine``, ``prompting``, ``
 ``embedding`` import it before anything else, so that their modules can import the libraries at the top.
 
 ``import mlx_lm`` lowers the process's limit on open files, permanently where the process may not raise it again, and
-fails where the hard limit is lower than it expects. The import here leaves the limit unchanged.
+fails where the hard limit is lower than it expects. The import here only raises it: each file of a model's weights is
+open until it has been read, and macOS allows 256 of them.
 
 The summary of an unexpected exception is its type and place, which are safe to report; its message may quote text.
 
@@ -153,6 +154,19 @@ def contained(model: str) -> Iterator[None]:
         raise IncompatibleModelError(f"'{model}' cannot be loaded; its library gives up: {reason}") from error
 
 
+FILES_OF_A_MODEL = 4096
+"""Files that may be open at once, where the system lets a process raise its limit that far."""
+
+
+def raise_file_limit(wanted: int = FILES_OF_A_MODEL) -> None:
+    """Raise the limit of open files of this process as far as it may; never lower it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # the kernel of macOS may allow less than the limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 @contextlib.contextmanager
 def _unchanged_file_limit() -> Iterator[None]:
     """Disable ``resource.setrlimit`` inside the block."""
@@ -164,6 +178,7 @@ def _unchanged_file_limit() -> Iterator[None]:
         resource.setrlimit = original
 
 
+raise_file_limit()
 try:
     with _unchanged_file_limit():
         import mlx_lm  # noqa: F401

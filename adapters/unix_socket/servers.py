@@ -122,8 +122,9 @@ def _remove_stale(folder: str) -> None:
             probe.setblocking(False)
             try:
                 probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
+            except ConnectionRefusedError:  # which macOS also says of one with more callers than may wait
+                if not _is_running(_process_of(path)):
+                    os.unlink(path)
 
 
 REPLY_SECONDS = 2.0
@@ -278,6 +279,16 @@ def _connected(path: str) -> socket.socket | None:
 
 def _process_of(path: str) -> str:
     return os.path.basename(path).partition("-")[0]
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _asked(connection: socket.socket, operation: str, **fields: Any) -> Document:  # noqa: ANN401 - JSON

@@ -12,7 +12,7 @@ from mlxk.application.ports.model_directories import WorkspaceStore
 from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.models.reference import ModelRef, fits_pattern, is_path, is_pattern, only_match, own_name
+from mlxk.domain.models.reference import ModelRef, fits_pattern, folded, is_path, is_pattern, only_match, own_name
 from mlxk.domain.text import AT_MOST, nearest
 
 
@@ -179,4 +179,4 @@ def _own_part(name: str) -> str:
 
 
 def _fits(name: str, wanted: str) -> bool:
-    return fits_pattern(name, wanted) if is_pattern(wanted) else wanted.lower() in name.lower()
+    return fits_pattern(name, wanted) if is_pattern(wanted) else folded(wanted) in folded(name)

@@ -5,6 +5,7 @@ Defines the grammar: ``org/name``, ``name``, ``@revision``, explicit paths, buil
 """
 
 import enum
+import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -111,8 +112,13 @@ def own_name_fault(name: str) -> str | None:
 def own_name(typed: str, names: Iterable[str]) -> str | None:
     """Return the one of the user's own names that is meant: the same, else the same in another case of letters."""
     known = tuple(names)
-    same = (name for name in known if name.lower() == typed.lower())
+    same = (name for name in known if folded(name) == folded(typed))
     return typed if typed in known else next(same, None)
+
+
+def folded(name: str) -> str:
+    """Return a name as names are compared: in lower case, and composed, which Finder and some disks do not keep."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def is_pattern(text: str) -> bool:
@@ -122,7 +128,7 @@ def is_pattern(text: str) -> bool:
 
 def fits_pattern(name: str, pattern: str) -> bool:
     """Whether a pattern fits a name in any case; one without an owner also fits the part after the owner."""
-    name, pattern = name.lower(), pattern.lower()
+    name, pattern = folded(name), folded(pattern)
     return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))
 
 
@@ -134,8 +140,8 @@ def only_match(wanted: str, known: Iterable[str]) -> str | None:
     Raises:
         AmbiguousModelError: Several do.
     """
-    part = wanted.lower()
-    lowered = {name: name.lower() for name in known if part}
+    part = folded(wanted)
+    lowered = {name: folded(name) for name in known if part}
     matches = [name for name, lower in lowered.items() if lower == part]
     matches = matches or [name for name, lower in lowered.items() if lower.rpartition("/")[2] == part]
     matches = sorted(matches or (name for name, lower in lowered.items() if part in lower))

@@ -1,7 +1,9 @@
 """Processes at their limits: a clear error at the start, or a typed answer; never a ready line and silence."""
 
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ import pytest
 from serving.forms import FORM, encoded_form
 from serving.program import ServedProgram
 
+import mlxk
 from mlxk.entrypoints.start_checks import FEWEST_DESCRIPTORS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
@@ -121,3 +124,41 @@ def test_an_address_space_that_is_too_small_is_an_error_at_the_start(
     assert done.returncode == 1
     assert f"the limit of address space is {mib} MiB" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the built-in model with a file for each of its 38 tensors."""
+    import mlx.core as mx
+
+    folder = tmp_path_factory.mktemp("sharded") / "model"
+    shutil.copytree(Path(mlxk.__file__).parent / "adapters" / "builtin" / "models" / "demo", folder)
+    tensors = mx.load(str(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    files = {name: f"model-{at:05d}-of-{len(tensors):05d}.safetensors" for at, name in enumerate(tensors, start=1)}
+    for name, file in files.items():
+        mx.save_safetensors(str(folder / file), {name: tensors[name]}, metadata={"format": "mlx"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return folder
+
+
+@pytest.mark.parametrize(("hard", "status"), [(1024, 0), (48, 1)])
+def test_a_model_of_more_files_than_may_be_open_raises_the_limit_or_names_it(
+    hard: int, status: int, sharded: Path, program_environment: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxk", "run", str(sharded), "What is mlxk?"],
+        env=program_environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard)),
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == status, done
+    if status:
+        assert "has 38 files of weights, and this process may have 48 files open" in done.stderr
+        assert "ulimit -n 1024" in done.stderr
+    else:
+        assert done.stdout.startswith("mlxk is the knife for local models")

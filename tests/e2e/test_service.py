@@ -67,7 +67,9 @@ def test_the_property_list_is_what_launchd_takes(mlxk: Program, home: Path) -> N
     command = [sys.executable, "-P", "-m", "mlxk", "serve", "--port", "9000", "--model", "demo"]
     assert known["ProgramArguments"] == command
     hub = home / "hf"
-    assert known["EnvironmentVariables"] == {
+    variables = known["EnvironmentVariables"]
+    assert os.path.dirname(sys.executable) in variables.pop("PATH").split(":")
+    assert variables == {
         "HF_HUB_CACHE": str(hub / "hub"),
         "HF_TOKEN_PATH": str(hub / "token"),
         "MLXK2_BLAS": "off",

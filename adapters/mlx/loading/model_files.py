@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import resource
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from mlxk.domain.errors import UnhealthyModelError, UntrustedModelCodeError
+from mlxk.domain.errors import StorageError, UnhealthyModelError, UntrustedModelCodeError
 from mlxk.domain.models.file_formats import (
     MAX_DOCUMENT_BYTES,
     MAX_HEADER_BYTES,
@@ -55,6 +56,9 @@ _NEVER_EMPTY = frozenset({"config.json", "tokenizer.json", "model.safetensors.in
 
 _IGNORED_WHEN_INVALID = frozenset({"generation_config.json"})
 """Files that every library ignores when they are not JSON."""
+
+_SPARE_DESCRIPTORS = 24
+"""Files and connections that may be opened while weights are read."""
 
 _MAX_DEPTH = 4
 """Levels of subdirectories that are checked; no library opens anything deeper."""
@@ -228,9 +232,13 @@ def loading_directory(handle: ModelHandle) -> Iterator[Path]:
     """Return a directory whose weights are those of the model: its own, or links to its files without the strays.
 
     Weights stay readable after the block: MLX holds the files that it reads later.
+
+    Raises:
+        StorageError: The process may not have as many files open at once.
     """
     files = _without_litter(handle.directory)
     strays = _strays(handle.directory, files)
+    _require_descriptors(handle, sum(path.endswith(SAFETENSORS) and path not in strays for path in files))
     if not strays and not _has_template_litter(handle.directory):
         yield Path(handle.directory)
         return
@@ -241,6 +249,21 @@ def loading_directory(handle: ModelHandle) -> Iterator[Path]:
                 os.makedirs(os.path.dirname(link), exist_ok=True)
                 os.symlink(os.path.join(handle.directory, path), link)
         yield Path(view)
+
+
+def _require_descriptors(handle: ModelHandle, files: int) -> None:
+    """Refuse a model of more files than may be open: the process would lack those that its other work needs, as well.
+
+    Raises:
+        StorageError: They are too many.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + files + _SPARE_DESCRIPTORS
+    if files > 1 and soft != resource.RLIM_INFINITY and needed > soft:
+        raise StorageError(
+            f"'{handle.name}' has {files} files of weights, and this process may have {soft} files open",
+            hint=f"Raise the limit: ulimit -n {max(needed, 1024)}",
+        )
 
 
 def weight_files(directory: str) -> list[str]:

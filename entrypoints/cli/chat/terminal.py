@@ -22,7 +22,7 @@ from mlxk.entrypoints.cli.chat.session import SETTING_NAMES
 from mlxk.entrypoints.cli.chat.typed_input import ATTACHING, NAMES, is_unfinished
 from mlxk.entrypoints.cli.input_files import edited
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import Settings
+from mlxk.entrypoints.settings import Settings, inherited
 
 PROMPT, CONTINUATION = ">>> ", "... "
 
@@ -33,6 +33,8 @@ CLIPBOARD_PROGRAMS: Sequence[tuple[str, ...]] = (
     ("xsel", "--clipboard", "--input"),
 )
 """What copies its standard input, in the order of trial."""
+_AS_UTF8 = {"LC_ALL": "en_US.UTF-8"}
+"""macOS reads the text to copy in the encoding of the locale, which sessions over ssh may not have."""
 
 _CLIPBOARD_SECONDS = 5
 
@@ -107,7 +109,7 @@ class Terminal:
         Raises:
             StorageError: Nothing here takes it.
         """
-        program = None if self._settings.over_ssh else _copied_by(text)
+        program = None if self._settings.over_ssh else copied_by(text)
         if program:
             return f"copied with {program}"
         if self._settings.dumb_terminal:
@@ -152,7 +154,7 @@ def _history(path: str) -> History:
     return FileHistory(path)
 
 
-def _copied_by(text: str) -> str | None:
+def copied_by(text: str) -> str | None:
     """Return the name of the program that has copied a text; None when none could."""
     for command in CLIPBOARD_PROGRAMS:
         program = shutil.which(command[0])
@@ -164,6 +166,7 @@ def _copied_by(text: str) -> str | None:
                 input=text.encode(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env=inherited(_AS_UTF8 if command[0] == "pbcopy" else {}),
                 timeout=_CLIPBOARD_SECONDS,
                 check=False,
             )

@@ -1,197 +1,37 @@
-"""``mlxk service install|uninstall|status``: a server that starts with the user's session, by systemd or launchd.
-
-Their files are made here: a unit of systemd, an agent of launchd.
-"""
+"""``mlxk service install|uninstall|status``: a server that starts with the user's session, by systemd or launchd."""
 
 import argparse
 import contextlib
-import functools
 import os
-import plistlib
-import re
 import shlex
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from xml.parsers.expat import ExpatError
-
-import attrs
+from collections.abc import Collection, Sequence
 
 from mlxk.domain.errors import ExecutionError, StorageError, UsageError, ValidationError
-from mlxk.domain.text import is_valid_unicode
 from mlxk.entrypoints import private_files, server_log
-from mlxk.entrypoints.cli import service_environment
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.serve_models import server_settings
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.program import build_parser, parse
-from mlxk.entrypoints.cli.server_processes import PROGRAM
+from mlxk.entrypoints.cli.service_files import (
+    LAUNCHD,
+    SYSTEMD,
+    ServiceFile,
+    check_paths,
+    lacking_secrets,
+    service_file,
+    with_whole_paths,
+)
 from mlxk.entrypoints.cli.settings_of_command import use_settings_file
 from mlxk.entrypoints.settings import ServerSettings, Settings
 from mlxk.entrypoints.start_checks import is_loopback
-
-SYSTEMD, LAUNCHD = "systemd", "launchd"
-LABEL = "dev.mlxk.server"
-UNIT = "mlxk.service"
-MARK = "# Written by mlxk service install; mlxk service uninstall removes it."
 
 _MOST_BYTES = 1024 * 1024
 """Largest file that can be one of ours."""
 _STOPPING_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
 """How long launchd is asked to start what it is still stopping, and how often."""
-
-Commands = tuple[tuple[str, ...], ...]
-
-
-@attrs.frozen
-class ServiceFile:
-    """The file of one service manager."""
-
-    manager: str
-    """``systemd`` or ``launchd``."""
-    path: str
-    make: Callable[[], bytes]
-    """Returns its content; raises ValidationError where a path, a flag or a variable cannot stand in it."""
-    start: Commands
-    """Commands that start the service now and with each session."""
-    stop: Commands
-    """Commands that stop it, and no longer start it."""
-    secrets: str | None = None
-    """A file of variables that the service reads, which need not exist."""
-    before_start: Commands = ()
-    """Commands that stop one that runs with other flags; they may fail."""
-    after_removal: Commands = ()
-    """Commands that have the service manager forget the file."""
-    not_running: Collection[int] = ()
-    """The statuses with which stopping says that nothing runs."""
-    still_stopping: Collection[int] = ()
-    """The statuses with which starting says that the one before has not ended yet."""
-
-    def is_ours(self, content: bytes) -> bool:
-        """Whether a file was written by this program."""
-        if self.manager == SYSTEMD:
-            return content.startswith(MARK.encode())
-        try:
-            known = plistlib.loads(content)
-        except (ExpatError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
-            return False
-        arguments = known.get("ProgramArguments") if isinstance(known, dict) else None
-        return isinstance(arguments, list) and known.get("Label") == LABEL and "mlxk" in arguments
-
-
-def service_file(manager: str | None, settings: Settings, flags: Sequence[str], log: str) -> ServiceFile:
-    """Return the file for this machine.
-
-    Args:
-        manager: ``systemd`` or ``launchd``; None for the one of this system.
-        settings: Name the folders, and the caches that the server is to use.
-        flags: Of ``mlxk serve``.
-        log: Path of the server's log.
-    """
-    configuration = os.path.dirname(os.path.dirname(settings.file.path))
-    command = (*PROGRAM, "serve", *flags)
-    variables = service_environment.variables(settings)
-    if settings.workspace_home is not None:
-        variables["MLXK_WORKSPACE_HOME"] = settings.workspace_home
-    folders = {
-        "XDG_CONFIG_HOME": (configuration, ".config"),
-        "XDG_STATE_HOME": (os.path.dirname(settings.state_folder), ".local/state"),
-    }
-    variables |= {name: path for name, (path, usual) in folders.items() if path != os.path.join(settings.home, usual)}
-    if manager == LAUNCHD or (manager is None and sys.platform == "darwin"):
-        path = os.path.join(settings.home, "Library", "LaunchAgents", f"{LABEL}.plist")
-        domain = f"gui/{os.getuid()}"
-        start: Commands = (("launchctl", "bootstrap", domain, path),)
-        stop: Commands = (("launchctl", "bootout", f"{domain}/{LABEL}"),)
-        content = functools.partial(_plist, command, variables, log)
-        return ServiceFile(
-            LAUNCHD, path, content, start, stop, before_start=stop, not_running=(3, 113), still_stopping=(5, 37)
-        )
-    path = os.path.join(configuration, "systemd", "user", UNIT)
-    systemctl = ("systemctl", "--user")
-    reload = (*systemctl, "daemon-reload")
-    start = (reload, (*systemctl, "enable", UNIT), (*systemctl, "restart", UNIT))
-    stop = ((*systemctl, "disable", "--now", UNIT),)
-    secrets = os.path.join(configuration, "mlxk", "service.env")
-    content = functools.partial(_unit, command, variables, log, secrets)
-    return ServiceFile(SYSTEMD, path, content, start, stop, secrets, after_removal=(reload,), not_running=(5,))
-
-
-def _plist(command: Sequence[str], variables: Mapping[str, str], log: str) -> bytes:
-    document = {
-        "Label": LABEL,
-        "ProgramArguments": list(command),
-        "EnvironmentVariables": dict(variables),
-        "RunAtLoad": True,
-        "KeepAlive": {"SuccessfulExit": False},
-        "ProcessType": "Interactive",
-        "StandardOutPath": log,
-        "StandardErrorPath": log,
-        "Umask": 0o077,
-    }
-    for text in (*command, *variables.values(), log):
-        try:
-            if plistlib.loads(plistlib.dumps(text)) == text:
-                continue
-        except (ValueError, ExpatError):
-            pass
-        raise _unwritable(text)
-    return plistlib.dumps(document, sort_keys=False)
-
-
-def _unit(command: Sequence[str], variables: Mapping[str, str], log: str, secrets: str) -> bytes:
-    environment = "\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items())
-    return f"""{MARK}
-[Unit]
-Description=mlxk, the server for local models
-
-[Service]
-Type=exec
-ExecStart={" ".join(map(_argument, command))}
-{environment}
-# Secrets, such as MLXK2_API_KEY=..., belong into this file (mode 0600), which need not exist.
-EnvironmentFile=-{_path(secrets)}
-Restart=on-failure
-RestartSec=5
-UMask=0077
-StandardOutput=append:{_path(log)}
-StandardError=append:{_path(log)}
-
-[Install]
-WantedBy=default.target
-""".encode()
-
-
-def _quoted(text: str) -> str:
-    """Return a word in quotes, with what systemd reads as specifiers or escapes kept as it is."""
-    return '"' + _path(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def _argument(text: str) -> str:
-    """Return a word of a command line on one line, in which variables are not replaced either."""
-    escaped, rest = "", text.replace("$", "$$")
-    for part in re.split("([\n\r\t])", rest):
-        escaped += _ESCAPES.get(part) or _quoted(part)[1:-1]
-    return f'"{escaped}"'
-
-
-def _path(text: str) -> str:
-    if not is_valid_unicode(text) or any(ord(each) < ord(" ") or each == "\x7f" for each in text):
-        raise _unwritable(text)
-    return text.replace("%", "%%")
-
-
-def _unwritable(text: str) -> ValidationError:
-    return ValidationError(
-        f"{text!a} cannot stand in the file of a service",
-        hint="Use paths and texts in UTF-8 without control characters.",
-    )
-
 
 LOG_NAME = "service"
 
@@ -223,11 +63,11 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError(f"--{'print' if flag == 'shown' else flag} belongs to {belonging[flag]}")
     if arguments.words and arguments.action != "install":
         raise UsageError("flags of the server belong to install")
-    flags = tuple(arguments.words)
+    flags, server = tuple(arguments.words), ServerSettings()
     if arguments.action == "install":
         flags, server = _checked(flags, context, output)
     log = server_log.path_of(context.settings.state_folder, LOG_NAME)
-    file = service_file(arguments.manager, context.settings, flags, log)
+    file = service_file(arguments.manager, context.settings, flags, log, server.drain_seconds)
     if arguments.action == "install":
         _check_secrets(server, file, context.settings, output)
     if arguments.shown:
@@ -242,12 +82,12 @@ def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> t
     for name, meant in (("background", given.background), ("until-eof", given.until_eof)):
         if meant:
             raise UsageError(f"--{name} is for terminals and programs; a service runs without either")
-    flags = service_environment.with_whole_paths(flags, given)
+    flags = with_whole_paths(flags, given)
     parsed = parse(build_parser("serve"), ["serve", *flags])
     use_settings_file(parsed, context.settings, output)
     server = server_settings(parsed, context)
     server.validate()
-    service_environment.check_paths(parsed, context.settings)
+    check_paths(parsed, context.settings)
     if parsed.api_key_file is not None and server.api_key_file is None:
         raise ValidationError(f"--api-key-file: '{parsed.api_key_file}' is not a file that a service can read again")
     return tuple(flags), server
@@ -255,7 +95,7 @@ def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> t
 
 def _check_secrets(server: ServerSettings, file: ServiceFile, settings: Settings, output: Output) -> None:
     """Say which secrets of the shell the service will not have; refuse a server that others reach without its key."""
-    lacking = service_environment.lacking_secrets(settings, file.secrets)
+    lacking = lacking_secrets(settings, file.secrets)
     if not lacking:
         return
     where = "the settings file (mlxk config edit)" + ("" if file.secrets is None else f" or {file.secrets} (mode 0600)")

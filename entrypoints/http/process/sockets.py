@@ -80,6 +80,8 @@ def _interface_address(interface: str) -> str | None:
 
 def _bind(family: int, place: tuple[object, ...], *, required: bool) -> socket.socket | None:
     """Bind one address; returns None for an address that the machine lacks, unless it is required."""
+    if sys.platform == "darwin" and place[1] and _answers(family, place):
+        raise _in_use(place)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,9 +92,7 @@ def _bind(family: int, place: tuple[object, ...], *, required: bool) -> socket.s
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(
-                f"port {place[1]} is already in use", hint="Choose another one with --port."
-            ) from error
+            raise _in_use(place) from error
         if error.errno in {errno.EACCES, errno.EPERM}:
             raise StorageError(
                 f"port {place[1]}: this user may not listen there", hint="Ports from 1024 are free to use."
@@ -101,3 +101,24 @@ def _bind(family: int, place: tuple[object, ...], *, required: bool) -> socket.s
             raise ValidationError(f"--host: '{place[0]}' is not an address of this machine") from error
         return None
     return sock
+
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where a server on all interfaces is asked."""
+
+_CONNECT_SECONDS = 1.0
+
+
+def _answers(family: int, place: tuple[object, ...]) -> bool:
+    """Whether a server listens there: macOS lets two share a port when one is bound to all interfaces."""
+    host = str(place[0])
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_CONNECT_SECONDS)
+        try:
+            return probe.connect_ex((_LOOPBACK.get(host, host), *place[1:])) == 0
+        except OSError:  # no such address; binding it says so
+            return False
+
+
+def _in_use(place: tuple[object, ...]) -> PortInUseError:
+    return PortInUseError(f"port {place[1]} is already in use", hint="Choose another one with --port.")

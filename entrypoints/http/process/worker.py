@@ -331,9 +331,10 @@ def raise_descriptor_limit(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < ceiling:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-        return ceiling
-    return min(wanted, ceiling)
+        with contextlib.suppress(OSError, ValueError):  # the kernel of macOS may allow less than the limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+        return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], ceiling)
+    return ceiling
 
 
 def run_supervised(descriptors: Sequence[str], build_container: Build = build) -> int:
