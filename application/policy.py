@@ -181,6 +181,7 @@ _LACKING = {
         Advice(Remedy.USE_TRANSLATING_MODEL),
     ),
     Capability.EMBEDDINGS: _Refusal("'{name}' is not an embedding model; it can do: {abilities}"),
+    Capability.RERANK: _Refusal("'{name}' is not a reranker; it can do: {abilities}"),
 }
 """The refusals of models that lack a capability, where they differ from the general one."""
 
@@ -203,6 +204,7 @@ _OTHER_OPERATION = {
 _INSTEAD_OF_TEXT = {
     Capability.AUDIO: Advice(Remedy.USE_TRANSCRIPTION),
     Capability.EMBEDDINGS: Advice(Remedy.USE_EMBEDDINGS),
+    Capability.RERANK: Advice(Remedy.USE_RERANKING),
 }
 """By operation: how to use a model that does not generate text."""
 
@@ -292,6 +294,11 @@ def require_speech_model(description: ModelDescription, needed: Capability = Cap
 def require_embedding_model(description: ModelDescription) -> None:
     """Refuse a model that cannot compute embeddings here; raises as ``require_model``."""
     require_model(description, Capability.EMBEDDINGS)
+
+
+def require_reranker(description: ModelDescription) -> None:
+    """Refuse a model that cannot compare documents with a query here; raises as ``require_model``."""
+    require_model(description, Capability.RERANK)
 
 
 def answers_about_audio(description: ModelDescription) -> bool:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
     from mlxk.application.ports.installation import InstallationProbe
     from mlxk.application.ports.model_directories import ContentVerifier
-    from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
+    from mlxk.application.ports.model_tasks import DocumentReranker, ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog, MemoryProbe
     from mlxk.domain.models.model import ModelHandle
@@ -217,6 +217,13 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
     return SharedTextEmbedder(local, ports.running_servers())
 
 
+def _document_reranker(generator: TextGenerator) -> "DocumentReranker":
+    from mlxk.adapters.mlx.reranking.reranker import MlxDocumentReranker
+    from mlxk.adapters.mlx.text_generator import leases_of
+
+    return MlxDocumentReranker(leases_of(_built(generator)))
+
+
 def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
     from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
     from mlxk.adapters.mlx.text_generator import leases_of
@@ -280,6 +287,7 @@ class Adapters:
         self.text_generator = Singleton(_text_generator, self)
         self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = Singleton(_text_embedder, self, self.text_generator)
+        self.document_reranker = Singleton(_document_reranker, self.text_generator)
         self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
         self.tool_servers = Singleton(_tool_servers)
 

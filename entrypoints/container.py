@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.make_room import MakeRoom
     from mlxk.application.use_cases.measure_servers import CompareSpeed, MeasureServer
     from mlxk.application.use_cases.measure_speed import MeasureModel
-    from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
+    from mlxk.application.use_cases.model_tasks import (
+        EmbedText,
+        LoadModel,
+        RerankDocuments,
+        TokenizeText,
+        TranscribeAudio,
+    )
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_models import RemoveModel, StopModels
@@ -101,6 +107,8 @@ class UseCases:
         hearing = (*resolving, ports.speech_transcriber, memory)
         self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *hearing)
         self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *resolving, ports.text_embedder, memory)
+        comparing = (*resolving, ports.document_reranker, memory)
+        self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *comparing)
         self.load_model: Factory[LoadModel] = Factory(_load_model, generate)
         tokenizer = ports.model_tokenizer
         self.tokenize_text: Factory[TokenizeText] = _use("model_tasks:TokenizeText", generate, tokenizer)

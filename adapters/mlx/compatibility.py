@@ -59,6 +59,9 @@ EMBEDDING_ARCHITECTURES = frozenset(
 )
 """Architectures that mlx-vlm's embedding loader supports; it would load others as text generators."""
 
+_CROSS_ENCODERS = frozenset({"bert", "modernbert", "xlm-roberta", "xlm_roberta"})
+"""Architectures whose classifiers mlx-vlm implements."""
+
 _LEGACY = ("weights.", "pytorch_model-")
 _HARMLESS: tuple[object, ...] = (None, {}, [])
 _PROCESSOR_FILES = (CONFIG, TOKENIZER_CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG)
@@ -152,6 +155,15 @@ def _embedding_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSup
     return (Library.MLX_VLM,), _media_refusal(snapshot, facts, support)
 
 
+def _reranker_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
+    named = (facts.architecture or "").lower()
+    if named == "qwen3":
+        return _text_rule(snapshot, facts, support)
+    if named not in _CROSS_ENCODERS:
+        return (), f"Reranker architecture not supported: {facts.architecture}"
+    return (Library.MLX_VLM,), _media_refusal(snapshot, facts, support)
+
+
 def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
     libraries = text_libraries(facts, support.loading)
     known = Library.MLX_VLM in support.loading or Library.MLX_LM not in support.loading
@@ -168,6 +180,7 @@ def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport)
 _RULES: dict[ModelType, Callable[[ModelSnapshot, Facts, InstalledSupport], _Verdict]] = {
     ModelType.AUDIO: _speech_rule,
     ModelType.EMBEDDING: _embedding_rule,
+    ModelType.RERANKER: _reranker_rule,
 }
 """The rule of each model type; all others generate text."""
 

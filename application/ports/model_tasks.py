@@ -1,4 +1,4 @@
-"""Ports: what a loaded model does besides generating text: tokenize, embed texts, and transcribe recordings."""
+"""Ports: what a loaded model does besides generating text: tokenize, embed, rerank, and transcribe recordings."""
 
 from abc import abstractmethod
 from collections.abc import Generator
@@ -10,6 +10,7 @@ from mlxk.domain.embedding import EmbeddingRequest, Embeddings
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.reranking import Relevances, RerankRequest
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest
 
 
@@ -170,6 +171,26 @@ class TextEmbedder(Protocol):
                 token is not in its vocabulary.
             CapabilityError: The model does not support instructions.
             ContextLengthError: A text is longer than the context window, and truncation was not requested.
+            IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError, BackendNotInstalledError: The model
+                cannot be loaded.
+            ExecutionError: Loading or computing failed for another reason.
+        """
+
+
+class DocumentReranker(Protocol):
+    """Runs rerankers, loading them on request. Thread-safe."""
+
+    @abstractmethod
+    def rerank(self, request: RerankRequest) -> Relevances:
+        """Return how relevant each document is to the query.
+
+        The relevance of a document does not depend on the other documents of the request.
+
+        Raises:
+            ValidationError: The request is out of range.
+            CapabilityError: The model takes no instruction.
+            ContextLengthError: The query leaves no room for a document; or a document is longer than the context
+                window, and truncation is off.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError, BackendNotInstalledError: The model
                 cannot be loaded.
             ExecutionError: Loading or computing failed for another reason.

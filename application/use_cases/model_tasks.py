@@ -1,12 +1,13 @@
-"""What a model does besides generating text: load, tokenize, embed texts, and transcribe recordings."""
+"""What a model does besides generating text: load, tokenize, embed, rerank, and transcribe recordings."""
 
 from collections.abc import Callable, Generator, Sequence
 
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions, Prompt, Recording
-from mlxk.application.policy import require_embedding_model, require_memory, require_speech_model
+from mlxk.application.policy import require_embedding_model, require_memory, require_reranker, require_speech_model
 from mlxk.application.ports.model_tasks import (
+    DocumentReranker,
     FormatReport,
     ModelTokenizer,
     SpeechTranscriber,
@@ -23,6 +24,7 @@ from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSetting
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import EngineOptions, Profile
 from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle, Origin
+from mlxk.domain.reranking import Relevances, RerankRequest, RerankSettings
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
 
 
@@ -161,6 +163,41 @@ def identity_of(description: ModelDescription) -> str:
     if handle.origin is not Origin.WORKSPACE:
         return handle.name
     return (workspace.source_repo if workspace else None) or handle.short_name
+
+
+@attrs.frozen
+class RerankDocuments:
+    """Finds how relevant documents are to a query."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+    reranker: DocumentReranker
+    memory: MemoryProbe
+
+    def __call__(
+        self, model: str | ModelDescription, query: str, documents: tuple[str, ...], settings: RerankSettings
+    ) -> Relevances:
+        """Compare documents with a query.
+
+        Args:
+            model: A reference, as the user typed it; or the description of a model that is resolved.
+            query: What is looked for.
+            documents: What it is looked for in.
+            settings: How to compare them.
+
+        Raises:
+            ValidationError: The request is out of range, or the reference is malformed.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
+            InsufficientMemoryError: It is beyond the budget.
+            ContextLengthError, ExecutionError: See ``DocumentReranker.rerank``.
+        """
+        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
+        request = RerankRequest(description.handle, query, documents, settings)
+        request.validate()
+        require_reranker(description)
+        require_memory(description, self.memory)
+        return self.reranker.rerank(request)
 
 
 @attrs.frozen

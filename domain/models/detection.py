@@ -35,7 +35,12 @@ _MULTILINGUAL_TOKENS = 51_865
 """Vocabulary of the smallest multilingual Whisper; English-only ones have fewer tokens."""
 
 _ENCODERS = frozenset({"bert", "xlm-roberta", "xlm_roberta", "modernbert", "nomic_bert"})
+_CROSS_ENCODERS = _ENCODERS - {"nomic_bert"}
 _DECODERS = frozenset({"qwen3", "mistral"})
+_ANSWERING_RERANKERS = frozenset({"qwen3", "qwen3_vl"})
+"""Architectures of rerankers that are asked whether a document meets a query; their names say what they are."""
+
+_NAMED_FOR_RERANKING = re.compile(r"re-?rank|cross-encoder")
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "context_length", "max_sequence_length", "seq_len")
 _MAX_CONTEXT_DIGITS = 12
@@ -184,6 +189,8 @@ def foreign_quantization(config: Mapping[str, object]) -> Mapping[str, object]:
 
 def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelType:
     named = _named(snapshot.config)
+    if _is_reranker(snapshot):
+        return ModelType.RERANKER
     if _is_embedder(snapshot):
         return ModelType.EMBEDDING
     if named == "chat" or named in _VISION_ARCHITECTURES:
@@ -195,11 +202,28 @@ def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelT
     return ModelType.CHAT if has_chat_template(snapshot) or _named_for_chat(snapshot) else ModelType.BASE
 
 
+def _classes(snapshot: ModelSnapshot) -> str:
+    listed = snapshot.config.get("architectures")
+    return " ".join(item for item in listed if isinstance(item, str)).lower() if isinstance(listed, list) else ""
+
+
+def _is_reranker(snapshot: ModelSnapshot) -> bool:
+    """Whether it is a reranker: an encoder that classifies with one output, or a decoder named for reranking."""
+    named = _named(snapshot.config)
+    if named in _ANSWERING_RERANKERS:
+        return "rerank" in snapshot.short_name
+    if named not in _CROSS_ENCODERS or "sequenceclassification" not in _classes(snapshot):
+        return False
+    labels, names = snapshot.config.get("num_labels"), snapshot.config.get("id2label")
+    if type(labels) is not int:
+        labels = len(names) if isinstance(names, dict) else None
+    return labels == 1 or (labels is None and _NAMED_FOR_RERANKING.search(snapshot.short_name) is not None)
+
+
 def _is_embedder(snapshot: ModelSnapshot) -> bool:
     """Whether it is an embedding model: an encoder, or a decoder trained and named for embeddings."""
     named = _named(snapshot.config)
-    listed = snapshot.config.get("architectures")
-    classes = " ".join(item for item in listed if isinstance(item, str)).lower() if isinstance(listed, list) else ""
+    classes = _classes(snapshot)
     if named in _ENCODERS:
         return "classification" not in classes
     if _SENTENCE_TRANSFORMERS in snapshot.files and not is_vision(snapshot):

@@ -23,9 +23,10 @@ class Capability(enum.Enum):
     AUDIO = "audio"
     AUDIO_TRANSLATE_EN = "audio-translate-en"
     EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
 
 
-OPERATIONS = (Capability.TEXT_GENERATION, Capability.AUDIO, Capability.EMBEDDINGS)
+OPERATIONS = (Capability.TEXT_GENERATION, Capability.AUDIO, Capability.EMBEDDINGS, Capability.RERANK)
 """What models are loaded for. A model is loaded for the first of these that it can do: ``AUDIO`` alone is speech to
 text, beside ``TEXT_GENERATION`` it is one more kind of input."""
 
@@ -45,10 +46,15 @@ class ModelType(enum.Enum):
     CHAT = "chat"
     BASE = "base"
     EMBEDDING = "embedding"
+    RERANKER = "reranker"
     AUDIO = "audio"
 
 
-DEDICATED_TYPES = {Capability.AUDIO: ModelType.AUDIO, Capability.EMBEDDINGS: ModelType.EMBEDDING}
+DEDICATED_TYPES = {
+    Capability.AUDIO: ModelType.AUDIO,
+    Capability.EMBEDDINGS: ModelType.EMBEDDING,
+    Capability.RERANK: ModelType.RERANKER,
+}
 """The types of models that do one operation and do not generate text, by operation."""
 
 

@@ -118,6 +118,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk service uninstall",
     ),
     "embed": ('mlxk embed MODEL "a text"', "mlxk embed MODEL --json < texts.txt"),
+    "rerank": (
+        'mlxk rerank MODEL "how do plants eat?" passages.txt',
+        'mlxk rerank MODEL "how do plants eat?" passages.jsonl --top-n 3 --json',
+        'grep -rh photosynthesis notes | mlxk rerank MODEL "how do plants eat?" -',
+    ),
     "embed-serve": ("mlxk embed-serve MODEL",),
     "alias": ("mlxk alias", "mlxk alias fast demo", "mlxk alias rm fast"),
     "profile": (

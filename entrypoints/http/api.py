@@ -13,7 +13,7 @@ from mlxk.application.ports.media import AudioDecoder
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
+from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, RerankDocuments, TokenizeText, TranscribeAudio
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.remove_models import RemoveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
@@ -35,6 +35,7 @@ class Services:
     audio_decoder: AudioDecoder
     transcribe: TranscribeAudio
     embed: EmbedText
+    rerank: RerankDocuments
     tokenize: TokenizeText
     pull: Callable[[], PullModel]
     """Builds the use case: few servers pull, and it loads the client of the hub."""

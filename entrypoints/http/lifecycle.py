@@ -104,6 +104,8 @@ _APIS = {
     "/responses": "responses",
     "/messages": "messages",
     "/embeddings": "embeddings",
+    "/rerank": "rerank",
+    "/reranking": "rerank",
     "/audio/transcriptions": "audio",
     "/audio/translations": "audio",
 }
@@ -114,7 +116,7 @@ COMMANDS = "command"
 
 def api_of(route: str | None) -> str:
     """Return the label of the API that the template of a path belongs to."""
-    path = (route or "").removeprefix("/v1")
+    path = (route or "").removeprefix("/v1").removeprefix("/v2")
     return "ollama" if path.startswith("/api/") else _APIS.get(path, "other")
 
 
@@ -132,6 +134,10 @@ _HELP = {
     PER_TOKEN: ("histogram", "Seconds per token after the first of an answer."),
     "mlxk_answer_seconds": ("histogram", "Seconds from submission to the end."),
     "mlxk_embedding_seconds": ("histogram", "Seconds of a request for vectors, with the wait for its turn."),
+    "mlxk_rerank_seconds": (
+        "histogram",
+        "Seconds of a request for the order of documents, with the wait for its turn.",
+    ),
     "mlxk_transcription_seconds": ("histogram", "Seconds of the transcription of an uploaded recording."),
     "mlxk_answers_admitted": ("gauge", "Answers in progress or queued."),
     "mlxk_answers_running": ("gauge", "Answers being computed."),
@@ -228,6 +234,13 @@ class Metrics:
             labels = self._labels(model, api)
             self._count_tokens(labels, "computed", tokens)
             self._observe("mlxk_embedding_seconds", labels, seconds)
+
+    def reranking(self, model: str, api: str, tokens: int, seconds: float) -> None:
+        """Count a request for the order of documents, and the tokens that were computed."""
+        with self._lock:
+            labels = self._labels(model, api)
+            self._count_tokens(labels, "computed", tokens)
+            self._observe("mlxk_rerank_seconds", labels, seconds)
 
     def transcription(self, model: str, api: str, seconds: float) -> None:
         """Count the transcription of a recording."""

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.document_reranker import InMemoryDocumentReranker
 from doubles.event_log import InMemoryEventLog
 from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
@@ -22,7 +23,7 @@ from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.adapters.system import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
+from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, RerankDocuments, TokenizeText, TranscribeAudio
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.remove_models import RemoveModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -128,19 +129,14 @@ class Parts:
         )
         clock = SystemClock()
         resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
-        self.catalogue = ServeCatalogue(
-            resolve,
-            describe,
-            self.generator,
-            clock,
-            self.settings.allow_paths,
-        )
+        self.catalogue = ServeCatalogue(resolve, describe, self.generator, clock, self.settings.allow_paths)
         memory = InMemoryMemoryProbe(MemoryReading(budget, budget))
         self.transcriber = InMemorySpeechTranscriber(default=SPOKEN)
         self.embedder = InMemoryTextEmbedder()
+        self.reranker = InMemoryDocumentReranker()
         self.tokenizer = InMemoryModelTokenizer()
-        reader = images or InMemoryImageReader()
-        generate = GenerateText(resolve, describe, self.generator, reader, MlxAudioDecoder(), memory, self.log)
+        media = (images or InMemoryImageReader(), MlxAudioDecoder())
+        generate = GenerateText(resolve, describe, self.generator, *media, memory, self.log)
         services = Services(
             catalogue=self.catalogue,
             generate=generate,
@@ -148,6 +144,7 @@ class Parts:
             audio_decoder=MlxAudioDecoder(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),
+            rerank=RerankDocuments(resolve, describe, self.reranker, memory),
             tokenize=TokenizeText(generate, self.tokenizer),
             pull=lambda: PullModel(self.cache, built_in, self.hub, describe, default_owner="mlx-community"),
             remove=lambda: RemoveModel(self.cache, resolve),

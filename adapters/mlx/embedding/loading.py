@@ -73,8 +73,7 @@ def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STOR
     """
     refuse_untrusted_code(handle)
     config = read_config(handle)
-    if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
-        raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
+    require_vocabulary(handle)
     with translated(handle, "has an architecture that makes no vectors"), offline():
         network, tokenizer = _load(handle)
         modes = _pooling(handle, config)
@@ -83,6 +82,16 @@ def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STOR
         encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
     return EmbeddingModel(handle, size, network, encoder, pooling, _is_shortenable(handle, config))
+
+
+def require_vocabulary(handle: ModelHandle) -> None:
+    """Refuse a model without the files of a tokenizer.
+
+    Raises:
+        UnhealthyModelError: There are none.
+    """
+    if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
+        raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
 
 
 def _load(handle: ModelHandle) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -104,7 +113,7 @@ def _encoder(
     return TextEncoder(
         tokenizer,
         prompts,
-        _window(handle, config, tokenizer),
+        window_of(handle, config, tokenizer),
         vocabulary if isinstance(vocabulary, int) else len(tokenizer),
         tokenizer.eos_token_id if last else None,
     )
@@ -179,7 +188,7 @@ def _place_pooling(handle: ModelHandle, network: nn.Module, modes: tuple[str, ..
     return modes
 
 
-def _window(handle: ModelHandle, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+def window_of(handle: ModelHandle, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the smallest limit that the model states: its makers cut texts there, and so are its vectors defined."""
     positions = _text_config(config).get("max_position_embeddings")
     known = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _UNSET_LENGTH else []

@@ -55,6 +55,8 @@ def next_step(description: ModelDescription) -> str:
         return f"It cannot run here: {model_reason(description)}"
     if description.model_type is ModelType.AUDIO:
         return f"Use it: mlxk run {name} --audio FILE"
+    if description.model_type is ModelType.RERANKER:
+        return f'Use it: mlxk rerank {name} "QUERY" FILE'
     if description.model_type is ModelType.EMBEDDING:
         return f"Use it: mlxk embed {name} TEXT"
     return f"Use it: mlxk run {name}"

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 from mlxk.application.use_cases.model_tasks import EmbeddingResult, EmbedText
 from mlxk.domain.embedding import EmbeddingSettings, InputKind
@@ -125,7 +126,7 @@ def _batches(inputs: Iterator[Fields]) -> Iterator[list[Fields]]:
 def _inputs(arguments: argparse.Namespace) -> Iterator[Fields]:
     """Yield the input records."""
     if arguments.batch:
-        yield from _lines()
+        yield from records_of(sys.stdin.buffer)
         return
     text = _text_input() if arguments.text == STDIN else str(arguments.text)
     if not text.strip():
@@ -140,10 +141,14 @@ def _text_input() -> str:
     return text.decode("utf-8", errors="replace").rstrip("\n")
 
 
-def _lines() -> Iterator[Fields]:
-    """Yield the records of standard input; skip blank lines."""
+def records_of(stream: BinaryIO) -> Iterator[Fields]:
+    """Yield the records of JSON lines, each with a ``text``; skip blank lines.
+
+    Raises:
+        ValidationError: A line has none, or there is no line; it is named by its number.
+    """
     number = found = 0
-    while line := sys.stdin.buffer.readline(MAX_LINE_CHARACTERS + 1):
+    while line := stream.readline(MAX_LINE_CHARACTERS + 1):
         number += 1
         if len(line) > MAX_LINE_CHARACTERS:
             raise ValidationError(f"JSONL line {number} is longer than {MAX_LINE_CHARACTERS // 1024**2} MiB")

@@ -17,6 +17,7 @@ from mlxk.entrypoints.http.openai.completions import Completions
 from mlxk.entrypoints.http.openai.embeddings import EmbeddingsProxy, EmbeddingsResource
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.openai.models import UnloadResource
+from mlxk.entrypoints.http.openai.rerank import PATHS, RerankResource
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.openai.tokens import RESOURCES
 from mlxk.entrypoints.http.requests.body import BodyReader
@@ -56,7 +57,7 @@ def openai_api(server: ServerContext) -> HttpApi:
     services, backend = server.services, server.settings.embed_backend
     embeddings = EmbeddingsResource(server) if backend is None else EmbeddingsProxy(server, backend)
     tokens = {path: build(server) for path, build in RESOURCES.items()}
-    chat = ChatCompletions(server)
+    chat, rerank = ChatCompletions(server), RerankResource(server)
     described = {
         "/chat/completions": chat,
         "/completions": Completions(server),
@@ -69,6 +70,7 @@ def openai_api(server: ServerContext) -> HttpApi:
             "/generate": chat,
             _TRANSCRIPTIONS: AudioResource(server, SpeechTask.TRANSCRIBE),
             _TRANSLATIONS: AudioResource(server, SpeechTask.TRANSLATE),
+            **dict.fromkeys(PATHS, rerank),
             **described,
             **{f"/v1{path}": resource for path, resource in described.items()},
         },

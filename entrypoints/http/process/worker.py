@@ -30,6 +30,7 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import Capability, ServedModel
+from mlxk.domain.reranking import RerankSettings
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
@@ -130,10 +131,6 @@ def _generate_token(container: Container, model: ServedModel) -> None:
                 break
 
 
-def _embed_word(container: Container, model: ServedModel) -> None:
-    container.use_cases.embed_text()(model.description, ("Hello",), EmbeddingSettings())
-
-
 def _transcribe_silence(container: Container, model: ServedModel) -> None:
     with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
         path = os.path.join(folder, "silence.wav")
@@ -149,10 +146,13 @@ def _transcribe_silence(container: Container, model: ServedModel) -> None:
             pass
 
 
-_WARM_UPS: Mapping[Capability, Callable[[Container, ServedModel], None]] = {
+_WARM_UPS: Mapping[Capability, Callable[[Container, ServedModel], object]] = {
     Capability.TEXT_GENERATION: _generate_token,
     Capability.AUDIO: _transcribe_silence,
-    Capability.EMBEDDINGS: _embed_word,
+    Capability.EMBEDDINGS: lambda by, model: by.use_cases.embed_text()(model.description, ("a",), EmbeddingSettings()),
+    Capability.RERANK: lambda by, each: by.use_cases.rerank_documents()(
+        each.description, "a", ("a",), RerankSettings()
+    ),
 }
 """By operation; a model of another operation is loaded by its first request."""
 
@@ -273,6 +273,7 @@ def services_of(container: Container) -> Services:
         audio_decoder=container.adapters.audio_decoder(),
         transcribe=container.use_cases.transcribe_audio(),
         embed=container.use_cases.embed_text(),
+        rerank=container.use_cases.rerank_documents(),
         tokenize=container.use_cases.tokenize_text(),
         pull=container.use_cases.pull_model,
         remove=container.use_cases.remove_model,

@@ -1,0 +1,49 @@
+"""The document reranker port: batches of pairs of a query and a document, of similar length."""
+
+import functools
+import importlib.util
+
+import mlx.core as mx
+import numpy as np
+
+from mlxk.adapters.mlx.embedding.embedder import batches
+from mlxk.adapters.mlx.engine.model_pool import WantedModel
+from mlxk.adapters.mlx.text_generator import ModelLeases
+from mlxk.application.ports.model_tasks import DocumentReranker
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
+from mlxk.domain.reranking import Relevance, Relevances, RerankRequest
+
+
+class MlxDocumentReranker(DocumentReranker):
+    """Runs the rerankers that mlx-vlm and mlx-lm support.
+
+    Args:
+        leases: Leases the models.
+    """
+
+    def __init__(self, leases: ModelLeases) -> None:
+        self._leases = leases
+
+    def rerank(self, request: RerankRequest) -> Relevances:
+        request.validate()
+        if importlib.util.find_spec("mlx_vlm") is None:
+            raise BackendNotInstalledError("Running rerankers needs mlx-vlm.", hint="Install it: pip install mlx-vlm")
+        # Not at the top: mlx-vlm may be absent, and takes a second to import.
+        from mlxk.adapters.mlx.reranking.scoring import Reranker, load_reranker
+
+        with self._leases.lease(WantedModel(request.model, load=load_reranker), Reranker) as lease:
+            scorer = lease.model.scorer
+            pairs = scorer.encode(request)
+            logits = np.zeros(len(pairs.tokens))
+            for indices in batches(pairs.tokens):
+                logits[indices] = lease.call(functools.partial(scorer.logits, pairs, indices))
+                lease.yield_to_generation()
+            device = lease.call(_device)
+        if not np.isfinite(logits).all():
+            raise ExecutionError("The model's output was not a number, so there is no order of the documents.")
+        documents = tuple(Relevance(index, float(logit)) for index, logit in enumerate(logits))
+        return Relevances(documents, sum(map(len, pairs.tokens)), device, pairs.truncations)
+
+
+def _device() -> str:
+    return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"

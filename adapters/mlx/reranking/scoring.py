@@ -1,0 +1,301 @@
+"""Loading a reranker, the tokens of its pairs of a query and a document, and their logits.
+
+A cross-encoder reads both texts as one sequence and has one output. A generative reranker is asked whether the document
+meets the query; its logit is that of "yes" against "no" as the next token.
+"""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_vlm import reranker_loader
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mlxk.adapters.mlx.embedding.loading import require_vocabulary, window_of
+from mlxk.adapters.mlx.loading.load_errors import translated
+from mlxk.adapters.mlx.loading.model_files import (
+    loading_directory,
+    offline,
+    read_config,
+    refuse_untrusted_code,
+    weight_bytes,
+)
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
+from mlxk.adapters.mlx.loading.widening import widen
+from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
+from mlxk.domain.embedding import TokenIds, Truncation
+from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, IncompatibleModelError, Remedy
+from mlxk.domain.models.footprint import WeightForm
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.reranking import RerankRequest
+
+_GENERATIVE = "qwen3"
+
+_KNOWN_VARIANTS = {
+    "hidden_act": ("gelu",),
+    "hidden_activation": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "classifier_activation": ("gelu",),
+    "classifier_pooling": ("cls", "mean"),
+}
+"""Entries of a config, and the values that mlx-vlm's encoders compute with, whatever the config says."""
+
+_FRAME = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+)
+"""What Qwen3's rerankers were trained with, before and after the texts."""
+
+_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+_GENERATIVE_WINDOW = 8192
+"""Tokens of a pair that Qwen3's rerankers were trained with, although their config states more."""
+
+
+@attrs.frozen
+class EncodedPairs:
+    """The tokens of a request: of each document with the query."""
+
+    tokens: tuple[TokenIds, ...]
+    truncations: tuple[Truncation, ...]
+    segments: tuple[TokenIds, ...] = ()
+    """Of cross-encoders: for each token 1 where it is the document's, as their tokenizer numbers the two texts."""
+
+
+class PairScorer(Protocol):
+    """Makes the tokens of pairs, on any thread; and computes their logits, on the owner thread only."""
+
+    @abstractmethod
+    def encode(self, request: RerankRequest) -> EncodedPairs:
+        """Return the tokens of every pair.
+
+        Raises:
+            ContextLengthError: The query leaves no room for a document; or one is too long and truncation is off.
+            CapabilityError: The model takes no instruction, and one is given.
+        """
+
+    @abstractmethod
+    def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
+        """Return the logits of some of the pairs, computed as one batch."""
+
+
+@attrs.frozen(eq=False)
+class Reranker:
+    """A loaded reranker."""
+
+    handle: ModelHandle
+    weight_bytes: int
+    scorer: PairScorer
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.handle.name
+
+
+def load_reranker(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Reranker:
+    """Load a model.
+
+    Args:
+        handle: The model.
+        form: How to hold its weights.
+
+    Raises:
+        UntrustedModelCodeError: Loading would execute code that came with it.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: Neither library supports the architecture, or it has not exactly one output.
+        BackendNotInstalledError: A package that this architecture needs is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    refuse_untrusted_code(handle)
+    config = read_config(handle)
+    require_vocabulary(handle)
+    if str(config.get("model_type", "")).lower() == _GENERATIVE:
+        loaded = load_model(handle, form)
+        return Reranker(handle, loaded.weight_bytes, _GenerativeScorer(loaded))
+    _require_known_variant(handle, config)
+    with translated(handle, "has an architecture that makes no scores"), offline():
+        with loading_directory(handle) as directory:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            network = reranker_loader.load_sequence_classification_model(directory)
+        size = widen(network, form) if form.widened else weight_bytes(handle.directory)
+    disable_word_cache(tokenizer)
+    segments = config.get("type_vocab_size", 2)
+    numbered = segments if isinstance(segments, int) and segments > 0 else 1
+    window = window_of(handle, config, tokenizer)
+    return Reranker(handle, size, _CrossEncoder(network, tokenizer, window, numbered))
+
+
+def _require_known_variant(handle: ModelHandle, config: Mapping[str, Any]) -> None:
+    """Refuse a classifier of several classes, and what mlx-vlm's encoders do not read of a config.
+
+    Raises:
+        IncompatibleModelError: Names the entry.
+    """
+    labels = config.get("num_labels", len(config.get("id2label") or {}))
+    if labels not in (0, 1):
+        raise IncompatibleModelError(f"'{handle.name}' has {labels} outputs; a reranker has exactly one.")
+    for key, known in _KNOWN_VARIANTS.items():
+        if config.get(key, known[0]) not in known:
+            raise IncompatibleModelError(
+                f"'{handle.name}' has {key} {config[key]!r}, which is not supported; supported is {known[0]!r}."
+            )
+
+
+class _CrossEncoder(PairScorer):
+    """Reads a query and a document as one sequence.
+
+    Args:
+        network: Of mlx-vlm.
+        tokenizer: Of Hugging Face.
+        window: Size of the context window, tokens.
+        segments: Numbers that the network has for the texts that it reads as one sequence.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, window: int, segments: int) -> None:
+        self._last_segment = segments - 1
+        self._network = network
+        self._tokenizer = tokenizer
+        self._window = window
+        self._padding = int(tokenizer.pad_token_id or 0)
+        self._lock = threading.Lock()
+
+    def encode(self, request: RerankRequest) -> EncodedPairs:
+        if request.settings.instruction is not None:
+            raise CapabilityError.in_field("instruction", "this model takes no instruction")
+        with self._lock:
+            found = self._tokenizer(
+                [request.query] * len(request.documents),
+                list(request.documents),
+                truncation=False,
+                padding=False,
+                verbose=False,
+                return_token_type_ids=True,
+                # Texts that spell a special token, such as a separator, stay text.
+                split_special_tokens=True,
+            )
+        tokens, segments, truncations = [], [], []
+        for index, ids in enumerate(found["input_ids"]):
+            documents = [place for place, text in enumerate(found.sequence_ids(index)) if text == 1]
+            room = _room(request, self._window - len(ids) + len(documents), self._window)
+            if len(documents) > room:
+                truncations.append(_truncation(request, index, len(documents), room))
+            dropped = set(documents[room:])
+            kept = [place for place in range(len(ids)) if place not in dropped]
+            tokens.append(tuple(ids[place] for place in kept))
+            segments.append(tuple(min(found["token_type_ids"][index][place], self._last_segment) for place in kept))
+        return EncodedPairs(tuple(tokens), tuple(truncations), tuple(segments))
+
+    def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
+        ids, mask = _padded([pairs.tokens[index] for index in indices], self._padding)
+        segments, _ = _padded([pairs.segments[index] for index in indices], 0)
+        output = self._network(mx.array(ids), attention_mask=mx.array(mask), token_type_ids=mx.array(segments))
+        return _numbers(output.logits[:, 0])
+
+
+class _GenerativeScorer(PairScorer):
+    """Asks a text model whether a document meets a query.
+
+    Args:
+        model: A reranker of the family Qwen3.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._tokenizer = unwrapped(model.tokenizer)
+        self._before, self._after = (tuple(self._plain(text)) for text in _FRAME)
+        self._padding = int(self._tokenizer.pad_token_id or 0)
+        self._answers = [self._token("yes"), self._token("no")]
+        self._window = min(_GENERATIVE_WINDOW, model.context_length or _GENERATIVE_WINDOW)
+
+    def encode(self, request: RerankRequest) -> EncodedPairs:
+        instruction = request.settings.instruction or _INSTRUCTION
+        before = f"<Instruct>: {instruction}\n<Query>: {request.query}\n<Document>: "
+        with self._model.lock:
+            length = len(self._content(before))
+            contents = [self._content(before + document) for document in request.documents]
+        room = _room(request, self._window - len(self._before) - len(self._after) - length, self._window)
+        truncations = tuple(
+            _truncation(request, index, len(content) - length, room)
+            for index, content in enumerate(contents)
+            if len(content) - length > room
+        )
+        tokens = ((*self._before, *content[: length + room], *self._after) for content in contents)
+        return EncodedPairs(tuple(tokens), truncations)
+
+    def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
+        chosen = [pairs.tokens[index] for index in indices]
+        ids, mask = _padded(chosen, self._padding)  # on the right: no token attends to what comes after it
+        network = self._model.network
+        last = mx.array(mask.sum(axis=1) - 1)[:, None, None]
+        hidden = mx.take_along_axis(network.model(mx.array(ids)), last, axis=1)[:, 0]
+        rows = network.lm_head(hidden) if "lm_head" in network else network.model.embed_tokens.as_linear(hidden)
+        yes, no = self._answers
+        rows = rows.astype(mx.float32)
+        return _numbers(rows[:, yes] - rows[:, no])
+
+    def _content(self, text: str) -> list[int]:
+        """Return the tokens of a text in which nothing is a control token."""
+        control = self._model.renderer.control
+        spelled = control.all_spelled(text)
+        return control.encode(spelled) if spelled.spelled else self._plain(text)
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _token(self, word: str) -> int:
+        tokens = self._plain(word)
+        if len(tokens) != 1:
+            raise IncompatibleModelError(f"The vocabulary of '{self._model.name}' has no token for '{word}'.")
+        return tokens[0]
+
+
+def _room(request: RerankRequest, free: int, window: int) -> int:
+    """Return how many tokens are read of a document.
+
+    Raises:
+        ContextLengthError: There is no room for any.
+    """
+    if free < 1:
+        raise ContextLengthError(
+            f"query has too many tokens: with it, {window} tokens have no room for a document.",
+            hint="Shorten the query.",
+            detail={"prompt_tokens": window - free + 1, "context_length": window},
+        )
+    return min(free, request.settings.max_tokens or free)
+
+
+def _truncation(request: RerankRequest, index: int, tokens: int, kept: int) -> Truncation:
+    """Return the truncation of a document.
+
+    Raises:
+        ContextLengthError: It is not to be truncated.
+    """
+    if not request.settings.truncate:
+        raise ContextLengthError(
+            f"documents[{index}] has {tokens} tokens; the model reads {kept} beside this query.",
+            hint=Advice(Remedy.TRUNCATE_INPUT),
+            detail={"prompt_tokens": tokens, "context_length": kept, "index": index},
+        )
+    return Truncation(index, tokens, kept)
+
+
+def _padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """Return rows of equal length, padded on the right, and one where there is a token; shape (texts, length)."""
+    longest = max(map(len, texts))
+    rows = np.full((len(texts), longest), padding, np.int32)
+    mask = np.zeros((len(texts), longest), np.int32)
+    for row, text in enumerate(texts):
+        rows[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return rows, mask
+
+
+def _numbers(logits: mx.array) -> list[float]:
+    return [float(value) for value in np.array(logits.astype(mx.float32))]

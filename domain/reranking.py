@@ -1,0 +1,99 @@
+"""Reranking: how relevant each of some documents is to a query, and the order that follows."""
+
+import math
+from collections.abc import Iterable
+
+import attrs
+
+from mlxk.domain.embedding import MAX_INPUT_CHARACTERS, Truncation
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.model import ModelHandle
+
+MAX_DOCUMENTS = 10_000
+"""Documents in one request."""
+
+
+@attrs.frozen
+class RerankSettings:
+    """How documents are compared with a query."""
+
+    instruction: str | None = None
+    """What makes a document relevant, for models that take an instruction; None leaves the model's own."""
+    truncate: bool = True
+    """Whether a document beyond the context window is truncated instead of refused."""
+    max_tokens: int | None = None
+    """Tokens that are read of one document; None means as many as the context window holds."""
+
+
+@attrs.frozen
+class RerankRequest:
+    """A query and the documents to compare with it."""
+
+    model: ModelHandle
+    query: str
+    documents: tuple[str, ...]
+    settings: RerankSettings = RerankSettings()
+
+    def validate(self) -> None:
+        """Check every range.
+
+        Raises:
+            ValidationError: Names each field at fault, all at once.
+        """
+        faults = [] if self.query.strip() else ["query is empty"]
+        if not self.documents:
+            faults.append("documents must hold at least one text")
+        elif len(self.documents) > MAX_DOCUMENTS:
+            faults.append(f"documents takes at most {MAX_DOCUMENTS} texts (got {len(self.documents)})")
+        named = (("query", self.query), *((f"documents[{index}]", text) for index, text in enumerate(self.documents)))
+        faults += [
+            f"{name} is longer than {MAX_INPUT_CHARACTERS} characters (got {len(text)})"
+            for name, text in named
+            if len(text) > MAX_INPUT_CHARACTERS
+        ]
+        if self.settings.max_tokens is not None and self.settings.max_tokens < 1:
+            faults.append(f"max_tokens must be at least 1 (got {self.settings.max_tokens})")
+        if faults:
+            raise ValidationError("; ".join(faults))
+
+
+@attrs.frozen
+class Relevance:
+    """The relevance of one document."""
+
+    index: int
+    """Of the document in its request."""
+    logit: float
+    """The model's own number, which is not bounded; larger is more relevant."""
+
+    @property
+    def score(self) -> float:
+        """The probability that the document is relevant, from 0 to 1: the sigmoid of the logit."""
+        if self.logit >= 0:
+            return 1 / (1 + math.exp(-self.logit))
+        grown = math.exp(self.logit)
+        return grown / (1 + grown)
+
+
+@attrs.frozen
+class Relevances:
+    """The relevance of every document of a request."""
+
+    documents: tuple[Relevance, ...]
+    """In the order of the request."""
+    tokens: int
+    """Tokens that were computed: of each document with the query, special tokens included."""
+    device: str
+    """The device that computed them: ``gpu`` or ``cpu``."""
+    truncations: tuple[Truncation, ...] = ()
+    """Of the documents that were truncated, in the order of the request; tokens are those of the document alone."""
+
+
+def ranked(documents: Iterable[Relevance], top: int | None = None) -> tuple[Relevance, ...]:
+    """Return the most relevant documents first; of equally relevant ones the one that came first.
+
+    Args:
+        documents: In any order.
+        top: How many to return; None returns all.
+    """
+    return tuple(sorted(documents, key=lambda each: (-each.logit, each.index))[:top])

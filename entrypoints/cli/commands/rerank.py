@@ -1,0 +1,129 @@
+"""``mlxk rerank MODEL QUERY FILE``: the lines of a file in the order of their relevance to a query."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_cpu_argument,
+    add_model_argument,
+    add_pull_argument,
+    computing_settings,
+    fetch_absent,
+    naming_the_flag,
+    print_place,
+)
+from mlxk.entrypoints.cli.commands.embed_text import STDIN, records_of
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.input_files import read_text
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.render.formatting import printable
+
+MAX_BYTES = 256 * 1024**2
+"""Size of the documents together."""
+
+_JSON_LINES = (".jsonl", ".ndjson")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model, the query, the documents and how to compare them."""
+    add_model_argument(parser)
+    parser.add_argument("query", metavar="QUERY", help="what is looked for")
+    parser.add_argument(
+        "file", metavar="FILE", help="one document a line, or of .jsonl an object a line with a 'text'; '-' is stdin"
+    )
+    parser.add_argument("-n", "--top-n", type=int, metavar="N", help="print the N most relevant only")
+    parser.add_argument("--jsonl", action="store_true", help="read FILE as .jsonl, whatever its name")
+    parser.add_argument("--instruction", metavar="TEXT", help="what makes a document relevant, for models that take it")
+    parser.add_argument("--max-tokens-per-doc", type=int, metavar="N", help="read at most N tokens of a document")
+    parser.add_argument(
+        "--truncate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="cut documents that are too long for the model (default), or refuse them",
+    )
+    add_pull_argument(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say where the scores were computed")
+    add_cpu_argument(parser)
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Print a document a line, with its score and its number; or all as one JSON document."""
+    if arguments.top_n is not None and arguments.top_n < 1:
+        raise ValidationError(f"--top-n must be at least 1 (got {arguments.top_n})")
+    documents = _documents(arguments)
+    settings = RerankSettings(arguments.instruction, arguments.truncate, arguments.max_tokens_per_doc)
+    container = context.build(computing_settings(arguments, context.settings))
+    try:
+        with naming_the_flag(context.settings):
+            fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
+            description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+        with Spinner(output, f"comparing {len(documents)} documents"):
+            found = container.use_cases.rerank_documents()(description, arguments.query, documents, settings)
+        best = ranked(found.documents, arguments.top_n)
+        if output.as_json:
+            output.document("rerank", _json(description.handle.name, found, best, documents))
+        else:
+            for each in found.truncations:
+                output.note(f"[document {each.index + 1} was truncated: {each.kept} of its {each.tokens} tokens count]")
+            _print(best, documents, output)
+        if arguments.verbose:
+            print_place(container, output)
+        return DONE
+    finally:
+        container.adapters.text_generator().close()
+
+
+def _documents(arguments: argparse.Namespace) -> tuple[str, ...]:
+    if arguments.file == STDIN:
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValidationError(f"standard input is larger than {MAX_BYTES // 1024**2} MiB")
+        text = content.decode("utf-8", errors="replace")
+    else:
+        text = read_text(arguments.file, "FILE", MAX_BYTES)
+    if arguments.jsonl or arguments.file.endswith(_JSON_LINES):
+        found = [str(each["text"]) for each in records_of(io.BytesIO(text.encode()))]
+    else:
+        found = [line for line in text.splitlines() if line.strip()]
+    if not found:
+        raise ValidationError(
+            "There are no documents: standard input is empty."
+            if arguments.file == STDIN
+            else f"There are no documents: '{arguments.file}' is empty."
+        )
+    if len(found) > MAX_DOCUMENTS:
+        raise ValidationError(f"There are {len(found)} documents; at most {MAX_DOCUMENTS} are compared at once.")
+    return tuple(found)
+
+
+def _print(best: Sequence[Relevance], documents: Sequence[str], output: Output) -> None:
+    digits = max(len(str(each.index + 1)) for each in best)
+    for each in best:
+        line = f"{each.score:.4f}  {each.index + 1:>{digits}}  {printable(' '.join(documents[each.index].split()))}"
+        width = output.width
+        output.line(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+
+
+def _json(model: str, found: Relevances, best: Sequence[Relevance], documents: Sequence[str]) -> dict[str, object]:
+    return {
+        "model": model,
+        "results": [
+            {
+                "index": each.index,
+                "relevance_score": float(f"{each.score:.9g}"),
+                "logit": float(f"{each.logit:.9g}"),
+                "document": documents[each.index],
+            }
+            for each in best
+        ],
+        "documents": len(documents),
+        "tokens": found.tokens,
+        "device": found.device,
+        "truncated": [{"index": each.index, "tokens": each.tokens, "kept": each.kept} for each in found.truncations],
+    }

@@ -1,0 +1,160 @@
+"""``POST /v1/rerank`` and its other paths: documents in the order of their relevance to a query.
+
+The body is that of Jina's and of Cohere's API, in either version, or the shorter one of text-embeddings-inference with
+``texts``; each gets its own form of the response.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import attrs
+import falcon
+
+from mlxk.application.policy import require_reranker
+from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
+from mlxk.entrypoints.http.lifecycle import api_of
+from mlxk.entrypoints.http.middleware import request_id
+from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
+from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
+from mlxk.entrypoints.http.resources import send_json
+
+PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/v2/rerank")
+
+_TEXTS_ONLY = Unsupported("rerankers of texts are supported, and a document is its 'text'")
+_UNSUPPORTED: Mapping[str, Unsupported] = {"rank_fields": _TEXTS_ONLY}
+_WITHOUT_EFFECT = {
+    "max_chunks_per_doc": Unsupported("a document is read as one"),
+    "priority": Unsupported("requests are served in the order they come"),
+}
+_DIRECTION = ("right", "Right", "RIGHT")
+_SEARCH_UNIT = 100
+"""Documents in one of the units that Cohere counts."""
+
+
+@attrs.frozen(kw_only=True)
+class RerankBody:
+    """The body of a request."""
+
+    model: Annotated[str, Range(1, None)]
+    query: Annotated[str, Range(1, None)]
+    documents: Annotated[list[Any], Range(1, MAX_DOCUMENTS)] | None = None
+    texts: Annotated[list[str], Range(1, MAX_DOCUMENTS)] | None = None
+    top_n: Annotated[int, Range(1, None)] | None = None
+    return_documents: bool | None = None
+    return_text: bool | None = None
+    max_tokens_per_doc: Annotated[int, Range(1, None)] | None = None
+    instruction: Annotated[str, Range(1, None)] | None = None
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+    raw_scores: bool | None = None
+    max_chunks_per_doc: int | None = None
+    priority: int | None = None
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields, and of documents."""
+        if (self.documents is None) == (self.texts is None):
+            return [FieldError("documents", "is missing" if self.texts is None else "and texts exclude each other")]
+        faults = [
+            FieldError(f"documents[{index}]", "must be a string, or an object with a string 'text'")
+            for index, each in enumerate(self.documents or ())
+            if not isinstance(_text(each), str)
+        ]
+        if self.truncation_direction not in (None, *_DIRECTION):
+            faults.append(FieldError("truncation_direction", "must be 'right': documents are cut at their end"))
+        return faults
+
+    @property
+    def given(self) -> list[Any]:
+        """The documents as they were sent."""
+        return self.texts if self.documents is None else self.documents  # type: ignore[return-value]
+
+    @property
+    def settings(self) -> RerankSettings:
+        """How the documents are compared."""
+        return RerankSettings(self.instruction, self.truncate is not False, self.max_tokens_per_doc)
+
+
+def _text(document: object) -> object:
+    return document.get("text") if isinstance(document, dict) else document
+
+
+class RerankResource:
+    """Orders documents by their relevance to a query."""
+
+    def __init__(self, server: ServerContext) -> None:
+        self._reader = BodyReader(
+            RerankBody,
+            unsupported=_UNSUPPORTED,
+            without_effect=_WITHOUT_EFFECT,
+            default_model=lambda: server.services.catalogue.default,
+        )
+        self._services = server.services
+        self._lifecycle = server.lifecycle
+        self._limit = server.limit
+        self._metrics = server.metrics
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Return the documents' indices and scores, the most relevant first."""
+        request.context.prompt_field = "query"
+        body = self._reader.read(request, response)
+        self._lifecycle.require_open()
+        model = self._services.catalogue.find(body.model, require_reranker)
+        texts = tuple(str(_text(each)) for each in body.given)
+        release, clock = self._limit.enter(1), self._services.clock
+        began = clock.monotonic()
+        try:
+            found = self._services.rerank(model.description, body.query, texts, body.settings)
+        finally:
+            release()
+        seconds = clock.monotonic() - began
+        self._metrics.reranking(model.id, api_of(request.uri_template), found.tokens, seconds)
+        if found.truncations:
+            response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
+        best = ranked(found.documents, body.top_n)
+        if body.documents is None:
+            send_json(response, [_short(body, each) for each in best])
+        else:
+            version = "2" if (request.uri_template or "").startswith("/v2/") else "1"
+            send_json(response, _document(body, found, best, model.id, request_id(request), version))
+
+
+def _number(body: RerankBody, relevance: Relevance) -> float:
+    # A 32-bit float has at most nine significant digits.
+    return float(f"{relevance.logit if body.raw_scores else relevance.score:.9g}")
+
+
+def _short(body: RerankBody, relevance: Relevance) -> dict[str, object]:
+    text = {"text": body.given[relevance.index]} if body.return_text else {}
+    return {"index": relevance.index, "score": _number(body, relevance), **text}
+
+
+def _document(
+    body: RerankBody,
+    found: Relevances,
+    best: tuple[Relevance, ...],
+    model: str,
+    identity: str,
+    version: str,
+) -> dict[str, object]:
+    results = []
+    for each in best:
+        sent = body.given[each.index]
+        document = {"document": sent if isinstance(sent, dict) else {"text": sent}} if body.return_documents else {}
+        results.append({"index": each.index, "relevance_score": _number(body, each), **document})
+    cut = [attrs.asdict(each) for each in found.truncations]
+    return {
+        "id": identity,
+        "object": "list",
+        "model": model,
+        "results": results,
+        "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
+        "meta": {
+            "api_version": {"version": version},
+            "billed_units": {"search_units": -(-len(body.given) // _SEARCH_UNIT)},
+            "tokens": {"input_tokens": found.tokens},
+        },
+        **({"truncated": cut} if cut else {}),
+    }

@@ -1,0 +1,55 @@
+"""In-memory double of the document reranker: the words that a document shares with the query decide.
+
+reranker = InMemoryDocumentReranker(window=16)
+reranker.rerank(RerankRequest(handle, "red apples", ("green apples", "a car"))).documents
+"""
+
+from mlxk.application.ports.model_tasks import DocumentReranker
+from mlxk.domain.embedding import Truncation
+from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, MlxkError, Remedy
+from mlxk.domain.reranking import Relevance, Relevances, RerankRequest
+
+
+class InMemoryDocumentReranker(DocumentReranker):
+    """Counts shared words, each of which is a token.
+
+    Args:
+        window: Words that it reads of a query and a document together.
+        takes_instruction: Whether an instruction is accepted.
+    """
+
+    def __init__(self, window: int = 512, takes_instruction: bool = False) -> None:
+        self._window = window
+        self._takes_instruction = takes_instruction
+        self.requests: list[RerankRequest] = []
+        self.failure: MlxkError | None = None
+        """Raised by every request."""
+
+    def rerank(self, request: RerankRequest) -> Relevances:
+        request.validate()
+        self.requests.append(request)
+        if self.failure is not None:
+            raise self.failure
+        settings = request.settings
+        if settings.instruction is not None and not self._takes_instruction:
+            raise CapabilityError.in_field("instruction", "this model takes no instruction")
+        query = request.query.split()
+        room = self._window - len(query)
+        if room < 1:
+            raise ContextLengthError("query has too many tokens.", detail={"context_length": self._window})
+        room = min(room, settings.max_tokens or room)
+        documents, truncations, tokens = [], [], 0
+        for index, document in enumerate(request.documents):
+            words = document.split()
+            if len(words) > room:
+                if not settings.truncate:
+                    raise ContextLengthError(
+                        f"documents[{index}] has {len(words)} tokens; the model reads {room} beside this query.",
+                        hint=Advice(Remedy.TRUNCATE_INPUT),
+                        detail={"context_length": room, "index": index},
+                    )
+                truncations.append(Truncation(index, len(words), room))
+            read = words[:room]
+            tokens += len(query) + len(read)
+            documents.append(Relevance(index, 2.0 * sum(word in query for word in read) - len(query)))
+        return Relevances(tuple(documents), tokens, "cpu", tuple(truncations))
