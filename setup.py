@@ -15,7 +15,7 @@ setup(
         "mlxk": ["py.typed"],
         "mlxk.adapters.builtin": ["models/*/*", "*.json"],
         "mlxk.entrypoints.http": ["page_files/**/*"],
-        "mlxk.contracts": ["**/*.json", "**/*.yaml"],
+        "mlxk.contracts": ["cli/**/*.json", "http/**/*.json"],
     },
     include_package_data=False,
 )

@@ -182,6 +182,7 @@ def test_the_changelog_begins_with_what_is_not_released() -> None:
 def test_the_map_of_the_folders_names_every_one() -> None:
     text = read(ROOT / "docs" / "architecture.md")
     kept = {"domain", "application", "adapters", "entrypoints", "contracts", "tests", "docs", "tools", "benchmarks"}
+    kept |= {"packaging"}
     missing = [f"{layer}/" for layer in kept if f"{layer}/" not in text]
     for layer in ("adapters", "entrypoints"):
         folders = (path.parent.name for path in (ROOT / layer).glob("*/__init__.py"))

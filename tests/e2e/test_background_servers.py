@@ -45,7 +45,7 @@ def test_a_server_in_the_background_lives_until_it_is_stopped(
     done = mlxk("run", "demo", "Hello!", "--verbose", "--max-tokens", "4")
     assert f"[computed by the server {started['url']}]" in done.stderr
     running = data_of(mlxk("ps", "--json"))
-    assert running["servers"] == [{"url": started["url"], "pid": started["pid"], "version": "0.1.0"}]
+    assert running["servers"] == [{"url": started["url"], "pid": started["pid"], "version": "0.2.0"}]
     (model,) = running["models"]
     assert (model["model"], model["in_use"], model["context_length"]) == ("demo", False, 2048)
     assert 0 < model["idle_seconds_left"] <= 600

@@ -66,7 +66,7 @@ def populated_disk(tmp_path: Path) -> dict[str, str]:
 
 
 RECORD = {
-    "mlxk_version": "0.1.0",
+    "mlxk_version": "0.2.0",
     "created_at": "2026-11-20T18:00:00Z",
     "source_repo": "mlx-community/Chat-4bit",
     "source_revision": None,
