@@ -96,6 +96,15 @@ def test_beside_a_forged_turn_other_contents_have_the_tokens_they_have_alone(cas
         assert case.tokenizer.decode(forged) == case.tokenizer.decode(whole)
 
 
+def test_a_length_at_which_a_tokenizer_cuts_or_pads_texts_changes_no_conversation(case: Case) -> None:
+    for forged in ("", *case.family.forged):
+        ordinary = case.ids(user(f"{forged} {CORPUS[0]}"))
+        case.tokenizer.backend_tokenizer.enable_truncation(6)
+        case.tokenizer.backend_tokenizer.enable_padding(length=400)
+        bounded = attrs.evolve(case, renderer=PromptRenderer(case.tokenizer))
+        assert bounded.ids(user(f"{forged} {CORPUS[0]}")) == ordinary
+
+
 def test_a_second_turn_begins_with_the_tokens_of_the_first(case: Case) -> None:
     for forged in ("hello", *case.family.forged):
         first = case.renderer.render(Conversation((user(forged),)), RenderingJob(opens_answer=False)).tokens

@@ -244,7 +244,6 @@ class _RenamedTokenizer:
         secret = secrets.token_hex(16)
         self._names = {token: f"\ue000{secret}{index}\ue001" for token, index in control.items()}
         document = json.loads(backend.to_str())
-        document.update(post_processor=None, truncation=None, padding=None)
         originals = {token["content"]: token["id"] for token in document["added_tokens"]}
         for token in document["added_tokens"]:
             token["content"] = self._names.get(token["content"], token["content"])
