@@ -214,6 +214,26 @@ def test_the_flag_fetches_without_a_question_and_only_what_is_not_here(
     assert there.calls() == []
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--temperature", "-1"),
+        ("--top-p", "2"),
+        ("--stop", ""),
+        ("--max-tokens", "0"),
+        ("--json-schema", "nosuch.json"),
+        ("--allow-tool", "x"),
+        ("--no-chat-template", "--system", "s"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_fetched(
+    flags: tuple[str, ...], there: LoopbackHub, command: Command
+) -> None:
+    refused = command("run", NAME, "hi", "--pull", *flags)
+    assert refused["error"]["type"] in {"validation_error", "usage_error", "storage_error"}
+    assert there.calls() == []
+
+
 def test_the_flag_completes_what_is_not_whole(
     there: LoopbackHub, mlxk: Program, hub_variables: dict[str, str], cache: Path
 ) -> None:

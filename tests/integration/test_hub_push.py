@@ -1,6 +1,7 @@
 """``mlxk push`` against the loopback hub: what goes up, what never does, and who may see it."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,20 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: LoopbackHub, push:
     assert data["commit_sha"] == repository.head()
     assert len(repository.commits) == 2
     assert len(hub.calls("/commit/", "POST")) == 1
+
+
+def test_what_the_hub_client_says_is_part_of_the_result_and_nothing_else_is_printed(
+    hub: LoopbackHub, push: Push, workspace: Path
+) -> None:
+    hub.add("me/tiny", private=True)
+    data = push("./work", "me/tiny", "--private")["data"]
+    assert "Computing sha256 for 1 files." in data["hf_logs"]
+    client = logging.getLogger("huggingface_hub")
+    before = (client.level, client.propagate, client.handlers[:])
+    hub.fault(r"/commit/", method="POST", status=400)
+    (workspace / "new.json").write_text("{}")
+    assert push("./work", "me/tiny", "--private")["error"]["type"] == "upload_failed"
+    assert (client.level, client.propagate, client.handlers) == before
 
 
 def test_a_new_branch_that_needs_no_change_gets_no_commit(hub: LoopbackHub, push: Push, workspace: Path) -> None:
