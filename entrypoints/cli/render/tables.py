@@ -127,7 +127,7 @@ def _metadata_lines(details: ModelDetails) -> list[str]:
         "Reasoning": "yes" if details.supports_reasoning else "no",
         "License": details.license,
     }
-    return [f"  {name}: {value}" for name, value in facts.items() if value is not None]
+    return [f"  {name}: {value}" for name, value in facts.items() if type(value) in {str, int}]
 
 
 _FIT_WORDS = {

@@ -1,8 +1,11 @@
 """What people see, held against snapshots."""
 
 import datetime
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from mlxk.application.use_cases.inspect_models import HealthEntry
@@ -126,6 +129,49 @@ def test_one_model_in_detail(section: str, snapshot: SnapshotAssertion) -> None:
     assert details_text(details, section, NOW, verdict) == snapshot
 
 
+def of_config(config: dict[str, Any]) -> ModelDetails:
+    """Return the details of a model of which nothing but its config is known."""
+    return ModelDetails(
+        description=MODELS[-1],
+        files=(),
+        config=config,
+        quantization=None,
+        parameters=None,
+        license=None,
+        chat_template=True,
+        template_read=True,
+        tools_missing=None,
+        supports_reasoning=False,
+    )
+
+
+ANYTHING = st.sampled_from([None, True, 0, -1, 2.5, "", "x", "\x1b[2J", [], [[]], [None], ["x"], {}, {"x": None}])
+KEYS = ("architectures", "model_type", "vocab_size", "num_hidden_layers", "quantization", "quantization_config")
+
+
+@given(
+    st.dictionaries(st.sampled_from((*KEYS, "text_config")), ANYTHING), st.dictionaries(st.sampled_from(KEYS), ANYTHING)
+)
+def test_a_model_is_shown_whatever_its_config_has_in_the_place_of_a_value(
+    config: dict[str, Any], section: dict[str, Any]
+) -> None:
+    verdict = judge_memory(None, 2_133_999_188, 32768, 4096)
+    for each in (config, {**config, "text_config": section}):
+        for part in ("metadata", "config"):
+            shown = details_text(of_config(each), part, NOW, verdict)
+            assert shown.startswith("Model: /work/copy\n")
+            assert "\x1b" not in shown
+        assert "None" not in details_text(of_config(each), "metadata", NOW, verdict)
+
+
+@pytest.mark.parametrize("architectures", [None, [], "Llama", {}, 5])
+def test_an_architecture_is_shown_of_a_list_of_them_only(architectures: object) -> None:
+    verdict = judge_memory(None, 2_133_999_188, 32768, 4096)
+    assert "Architecture:" not in details_text(of_config({"architectures": architectures}), "metadata", NOW, verdict)
+    shown = details_text(of_config({"architectures": ["Llama", "Other"]}), "metadata", NOW, verdict)
+    assert "  Architecture: Llama\n" in shown
+
+
 def test_health(snapshot: SnapshotAssertion) -> None:
     entries = [HealthEntry(each.handle, each.health, each.workspace) for each in MODELS]
     assert health_text(entries) == snapshot
@@ -150,17 +196,6 @@ def test_notes_of_health_stand_below_their_model() -> None:
     ],
 )
 def test_the_quantization_of_another_library_is_named(config: dict[str, object], shown: str) -> None:
-    details = ModelDetails(
-        description=MODELS[-1],
-        files=(),
-        config=config,
-        quantization=None,
-        parameters=None,
-        license=None,
-        chat_template=True,
-        template_read=True,
-        tools_missing=None,
-        supports_reasoning=False,
-    )
+    details = of_config(config)
     verdict = judge_memory(MemoryReading(16 * 10**9, 12 * 10**9), 2_133_999_188, 32768, 4096)
     assert f"Quantization: {shown}\n" in details_text(details, "metadata", NOW, verdict)
