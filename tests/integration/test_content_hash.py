@@ -105,9 +105,14 @@ def test_a_link_out_of_the_workspace_or_to_itself_has_no_digest(tmp_path: Path, 
 
 
 def test_what_tools_and_systems_leave_behind_does_not_count(tmp_path: Path) -> None:
-    for name in ("a.tmp", "a.lock", "a.log", "a.bak", ".DS_Store", "._a", "Icon\r", "a~", ".a.swp", "Thumbs.db"):
+    names = ("a.tmp", "a.lock", "a.log", "a.bak", ".DS_Store", "._a", "Icon\r", "a~", ".a.swp", ".a.swo", "Thumbs.db")
+    for name in (*names, "desktop.ini", ".apdisk"):
         (tmp_path / name).write_text("x")
-    for name in (".git", "__pycache__", ".venv", "node_modules", ".hf_cache", "System Volume Information"):
+    for name in (
+        ".git", ".github", "__pycache__", ".venv", "venv", "node_modules", ".hf_cache", "System Volume Information",
+        ".vscode", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", "$RECYCLE.BIN",
+        ".Spotlight-V100", ".Trashes", ".fseventsd", ".TemporaryItems",
+    ):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("x")
     (tmp_path / ".mlxk_workspace.json").write_text("{}")

@@ -55,6 +55,30 @@ def test_what_could_run_or_is_of_no_use_is_left_on_the_hub(path: str, reason: Sk
     assert [(file.path, file.reason) for file in plan.skipped] == [(path, reason)]
 
 
+@pytest.mark.parametrize(
+    ("reason", "names"),
+    [
+        (SkipReason.PICKLE, "a.bin a.pt a.pth a.pkl a.pickle a.ckpt a.joblib a.mar"),
+        (SkipReason.CODE, "a.py a.pyc a.sh a.so a.dylib a.dll a.exe a.js a.whl a.ipynb"),
+        (
+            SkipReason.OTHER_WEIGHTS,
+            "a.gguf a.ggml a.onnx a.onnx_data a.h5 a.msgpack a.tflite a.npz a.npy a.mlmodel "
+            "consolidated-1.safetensors adapter_model.safetensors adapters.safetensors 0001_adapters.safetensors "
+            "my-LoRA-2.safetensors optimizer.safetensors optim_0.safetensors scheduler.safetensors "
+            "training_args.safetensors rng_state_0.safetensors pytorch_model.safetensors tf_model.safetensors "
+            "flax_model.safetensors model.fp16.safetensors model-int8.safetensors model_ema.safetensors",
+        ),
+        (None, "a.json a.jsonl a.jinja a.model a.model.v3 a.tiktoken a.spm a.txt LICENCE Use_Policy.md Readme NOTICE"),
+    ],
+)
+def test_each_kind_of_file_is_fetched_or_left_for_its_reason(reason: SkipReason | None, names: str) -> None:
+    for name in names.split():
+        plan = plan_download(model("model.safetensors", name, f"sub/{name}".upper()))
+        skipped = {file.path: file.reason for file in plan.skipped}
+        assert skipped.get(name) is reason, name
+        assert skipped.get(f"sub/{name}".upper()) is reason or name.endswith(".safetensors"), name
+
+
 def test_weights_of_another_name_are_fetched_when_there_are_no_others() -> None:
     assert [file.path for file in plan_download(model("consolidated.safetensors")).files] == [
         "consolidated.safetensors"

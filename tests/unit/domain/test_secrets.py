@@ -26,6 +26,42 @@ def test_names_of_models_files_are_not(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    ["key.p12", "sub/key.PFX", "store.jks", "pass.kdbx", "putty.ppk", "id_dsa", "id_ecdsa.pub", "_netrc", ".npmrc",
+     ".pypirc", ".htpasswd", ".git-credentials", "credentials", "client_secret_1.json", "service_account-x.json",
+     "stored_tokens", "home/.aws/credentials", ".kube/config", "a/.kube/config", ".bash_history", ".psql_history",
+     ".histfile", ".history", ".lesshst", ".rhistory", ".viminfo", "chat_history.jsonl", "chat-history-1.txt",
+     "bash_history.txt", "zsh_history", "fish_history", "shell_history.log", "python_history",
+     "ConsoleHost_history.txt"],
+)  # fmt: skip
+def test_keys_passwords_and_histories_of_every_program_are_found(path: str) -> None:
+    assert judge_name(path) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("ASIA" + "ABCDEFGH12345678", "an AWS access key"),
+        *((f"gh{letter}_{LONG[:36]}", "a GitHub token") for letter in "pousr"),
+        *((f"xox{letter}-{LONG[:24]}", "a Slack token") for letter in "abprs"),
+        (f"SG.{LONG[:22]}.{LONG[:43]}", "an API key"),
+        *((f"{letter}k_live_{LONG[:24]}", "an API key") for letter in "rs"),
+        (f"ya29.{LONG[:30]}", "a Google access token"),
+        (f"AccountKey={LONG}==", "an Azure account key"),
+        (f"eyJ{LONG[:20]}.eyJ{LONG[:20]}.{LONG[:20]}", "a JSON web token"),
+        (f"Authorization: Bearer {LONG[:20]}", "a bearer token"),
+        (f"AUTHORIZATION: BEARER {LONG[:20]}", "a bearer token"),
+        ("postgres://ann:hunter2@db.example:5432/x", "a password in an address"),
+        (f"pypi-{LONG}", "a package registry token"),
+        ("-----BEGIN PRIVATE KEY-----", "a private key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key"),
+    ],
+)
+def test_secrets_of_every_kind_are_found(text: str, kind: str) -> None:
+    assert [finding.kind for finding in judge_text("notes.txt", f"x = '{text}'", ())] == [kind]
+
+
+@pytest.mark.parametrize(
     ("text", "kind"),
     [
         (f"hf_{LONG[:34]}", "a Hugging Face token"),
