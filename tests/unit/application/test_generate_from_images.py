@@ -19,7 +19,7 @@ from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.generation_input import GenerationOptions, ImageSource, IncomingConversation
+from mlxk.application.generation_input import GenerationOptions, ImageSource, IncomingConversation, IncomingMessage
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import ImageTableDelta
 from mlxk.application.use_cases.describe_model import DescribeModel
@@ -34,7 +34,7 @@ from mlxk.domain.errors import (
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.image_table import ImageFacts
-from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage, EncodedImage, ImageFormat
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.footprint import MemoryReading
@@ -254,3 +254,42 @@ def test_several_answers_to_several_chunks_are_refused() -> None:
 def test_an_answer_that_follows_a_grammar_has_no_table() -> None:
     stream = World().show("a", settings=GenerationSettings(grammar=Grammar.json_object()))
     assert [event.text for event in stream if isinstance(event, TextDelta)] == ["Answer 1."]
+
+
+LARGE = bytes(MAX_IMAGE_BYTES)
+
+
+def large(name: str) -> EncodedImage:
+    return EncodedImage(LARGE, ImageFormat.JPEG, hashlib.sha256(name.encode()).hexdigest(), f"{name}.jpg")
+
+
+@pytest.mark.parametrize("chunk", [3, 4, 5])
+def test_images_that_are_too_large_together_are_refused_before_any_is_shown(chunk: int) -> None:
+    asked = World()
+    sources = [lambda name=name: large(name) for name in "abcdef"]
+    prompt = IncomingConversation.of(Conversation.of("Describe."), *sources, images_field="--image")
+    with pytest.raises(ValidationError, match=rf"^--image: {chunk} images have {20 * chunk}\.0 MiB together"):
+        asked.generate("org/eye", [prompt], GenerationOptions(chunk=chunk))
+    assert asked.requests == []
+
+
+def test_as_many_large_images_are_shown_together_as_may_be_and_one_after_another_any_number() -> None:
+    asked = World()
+    sources = [lambda name=name: large(name) for name in "abcdef"]
+    prompt = IncomingConversation.of(Conversation.of("Describe."), *sources)
+    (stream,) = asked.generate("org/eye", [prompt], GenerationOptions(chunk=2))
+    assert len(said(stream)) == 3
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5])
+@pytest.mark.parametrize("earlier", [0, 1, 2])
+def test_images_of_one_request_count_together_wherever_they_are(chunk: int, earlier: int) -> None:
+    images = [large(name) for name in "abc"]
+    before = (IncomingMessage(Message(Role.USER, "Describe."), (*images[:earlier], "Describe.")),) if earlier else ()
+    answered = (IncomingMessage(Message(Role.ASSISTANT, "Yes.")),) if earlier else ()
+    last = IncomingMessage(Message(Role.USER, "And?"), (*images[earlier:], "And?"))
+    asked = World()
+    prompt = IncomingConversation((*before, *answered, last))
+    with pytest.raises(ValidationError, match=r"messages: 3 images have 60\.0 MiB together"):
+        asked.generate("org/eye", [prompt], GenerationOptions(chunk=chunk))
+    assert asked.requests == []
