@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from math import log
 from pathlib import Path
 from shutil import copy2
-from typing import Any
+from typing import Any, TypeGuard
 
 from mutation_faults import LAYERS, Fault, drawn, faulty
 
@@ -56,17 +56,25 @@ class TestGraph:
         self._words = {path: words_of(path + (root / path).read_text("utf-8")) for path in files}
         self._holding = Counter(itertools.chain.from_iterable(self._words.values()))
 
-    def runs(self, module: str) -> Iterator[list[str]]:
-        """Yield the test files that reach a module in runs of a few, the most specific and the fastest first.
+    def runs(self, fault: Fault) -> Iterator[list[str]]:
+        """Yield the test files that reach a fault's module in runs of a few, the most specific and the fastest first.
 
-        A test file is specific when it holds, or is named by, words of the module's path that few test files hold.
+        A test file is specific when it holds, or is named by, words of the module's path that few test files hold; or
+        words of the fault itself, and of the names of the functions and the class around it.
         """
+        module = fault.path
         distances = {path: reached[module] for path, reached in self._distances.items() if module in reached}
-        weights = {word: log(len(self._words) / (1 + self._holding[word])) for word in words_of(module)}
+        of_path = self._weights(words_of(module))
+        around = " ".join(node.name for node in ast.walk(self._trees[module]) if surrounds(node, fault.line))
+        of_fault = self._weights(words_of(f"{around} {fault.before}") - of_path.keys())
+
+        def specific(path: str, weights: dict[str, float]) -> float:
+            named = words_of(path)
+            return sum(weight * ((word in self._words[path]) + (word in named)) for word, weight in weights.items())
 
         def order(path: str) -> tuple[float, int]:
-            specific = sum(weight * ((word in self._words[path]) + (word in path)) for word, weight in weights.items())
-            return distances[path] + kind(path) - 2 * specific, len(self._edges[path])
+            words = specific(path, of_path) + 2 * specific(path, of_fault) / max(1, len(of_fault)) ** 0.5
+            return distances[path] + kind(path) - 2 * words, len(self._edges[path])
 
         ordered = iter(sorted(distances, key=order))
         for number in itertools.count(1):  # later runs hold more files: few of them fail, and each run costs a start
@@ -74,6 +82,11 @@ class TestGraph:
             if not run:
                 return
             yield run
+
+    def _weights(self, words: set[str]) -> dict[str, float]:
+        """Return how much each word says, by the number of test files that hold it; without those that none holds."""
+        held = {word: self._holding[word] for word in sorted(words) if self._holding[word]}
+        return {word: log(len(self._words) / (1 + count)) for word, count in held.items()}
 
     def _imported(self, tree: ast.AST, path: str) -> set[str]:
         """Return the files that a syntax tree imports, or starts as a program."""
@@ -125,6 +138,11 @@ class TestGraph:
 def words_of(text: str) -> set[str]:
     """Return the words of a text or of its names, in the singular."""
     return {word.removesuffix("s") for word in re.findall("[a-z]+", text.lower())}
+
+
+def surrounds(node: ast.AST, line: int) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
+    """Tell whether a node is a function or a class with a line in it."""
+    return isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= (node.end_lineno or line)
 
 
 def kind(path: str) -> int:
@@ -280,7 +298,7 @@ def main(arguments: list[str]) -> int:
         graph = TestGraph(copy_of_tree.root)
         for number, fault in chosen:
             started = time.monotonic()
-            verdict = copy_of_tree.verdict(fault, graph.runs(fault.path), options.limit)
+            verdict = copy_of_tree.verdict(fault, graph.runs(fault), options.limit)
             record.add(number, fault, verdict, time.monotonic() - started)
             print(f"{number:3} {fault}\n    {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
     print(f"seed {options.seed}: {summary(record.verdicts[str(f)] for _, f in faults if str(f) in record.verdicts)}")
