@@ -139,10 +139,8 @@ def _transcribe_silence(container: Container, model: ServedModel) -> None:
             file.setsampwidth(2)
             file.setframerate(_RATE)
             file.writeframes(bytes(2 * _FRAMES))
-        events = container.use_cases.transcribe_audio()(
-            model.description, Recording(path, "silence"), TranscriptionSettings()
-        )
-        for _ in events:
+        recording = Recording(path, "silence")
+        for _ in container.use_cases.transcribe_audio()(model.description, recording, TranscriptionSettings()):
             pass
 
 
