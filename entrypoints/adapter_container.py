@@ -153,6 +153,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         return EngineLimits(**limits)
     if server.memory_budget_mib is not None:
         limits["model_budget_bytes"] = server.memory_budget_mib * MIB
+    limits["vision_cache_bytes"] = server.vision_cache_mib * MIB
     if server.prefix_cache_dir is not None:
         limits["disk"] = DiskLimits(server.prefix_cache_dir, int(server.prefix_cache_disk_gib * 1024 * MIB))
     return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)

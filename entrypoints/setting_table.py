@@ -261,6 +261,9 @@ _SERVE = (
     _flagged("memory_budget", whole(1), "What models in memory may take together, MiB.", None, "memory_budget_mib"),
     _flagged("prefix_cache_dir", PATH, "A folder to keep prompts in for later starts.", None, "prefix_cache_dir"),
     _flagged("prefix_cache_disk", number(0.01), "What they may take there, GiB.", 10.0, "prefix_cache_disk_gib"),
+    _flagged(
+        "vision_cache_size", whole(0), "What a model keeps of images for later prompts, MiB.", 512, "vision_cache_mib"
+    ),
     *_STRICT,
     _flagged("image_metadata", SWITCH, "Begin answers about images with their metadata.", False, "image_metadata"),
     Setting(

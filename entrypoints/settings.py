@@ -152,6 +152,8 @@ class ServerSettings:
     """Seconds after which an idle model is unloaded; None never does."""
     memory_budget_mib: int | None = None
     """Budget of all weights in memory, in MiB; None takes the budget of the machine."""
+    vision_cache_mib: int = 512
+    """What a model keeps of images for later prompts, in MiB; 0 keeps nothing."""
     prefix_cache_dir: str | None = None
     """Absolute path of the folder in which prompts are kept for later starts; None keeps them in memory only."""
     prefix_cache_disk_gib: float = 10.0

@@ -134,6 +134,12 @@ class EngineState:
     failed: int = 0
     """Sequences that ended with an error."""
     prefix_cache_bytes: int = 0
+    vision_cache_bytes: int = 0
+    """Features of images that loaded models keep for later prompts."""
+    vision_cache_hits: int = 0
+    """Images whose features were kept, of the loaded models."""
+    vision_cache_misses: int = 0
+    """Images whose features were computed, of the loaded models."""
     active_bytes: int = 0
     """Memory of all arrays."""
     peak_bytes: int = 0

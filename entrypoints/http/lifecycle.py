@@ -150,6 +150,9 @@ _HELP = {
     "mlxk_blas": ("gauge", "1 when a library of the machine, such as OpenBLAS, multiplies matrices on its CPU."),
     "mlxk_engine_memory_bytes": ("gauge", "What the engine's arrays take: weights, caches of answers, kept prompts."),
     "mlxk_prefix_cache_bytes": ("gauge", "What is kept of earlier prompts for later ones that begin the same way."),
+    "mlxk_vision_cache_bytes": ("gauge", "Features of images that models in memory keep for later prompts."),
+    "mlxk_vision_cache_hits": ("gauge", "Images whose features were kept, of the models in memory."),
+    "mlxk_vision_cache_misses": ("gauge", "Images whose features were computed, of the models in memory."),
     "mlxk_decode_step_seconds": (
         "gauge",
         "Seconds of a step that generates one token, of the slowest model in memory.",

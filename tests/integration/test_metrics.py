@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from models.tiny_embedding import build_bert
+from models.tiny_rerankers import build_cross_encoder
 from serving.forms import post_form
 from serving.running import RunningServer
 from serving.whole_program import WholeProgram
@@ -44,6 +45,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Return the figures of a server after a request for text through each API, for vectors, and for a transcript."""
     home = tmp_path_factory.mktemp("home")
     build_bert(home / "models" / "vectors")
+    build_cross_encoder(home / "models" / "order", "bert")
     settings = ServerSettings(prefix_cache_dir=str(home / "kept"))
     program: Any = WholeProgram(home, settings, MLXK_WORKSPACE_HOME=str(home / "models"))
     with RunningServer(program) as server:
@@ -53,6 +55,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
             assert status == 200, answer
         for path in ("/v1/embeddings", "/api/embed"):
             assert server.post(path, {"model": "vectors", "input": "Hello!"})[0] == 200
+        assert server.post("/v1/rerank", {"model": "order", "query": "Hello!", "documents": ["Hi!"]})[0] == 200
         form = [("model", "demo-speech"), ("file", ("hello.flac", SOUND.read_bytes()))]
         assert post_form(server, "/v1/audio/transcriptions", form)[0] == 200
         assert server.post("/v1/chat/completions", {"model": "no such", "messages": MESSAGES})[0] == 404
@@ -94,6 +97,7 @@ def test_the_parts_of_an_answer_make_up_the_whole(samples: list[Sample]) -> None
 def test_vectors_and_transcripts_are_measured_apart_from_answers(samples: list[Sample]) -> None:
     vectors = by_use(samples, "mlxk_embedding_seconds_count")
     assert vectors == {("vectors", "embeddings"): 1, ("vectors", "ollama"): 1}
+    assert by_use(samples, "mlxk_rerank_seconds_count") == {("order", "rerank"): 1}
     assert by_use(samples, "mlxk_transcription_seconds_count") == {("demo-speech", "audio"): 1}
 
 

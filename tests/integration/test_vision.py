@@ -14,6 +14,7 @@ from models.pictures import about, noise, oracle
 from models.tiny_models import build as build_text
 from models.tiny_vision import ARCHITECTURES, build
 
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import (
@@ -159,9 +160,61 @@ def test_the_same_image_is_looked_at_once(models: Models, engine: MlxTextGenerat
     read(stream)
     for prompt in ("Something else entirely?", "And " * 40, QUESTION):
         answer(engine, handle, about(prompt, noise(1), "!"))
-    assert encoder.computed == 1
+    assert encoder.counters.computed == 1
     answer(engine, handle, about(noise(2), QUESTION))
-    assert encoder.computed == 2
+    assert encoder.counters.computed == 2
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"mllama"}))
+def test_of_a_conversation_that_gets_another_image_only_that_one_is_encoded(
+    architecture: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    handle = models(architecture)
+    seeds = [len(architecture) * 10 + 1000, len(architecture) * 10 + 1001]
+    answer(engine, handle, about(noise(seeds[0]), QUESTION))
+    before = engine.state(5.0)
+    both = about("First:", noise(seeds[0]), "Second:", noise(seeds[1]), QUESTION)
+    assert answer(engine, handle, both).tokens == oracle(handle, both)
+    after = engine.state(5.0)
+    assert after.vision_cache_misses - before.vision_cache_misses == 1
+    # The others' encoders get images padded to one another, or with a mask.
+    divided = architecture in {"gemma3", "gemma4", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    assert after.vision_cache_hits - before.vision_cache_hits == divided
+    assert answer(engine, handle, about("Again:", noise(seeds[1]), QUESTION)).finished is not None
+    assert engine.state(5.0).vision_cache_misses == after.vision_cache_misses + (not divided)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_cache_without_room_keeps_nothing_and_changes_no_answer(size: int, models: Models) -> None:
+    handle = models("gemma4")
+    small = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(vision_cache_bytes=size))
+    try:
+        prompt = about(noise(1), QUESTION)
+        for opening in ("One:", "Two:"):
+            answer(small, handle, about(opening, noise(1), QUESTION))
+        assert answer(small, handle, prompt).tokens == oracle(handle, prompt)
+        state = small.state(5.0)
+        assert (state.vision_cache_bytes, state.vision_cache_hits, state.vision_cache_misses) == (0, 0, 3)
+    finally:
+        small.close()
+
+
+def test_the_least_recently_used_features_go_first(models: Models) -> None:
+    handle = models("gemma4")
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    try:
+        answer(engine, handle, about(noise(1), QUESTION))
+        one = engine.state(5.0).vision_cache_bytes
+    finally:
+        engine.close()
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(vision_cache_bytes=2 * one))
+    try:
+        for turn, seed in enumerate((1, 2, 1, 3, 1, 2)):  # 2 is evicted by 3, and 1 never
+            answer(engine, handle, about(f"{turn}:", noise(seed), QUESTION))
+        state = engine.state(5.0)
+        assert (state.vision_cache_bytes, state.vision_cache_hits, state.vision_cache_misses) == (2 * one, 2, 4)
+    finally:
+        engine.close()
 
 
 def test_a_long_prompt_is_read_in_pieces_beside_others(models: Models, engine: MlxTextGenerator) -> None:

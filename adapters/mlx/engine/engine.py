@@ -265,6 +265,9 @@ class Engine(Worker):
     def state(self) -> EngineState:
         """Return a snapshot for probes and metrics."""
         learned = [each.costs for each in self._pool.models if each.costs.pass_seconds]
+        # A model takes its counts with it when it is unloaded; only text models can have vision.
+        vision = [getattr(each.model, "vision", None) for each in self._pool.models]
+        features = [each.features for each in vision if each is not None]
         return EngineState(
             responding=True,
             running=self._scheduler.running,
@@ -277,6 +280,9 @@ class Engine(Worker):
             ended=self._counters.ended,
             failed=self._counters.failed,
             prefix_cache_bytes=self.prefixes.size_bytes,
+            vision_cache_bytes=sum(each.size_bytes for each in features),
+            vision_cache_hits=sum(each.hits for each in features),
+            vision_cache_misses=sum(each.computed for each in features),
             active_bytes=mx.get_active_memory(),
             peak_bytes=max(self._counters.peak_bytes, mx.get_peak_memory()),
             step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),

@@ -155,7 +155,7 @@ class ModelPool:
         self._log = log
         self._clock = clock
         self._budget = limits.model_budget_bytes
-        self._keep_alive = limits.keep_alive_seconds
+        self._limits = limits
         self._on_unload = on_unload
         self._hold = hold
         self._requests: deque[LoadRequest] = deque()
@@ -305,14 +305,15 @@ class ModelPool:
         if wanted.adapter is not None:
             facts["adapter"] = os.path.basename(wanted.adapter)
         self._log.info("loaded a model", model=model.name, **facts, seconds=round(seconds, 3))
-        # Only text models have a generation_config; speech and embedding models lack the attribute.
-        ignored = getattr(model, "ignored_settings", ())
+        # Speech and embedding models lack these attributes.
+        vision, ignored = getattr(model, "vision", None), getattr(model, "ignored_settings", ())
+        if vision is not None:
+            vision.keep_features(self._limits.vision_cache_bytes)
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
-        pooled = self._models[identity] = PooledModel(
-            model, self._clock.monotonic(), held, keep_alive_seconds=self._keep_alive, form=form, adapts=plain
-        )
-        return pooled
+        keep, now = self._limits.keep_alive_seconds, self._clock.monotonic()
+        self._models[identity] = PooledModel(model, now, held, keep_alive_seconds=keep, form=form, adapts=plain)
+        return self._models[identity]
 
     def _form(self, handle: ModelHandle) -> WeightForm:
         """Decide how the weights of a model are held; models that are loaded are never unloaded for it."""

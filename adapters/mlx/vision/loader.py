@@ -25,6 +25,7 @@ from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.network import (
+    FeatureCounters,
     RowFeatures,
     RowPositions,
     VisionNetwork,
@@ -54,6 +55,16 @@ class VisionProcessor:
 
     parts: VisionParts
     network: VisionNetwork
+
+    def keep_features(self, max_bytes: int) -> None:
+        """Keep the features of images for later prompts, within a size; on the owner thread."""
+        if self.parts.encoder is not None:
+            self.parts.encoder.max_bytes = max_bytes
+
+    @property
+    def features(self) -> FeatureCounters:
+        """What the cache of features did; on any thread."""
+        return FeatureCounters() if self.parts.encoder is None else self.parts.encoder.counters
 
     def render(self, request: GenerationRequest, model: LoadedModel) -> RenderedText | None:
         """Render the prompt of a request, on any thread. Raises as ``render_prompt``."""
@@ -121,11 +132,8 @@ class VisionPrompt(Media):
         if not self.identity or positions is not None:
             found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
             inputs = {}
-        elif self._parts.encoder is None:
-            found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         else:
-            with self._parts.encoder.images(self.identity):
-                found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
+            found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         known = {name: value for name, value in found.to_dict().items() if value is not None}
         return {**inputs, **known, **(positions or {})}
 

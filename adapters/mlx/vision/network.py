@@ -1,90 +1,158 @@
 """The networks of a vision model: its encoder, with a cache, and its language model as the engine steps it.
 
-A vision encoder computes features of pixels, at the cost of hundreds of tokens. Its outputs for the images of a prompt
-are kept and reused when another prompt contains the same images in the same order. The language model takes token ids
-and a KV cache, and returns logits.
+A vision encoder computes features of pixels, at the cost of hundreds of tokens. They are kept and reused when another
+prompt contains the same image. The language model takes token ids and a KV cache, and returns logits.
 """
 
-import contextlib
+import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 from mlx_vlm.models.cache import make_prompt_cache
 
 ENCODER_NAMES = ("vision_tower", "vision_model", "vision_encoder", "visual")
 """Attributes under which mlx-vlm's models have their vision encoder."""
 
-MAX_BYTES = 512 * 1024 * 1024
-"""Size limit of the cache of one model."""
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of an encoder."""
+
+
+@attrs.define
+class FeatureCounters:
+    """What one model's cache of features did; written on the owner thread, readable from any."""
+
+    hits: int = 0
+    computed: int = 0
+    """Calls of the encoder itself."""
+    size_bytes: int = 0
+    """What is kept."""
 
 
 class CachingEncoder:
     """Wraps a vision encoder with a cache; used on the owner thread only.
 
+    Features are kept by the content of what they are computed from, and for each image by itself where the arguments
+    show where one image ends: so a conversation that gets another image has only that one computed.
+
     Args:
         encoder: The wrapped encoder.
-        max_bytes: Size limit; the least recently used features are evicted first.
     """
 
-    def __init__(self, encoder: Any, max_bytes: int = MAX_BYTES) -> None:  # noqa: ANN401
+    def __init__(self, encoder: Any) -> None:  # noqa: ANN401
         self._encoder = encoder
-        self._max_bytes = max_bytes
-        self._features: OrderedDict[tuple[str, int], tuple[Any, int]] = OrderedDict()
-        self._size_bytes = 0
-        self._identity: str | None = None
-        self._calls = 0
-        self.computed = 0
-        """How often the encoder itself was called."""
-
-    @contextlib.contextmanager
-    def images(self, identity: str) -> Iterator[None]:
-        """Set which images are encoded inside the block.
-
-        Args:
-            identity: A text that is unique to these images.
-        """
-        self._identity, self._calls = identity, 0
-        try:
-            yield
-        finally:
-            self._identity = None
+        self.max_bytes = 0
+        """Size limit; the least recently used features are evicted first, and nothing is kept at 0."""
+        self._features: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._divides = True
+        self.counters = FeatureCounters()
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         """Return the features from the cache, or compute them."""
-        if self._identity is None:
-            return self._compute(arguments, options)
-        key = (self._identity, self._calls)
-        self._calls += 1
-        if key not in self._features:
-            self._store(key, self._compute(arguments, options))
-        self._features.move_to_end(key)
-        features = self._features[key][0]
-        self._evict()
-        return features
+        if self.max_bytes <= 0:
+            return self._compute((arguments, options))
+        calls = _by_image(arguments, options) if self._divides else []
+        if len(calls) < 2:
+            return self._kept((arguments, options))
+        try:
+            return _joined([self._kept(call) for call in calls])
+        except _NotDivisibleError:
+            self._divides = False
+            return self._kept((arguments, options))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Delegate everything else to the encoder."""
         return getattr(self._encoder, name)
 
-    def _compute(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401
-        self.computed += 1
-        return self._encoder(*arguments, **options)
-
-    def _store(self, key: tuple[str, int], features: Any) -> None:  # noqa: ANN401
+    def _kept(self, call: Call) -> Any:  # noqa: ANN401
+        key = _digest(call)
+        if key is None:
+            return self._compute(call)
+        if key in self._features:
+            self.counters.hits += 1
+            self._features.move_to_end(key)
+            return self._features[key][0]
+        features = self._compute(call)
         arrays = [leaf for _, leaf in tree_flatten(features) if isinstance(leaf, mx.array)]
         mx.eval(arrays)
         size = sum(array.nbytes for array in arrays)
         self._features[key] = (features, size)
-        self._size_bytes += size
+        self.counters.size_bytes += size
+        while self.counters.size_bytes > self.max_bytes:
+            _, (_, evicted) = self._features.popitem(last=False)
+            self.counters.size_bytes -= evicted
+        return features
 
-    def _evict(self) -> None:
-        while self._size_bytes > self._max_bytes and self._features:
-            _, (_, size) = self._features.popitem(last=False)
-            self._size_bytes -= size
+    def _compute(self, call: Call) -> Any:  # noqa: ANN401
+        self.counters.computed += 1
+        return self._encoder(*call[0], **call[1])
+
+
+class _NotDivisibleError(Exception):
+    """Features of single images cannot be put together to those of all."""
+
+
+def _by_image(arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Call]:
+    """Return a call for each image; none where the arguments do not show where one ends.
+
+    They do when the first is all there is, with an image in each row; and when it has the patches of all images and
+    the second has, for each image, the lengths of its sides in patches.
+    """
+    others = [each for each in (*arguments[1:], *options.values()) if not isinstance(each, _SETTINGS)]
+    if not arguments or not isinstance(arguments[0], mx.array):
+        return []
+    pixels, rest = arguments[0], arguments[1:]
+    if not others and pixels.ndim == _IMAGE_AXES:
+        return [((pixels[row : row + 1], *rest), options) for row in range(len(pixels))]
+    grid = others[0] if others else None
+    if len(others) == 1 and rest and rest[0] is grid and isinstance(grid, mx.array) and grid.shape[1:] == (_SIDES,):
+        ends = np.cumsum(np.array(grid).prod(axis=1)).tolist()
+        if ends[-1] == len(pixels):
+            starts = [0, *ends]
+            return [
+                ((pixels[starts[row] : ends[row]], grid[row : row + 1], *rest[1:]), options) for row in range(len(grid))
+            ]
+    return []
+
+
+_SETTINGS = (str, int, float, bool, mx.Dtype, type(None))
+"""Types of arguments that say how to compute, not what."""
+
+_IMAGE_AXES = 4
+"""Images, channels, height and width, in whatever order after the first."""
+
+_SIDES = 3
+"""Lengths of an image in patches: over time, of its height and of its width."""
+
+
+def _joined(features: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return the features of several images as the encoder would return those of all at once."""
+    first = features[0]
+    if isinstance(first, mx.array):
+        return mx.concatenate(list(features), axis=0)
+    if type(first) in (list, tuple):
+        return type(first)([_joined(parts) for parts in zip(*features, strict=True)])
+    if first is None:
+        return None
+    raise _NotDivisibleError
+
+
+def _digest(call: Call) -> str | None:
+    """Return a hash of an encoder's arguments; None where one of them has no content to tell it from others."""
+    found = hashlib.sha256()
+    for name, value in tree_flatten([list(call[0]), call[1]]):
+        if isinstance(value, mx.array):
+            content = np.array(mx.contiguous(value).reshape(-1).view(mx.uint8))
+            found.update(f"{name}{value.dtype}{value.shape}".encode() + content.tobytes())
+        elif isinstance(value, _SETTINGS):
+            found.update(f"{name}{value!r};".encode())
+        else:
+            return None
+    return found.hexdigest()
 
 
 def with_cache(model: Any) -> CachingEncoder | None:  # noqa: ANN401

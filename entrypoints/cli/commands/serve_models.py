@@ -110,6 +110,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-queue", type=int, metavar="N", help="answers that may wait for their turn (96)")
     group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (72)")
     group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
+    group.add_argument(
+        "--vision-cache-size", type=int, metavar="MIB", help="what a model keeps of images for later prompts (512)"
+    )
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
     group.add_argument("--prefix-cache-dir", metavar="DIR", help="keep prompts in a folder, for later starts")
     group.add_argument("--prefix-cache-disk", type=float, metavar="GIB", help="what they may take there (10)")
@@ -253,6 +256,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
         "max_body_mib": arguments.max_body,
         "memory_budget_mib": arguments.memory_budget,
+        "vision_cache_mib": arguments.vision_cache_size,
         "prefix_cache_dir": _absolute(arguments.prefix_cache_dir),
         "prefix_cache_disk_gib": arguments.prefix_cache_disk,
         "drain_seconds": arguments.drain_timeout,

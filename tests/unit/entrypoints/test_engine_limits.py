@@ -35,6 +35,11 @@ def test_prompts_are_kept_on_disk_where_the_operator_says() -> None:
     assert of(None, ServerSettings()).disk is None
 
 
+@pytest.mark.parametrize("mib", [0, 1, 512])
+def test_features_of_images_are_kept_as_the_operator_says(mib: int) -> None:
+    assert of(None, ServerSettings(vision_cache_mib=mib)).vision_cache_bytes == mib * 1024**2
+
+
 def test_what_the_operator_says_wins() -> None:
     server = ServerSettings(memory_budget_mib=2048, max_streams=5, max_queue=7, keep_alive=60.0)
     options = of(MemoryReading(100 * GIB, 100 * GIB), server)

@@ -197,6 +197,13 @@ def test_limits_and_permissions_are_handed_on() -> None:
     assert (server.reload, server.supervised) == (True, False)
 
 
+def test_what_is_kept_of_images_has_a_size(capsys: pytest.CaptureFixture[str]) -> None:
+    _, [server] = serve("--vision-cache-size", "0")
+    assert server.vision_cache_mib == 0
+    assert serve("--vision-cache-size", "-1") == (1, [])
+    assert "--vision-cache-size" in capsys.readouterr().err
+
+
 def test_prompts_are_kept_on_disk_in_a_folder_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     _, [server] = serve("--prefix-cache-dir", "~/kept", "--prefix-cache-disk", "2.5", HOME="/home/ada")
     assert (server.prefix_cache_dir, server.prefix_cache_disk_gib) == (os.path.expanduser("~/kept"), 2.5)
