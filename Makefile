@@ -142,6 +142,7 @@ define install_mlxk
 endef
 
 $(VENV)/.uv: requirements/setup.lock
+	@$(PYTHON) -c 'import sys; sys.exit("mlxk needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another one: make PYTHON=python3.13 TARGET" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r $<
 	touch $@

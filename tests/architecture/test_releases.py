@@ -123,3 +123,17 @@ def test_the_container_runs_as_no_root_and_tells_its_health() -> None:
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", recipe, re.MULTILINE)
     assert "HEALTHCHECK" in recipe
     assert "--require-hashes" in recipe
+
+
+def test_a_python_that_is_too_old_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    pretending = "import sys; sys.version_info = (3, 9, 6); exec(sys.argv[2])"
+    old.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{pretending}' \"$@\"\n")
+    old.chmod(0o755)
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "setup.lock").touch()
+    command = ["make", "-f", str(ROOT / "Makefile"), f"PYTHON={old}", ".venv/.uv"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "mlxk needs Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / ".venv").exists()
