@@ -258,8 +258,9 @@ def copy_file(source: str, target: str, report: Callable[[int], None]) -> CopyMe
         method = CopyMethod.COPIED
         _copy(origin, temporary, report)
     # Files of the cache's shared store are read-only, but a workspace is meant to be edited.
-    os.chmod(temporary, stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
-    os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with contextlib.suppress(OSError):  # some network drives have neither modes nor times to set
+        os.chmod(temporary, stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.replace(temporary, target)
     report(status.st_size)
     return method

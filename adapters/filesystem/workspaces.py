@@ -1,8 +1,11 @@
 """Workspaces on the local disk: finding them, reading their records, and checking where a new one is made."""
 
+import contextlib
 import datetime
 import errno
+import fcntl
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -19,6 +22,9 @@ from mlxk.application.ports.model_cache import ManifestEntry
 from mlxk.application.ports.model_directories import Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.domain.errors import Advice, Remedy, StorageError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin, Workspace
+
+_PATH_BYTES = 1024
+"""Room for a path of macOS, with its end."""
 
 
 def _now() -> datetime.datetime:
@@ -97,10 +103,10 @@ class FilesystemWorkspaceStore(WorkspaceStore):
 
     def place(self, target: str | None, name: str) -> str:
         typed, path = self._path(target, name)
-        place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        place = os.path.join(_real(os.path.dirname(path)), os.path.basename(path))
         parent = os.path.dirname(place)
         for directory in self._protected:
-            if os.path.commonpath((os.path.realpath(directory), place)) == os.path.realpath(directory):
+            if os.path.commonpath((_real(directory), place)) == _real(directory):
                 raise ValidationError(f"target: '{typed}' lies in the model cache, which is not written to this way")
         if not os.path.isdir(parent):
             raise self._without_parent(typed, parent)
@@ -163,7 +169,20 @@ def _handle(directory: str, display_name: str) -> ModelHandle:
 
 def _resolved(path: str) -> str | None:
     """Return the absolute directory of a path, links resolved; None when it cannot exist."""
-    return None if not path or "\0" in path else os.path.realpath(os.path.expanduser(path))
+    return None if not path or "\0" in path else _real(os.path.expanduser(path))
+
+
+def _real(path: str) -> str:
+    """Return a path without links, spelled as the disk has it: those of macOS find one in any case of letters."""
+    real = os.path.realpath(path)
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError):
+            descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(_PATH_BYTES)).rstrip(b"\0"))
+            finally:
+                os.close(descriptor)
+    return real
 
 
 def _is_workspace(directory: str) -> bool:

@@ -1,6 +1,7 @@
 """Removal of models, revisions and waste from the hub cache; no link is followed out of it."""
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -13,6 +14,9 @@ from mlxk.adapters.huggingface.locks import lock_files, remove_lock_files
 from mlxk.application.ports.model_cache import Removal
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.footprint import Waste
+
+_TRIES = 3
+"""How often to remove a folder into which another program writes."""
 
 
 @attrs.define
@@ -196,7 +200,12 @@ def _remove_tree(path: str) -> None:
     if os.path.islink(path):
         os.unlink(path)
         return
-    shutil.rmtree(path, onerror=_unless_gone)
+    for left in reversed(range(_TRIES)):
+        try:
+            return shutil.rmtree(path, onerror=_unless_gone)
+        except OSError as error:  # Finder writes .DS_Store into a folder that it shows
+            if error.errno != errno.ENOTEMPTY or not left:
+                raise
 
 
 def _unless_gone(_: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:

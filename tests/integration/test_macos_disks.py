@@ -21,6 +21,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.application.ports.model_directories import CopyMethod, Provenance
 from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.errors import ValidationError
 
 Command = Callable[..., dict[str, Any]]
 NAMES = ("Qwen/Qwen3-4B", "mlx-community/Tiny")
@@ -205,3 +206,48 @@ def test_a_drive_without_locks_takes_models_all_the_same(
     for words in (("pull", "org/m"), ("clone", "org/m", "./copy"), ("rm", "org/m")):
         done = command(*words)
         assert done["status"] == "success", done
+
+
+def test_a_workspace_is_one_model_however_its_path_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Models" / "Tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    as_apfs(monkeypatch, tmp_path)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    store = FilesystemWorkspaceStore(protected=(str(tmp_path / "models" / "CACHE"),))
+    found = [store.at(f"{tmp_path}/{path}") for path in ("Models/Tiny", "models/tiny", "MODELS/TINY/")]
+    assert [each and each.directory for each in found] == [str(folder)] * 3
+    (tmp_path / "Models" / "Cache").mkdir()
+    with pytest.raises(ValidationError, match="lies in the model cache"):
+        store.place(f"{tmp_path}/MODELS/cache/new", "new")
+
+
+def test_a_folder_that_finder_shows_is_removed_all_the_same(
+    models: HuggingFaceModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rmdir = tmp_path / "hf" / "hub" / "models--Qwen--Qwen3-4B", os.rmdir
+    written: list[str] = []
+
+    def written_into(path: Any, *, dir_fd: int | None = None) -> None:
+        if not written:
+            written.append("once")
+            (next((folder / "snapshots").iterdir()) / ".DS_Store").touch()
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", written_into)
+    planned = models.plan_removal("Qwen/Qwen3-4B")
+    assert planned is not None
+    models.remove(planned)
+    assert written
+    assert not folder.exists()
+
+
+def test_a_drive_without_modes_and_times_takes_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    (tmp_path / "file").write_bytes(b"weights")
+    for name in ("chmod", "utime"):
+        monkeypatch.setattr(os, name, refuse)
+    copy_file(str(tmp_path / "file"), str(tmp_path / "copy"), lambda _: None)
+    assert (tmp_path / "copy").read_bytes() == b"weights"

@@ -48,6 +48,15 @@ def as_apfs(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     for module, name, paths in (*calls, (builtins, "open", 1), (io, "open", 1)):
         monkeypatch.setattr(module, name, looking(getattr(module, name), paths))
 
+    if not hasattr(fcntl, "F_GETPATH"):
+
+        def tell_path(descriptor: int, command: int, given: bytes) -> bytes:
+            assert command == 50
+            return os.readlink(f"/proc/self/fd/{descriptor}").encode().ljust(len(given), b"\0")
+
+        monkeypatch.setattr(fcntl, "F_GETPATH", 50, raising=False)
+        monkeypatch.setattr(fcntl, "fcntl", tell_path)
+
 
 def _same(name: str, other: str) -> bool:
     return unicodedata.normalize("NFD", name).casefold() == unicodedata.normalize("NFD", other).casefold()
