@@ -60,7 +60,7 @@ class ToolCallFormat:
         except (ValueError, TypeError, RecursionError) as error:
             raise NoCallError from error
         if not is_valid_unicode(text):
-            text = json.dumps(dict(call.arguments), allow_nan=False)
+            text = json.dumps(dict(call.arguments))
         return ToolCall(call.name, text, call.id or self.new_id())
 
 

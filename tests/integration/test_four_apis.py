@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from clients.agent_models import TEMPLATE
 from models.scripted_model import write_model
-from serving.four_apis import APIS, Api, Case, Said, made_case
+from serving.four_apis import APIS, Api, Case, Said, Turn, made_case
 from serving.program import ServedProgram
 
 pytestmark = pytest.mark.mlx
@@ -22,6 +22,7 @@ REPLIES = {
     "@@THOUGHT@@": "<think>\nLet me think about it.\n</think>\n\nIt flew away.",
     "@@CALLED@@": f"<think>\nA tool knows.\n</think>\n\nI ask it:\n{CALLS}",
     "@@TWO@@": f"{CALLS}\n" + CALLS.replace("tool_0", "tool_1").replace('"x"', '"why \\"so\\"?"'),
+    "@@WIDE CALL@@": "Ja!\n" + CALLS.replace('"x"', '"Köln 日本 🐟"') + "\n\n",
 }
 """Replies by the mark that asks for them."""
 
@@ -89,3 +90,25 @@ def test_a_conversation_is_answered_alike_by_every_api(server: ServedProgram, se
     assert ends == {"stop", "length", "tool_calls"}
     assert thoughts
     assert calls
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("name", APIS)
+def test_text_in_any_script_is_itself_in_answers_calls_and_errors(
+    server: ServedProgram, name: str, stream: bool
+) -> None:
+    api = APIS[name]
+    tool = {"name": "tool_0", "description": "", "parameters": {"type": "object", "properties": {}}}
+    expected = {"@@WIDE@@": "Über 日本の川: 🐟", "@@WIDE CALL@@": "Köln 日本 🐟", "@@PLAIN@@": "nicht-da-日本"}
+    for mark, text in expected.items():
+        model = text if mark == "@@PLAIN@@" else "scripted"
+        body = api.request(Case(model, "", (Turn(user=mark),), (tool,)))
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        content = json.dumps({**body, **(api.streamed if stream else {})}).encode()
+        connection.request("POST", api.path, content, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        received = response.read().decode()
+        connection.close()
+        assert response.status == (404 if mark == "@@PLAIN@@" else 200), received
+        assert "\\u" not in received
+        assert {each for each in text if not each.isascii()} <= set(received), received

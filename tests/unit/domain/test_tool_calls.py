@@ -21,6 +21,15 @@ def test_a_call_is_read(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_arguments_in_any_script_are_themselves_in_the_text_that_goes_back_to_the_model(family: str) -> None:
+    template, text = FAMILIES[family]
+    splitter = ToolCallSplitter(ToolCallFormat(detect_syntaxes(template, frozenset()), TOOLS))
+    deltas = [*splitter.feed(text), *splitter.flush(True)]
+    (call,) = [delta.call for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert "Köln" in call.arguments
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_call_is_whole_or_it_is_text(family: str) -> None:
     template, text = FAMILIES[family]
     for length in range(1, len(text)):
