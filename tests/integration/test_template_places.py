@@ -112,3 +112,25 @@ def test_a_prompt_is_shown_as_a_model_that_looks_at_images_is_given_it(
     shown = command("run", "./model", "hi", "--show-prompt")["data"]
     assert shown["text"] != "hi"
     assert shown["token_count"] == prompt_tokens(command)
+
+
+@pytest.mark.parametrize(
+    ("names", "plain", "with_tools"),
+    [
+        ("default", "default", "default"),
+        ("default tool_use", "default", "tool_use"),
+        ("default tool_use rag", "default", "tool_use"),
+        ("tool_use", "tool_use", "tool_use"),
+        ("rag default", "default", "default"),
+    ],
+)
+def test_of_several_templates_that_for_tools_is_used_with_tools_only(
+    model: Path, command: Command, names: str, plain: str, with_tools: str
+) -> None:
+    templates = [{"name": name, "template": f"<{name}>{{{{ tools }}}}{TEXT}"} for name in names.split()]
+    put(model, {"tokenizer_config.json": templates})
+    tool = {"type": "function", "function": {"name": "now", "description": "", "parameters": {"type": "object"}}}
+    (model.parent / "tools.json").write_text(json.dumps([tool]))
+    for flags, expected in (((), plain), (("--tools", "tools.json"), with_tools)):
+        shown = command("run", "./model", "hi", "--show-prompt", *flags)["data"]["text"]
+        assert shown.startswith(f"<{expected}>")
