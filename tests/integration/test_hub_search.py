@@ -121,6 +121,25 @@ def test_odd_facts_of_a_listing_are_taken_as_not_stated(hub: LoopbackHub, comman
         assert (found["downloads"], found["license"], found["weights_bytes"]) == (0, None, None)
 
 
+@pytest.mark.parametrize(
+    ("stated", "mlx"),
+    [
+        ({}, False),
+        ({"library_name": "mlx"}, True),
+        ({"library_name": "transformers"}, False),
+        ({"library_name": ["mlx"]}, False),
+        ({"tags": ["mlx"]}, True),
+        ({"tags": ["other"], "library_name": "mlx"}, True),
+        ({"tags": "mlx"}, False),
+    ],
+)
+def test_a_model_is_for_mlx_by_its_library_or_a_tag(
+    hub: LoopbackHub, command: Command, stated: dict[str, object], mlx: bool
+) -> None:
+    hub.listing = [{"id": "org/chat", **stated}]
+    assert {found["mlx"] for found in results(command("search", "chat"))} == {mlx}
+
+
 def test_people_get_a_table_and_the_next_command(
     catalogue: LoopbackHub, mlxk: Callable[..., Any], hub_variables: dict[str, str]
 ) -> None:

@@ -113,6 +113,55 @@ def test_messages_end_no_turn_unless_the_request_or_the_operator_says_so(ask: As
     parts.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "said"),
+    [
+        ("/tokenize", {"content": "a", "prompt": "a"}, ["prompt: contradicts content"]),
+        ("/tokenize", {"prompt": "a", "messages": HI}, ["messages: contradicts prompt"]),
+        (
+            "/tokenize",
+            {"content": "a", "prompt": "a", "messages": HI},
+            ["prompt: contradicts content", "messages: contradicts content"],
+        ),
+        (
+            "/tokenize",
+            {"content": "a", "add_special": True, "add_special_tokens": False},
+            ["add_special_tokens: contradicts add_special"],
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": HI, "max_tokens": 2, "max_completion_tokens": 3},
+            ["max_completion_tokens: contradicts max_tokens"],
+        ),
+        (
+            "/v1/responses",
+            {"input": "hi", "max_tokens": 20, "max_output_tokens": 30},
+            ["max_output_tokens: contradicts max_tokens"],
+        ),
+        ("/api/chat", {"messages": HI, "name": OTHER_MODEL}, ["name: contradicts model"]),
+    ],
+)
+def test_fields_that_contradict_one_another_are_both_named(ask: Ask, path: str, fields: Json, said: list[str]) -> None:
+    answer = ask(path, **fields)
+    message = answer.json["error"] if path.startswith("/api") else answer.json["error"]["message"]
+    assert answer.status_code == 400
+    assert [each in message for each in said] == [True] * len(said), message
+    assert message.count("contradicts") == len(said)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/tokenize", {"content": "a", "add_special": True, "add_special_tokens": True}),
+        ("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "max_completion_tokens": 2}),
+        ("/v1/responses", {"input": "hi", "max_tokens": 20, "max_output_tokens": 20}),
+        ("/api/chat", {"messages": HI, "name": CHAT_MODEL, "stream": False}),
+    ],
+)
+def test_fields_that_say_the_same_twice_are_taken(ask: Ask, path: str, fields: Json) -> None:
+    assert ask(path, **fields).status_code == 200
+
+
 def test_a_chat_is_told_that_control_tokens_in_messages_are_text(ask: Ask, parts: Parts) -> None:
     for fields in ({}, {"parse_special": True}):
         ask("/v1/chat/completions", messages=HI, **fields)
