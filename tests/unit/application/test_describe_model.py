@@ -14,7 +14,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.model_directories import FileListing
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import ModelNotFoundError
-from mlxk.domain.models.model import Capability, Framework, ModelHandle, ModelType, Origin, Workspace
+from mlxk.domain.models.model import Capability, Framework, ModelHandle, ModelType, Origin, Quantization, Workspace
 
 NAME, COMMIT = "mlx-community/model", "a" * 40
 DIRECTORY = f"/cache/{NAME}/{COMMIT}"
@@ -100,6 +100,54 @@ def test_health_and_details_agree_with_the_description() -> None:
     describe = describing(InMemoryModelFiles({DIRECTORY: CUT}), CachedModel((COMMIT,)))
     assert not describe(HANDLE).health.healthy
     assert describe.health(HANDLE) == describe.details(HANDLE).description.health == describe(HANDLE).health
+
+
+def test_details_are_what_the_files_say() -> None:
+    template = b"{% if enable_thinking %}<think></think>{% endif %}{{ tools }}{{ messages }}"
+    tokens = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    config = {**json.loads(WHOLE["config.json"]), "quantization": {"bits": 4, "group_size": 32}}
+    files = {
+        **WHOLE,
+        "README.md": b"---\nlicense: mit\n---\n",
+        "chat_template.jinja": template,
+        "config.json": json.dumps(config).encode(),
+        "model.fp16.safetensors": WHOLE["model.safetensors"],
+        "tokenizer_config.json": json.dumps(
+            {"added_tokens_decoder": {str(index): {"content": token} for index, token in enumerate(tokens)}}
+        ).encode(),
+    }
+    describe = describing(InMemoryModelFiles({DIRECTORY: files}), CachedModel((COMMIT,)))
+    details = describe.details(HANDLE)
+    assert details.description == describe(HANDLE)
+    assert {entry.path: entry.size_bytes for entry in details.files} == {path: len(files[path]) for path in files}
+    assert details.strays == ("model.fp16.safetensors",)
+    assert details.description.size_bytes == sum(map(len, files.values())) - len(files["model.fp16.safetensors"])
+    assert details.config == config
+    assert details.quantization == Quantization(4, 32)
+    assert (details.parameters, details.license) == (4, "mit")
+    assert (details.chat_template, details.template_read, details.template_text) == (True, True, template.decode())
+    assert (details.tools_missing, details.supports_reasoning, details.inserts) == (None, True, True)
+
+
+def test_details_of_a_model_without_a_template_or_a_config_claim_nothing() -> None:
+    files = {"model.safetensors": WHOLE["model.safetensors"], "tokenizer.json": b"{}", "config.json": b"[1]"}
+    details = describing(InMemoryModelFiles({DIRECTORY: files}), CachedModel((COMMIT,))).details(HANDLE)
+    assert (details.config, details.quantization, details.license) == (None, None, None)
+    assert (details.chat_template, details.template_read, details.supports_reasoning) == (False, False, False)
+    assert (details.tools_missing is None, details.inserts) == (False, False)
+
+
+def test_only_a_whole_model_that_generates_text_has_its_formats_checked() -> None:
+    unread = {**WHOLE, "chat_template.jinja": b"{% for m in messages %}{{ m.content }}"}
+    for files, healthy, problems in (
+        (WHOLE, True, 0),
+        (unread, True, 1),
+        ({**unread, "model.safetensors": CUT["model.safetensors"]}, False, 0),
+        ({**unread, "config.json": json.dumps({"model_type": "bert"}).encode()}, True, 0),
+    ):
+        describe = describing(InMemoryModelFiles({DIRECTORY: files}), CachedModel((COMMIT,)))
+        report, found = describe.checked(HANDLE)
+        assert (report, report.healthy, len(found)) == (describe.health(HANDLE), healthy, problems), found
 
 
 def test_a_model_that_is_whole_is_read_once() -> None:
