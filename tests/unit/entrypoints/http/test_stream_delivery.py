@@ -1,5 +1,6 @@
 """Delivery of streams: what a cancelled one shows, and what is released when a start, a write or an end fails."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from falcon.testing import create_environ
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import eventually
 
+from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
 from mlxk.domain.generation.request import (
@@ -261,3 +263,26 @@ def test_a_body_that_another_server_closes_cancels_its_stream(setting: Setting) 
     assert not stream.cancelled
     body.close()
     assert stream.cancelled
+
+
+def test_every_silent_stream_is_kept_alive_when_its_own_time_has_come() -> None:
+    began: dict[str, float] = {}
+    kept: dict[str, float] = {}
+
+    class Waiting(RecordingWriter):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def keep_alive(self) -> bool:
+            kept.setdefault(self.name, time.monotonic() - began[self.name])
+            return True
+
+    dispatcher = StreamDispatcher(SystemClock(), InMemoryEventLog(), keep_alive_seconds=1.0)
+    for name in ("first", "second"):
+        began[name] = time.monotonic()
+        dispatcher.add(StreamDelivery([ScriptedStream()], Waiting(name), Ends()))
+        time.sleep(0.5)
+    assert eventually(lambda: len(kept) == 2, 5)
+    dispatcher.close()
+    assert all(1.0 <= seconds < 1.4 for seconds in kept.values()), kept
