@@ -97,6 +97,8 @@ class GenerationOptions:
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     draft_reference: str | None = None
     """A smaller model for speculative decoding, as the user typed it."""
+    draft_kind: str | None = None
+    """What it must be: one of ``DRAFT_KINDS``; None takes it as what its files say."""
     strict_memory: bool = False
     """Whether a text model beyond the memory budget is refused; by default it runs with a warning."""
     strict_capabilities: bool = False
@@ -155,6 +157,7 @@ _OF_PROFILES = (
     "template_options",
     "engine_options",
     "draft_reference",
+    "draft_kind",
     "context_limit",
     "keep_alive_seconds",
     "alternatives_limit",

@@ -4,7 +4,6 @@ Holds the table of refusals, one for each missing capability, and the checks bef
 memory. A new capability needs a row only where the general refusal says too little.
 """
 
-import re
 from collections.abc import Callable, Collection
 
 import attrs
@@ -21,6 +20,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.settings import EngineOptions
+from mlxk.domain.models.detection import drafting_of, other_drafter
 from mlxk.domain.models.footprint import (
     Matrices,
     MemoryFit,
@@ -257,28 +257,32 @@ def require_text_model(description: ModelDescription) -> None:
     require_model(description, Capability.TEXT_GENERATION)
 
 
-_DRAFTER = re.compile(r"eagle|dflash|dspark|mtp\b|assistant\b", re.IGNORECASE)
-"""Matches the architectures of drafters that read the hidden states of their model instead of its tokens."""
+def require_draft_model(details: ModelDetails, kind: str | None = None) -> None:
+    """Refuse a model that cannot propose tokens to another one.
 
-
-def require_draft_model(details: ModelDetails) -> None:
-    """Refuse a model that cannot propose tokens to another one by itself.
+    Args:
+        details: The model.
+        kind: What the user takes it for: one of ``DRAFT_KINDS``.
 
     Raises:
-        IncompatibleModelError: It is a part of another model, such as a head that was trained for it.
-        MlxkError: As ``require_text_model``.
+        ValidationError: Its files say that it is of another kind.
+        IncompatibleModelError: It reads hidden states of another model in a way that is not supported.
+        MlxkError: As ``require_text_model``; a drafter has no tokenizer, and is judged when it is loaded.
     """
     config = details.config or {}
-    known = config.get("architectures")
-    named = [config.get("model_type"), *(known if isinstance(known, list) else [])]
-    found = next((each for each in named if isinstance(each, str) and _DRAFTER.search(each)), None)
+    found = other_drafter(config)
     if found is not None:
         raise IncompatibleModelError(
             f"draft_model: '{details.description.handle.label}' is a drafter of the kind {found}, which computes on the"
             " hidden states of one model; such drafters are not supported.",
-            hint="Name a whole, smaller model with the same tokenizer.",
+            hint="Name a whole, smaller model with the same tokenizer, or a drafter of another kind.",
         )
-    require_text_model(details.description)
+    drafting = drafting_of(config)
+    stated = "model" if drafting is None else drafting.value
+    if kind not in (None, stated):
+        raise ValidationError(f"draft_kind: by its files '{details.description.handle.label}' is {stated}, not {kind}")
+    if drafting is None:
+        require_text_model(details.description)
 
 
 def require_speech_model(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.domain.generation.settings import (
+    DRAFT_KINDS,
     KV_BITS,
     KV_GROUP_SIZES,
     MAX_DRAFT_TOKENS,
@@ -186,6 +187,7 @@ GENERATION = (
     _generation("template_option", JSON_TABLE, "Variables for the chat template."),
     _generation("draft_model", WORD, "A smaller model of the same family proposes tokens."),
     _generation("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that the draft model proposes at a time."),
+    _generation("draft_kind", one_of(*DRAFT_KINDS), "What the draft model must be."),
     _generation("adapter", PATH, "Directory of a LoRA adapter."),
     _generation("kv_bits", one_of(*KV_BITS), "Bits of cached keys and values."),
     _generation("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale."),
@@ -243,6 +245,7 @@ _SERVE = (
     _flagged("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale.", None),
     _flagged("max_kv_size", whole(16), "Remember only the last tokens of each answer.", None),
     _flagged("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that it proposes at a time.", None),
+    _flagged("draft_kind", one_of(*DRAFT_KINDS), "What it must be.", None),
     _flagged("top_logprobs_k", _ALTERNATIVES, "Most alternatives with a log probability.", None),
     _variable(
         "max_tokens",

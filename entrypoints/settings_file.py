@@ -333,6 +333,7 @@ def profile_of(values: Values) -> Profile:
             max_kv_size=values.get("max_kv_size"),
         ),
         draft_reference=values.get("draft_model"),
+        draft_kind=values.get("draft_kind"),
         context_limit=values.get("context"),
         keep_alive_seconds=math.inf if values.get("pin") else values.get("keep_alive"),
         alternatives_limit=values.get("top_logprobs_k"),

@@ -2,8 +2,12 @@
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.model_pool import Loader
+from mlxk.adapters.mlx.loading.drafter import load_drafter
+from mlxk.adapters.mlx.loading.model_files import read_config
 from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.detection import drafting_of
+from mlxk.domain.models.model import ModelHandle
 
 
 def loader_of(library: Library) -> Loader:
@@ -14,6 +18,15 @@ def loader_of(library: Library) -> Loader:
 
         return load_vision_model
     return load_model
+
+
+def draft_loader(draft: ModelHandle) -> Loader:
+    """Return the function that loads a draft model, or a drafter.
+
+    Raises:
+        UnhealthyModelError: Its config cannot be read.
+    """
+    return load_model if drafting_of(read_config(draft)) is None else load_drafter
 
 
 def library_for(request: GenerationRequest) -> Library:

@@ -22,7 +22,7 @@ from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, Wanted
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
-from mlxk.adapters.mlx.loaders import library_for, loader_of
+from mlxk.adapters.mlx.loaders import draft_loader, library_for, loader_of
 from mlxk.adapters.mlx.loading.text_model import PooledModel, load_model
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.prompting import template_sandbox
@@ -337,7 +337,7 @@ class MlxTextGenerator(TextGenerator):
             raise CapabilityError("adapter: vision models take no adapter.")
         wanted = [WantedModel(request.model, engine_options.adapter, load, request.keep_alive_seconds)]
         if engine_options.draft_model is not None:
-            wanted.append(WantedModel(engine_options.draft_model))
+            wanted.append(WantedModel(engine_options.draft_model, load=draft_loader(engine_options.draft_model)))
         engine = self._thread.worker
         if engine is not None and (models := engine.lease_now(tuple(wanted))) is not None:
             return models

@@ -206,7 +206,7 @@ class GenerateText:
             return options
         try:
             draft = self.resolve(options.draft_reference)
-            require_draft_model(self.describe.details(draft))
+            require_draft_model(self.describe.details(draft), options.draft_kind)
         except MlxkError as error:
             if options.engine_options.draft_required:
                 raise

@@ -163,6 +163,9 @@ class Effort(enum.Enum):
 DEFAULT_DRAFT_TOKENS = 3
 """Tokens that a draft model proposes at a time."""
 
+DRAFT_KINDS = ("model", "eagle3", "dflash", "mtp")
+"""A draft model that reads tokens, and the kinds of drafters, which read the hidden states of their model."""
+
 MAX_DRAFT_TOKENS = 16
 """Most tokens that a draft model proposes at a time; more are rarely accepted."""
 
@@ -251,6 +254,8 @@ class Profile:
     """Without a draft model, which is a reference here."""
     draft_reference: str | None = None
     """A smaller model for speculative decoding."""
+    draft_kind: str | None = None
+    """What it must be: one of ``DRAFT_KINDS``; None takes it as what its files say."""
     context_limit: int | None = None
     """Most tokens of prompt and completion together."""
     keep_alive_seconds: float | None = None
@@ -280,6 +285,7 @@ class Profile:
                 draft_tokens=_first(first.draft_tokens, second.draft_tokens),
             ),
             draft_reference=_first(self.draft_reference, other.draft_reference),
+            draft_kind=_first(self.draft_kind, other.draft_kind),
             context_limit=_first(self.context_limit, other.context_limit),
             keep_alive_seconds=_first(self.keep_alive_seconds, other.keep_alive_seconds),
             alternatives_limit=_first(self.alternatives_limit, other.alternatives_limit),

@@ -15,7 +15,13 @@ from mlxk.domain.generation.conversation import (
     misplaced_definitions,
 )
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, Effort, EngineOptions, GenerationSettings
+from mlxk.domain.generation.settings import (
+    DEFAULT_THINKING_TAGS,
+    DRAFT_KINDS,
+    Effort,
+    EngineOptions,
+    GenerationSettings,
+)
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli.input_files import read_text
 
@@ -61,7 +67,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the engine options."""
     group = parser.add_argument_group("computing", "Most of these trade memory against speed.")
     group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
-    group.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3)")
+    add_draft_arguments(group)
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
     group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
@@ -74,6 +80,27 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="refuse tools for a model that is not made for them",
     )
+
+
+def add_draft_arguments(group: argparse._ActionsContainer) -> None:
+    """Declare how a draft model proposes tokens."""
+    count = group.add_mutually_exclusive_group()
+    count.add_argument(
+        "--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3, or as trained)"
+    )
+    count.add_argument(
+        "--draft-block-size",
+        type=_block_size,
+        dest="draft_tokens",
+        metavar="N",
+        help="the same, counting the token that the model adds",
+    )
+    group.add_argument("--draft-kind", choices=DRAFT_KINDS, help="what it must be; its files say what it is")
+
+
+def _block_size(text: str) -> int:
+    """Return the tokens that are proposed in a block of so many, of which the model adds one."""
+    return int(text) - 1
 
 
 def engine_options(arguments: argparse.Namespace) -> EngineOptions:

@@ -127,6 +127,7 @@ WITHOUT_AUDIO = {
     "seed": "--seed",
     "draft_model": "--draft-model",
     "draft_tokens": "--draft-tokens",
+    "draft_kind": "--draft-kind",
     "adapter": "--adapter",
     "kv_bits": "--kv-bits",
     "kv_group_size": "--kv-group-size",

@@ -171,12 +171,15 @@ def defaults_of_models(
     Raises:
         ValidationError: A flag lacks what it is about, or is out of range.
     """
-    given = {name: value for name in ("draft_model", "draft_tokens") if (value := getattr(arguments, name)) is not None}
+    names = ("draft_model", "draft_tokens", "draft_kind")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
-    if "draft_tokens" in given and "draft_model" not in given:
-        raise ValidationError("--draft-tokens needs --draft-model", hint="Name the model that proposes the tokens.")
+    for name in given:
+        if "draft_model" not in given:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValidationError(f"{flag} needs --draft-model", hint="Name the model that proposes the tokens.")
     if "draft_model" in given and model is None:
         raise ValidationError(
             "--draft-model needs --model", hint="Name the model for which it proposes tokens: --model MODEL"

@@ -6,6 +6,8 @@ clock.advance(90)                           # a minute and a half later
 
 import datetime
 
+import attrs
+
 from mlxk.application.ports.system import Clock
 
 
@@ -33,3 +35,17 @@ class InMemoryClock(Clock):
             seconds: How long; not negative.
         """
         self._elapsed += seconds
+
+
+@attrs.define
+class TickingClock(Clock):
+    """A clock by which every step takes the same time, so that only the number of its tokens counts."""
+
+    ticks: float = 0.0
+
+    def monotonic(self) -> float:
+        self.ticks += 1.0
+        return self.ticks
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

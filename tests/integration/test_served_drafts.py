@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
+from doubles.clock import TickingClock
 from doubles.event_log import InMemoryEventLog
 from models.answers import oracle, read
 from models.tiny_models import build
@@ -14,7 +14,6 @@ from serving.settings_home import Machine
 
 from mlxk.adapters.mlx.engine.drafting import MOST_SKIPPED, PLAIN_STEPS, WINDOW, DraftRecord
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.application.ports.system import Clock
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import GenerationRequest
@@ -26,20 +25,6 @@ from mlxk.entrypoints.settings import read_settings
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
-
-
-@attrs.define
-class TickingClock(Clock):
-    """A clock by which every step takes the same time, so that only the number of its tokens counts."""
-
-    ticks: float = 0.0
-
-    def monotonic(self) -> float:
-        self.ticks += 1.0
-        return self.ticks
-
-    def now(self) -> Any:
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +183,10 @@ def test_a_draft_model_that_cannot_serve_one_stops_the_start_by_name(
     other = build(tmp_path / "other", reasoning=True)
     drafter = build(tmp_path / "drafter")
     config = Path(drafter.directory) / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "qwen3_5_mtp"}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "nemotron_h_mtp"}))
     for draft, model, fault in (
         (other.directory, handle.directory, "speaks other tokens than"),
-        (drafter.directory, handle.directory, "is a drafter of the kind qwen3_5_mtp"),
+        (drafter.directory, handle.directory, "is a drafter of the kind nemotron_h_mtp"),
         ("demo-speech", handle.directory, "demo-speech"),
         ("demo", "demo-vision", "models for images and sound take no draft model"),
         ("demo", "demo-speech", "'demo-speech' generates no text"),

@@ -87,7 +87,7 @@ def build(
 
     Args:
         directory: Where; made if need be.
-        architecture: One of ``ARCHITECTURES``.
+        architecture: One of ``ARCHITECTURES``, or another one of mlx-lm of which ``config`` says the rest.
         seed: Of the weights.
         reasoning: Whether the vocabulary has the tags of a model that reasons.
         config: Entries of config.json that differ.
@@ -101,11 +101,13 @@ def build(
     settings = {
         **_SHAPE,
         **vocabulary,
-        **ARCHITECTURES[architecture],
+        **ARCHITECTURES.get(architecture, {}),
         "model_type": architecture,
         "eos_token_id": ends[0],
         **config,
     }
+    if "text_config" in settings:
+        settings["text_config"] = {**settings["text_config"], **vocabulary}
     module = importlib.import_module(f"mlx_lm.models.{architecture}")
     mx.random.seed(seed)
     network = module.Model(module.ModelArgs.from_dict(settings))

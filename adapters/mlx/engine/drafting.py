@@ -7,6 +7,7 @@ about speed only.
 
 import statistics
 
+from mlxk.adapters.mlx.loading.drafter import LoadedDrafter
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.domain.errors import CapabilityError, MlxkError, ValidationError
 from mlxk.domain.generation.request import GenerationRequest
@@ -97,12 +98,14 @@ def draft_exclusion(
     name = next((name for name, value in given.items() if value is not None), None)
     if model.vision is not None:
         error = CapabilityError("draft_model: vision models take no draft model.")
+    elif isinstance(draft, LoadedDrafter):
+        error = draft.unfit(model)
     elif draft.vocabulary_hash != model.vocabulary_hash:
         error = CapabilityError(
             f"draft_model: '{draft.name}' speaks other tokens than '{model.name}'.",
             hint="A draft model must have the same tokenizer.",
         )
-    elif name is not None:
+    if error is None and name is not None:
         error = ValidationError(f"draft_model and {name} exclude each other")
     if error is not None and options.draft_required:
         raise error

@@ -36,10 +36,21 @@ class Prefill:
     """Where to take snapshots, ascending; see ``PrefixCache.stops``."""
     draft: "Prefill | None" = None
     """The same prompt for the draft model."""
+    reading: Any = None
+    """The network, called through what keeps hidden states for a drafter; None without one."""
     alternatives: int | None = None
     """Number of alternatives when the prompt's tokens are scored; None when they are not."""
     scores: list[TopLogprobs] = attrs.field(factory=list)
     """Of the computed tokens' successors."""
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it prepares proposals."""
+        return self.draft is not None or self.reading is not None
+
+    def end_draft(self) -> None:
+        """Go on without preparing proposals."""
+        self.draft = self.reading = None
 
     @property
     def remaining(self) -> int:
@@ -54,7 +65,7 @@ class Prefill:
         end = next((stop for stop in self.stops if self.position < stop < end), end)
         chunk = self.tokens[self.position : end]
         if chunk:
-            logits = exact_logits(self.network, mx.array([chunk]), self.cache)
+            logits = exact_logits(self.reading or self.network, mx.array([chunk]), self.cache)
             mx.eval([layer.state for layer in self.cache])
             if self.alternatives is not None:
                 self.scores += score(logits[0], self.tokens[self.position + 1 : end + 1], self.alternatives)

@@ -8,8 +8,10 @@ import mlx.core as mx
 from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, SMALLEST_CHUNK, ChunkPolicy
 from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache, usable_options
 from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH
+from mlxk.adapters.mlx.engine.proposers import ReadNetwork
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
+from mlxk.adapters.mlx.loading.drafter import LoadedDrafter
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.generation.settings import EngineOptions
 
@@ -90,12 +92,18 @@ class Prefiller:
             prefill = Prefill(model.network, tokens, cache, match.tokens, stops, alternatives=scored)
         sequence.prefill = prefill
         if drafted:
-            draft = sequence.models[1].model
-            known = self._prefixes.find(sequence.draft_identity, tokens)
-            empty = known.cache or make_cache(draft.network, EngineOptions(), None)
-            prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
+            self._begin_draft(sequence, prefill)
         sequence.start(match.tokens)
         self._counters.cached_tokens += match.tokens
+
+    def _begin_draft(self, sequence: Sequence, prefill: Prefill) -> None:
+        draft, tokens = sequence.models[1].model, prefill.tokens
+        if isinstance(draft, LoadedDrafter):
+            prefill.reading = ReadNetwork(prefill.network, draft.read_modules(prefill.network))
+            return
+        known = self._prefixes.find(sequence.draft_identity, tokens)
+        empty = known.cache or make_cache(draft.network, EngineOptions(), None)
+        prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
 
     def advance(self, sequence: Sequence, prefill: Prefill, *, alone: bool) -> None:
         """Compute the next chunk of a prompt.
@@ -124,7 +132,7 @@ class Prefiller:
         self.policy.spend(sequence, done, seconds)
         if done >= SMALLEST_CHUNK:
             sequence.model.chunk_bytes_per_token = max(0, mx.get_peak_memory() - held) / done
-        if sequence.media is None and prefill.draft is None:
+        if sequence.media is None and not prefill.drafts:
             sequence.costs.observe_chunk(done, position, seconds)
         self._counters.prompt_tokens += done
         if prefill.remaining:

@@ -9,18 +9,21 @@ faulty one fails by itself, and the others continue with the tokens they had gen
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
-from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
+from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
 from mlxk.adapters.mlx.engine.prefill import Prefill
 from mlxk.adapters.mlx.engine.prefiller import EngineCounters, Prefiller
+from mlxk.adapters.mlx.engine.proposers import Drafter, DraftModel, Proposer
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.speculation import SpeculativeBatch
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.text_model import PooledModel
@@ -28,7 +31,6 @@ from mlxk.adapters.mlx.memory import return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.request import FinishReason
-from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS
 
 _STEPS_BETWEEN_TRIMS = 512
 """Steps after which the buffers that MLX keeps for reuse are freed."""
@@ -197,13 +199,11 @@ class Scheduler:
     def _own_batch(self, sequence: Sequence, *, drafts: bool) -> Batch:
         """Return a batch for a single sequence whose prompt is computed."""
         network, options = sequence.model.model.network, sequence.engine_options
-        draft = sequence.prefill.draft if sequence.prefill is not None and drafts else None
-        if draft is None:
+        proposer = _proposer(sequence) if drafts else None
+        if proposer is None:
             return DecodeBatch(network, alone=True)
         trial = None if options.draft_required else DraftTrial(self._record(sequence))
-        return SpeculativeBatch(
-            network, draft.network, draft.cache, options.draft_tokens or DEFAULT_DRAFT_TOKENS, trial
-        )
+        return SpeculativeBatch(network, proposer, options.draft_tokens or proposer.usual_width, trial)
 
     def _record(self, sequence: Sequence) -> DraftRecord:
         records = self._draft_records.setdefault(sequence.model, {})
@@ -223,7 +223,7 @@ class Scheduler:
                 self._stop_drafting(batch)
         for sequence in self._prefilling:
             if sequence.prefill is not None and not self._drafts(sequence):
-                sequence.prefill.draft = None  # whose prompt would only delay it
+                sequence.prefill.end_draft()  # whose prompt would only delay it
 
     def _stop_drafting(self, batch: SpeculativeBatch) -> None:
         """Have the sequence of a batch continue without its draft model, with others of its model if there are any."""
@@ -324,6 +324,19 @@ class Scheduler:
         self._counters.ended += 1
         self._release(sequence.models)
         sequence.release_arrays()
+
+
+def _proposer(sequence: Sequence) -> Proposer | None:
+    """Return what proposes tokens to a sequence whose prompt is computed; None where nothing has read the prompt."""
+    prefill = sequence.prefill
+    if prefill is None:
+        return None
+    if prefill.reading is not None:
+        drafter: Any = sequence.models[1].model
+        return Drafter(prefill.reading, drafter)
+    if prefill.draft is None:
+        return None
+    return DraftModel(prefill.network, prefill.draft.network, prefill.draft.cache, prefill.tokens[-1])
 
 
 def _accept(sampled: Sampled) -> Outcome | None:

@@ -268,7 +268,7 @@ class Sequence:
     @property
     def own_draft(self) -> bool:
         """Whether its computed prompt includes that of its draft model."""
-        return self.prefill is not None and self.prefill.draft is not None
+        return self.prefill is not None and self.prefill.drafts
 
     def start(self, reused_tokens: int) -> None:
         """Note that the prefill begins, and build the logits processors; after a failed batch, only the latter."""

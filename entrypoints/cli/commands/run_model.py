@@ -228,6 +228,7 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
         thinking_tags=generation_arguments.thinking_tags(arguments),
         engine_options=generation_arguments.engine_options(arguments),
         draft_reference=arguments.draft_model,
+        draft_kind=arguments.draft_kind,
         strict_memory=bool(arguments.strict_memory),
         strict_capabilities=bool(arguments.strict_capabilities),
         parse_special=bool(arguments.special_tokens_in_content),

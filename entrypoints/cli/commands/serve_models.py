@@ -19,6 +19,7 @@ from mlxk.entrypoints.cli.command import (
     naming_the_flag,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.generation_arguments import add_draft_arguments
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.served_names import read_names
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draft-model", metavar="MODEL", help="have a smaller model propose tokens to that of --model"
     )
     complete_models(draft)
-    parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3)")
+    add_draft_arguments(parser)
     parser.add_argument(
         "--adapter",
         action="append",

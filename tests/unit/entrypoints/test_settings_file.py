@@ -38,6 +38,7 @@ OTHERS = {
     "kv_bits": (4, 8),
     "kv_group_size": (32, 64),
     "max_kv_size": (64, 128),
+    "draft_kind": ("mtp", "model"),
     "reasoning_effort": ("low", "high"),
     "template_option": ({"date": "today"}, {"date": "tomorrow"}),
 }
@@ -166,7 +167,8 @@ def test_a_flag_decides_before_the_file(machine: Machine, table: str, setting: S
 
 
 _MODEL = ("--model", "demo")
-BESIDE = {"draft_model": _MODEL, "draft_tokens": (*_MODEL, "--draft-model", "demo")}
+_DRAFTED = (*_MODEL, "--draft-model", "demo")
+BESIDE = {"draft_model": _MODEL, "draft_tokens": _DRAFTED, "draft_kind": _DRAFTED}
 REFUSED_WITHOUT = {**BESIDE, "prefix_cache_disk": ("--prefix-cache-dir", "/kept")}
 
 

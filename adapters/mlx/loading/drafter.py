@@ -1,0 +1,119 @@
+"""Loading a drafter with mlx-vlm, and what it reads of its model.
+
+A drafter is a small network that was trained for one model, and proposes tokens to it from its hidden states. Its files
+have no tokenizer; embeddings and the last projection are often the model's.
+
+Only loading imports mlx-vlm: most processes have no drafter.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from mlxk.adapters.mlx.loading.load_errors import translated
+from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, require_regular
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
+from mlxk.adapters.mlx.loading.widening import widen
+from mlxk.domain.errors import CapabilityError
+from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, MAX_DRAFT_TOKENS
+from mlxk.domain.models.detection import Drafting, drafting_of
+from mlxk.domain.models.footprint import WeightForm
+from mlxk.domain.models.model import ModelHandle
+
+
+@attrs.frozen(eq=False)
+class LoadedDrafter:
+    """A loaded drafter. The network is used on the owner thread only."""
+
+    handle: ModelHandle
+    identity: str
+    """Changes with the files."""
+    network: Any
+    """Never computed with: each sequence has a copy that shares its weights."""
+    drafting: Drafting
+    weight_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The drafter's name."""
+        return self.handle.name
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it proposes all tokens at once."""
+        return self.drafting is Drafting.DFLASH
+
+    @property
+    def draft_tokens(self) -> int:
+        """Tokens that it proposes at a time where nothing says otherwise."""
+        trained = int(self.network.config.block_size) - 1
+        most = DEFAULT_DRAFT_TOKENS if self.drafting is Drafting.EAGLE3 else MAX_DRAFT_TOKENS
+        return max(1, min(trained, most))
+
+    def unfit(self, model: LoadedModel) -> CapabilityError | None:
+        """Return the error for a model with hidden states or a vocabulary of other sizes, or fewer layers."""
+        config = self.network.config
+        text = getattr(config, "text_config", None) or getattr(config, "transformer_layer_config", None) or config
+        size = int(getattr(config, "target_hidden_size", None) or text.hidden_size)
+        inner = _inner(model.network)
+        fits = inner is not None and (int(text.vocab_size), size) == _embedding_shape(inner.embed_tokens)
+        if fits and max(self._layers(), default=0) < len(model.network.layers):
+            return None
+        return CapabilityError(
+            f"draft_model: '{self.name}' was made for another model than '{model.name}'.",
+            hint="A drafter belongs to one model, which its own page names.",
+        )
+
+    def read_modules(self, network: Any) -> list[nn.Module]:  # noqa: ANN401
+        """Return what of its model it reads, in order: layers, or the last norm."""
+        if self.drafting is Drafting.MTP:
+            return [_inner(network).norm]
+        return [network.layers[index] for index in self._layers()]
+
+    def _layers(self) -> list[int]:
+        if self.drafting is Drafting.MTP:
+            return []
+        config = self.network.config
+        return list(getattr(config, "capture_layer_ids", None) or config.target_layer_ids)
+
+
+def load_drafter(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> LoadedDrafter:
+    """Load a drafter; must run on the owner thread.
+
+    Args:
+        handle: Its files, of which the config says that they are a drafter's.
+        form: How to hold its weights.
+
+    Raises:
+        UntrustedModelCodeError: Loading would execute code that came with it.
+        UnhealthyModelError: Files are missing or damaged.
+        CapabilityError: It is no drafter.
+        BackendNotInstalledError: mlx-vlm is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    require_regular(handle)
+    drafting = drafting_of(read_config(handle))  # which refuses a config that names code; nothing else is followed here
+    if drafting is None:
+        raise CapabilityError(f"draft_model: '{handle.name}' is no drafter.")
+    with translated(handle, "is a drafter mlx-vlm does not know"), offline(), loading_directory(handle) as directory:
+        from mlx_vlm import utils
+
+        network = utils.load_model(Path(directory))
+        held = widen(network, WeightForm.WIDE) if form.widened else None
+    size = sum(array.nbytes for _, array in tree_flatten(network.parameters())) if held is None else held
+    return LoadedDrafter(handle, identity_of(handle), network, drafting, size)
+
+
+def _inner(network: Any) -> Any:  # noqa: ANN401
+    """Return the part of a network that has its embedding, layers and last norm; None when there is none."""
+    outer = getattr(network, "language_model", network)
+    inner = getattr(outer, "model", outer)
+    return inner if hasattr(inner, "embed_tokens") and hasattr(inner, "norm") else None
+
+
+def _embedding_shape(embedding: nn.Module) -> tuple[int, int]:
+    rows, columns = embedding.weight.shape
+    return rows, columns * 32 // embedding.bits if "scales" in embedding else columns
