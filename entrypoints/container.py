@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.make_room import MakeRoom
     from mlxk.application.use_cases.measure_servers import CompareSpeed, MeasureServer
-    from mlxk.application.use_cases.measure_speed import MeasureModel
+    from mlxk.application.use_cases.measure_speed import MeasureEmbeddings, MeasureModel, MeasureSpeech
     from mlxk.application.use_cases.model_tasks import (
         EmbedText,
         LoadModel,
@@ -151,6 +151,10 @@ class UseCases:
         machine = _use("measure_speed:MachineReader", probe, memory, ports.machine_meter)
         engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
         self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)
+        spoken = (machine, self.transcribe_audio, clock, ports.text_generator)
+        self.measure_speech: Factory[MeasureSpeech] = _use("measure_speed:MeasureSpeech", *spoken)
+        embedded = (machine, self.embed_text, ports.model_tokenizer, clock, ports.text_generator)
+        self.measure_embeddings: Factory[MeasureEmbeddings] = _use("measure_speed:MeasureEmbeddings", *embedded)
         client = ports.completion_client
         self.measure_server: Factory[MeasureServer] = _use("measure_servers:MeasureServer", machine, client, clock)
         compared = (machine, client, clock, self.generate_text, self.load_model, Factory(ports.model_pairs))

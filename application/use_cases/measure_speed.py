@@ -1,30 +1,41 @@
-"""Measure the speed of a model on this machine."""
+"""Measure the speed of a model on this machine: of text, images, sound or embeddings, as it is made for."""
 
 import contextlib
+import enum
 import random
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import attrs
 
-from mlxk.application.generation_input import GenerationOptions
-from mlxk.application.policy import require_text_model
+from mlxk.application.generation_input import GenerationOptions, IncomingConversation, Recording
+from mlxk.application.policy import require_embedding_model, require_text_model
 from mlxk.application.ports.benchmarking import MachineMeter
 from mlxk.application.ports.installation import InstallationProbe
+from mlxk.application.ports.model_tasks import ModelTokenizer, TokenizedText
 from mlxk.application.ports.system import Clock, MemoryProbe
+from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
-from mlxk.application.use_cases.model_tasks import LoadModel, TokenizeText
+from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
 from mlxk.domain.benchmark import (
     BUSY_LOAD,
     Machine,
     Row,
     Shape,
     Span,
+    Spread,
     StreamTimes,
 )
+from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import ContextLengthError, ExecutionError
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, EncodedImage
 from mlxk.domain.generation.request import Finished, TokenIds
 from mlxk.domain.generation.settings import GenerationSettings
-from mlxk.domain.models.model import ModelDescription, ModelDetails
+from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle
+from mlxk.domain.transcription import Transcript, TranscriptionSettings
 
 Report = Callable[[str, int, int], None]
 """Receives what is being measured, the steps done, and all steps."""
@@ -37,6 +48,7 @@ WORDS = (
 )
 """Frequent words, most of which are one token of most models."""
 
+_FEWER = "Measure fewer tokens."
 _COMPUTING = ("mlx", "mlx-audio", "mlx-lm", "mlx-metal", "mlx-cpu", "mlx-vlm", "transformers")
 
 
@@ -46,15 +58,48 @@ class ModelSpeed:
 
     model: ModelDescription
     machine: Machine
-    load_seconds: float
-    """From the request to the model in memory; libraries are imported before."""
+    load_seconds: float | None
+    """From the request to the model in memory; libraries are imported before. None for a model without text."""
     rows: tuple[Row, ...]
+    """Of text."""
     peak_array_bytes: int
     """Most memory of all arrays."""
     peak_process_bytes: int | None
     """Most resident memory of the process; None when unknown."""
     notes: tuple[str, ...]
     """What limits the meaning of the figures, a sentence each."""
+    tasks: "tuple[TaskRow, ...]" = ()
+    """Of everything else."""
+
+
+class Unit(enum.Enum):
+    """What a task is measured in; values are words for users."""
+
+    IMAGES = "images"
+    SOUND = "s of sound"
+    TEXTS = "texts"
+
+
+@attrs.frozen
+class TaskRow:
+    """The result for images, sound or texts, over its repeats."""
+
+    name: str
+    """Such as ``image448``, ``sound30``, ``embed128``."""
+    unit: Unit
+    amount: float
+    """What is done in each run, in that unit."""
+    repeats: int
+    per_second: Spread
+    """In that unit."""
+    seconds: Spread
+    """Of each run."""
+    span: Span
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its speed varies much."""
+        return self.per_second.noisy
 
 
 @attrs.frozen
@@ -92,15 +137,18 @@ class MeasureModel:
     tokenize: TokenizeText
     clock: Clock
 
-    def __call__(self, model: str, shapes: Sequence[Shape], repeats: int, report: Report) -> ModelSpeed:
-        """Measure every shape: one run that does not count, then so many repeats.
+    def __call__(
+        self, details: ModelDetails, shapes: Sequence[Shape], images: Sequence[int], repeats: int, report: Report
+    ) -> ModelSpeed:
+        """Measure every shape and image: one run that does not count, then so many repeats.
 
         Every prompt is another sequence of tokens, chosen at random, and nothing is kept of any. The likeliest token is
         taken always, and the end of an answer ignored.
 
         Args:
-            model: A reference, as the user typed it.
+            details: Of a model that is resolved.
             shapes: What to measure, in this order.
+            images: Sides of the square images to measure, in pixels, for a model that takes images.
             repeats: At least one.
             report: Called before each run.
 
@@ -109,30 +157,48 @@ class MeasureModel:
             MlxkError: See ``GenerateText``.
         """
         machine = self.machine.read()
-        details = self.generate.describe.details(self.generate.resolve(model))
         require_text_model(details.description)
-        steps = 1 + len(shapes) * (repeats + 1)
-        report("load", 0, steps)
+        runs = _Runs(self.clock, repeats, report, (len(shapes) + len(images)) * (repeats + 1))
+        report("load", 0, 1)
         pool = self._tokens(details, shapes)
         began = self.clock.monotonic()
         self.load(details.description)
         load_seconds = self.clock.monotonic() - began
-        source, rows, done = random.Random(0), [], 1
-        for shape in shapes:
-            runs, since = [], self.clock.now()
-            for index in range(repeats + 1):
-                report(f"{shape.name}, {shape.streams} at once" if shape.streams > 1 else shape.name, done, steps)
-                prompts = [tuple(source.choices(pool, k=shape.prompt_tokens)) for _ in range(shape.streams)]
-                run = self._run(details, prompts, shape.generated_tokens)
-                done += 1
-                if index:  # the first one may compile what the others use
-                    runs.append(run)
-            rows.append(Row.of(shape, runs, Span(since, self.clock.now())))
-        notes = (*busy_notes(machine), *_noisy(rows))
-        meter, peak = self.machine.meter, self.generate.generator.state(STATE_SECONDS).peak_bytes
-        return ModelSpeed(
-            details.description, machine, load_seconds, tuple(rows), peak, meter.peak_process_bytes(), notes
-        )
+        rows = [self._row(details, shape, pool, runs) for shape in shapes]
+        tasks = [self._images(details, side, runs) for side in images]
+        peak = self.generate.generator.state(STATE_SECONDS).peak_bytes
+        notes = (*busy_notes(machine), *_noisy([*rows, *tasks]))
+        process = self.machine.meter.peak_process_bytes()
+        return ModelSpeed(details.description, machine, load_seconds, tuple(rows), peak, process, notes, tuple(tasks))
+
+    def _row(self, details: ModelDetails, shape: Shape, pool: Sequence[int], runs: "_Runs") -> Row:
+        source = random.Random(0)
+
+        def run() -> list[StreamTimes]:
+            prompts = [tuple(source.choices(pool, k=shape.prompt_tokens)) for _ in range(shape.streams)]
+            return self._run(details, prompts, shape.generated_tokens)
+
+        found, span = runs.of(f"{shape.name}, {shape.streams} at once" if shape.streams > 1 else shape.name, run)
+        return Row.of(shape, found, span)
+
+    def _images(self, details: ModelDetails, side: int, runs: "_Runs") -> TaskRow:
+        """Measure the time to the first token of an answer about one image."""
+        settings = GenerationSettings(max_tokens=1, temperature=0.0, ignore_eos=True)
+        options = GenerationOptions(settings, image_tables=False, image_facts=False)
+        source = random.Random(side)
+
+        def run() -> float:
+            image = EncodedImage.of(_noise(side, source), "the image of the benchmark")
+            asked = IncomingConversation.of(Conversation((Message(Role.USER, DEFAULT_IMAGE_PROMPT),)), image)
+            self.generate.generator.forget_prompts()
+            began = self.clock.monotonic()
+            (stream,) = self.generate(details, [asked], options)
+            with stream:
+                for _ in stream:
+                    pass
+            return self.clock.monotonic() - began
+
+        return _task(f"image{side}", Unit.IMAGES, 1, *runs.of(f"image{side}", run))
 
     def _tokens(self, details: ModelDetails, shapes: Sequence[Shape]) -> list[int]:
         """Return tokens of plain words to make prompts of; no control token is among them."""
@@ -143,12 +209,10 @@ class MeasureModel:
             if most is not None and needed > most:
                 raise ContextLengthError(
                     f"{shape.name} takes {needed} tokens; the context window of '{handle.label}' has {most}",
-                    hint="Measure fewer tokens.",
+                    hint=_FEWER,
                     detail={"needed_tokens": needed, "context_length": most},
                 )
-        if not text.tokens:
-            raise ExecutionError(f"the tokenizer of '{handle.label}' makes no tokens of words")
-        return sorted(set(text.tokens))
+        return _pool(handle, text)
 
     def _run(self, details: ModelDetails, prompts: Sequence[TokenIds], generated: int) -> list[StreamTimes]:
         """Compute completions at the same time."""
@@ -170,6 +234,133 @@ def _times(began: float, end: Finished) -> StreamTimes:
     return StreamTimes(began, first, first + timings.generation_seconds, computed, usage.completion_tokens)
 
 
+Run = TypeVar("Run")
+
+
+@attrs.frozen
+class _Runs:
+    """Runs everything once without counting, since that may compile what the others use, and then so many times."""
+
+    clock: Clock
+    repeats: int
+    report: Report
+    steps: int
+    done: list[None] = attrs.field(factory=list)
+
+    def of(self, name: str, run: Callable[[], Run]) -> tuple[list[Run], Span]:
+        """Return the results of the runs that count, and when all of them were."""
+        since, found = self.clock.now(), []
+        for index in range(self.repeats + 1):
+            self.report(name, len(self.done), self.steps)
+            result = run()
+            self.done.append(None)
+            if index:
+                found.append(result)
+        return found, Span(since, self.clock.now())
+
+
+def _pool(model: ModelHandle, words: TokenizedText) -> list[int]:
+    """Return tokens to make prompts of."""
+    if not words.tokens:
+        raise ExecutionError(f"the tokenizer of '{model.label}' makes no tokens of words")
+    return sorted(set(words.tokens))
+
+
+def _task(name: str, unit: Unit, amount: float, seconds: Sequence[float], span: Span) -> TaskRow:
+    rates = [amount / each for each in seconds]
+    return TaskRow(name, unit, amount, len(seconds), Spread.of(rates), Spread.of(seconds), span)
+
+
+def _noise(side: int, source: random.Random) -> bytes:
+    """Return a PNG of random pixels, which no cache has seen."""
+    rows = b"".join(b"\0" + source.randbytes(3 * side) for _ in range(side))
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
+    sums = ((kind, data, zlib.crc32(kind + data)) for kind, data in chunks)
+    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum) for kind, data, checksum in sums)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@attrs.frozen
+class MeasureSpeech:
+    """Measures a model that transcribes recordings, in this process."""
+
+    machine: MachineReader
+    transcribe: TranscribeAudio
+    clock: Clock
+    generator: TextGenerator
+
+    def __call__(self, model: ModelDescription, recording: Recording, repeats: int, report: Report) -> ModelSpeed:
+        """Measure the transcription of a recording; raises as ``TranscribeAudio``."""
+        machine = self.machine.read()
+        lengths: list[float] = []
+
+        def run() -> float:
+            began = self.clock.monotonic()
+            for event in self.transcribe(model, recording, TranscriptionSettings()):
+                if isinstance(event, Transcript):
+                    lengths.append(event.seconds)
+            return self.clock.monotonic() - began
+
+        found = _Runs(self.clock, repeats, report, repeats + 1).of("sound", run)
+        task = _task(f"sound{lengths[0]:.0f}", Unit.SOUND, lengths[0], *found)
+        return _speed_of(model, machine, (task,), self.machine.meter, self.generator)
+
+
+@attrs.frozen
+class MeasureEmbeddings:
+    """Measures a model that embeds texts, in this process."""
+
+    machine: MachineReader
+    embed: EmbedText
+    tokenizer: ModelTokenizer
+    clock: Clock
+    generator: TextGenerator
+
+    def __call__(
+        self, model: ModelDescription, tokens: Sequence[int], counts: Sequence[int], repeats: int, report: Report
+    ) -> ModelSpeed:
+        """Measure the embedding of texts, each of so many tokens at random, and so many in a request.
+
+        Raises:
+            MlxkError: See ``EmbedText``.
+        """
+        machine, source = self.machine.read(), random.Random(0)
+        require_embedding_model(model)
+        encoded = self.tokenizer.encode(model.handle, WORDS, add_special=False, parse_special=False)
+        pool = _pool(model.handle, encoded)
+        runs = _Runs(self.clock, repeats, report, len(tokens) * len(counts) * (repeats + 1))
+
+        def measured(size: int, count: int) -> TaskRow:
+            def run() -> float:
+                texts = tuple(tuple(source.choices(pool, k=size)) for _ in range(count))
+                began = self.clock.monotonic()
+                try:
+                    self.embed(model, texts, EmbeddingSettings())
+                except ContextLengthError as error:
+                    raise ContextLengthError(error.message, hint=_FEWER, detail=error.detail) from error
+                return self.clock.monotonic() - began
+
+            name = f"embed{size}" if count == 1 else f"embed{size} x{count}"
+            return _task(name, Unit.TEXTS, count, *runs.of(name, run))
+
+        tasks = tuple(measured(size, count) for size in tokens for count in counts)
+        return _speed_of(model, machine, tasks, self.machine.meter, self.generator)
+
+
+def _speed_of(
+    model: ModelDescription,
+    machine: Machine,
+    tasks: tuple[TaskRow, ...],
+    meter: MachineMeter,
+    generator: TextGenerator,
+) -> ModelSpeed:
+    """Return the result for a model that generates no text."""
+    notes = (*busy_notes(machine), *_noisy(tasks))
+    peak = generator.state(STATE_SECONDS).peak_bytes
+    return ModelSpeed(model, machine, None, (), peak, meter.peak_process_bytes(), notes, tasks)
+
+
 def busy_notes(machine: Machine) -> Iterator[str]:
     """Yield what other programs did before a measurement, if it matters."""
     if machine.load_before is not None and machine.load_before > BUSY_LOAD:
@@ -177,7 +368,7 @@ def busy_notes(machine: Machine) -> Iterator[str]:
         yield f"Other programs loaded the cores to {share} % in the minute before: the figures may be too low."
 
 
-def _noisy(rows: Sequence[Row]) -> Iterator[str]:
-    names = list(dict.fromkeys(row.shape.name for row in rows if row.noisy))
+def _noisy(rows: Sequence[Row | TaskRow]) -> Iterator[str]:
+    names = list(dict.fromkeys(row.shape.name if isinstance(row, Row) else row.name for row in rows if row.noisy))
     if names:
         yield f"The repeats of {', '.join(names)} lie far apart: repeat the measurement on an idle machine."

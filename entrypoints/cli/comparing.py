@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TOKENS = 128
 _OLLAMA = "ollama"
 _USUAL_OLLAMA = "http://127.0.0.1:11434"
-_ROUNDS_ONLY = ("prompt_tokens", "depth", "streams", "report")
+_ROUNDS_ONLY = ("prompt_tokens", "depth", "streams", "image_size", "audio", "report")
 """Flags about rows."""
 
 

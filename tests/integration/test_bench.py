@@ -18,6 +18,7 @@ from doubles.completion_client import InMemoryCompletionClient
 from doubles.installation_probe import InMemoryInstallationProbe
 from doubles.machine_meter import InMemoryMachineMeter
 from doubles.memory_probe import InMemoryMemoryProbe
+from models.tiny_embedding import build_bert
 from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 from typed_commands import BUILT_IN
@@ -80,6 +81,55 @@ def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path
         assert str(tmp_path) not in json.dumps(record)
 
 
+def test_a_model_for_images_is_measured_by_images_too(command: Command, mlxk: Program, tmp_path: Path) -> None:
+    data = command("bench", "demo-vision", *SMALL, "--image-size", "32,64")["data"]
+    assert [row["test"] for row in data["rows"]] == ["pp8", "tg4"]
+    assert [(task["test"], task["unit"], task["amount"]) for task in data["tasks"]] == [
+        *[("image32", "images", 1), ("image64", "images", 1)]
+    ]
+    for task in data["tasks"]:
+        assert task["repeats"] == 2
+        assert task["per_second"]["most"] == pytest.approx(1 / task["seconds"]["least"], rel=1e-3)
+    done = mlxk("bench", "demo-vision", "-p", "0", "-n", "0", "-r", "3", "--image-size", "32", "--report", "a.jsonl")
+    cells = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if " | " in line]
+    assert [row[0] for row in cells] == ["test", "image32"]
+    assert cells[1][1].endswith(" images/s")
+    record = json.loads((tmp_path / "a.jsonl").read_text())
+    assert (record["test"], record["metadata"]["inference_modality"]) == ("bench::image32", "vision")
+    assert "images/s" in mlxk("bench", "report", "a.jsonl").stdout
+
+
+def test_a_model_for_speech_is_measured_by_seconds_of_sound(command: Command, mlxk: Program, tmp_path: Path) -> None:
+    data = command("bench", "demo-speech", "-r", "1")["data"]
+    assert (data["rows"], data["load_seconds"], data["levels"]) == ([], None, [])
+    (task,) = data["tasks"]
+    assert (task["test"], task["unit"], task["amount"]) == ("sound30", "s of sound", 30.0)
+    assert task["per_second"]["median"] == pytest.approx(30 / task["seconds"]["median"], rel=1e-3)
+    own = str(BUILT_IN / "demo-speech" / "hello.wav")
+    done = mlxk("bench", "demo-speech", "--audio", own, "-r", "1", "--markdown", "--report", "a.jsonl")
+    assert "| sound1 | " in done.stdout
+    assert " s of sound/s | " in done.stdout
+    (line,) = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert line["metadata"]["inference_modality"] == "audio"
+    assert own not in done.stdout + json.dumps(line)
+
+
+def test_a_model_for_embeddings_is_measured_by_texts(command: Command, tmp_path: Path) -> None:
+    build_bert(tmp_path / "bert")
+    small = ("bench", "./bert", "-p", "8,16", "--streams", "1,4", "-r", "2")
+    assert "MLXK2_ENABLE_ALPHA_FEATURES=1" in command(*small)["error"]["message"]
+    data = command(*small, MLXK2_ENABLE_ALPHA_FEATURES="1")["data"]
+    assert [(task["test"], task["amount"]) for task in data["tasks"]] == [
+        *[("embed8", 1), ("embed8 x4", 4), ("embed16", 1), ("embed16 x4", 4)]
+    ]
+    assert {task["unit"] for task in data["tasks"]} == {"texts"}
+    assert data["peak_memory"]["array_bytes"] > 0
+    long = command("bench", "./bert", "-p", "5000", MLXK2_ENABLE_ALPHA_FEATURES="1")["error"]
+    assert (long["type"], long["hint"]) == ("context_length_exceeded", "Measure fewer tokens.")
+    none = command("bench", "./bert", "-p", "0", MLXK2_ENABLE_ALPHA_FEATURES="1")["error"]
+    assert none["message"] == "nothing to measure: --prompt-tokens is 0"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -91,7 +141,12 @@ def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path
         (("demo", "--streams", "0"), "'0' is no whole number from 1 to 256"),
         (("demo", "--api-key-file", "keys"), "goes with --url"),
         (("demo", "-p", "5000"), "pp5000 takes 5001 tokens; the context window of 'demo' has 2048"),
-        (("demo-speech",), "demo-speech"),
+        (("demo", "--image-size", "64"), "--image-size has no meaning: 'demo' takes no images"),
+        (("demo", "--audio", "a.wav"), "--audio has no meaning: 'demo' is not for speech"),
+        (("demo-speech", "-n", "4"), "--generate has no meaning: 'demo-speech' is for speech"),
+        (("demo-speech", "--audio", "nosuch.wav"), "nosuch.wav"),
+        (("demo-vision", "-p", "0", "-n", "0", "--image-size", "0"), "nothing to measure"),
+        (("--url", "http://127.0.0.1:1", "--audio", "a.wav"), "--audio has no meaning for a server"),
         (("demo", "--report", "no/such/folder"), "'no/such/folder' cannot be written: No such file or directory"),
         (("--url", "127.0.0.1:8000"), "--url takes an address"),
         (("--url", "http://a:b@127.0.0.1:1"), "no user name and password"),

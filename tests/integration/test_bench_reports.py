@@ -120,7 +120,6 @@ def test_a_bad_line_is_named_and_the_others_are_read(
         (("report", "empty", "--streams", "2"), "usage_error", "--streams measures"),
         (("report", "empty", "-m", "demo"), "usage_error", "-m measures"),
         (("demo", "--compare", "empty"), "usage_error", "--compare needs a report"),
-        (("-m", "report", "-n", "1"), "usage_error", "--generate takes 2"),
         (("-m", "report"), "model_not_found", "report"),
     ],
 )

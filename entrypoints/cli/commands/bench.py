@@ -1,15 +1,22 @@
 """``mlxk bench``: how fast a model is on this machine, or a server under load; and what earlier reports say."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import contextlib
+import itertools
+import os
+import tempfile
+import wave
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
+from mlxk.application.generation_input import Recording
 from mlxk.application.use_cases.measure_servers import ServerSpeed
 from mlxk.application.use_cases.measure_speed import ModelSpeed
 from mlxk.domain.benchmark import Load, Phase, Shape
-from mlxk.domain.errors import StorageError, UsageError
+from mlxk.domain.errors import FeatureGateError, StorageError, UsageError
+from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.cli import comparing
 from mlxk.entrypoints.cli.command import (
     MODEL_HELP,
@@ -31,20 +38,26 @@ from mlxk.entrypoints.server_address import client_address
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    pass
+    from mlxk.entrypoints.container import Container
 
 _MOST_STREAMS = 256
 _MOST_REPEATS = 1000
 _MOST_TOKENS = 10**7
 _REPEATS = 5
 _TOKENS = 128
+_IMAGE = 448
+_SPOKEN = "demo-speech"
+"""The built-in model with recordings."""
+
+_SECONDS = 30
+_TEXT_ONLY = ("generate", "depth", "image_size")
 REPORT = "report"
 """The word before the files of a report; a model of this name is ``-m report`` or ``./report``."""
 
 APIS = ("openai", "ollama")
 """As the client of servers names them."""
 
-_LOCAL_ONLY = ("depth", "pull", "skip_pull", "cpu_dtype", "blas")
+_LOCAL_ONLY = ("depth", "image_size", "audio", "pull", "skip_pull", "cpu_dtype", "blas")
 """Flags about the model that is computed here."""
 
 
@@ -61,19 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     complete_models(words)
     parser.add_argument("-m", "--model", dest="named", type=model_reference, metavar="MODEL", help="the same as MODEL")
     parser.add_argument("--url", metavar="URL", help="measure this server; MODEL is its name there")
-    parser.add_argument(
-        "--against",
-        metavar="SIDE",
-        help="compare with 'ollama:NAME' or, of a server, 'URL#NAME'; a known pair needs one name only",
-    )
-    parser.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="with --against: what both sides are asked; may be repeated"
-    )
-    add_pull_argument(parser)
-    parser.add_argument("--skip-pull", action="store_true", help="never fetch a model, and do not ask")
-    parser.add_argument(
-        "--results", default="benchmark_results.json", metavar="FILE", help="where --against writes its results"
-    )
     parser.add_argument("--api", choices=APIS, help="the API of the server (it is asked which one it has)")
     parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
     sizes = _numbers(0, _MOST_TOKENS)
@@ -87,9 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--generate", type=sizes, metavar="N[,N]", help="tokens to generate; 0 for no such row (128)"
     )
+    parser.add_argument(
+        "--image-size",
+        type=sizes,
+        metavar="N[,N]",
+        help="sides of the images, for a model that takes some; 0: none (448)",
+    )
+    parser.add_argument(
+        "--audio", metavar="FILE", help="the recording, for a model for speech (30 s of the built-in ones)"
+    )
     parser.add_argument("-d", "--depth", type=sizes, metavar="N[,N]", help="tokens before what is generated (0)")
     parser.add_argument(
-        "--streams", type=_numbers(1, _MOST_STREAMS), default=(1,), metavar="N[,N]", help="requests at once (1)"
+        "--streams", type=_numbers(1, _MOST_STREAMS), metavar="N[,N]", help="requests at once (1), or texts in one"
     )
     parser.add_argument(
         "-r",
@@ -103,7 +112,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compare", metavar="FILE", help="with 'report': a later report, and what changed up to it")
     parser.add_argument("--markdown", action="store_true", help="print the result in Markdown")
+    _add_comparison(parser)
     add_cpu_argument(parser)
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Declare what sides are compared, and what may be fetched for it."""
+    parser.add_argument(
+        "--against",
+        metavar="SIDE",
+        help="compare with 'ollama:NAME' or, of a server, 'URL#NAME'; a known pair needs one name only",
+    )
+    parser.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="with --against: what both sides are asked; may be repeated"
+    )
+    add_pull_argument(parser)
+    parser.add_argument("--skip-pull", action="store_true", help="never fetch a model, and do not ask")
+    parser.add_argument(
+        "--results", default="benchmark_results.json", metavar="FILE", help="where --against writes its results"
+    )
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -149,6 +176,7 @@ def _named_model(arguments: argparse.Namespace) -> str | None:
 
 _MEASURING = (
     *("named", "url", "api", "api_key_file", "prompt_tokens", "generate", "depth", "streams", "repeats", "report"),
+    *("image_size", "audio"),
     *("against", "prompt", "pull", "skip_pull", "results", "cpu_dtype", "blas"),
 )
 """Flags that have no meaning for reports."""
@@ -179,12 +207,53 @@ def _of_model(model: str | None, arguments: argparse.Namespace, context: Command
     if model is None:
         raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
     refuse(("api", "api_key_file"), arguments, "goes with --url")
-    shapes = _shapes(arguments)
     container = context.build(_settings(arguments, context))
     if not arguments.skip_pull:
         fetch_absent([model], lambda: container, report.output, pull=arguments.pull)
+    use_cases, repeats = container.use_cases, arguments.repeats or _REPEATS
     with naming_the_flag(context.settings):
-        return container.use_cases.measure_model()(model, shapes, arguments.repeats or _REPEATS, report)
+        details = use_cases.describe_model().details(use_cases.resolve_model()(model))
+    described = details.description
+    if described.operation is Capability.AUDIO:
+        refuse(("prompt_tokens", *_TEXT_ONLY, "streams"), arguments, f"has no meaning: '{model}' is for speech")
+        with _recording(arguments.audio, container) as recording:
+            return use_cases.measure_speech()(described, recording, repeats, report)
+    refuse(("audio",), arguments, f"has no meaning: '{model}' is not for speech")
+    if described.operation is Capability.EMBEDDINGS:
+        refuse(_TEXT_ONLY, arguments, f"has no meaning: '{model}' is for embeddings")
+        if not context.settings.enable_alpha:
+            hint = "Set the variable; embeddings may still change."
+            raise FeatureGateError("bench of embeddings requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint=hint)
+        tokens, counts = _given(arguments.prompt_tokens, (_TOKENS,)), arguments.streams or (1, 32)
+        if not tokens:
+            raise UsageError("nothing to measure: --prompt-tokens is 0")
+        return use_cases.measure_embeddings()(described, tokens, counts, repeats, report)
+    looks = described.can(Capability.VISION)
+    if not looks:
+        refuse(("image_size",), arguments, f"has no meaning: '{model}' takes no images")
+    images = _given(arguments.image_size, (_IMAGE,)) if looks else ()
+    return use_cases.measure_model()(details, _shapes(arguments, images), images, repeats, report)
+
+
+@contextlib.contextmanager
+def _recording(path: str | None, container: "Container") -> Iterator[Recording]:
+    """Yield a recording of the user's, or the built-in ones again and again, up to half a minute."""
+    if path is not None:
+        yield Recording(path, path)
+        return
+    folder = container.use_cases.resolve_model()(_SPOKEN).directory
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".wav"))
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        with wave.open(file.name, "wb") as joined:
+            for name in itertools.cycle(names):
+                with wave.open(f"{folder}/{name}") as part:
+                    if not joined.getnframes():
+                        joined.setparams(part.getparams())
+                    left = _SECONDS * part.getframerate() - joined.getnframes()
+                    joined.writeframes(part.readframes(min(part.getnframes(), left)))
+                    if left <= part.getnframes():
+                        break
+        yield Recording(file.name, "the recording of the benchmark")
 
 
 def _settings(arguments: argparse.Namespace, context: CommandContext) -> Settings:
@@ -192,17 +261,18 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> Setting
     return attrs.evolve(computing_settings(arguments, context.settings), use_server=False)
 
 
-def _shapes(arguments: argparse.Namespace) -> list[Shape]:
+def _shapes(arguments: argparse.Namespace, images: Sequence[int]) -> list[Shape]:
+    streams_wanted = arguments.streams or (1,)
     prompts = _given(arguments.prompt_tokens, (512,))
     generated, depths = _given(arguments.generate, (_TOKENS,)), arguments.depth or (0,)
-    shapes = [Shape(Phase.PROMPT, size, streams) for size in prompts for streams in arguments.streams]
+    shapes = [Shape(Phase.PROMPT, size, streams) for size in prompts for streams in streams_wanted]
     shapes += [
         Shape(Phase.GENERATION, size, streams, depth)
         for size in generated
         for depth in depths
-        for streams in arguments.streams
+        for streams in streams_wanted
     ]
-    if not shapes:
+    if not shapes and not images:
         raise UsageError("nothing to measure: --prompt-tokens and --generate are 0")
     if 1 in generated:
         raise UsageError("--generate takes 2 tokens at least: the first one ends the prompt")
@@ -216,7 +286,12 @@ def _of_server(
     prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (_TOKENS,))
     if not prompts or not generated:
         raise UsageError("a server needs a prompt and something to generate: --prompt-tokens and --generate from 1")
-    loads = [Load(streams, words, tokens) for words in prompts for tokens in generated for streams in arguments.streams]
+    loads = [
+        Load(streams, words, tokens)
+        for words in prompts
+        for tokens in generated
+        for streams in arguments.streams or (1,)
+    ]
     measure = context.build(context.settings).use_cases.measure_server()
     return measure(named_server(arguments.url, "--url", arguments), model, loads, arguments.repeats or _REPEATS, report)
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from mlxk import __version__
 from mlxk.application.use_cases.measure_servers import ServerSpeed
-from mlxk.application.use_cases.measure_speed import ModelSpeed
+from mlxk.application.use_cases.measure_speed import ModelSpeed, TaskRow
 from mlxk.application.use_cases.model_tasks import identity_of
 from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread, StatedSpeeds
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 
 _ROW_TITLES = ("test", "streams", "tokens/s", "IQR", "first token", "noise")
+_TASK_TITLES = ("test", "speed", "IQR", "time", "noise")
 _LEVEL_TITLES = (
     "streams",
     "prompt",
@@ -50,6 +51,7 @@ def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, A
         "load_seconds": rounded(found.load_seconds),
         "peak_memory": local and _peaks(local),
         "rows": [row_object(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
+        "tasks": [task_object(each) for each in found.tasks] if isinstance(found, ModelSpeed) else [],
         "levels": [level_object(each) for each in found.levels] if isinstance(found, ServerSpeed) else [],
         "notes": list(found.notes),
     }
@@ -104,6 +106,19 @@ def row_object(row: Row) -> dict[str, Any]:
     }
 
 
+def task_object(task: TaskRow) -> dict[str, Any]:
+    """Return a row of other work than text as JSON."""
+    return {
+        "test": task.name,
+        "unit": task.unit.value,
+        "amount": rounded(task.amount),
+        "repeats": task.repeats,
+        "per_second": _spread(task.per_second),
+        "seconds": _spread(task.seconds),
+        "noisy": task.noisy,
+    }
+
+
 def _spread(spread: Spread) -> dict[str, float | None]:
     names = ("median", "lower_quartile", "upper_quartile", "least", "most")
     return {name: rounded(getattr(spread, name)) for name in names}
@@ -151,16 +166,16 @@ def text(found: ModelSpeed | ServerSpeed, server: str | None, width: int | None)
     """Return the result for a terminal; for the arguments see ``document``; the width is None for a file or a pipe."""
     lines = [f"{name}: {printable(value)}" for name, value in _facts(found, server)]
     notes = [f"Note: {printable(each)}" for each in (*_failures(found), *found.notes)]
-    shown = "".join(f"{line}\n" for line in lines) + "\n" + table(*_cells(found), width, last=_WIDEST)
-    return shown + "".join(f"\n{line}\n" for line in notes)
+    shown = "".join(f"\n{table(titles, rows, width, last=_WIDEST)}" for titles, rows in _tables(found))
+    return "".join(f"{line}\n" for line in lines) + shown + "".join(f"\n{line}\n" for line in notes)
 
 
 def markdown(found: ModelSpeed | ServerSpeed, server: str | None) -> str:
     """Return the result in Markdown; for the arguments see ``document``."""
-    header, rows = _cells(found)
     lines = [f"- {name}: {_escaped(value)}" for name, value in _facts(found, server)]
-    lines += ["", f"| {' | '.join(header)} |", f"|{'---|' + '--:|' * (len(header) - 1)}"]
-    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+    for header, rows in _tables(found):
+        lines += ["", f"| {' | '.join(header)} |", f"|{'---|' + '--:|' * (len(header) - 1)}"]
+        lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
     notes = [*_failures(found), *found.notes]
     lines += ["", *(f"- {_escaped(each)}" for each in notes)] if notes else []
     return "".join(f"{line}\n" for line in lines)
@@ -196,20 +211,32 @@ def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[st
         measured_on,
         ("Computed by", f"CPU{f', matrices by {library}' if library else ''}" if machine.on_cpu else "GPU"),
         ("Versions", versions),
-        ("Load time", seconds_text(found.load_seconds)),
+        *([] if found.load_seconds is None else [("Load time", seconds_text(found.load_seconds))]),
         ("Peak memory", f"of arrays {decimal_size(found.peak_array_bytes)}{of_process}"),
     ]
 
 
-def _cells(found: ModelSpeed | ServerSpeed) -> tuple[Sequence[str], list[list[str]]]:
-    """Return titles and rows."""
+def _tables(found: ModelSpeed | ServerSpeed) -> list[tuple[Sequence[str], list[list[str]]]]:
+    """Return titles and rows of each table."""
     if isinstance(found, ModelSpeed):
-        return _ROW_TITLES, [_row_cells(each) for each in found.rows]
+        rows = [_row_cells(each) for each in found.rows]
+        tasks = [_task_cells(each) for each in found.tasks]
+        return [(titles, own) for titles, own in ((_ROW_TITLES, rows), (_TASK_TITLES, tasks)) if own]
     rows = [_level_cells(each) for each in found.levels]
     if all(each.stated is None for each in found.levels):
-        return _LEVEL_TITLES, rows
-    return (*_LEVEL_TITLES, _STATED_TITLE), [
-        [*row, _stated_cell(each.stated)] for row, each in zip(rows, found.levels, strict=True)
+        return [(_LEVEL_TITLES, rows)]
+    stated = [[*row, _stated_cell(each.stated)] for row, each in zip(rows, found.levels, strict=True)]
+    return [((*_LEVEL_TITLES, _STATED_TITLE), stated)]
+
+
+def _task_cells(task: TaskRow) -> list[str]:
+    speed = task.per_second
+    return [
+        task.name,
+        f"{speed.median:.1f} {task.unit.value}/s",
+        f"{speed.interquartile_range:.1f}" if task.repeats >= _LEAST_REPEATS else "-",
+        seconds_text(task.seconds.median),
+        "noisy" if task.noisy else "-",
     ]
 
 

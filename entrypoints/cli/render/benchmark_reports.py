@@ -13,11 +13,11 @@ import attrs
 
 from mlxk import __version__
 from mlxk.application.use_cases.measure_servers import ServerSpeed
-from mlxk.application.use_cases.measure_speed import ModelSpeed
+from mlxk.application.use_cases.measure_speed import ModelSpeed, TaskRow, Unit
 from mlxk.domain.benchmark import Level, Machine, Row, Span
 from mlxk.domain.comparison import Figure, Outcome, Record, Sample
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.entrypoints.cli.render.benchmark import level_object, name_of, rounded, row_object
+from mlxk.entrypoints.cli.render.benchmark import level_object, name_of, rounded, row_object, task_object
 
 SCHEMA = "0.2.2"
 _KNOWN_SCHEMAS = frozenset({"0.1.0", "0.2.0", "0.2.1", SCHEMA})
@@ -37,6 +37,8 @@ def report_lines(found: ModelSpeed | ServerSpeed) -> list[str]:
         for row in found.rows:
             test = f"bench::{row.shape.name}[streams={row.shape.streams}]"
             records.append({**_head(test, "passed", row.span), **_row_record(found, row)})
+        for task in found.tasks:
+            records.append({**_head(f"bench::{task.name}", "passed", task.span), **_task_record(found, task)})
     else:
         for level in found.levels:
             asked = level.load
@@ -61,20 +63,32 @@ def _head(test: str, outcome: str, span: Span | None) -> dict[str, Any]:
 
 
 def _row_record(found: ModelSpeed, row: Row) -> dict[str, Any]:
-    peak, size = found.peak_process_bytes, found.model.size_bytes
     performance = {
         "tokens_per_sec": rounded(row.tokens_per_second.median),
         "prompt_tokens": row.shape.prompt_tokens * row.shape.streams,
         "completion_tokens": row.shape.generated_tokens * row.shape.streams,
         "model_load_time_s": rounded(found.load_seconds),
         "time_to_first_token_s": rounded(row.first_token_seconds.median),
-        "peak_ram_gb": None if peak is None else rounded(peak / _GIGABYTE),
     }
+    return _model_record(found, performance, {"inference_modality": "text", **row_object(row)})
+
+
+_MODALITIES = {Unit.IMAGES: "vision", Unit.SOUND: "audio", Unit.TEXTS: "text"}
+
+
+def _task_record(found: ModelSpeed, task: TaskRow) -> dict[str, Any]:
+    performance = {"duration_s": rounded(task.seconds.median), "model_load_time_s": rounded(found.load_seconds)}
+    return _model_record(found, performance, {"inference_modality": _MODALITIES[task.unit], **task_object(task)})
+
+
+def _model_record(found: ModelSpeed, performance: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    peak, size = found.peak_process_bytes, found.model.size_bytes
+    memory = {"peak_ram_gb": None if peak is None else rounded(peak / _GIGABYTE)}
     return {
         "model": {"id": name_of(found), "size_gb": rounded(size / _GIGABYTE), "framework": found.model.framework.value},
-        "performance": _known(performance),
+        "performance": _known({**performance, **memory}),
         "system": _system(found.machine),
-        "metadata": {"inference_modality": "text", **row_object(row)},
+        "metadata": metadata,
     }
 
 

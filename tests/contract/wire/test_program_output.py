@@ -67,6 +67,7 @@ RUNS = [
     ["run", "demo", "hi", "--no-chat-template", "--max-tokens", "2"],
     ["run", "demo", "hi", "--show-prompt"],
     ["bench", "demo", "--prompt-tokens", "4", "--generate", "2", "--repeats", "1"],
+    ["bench", "demo-vision", "-p", "0", "-n", "2", "-r", "1", "--image-size", "32"],
     ["show", "demo", "--format-report"],
 ]
 
