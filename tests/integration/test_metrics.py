@@ -117,7 +117,7 @@ def test_tokens_are_counted_by_model_and_api(samples: list[Sample]) -> None:
 
 
 def test_a_model_that_does_not_exist_is_no_label(samples: list[Sample]) -> None:
-    assert models_of(samples) == {"demo", "vectors", "demo-speech"}
+    assert models_of(samples) == {"demo", "vectors", "order", "demo-speech"}
 
 
 def test_models_in_memory_have_gauges(samples: list[Sample]) -> None:
