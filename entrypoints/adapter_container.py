@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.installation import InstallationProbe
     from mlxk.application.ports.model_directories import ContentVerifier
     from mlxk.application.ports.model_tasks import DocumentReranker, ModelTokenizer, SpeechTranscriber, TextEmbedder
+    from mlxk.application.ports.monitoring import MachineProbe, ServerProbe
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog, MemoryProbe
     from mlxk.domain.models.model import ModelHandle
@@ -65,7 +66,7 @@ Singleton = providers.ThreadSafeSingleton
 
 
 def imported(path: str) -> Callable[..., Any]:
-    """Return a function that makes an instance of ``MODULE:CLASS``; the module is imported with the first."""
+    """Return a function that calls ``MODULE:NAME``, a class or a function; the module is imported with the first."""
     module, name = path.split(":")
     return lambda *arguments: getattr(import_module(module), name)(*arguments)
 
@@ -274,6 +275,12 @@ class Adapters:
         self.machine_meter = Singleton(SystemMachineMeter)
         self.completion_client: providers.Provider[CompletionClient] = Singleton(
             imported("mlxk.adapters.completion_client:HttpCompletionClient")
+        )
+        self.machine_probe: providers.Provider[MachineProbe] = Singleton(
+            imported("mlxk.adapters.system.machine_probe:system_machine_probe"), sys.platform, has_nvidia_gpu
+        )
+        self.server_probe: providers.Provider[ServerProbe] = Singleton(
+            imported("mlxk.adapters.metrics_page:HttpServerProbe")
         )
         self.recommendations, self.model_pairs = recommendations, model_pairs
         self.clock = Singleton(SystemClock)

@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 
-from mlxk.domain.errors import MlxkError, StorageError, ValidationError
+from mlxk.domain.errors import MlxkError, StorageError, UsageError, ValidationError
 
 MAX_KEY_FILE_BYTES = 2**20
 
@@ -143,3 +143,16 @@ def _state_of(path: str) -> object:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def key_to_send(path: str) -> str:
+    """Return the first key of a file, for a server that is asked.
+
+    Raises:
+        UsageError: It cannot be sent.
+        StorageError, ValidationError: See ``read_key_file``.
+    """
+    key = read_key_file(path)[0]
+    if not key.isascii() or not key.isprintable():
+        raise UsageError(f"--api-key-file: the first key of '{path}' cannot be sent")
+    return key

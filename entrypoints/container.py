@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_models import RemoveModel, StopModels
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+    from mlxk.application.use_cases.watch_machine import WatchMachine
 
 
 def _generate_text(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "GenerateText":
@@ -155,6 +156,8 @@ class UseCases:
         self.measure_speech: Factory[MeasureSpeech] = _use("measure_speed:MeasureSpeech", *spoken)
         embedded = (machine, self.embed_text, ports.model_tokenizer, clock, ports.text_generator)
         self.measure_embeddings: Factory[MeasureEmbeddings] = _use("measure_speed:MeasureEmbeddings", *embedded)
+        watched = (ports.machine_probe, servers, ports.server_probe, clock)
+        self.watch_machine: Factory[WatchMachine] = _use("watch_machine:WatchMachine", *watched)
         client = ports.completion_client
         self.measure_server: Factory[MeasureServer] = _use("measure_servers:MeasureServer", machine, client, clock)
         compared = (machine, client, clock, self.generate_text, self.load_model, Factory(ports.model_pairs))

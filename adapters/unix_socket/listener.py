@@ -36,6 +36,7 @@ from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished, GenerationRequest
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.monitoring import EngineFigures
 
 MAX_CONNECTIONS = 64
 """Connections at a time; further programs compute in their own process."""
@@ -191,11 +192,18 @@ class SocketListener:
                 )
 
     def _state(self, connection: socket.socket, _: Document) -> None:
-        residents = self._residents(self._engine.generator.state(STATE_SECONDS))
+        state = self._engine.generator.state(STATE_SECONDS)
+        residents = self._residents(state)
         models = [{**attrs.asdict(each, recurse=False), "handle": encoded(each.handle, [])} for each in residents]
         send(
             connection,
-            {"pid": self._engine.owner, "url": self._url, "version": mlxk.__version__, "models": models},
+            {
+                "pid": self._engine.owner,
+                "url": self._url,
+                "version": mlxk.__version__,
+                "models": models,
+                "engine": attrs.asdict(_figures(state)),
+            },
         )
 
     def _residents(self, state: EngineState) -> list[ResidentModel]:
@@ -338,6 +346,19 @@ def _forward(stream: TextStream, connection: socket.socket) -> Finished:
                         return events[-1]
         finally:
             stream.subscribe(lambda: None)
+
+
+def _figures(state: EngineState) -> EngineFigures:
+    return EngineFigures(
+        running=state.running,
+        waiting=state.waiting,
+        prompt_tokens=state.prompt_tokens + state.cached_tokens,
+        cached_tokens=state.cached_tokens,
+        generated_tokens=state.generated_tokens,
+        array_bytes=state.active_bytes,
+        kept_prompt_bytes=state.prefix_cache_bytes,
+        responding=state.responding,
+    )
 
 
 def _loaded(wanted: ModelHandle, state: EngineState) -> ModelHandle | None:

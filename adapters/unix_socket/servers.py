@@ -27,6 +27,7 @@ from mlxk.application.ports.other_processes import ComputingPlace, RunningServer
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError, StorageError
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.monitoring import EngineFigures
 
 SUFFIX = ".sock"
 
@@ -178,7 +179,9 @@ class SocketRunningServers(RunningServers):
                     continue
                 models = tuple(_resident(each) for each in document["models"])
                 process, url, version = int(document["pid"]), str(document["url"]), str(document["version"])
-                found.append(RunningServer(path, process, url, version, models))
+                figures = document.get("engine")  # of this version on
+                engine = None if figures is None else EngineFigures(**figures)
+                found.append(RunningServer(path, process, url, version, models, engine))
         return tuple(sorted(found, key=lambda each: each.process))
 
     def unseen(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import attrs
 
 from mlxk.application.ports.text_generator import ResidentModel
+from mlxk.domain.monitoring import EngineFigures
 
 
 @attrs.frozen
@@ -22,6 +23,8 @@ class RunningServer:
     version: str
     models: tuple[ResidentModel, ...]
     """In memory, sorted by name."""
+    engine: EngineFigures | None = None
+    """None for a server of a version that does not say."""
 
 
 @attrs.frozen

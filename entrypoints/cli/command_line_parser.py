@@ -96,6 +96,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk bench --against ollama:qwen2.5-coder:1.5b",
         "mlxk bench report monday.jsonl --compare tuesday.jsonl",
     ),
+    "monitor": (
+        "mlxk monitor -- mlxk run demo hello",
+        "mlxk monitor -o samples.jsonl -- mlxk bench demo",
+        "mlxk monitor --interval 5 --seconds 60 > samples.jsonl",
+    ),
     "serve": (
         "mlxk serve",
         "mlxk serve -m demo --port 8080",
@@ -186,8 +191,10 @@ class CommandLineParser(argparse.ArgumentParser):
             )
         found = [name for flag in flags for name in closest(flag, known, FLAGS_MEANT)]
         hint = f"{did_you_mean(found)} '{self.prog} --help' lists the flags.".lstrip()
-        if self.prog.endswith(" launch") and flags:
-            hint = f"Flags of the agent stand after --: {self.prog} AGENT -- {flags[0]}"
+        started = {"launch": ("agent", "AGENT --"), "monitor": ("command", "-- COMMAND")}
+        program, place = started.get(self.prog.rpartition(" ")[2], ("", ""))
+        if program and flags:
+            hint = f"Flags of the {program} stand after --: {self.prog} {place} {flags[0]}"
         if not flags:
             hint = f"Text of several words needs quotes. Try '{self.prog} --help'."
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)

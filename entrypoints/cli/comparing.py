@@ -14,7 +14,7 @@ from mlxk.application.use_cases.measure_servers import QUESTIONS, ServerSide, Si
 from mlxk.domain.comparison import LEAST_ROUNDS
 from mlxk.domain.errors import ModelNotFoundError, StorageError, UsageError
 from mlxk.entrypoints import private_files
-from mlxk.entrypoints.api_keys import read_key_file
+from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
@@ -137,15 +137,8 @@ def named_server(url: str, flag: str, arguments: argparse.Namespace) -> Completi
     address, api = client_address(url, flag)
     if flag != "--url" and arguments.url is not None:
         return CompletionServer(address, api)
-    key = None if arguments.api_key_file is None else _key(arguments.api_key_file)
+    key = None if arguments.api_key_file is None else key_to_send(arguments.api_key_file)
     return CompletionServer(address, arguments.api or api, key)
-
-
-def _key(path: str) -> str:
-    key = read_key_file(path)[0]
-    if not key.isascii() or not key.isprintable():
-        raise UsageError(f"--api-key-file: the first key of '{path}' cannot be sent")
-    return key
 
 
 def require_writable(path: str, flag: str) -> None:

@@ -42,6 +42,7 @@ COMMANDS = {
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "chats": CommandEntry("chats", "list and remove the chats that were kept"),
     "bench": CommandEntry("bench", "measure how fast a model is here, or a server under load"),
+    "monitor": CommandEntry("monitor", "sample memory, processor and servers, around a command or by themselves"),
     "search": CommandEntry("find_models:SearchCommand", "find models on the hub, those for MLX first"),
     "recommend": CommandEntry("find_models:RecommendCommand", "models to begin with that fit this machine"),
     "pull": CommandEntry("cached_models:PullCommand", "fetch a model from the hub"),
@@ -72,7 +73,7 @@ COMMANDS = {
 """All commands, in the order of the help."""
 
 
-PASSING_ON = frozenset({"launch", "service"})
+PASSING_ON = frozenset({"launch", "service", "monitor"})
 """Commands that start another program, whose arguments stand after ``--``."""
 
 

@@ -18,12 +18,12 @@ FORBIDDEN = {
     "the operating system in the application": ("application/ports/system.py", "os", CORE),
     "an outer layer in an inner one": ("domain/models/model.py", "mlxk.application.ports.system", POINT_INWARD),
     "an adapter in another adapter": (
-        "adapters/system.py",
+        "adapters/system/__init__.py",
         "mlxk.adapters.builtin",
         "Adapters do not know each other",
     ),
     "a use case in an adapter": (
-        "adapters/system.py",
+        "adapters/system/__init__.py",
         "mlxk.application.use_cases.inspect_models",
         "Adapters see ports, never use cases",
     ),

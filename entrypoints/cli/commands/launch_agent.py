@@ -18,7 +18,6 @@ from mlxk.domain.models.footprint import MemoryFit
 from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, served_id
 from mlxk.domain.models.reference import only_match
 from mlxk.entrypoints import server_log
-from mlxk.entrypoints.cli.agent_processes import AgentRunner
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -28,10 +27,12 @@ from mlxk.entrypoints.cli.command import (
     model_reference,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, past_proxies
 from mlxk.entrypoints.cli.output import Output, choose
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import decimal_size, table
 from mlxk.entrypoints.cli.server_processes import ForeignModel, Server, own_server, served_models
+from mlxk.entrypoints.settings import inherited
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -88,7 +89,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         server = Server(_address(arguments.url), key)
         with Spinner(output, "Asking the server"):
             offered = [_of_server(each) for each in served_models(server)]
-        return AgentRunner().run(*program.command(_chosen(offered, arguments, output).connection(server)))
+        return ForegroundRunner().run(*program.command(_chosen(offered, arguments, output).connection(server)))
     settings = computing_settings(arguments, context.settings)
     container = context.build(settings)
     if arguments.model:
@@ -103,7 +104,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     output.note(
         f"[the server at {running.address} has {chosen.label} in memory and is used; --no-server starts another]"
     )
-    return AgentRunner().run(*program.command(chosen.connection(running)))
+    return ForegroundRunner().run(*program.command(chosen.connection(running)))
 
 
 def _list(output: Output) -> int:
@@ -204,8 +205,9 @@ class _Program:
     words: Sequence[str]
 
     def command(self, connection: Connection) -> tuple[list[str], dict[str, str]]:
-        """Return its command line and its variables."""
-        return [self.path, *self.agent.arguments(connection), *self.words], self.agent.environment(connection)
+        """Return its command line and its environment."""
+        environment = past_proxies(inherited(self.agent.environment(connection)))
+        return [self.path, *self.agent.arguments(connection), *self.words], environment
 
 
 def _run_on_own_server(program: _Program, chosen: "_Candidate", state_folder: str, output: Output) -> int:
@@ -213,7 +215,7 @@ def _run_on_own_server(program: _Program, chosen: "_Candidate", state_folder: st
     log = server_log.make(state_folder, f"launch-{program.agent.name}")
     worth_reading = False
     try:
-        runner = AgentRunner()
+        runner = ForegroundRunner()
         with contextlib.ExitStack() as stack:
             stack.enter_context(runner.signals_taken())
             with Spinner(output, f"Loading {chosen.label}"):

@@ -14,6 +14,7 @@ from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.monitoring import EngineFigures
 
 GONE = RunningServer("none.sock", 2**22 - 1, "http://127.0.0.1:1", "0", ())
 
@@ -23,7 +24,8 @@ def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningS
     """One server that has a model in memory, which nothing uses."""
     if request.param == "in_memory":
         resident = ResidentModel(MODEL, 0, None)
-        yield InMemoryRunningServers(RunningServer("", os.getpid(), URL, mlxk.__version__, (resident,)))
+        engine = EngineFigures(0, 0, 0, 0, 0, 0, 0)
+        yield InMemoryRunningServers(RunningServer("", os.getpid(), URL, mlxk.__version__, (resident,), engine))
         return
     server = SharedServer(socket_folder_of(tmp_path), generator=InMemoryTextGenerator())
     server.generator.load(GenerationRequest(MODEL, ""))
@@ -35,6 +37,12 @@ def test_a_server_is_listed_with_its_models(servers: RunningServers) -> None:
     (server,) = servers.servers()
     assert (server.process, server.url, server.version) == (os.getpid(), URL, mlxk.__version__)
     assert [model.handle for model in server.models] == [MODEL]
+
+
+def test_a_server_says_what_its_engine_does(servers: RunningServers) -> None:
+    (server,) = servers.servers()
+    assert server.engine is not None
+    assert (server.engine.responding, server.engine.running, server.engine.generated_tokens) == (True, 0, 0)
 
 
 def test_an_idle_model_is_unloaded(servers: RunningServers) -> None:

@@ -21,11 +21,17 @@ OPTIONAL = {
     "embed": {"truncated"},
     "serve": {"log", "page"},
     "service": {"content"},
+    "sample": {
+        *("ram_free_gb", "ram_used_gb", "ram_percent", "swap_used_mb", "swap_percent", "memory_pressure"),
+        *("vm_pressure", "load_1", "load_5", "load_15", "cpu_user", "cpu_sys", "cpu_idle", "gpu_device_util"),
+        *("gpu_renderer_util", "gpu_tiler_util", "ram_total_bytes", "ram_available_bytes", "swap_total_bytes"),
+        *("memory_stall_percent", "gpu_used_bytes", "gpu_total_bytes", "command"),
+    },
     "run": {"reasoning", "tool_calls", "tool_results", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
 
-OTHER_MODELS = {"config", "du", "outdated", "ps", "stop"}
+OTHER_MODELS = {"config", "du", "outdated", "ps", "sample", "stop", "top"}
 """Schemas whose ``models`` are not the model object."""
 
 OPEN = {"config", "model_config", "quantization", "detail", "schema", "values", "environment"}

@@ -14,8 +14,8 @@ from mlxk.entrypoints.cli.program import COMMANDS
 
 Schemas = dict[str, dict[str, Any]]
 
-PARTS = {"envelope", "error", "model"}
-"""Schemas that the schemas of commands refer to."""
+PARTS = {"envelope", "error", "model", "sample"}
+"""Schemas of parts that commands share, and of the lines of files."""
 
 
 def test_every_schema_is_valid_json_schema_2020_12(schemas: Schemas) -> None:

@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -33,8 +33,8 @@ _V2 = _CgroupVersion("sys/fs/cgroup", "memory.max", "memory.current", "inactive_
 _V1 = _CgroupVersion("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-class ProcMemoryProbe(MemoryProbe):
-    """Reads ``/proc/meminfo`` and the control groups.
+class ProcFiles:
+    """Files of ``/proc`` and ``/sys``, read as text; one that cannot be read is empty.
 
     Args:
         root: Where ``proc`` and ``sys`` are; only tests need another one.
@@ -43,20 +43,63 @@ class ProcMemoryProbe(MemoryProbe):
     def __init__(self, root: str = "/") -> None:
         self._root = root
 
+    def text(self, path: str) -> str:
+        """Return the content of a file."""
+        try:
+            with open(os.path.join(self._root, path), encoding="ascii", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def number(self, path: str) -> int | None:
+        """Return the number that is a file's content; None where it is none."""
+        text = self.text(path).strip()
+        return int(text) if text.isdecimal() else None
+
+    def numbers(self, path: str) -> dict[str, int]:
+        """Return the first number of every line, by the line's first word."""
+        lines = (line.replace(":", " ").split() for line in self.text(path).splitlines())
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+    def memory(self) -> dict[str, int]:
+        """Return the lines of ``/proc/meminfo``, in bytes."""
+        return {name: kibibytes * 1024 for name, kibibytes in self.numbers("proc/meminfo").items()}
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a folder."""
+        try:
+            return os.listdir(os.path.join(self._root, path))
+        except OSError:
+            return []
+
+
+class ProcMemoryProbe(MemoryProbe):
+    """Reads ``/proc/meminfo`` and the control groups.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are; only tests need another one.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self._files = ProcFiles(root)
+
     def read(self) -> MemoryReading | None:
         """Return the current memory, or None where there is no ``/proc/meminfo``."""
-        machine = {name: kibibytes * 1024 for name, kibibytes in self._numbers("proc/meminfo").items()}
+        return self.within_groups(self._files.memory())
+
+    def within_groups(self, machine: Mapping[str, int]) -> MemoryReading | None:
+        """Return what the lines of ``/proc/meminfo``, in bytes, and the limits of control groups leave this process."""
         total = machine.get("MemTotal")
         if not total:
             return None
         unused = sum(machine.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
         available = machine.get("MemAvailable", unused)
         for version, folder in self._groups():
-            limit = self._number(f"{folder}/{version.limit}")
+            limit = self._files.number(f"{folder}/{version.limit}")
             if limit is None or limit >= machine["MemTotal"]:
                 continue  # "max", or the number beyond any memory that version 1 writes
-            used = self._number(f"{folder}/{version.used}") or 0
-            inactive = self._numbers(f"{folder}/memory.stat").get(version.inactive, 0)
+            used = self._files.number(f"{folder}/{version.used}") or 0
+            inactive = self._files.numbers(f"{folder}/memory.stat").get(version.inactive, 0)
             total, available = min(total, limit), min(available, limit - max(used - inactive, 0))
         return MemoryReading(total, max(0, min(available, total)))
 
@@ -66,7 +109,7 @@ class ProcMemoryProbe(MemoryProbe):
     def _groups(self) -> list[tuple[_CgroupVersion, str]]:
         """Return the control groups of this process and their ancestors, each as a folder below the root."""
         found = []
-        for line in self._text("proc/self/cgroup").splitlines():
+        for line in self._files.text("proc/self/cgroup").splitlines():
             _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
             if controllers and "memory" not in controllers.split(","):
                 continue
@@ -76,28 +119,12 @@ class ProcMemoryProbe(MemoryProbe):
             found += [(version, "/".join([version.mount, *parts[:depth]])) for depth in range(len(parts), -1, -1)]
         return found
 
-    def _number(self, path: str) -> int | None:
-        text = self._text(path).strip()
-        return int(text) if text.isdecimal() else None
-
-    def _numbers(self, path: str) -> dict[str, int]:
-        """Return the first number of every line, by the line's first word."""
-        lines = (line.replace(":", " ").split() for line in self._text(path).splitlines())
-        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
-
-    def _text(self, path: str) -> str:
-        try:
-            with open(os.path.join(self._root, path), encoding="ascii", errors="replace") as file:
-                return file.read()
-        except OSError:
-            return ""
-
 
 LARGE_MEMORY_BYTES = 36 * 1024**3
 """Total memory from which Metal recommends three quarters of it as working set."""
 
 _SYSCTL = ("/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb")
-_VM_STAT = ("/usr/bin/vm_stat",)
+VM_STAT = ("/usr/bin/vm_stat",)
 _AVAILABLE = ("Pages free", "Pages inactive", "Pages speculative")
 _DEFAULT_PAGE_BYTES = 16384
 
@@ -134,31 +161,35 @@ class SysctlMemoryProbe(MemoryProbe):
 
     def read(self) -> MemoryReading | None:
         """Return the current memory, or None when ``sysctl`` does not report it."""
-        settings = _numbers(self._run(_SYSCTL))
-        total = settings.get("hw.memsize")
-        if not total:
-            return None
-        statistics = self._run(_VM_STAT)
-        pages = _numbers(statistics)
-        free = sum(pages.get(name, 0) for name in _AVAILABLE) * _page_bytes(statistics)
-        wired_limit = settings.get("iogpu.wired_limit_mb", 0) * 1024**2
-        return MemoryReading(total, min(free, total), wired_limit or _recommended(total))
+        return mac_memory(numbers(self._run(_SYSCTL)), self._run(VM_STAT))
 
     def matrices(self) -> Matrices:
         return Matrices()
+
+
+def mac_memory(settings: Mapping[str, int], statistics: str) -> MemoryReading | None:
+    """Return the memory by the lines of ``sysctl`` and the output of ``vm_stat``; None without the total."""
+    total = settings.get("hw.memsize")
+    if not total:
+        return None
+    pages = numbers(statistics)
+    free = sum(pages.get(name, 0) for name in _AVAILABLE) * page_bytes(statistics)
+    wired_limit = settings.get("iogpu.wired_limit_mb", 0) * 1024**2
+    return MemoryReading(total, min(free, total), wired_limit or _recommended(total))
 
 
 def _recommended(total: int) -> int:
     return total * 3 // 4 if total >= LARGE_MEMORY_BYTES else total * 2 // 3
 
 
-def _numbers(text: str) -> dict[str, int]:
+def numbers(text: str) -> dict[str, int]:
     """Return the numbers of lines such as ``hw.memsize: 17179869184`` and ``Pages free:  12345.``."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: int(value.strip(" .")) for name, _, value in pairs if value.strip(" .").isdecimal()}
 
 
-def _page_bytes(statistics: str) -> int:
+def page_bytes(statistics: str) -> int:
+    """Return the size of a page by the output of ``vm_stat``."""
     words = statistics.partition("\n")[0].partition("page size of ")[2].split()
     return int(words[0]) if words and words[0].isdecimal() else _DEFAULT_PAGE_BYTES
 
@@ -209,24 +240,35 @@ _PROCESSOR = ("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
 
 _RUSAGE_INFO_V4, _RUSAGE_BYTES = 4, 512
 """The version of ``struct rusage_info`` that is asked for, and room for it and for longer ones."""
-_LARGEST_FOOTPRINT = slice(240, 248)
-"""``ri_lifetime_max_phys_footprint``: after the identifier of 16 bytes and 28 numbers of 8."""
+_FOOTPRINT, _LARGEST_FOOTPRINT = slice(72, 80), slice(240, 248)
+"""``ri_phys_footprint`` and ``ri_lifetime_max_phys_footprint``, numbers of 8 bytes after an identifier of 16."""
 
 
-def _system_library() -> Any:  # noqa: ANN401 - its functions are those of the system
+def system_library() -> Any:  # noqa: ANN401 - its functions are those of the system
+    """Return the system's library."""
     return ctypes.CDLL(None)
 
 
-def largest_footprint(library: Any) -> int | None:  # noqa: ANN401 - as above
-    """Return the largest footprint of this process on macOS, bytes: with what its GPU holds, which no page of it shows.
+def footprint(library: Any, process: int) -> int | None:  # noqa: ANN401 - as above
+    """Return what macOS charges a process with, bytes: with what its GPU holds, which no page of it shows.
 
     Args:
         library: The system's, which has ``proc_pid_rusage``.
+        process: Its id; of another user's process and of one that has ended it is None.
     """
+    return _usage(library, process, _FOOTPRINT)
+
+
+def largest_footprint(library: Any) -> int | None:  # noqa: ANN401 - as above
+    """Return the largest footprint of this process."""
+    return _usage(library, os.getpid(), _LARGEST_FOOTPRINT)
+
+
+def _usage(library: Any, process: int, place: slice) -> int | None:  # noqa: ANN401 - as above
     usage = ctypes.create_string_buffer(_RUSAGE_BYTES)
-    if library.proc_pid_rusage(os.getpid(), _RUSAGE_INFO_V4, usage) != 0:
+    if library.proc_pid_rusage(process, _RUSAGE_INFO_V4, usage) != 0:
         return None
-    return int.from_bytes(usage.raw[_LARGEST_FOOTPRINT], sys.byteorder) or None
+    return int.from_bytes(usage.raw[place], sys.byteorder) or None
 
 
 class SystemMachineMeter(MachineMeter):
@@ -244,7 +286,7 @@ class SystemMachineMeter(MachineMeter):
         platform: str = sys.platform,
         run: Run = run_quietly,
         root: str = "/",
-        library: Callable[[], Any] = _system_library,
+        library: Callable[[], Any] = system_library,
     ) -> None:
         self._platform = platform
         self._run = run

@@ -1,0 +1,378 @@
+"""This machine and its processes at one moment, by procfs and ``nvidia-smi``, or by commands of macOS and libproc.
+
+What a command prints is read by functions of its own.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.system import (
+    VM_STAT,
+    ProcFiles,
+    ProcMemoryProbe,
+    Run,
+    footprint,
+    mac_memory,
+    numbers,
+    page_bytes,
+    run_quietly,
+    system_library,
+)
+from mlxk.application.ports.monitoring import MachineProbe
+from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MemoryKind, ProcessTree
+
+_MIB = 1024**2
+
+
+@attrs.frozen
+class Process:
+    """A process in a list of all."""
+
+    parent: int
+    resident_bytes: int
+    user_seconds: float
+    """Processor time; 0 with ``system_seconds`` where the list does not say."""
+    system_seconds: float
+
+
+Footprints = Callable[[int], tuple[int, MemoryKind] | None]
+"""Returns the memory of a process and what of it is counted; None where only the list of processes says it."""
+
+
+@attrs.define
+class ProcessTimes:
+    """Makes shares of the processor out of one list of processes after the other."""
+
+    now: Callable[[], float]
+    former: dict[int, Process] = attrs.field(factory=dict)
+    seconds: float | None = None
+    """Between the last two lists; None before there were two."""
+    _at: float | None = None
+
+    def take(self, processes: dict[int, Process]) -> dict[int, tuple[float, float]]:
+        """Return the user and the system time of each process since the list before; a new one began at 0."""
+        at = self.now()
+        self.seconds = None if self._at is None or at <= self._at else at - self._at
+        known = {} if self._at is None else self.former
+        used = {}
+        for number, each in processes.items():
+            before = known.get(number)
+            if before is None or _time(before) > _time(each):  # the number was given to another process
+                before = Process(0, 0, 0.0, 0.0)
+            used[number] = (each.user_seconds - before.user_seconds, each.system_seconds - before.system_seconds)
+        self.former, self._at = processes, at
+        return used
+
+
+def _time(process: Process) -> float:
+    return process.user_seconds + process.system_seconds
+
+
+def tree_of(
+    root: int,
+    processes: Mapping[int, Process],
+    used: Mapping[int, tuple[float, float]],
+    seconds: float | None,
+    memory: Footprints,
+) -> ProcessTree | None:
+    """Return what a process and its descendants have together; None where it does not run.
+
+    Args:
+        root: Its id.
+        processes: All of the machine, by id.
+        used: The processor time of each since the list before.
+        seconds: Since the list before; None for the first one.
+        memory: Asked for each of the tree.
+    """
+    if root not in processes:
+        return None
+    found = list(_descendants(root, processes))
+    read = [memory(each) or (processes[each].resident_bytes, MemoryKind.RESIDENT) for each in found]
+    kind = next((kind for _, kind in read if kind is not MemoryKind.RESIDENT), MemoryKind.RESIDENT)
+    busy = None if seconds is None else 100 * sum(sum(used[each]) for each in found) / seconds
+    return ProcessTree(len(found), sum(size for size, _ in read), kind, busy)
+
+
+def _descendants(root: int, processes: Mapping[int, Process]) -> Iterator[int]:
+    """Yield a process and all that it started and that these started."""
+    children: dict[int, list[int]] = {}
+    for number, each in processes.items():
+        if number != root and each.parent != number:
+            children.setdefault(each.parent, []).append(number)
+    waiting = [root]
+    while waiting:
+        number = waiting.pop()
+        yield number
+        waiting += children.get(number, ())
+
+
+# Linux
+
+
+class ProcMachineProbe(MachineProbe):
+    """Reads ``/proc``, the control groups, and ``nvidia-smi`` where there is a GPU of NVIDIA.
+
+    Args:
+        gpu: Whether there is one.
+        run: Runs a command; only tests need another one.
+        root: Where ``proc`` and ``sys`` are; only tests need another one.
+        now: Seconds of a monotonic clock; only tests need another one.
+    """
+
+    def __init__(
+        self,
+        gpu: Callable[[], bool] = lambda: False,
+        run: Run = run_quietly,
+        root: str = "/",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._files = ProcFiles(root)
+        self._memory = ProcMemoryProbe(root)
+        self._gpu = gpu
+        self._run = run
+        self._times = ProcessTimes(now)
+        self._ticks: tuple[int, ...] = ()
+
+    def read(self, roots: Sequence[int]) -> tuple[MachineReading, tuple[ProcessTree | None, ...]]:
+        memory = self._files.memory()
+        reading = self._memory.within_groups(memory)
+        swap = memory.get("SwapTotal")
+        machine = MachineReading(
+            total_bytes=reading.total if reading else None,
+            available_bytes=reading.available if reading else None,
+            free_bytes=memory.get("MemFree"),
+            swap_total_bytes=swap,
+            swap_used_bytes=None if swap is None else swap - memory.get("SwapFree", swap),
+            stalled_percent=stalled(self._files.text("proc/pressure/memory")),
+            load=three_numbers(self._files.text("proc/loadavg")),
+            cpu=self._cpu(),
+            gpu=nvidia_gpus(self._run(_NVIDIA)) if self._gpu() else None,
+        )
+        if not roots:
+            return machine, ()
+        processes = dict(self._processes())
+        used = self._times.take(processes)
+        return machine, tuple(tree_of(root, processes, used, self._times.seconds, self._proportional) for root in roots)
+
+    def _cpu(self) -> CpuShares | None:
+        former, self._ticks = self._ticks, cpu_ticks(self._files.text("proc/stat"))
+        return shares(former, self._ticks)
+
+    def _processes(self) -> Iterator[tuple[int, Process]]:
+        for name in self._files.names("proc"):
+            if name.isdecimal() and (process := stat_process(self._files.text(f"proc/{name}/stat"))):
+                yield int(name), process
+
+    def _proportional(self, process: int) -> tuple[int, MemoryKind] | None:
+        if self._times.former[process].resident_bytes > _LARGE_BYTES:
+            return None
+        size = self._files.numbers(f"proc/{process}/smaps_rollup").get("Pss")
+        return None if size is None else (size * 1024, MemoryKind.PROPORTIONAL)
+
+
+_LARGE_BYTES = 512 * _MIB
+"""From here on the sharing of pages is not looked for: it is small beside the rest, and the process waits meanwhile."""
+_NVIDIA = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits")
+
+
+def cpu_ticks(text: str) -> tuple[int, ...]:
+    """Return user, system and idle ticks since the start by ``/proc/stat``; empty where it does not say."""
+    words = text.partition("\n")[0].split()
+    if len(words) < 5 or words[0] != "cpu" or not all(each.isdecimal() for each in words[1:]):
+        return ()
+    user, nice, system, idle, wait, *others = [*map(int, words[1:9])] + [0] * (9 - len(words))
+    return user + nice, system + sum(others), idle + wait
+
+
+def shares(former: Sequence[int], ticks: Sequence[int]) -> CpuShares | None:
+    """Return what part of the ticks between two readings each had; None without two, or when no time passed."""
+    if not former or not ticks:
+        return None
+    passed = [max(0, after - before) for before, after in zip(former, ticks, strict=True)]
+    return CpuShares(*(100 * each / sum(passed) for each in passed)) if sum(passed) else None
+
+
+def stat_process(text: str) -> Process | None:
+    """Return a process by its ``/proc/PID/stat``, whose second field may hold spaces and brackets."""
+    words = text.rpartition(")")[2].split()
+    try:
+        ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+        return Process(int(words[1]), int(words[21]) * page, int(words[11]) / ticks, int(words[12]) / ticks)
+    except (IndexError, ValueError):
+        return None
+
+
+def stalled(text: str) -> float | None:
+    """Return the percentage of ``some avg10`` in ``/proc/pressure/memory``; None where it does not say."""
+    found = re.search(r"^some avg10=(\d+\.?\d*)", text, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def three_numbers(text: str) -> tuple[float, float, float] | None:
+    """Return the first three numbers of a text; None without three."""
+    found = re.findall(r"\d+\.\d+|\d+", text)[:3]
+    return (float(found[0]), float(found[1]), float(found[2])) if len(found) == 3 else None
+
+
+def nvidia_gpus(text: str) -> GpuReading | None:
+    """Return all GPUs by the lines of ``nvidia-smi``: percent, used and all MiB; ``[N/A]`` for what it does not say."""
+    rows = [[_decimal(cell) for cell in line.split(",")] for line in text.splitlines()]
+    columns = list(zip(*(row for row in rows if len(row) == 3), strict=True))
+    if not columns:
+        return None
+    busy, used, total = ([value for value in column if value is not None] for column in columns)
+    return GpuReading(
+        sum(busy) / len(busy) if busy else None,
+        used_bytes=round(sum(used) * _MIB) if used else None,
+        total_bytes=round(sum(total) * _MIB) if total else None,
+    )
+
+
+def _decimal(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text) else None
+
+
+# macOS
+
+
+_SYSCTL = (
+    "/usr/sbin/sysctl",
+    *("hw.memsize", "iogpu.wired_limit_mb", "vm.swapusage", "vm.loadavg", "vm.memory_pressure"),
+    "kern.memorystatus_vm_pressure_level",
+)
+_IOREG = ("/usr/sbin/ioreg", "-r", "-d", "1", "-w", "0", "-c", "IOAccelerator")
+_PS = ("/bin/ps", "-A", "-o", "pid=,ppid=,rss=,utime=,time=")
+
+
+class MacMachineProbe(MachineProbe):
+    """Runs ``sysctl``, ``vm_stat``, ``ioreg`` and ``ps``, and asks libproc for the memory of processes.
+
+    Shares of the processor are those of the processes that still run.
+
+    Args:
+        run: Runs a command; only tests need another one.
+        library: Returns the system's library; only tests need another one.
+        now: Seconds of a monotonic clock; only tests need another one.
+        cores: Of the machine.
+    """
+
+    def __init__(
+        self,
+        run: Run = run_quietly,
+        library: Callable[[], Any] = system_library,
+        now: Callable[[], float] = time.monotonic,
+        cores: int = os.cpu_count() or 1,
+    ) -> None:
+        self._run = run
+        self._library = library
+        self._times = ProcessTimes(now)
+        self._cores = cores
+
+    def read(self, roots: Sequence[int]) -> tuple[MachineReading, tuple[ProcessTree | None, ...]]:
+        settings, statistics = self._run(_SYSCTL), self._run(VM_STAT)
+        known, lines = numbers(settings), sysctl_lines(settings)
+        reading, pages = mac_memory(known, statistics), numbers(statistics)
+        free, swap = pages.get("Pages free"), swap_usage(lines.get("vm.swapusage", ""))
+        processes = ps_processes(self._run(_PS))
+        used = self._times.take(processes)
+        machine = MachineReading(
+            total_bytes=reading.total if reading else None,
+            available_bytes=reading.available if reading else None,
+            free_bytes=None if free is None else free * page_bytes(statistics),
+            swap_total_bytes=swap[0] if swap else None,
+            swap_used_bytes=swap[1] if swap else None,
+            pressure=known.get("kern.memorystatus_vm_pressure_level"),
+            scan_pressure=known.get("vm.memory_pressure"),
+            load=three_numbers(lines.get("vm.loadavg", "").replace(",", ".")),
+            cpu=self._cpu(used.values()),
+            gpu=accelerators(self._run(_IOREG)),
+        )
+        return machine, tuple(tree_of(root, processes, used, self._times.seconds, self._charged) for root in roots)
+
+    def _cpu(self, used: Iterable[tuple[float, float]]) -> CpuShares | None:
+        seconds, times = self._times.seconds, list(used)
+        if seconds is None or not times:
+            return None
+        parts = [min(100.0, 100 * sum(each) / seconds / self._cores) for each in zip(*times, strict=True)]
+        return CpuShares(parts[0], parts[1], max(0.0, 100 - parts[0] - parts[1]))
+
+    def _charged(self, process: int) -> tuple[int, MemoryKind] | None:
+        size = footprint(self._library(), process)
+        return None if size is None else (size, MemoryKind.FOOTPRINT)
+
+
+def sysctl_lines(text: str) -> dict[str, str]:
+    """Return the values that ``sysctl`` prints, by name."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+_UNITS = {"K": 1024, "M": _MIB, "G": 1024**3, "T": 1024**4}
+
+
+def swap_usage(text: str) -> tuple[int, int] | None:
+    """Return all and used bytes by ``total = 2048.00M  used = 1024.25M  free = …``; None where it is not of that form.
+
+    The decimal separator is a comma in some languages.
+    """
+    found = dict(re.findall(r"(total|used) = (\d+(?:[.,]\d+)?[KMGT]?)", text))
+    if len(found) < 2:
+        return None
+    sizes = [_size(found[name]) for name in ("total", "used")]
+    return sizes[0], sizes[1]
+
+
+def _size(text: str) -> int:
+    unit = _UNITS.get(text[-1])
+    return round(float((text[:-1] if unit else text).replace(",", ".")) * (unit or 1))
+
+
+def ps_processes(text: str) -> dict[int, Process]:
+    """Return all processes by the lines of ``ps``: id, parent, resident KiB, and user and all processor time."""
+    found = {}
+    for words in map(str.split, text.splitlines()):
+        if len(words) < 3 or not all(each.isdecimal() for each in words[:3]):
+            continue
+        user, both = (_seconds(words[3]), _seconds(words[4])) if len(words) == 5 else (0.0, 0.0)
+        found[int(words[0])] = Process(int(words[1]), int(words[2]) * 1024, user, max(0.0, both - user))
+    return found
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of ``1-02:03:04.05`` or a part of it; 0 for what is no time."""
+    days, _, clock = text.rpartition("-")
+    total = 0.0
+    try:
+        for part in clock.replace(",", ".").split(":"):
+            total = total * 60 + float(part)
+        return total + 86400 * float(days or 0)
+    except ValueError:
+        return 0.0
+
+
+def accelerators(text: str) -> GpuReading | None:
+    """Return the busiest GPU by the statistics in the output of ``ioreg``; None without any.
+
+    Its memory is the machine's; what it has in use is given where the driver says so.
+    """
+    found = []
+    for block in re.findall(r'"PerformanceStatistics" = \{([^}]*)\}', text):
+        values = {name: int(value) for name, value in re.findall(r'"([^"]+)"\s*=\s*(\d+)', block)}
+        busy = values.get("Device Utilization %", values.get("GPU Activity(%)"))
+        renderer, tiler = (values.get(f"{name} Utilization %") for name in ("Renderer", "Tiler"))
+        found.append(GpuReading(busy, renderer, tiler, values.get("In use system memory")))
+    return max(found, key=lambda each: each.busy_percent or 0, default=None)
+
+
+def system_machine_probe(platform: str, gpu: Callable[[], bool]) -> MachineProbe:
+    """Return the probe for a platform.
+
+    Args:
+        platform: As in ``sys.platform``. All but macOS get the probe for Linux.
+        gpu: Whether there is a GPU of NVIDIA.
+    """
+    return MacMachineProbe() if platform == "darwin" else ProcMachineProbe(gpu)

@@ -1,0 +1,228 @@
+"""``mlxk monitor``: memory, processor and servers over time, around a command or by themselves."""
+
+import argparse
+import contextlib
+import datetime
+import json
+import shlex
+import shutil
+import signal
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import IO
+
+import attrs
+
+from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
+from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, UsageError
+from mlxk.domain.monitoring import Sample, Summary
+from mlxk.entrypoints.api_keys import key_to_send
+from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.command_line_parser import own_words
+from mlxk.entrypoints.cli.exit_status import DONE, FAILED
+from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, handling
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.render import monitoring
+from mlxk.entrypoints.server_address import client_address
+from mlxk.entrypoints.settings import inherited
+
+USUAL_SECONDS = 1.0
+_NOT_FOUND, _NOT_RUN = 127, 126
+"""Exit statuses of a shell for a command that does not exist, and one that cannot be run."""
+_LEAST_SECONDS, _MOST_SECONDS = 0.05, 86400.0
+_LAST_SAMPLE_SECONDS = 10.0
+"""How long the last sample may take after the command has ended."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is watched, and where samples go."""
+    parser.add_argument(
+        "words", nargs="*", metavar="-- COMMAND", help="the command to watch; without one, until Ctrl-C"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the samples to this file")
+    parser.add_argument(
+        "-i", "--interval", type=seconds, metavar="S", help=f"seconds between samples ({USUAL_SECONDS:g})"
+    )
+    parser.add_argument("-s", "--seconds", type=seconds, metavar="S", help="without a command: end after so long")
+    add_server_arguments(parser)
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which server is asked."""
+    parser.add_argument("--url", metavar="URL", help="ask this server only; else all of yours on this machine")
+    parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
+
+
+def named_server(arguments: argparse.Namespace) -> CompletionServer | None:
+    """Return the server that ``--url`` names; None without it."""
+    if arguments.url is None:
+        if arguments.api_key_file is not None:
+            raise UsageError("--api-key-file goes with --url")
+        return None
+    address, _ = client_address(arguments.url, "--url")
+    key = None if arguments.api_key_file is None else key_to_send(arguments.api_key_file)
+    return CompletionServer(address, api_key=key)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds from a twentieth to a day."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not _LEAST_SECONDS <= value <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no number of seconds from {_LEAST_SECONDS:g} to {_MOST_SECONDS:g}"
+        )
+    return value
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Watch; the exit status is that of the command where there is one."""
+    own = own_words(arguments.typed)
+    command = list(arguments.typed[len(own) + 1 :])
+    words = arguments.words[: len(arguments.words) - len(command)]
+    if len(own) < len(arguments.typed) and not command:
+        raise UsageError("no command stands after --")
+    if words:
+        raise UsageError("the command stands after --", hint=f"Write: mlxk monitor -- {shlex.join([*words, *command])}")
+    if command and arguments.seconds is not None:
+        raise UsageError("--seconds goes without a command: it ends the watch")
+    server = named_server(arguments)
+    if command and shutil.which(command[0]) is None:
+        output.failure("monitor", ExecutionError(f"there is no command '{command[0]}'"))
+        return _NOT_FOUND
+    watch = Watch(arguments.interval or USUAL_SECONDS, server)
+    use = context.build(context.settings).use_cases.watch_machine()
+    file = None if arguments.output is None else _File.opened(arguments.output)
+    recording = _Recording(watch, use, output, file)
+    return recording.around(command) if command else recording.alone(arguments.seconds)
+
+
+@attrs.define
+class _File:
+    """A file of samples. When it cannot be written any more, the watch goes on without it."""
+
+    path: str
+    stream: IO[str]
+    fault: str | None = None
+
+    @classmethod
+    def opened(cls, path: str) -> "_File":
+        """Return it, empty.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        try:
+            return cls(path, open(path, "w", encoding="utf-8"))
+        except OSError as error:
+            raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
+
+    def write(self, document: object) -> None:
+        """Append a line."""
+        try:
+            if self.fault is None:
+                self.stream.write(f"{json.dumps(document, allow_nan=False)}\n")
+                self.stream.flush()
+        except OSError as error:
+            self.fault = f"samples are missing in '{self.path}': {error.strerror}"
+
+    def close(self) -> None:
+        """Close it."""
+        with contextlib.suppress(OSError):  # what was not flushed is reported already
+            self.stream.close()
+
+
+@attrs.define
+class _Recording:
+    """Samples on their way to a file or to standard output, and their summary."""
+
+    watch: Watch
+    use: WatchMachine
+    output: Output
+    file: _File | None
+    summary: Summary = attrs.field(factory=Summary)
+    prints: bool = False
+    faults: list[str] = attrs.field(factory=list)
+
+    def alone(self, seconds: float | None) -> int:
+        """Watch until Ctrl-C, another signal, or for so long."""
+        received: list[int] = []
+
+        def end(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            self.watch.ended.set()
+
+        self.prints = self.file is None and not self.output.as_json
+        timer = threading.Timer(seconds or 0, self.watch.ended.set)
+        timer.daemon = True
+        with handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), end):
+            if seconds is not None:
+                timer.start()
+            self.use(self.watch, self._take)
+        timer.cancel()
+        document = self._finished()
+        if self.output.as_json:
+            self.output.document("monitor", document)
+        else:
+            self.output.note(monitoring.summary_text(self.summary, self.watch.interval_seconds, None))
+        others = [number for number in received if number != signal.SIGINT]
+        return 128 + others[0] if others else FAILED if self.faults else DONE
+
+    def around(self, command: Sequence[str]) -> int:
+        """Watch while a command runs, which has standard output for itself; return its exit status."""
+        thread = threading.Thread(target=self._watch_aside, name="monitor", daemon=True)
+        thread.start()
+        try:
+            status = ForegroundRunner(None, self._started).run(command, inherited({}))
+        except ExecutionError as error:
+            self._end(thread)
+            self.output.failure("monitor", error)
+            return _NOT_RUN
+        self.watch.command = None
+        self._end(thread)
+        document = self._finished(exit_code=status, command=shlex.join(command))
+        if self.output.as_json:
+            envelope = {"status": "success", "command": "monitor", "data": document, "error": None}
+            self.output.note(json.dumps(envelope, allow_nan=False))
+        else:
+            self.output.note(monitoring.summary_text(self.summary, self.watch.interval_seconds, status))
+        return status
+
+    def _started(self, process: int) -> None:
+        self.watch.command = process
+
+    def _watch_aside(self) -> None:
+        try:
+            self.use(self.watch, self._take)
+        except Exception as error:  # noqa: BLE001 - the command goes on, and the summary says what is missing
+            said = error.message if isinstance(error, MlxkError) else f"{type(error).__name__}: {error}"
+            self.faults.append(f"the samples end early: {said}")
+
+    def _end(self, thread: threading.Thread) -> None:
+        self.watch.ended.set()
+        thread.join(_LAST_SAMPLE_SECONDS)
+
+    def _take(self, sample: Sample) -> None:
+        self.summary.add(sample)
+        if self.file is not None:
+            self.file.write(monitoring.sample_json(sample))
+        elif self.prints:
+            self.output.line(json.dumps(monitoring.sample_json(sample), allow_nan=False))
+        self.faults += [each for each in sample.faults if each not in self.faults]
+
+    def _finished(self, **facts: object) -> dict[str, object]:
+        """Write the summary into the file, say what went wrong, and return the document."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        summary = monitoring.summary_json(self.summary, self.watch.interval_seconds, timestamp=now, **facts)
+        if self.file is not None:
+            self.file.write({"summary": summary})
+            self.file.close()
+            self.faults += [] if self.file.fault is None else [self.file.fault]
+        for each in self.faults:
+            self.output.note(f"[{each}]")
+        path = None if self.file is None else self.file.path
+        return {"file": path, "summary": summary, "regions": monitoring.regions_json(self.summary.models)}

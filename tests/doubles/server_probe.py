@@ -1,0 +1,31 @@
+"""In-memory double of servers that are asked by their addresses.
+
+probe = InMemoryServerProbe({"http://example.test": ServerReading("http://example.test", None, ())})
+"""
+
+from collections.abc import Mapping
+
+from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.ports.monitoring import ServerProbe
+from mlxk.domain.errors import AccessDeniedError, NetworkError
+from mlxk.domain.monitoring import ServerReading
+
+
+class InMemoryServerProbe(ServerProbe):
+    """Returns the readings it is given.
+
+    Args:
+        readings: By the address of the server.
+        key: What every server wants; None for none.
+    """
+
+    def __init__(self, readings: Mapping[str, ServerReading], key: str | None = None) -> None:
+        self.readings = dict(readings)
+        self._key = key
+
+    def read(self, server: CompletionServer) -> ServerReading:
+        if server.url not in self.readings:
+            raise NetworkError("the server cannot be asked: nothing is there")
+        if self._key is not None and server.api_key != self._key:
+            raise AccessDeniedError("the server wants another key")
+        return self.readings[server.url]
