@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.installation import InstallationProbe
     from mlxk.application.ports.model_directories import ContentVerifier
     from mlxk.application.ports.model_tasks import DocumentReranker, ModelTokenizer, SpeechTranscriber, TextEmbedder
-    from mlxk.application.ports.monitoring import MachineProbe, ServerProbe
+    from mlxk.application.ports.monitoring import ChartWriter, MachineProbe, ServerProbe
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog, MemoryProbe
     from mlxk.domain.models.model import ModelHandle
@@ -233,6 +233,18 @@ def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
     return MlxModelTokenizer(leases_of(_built(generator)))
 
 
+def _chart_writer() -> "ChartWriter":
+    try:
+        from mlxk.adapters.plotting import MatplotlibChartWriter
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            "a plot needs matplotlib, which is not installed", hint="Install it: pip install matplotlib"
+        ) from error
+    except ValueError as error:  # such as a word in MPLBACKEND that is none of its own
+        raise ExecutionError(f"matplotlib refuses its settings: {str(error)[:200]}") from error
+    return MatplotlibChartWriter()
+
+
 def _tool_servers() -> "ToolServers":
     try:
         from mlxk.adapters.mcp.tool_servers import McpToolServers
@@ -298,6 +310,7 @@ class Adapters:
         self.document_reranker = Singleton(_document_reranker, self.text_generator)
         self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
         self.tool_servers = Singleton(_tool_servers)
+        self.chart_writer = Singleton(_chart_writer)
 
     def describe(self) -> DescribeModel:
         """Return the use case that describes models."""

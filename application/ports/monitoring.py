@@ -1,11 +1,11 @@
-"""Ports of the monitor: the machine and its processes, and servers that are asked by address."""
+"""Ports of the monitor: the machine and its processes, servers that are asked by address, and charts."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
 from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.domain.monitoring import MachineReading, ProcessTree, ServerReading
+from mlxk.domain.monitoring import Chart, MachineReading, ProcessTree, ServerReading
 
 
 class MachineProbe(Protocol):
@@ -36,4 +36,17 @@ class ServerProbe(Protocol):
         Raises:
             NetworkError: It does not answer, or does not report the figures of this program's server.
             AccessDeniedError: It wants another key.
+        """
+
+
+class ChartWriter(Protocol):
+    """Draws charts."""
+
+    @abstractmethod
+    def draw(self, chart: Chart, kind: str) -> bytes:
+        """Return a picture of a chart.
+
+        Args:
+            chart: What to draw.
+            kind: ``svg`` or ``png``.
         """

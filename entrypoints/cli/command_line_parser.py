@@ -100,6 +100,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk monitor -- mlxk run demo hello",
         "mlxk monitor -o samples.jsonl -- mlxk bench demo",
         "mlxk monitor --interval 5 --seconds 60 > samples.jsonl",
+        "mlxk monitor plot samples.jsonl -o samples.html",
     ),
     "serve": (
         "mlxk serve",

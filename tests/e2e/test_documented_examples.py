@@ -33,7 +33,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "
 
 READERS = {
     "warm": ("chat", "prompts", "speech", "vision", "json-api", "embeddings"),
-    "run": ("run",),
+    "run": ("run", "monitor"),
     "warm-model": ("warm-model",),
     "operations": ("operations",),
     "publisher": ("quantize-and-publish",),

@@ -1,9 +1,11 @@
-"""``mlxk monitor``: memory, processor and servers over time, around a command or by themselves."""
+"""``mlxk monitor``: memory, processor and servers over time, around a command or by themselves, and their plot."""
 
 import argparse
 import contextlib
 import datetime
+import errno
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -17,21 +19,27 @@ import attrs
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, UsageError
-from mlxk.domain.monitoring import Sample, Summary
+from mlxk.domain.monitoring import Sample, Summary, chart_of
+from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.command_line_parser import own_words
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, handling
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.render import monitoring
+from mlxk.entrypoints.cli.render import monitoring, sample_files
+from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.server_address import client_address
 from mlxk.entrypoints.settings import inherited
 
 USUAL_SECONDS = 1.0
+PLOT, KINDS = "plot", ("html", "svg", "png")
 _NOT_FOUND, _NOT_RUN = 127, 126
 """Exit statuses of a shell for a command that does not exist, and one that cannot be run."""
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 86400.0
+_MOST_FAULTS = 20
+_READABLE = 0o644
+"""Permissions of a plot, which has nothing of a model's input."""
 _LAST_SAMPLE_SECONDS = 10.0
 """How long the last sample may take after the command has ended."""
 
@@ -39,14 +47,19 @@ _LAST_SAMPLE_SECONDS = 10.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is watched, and where samples go."""
     parser.add_argument(
-        "words", nargs="*", metavar="-- COMMAND", help="the command to watch; without one, until Ctrl-C"
+        "words",
+        nargs="*",
+        metavar="plot FILE [REPORT] | -- COMMAND",
+        help="plot a file of samples; or the command to watch, without which the watch is until Ctrl-C",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the samples to this file")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the samples, or the plot, to this file")
     parser.add_argument(
         "-i", "--interval", type=seconds, metavar="S", help=f"seconds between samples ({USUAL_SECONDS:g})"
     )
     parser.add_argument("-s", "--seconds", type=seconds, metavar="S", help="without a command: end after so long")
     add_server_arguments(parser)
+    parser.add_argument("--format", choices=KINDS, help="of the plot; else by the name of its file (html)")
+    parser.add_argument("--title", metavar="TEXT", help="of the plot; else the name of the file of samples")
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,14 +93,19 @@ def seconds(text: str) -> float:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Watch; the exit status is that of the command where there is one."""
+    """Watch, or plot; the exit status is that of the command where there is one."""
     own = own_words(arguments.typed)
     command = list(arguments.typed[len(own) + 1 :])
     words = arguments.words[: len(arguments.words) - len(command)]
     if len(own) < len(arguments.typed) and not command:
         raise UsageError("no command stands after --")
+    if words[:1] == [PLOT] and not command:
+        return _plot(words[1:], arguments, context, output)
     if words:
         raise UsageError("the command stands after --", hint=f"Write: mlxk monitor -- {shlex.join([*words, *command])}")
+    for name in ("format", "title"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"--{name} goes with mlxk monitor plot")
     if command and arguments.seconds is not None:
         raise UsageError("--seconds goes without a command: it ends the watch")
     server = named_server(arguments)
@@ -226,3 +244,67 @@ class _Recording:
             self.output.note(f"[{each}]")
         path = None if self.file is None else self.file.path
         return {"file": path, "summary": summary, "regions": monitoring.regions_json(self.summary.models)}
+
+
+def _plot(names: Sequence[str], arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Draw a file of samples, with the regions of its models, and of what a report measured."""
+    if not 1 <= len(names) <= 2:
+        raise UsageError("a plot takes a file of samples, and a report or none", hint="mlxk monitor plot FILE [REPORT]")
+    for name in ("interval", "seconds", "url", "api_key_file"):
+        if getattr(arguments, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} has no meaning for a plot")
+    path, kind = _place(names[0], arguments)
+    samples, faults = sample_files.read_samples(names[0])
+    summary = Summary.of(samples)
+    regions = list(summary.models)
+    if len(names) > 1:
+        measured, unread = sample_files.report_regions(names[1], samples[0].time - samples[0].elapsed)
+        within = [each for each in measured if each.end >= 0 and each.start <= summary.seconds]
+        if not within:
+            output.note(f"[nothing in '{names[1]}' was measured while '{names[0]}' was sampled]")
+        faults, regions = [*faults, *unread], [*regions, *within]
+    for each in faults[:_MOST_FAULTS]:
+        output.note(f"[{each}; it is left out]")
+    if len(faults) > _MOST_FAULTS:
+        output.note(f"[{counted(len(faults) - _MOST_FAULTS, 'further line')} could not be read]")
+    title = arguments.title or os.path.basename(names[0])
+    chart = chart_of(samples, regions, title)
+    picture = context.build(context.settings).adapters.chart_writer().draw(chart, "svg" if kind == "html" else kind)
+    if kind == "html":
+        picture = monitoring.page(title, picture.decode(), summary, chart.regions).encode()
+    _write(path, picture)
+    facts = {"summary": monitoring.summary_json(summary, None), "regions": monitoring.regions_json(chart.regions)}
+    if output.as_json:
+        output.document("monitor", {"file": path, **facts})
+    else:
+        output.line(f"{counted(len(samples), 'sample')} drawn: {path}")
+    return DONE
+
+
+def _place(samples: str, arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the path of the plot, and of which kind it is."""
+    stem, end = os.path.splitext(arguments.output or samples)
+    named = end.removeprefix(".").lower()
+    kind: str = arguments.format or (named if arguments.output else "html")
+    if kind not in KINDS:
+        raise UsageError(
+            f"-o: '{arguments.output}' ends in none of {', '.join(KINDS)}", hint="Or name it with --format."
+        )
+    path: str = arguments.output or f"{stem}.{kind}"
+    if os.path.exists(path) and os.path.samefile(path, samples):
+        raise UsageError(f"'{path}' has the samples, and is not overwritten", hint="Name another file with -o.")
+    return path, kind
+
+
+def _write(path: str, picture: bytes) -> None:
+    """Write a plot at once; what was there is replaced."""
+    folder = os.path.dirname(path) or "."
+    try:
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        draft = private_files.draft(folder, os.path.splitext(path)[1], picture, _READABLE)
+        os.replace(draft, path)
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error

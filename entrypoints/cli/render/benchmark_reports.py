@@ -168,9 +168,9 @@ def read_reports(*paths: str) -> Report:
     faults: list[LineFault] = []
     for path in paths:
         before, wrong = len(records), len(faults)
-        for number, line in _lines(path):
+        for number, line in numbered_lines(path):
             try:
-                document = _document(line)
+                document = json_object(line)
                 records.append(_record(document))
                 schemas[document["schema_version"]] = None
             except ValueError as error:
@@ -184,7 +184,13 @@ def read_reports(*paths: str) -> Report:
     return Report(paths, tuple(records), tuple(schemas), tuple(faults))
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file that are not empty, with their numbers.
+
+    Raises:
+        StorageError: It cannot be read.
+        ValidationError: It has more lines than any program writes.
+    """
     try:
         with open(path, "rb") as file:
             for number in range(1, _MOST_LINES + 1):
@@ -204,7 +210,8 @@ class _FaultyLineError(ValueError):
     """What is wrong with a line, in words."""
 
 
-def _document(line: bytes) -> dict[str, Any]:
+def json_object(line: bytes) -> dict[str, Any]:
+    """Return the object of a line; raises ValueError with what is wrong in words."""
     if len(line) > _LONGEST_LINE:
         raise _FaultyLineError(f"it is longer than {_LONGEST_LINE} bytes; nothing after it is read")
     try:

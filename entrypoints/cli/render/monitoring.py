@@ -3,6 +3,7 @@
 The names of mlx-knife's memory monitor are kept, and its units: ``_gb`` is 1024³ bytes and ``_mb`` 1024².
 """
 
+import html
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -18,9 +19,8 @@ from mlxk.domain.monitoring import (
 )
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
 
-_GIB, _MIB = 1024**3, 1024**2
+GIB, MIB = 1024**3, 1024**2
 _LEVELS = {1: "normal", 2: "a warning", 4: "critical"}
-MOST_LINE_BYTES = 2**20
 
 
 def sample_json(sample: Sample) -> dict[str, object]:
@@ -29,10 +29,10 @@ def sample_json(sample: Sample) -> dict[str, object]:
     used, swap = machine.used_bytes, machine.swap_used_bytes
     load = machine.load or (None, None, None)
     fields = {
-        "ram_free_gb": _in(machine.free_bytes, _GIB),
-        "ram_used_gb": _in(used, _GIB),
+        "ram_free_gb": _in(machine.free_bytes, GIB),
+        "ram_used_gb": _in(used, GIB),
         "ram_percent": _share(used, machine.total_bytes),
-        "swap_used_mb": _in(swap, _MIB),
+        "swap_used_mb": _in(swap, MIB),
         "swap_percent": _share(swap, machine.swap_total_bytes),
         "memory_pressure": machine.pressure,
         "vm_pressure": machine.scan_pressure,
@@ -107,11 +107,11 @@ def summary_json(summary: Summary, interval: float | None, **facts: object) -> d
         "duration_s": round(summary.seconds, 2),
         "samples": summary.samples,
         "interval_ms": None if interval is None else round(interval * 1000),
-        "ram_free_min_gb": _in(free.least, _GIB) if free else None,
-        "ram_free_max_gb": _in(free.greatest, _GIB) if free else None,
-        "ram_free_avg_gb": _in(free.mean, _GIB) if free else None,
-        "swap_max_mb": _in(swap.greatest, _MIB) if swap else None,
-        "swap_avg_mb": _in(swap.mean, _MIB) if swap else None,
+        "ram_free_min_gb": _in(free.least, GIB) if free else None,
+        "ram_free_max_gb": _in(free.greatest, GIB) if free else None,
+        "ram_free_avg_gb": _in(free.mean, GIB) if free else None,
+        "swap_max_mb": _in(swap.greatest, MIB) if swap else None,
+        "swap_avg_mb": _in(swap.mean, MIB) if swap else None,
         "exit_code": facts.get("exit_code"),
         "command": facts.get("command"),
         "timestamp": facts.get("timestamp"),
@@ -178,3 +178,27 @@ def _machine_rows(summary: Summary) -> Iterator[tuple[str, str]]:
     for name, extent in (("Processor", summary.cpu_percent), ("GPU", summary.gpu_percent)):
         if extent is not None:
             yield name, f"{extent.mean:.0f} % on average, at most {extent.greatest:.0f} %"
+
+
+_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem; }
+svg { width: 100%; height: auto; } td, th { padding: .15em 1.2em .15em 0; text-align: left; }
+.end { text-align: right; }"""
+
+
+def page(title: str, picture: str, summary: Summary, regions: Sequence[Region]) -> str:
+    """Return a page with a picture in SVG, the summary and the regions; it asks for nothing from elsewhere."""
+    facts = ["<tr><th>Time<td>" + html.escape(f"{summary.seconds:.1f}s, {counted(summary.samples, 'sample')}")]
+    facts += [f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in _machine_rows(summary)]
+    table = ""
+    if regions:
+        rows = "".join(
+            f'<tr><td>{html.escape(each.label)}<td class="end">{each.start:.1f}s<td class="end">{each.end:.1f}s\n'
+            for each in regions
+        )
+        table = f"<h2>Models</h2>\n<table>\n<tr><th>Model<th>from<th>to\n{rows}</table>\n"
+    drawn = picture[picture.index("<svg") :]
+    lines = "\n".join(facts)
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        f"<style>\n{_STYLE}\n</style>\n{drawn}\n<h2>Summary</h2>\n<table>\n{lines}\n</table>\n{table}</html>\n"
+    )

@@ -1,6 +1,7 @@
 """Samples over time: their summary, when which model was there, and their chart."""
 
 import attrs
+import pytest
 
 from mlxk.domain.monitoring import (
     CpuShares,
@@ -10,11 +11,14 @@ from mlxk.domain.monitoring import (
     MachineReading,
     MemoryKind,
     ProcessTree,
+    Rates,
     Region,
     Sample,
     ServedModel,
     ServerReading,
     Summary,
+    chart_of,
+    joined,
 )
 
 ENGINE = EngineFigures(1, 0, 100, 20, 10, 500, 5)
@@ -66,3 +70,51 @@ def test_models_have_a_region_from_the_sample_they_appear_in_to_the_one_they_are
     assert summary.models == (Region("a", 1, 3), Region("a", 2, 3), Region("b", 2, 4), Region("a", 4, 4))
     assert summary.server_bytes == Extent(1000, 2000, 1250, 4)
     assert summary.array_bytes == Extent(500, 1000, 625, 4)
+
+
+def test_regions_of_one_label_that_follow_one_another_are_one() -> None:
+    regions = [Region("a", 5, 6), Region("a", 0, 2), Region("b", 1, 9), Region("a", 2.5, 4), Region("a", 8, 9)]
+    assert joined(regions) == (Region("a", 0, 6), Region("b", 1, 9), Region("a", 8, 9))
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds", "rates"),
+    [
+        ({"prompt_tokens": 300, "cached_tokens": 120, "generated_tokens": 30}, 2.0, Rates(50.0, 10.0)),
+        ({}, 2.0, Rates(0.0, 0.0)),
+        ({"generated_tokens": 9}, 2.0, None),
+        ({"prompt_tokens": 50}, 2.0, None),
+        ({"prompt_tokens": 300}, 0.0, None),
+    ],
+)
+def test_rates_are_of_computed_tokens_and_unknown_when_the_server_began_anew(
+    change: dict[str, int], seconds: float, rates: Rates | None
+) -> None:
+    assert Rates.between(ENGINE, attrs.evolve(ENGINE, **change), seconds) == rates
+
+
+def test_a_chart_has_three_rows_with_the_curves_that_have_values() -> None:
+    machine = MachineReading(4 * 10**9, 10**9, 10**9, pressure=1, cpu=CpuShares(20, 10, 70))
+    samples = [sample(0), sample(1, machine, server("a"))]
+    chart = chart_of(samples, [Region("a", -5, 0.5), Region("b", 0.9, 7), Region("c", 2, 3)], "title")
+    assert [row.title for row in chart.rows] == ["Memory", "Processor and GPU", "Swap and pressure"]
+    memory, busy, pressure = chart.rows
+    assert [each.name for each in memory.series] == ["used", "free", "servers", "arrays of the servers"]
+    assert memory.series[0].values == (None, 3.0)
+    assert [(each.name, each.values) for each in busy.series] == [
+        ("processor", (None, 30)),
+        ("the system's part of it", (None, 10)),
+    ]
+    assert (pressure.series, pressure.right_levels[0]) == ((), (1, "normal"))
+    assert [each.values for each in pressure.right_series] == [(None, 1)]
+    assert chart.regions == (Region("a", 0, 0.5), Region("b", 0.9, 1))
+    assert chart.seconds == (0, 1)
+
+
+def test_memory_that_only_the_gpu_has_is_a_curve_of_its_own() -> None:
+    own, shared = GpuReading(1.0, used_bytes=10**9, total_bytes=10**10), GpuReading(1.0, used_bytes=10**9)
+    names = [
+        [each.name for each in chart_of([sample(0, MachineReading(gpu=gpu))], [], "").rows[0].series]
+        for gpu in (own, shared)
+    ]
+    assert names == [["GPU's own"], []]

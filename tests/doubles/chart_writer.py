@@ -1,0 +1,18 @@
+"""In-memory double of what draws charts.
+
+writer = InMemoryChartWriter()              # writer.drawn has every chart
+"""
+
+from mlxk.application.ports.monitoring import ChartWriter
+from mlxk.domain.monitoring import Chart
+
+
+class InMemoryChartWriter(ChartWriter):
+    """Keeps the charts, and returns pictures that are only signatures."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Chart] = []
+
+    def draw(self, chart: Chart, kind: str) -> bytes:
+        self.drawn.append(chart)
+        return b"\x89PNG\r\n\x1a\n" if kind == "png" else b"<?xml version='1.0'?>\n<svg></svg>\n"
