@@ -273,6 +273,61 @@ def _computed(figures: EngineFigures) -> int:
 
 
 @attrs.frozen
+class WatchedServer:
+    """A server at one moment, with what the readings before show."""
+
+    reading: ServerReading
+    rates: Rates | None
+    """Since the reading before; None without one, and where the engine did not answer."""
+    speeds: tuple[float, ...]
+    """Tokens generated a second between the last readings, the oldest first."""
+
+    @property
+    def cached_share(self) -> float | None:
+        """The part of all tokens of prompts that was not computed again; None before there were any."""
+        engine = self.reading.engine
+        return engine.cached_tokens / engine.prompt_tokens if engine and engine.prompt_tokens else None
+
+
+MOST_SPEEDS = 300
+
+
+@attrs.define
+class ServerHistory:
+    """The last readings of servers, by address."""
+
+    _before: dict[str, tuple[float, EngineFigures]] = attrs.field(factory=dict)
+    _speeds: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
+    _gone: dict[str, float] = attrs.field(factory=dict)
+
+    def add(self, sample: Sample) -> tuple[WatchedServer, ...]:
+        """Take in a further sample, and return its servers."""
+        found = tuple(self._watched(each, sample.elapsed) for each in sample.servers)
+        present = {each.url for each in sample.servers}
+        for url in self._speeds.keys() - present - self._gone.keys():
+            self._gone[url] = sample.elapsed
+        for url in present & self._gone.keys():
+            del self._gone[url]
+        return found
+
+    @property
+    def gone(self) -> tuple[tuple[str, float], ...]:
+        """The addresses of servers that were there and are not any more, and since when, by address."""
+        return tuple(sorted(self._gone.items()))
+
+    def _watched(self, server: ServerReading, elapsed: float) -> WatchedServer:
+        speeds, engine, rates = self._speeds.get(server.url, ()), server.engine, None
+        if engine is not None and engine.responding:
+            if before := self._before.get(server.url):
+                rates = Rates.between(before[1], engine, elapsed - before[0])
+            self._before[server.url] = (elapsed, engine)
+        if rates is not None:
+            speeds = (*speeds, rates.generated_tokens)[-MOST_SPEEDS:]
+        self._speeds[server.url] = speeds
+        return WatchedServer(server, rates, speeds)
+
+
+@attrs.frozen
 class Series:
     """A curve: a name, and its values at the times of the samples, of which None are left out."""
 

@@ -102,6 +102,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk monitor --interval 5 --seconds 60 > samples.jsonl",
         "mlxk monitor plot samples.jsonl -o samples.html",
     ),
+    "top": ("mlxk top", "mlxk top --url http://127.0.0.1:8000", "mlxk top --readings 3 --json"),
     "serve": (
         "mlxk serve",
         "mlxk serve -m demo --port 8080",

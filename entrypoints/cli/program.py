@@ -43,6 +43,7 @@ COMMANDS = {
     "chats": CommandEntry("chats", "list and remove the chats that were kept"),
     "bench": CommandEntry("bench", "measure how fast a model is here, or a server under load"),
     "monitor": CommandEntry("monitor", "sample memory, processor and servers, around a command or by themselves"),
+    "top": CommandEntry("top", "show what servers do now: models, queue, tokens a second, memory"),
     "search": CommandEntry("find_models:SearchCommand", "find models on the hub, those for MLX first"),
     "recommend": CommandEntry("find_models:RecommendCommand", "models to begin with that fit this machine"),
     "pull": CommandEntry("cached_models:PullCommand", "fetch a model from the hub"),
