@@ -151,7 +151,7 @@ def test_the_queries_of_the_dashboard_ask_for_what_is_there(samples: list[Sample
 
 def test_the_choices_of_the_dashboard_are_labels_that_are_there(samples: list[Sample]) -> None:
     choices = [each for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
-    expected = {"instance": {None}, "model": models_of(samples), "api": {*REQUESTS, "audio", "embeddings"}}
+    expected = {"instance": {None}, "model": models_of(samples), "api": {*REQUESTS, "audio", "embeddings", "rerank"}}
     assert [each["name"] for each in choices] == list(expected)
     for each in choices:
         asked = each["query"]["query"].removeprefix("label_values(").removesuffix(f", {each['name']})")
