@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.conversation import (
     MAX_NAME,
@@ -23,7 +24,7 @@ from mlxk.domain.generation.settings import (
     GenerationSettings,
 )
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli.input_files import read_text
+from mlxk.entrypoints.cli.input_files import is_prompt, read_text
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -268,6 +269,19 @@ def has_images(arguments: argparse.Namespace) -> bool:
     return bool(arguments.image)
 
 
+WITHOUT_IMAGES = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with images, by their attribute of the arguments."""
+
+
+def take_image_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
+    """Remove a prompt from the end of ``--image``, which takes all values up to the next flag, and return it if any."""
+    values: list[str] = arguments.image or []
+    if len(values) < 2 or not is_prompt(values[-1], built_in):
+        return []
+    arguments.image = values[:-1]
+    return values[-1:]
+
+
 def add_audio_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of audio."""
     group = parser.add_argument_group(
@@ -304,3 +318,16 @@ def has_audio(arguments: argparse.Namespace) -> bool:
     if given:
         raise UsageError(f"{given} requires --audio FILE.")
     return False
+
+
+CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
+
+
+def take_audio_prompt(arguments: argparse.Namespace) -> list[str]:
+    """Remove a prompt from the end of ``--audio``, which takes all values up to the next flag, and return it if any."""
+    values: list[str] = arguments.audio or []
+    if len(values) < 2 or os.path.exists(os.path.expanduser(values[-1])):
+        return []
+    arguments.audio = values[:-1]
+    return values[-1:]

@@ -7,7 +7,6 @@ JSON; a model that takes audio in a conversation answers the prompt about it ins
 import argparse
 import functools
 import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -41,7 +40,7 @@ from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import ENGLISH
-from mlxk.entrypoints.cli.input_files import find_images, is_prompt, recording_path
+from mlxk.entrypoints.cli.input_files import find_images, recording_path
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner, TranscriptionBar
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -49,9 +48,6 @@ from mlxk.entrypoints.cli.render.model_json import Json
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
-
-WITHOUT_IMAGES = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with images, by their attribute of the arguments."""
 
 
 def ask_about_images(
@@ -72,7 +68,7 @@ def ask_about_images(
         container: The program.
         output: Where to print.
     """
-    for name, flag in WITHOUT_IMAGES.items():
+    for name, flag in generation_arguments.WITHOUT_IMAGES.items():
         if getattr(arguments, name):
             hint = "In a chat, type: /image FILE" if name == "chat" else None
             raise UsageError(f"{flag} and --image exclude each other", hint=hint)
@@ -88,15 +84,6 @@ def ask_about_images(
     last = min(chunk, len(files))
     numbers = "image 1" if last == 1 else f"images 1-{last}"
     return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")
-
-
-def take_image_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
-    """Remove a prompt from the end of ``--image``, which takes all values up to the next flag, and return it if any."""
-    values: list[str] = arguments.image or []
-    if len(values) < 2 or not is_prompt(values[-1], built_in):
-        return []
-    arguments.image = values[:-1]
-    return values[-1:]
 
 
 if TYPE_CHECKING:
@@ -140,9 +127,6 @@ WITHOUT_AUDIO = {
 
 TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
 """Flags that apply only to a transcription, by their attribute of the arguments."""
-
-CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
 
 
 def run_audio(
@@ -218,7 +202,7 @@ def _require_transcription(arguments: argparse.Namespace) -> None:
 
 def _require_conversation(arguments: argparse.Namespace) -> None:
     """Refuse flags that do not apply to a conversation about a recording."""
-    for name, flag in CONVERSATIONS_ONLY.items():
+    for name, flag in generation_arguments.CONVERSATIONS_ONLY.items():
         if getattr(arguments, name):
             raise UsageError(f"{flag} and --audio exclude each other")
     unknown = next((flag for name, flag in TRANSCRIPTS_ONLY.items() if getattr(arguments, name)), None)
@@ -229,15 +213,6 @@ def _require_conversation(arguments: argparse.Namespace) -> None:
             f"{unknown}: '{arguments.model}' answers in plain text, without languages to choose and without times.",
             hint="Say in the prompt what you want, or use a speech-to-text model, such as one of the Whisper family.",
         )
-
-
-def take_audio_prompt(arguments: argparse.Namespace) -> list[str]:
-    """Remove a prompt from the end of ``--audio``, which takes all values up to the next flag, and return it if any."""
-    values: list[str] = arguments.audio or []
-    if len(values) < 2 or os.path.exists(os.path.expanduser(values[-1])):
-        return []
-    arguments.audio = values[:-1]
-    return values[-1:]
 
 
 def _recording(values: Sequence[str], built_in: ModelSource) -> Recording:

@@ -9,8 +9,14 @@ import attrs
 
 from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.models.model import Capability, ModelDescription
-from mlxk.entrypoints.cli import input_files, media_run
+from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.generation_arguments import (
+    CONVERSATIONS_ONLY,
+    WITHOUT_IMAGES,
+    take_audio_prompt,
+    take_image_prompt,
+)
 from mlxk.entrypoints.cli.input_files import NamedFile, labelled, read_files
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -91,9 +97,7 @@ def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
         return [str(arguments.prompt)]
     if any(words):
         return words
-    return media_run.take_audio_prompt(arguments) or media_run.take_image_prompt(
-        arguments, container.adapters.built_in_models()
-    )
+    return take_audio_prompt(arguments) or take_image_prompt(arguments, container.adapters.built_in_models())
 
 
 def _attach(
@@ -127,7 +131,7 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
         return f"'{arguments.model}' takes no {kind}"
     if arguments.chat:
         return ""
-    excluding = {"audio": "--audio", **media_run.WITHOUT_IMAGES} if file.is_image else media_run.CONVERSATIONS_ONLY
+    excluding = {"audio": "--audio", **WITHOUT_IMAGES} if file.is_image else CONVERSATIONS_ONLY
     flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
 

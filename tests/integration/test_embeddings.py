@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny_embedding import WINDOW, build_bert, build_qwen3
 
-from mlxk.adapters.mlx.embedding.embedder import MAX_PAIRS, MAX_ROWS, MAX_TOKENS, MlxTextEmbedder, batches
-from mlxk.adapters.mlx.embedding.encoding import Prompts, prompts_of
+from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+from mlxk.adapters.mlx.embedding.encoding import MAX_PAIRS, MAX_ROWS, MAX_TOKENS, Prompts, batches, prompts_of
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input, InputKind

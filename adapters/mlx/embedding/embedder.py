@@ -1,40 +1,16 @@
 """The text embedder port on mlx-vlm, with batches of texts of similar length."""
 
 import importlib.util
-from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, pool
+from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, batches, pool
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
 from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
-
-MAX_ROWS = 64
-MAX_TOKENS = 16_384
-"""In a batch, padding included."""
-MAX_PAIRS = 2**24
-"""Pairs of tokens that attend to each other in a batch; 1 GiB at most in a model with 16 heads."""
-
-
-def batches(texts: Sequence[TokenIds]) -> list[list[int]]:
-    """Return the indices of the texts in batches, longest first, so that a text that does not fit fails at once."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
-    made: list[list[int]] = []
-    for index in order:
-        longest = len(texts[made[-1][0]]) if made else 0
-        if not made or len(made[-1]) >= _max_rows(longest):
-            made.append([])
-        made[-1].append(index)
-    return made
-
-
-def _max_rows(length: int) -> int:
-    length = max(length, 1)
-    return max(1, min(MAX_ROWS, MAX_TOKENS // length, MAX_PAIRS // length**2))
 
 
 class MlxTextEmbedder(TextEmbedder):

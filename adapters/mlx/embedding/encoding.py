@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -225,6 +225,30 @@ class TextEncoder:
             if framed[start : start + len(plain)] == plain:
                 return framed[:start], framed[start + len(plain) :]
         return (), ()
+
+
+MAX_ROWS = 64
+MAX_TOKENS = 16_384
+"""In a batch, padding included."""
+MAX_PAIRS = 2**24
+"""Pairs of tokens that attend to each other in a batch; 1 GiB at most in a model with 16 heads."""
+
+
+def batches(texts: Sequence[TokenIds]) -> list[list[int]]:
+    """Return the indices of the texts in batches, longest first, so that a text that does not fit fails at once."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    made: list[list[int]] = []
+    for index in order:
+        longest = len(texts[made[-1][0]]) if made else 0
+        if not made or len(made[-1]) >= _max_rows(longest):
+            made.append([])
+        made[-1].append(index)
+    return made
+
+
+def _max_rows(length: int) -> int:
+    length = max(length, 1)
+    return max(1, min(MAX_ROWS, MAX_TOKENS // length, MAX_PAIRS // length**2))
 
 
 @attrs.frozen(eq=False)

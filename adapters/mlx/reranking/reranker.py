@@ -6,7 +6,7 @@ import importlib.util
 import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.embedder import batches
+from mlxk.adapters.mlx.embedding.encoding import batches
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import DocumentReranker
