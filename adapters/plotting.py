@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mlxk.application.ports.monitoring import ChartWriter
-from mlxk.domain.monitoring import Chart, ChartRow, Series
+from mlxk.domain.charts import Chart, ChartRow, Series
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """The palette of Okabe and Ito, which people who see few colours can tell apart."""

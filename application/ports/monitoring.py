@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.domain.monitoring import Chart, MachineReading, ProcessTree, ServerReading
+from mlxk.domain.charts import Chart
+from mlxk.domain.monitoring import MachineReading, ProcessTree, ServerReading
 
 
 class MachineProbe(Protocol):

@@ -4,7 +4,7 @@ writer = InMemoryChartWriter()              # writer.drawn has every chart
 """
 
 from mlxk.application.ports.monitoring import ChartWriter
-from mlxk.domain.monitoring import Chart
+from mlxk.domain.charts import Chart
 
 
 class InMemoryChartWriter(ChartWriter):

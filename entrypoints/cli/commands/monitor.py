@@ -18,8 +18,9 @@ import attrs
 
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
+from mlxk.domain.charts import chart_of
 from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, UsageError
-from mlxk.domain.monitoring import Sample, Summary, chart_of
+from mlxk.domain.monitoring import Sample, Summary
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import CommandContext

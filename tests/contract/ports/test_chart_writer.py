@@ -12,7 +12,8 @@ from PIL import Image
 
 from mlxk.adapters.plotting import MatplotlibChartWriter
 from mlxk.application.ports.monitoring import ChartWriter
-from mlxk.domain.monitoring import LEVELS, Chart, ChartRow, Region, Series
+from mlxk.domain.charts import Chart, ChartRow, Series
+from mlxk.domain.monitoring import LEVELS, Region
 
 CHART = Chart(
     "samples $of$ <a> & 模型",
@@ -76,7 +77,7 @@ def test_regions_are_shaded_where_they_are() -> None:
 def test_settings_of_the_user_s_plots_do_not_count(backend: str) -> None:
     program = (
         "import sys; from mlxk.adapters.plotting import MatplotlibChartWriter\n"
-        "from mlxk.domain.monitoring import Chart, ChartRow\n"
+        "from mlxk.domain.charts import Chart, ChartRow\n"
         "sys.stdout.buffer.write(MatplotlibChartWriter().draw(Chart('', (0.0,), (ChartRow('a', 'b', ()),), ()), 'svg'))"
     )
     done = subprocess.run(

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 
+from mlxk.domain.charts import chart_of, joined
 from mlxk.domain.monitoring import (
     CpuShares,
     EngineFigures,
@@ -17,8 +18,6 @@ from mlxk.domain.monitoring import (
     ServedModel,
     ServerReading,
     Summary,
-    chart_of,
-    joined,
 )
 
 ENGINE = EngineFigures(1, 0, 100, 20, 10, 500, 5)
