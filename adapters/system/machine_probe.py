@@ -246,7 +246,8 @@ _SYSCTL = (
     "kern.memorystatus_vm_pressure_level",
 )
 _IOREG = ("/usr/sbin/ioreg", "-r", "-d", "1", "-w", "0", "-c", "IOAccelerator")
-_PS = ("/bin/ps", "-A", "-o", "pid=,ppid=,rss=,utime=,time=")
+_PS = ("/bin/ps", "-A", *("-o", "pid="), *("-o", "ppid="), *("-o", "rss="), *("-o", "utime="), *("-o", "time="))
+"""What follows the first ``=`` of one ``-o`` is a title, commas and all."""
 
 
 class MacMachineProbe(MachineProbe):

@@ -109,13 +109,15 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             raise UsageError(f"--{name} goes with mlxk monitor plot")
     if command and arguments.seconds is not None:
         raise UsageError("--seconds goes without a command: it ends the watch")
+    if command and arguments.output == "-":
+        raise UsageError("-o: standard output is that of the command", hint="Name a file.")
     server = named_server(arguments)
     if command and shutil.which(command[0]) is None:
         output.failure("monitor", ExecutionError(f"there is no command '{command[0]}'"))
         return _NOT_FOUND
     watch = Watch(arguments.interval or USUAL_SECONDS, server)
     use = context.build(context.settings).use_cases.watch_machine()
-    file = None if arguments.output is None else _File.opened(arguments.output)
+    file = None if arguments.output in {None, "-"} else _File.opened(arguments.output)
     recording = _Recording(watch, use, output, file)
     return recording.around(command) if command else recording.alone(arguments.seconds)
 

@@ -22,7 +22,8 @@ from mlxk.adapters.system.machine_probe import (
     three_numbers,
 )
 from mlxk.application.ports.monitoring import MachineProbe
-from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MemoryKind, ProcessTree
+from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MemoryKind, ProcessTree, Sample
+from mlxk.entrypoints.cli.render.monitoring import sample_json
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -353,6 +354,36 @@ class TestMac:
         machine, trees = MacMachineProbe(lambda command: "", Library).read([501])
         assert (machine, trees) == (MachineReading(), (None,))
 
+    def test_processes_are_asked_for_a_column_a_flag_since_a_title_may_have_commas(self) -> None:
+        asked: list[tuple[str, ...]] = []
+
+        def run(command: tuple[str, ...]) -> str:
+            asked.append(command)
+            return ""
+
+        MacMachineProbe(run, Library).read([])
+        (command,) = (each for each in asked if each[0] == "/bin/ps")
+        assert command[1:] == ("-A", "-o", "pid=", "-o", "ppid=", "-o", "rss=", "-o", "utime=", "-o", "time=")
+
     @pytest.mark.parametrize("text", ["", "total = 1.00M", "total = x  used = y", "used = 1.00M"])
     def test_swap_of_another_form_is_unknown(self, text: str) -> None:
         assert swap_usage(text) is None
+
+    def test_the_line_of_a_sample_has_the_names_and_units_of_mlx_knife_s_monitor(self) -> None:
+        probe = mac(SYSCTL["macOS 15"])
+        probe.read([501])
+        machine, (tree,) = probe.read([501])
+        assert sample_json(Sample(1790801163.4914, 0.33, machine, tree)) == {
+            **{"ram_free_gb": 1.0, "ram_used_gb": 12.9, "ram_percent": 80.6, "swap_used_mb": 1024.0},
+            **{"swap_percent": 50.0, "memory_pressure": 4, "vm_pressure": 1048, "load_1": 1.93, "load_5": 3.04},
+            **{"load_15": 6.9, "cpu_user": 18.8, "cpu_sys": 18.8, "cpu_idle": 62.5, "gpu_active": True},
+            **{"gpu_device_util": 11, "gpu_renderer_util": 10, "gpu_tiler_util": 9, "ts": 1790801163.491},
+            **{"elapsed_s": 0.33, "ram_total_bytes": 16 * GIB, "ram_available_bytes": 203161 * 16384},
+            **{"swap_total_bytes": 2 * GIB, "gpu_used_bytes": 1263484928, "servers": []},
+            "command": {
+                "processes": 4,
+                "memory_bytes": 500 * MIB + 1124 * 1024,
+                "memory_kind": "footprint",
+                "cpu_percent": 150.0,
+            },
+        }
