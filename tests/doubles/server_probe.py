@@ -21,11 +21,11 @@ class InMemoryServerProbe(ServerProbe):
 
     def __init__(self, readings: Mapping[str, ServerReading], key: str | None = None) -> None:
         self.readings = dict(readings)
-        self._key = key
+        self.key = key
 
     def read(self, server: CompletionServer) -> ServerReading:
         if server.url not in self.readings:
             raise NetworkError("the server cannot be asked: nothing is there")
-        if self._key is not None and server.api_key != self._key:
+        if self.key is not None and server.api_key != self.key:
             raise AccessDeniedError("the server wants another key")
         return self.readings[server.url]
