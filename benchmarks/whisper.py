@@ -1,5 +1,7 @@
 """Seconds of hearing a recording with a real Whisper on a CPU: ``mlxk serve`` in its variants, and faster-whisper.
 
+By the clock, and of the processor, which is less disturbed by other programs.
+
     make speech                                  # once: installs faster-whisper, the model and the recording
     python benchmarks/whisper.py [ROUNDS]
 
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "speech"))
 
 import mlx.core as mx
 from converted import convert
+from cpu_servers import processor_seconds
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,11 +39,11 @@ from faster_whisper import WhisperModel
 model = WhisperModel(sys.argv[1], device="cpu", compute_type=sys.argv[4])
 taken = []
 for _ in range(int(sys.argv[3]) + 1):
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     segments, _ = model.transcribe(sys.argv[2], beam_size=1, temperature=0.0)
     text = "".join(each.text for each in segments)
-    taken.append(time.perf_counter() - began)
-print(statistics.median(taken[1:]))
+    taken.append((time.perf_counter() - began, time.process_time() - used))
+print(*map(statistics.median, zip(*taken[1:])))
 """
 
 
@@ -53,23 +56,28 @@ def main(rounds: int) -> None:
         convert(source, model)
         halved(model)
         for name, flags in VARIANTS.items():
-            with serving("--model", str(model), *flags) as url:
-                taken = [heard(url, str(model), clip) for _ in range(rounds + 1)]
-            print(f"{name:<24} {statistics.median(taken[1:]):6.2f} s", flush=True)
+            with serving("--model", str(model), *flags) as (url, process):
+                taken = [heard(url, str(model), clip, process) for _ in range(rounds + 1)]
+            say(name, *map(statistics.median, zip(*taken[1:], strict=True)))
     for kind in ("float32", "int8"):
         command = [ROOT / ".venv-speech/bin/python", "-c", FASTER_WHISPER, source, clip, str(rounds), kind]
         done = subprocess.run(command, capture_output=True, check=True, text=True)
-        print(f"{f'faster-whisper {kind}':<24} {float(done.stdout):6.2f} s", flush=True)
+        say(f"faster-whisper {kind}", *map(float, done.stdout.split()))
+
+
+def say(name: str, seconds: float, processor: float) -> None:
+    """Print what a recording takes."""
+    print(f"{name:<24} {seconds:6.2f} s, {processor:6.2f} s of the processor", flush=True)
 
 
 @contextlib.contextmanager
-def serving(*flags: str) -> Iterator[str]:
-    """Run a server, and yield its address once the model is loaded."""
+def serving(*flags: str) -> Iterator[tuple[str, int]]:
+    """Run a server, and yield its address and the id of its process once the model is loaded."""
     command = [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--allow-model-paths", "--json", *flags]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     try:
-        yield json.loads(server.stdout.readline())["data"]["url"]
+        yield json.loads(server.stdout.readline())["data"]["url"], server.pid
     finally:
         server.terminate()
         server.wait()
@@ -85,12 +93,12 @@ def halved(model: Path) -> None:
     (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}))
 
 
-def heard(url: str, model: str, clip: Path) -> float:
-    """Return the seconds of a transcription."""
+def heard(url: str, model: str, clip: Path, process: int) -> tuple[float, float]:
+    """Return the seconds of a transcription, by the clock and of the server's processes."""
     command = ["curl", "-sf", f"{url}/v1/audio/transcriptions", "-F", f"file=@{clip}", "-F", f"model={model}"]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor_seconds(process)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, processor_seconds(process) - used
 
 
 if __name__ == "__main__":

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from doubles.event_log import InMemoryEventLog
+from mlx_audio.stt import utils
+from mlx_audio.stt.models.whisper.whisper import MultiHeadAttention
 from models.tiny_speech import build_whisper, murmur, write_wav
 
 from mlxk.adapters.builtin import PackagedModelSource
+from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
+from mlxk.adapters.mlx.speech.whisper import EncoderAttention, compute_on_cpu
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
@@ -230,3 +235,22 @@ def test_a_config_nested_without_end_is_not_readable(ear: Ear, tmp_path: Path) -
     (tmp_path / "whisper" / "config.json").write_text("[" * 100_000)
     with pytest.raises(UnhealthyModelError, match=r"no readable config\.json"):
         ear.hear(model, tmp_path / "clip.wav")
+
+
+def test_the_encoder_in_32_bits_computes_the_same_by_other_means(english: ModelHandle) -> None:
+    network = utils.load_model(Path(english.directory), model_name_parts=["whisper"])
+    widen(network)
+    frames, bands = 2 * network.dims.n_audio_ctx, network.dims.n_mels
+    for scale in (1.0, 40.0):
+        mel = mx.random.normal((2, frames, bands), key=mx.random.key(1)) * scale
+        plain = network.encoder(mel)
+        compute_on_cpu(network)
+        assert {type(block.attn) for block in network.encoder.blocks} == {EncoderAttention}
+        assert mx.allclose(network.encoder(mel), plain, rtol=1e-3, atol=1e-4)
+        for block in network.encoder.blocks:
+            block.attn.__class__ = MultiHeadAttention
+    half = mx.ones((1, 4, network.dims.n_audio_state), mx.float16)
+    attention = network.encoder.blocks[0].attn
+    plain = attention.qkv_attention(half, half, half)[0]
+    compute_on_cpu(network)
+    assert mx.array_equal(attention.qkv_attention(half, half, half)[0], plain)

@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
-from mlxk.adapters.mlx.speech.whisper import WhisperDecoder
+from mlxk.adapters.mlx.speech.whisper import WhisperDecoder, compute_on_cpu
 from mlxk.domain.errors import UnhealthyModelError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
@@ -50,6 +50,8 @@ def load_speech_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
         with loading_directory(handle) as directory:
             network = utils.load_model(directory, model_name_parts=[family])
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
+        if form.widened and family == speech_model.WHISPER:
+            compute_on_cpu(network)
         decoder = _decoder(network, handle.name, family)
     return SpeechModel(handle, size, decoder)
 

@@ -10,6 +10,7 @@ from mlx_audio.stt.models.whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_
 from mlx_audio.stt.models.whisper.decoding import DecodingOptions, DecodingResult
 from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
+from mlx_audio.stt.models.whisper.whisper import MultiHeadAttention
 from mlx_audio.utils import hanning, mel_filters, stft
 
 from mlxk.adapters.mlx.audio_file import AudioSamples, Samples
@@ -30,6 +31,36 @@ from mlxk.domain.transcription import (
 _HALF = N_FFT // 2
 _QUIETEST = 1e-10
 _RANGE = 8.0
+
+
+class EncoderAttention(MultiHeadAttention):  # type: ignore[misc]
+    """The attention of the encoder in 32 bits, on a CPU: NumPy computes its exponentials.
+
+    Each window of 30 seconds has 1,500 by 1,500 for every head, and MLX takes 16 times as long for one on a CPU.
+    """
+
+    def qkv_attention(
+        self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Return the output, shape [B, L, H] like queries, keys and values, and the weights, not normalized."""
+        if mask is not None or q.dtype != mx.float32:
+            found: tuple[mx.array, mx.array] = super().qkv_attention(q, k, v, mask)
+            return found
+        q, k, v = (each.reshape(*each.shape[:2], self.n_head, -1).swapaxes(1, 2) for each in (q, k, v))
+        weights = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)
+        mx.eval(weights)
+        numbers = np.asarray(weights)  # the same memory, which nothing else reads before the product below
+        numbers -= numbers.max(axis=-1, keepdims=True)
+        np.exp(numbers, out=numbers)
+        out = (weights @ v) / mx.array(numbers.sum(axis=-1, keepdims=True))
+        return out.swapaxes(1, 2).flatten(-2), weights
+
+
+def compute_on_cpu(network: nn.Module) -> None:
+    """Have a Whisper in 32 bits compute what is slow on a CPU by other means."""
+    for block in network.encoder.blocks:
+        if type(block.attn) is MultiHeadAttention:
+            block.attn.__class__ = EncoderAttention
 
 
 class Spectrum:
