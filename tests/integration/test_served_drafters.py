@@ -113,16 +113,32 @@ def test_a_default_drafter_that_is_wrong_is_given_up_and_one_that_is_right_leave
         generator.close()
 
 
-def test_a_model_with_a_recurrent_state_is_drafted_by_a_smaller_model_too(
-    engine: MlxTextGenerator, tmp_path: Path
+@pytest.mark.parametrize("architecture", ["gemma3_text", "lfm2", "mamba2", "qwen3_5"])
+def test_models_that_cannot_forget_tokens_are_drafted_too(
+    engine: MlxTextGenerator, architecture: str, tmp_path: Path
 ) -> None:
-    model = model_of(tmp_path, "mtp")
-    draft = build(tmp_path / "draft", seed=4)
-    same = build(tmp_path / "same")
-    plain = read(engine.submit(asking(model, None)))
-    for each in (draft, same):
-        drafted = read(engine.submit(asking(model, each)))
-        assert (drafted.tokens, sum(predicted(drafted)) > 30) == (plain.tokens, True)
+    """Their sliding windows are full after 32 tokens, or their states are recurrent."""
+    model = model_of(tmp_path, "mtp") if architecture == "qwen3_5" else build(tmp_path / "model", architecture)
+    drafts = [build(tmp_path / "draft", seed=4)]
+    if architecture != "mamba2":  # whose network has other names
+        drafts.append(build_drafter(tmp_path / "drafter", "eagle3", model))
+    plain = read(engine.submit(asking(model, None, max_tokens=80)))
+    for draft in drafts:
+        drafted = read(engine.submit(asking(model, draft, max_tokens=80)))
+        assert (drafted.tokens, sum(predicted(drafted)) > 70) == (plain.tokens, True)
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "dflash"])
+def test_sequences_that_share_a_drafter_do_not_disturb_each_other(
+    engine: MlxTextGenerator, kind: str, tmp_path: Path
+) -> None:
+    model = build(tmp_path / "llama")
+    drafter = build_drafter(tmp_path / "drafter", kind, model)
+    prompts = [f"{number} {PROMPT}" for number in range(3)] + [f"{PROMPT}. " * 400]  # more than a drafter reads
+    plain = [read(engine.submit(asking(model, None, prompt=prompt))).tokens for prompt in prompts]
+    engine.forget_prompts()
+    together = [engine.submit(asking(model, drafter, prompt=prompt)) for prompt in prompts]
+    assert [read(each).tokens for each in together] == plain
 
 
 @pytest.mark.parametrize("options", [{"kv_bits": 8}, {"adapter": True}], ids=str)

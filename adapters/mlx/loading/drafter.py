@@ -60,6 +60,7 @@ class LoadedDrafter:
         size = int(getattr(config, "target_hidden_size", None) or text.hidden_size)
         inner = _inner(model.network)
         fits = inner is not None and (int(text.vocab_size), size) == _embedding_shape(inner.embed_tokens)
+        fits = fits and (self.drafting is not Drafting.MTP or hasattr(inner, "norm"))
         if fits and max(self._layers(), default=0) < len(model.network.layers):
             return None
         return CapabilityError(
@@ -108,10 +109,10 @@ def load_drafter(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> L
 
 
 def _inner(network: Any) -> Any:  # noqa: ANN401
-    """Return the part of a network that has its embedding, layers and last norm; None when there is none."""
+    """Return the part of a network that has its embedding, and most often its last norm; None when there is none."""
     outer = getattr(network, "language_model", network)
     inner = getattr(outer, "model", outer)
-    return inner if hasattr(inner, "embed_tokens") and hasattr(inner, "norm") else None
+    return inner if hasattr(inner, "embed_tokens") else None
 
 
 def _embedding_shape(embedding: nn.Module) -> tuple[int, int]:
