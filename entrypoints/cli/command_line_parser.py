@@ -5,7 +5,7 @@ Command lines as other programs take them are put into the form of this one firs
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.cli.suggestions import FLAGS_MEANT, MEANT, closest, did_you_mean
@@ -200,6 +200,12 @@ class CommandLineParser(argparse.ArgumentParser):
         if not flags:
             hint = f"Text of several words needs quotes. Try '{self.prog} --help'."
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
+
+    def _parse_optional(self, arg_string: str) -> Any:  # noqa: ANN401 - as argparse has it, which changes
+        """Refuse a text that begins like ``-h``, for which argparse of Python 3.13 prints the help."""
+        if " " in self.prog and arg_string.startswith("-h") and arg_string != "-h":
+            self.error(f"argument -h/--help: ignored explicit argument {arg_string[2:]!r}")
+        return super()._parse_optional(arg_string)
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> NoReturn:
         """Raise the help text."""

@@ -243,6 +243,10 @@ def _usage(usage: Usage) -> dict[str, object]:
     }
 
 
+_MOST_NESTED = 500
+"""Levels of arguments that were cut off; versions of Python read more or fewer."""
+
+
 def arguments_of(text: str) -> dict[str, Any]:
     """Return the arguments of a call; those of a call that was cut off as far as they are complete."""
     try:
@@ -267,6 +271,8 @@ def _complete_part(text: str) -> object:
             continue
         if character in "{[":
             open_at.append("}" if character == "{" else "]")
+            if len(open_at) > _MOST_NESTED:
+                return {}
         elif character in "}]":
             del open_at[-1:]
         elif character != ",":
