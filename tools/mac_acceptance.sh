@@ -162,6 +162,13 @@ built_in_models() {
 # measured MODEL TOKENS: as many of a prompt, and a quarter of them to generate.
 measured() { "$MLXK" bench "$1" -p "$2" -n $(($2 / 4)) -r 3 --report "$INTO"; }
 
+# What the system says while a model computes: memory, pressure, swap, processor and GPU.
+watched() {
+  "$MLXK" monitor -o "$WORK/samples.jsonl" -- "$MLXK" bench demo -p 256 -n 32 -r 1 || return 1
+  head -2 "$WORK/samples.jsonl"
+  tail -2 "$WORK/samples.jsonl"
+}
+
 on_the_gpu() {
   on_mac
   "$MLXK" doctor --json > "$WORK/doctor.json"
@@ -290,6 +297,7 @@ step doctor "The installation" doctor
 step built_in_models "The models that ship with the program" built_in_models
 step gpu "Metal, working set and wired memory" on_the_gpu
 step bench_demo "Figures of the built-in model" measured demo 128
+step monitor "The system while a model computes" watched
 step clone "A clone on this disk, and the memory of a process" clone_and_memory
 step names "Names in any case" names_in_any_case
 step serve "A server, its socket, and four requests at once" serving demo

@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "mac_acceptance.sh"
 SCHEMA = ROOT.parent / "shared" / "data" / "benchmarks" / "report-v0.2.2.schema.json"
 PROGRAM = Path(sys.executable).with_name("mlxk")
-STEPS = ["machine", "doctor", "built_in_models", "gpu", "bench_demo", "clone", "names", "serve", "machine_after"]
+STEPS = [
+    "machine",
+    "doctor",
+    "built_in_models",
+    "gpu",
+    "bench_demo",
+    "monitor",
+    "clone",
+    "names",
+    "serve",
+    "machine_after",
+]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 
