@@ -1,12 +1,15 @@
 """The system calls and programs of macOS, by fakes of them and by their output."""
 
+import contextlib
 import os
 import plistlib
 import resource
+import select
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from mlxk.adapters.unix_socket.servers import socket_folders, socket_name
 from mlxk.domain.errors import PortInUseError
 from mlxk.entrypoints.cli.chat.terminal import copied_by
 from mlxk.entrypoints.http.process import sockets
+from mlxk.entrypoints.http.process.log_stream import LossyStream
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit
 
 GIB = 1024**3
@@ -195,3 +199,39 @@ def test_the_clipboard_of_macos_is_told_that_the_text_is_utf8(tmp_path: Path, mo
     assert copied_by("Grüße") == "pbcopy"
     assert (tmp_path / "pbcopy.copied").read_text(encoding="utf-8") == "Grüße"
     assert (tmp_path / "pbcopy.locale").read_text() == "en_US.UTF-8\n"
+
+
+class NoDevices:
+    """``poll`` of macOS, which takes no terminals."""
+
+    def register(self, descriptor: int, events: int) -> None:
+        self._descriptor = descriptor
+
+    def poll(self, milliseconds: int) -> list[tuple[int, int]]:
+        return [(self._descriptor, select.POLLNVAL)]
+
+
+def test_a_log_on_a_terminal_on_hold_waits_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        tries.append(time.monotonic())
+        return write(descriptor, data)
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    monkeypatch.setattr(select, "poll", NoDevices)
+    monkeypatch.setattr(os, "write", counted)
+    stream = LossyStream(writing)
+    stream.write("a line\n")
+    time.sleep(0.5)
+    assert 1 <= len(tries) <= 7
+    while b"a line" not in os.read(reading, 2**20):
+        time.sleep(0.01)
+    stream.close()
+    for each in (reading, writing):
+        os.close(each)

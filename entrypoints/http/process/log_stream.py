@@ -22,6 +22,7 @@ CLOSE_SECONDS = 1.0
 """How long ``close`` waits for the queued lines to be written."""
 
 POLL_MS = 1000
+RETRY_SECONDS = 0.1
 
 
 class LossyStream(io.TextIOBase):
@@ -123,7 +124,8 @@ class LossyStream(io.TextIOBase):
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:  # another program has made the pipe or terminal non-blocking
-                waiting.poll(POLL_MS)
+                if any(events & select.POLLNVAL for _, events in waiting.poll(POLL_MS)):
+                    time.sleep(RETRY_SECONDS)  # macOS cannot poll terminals
                 if self._ending:
                     deadline = deadline or time.monotonic() + CLOSE_SECONDS
                     if time.monotonic() > deadline:
