@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault, TemplateSandbox
 from mlxk.domain.errors import InterruptedRunError
+from mlxk.domain.generation.request import nobody_left
 
 pytestmark = pytest.mark.mlx
 
@@ -90,6 +92,36 @@ def test_nobody_waits_for_a_rendering_that_nobody_wants_any_more() -> None:
         thread.join(60)
     assert len(ended) == 3
     assert sandbox.render("{{ a }}", {"a": 1}) == "1"
+
+
+def test_who_waits_for_the_rendering_of_another_gets_a_text_and_who_has_gone_waits_no_longer() -> None:
+    sandbox, said = TemplateSandbox(seconds=600), list[str]()
+    going, gone = threading.Event(), threading.Event()
+
+    def render(template: str, name: str, is_abandoned: Callable[[], bool]) -> None:
+        try:
+            said.append(sandbox.render(template, {"name": name}, is_abandoned))
+        except InterruptedRunError:
+            said.append(f"{name} has gone")
+
+    first = threading.Thread(target=render, args=(_LOOPS, "first", gone.is_set), daemon=True)
+    first.start()
+    time.sleep(0.3)  # until it renders
+    waiting = [
+        threading.Thread(target=render, args=("{{ name }}", "second", nobody_left), daemon=True),
+        threading.Thread(target=render, args=("{{ name }}", "third", going.is_set), daemon=True),
+    ]
+    for thread in waiting:
+        thread.start()
+    time.sleep(3 * template_sandbox._LOOK_SECONDS)
+    assert said == []
+    going.set()
+    waiting[1].join(20)
+    assert said == ["third has gone"]
+    gone.set()
+    for thread in (first, waiting[0]):
+        thread.join(60)
+    assert sorted(said) == ["first has gone", "second", "third has gone"]
 
 
 def test_the_size_of_the_process_that_serves_does_not_count() -> None:
