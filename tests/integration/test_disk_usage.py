@@ -104,7 +104,8 @@ def test_a_link_to_another_place_is_not_followed(
     model = models(data)["org/m"]
     assert model.get("link_to", model.get("linked_parts")) == ([part] if part else str(library))
     pruned = command("prune", "--yes")["data"]
-    assert [each["model"] for each in pruned["spared"]] == ["org/m"]
+    reason = f"a link to another place ({part})" if part else "a link to another place"
+    assert [(each["model"], each["reason"]) for each in pruned["spared"]] == [("org/m", reason)]
     assert sorted(path.relative_to(library) for path in library.rglob("*")) == before
     assert source.is_symlink()
 
