@@ -216,7 +216,7 @@ def read_tree(folder: ModelFolder, commit: str) -> tuple[ManifestEntry, ...] | N
         return None
 
 
-def publish_snapshot(folder: ModelFolder, plan: DownloadPlan, links: bool = True) -> None:
+def publish_snapshot(folder: ModelFolder, plan: DownloadPlan, links: bool) -> None:
     """Make the files of a plan visible in one step; all of their blobs must be complete.
 
     Args:
