@@ -17,10 +17,12 @@ from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 
 from mlxk.adapters.builtin import model_pairs
+from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.measure_servers import CompareSpeed
 from mlxk.application.use_cases.measure_speed import MachineReader
 from mlxk.domain.diagnosis import PlatformFacts
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import NetworkError, ValidationError
+from mlxk.entrypoints.cli.render.comparison import comparison_text
 
 Command = Callable[..., dict[str, Any]]
 Program = Callable[..., Any]
@@ -195,6 +197,23 @@ def compare_speed() -> CompareSpeed:
     machine = MachineReader(probe, InMemoryMemoryProbe(), InMemoryMachineMeter())
     absent: Any = None
     return CompareSpeed(machine, InMemoryCompletionClient(("m",)), InMemoryClock(), absent, absent, model_pairs())
+
+
+def test_a_side_that_does_not_count_tokens_has_no_speed_and_one_that_fails_is_named() -> None:
+    compare = compare_speed()
+    assert isinstance(compare.client, InMemoryCompletionClient)
+    side = compare.remote(CompletionServer("http://127.0.0.1"), None)
+    asked = (side, side, ["Hi"], 8, 6, lambda *_: None)
+    assert {each.figure.value: each.difference.value for each in compare(*asked).contests} == {
+        **{"speed": "none", "first_token": "none", "load": "none", "duration": "none", "memory": "none"}
+    }
+    compare.client.counts_tokens = False
+    found = compare(*asked)
+    assert "speed" not in {each.figure.value for each in found.contests}
+    assert "No winner: a side does not count its tokens." in comparison_text(found, None)
+    compare.client.status = 503
+    with pytest.raises(NetworkError, match="HTTP 503"):
+        compare(*asked)
 
 
 @pytest.mark.parametrize("pair", model_pairs(), ids=lambda pair: pair.elsewhere)

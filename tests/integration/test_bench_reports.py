@@ -132,7 +132,8 @@ def test_what_is_no_report_is_refused_by_name(
 
 
 def test_a_null_is_as_good_as_nothing_and_a_later_schema_is_read_with_a_note(mlxk: Program, tmp_path: Path) -> None:
-    later = {**OLD, "schema_version": "1.0.0", "duration": None, "metadata": None, "new": {"field": 1}}
+    unusual = {"unit": {"of": 1}, "repeats": "5", "tokens_per_second": {"median": "fast"}}
+    later = {**OLD, "schema_version": "1.0.0", "duration": None, "metadata": unusual, "stop_tokens": None, "new": [1]}
     done = mlxk("bench", "report", written(tmp_path / "a.jsonl", later))
     assert (done.returncode, "40.0 tokens/s" in done.stdout) == (0, True)
     assert "schema 1.0.0 is not known" in done.stderr

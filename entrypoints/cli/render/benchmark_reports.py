@@ -258,7 +258,7 @@ def _record(document: dict[str, Any]) -> Record:
         document["test"],
         Outcome(document["outcome"]),
         figures,
-        str(metadata.get("unit") or "tokens"),
+        unit if isinstance(unit := metadata.get("unit"), str) and unit else "tokens",
         None if size is None else size * _GIGABYTE,
         tuple(str(each) for each in flags if each != "clean") if isinstance(flags, list) else (),
     )
