@@ -11,7 +11,7 @@ from http.client import HTTPException
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.ports.monitoring import ServerProbe
 from mlxk.domain.errors import AccessDeniedError, NetworkError
-from mlxk.domain.monitoring import EngineFigures, ServedModel, ServerReading
+from mlxk.domain.monitoring import EngineFigures, ServerReading, WatchedModel
 
 _SECONDS = 5.0
 """How long a server may take to report its figures."""
@@ -39,9 +39,11 @@ class HttpServerProbe(ServerProbe):
             error.close()
             if error.code in (401, 403):
                 raise AccessDeniedError(f"the server wants another key (HTTP {error.code})") from error
-            raise NetworkError(f"the server does not report the figures of mlxk serve (HTTP {error.code})") from error
+            raise NetworkError(
+                f"it does not report the figures that a server of this program does (HTTP {error.code})"
+            ) from error
         except KeyError:
-            raise NetworkError("the server does not report the figures of mlxk serve") from None
+            raise NetworkError("it does not report the figures that a server of this program does") from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             why = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
@@ -92,7 +94,7 @@ def _reading(url: str, values: Metrics) -> ServerReading:
     )
     weights = values.get("mlxk_model_weight_bytes", {})
     models = (
-        ServedModel(name, int(size), bool(of_model("in_use", name)), of_model("tokens_per_second", name))
+        WatchedModel(name, int(size), bool(of_model("in_use", name)), of_model("tokens_per_second", name))
         for name, size in weights.items()
         if name is not None
     )

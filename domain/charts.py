@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from mlxk.domain.monitoring import LEVELS, GpuReading, Region, Sample, engine_memory, server_memory
+from mlxk.domain.monitoring import LEVELS, GpuReading, MachineSample, Region, engine_memory, server_memory
 
 GB = 10**9
 
@@ -44,7 +44,7 @@ class Chart:
     regions: tuple[Region, ...]
 
 
-_Curve = tuple[str, Callable[[Sample], float | None]]
+_Curve = tuple[str, Callable[[MachineSample], float | None]]
 
 
 JOINED_SECONDS = 1.0
@@ -67,7 +67,7 @@ def _follows(region: Region, former: Region) -> bool:
     return region.label == former.label and region.start <= former.end + JOINED_SECONDS
 
 
-def chart_of(samples: Sequence[Sample], regions: Sequence[Region], title: str) -> Chart:
+def chart_of(samples: Sequence[MachineSample], regions: Sequence[Region], title: str) -> Chart:
     """Return the curves of samples in three rows: memory, processor and GPU, swap and pressure.
 
     Args:
@@ -93,7 +93,7 @@ def chart_of(samples: Sequence[Sample], regions: Sequence[Region], title: str) -
     return Chart(title, tuple(each.elapsed for each in samples), rows, tuple(shown))
 
 
-def _series(samples: Sequence[Sample], curves: Sequence[_Curve]) -> tuple[Series, ...]:
+def _series(samples: Sequence[MachineSample], curves: Sequence[_Curve]) -> tuple[Series, ...]:
     series = (Series(name, tuple(map(read, samples))) for name, read in curves)
     return tuple(each for each in series if any(value is not None for value in each.values))
 

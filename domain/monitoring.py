@@ -103,7 +103,7 @@ class EngineFigures:
 
 
 @attrs.frozen
-class ServedModel:
+class WatchedModel:
     """A model in a server's memory."""
 
     name: str
@@ -120,7 +120,7 @@ class ServerReading:
     url: str
     process: int | None
     """None for a server that was asked by its address."""
-    models: tuple[ServedModel, ...]
+    models: tuple[WatchedModel, ...]
     engine: EngineFigures | None = None
     """None where the server does not say."""
     memory: ProcessTree | None = None
@@ -133,7 +133,7 @@ class ServerReading:
 
 
 @attrs.frozen
-class Sample:
+class MachineSample:
     """Everything at one moment."""
 
     time: float
@@ -178,7 +178,7 @@ class Extent:
 
 
 @attrs.define
-class Summary:
+class WatchSummary:
     """What the samples so far were like. None is what no sample says."""
 
     seconds: float = 0.0
@@ -201,14 +201,14 @@ class Summary:
     _begun: dict[tuple[str, str], float] = attrs.field(factory=dict)
 
     @classmethod
-    def of(cls, samples: Iterable[Sample]) -> "Summary":
+    def of(cls, samples: Iterable[MachineSample]) -> "WatchSummary":
         """Return that of samples in the order of time."""
         summary = cls()
         for each in samples:
             summary.add(each)
         return summary
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: MachineSample) -> None:
         """Take in a further sample."""
         machine, gpu = sample.machine, sample.machine.gpu
         self.seconds = sample.elapsed
@@ -238,12 +238,12 @@ class Summary:
         return tuple(sorted((*self._ended, *present), key=lambda each: (each.start, each.label, each.end)))
 
 
-def server_memory(sample: Sample) -> int | None:
+def server_memory(sample: MachineSample) -> int | None:
     """Return the memory of the processes of all servers; None without any that can be read."""
     return _sum(each.memory.memory_bytes for each in sample.servers if each.memory)
 
 
-def engine_memory(sample: Sample) -> int | None:
+def engine_memory(sample: MachineSample) -> int | None:
     """Return what the arrays of all servers take; None where no server says."""
     return _sum(each.engine.array_bytes for each in sample.servers if each.engine)
 
@@ -301,7 +301,7 @@ class ServerHistory:
     _speeds: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
     _gone: dict[str, float] = attrs.field(factory=dict)
 
-    def add(self, sample: Sample) -> tuple[WatchedServer, ...]:
+    def add(self, sample: MachineSample) -> tuple[WatchedServer, ...]:
         """Take in a further sample, and return its servers."""
         found = tuple(self._watched(each, sample.elapsed) for each in sample.servers)
         present = {each.url for each in sample.servers}

@@ -11,7 +11,7 @@ from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.system import Clock
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 from mlxk.domain.models.model import served_id
-from mlxk.domain.monitoring import Sample, ServedModel, ServerReading
+from mlxk.domain.monitoring import MachineSample, ServerReading, WatchedModel
 
 LEAST_SECONDS = 0.2
 """Servers are not asked more often; a sample between has what they said last."""
@@ -45,7 +45,7 @@ class WatchMachine:
     probe: ServerProbe
     clock: Clock
 
-    def __call__(self, watch: Watch, take: Callable[[Sample], None]) -> None:
+    def __call__(self, watch: Watch, take: Callable[[MachineSample], None]) -> None:
         """Take a sample at once, at each interval, and when the watch is ended; the time of a late one is left out.
 
         Args:
@@ -66,7 +66,7 @@ class WatchMachine:
             passed = self.clock.monotonic() - began
             is_last = watch.ended.wait(watch.interval_seconds - passed % watch.interval_seconds)
 
-    def _sample(self, watch: Watch, servers: _Servers, began: float) -> Sample:
+    def _sample(self, watch: Watch, servers: _Servers, began: float) -> MachineSample:
         found, faults = servers.said
         processes = [each.process for each in found if each.process is not None]
         command = [] if watch.command is None else [watch.command]
@@ -76,7 +76,7 @@ class WatchMachine:
         readings = (
             each if each.process is None else attrs.evolve(each, memory=of_servers[each.process]) for each in found
         )
-        return Sample(time, elapsed, machine, trees[0] if command else None, tuple(readings), faults)
+        return MachineSample(time, elapsed, machine, trees[0] if command else None, tuple(readings), faults)
 
     def _keep_asking(self, watch: Watch, servers: _Servers) -> None:
         while not watch.ended.wait(max(watch.interval_seconds, LEAST_SECONDS)):
@@ -97,7 +97,7 @@ class WatchMachine:
 
 def _reading(server: RunningServer) -> ServerReading:
     models = (
-        ServedModel(served_id(each.handle), each.weight_bytes, each.in_use, each.tokens_per_second)
+        WatchedModel(served_id(each.handle), each.weight_bytes, each.in_use, each.tokens_per_second)
         for each in server.models
     )
     return ServerReading(server.url, server.process, tuple(models), server.engine)

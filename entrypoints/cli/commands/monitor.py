@@ -20,7 +20,7 @@ from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.charts import chart_of
 from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, UsageError
-from mlxk.domain.monitoring import Sample, Summary
+from mlxk.domain.monitoring import MachineSample, WatchSummary
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import CommandContext
@@ -165,7 +165,7 @@ class _Recording:
     use: WatchMachine
     output: Output
     file: _File | None
-    summary: Summary = attrs.field(factory=Summary)
+    summary: WatchSummary = attrs.field(factory=WatchSummary)
     prints: bool = False
     faults: list[str] = attrs.field(factory=list)
 
@@ -227,7 +227,7 @@ class _Recording:
         self.watch.ended.set()
         thread.join(_LAST_SAMPLE_SECONDS)
 
-    def _take(self, sample: Sample) -> None:
+    def _take(self, sample: MachineSample) -> None:
         self.summary.add(sample)
         if self.file is not None:
             self.file.write(monitoring.sample_json(sample))
@@ -258,7 +258,7 @@ def _plot(names: Sequence[str], arguments: argparse.Namespace, context: CommandC
             raise UsageError(f"--{name.replace('_', '-')} has no meaning for a plot")
     path, kind = _place(names[0], arguments)
     samples, faults = sample_files.read_samples(names[0])
-    summary = Summary.of(samples)
+    summary = WatchSummary.of(samples)
     regions = list(summary.models)
     if len(names) > 1:
         measured, unread = sample_files.report_regions(names[1], samples[0].time - samples[0].elapsed)

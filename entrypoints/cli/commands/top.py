@@ -17,7 +17,7 @@ from prompt_toolkit.layout import FormattedTextControl, Layout, Window
 from prompt_toolkit.output import ColorDepth
 
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
-from mlxk.domain.monitoring import Sample, ServerHistory
+from mlxk.domain.monitoring import MachineSample, ServerHistory
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.monitor import USUAL_SECONDS, add_server_arguments, named_server, seconds
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -68,7 +68,7 @@ class _Readings:
     received: list[int] = attrs.field(factory=list)
     """Signals that ended the watch, Ctrl-C excepted."""
 
-    def moment(self, sample: Sample) -> Moment | None:
+    def moment(self, sample: MachineSample) -> Moment | None:
         """Return what is to be shown of a sample; None when the last one was shown already."""
         if self.most is not None and self.count >= self.most:
             return None
@@ -91,7 +91,7 @@ class _Readings:
 
 
 def _in_lines(readings: _Readings, use: WatchMachine, output: Output) -> int:
-    def take(sample: Sample) -> None:
+    def take(sample: MachineSample) -> None:
         # The sample at the end of a watch comes too early to have rates.
         moment = None if readings.watch.ended.is_set() else readings.moment(sample)
         if moment is not None and output.as_json:

@@ -11,11 +11,11 @@ import attrs
 from mlxk.domain.monitoring import (
     Extent,
     GpuReading,
+    MachineSample,
     ProcessTree,
     Region,
-    Sample,
     ServerReading,
-    Summary,
+    WatchSummary,
 )
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
 
@@ -23,7 +23,7 @@ GIB, MIB = 1024**3, 1024**2
 _LEVELS = {1: "normal", 2: "a warning", 4: "critical"}
 
 
-def sample_json(sample: Sample) -> dict[str, object]:
+def sample_json(sample: MachineSample) -> dict[str, object]:
     """Return a sample as one line's object; what is not known is left out."""
     machine, gpu = sample.machine, sample.machine.gpu or GpuReading()
     used, swap = machine.used_bytes, machine.swap_used_bytes
@@ -94,7 +94,7 @@ def _rounded(value: float | None, places: int = 1) -> float | None:
     return None if value is None else round(value, places)
 
 
-def summary_json(summary: Summary, interval: float | None, **facts: object) -> dict[str, object]:
+def summary_json(summary: WatchSummary, interval: float | None, **facts: object) -> dict[str, object]:
     """Return a summary as JSON.
 
     Args:
@@ -142,7 +142,7 @@ def _greatest(extent: Extent | None) -> int | None:
     return None if extent is None else round(extent.greatest)
 
 
-def summary_text(summary: Summary, interval: float, exit_code: int | None) -> str:
+def summary_text(summary: WatchSummary, interval: float, exit_code: int | None) -> str:
     """Return a summary as lines for people."""
     rows = [("Time", f"{summary.seconds:.1f}s, {counted(summary.samples, 'sample')}, one every {interval:g}s")]
     if exit_code is not None:
@@ -164,7 +164,7 @@ def summary_text(summary: Summary, interval: float, exit_code: int | None) -> st
     return "\n".join(f"{name:<10} {value}" for name, value in rows)
 
 
-def _machine_rows(summary: Summary) -> Iterator[tuple[str, str]]:
+def _machine_rows(summary: WatchSummary) -> Iterator[tuple[str, str]]:
     used, free = summary.used_bytes, summary.free_bytes
     if used is not None and summary.total_bytes:
         of_all = f"of {decimal_size(summary.total_bytes)}"
@@ -185,7 +185,7 @@ svg { width: 100%; height: auto; } td, th { padding: .15em 1.2em .15em 0; text-a
 .end { text-align: right; }"""
 
 
-def page(title: str, picture: str, summary: Summary, regions: Sequence[Region]) -> str:
+def page(title: str, picture: str, summary: WatchSummary, regions: Sequence[Region]) -> str:
     """Return a page with a picture in SVG, the summary and the regions; it asks for nothing from elsewhere."""
     facts = ["<tr><th>Time<td>" + html.escape(f"{summary.seconds:.1f}s, {counted(summary.samples, 'sample')}")]
     facts += [f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in _machine_rows(summary)]

@@ -15,12 +15,12 @@ from mlxk.domain.monitoring import (
     EngineFigures,
     GpuReading,
     MachineReading,
+    MachineSample,
     MemoryKind,
     ProcessTree,
     Region,
-    Sample,
-    ServedModel,
     ServerReading,
+    WatchedModel,
 )
 from mlxk.entrypoints.cli.render.benchmark_reports import LineFault, json_object, numbered_lines
 from mlxk.entrypoints.cli.render.monitoring import GIB, MIB
@@ -36,14 +36,14 @@ class _FaultyLineError(ValueError):
     """What is wrong with a line, in words."""
 
 
-def read_samples(path: str) -> tuple[list[Sample], list[LineFault]]:
+def read_samples(path: str) -> tuple[list[MachineSample], list[LineFault]]:
     """Return the samples of a file, in the order of time, and the lines that are none.
 
     Raises:
         StorageError: It cannot be read.
         ValidationError: It has no sample.
     """
-    samples: list[Sample] = []
+    samples: list[MachineSample] = []
     faults: list[LineFault] = []
     for number, line in numbered_lines(path):
         try:
@@ -67,7 +67,7 @@ def _reason(error: Exception, otherwise: str) -> str:
     return str(error) if isinstance(error, ValueError) else otherwise
 
 
-def _sample(line: Mapping[str, Any]) -> Sample:
+def _sample(line: Mapping[str, Any]) -> MachineSample:
     elapsed, time = _number(line, "elapsed_s"), _number(line, "ts")
     if elapsed is None and time is None:
         raise _FaultyLineError("it has neither 'elapsed_s' nor 'ts'")
@@ -96,7 +96,9 @@ def _sample(line: Mapping[str, Any]) -> Sample:
         ),
     )
     servers = tuple(map(_server, line.get("servers", ())))
-    return Sample(time or 0.0, _UNKNOWN if elapsed is None else elapsed, machine, _tree(line.get("command")), servers)
+    return MachineSample(
+        time or 0.0, _UNKNOWN if elapsed is None else elapsed, machine, _tree(line.get("command")), servers
+    )
 
 
 def _number(line: Mapping[str, Any], name: str) -> float | None:
@@ -122,7 +124,7 @@ def _tree(known: Mapping[str, Any] | None) -> ProcessTree | None:
 
 def _server(known: Mapping[str, Any]) -> ServerReading:
     models = (
-        ServedModel(
+        WatchedModel(
             str(each["name"]),
             _whole(each, "weight_bytes") or 0,
             each.get("in_use") is True,

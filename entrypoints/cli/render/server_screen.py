@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from mlxk.domain.monitoring import LEVELS, MachineReading, Sample, ServedModel, WatchedServer
+from mlxk.domain.monitoring import LEVELS, MachineReading, MachineSample, WatchedModel, WatchedServer
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table_lines
 from mlxk.entrypoints.cli.render.monitoring import server_json
 
@@ -18,7 +18,7 @@ NOTHING = "-"
 class Moment:
     """What is shown at one moment."""
 
-    sample: Sample
+    sample: MachineSample
     servers: tuple[WatchedServer, ...]
     gone: tuple[tuple[str, float], ...]
     """Servers that were there, and since when they are not, in the time of the samples."""
@@ -173,7 +173,7 @@ def sparkline(values: Sequence[float], width: int, *, plain: bool = False) -> st
     return "".join(blocks[round(value / step)] for value in shown) + f" at most {highest:.1f} tokens/s"
 
 
-def _speed(model: ServedModel) -> str:
+def _speed(model: WatchedModel) -> str:
     return NOTHING if model.tokens_per_second is None else f"{model.tokens_per_second:.1f}"
 
 

@@ -22,7 +22,7 @@ from mlxk.adapters.system.machine_probe import (
     three_numbers,
 )
 from mlxk.application.ports.monitoring import MachineProbe
-from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MemoryKind, ProcessTree, Sample
+from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MachineSample, MemoryKind, ProcessTree
 from mlxk.entrypoints.cli.render.monitoring import sample_json
 
 MIB, GIB = 1024**2, 1024**3
@@ -373,7 +373,7 @@ class TestMac:
         probe = mac(SYSCTL["macOS 15"])
         probe.read([501])
         machine, (tree,) = probe.read([501])
-        assert sample_json(Sample(1790801163.4914, 0.33, machine, tree)) == {
+        assert sample_json(MachineSample(1790801163.4914, 0.33, machine, tree)) == {
             **{"ram_free_gb": 1.0, "ram_used_gb": 12.9, "ram_percent": 80.6, "swap_used_mb": 1024.0},
             **{"swap_percent": 50.0, "memory_pressure": 4, "vm_pressure": 1048, "load_1": 1.93, "load_5": 3.04},
             **{"load_15": 6.9, "cpu_user": 18.8, "cpu_sys": 18.8, "cpu_idle": 62.5, "gpu_active": True},

@@ -11,7 +11,7 @@ from mlxk.adapters.metrics_page import HttpServerProbe, metrics
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.ports.monitoring import ServerProbe
 from mlxk.domain.errors import AccessDeniedError, NetworkError
-from mlxk.domain.monitoring import EngineFigures, ServedModel, ServerReading
+from mlxk.domain.monitoring import EngineFigures, ServerReading, WatchedModel
 
 PAGE = r"""# HELP mlxk_answers_running Answers being computed.
 # TYPE mlxk_answers_running gauge
@@ -30,7 +30,7 @@ mlxk_model_in_use{model="demo"} 1
 mlxk_model_tokens_per_second{model="demo"} 61.5
 """
 ENGINE = EngineFigures(2, 1, 150, 50, 1500, 123456789012, 4096)
-MODELS = (ServedModel("demo", 200, True, 61.5), ServedModel('org/b "quoted" \\n', 300))
+MODELS = (WatchedModel("demo", 200, True, 61.5), WatchedModel('org/b "quoted" \\n', 300))
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

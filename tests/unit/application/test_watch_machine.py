@@ -20,17 +20,17 @@ from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.monitoring import (
     EngineFigures,
     MachineReading,
+    MachineSample,
     MemoryKind,
     ProcessTree,
-    Sample,
-    ServedModel,
     ServerReading,
+    WatchedModel,
 )
 
 ENGINE = EngineFigures(1, 0, 10, 5, 3, 100, 7)
 MODEL = ResidentModel(ModelHandle("org/b", "/models/b", Origin.CACHE), 50, None, in_use=True, tokens_per_second=9.5)
 SERVER = RunningServer("key", 77, "http://a", "1", (MODEL,), ENGINE)
-READING = ServerReading("http://a", 77, (ServedModel("org/b", 50, True, 9.5),), ENGINE)
+READING = ServerReading("http://a", 77, (WatchedModel("org/b", 50, True, 9.5),), ENGINE)
 ASKED = CompletionServer("http://b")
 TREE = ProcessTree(2, 1000, MemoryKind.RESIDENT)
 
@@ -50,12 +50,12 @@ def watching(
     return WatchMachine(probe or machine(), servers or InMemoryRunningServers(), asked or none, SystemClock())
 
 
-def taken(use: WatchMachine, watch: Watch, enough: Callable[[list[Sample]], bool]) -> list[Sample]:
+def taken(use: WatchMachine, watch: Watch, enough: Callable[[list[MachineSample]], bool]) -> list[MachineSample]:
     """Watch until the samples are enough, or a test would wait for ever."""
-    found: list[Sample] = []
+    found: list[MachineSample] = []
     deadline = time.monotonic() + 30
 
-    def take(sample: Sample) -> None:
+    def take(sample: MachineSample) -> None:
         found.append(sample)
         if enough(found) or time.monotonic() > deadline:
             watch.ended.set()
@@ -88,7 +88,7 @@ def test_there_is_a_sample_at_once_and_one_at_the_end() -> None:
 def test_a_command_may_begin_and_end_meanwhile() -> None:
     watch = Watch(0.02)
 
-    def enough(found: list[Sample]) -> bool:
+    def enough(found: list[MachineSample]) -> bool:
         watch.command = {1: 5, 3: None}.get(len(found), watch.command)
         return len(found) == 5
 
@@ -147,7 +147,7 @@ def test_a_server_that_is_named_is_the_only_one_that_is_asked() -> None:
 def test_why_a_server_is_missing_is_said_until_it_is_back() -> None:
     asked = InMemoryServerProbe({})
 
-    def enough(found: list[Sample]) -> bool:
+    def enough(found: list[MachineSample]) -> bool:
         asked.readings["http://b"] = ServerReading("http://b", None, ())
         return bool(found[-1].servers)
 
@@ -162,7 +162,7 @@ def test_another_key_is_asked_for_before_any_sample_and_said_later() -> None:
         watching(asked=asked)(Watch(0.02, ASKED), lambda _: None)
     server = attrs.evolve(ASKED, api_key="sesame")
 
-    def enough(found: list[Sample]) -> bool:
+    def enough(found: list[MachineSample]) -> bool:
         asked.key = "melon"
         return bool(found[-1].faults)
 

@@ -8,12 +8,12 @@ from mlxk.domain.monitoring import (
     EngineFigures,
     GpuReading,
     MachineReading,
+    MachineSample,
     MemoryKind,
     ProcessTree,
-    Sample,
-    ServedModel,
     ServerHistory,
     ServerReading,
+    WatchedModel,
 )
 from mlxk.entrypoints.cli.render.server_screen import Moment, lines, screen, sparkline
 
@@ -22,17 +22,17 @@ MACHINE = MachineReading(16 * 10**9, 4 * 10**9, pressure=2, swap_used_bytes=10**
 SERVER = ServerReading(
     "http://a",
     7,
-    (ServedModel("org/b", 700 * 10**6, True, 61.55), ServedModel("demo", 2 * 10**6)),
+    (WatchedModel("org/b", 700 * 10**6, True, 61.55), WatchedModel("demo", 2 * 10**6)),
     ENGINE,
     ProcessTree(2, 10**9, MemoryKind.RESIDENT),
 )
 
 
-def sample(elapsed: float, *servers: ServerReading, faults: tuple[str, ...] = ()) -> Sample:
-    return Sample(1e9 + elapsed, elapsed, MACHINE, None, servers, faults)
+def sample(elapsed: float, *servers: ServerReading, faults: tuple[str, ...] = ()) -> MachineSample:
+    return MachineSample(1e9 + elapsed, elapsed, MACHINE, None, servers, faults)
 
 
-def moments(*samples: Sample) -> list[Moment]:
+def moments(*samples: MachineSample) -> list[Moment]:
     history = ServerHistory()
     return [Moment(each, history.add(each), history.gone) for each in samples]
 
@@ -110,7 +110,7 @@ def test_rates_leave_out_readings_without_an_answer_of_the_engine_and_new_proces
 
 
 def test_names_that_act_on_a_terminal_are_escaped() -> None:
-    hostile = attrs.evolve(SERVER, models=(ServedModel("a\x1b[2J\nb", 1),))
+    hostile = attrs.evolve(SERVER, models=(WatchedModel("a\x1b[2J\nb", 1),))
     moment = moments(sample(0, hostile))[0]
     assert all("\x1b" not in line and "\n" not in line for line, _ in screen(moment, 200, 50))
     assert all("\x1b" not in line and "\n" not in line for line in lines(moment))
