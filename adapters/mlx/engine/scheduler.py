@@ -16,14 +16,13 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
-from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled
+from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
 from mlxk.adapters.mlx.engine.prefill import Prefill
 from mlxk.adapters.mlx.engine.prefiller import EngineCounters, Prefiller
 from mlxk.adapters.mlx.engine.proposers import Drafter, DraftModel, Proposer
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.engine.speculation import SpeculativeBatch
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.text_model import PooledModel
