@@ -128,7 +128,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "rerank": (
         'mlxk rerank MODEL "how do plants eat?" passages.txt',
         'mlxk rerank MODEL "how do plants eat?" passages.jsonl --top-n 3 --json',
-        'grep -rh photosynthesis notes | mlxk rerank MODEL "how do plants eat?" -',
+        'mlxk rerank MODEL "how do plants eat?" - < passages.txt',
     ),
     "embed-serve": ("mlxk embed-serve MODEL",),
     "alias": ("mlxk alias", "mlxk alias fast demo", "mlxk alias rm fast"),
