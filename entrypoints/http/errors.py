@@ -11,8 +11,6 @@ from mlxk.domain.errors import (
     MethodNotAllowedError,
     MlxkError,
     NotFoundError,
-    PayloadTooLargeError,
-    UnsupportedMediaTypeError,
     ValidationError,
 )
 
@@ -85,12 +83,6 @@ def error_from_falcon(error: falcon.HTTPError) -> MlxkError:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "") if isinstance(error.headers, dict) else ""
         return MethodNotAllowedError(f"This address takes {allowed or 'another method'}.")
-    if error.status_code == 413:
-        return PayloadTooLargeError("The request body is larger than the server takes.")
-    if error.status_code == 415:
-        return UnsupportedMediaTypeError(
-            "The body must be JSON.", hint="Send the header Content-Type: application/json"
-        )
     if error.status_code >= 500:
         return InternalError("The server met an unexpected condition; its log says more.")
     return ValidationError("The request is malformed.")
