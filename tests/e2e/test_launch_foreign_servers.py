@@ -206,3 +206,13 @@ def test_a_question_that_is_left_ends_its_line(environment: dict[str, str], key:
         terminal.expect(pexpect.EOF)
         terminal.wait()
     assert (terminal.exitstatus, f"\r\nlaunch: Error: {said}" in terminal.before) == (status, True), terminal.before
+
+
+@pytest.mark.parametrize("content", [b"\0\1\2", b"#!/no/such/interpreter\n"], ids=["no program", "no interpreter"])
+def test_a_program_that_cannot_be_run_is_named(environment: dict[str, str], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bin" / "codex").write_bytes(content)
+    with answering(document(b'{"data": [{"id": "m"}]}')) as server:
+        done = launch(environment, "--url", server.address, "-m", "m")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/codex' cannot be run: " in done.stderr
+    assert done.stderr.splitlines()[-1] == "Run it by itself, or install it again."
