@@ -3,13 +3,14 @@
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.written_calls import FAMILIES, FUNCTION, JSON, LLAMA, NOW, TOOLS, WEATHER, parts, read
 
-from mlxk.domain.formats.family_formats import detect_syntaxes
-from mlxk.domain.formats.tool_arguments import Tools
+from mlxk.domain.formats.family_formats import CallSyntax, detect_syntaxes
+from mlxk.domain.formats.tool_arguments import Reading, Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
@@ -282,3 +283,26 @@ def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bo
 def test_without_a_function_on_offer_nothing_changes(pieces: list[str]) -> None:
     whole = "".join(pieces)
     assert "".join(str(part) for part in parts("", pieces)) == whole
+
+
+def test_a_long_call_is_read_few_times_however_small_its_pieces_are() -> None:
+    count = 0
+
+    def counted(syntax: CallSyntax) -> CallSyntax:
+        def read(*arguments: Any) -> Reading:
+            nonlocal count
+            count += 1
+            return syntax.read(*arguments)
+
+        return attrs.evolve(syntax, read=read)
+
+    style = ToolCallFormat(tuple(map(counted, detect_syntaxes("<tool_call>", frozenset()))), TOOLS)
+    splitter = ToolCallSplitter(style)
+    content = "def f(x):\n    return [x]\n" * 400
+    call = json.dumps({"name": "write_file", "arguments": {"path": "a", "content": content}})
+    text = f"<tool_call>\n{call}\n</tool_call>"
+    deltas = [each for place in range(0, len(text), 4) for each in splitter.feed(text[place : place + 4])]
+    deltas += splitter.flush(True)
+    (found,) = [delta.call for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert json.loads(found.arguments)["content"] == content
+    assert count < 200
