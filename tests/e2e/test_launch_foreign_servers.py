@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -216,3 +217,15 @@ def test_a_program_that_cannot_be_run_is_named(environment: dict[str, str], tmp_
     assert (done.returncode, done.stdout) == (1, "")
     assert "/codex' cannot be run: " in done.stderr
     assert done.stderr.splitlines()[-1] == "Run it by itself, or install it again."
+
+
+def test_a_program_that_heeds_no_signal_is_killed_in_the_end(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bin" / "codex").write_text("#!/bin/sh\ntrap '' TERM\necho started\nexec sleep 100\n")
+    with answering(document(b'{"data": [{"id": "m"}]}')) as server:
+        command = [sys.executable, "-m", "mlxk", "launch", "codex", "--url", server.address, "-m", "m"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            process.terminate()
+            assert process.wait(40) == 128 + signal.SIGKILL
+            assert process.stdout.read() == ""  # nothing has it open any more
