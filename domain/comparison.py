@@ -201,7 +201,10 @@ class Comparison:
     @property
     def contests(self) -> tuple[Contest, ...]:
         """The figures that both sides have of every round."""
-        found = (_contest(figure, name, self.first.turns, self.second.turns) for figure, name in _FIELDS.items())
+        turns = (self.first.turns, self.second.turns)
+        loads = all(turn.load_seconds is not None for side in turns for turn in side)
+        fields = {**_FIELDS, Figure.DURATION: "total_seconds" if loads else "answer_seconds"}
+        found = (_contest(figure, name, *turns) for figure, name in fields.items())
         return tuple(each for each in found if each is not None)
 
 
@@ -212,7 +215,7 @@ _FIELDS = {
     Figure.DURATION: "total_seconds",
     Figure.MEMORY: "memory_bytes",
 }
-"""The field of a turn that each figure is."""
+"""The field of a turn that each figure is; the answers alone are the total where the load of a side is not known."""
 
 
 def _contest(figure: Figure, field: str, first: Sequence[Turn], second: Sequence[Turn]) -> Contest | None:

@@ -395,4 +395,4 @@ def _limits(sides: Sequence[SideResult], rounds: int) -> Iterator[str]:
         yield f"All answers of A have {known[0]} tokens, those of B {known[1]}: compare tokens/s rather than totals."
     for name, side in zip("AB", sides, strict=True):
         if any(turn.load_seconds is None for turn in side.turns):
-            yield f"The server of {name} cannot be told to load a model: the total is that of the answers."
+            yield f"The server of {name} cannot be told to load a model: the totals are those of the answers."

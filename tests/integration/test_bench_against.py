@@ -109,6 +109,10 @@ def test_our_server_is_compared_with_itself_by_its_two_apis(
         assert answer["text"]
         assert 0 < answer["tokens"] <= 8
     assert set(differences(data)) == {"speed", "first_token", "duration"}
+    totals = next(each for each in data["figures"] if each["figure"] == "duration")
+    for side, name in zip(data["sides"], ("a", "b"), strict=True):
+        answers = [each["answer_seconds"] for each in side["rounds"]]
+        assert totals[name]["median"] == pytest.approx(sum(answers) / 2, abs=1e-5)
     assert any("The server of A cannot be told to load" in note for note in data["notes"])
 
 
