@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import attrs
 
@@ -345,3 +346,45 @@ def _write(path: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def linked_blob(path: str, blobs: str) -> str | None:
+    """Return the name of the blob that a link in a snapshot leads to; None where it leads elsewhere.
+
+    Only the first link is followed: a blob may itself be a link into the shared store.
+
+    Args:
+        path: Of the link.
+        blobs: The directory of the model's blobs, without links.
+    """
+    target = os.path.join(os.path.realpath(os.path.dirname(path)), os.readlink(path))
+    directory, blob = os.path.split(os.path.normpath(target))
+    return blob if directory == blobs else None
+
+
+def shared_target(folder: ModelFolder, path: str) -> Path | None:
+    """Return the path of a blob in the store that models share; None when it is not a link to it."""
+    if not os.path.islink(path):
+        return None
+    from huggingface_hub.utils import _shared_blobs  # removal only: listing must not import the hub client
+
+    return _shared_blobs.shared_blob_target(path, folder.root)
+
+
+def linked_parts(folder: ModelFolder) -> tuple[str, ...]:
+    """Return the parts of a model's folder that are links to other places."""
+    names = ("blobs", "refs", "snapshots", "trees", *(f"snapshots/{name}" for name in own_entries(folder.snapshots)))
+    return tuple(sorted(name for name in names if os.path.islink(f"{folder.directory}/{name}")))
+
+
+def own_entries(directory: str) -> list[str]:
+    """Return the entries of a directory; none of one that is a link to another place."""
+    return [] if os.path.islink(directory) else entries(directory)
+
+
+def entries(directory: str) -> list[str]:
+    """Return the entries of a directory, sorted; none where there is no directory."""
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import attrs
 
-from mlxk.adapters.huggingface.layout import STAGING, ModelFolder, references_to, snapshots_of
+from mlxk.adapters.huggingface.layout import (
+    STAGING,
+    ModelFolder,
+    entries,
+    linked_blob,
+    linked_parts,
+    own_entries,
+    references_to,
+    shared_target,
+    snapshots_of,
+)
 from mlxk.adapters.huggingface.locks import lock_files, remove_lock_files
 from mlxk.application.ports.model_cache import Removal
 from mlxk.domain.errors import StorageError
@@ -116,7 +126,7 @@ def _remove_revision(folder: ModelFolder, revision: str) -> None:
 def _only_used_by(folder: ModelFolder, revision: str) -> set[str]:
     if os.path.islink(folder.blobs):
         return set()
-    others = [name for name in _entries(folder.snapshots) if name != revision]
+    others = [name for name in entries(folder.snapshots) if name != revision]
     return _usage(folder, [revision]).blobs - _usage(folder, others).blobs
 
 
@@ -134,20 +144,6 @@ def _usage(folder: ModelFolder, revisions: list[str]) -> _Usage:
                 if blob is not None:
                     usage.blobs.add(blob)
     return usage
-
-
-def linked_blob(path: str, blobs: str) -> str | None:
-    """Return the name of the blob that a link in a snapshot leads to; None where it leads elsewhere.
-
-    Only the first link is followed: a blob may itself be a link into the shared store.
-
-    Args:
-        path: Of the link.
-        blobs: The directory of the model's blobs, without links.
-    """
-    target = os.path.join(os.path.realpath(os.path.dirname(path)), os.readlink(path))
-    directory, blob = os.path.split(os.path.normpath(target))
-    return blob if directory == blobs else None
 
 
 def _remove_blob(folder: ModelFolder, name: str) -> None:
@@ -174,15 +170,6 @@ def _blob_bytes(folder: ModelFolder, name: str) -> int:
     with contextlib.suppress(OSError):
         return os.lstat(path).st_size
     return 0
-
-
-def shared_target(folder: ModelFolder, path: str) -> Path | None:
-    """Return the path of a blob in the store that models share; None when it is not a link to it."""
-    if not os.path.islink(path):
-        return None
-    from huggingface_hub.utils import _shared_blobs  # removal only: listing must not import the hub client
-
-    return _shared_blobs.shared_blob_target(path, folder.root)
 
 
 def _model_bytes(folder: ModelFolder) -> int:
@@ -212,21 +199,3 @@ def _unless_gone(_: object, path: str, failure: tuple[type[BaseException], BaseE
     """Go on after what no longer exists: on some disks of macOS the companion ``._NAME`` of a file goes with it."""
     if not isinstance(failure[1], FileNotFoundError):
         raise failure[1]
-
-
-def linked_parts(folder: ModelFolder) -> tuple[str, ...]:
-    """Return the parts of a model's folder that are links to other places."""
-    names = ("blobs", "refs", "snapshots", "trees", *(f"snapshots/{name}" for name in own_entries(folder.snapshots)))
-    return tuple(sorted(name for name in names if os.path.islink(f"{folder.directory}/{name}")))
-
-
-def own_entries(directory: str) -> list[str]:
-    """Return the entries of a directory; none of one that is a link to another place."""
-    return [] if os.path.islink(directory) else _entries(directory)
-
-
-def _entries(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -10,11 +10,13 @@ import attrs
 from mlxk.adapters.huggingface.layout import (
     STAGING,
     ModelFolder,
+    linked_blob,
+    linked_parts,
     read_tree,
     references_to,
+    shared_target,
     snapshots_of,
 )
-from mlxk.adapters.huggingface.removal import linked_blob, linked_parts, shared_target
 from mlxk.domain.models.footprint import ModelUsage, StoredContent, StoredRevision
 
 BLOCK_BYTES = 512

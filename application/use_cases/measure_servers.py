@@ -16,7 +16,7 @@ from mlxk.application.ports.system import Clock
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
 from mlxk.application.use_cases.measure_speed import WORDS, MachineReader, Report, busy_notes
 from mlxk.application.use_cases.model_tasks import LoadModel, identity_of
-from mlxk.domain.benchmark import CACHED_SHARE, Level, Load, Machine, RemoteCompletion, Span
+from mlxk.domain.benchmark import CACHED_SHARE, Level, Load, RemoteCompletion, Span
 from mlxk.domain.comparison import LEAST_ROUNDS, Comparison, SideResult, Turn
 from mlxk.domain.errors import ExecutionError, NetworkError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
@@ -24,24 +24,11 @@ from mlxk.domain.generation.request import Finished, ReasoningDelta, TextDelta, 
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelDetails
 from mlxk.domain.search import ModelPair
+from mlxk.domain.speed import ServerSpeed
 
 _ORDER = " Go on with this list of words, one a line, and do not stop."
 _REFUSED_FIELDS = (400, 422)
 """Statuses of servers that refuse a field they do not know."""
-
-
-@attrs.frozen
-class ServerSpeed:
-    """The result for a server."""
-
-    model: str
-    machine: Machine
-    """The one that asked."""
-    levels: tuple[Level, ...]
-    notes: tuple[str, ...]
-    """As for a model."""
-    load_seconds: float | None = None
-    """To have the model in memory for the first request, as the server states it; None when it does not."""
 
 
 @attrs.frozen

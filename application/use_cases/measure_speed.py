@@ -1,7 +1,6 @@
 """Measure the speed of a model on this machine: of text, images, sound or embeddings, as it is made for."""
 
 import contextlib
-import enum
 import random
 import struct
 import zlib
@@ -35,6 +34,7 @@ from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, EncodedImage
 from mlxk.domain.generation.request import Finished, TokenIds
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle
+from mlxk.domain.speed import ModelSpeed, TaskRow, Unit
 from mlxk.domain.transcription import Transcript, TranscriptionSettings
 
 Report = Callable[[str, int, int], None]
@@ -50,56 +50,6 @@ WORDS = (
 
 _FEWER = "Measure fewer tokens."
 _COMPUTING = ("mlx", "mlx-audio", "mlx-lm", "mlx-metal", "mlx-cpu", "mlx-vlm", "transformers")
-
-
-@attrs.frozen
-class ModelSpeed:
-    """The result for a model of this machine."""
-
-    model: ModelDescription
-    machine: Machine
-    load_seconds: float | None
-    """From the request to the model in memory; libraries are imported before. None for a model without text."""
-    rows: tuple[Row, ...]
-    """Of text."""
-    peak_array_bytes: int
-    """Most memory of all arrays."""
-    peak_process_bytes: int | None
-    """Most resident memory of the process; None when unknown."""
-    notes: tuple[str, ...]
-    """What limits the meaning of the figures, a sentence each."""
-    tasks: "tuple[TaskRow, ...]" = ()
-    """Of everything else."""
-
-
-class Unit(enum.Enum):
-    """What a task is measured in; values are words for users."""
-
-    IMAGES = "images"
-    SOUND = "s of sound"
-    TEXTS = "texts"
-
-
-@attrs.frozen
-class TaskRow:
-    """The result for images, sound or texts, over its repeats."""
-
-    name: str
-    """Such as ``image448``, ``sound30``, ``embed128``."""
-    unit: Unit
-    amount: float
-    """What is done in each run, in that unit."""
-    repeats: int
-    per_second: Spread
-    """In that unit."""
-    seconds: Spread
-    """Of each run."""
-    span: Span
-
-    @property
-    def noisy(self) -> bool:
-        """Whether its speed varies much."""
-        return self.per_second.noisy
 
 
 @attrs.frozen

@@ -24,11 +24,12 @@ from serving.program import ServedProgram
 from typed_commands import BUILT_IN
 
 from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.application.use_cases.measure_servers import MeasureServer, ServerSpeed
+from mlxk.application.use_cases.measure_servers import MeasureServer
 from mlxk.application.use_cases.measure_speed import MachineReader
 from mlxk.domain.benchmark import Load
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import ExecutionError, NetworkError
+from mlxk.domain.speed import ServerSpeed
 
 Command = Callable[..., dict[str, Any]]
 Program = Callable[..., Any]

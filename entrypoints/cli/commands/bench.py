@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.application.generation_input import Recording
-from mlxk.application.use_cases.measure_servers import ServerSpeed
-from mlxk.application.use_cases.measure_speed import ModelSpeed
 from mlxk.domain.benchmark import Load, Phase, Shape
 from mlxk.domain.errors import FeatureGateError, StorageError, UsageError
 from mlxk.domain.models.model import Capability
+from mlxk.domain.speed import ModelSpeed, ServerSpeed
 from mlxk.entrypoints.cli import comparing
 from mlxk.entrypoints.cli.command import (
     MODEL_HELP,

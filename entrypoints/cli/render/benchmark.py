@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxk import __version__
-from mlxk.application.use_cases.measure_servers import ServerSpeed
-from mlxk.application.use_cases.measure_speed import ModelSpeed, TaskRow
 from mlxk.application.use_cases.model_tasks import identity_of
 from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread, StatedSpeeds
+from mlxk.domain.speed import ModelSpeed, ServerSpeed, TaskRow
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 

@@ -12,11 +12,10 @@ from typing import Any
 import attrs
 
 from mlxk import __version__
-from mlxk.application.use_cases.measure_servers import ServerSpeed
-from mlxk.application.use_cases.measure_speed import ModelSpeed, TaskRow, Unit
 from mlxk.domain.benchmark import Level, Machine, Row, Span
 from mlxk.domain.comparison import Figure, Outcome, Record, Sample
 from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.speed import ModelSpeed, ServerSpeed, TaskRow, Unit
 from mlxk.entrypoints.cli.render.benchmark import level_object, name_of, rounded, row_object, task_object
 
 SCHEMA = "0.2.2"
