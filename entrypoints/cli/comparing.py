@@ -57,7 +57,7 @@ def compare(model: str | None, arguments: argparse.Namespace, container: "Contai
     questions, rounds = arguments.prompt or QUESTIONS, arguments.repeats or LEAST_ROUNDS
     with Spinner(output, "Preparing") as spinner:
         found = container.use_cases.compare_speed()(
-            first, second, questions, tokens[0], rounds, Report(output, spinner)
+            first, second, questions, tokens[0], rounds, ShownProgress(output, spinner)
         )
     document = comparison.comparison_document(found)
     try:
@@ -160,7 +160,7 @@ def require_writable(path: str, flag: str) -> None:
 
 
 @attrs.frozen
-class Report:
+class ShownProgress:
     """Says on standard error what is measured: in the spinner on a terminal, else a line each time that changes."""
 
     output: Output

@@ -28,7 +28,7 @@ from mlxk.entrypoints.cli.command import (
     model_reference,
     naming_the_flag,
 )
-from mlxk.entrypoints.cli.comparing import Report, named_server, refuse, require_writable
+from mlxk.entrypoints.cli.comparing import ShownProgress, named_server, refuse, require_writable
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -149,7 +149,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         require_writable(arguments.report, "--report")  # better known before minutes of measuring
     found: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
-        report = Report(output, spinner)
+        report = ShownProgress(output, spinner)
         if arguments.url is None:
             found = _of_model(model, arguments, context, report)
         else:
@@ -202,7 +202,9 @@ def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
     return FAILED if any(each.faults for each in read) else DONE
 
 
-def _of_model(model: str | None, arguments: argparse.Namespace, context: CommandContext, report: Report) -> ModelSpeed:
+def _of_model(
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: ShownProgress
+) -> ModelSpeed:
     if model is None:
         raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
     refuse(("api", "api_key_file"), arguments, "goes with --url")
@@ -279,7 +281,7 @@ def _shapes(arguments: argparse.Namespace, images: Sequence[int]) -> list[Shape]
 
 
 def _of_server(
-    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: Report
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: ShownProgress
 ) -> ServerSpeed:
     refuse(_LOCAL_ONLY, arguments, "has no meaning for a server")
     prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (_TOKENS,))

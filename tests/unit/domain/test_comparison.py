@@ -12,9 +12,9 @@ from mlxk.domain.comparison import (
     Figure,
     MeasuredTest,
     Outcome,
-    Record,
     ReportComparison,
     Sample,
+    TestRecord,
     change,
     difference,
     results,
@@ -61,9 +61,9 @@ def test_a_difference_below_the_negligible_is_none_however_sure() -> None:
     assert change(Sample.of([0]), Sample.of([125])) is None
 
 
-def record(test: str, outcome: Outcome, speed: float) -> Record:
+def record(test: str, outcome: Outcome, speed: float) -> TestRecord:
     """Return a line of a report."""
-    return Record("m", test, outcome, {Figure.SPEED: Sample.of([speed])})
+    return TestRecord("m", test, outcome, {Figure.SPEED: Sample.of([speed])})
 
 
 def test_several_records_of_a_test_are_one_result_with_the_figures_of_those_that_passed() -> None:
