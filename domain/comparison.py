@@ -236,7 +236,7 @@ TestKey = tuple[str | None, str]
 
 
 @attrs.frozen
-class TestRecord:
+class ReportLine:
     """One line of a report."""
 
     model: str | None
@@ -277,7 +277,7 @@ class MeasuredTest:
         return self.outcomes.get(Outcome.FAILED, 0)
 
     @classmethod
-    def of(cls, records: Sequence[TestRecord]) -> "MeasuredTest":
+    def of(cls, records: Sequence[ReportLine]) -> "MeasuredTest":
         """Return the result of at least one record of the same test."""
         passed = [each.figures for each in records if each.outcome is Outcome.PASSED]
         outcomes = {kind: sum(each.outcome is kind for each in records) for kind in Outcome}
@@ -302,9 +302,9 @@ def _merged(samples: Sequence[Sample]) -> Sample:
     return samples[0] if len(samples) == 1 else Sample.of([each.median for each in samples])
 
 
-def results(records: Iterable[TestRecord]) -> list[MeasuredTest]:
+def results(records: Iterable[ReportLine]) -> list[MeasuredTest]:
     """Return the results of all tests, models and tests in the order in which they first appear."""
-    models: dict[str | None, dict[str, list[TestRecord]]] = {}
+    models: dict[str | None, dict[str, list[ReportLine]]] = {}
     for record in records:
         models.setdefault(record.model, {}).setdefault(record.test, []).append(record)
     return [MeasuredTest.of(each) for tests in models.values() for each in tests.values()]

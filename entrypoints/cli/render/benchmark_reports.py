@@ -13,7 +13,7 @@ import attrs
 
 from mlxk import __version__
 from mlxk.domain.benchmark import Level, Machine, Row, Span
-from mlxk.domain.comparison import Figure, Outcome, Sample, TestRecord
+from mlxk.domain.comparison import Figure, Outcome, ReportLine, Sample
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.speed import ModelSpeed, ServerSpeed, TaskRow, Unit
 from mlxk.entrypoints.cli.render.benchmark import level_object, name_of, rounded, row_object, task_object
@@ -144,7 +144,7 @@ class Report:
     """What was read of the files of one report."""
 
     files: tuple[str, ...]
-    records: tuple[TestRecord, ...]
+    records: tuple[ReportLine, ...]
     schemas: tuple[str, ...]
     """Versions of the schema that the lines name, each once."""
     faults: tuple[LineFault, ...]
@@ -162,7 +162,7 @@ def read_reports(*paths: str) -> Report:
         StorageError: A file cannot be read.
         ValidationError: A file has no record.
     """
-    records: list[TestRecord] = []
+    records: list[ReportLine] = []
     schemas: dict[str, None] = {}
     faults: list[LineFault] = []
     for path in paths:
@@ -239,7 +239,7 @@ _FIGURES: Mapping[Figure, tuple[Mapping[str, float], tuple[str, ...]]] = {
 """Where a figure is: names in ``performance`` with their units, and in ``metadata`` for values of several runs."""
 
 
-def _record(document: dict[str, Any]) -> TestRecord:
+def _record(document: dict[str, Any]) -> ReportLine:
     for name in _TEXTS:
         _text(document, name)
     if document["outcome"] not in [each.value for each in Outcome]:
@@ -252,7 +252,7 @@ def _record(document: dict[str, Any]) -> TestRecord:
     if whole is not None and Figure.SPEED not in figures:
         figures[Figure.DURATION] = Sample(1, whole, whole, whole)
     flags = parts["system_health"].get("quality_flags") or []
-    return TestRecord(
+    return ReportLine(
         _text(model, "id", "model") if model.get("id") is not None else None,
         document["test"],
         Outcome(document["outcome"]),

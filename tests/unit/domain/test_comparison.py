@@ -13,8 +13,8 @@ from mlxk.domain.comparison import (
     MeasuredTest,
     Outcome,
     ReportComparison,
+    ReportLine,
     Sample,
-    TestRecord,
     change,
     difference,
     results,
@@ -61,9 +61,9 @@ def test_a_difference_below_the_negligible_is_none_however_sure() -> None:
     assert change(Sample.of([0]), Sample.of([125])) is None
 
 
-def record(test: str, outcome: Outcome, speed: float) -> TestRecord:
+def record(test: str, outcome: Outcome, speed: float) -> ReportLine:
     """Return a line of a report."""
-    return TestRecord("m", test, outcome, {Figure.SPEED: Sample.of([speed])})
+    return ReportLine("m", test, outcome, {Figure.SPEED: Sample.of([speed])})
 
 
 def test_several_records_of_a_test_are_one_result_with_the_figures_of_those_that_passed() -> None:
