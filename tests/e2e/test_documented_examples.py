@@ -20,6 +20,7 @@ import pytest
 from hub.server import LoopbackHub
 from models.cached_models import put
 from models.tiny_embedding import build_qwen3
+from models.tiny_rerankers import build_cross_encoder
 from typed_commands import BUILT_IN, StartedServer, Typed, built_in_files, reader_environment, typed
 
 pytestmark = [
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "contracts" / "README.md"])
 
 READERS = {
-    "warm": ("chat", "prompts", "speech", "vision", "json-api", "embeddings"),
+    "warm": ("chat", "prompts", "speech", "vision", "json-api", "embeddings", "reranking"),
     "run": ("run", "monitor"),
     "warm-model": ("warm-model",),
     "operations": ("operations",),
@@ -196,6 +197,7 @@ class Reader:
         }
         return models | {
             "MODEL": "demo",
+            "RERANKER": "org/reranker",
             "NAME": chats[-1].stem if chats else "",
             "read_file": "echo",
             "org/model@abc1234": "org/old@0123456",
@@ -277,6 +279,7 @@ def reader_of(name: str, readers: dict[str, Reader], home: Path, hub: LoopbackHu
             partial.write_bytes(b"0" * 5000)
         if name == "warm":
             build_qwen3(put(home, "org/Qwen3-Embedding", {}))
+            build_cross_encoder(put(home, "org/reranker", {}), "bert")
             assert typed("mlxk serve --background", reader.variables, home).status == 0
     return readers[name]
 
@@ -286,6 +289,11 @@ def write_files(home: Path) -> None:
     for name, lines in {"note.txt": 12, "notes.md": 2, "questions.txt": 1, "CONTRIBUTING.md": 3}.items():
         (home / name).write_text("What is mlxk?\n" * lines)
     (home / "texts.jsonl").write_text('{"text": "a man is eating food"}\n{"text": "hello world", "id": 7}\n')
+    passages = ("Cars need fuel.", "Plants make sugar from light, by photosynthesis.")
+    (home / "passages.txt").write_text("".join(f"{each}\n" for each in passages))
+    (home / "passages.jsonl").write_text("".join(f"{json.dumps({'text': each})}\n" for each in passages))
+    (home / "notes").mkdir()
+    (home / "notes" / "plants.txt").write_text("\n".join(passages))
     shutil.copy(BUILT_IN / "demo-vision" / "blue-square.jpg", home)
     shutil.copy(BUILT_IN / "demo-speech" / "hello.wav", home / "clip.wav")
     server = {"command": sys.executable, "args": [str(ROOT / "tests" / "tool_server.py"), "files"]}

@@ -65,6 +65,22 @@ def test_metrics_say_what_a_step_takes_and_how_much_of_a_prompt_is_computed_at_a
     assert after["mlxk_prompt_chunk_tokens"] >= 4
 
 
+def test_an_answer_goes_on_to_its_limit_where_a_client_that_measures_asks_for_that(served: RunningServer) -> None:
+    for path, prompt in ((PATH, QUESTION), ("/v1/completions", {"model": "demo", "prompt": "What is mlxk?"})):
+        _, _, usual = served.post(path, {**prompt, "max_tokens": 200, "temperature": 0})
+        status, headers, answer = served.post(path, {**prompt, "max_tokens": 200, "temperature": 0, "ignore_eos": True})
+        assert (status, "x-mlxk-ignored-fields" in headers) == (200, False)
+        assert usual["usage"]["completion_tokens"] < answer["usage"]["completion_tokens"] == 200
+        assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_an_answer_by_a_schema_cannot_go_on_past_its_end(served: RunningServer) -> None:
+    body = {**QUESTION, "ignore_eos": True, "response_format": {"type": "json_object"}}
+    status, _, answer = served.post(PATH, body)
+    assert status == 400
+    assert "ignore_eos" in answer["error"]["message"]
+
+
 def test_models_that_do_not_fit_together_are_asked_for_in_turns_and_all_answer(
     served: RunningServer, tmp_path: Path
 ) -> None:

@@ -58,6 +58,8 @@ class SamplingFields:
     logit_bias: Bias | None = None
     seed: Seed | None = None
     stop: Stop = None
+    ignore_eos: bool | None = None
+    """Whether the answer goes on to its limit, as clients that measure servers ask for."""
     user: str | None = None
 
     @property
@@ -79,6 +81,7 @@ class SamplingFields:
             logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             seed=None if self.seed is None else self.seed % SEED_RANGE,
             stop=tuple(filter(None, (self.stop,) if isinstance(self.stop, str) else self.stop or ())),
+            ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
         )
 
