@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mlxk import __version__
 from mlxk.adapters.builtin import PackagedModelSource, model_pairs, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
@@ -18,6 +19,7 @@ from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu, has_nvidia_gpu
 from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, run_quietly, system_memory_probe
 from mlxk.application.policy import estimate_memory
+from mlxk.application.ports.telemetry import NoTelemetry
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.monitoring import ChartWriter, MachineProbe, ServerProbe
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog, MemoryProbe
+    from mlxk.application.ports.telemetry import Telemetry
     from mlxk.domain.models.model import ModelHandle
 
 
@@ -255,6 +258,16 @@ def _tool_servers() -> "ToolServers":
     return McpToolServers()
 
 
+def _telemetry(ports: "Adapters") -> "Telemetry":
+    if ports.server is None or not ports.server.otlp:
+        return NoTelemetry()
+    from mlxk.adapters.telemetry import OtlpTelemetry
+    from mlxk.entrypoints.start_checks import require_exporter
+
+    require_exporter()
+    return OtlpTelemetry(ports.event_log(), __version__)
+
+
 class Adapters:
     """One instance of each adapter, built when first asked for; for a server or, without its settings, a command."""
 
@@ -311,6 +324,7 @@ class Adapters:
         self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
         self.tool_servers = Singleton(_tool_servers)
         self.chart_writer = Singleton(_chart_writer)
+        self.telemetry = Singleton(_telemetry, self)
 
     def describe(self) -> DescribeModel:
         """Return the use case that describes models."""

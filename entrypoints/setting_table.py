@@ -289,6 +289,7 @@ _SERVE = (
     _flagged("allow_model_paths", SWITCH, "Let clients name models by path.", False, "allow_paths"),
     _flagged("allow_model_changes", SWITCH, "Let clients pull and remove models.", False, "allow_model_changes"),
     _flagged("drain_timeout", number(0), "Seconds that answers may take to finish.", 30.0, "drain_seconds"),
+    _flagged("otlp", SWITCH, "Send traces and metrics to an OpenTelemetry collector.", False, "otlp"),
     _flagged("supervisor", SWITCH, "Restart the server's worker when it dies.", True, "supervised"),
 )
 

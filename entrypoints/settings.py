@@ -197,6 +197,8 @@ class ServerSettings:
     blas: str = "auto"
     log_level: str = "info"
     log_json: bool = False
+    otlp: bool = False
+    """Whether traces and metrics are sent to the collector that the OTEL_ variables name."""
     supervised: bool = True
     """Whether a supervisor restarts the worker when it dies."""
     reload: bool = False

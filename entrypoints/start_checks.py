@@ -3,8 +3,9 @@
 import ipaddress
 import resource
 import tempfile
+from importlib.util import find_spec
 
-from mlxk.domain.errors import InsufficientMemoryError, StorageError
+from mlxk.domain.errors import BackendNotInstalledError, InsufficientMemoryError, StorageError
 from mlxk.entrypoints.settings import ServerSettings
 
 FEWEST_DESCRIPTORS = 64
@@ -78,4 +79,23 @@ def require_descriptors() -> None:
         raise StorageError(
             f"the limit of open files is {hard}, and a server needs at least {FEWEST_DESCRIPTORS}",
             hint="Raise it: ulimit -n 1024",
+        )
+
+
+_EXPORTER = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+
+
+def require_exporter() -> None:
+    """Refuse to start a server that could not send its traces.
+
+    Raises:
+        BackendNotInstalledError: The packages for it are not installed.
+    """
+    try:
+        found = all(find_spec(name) is not None for name in _EXPORTER)
+    except (ImportError, ValueError):  # a package above it is missing, or is not what its name says
+        found = False
+    if not found:
+        raise BackendNotInstalledError(
+            "--otlp needs the OpenTelemetry SDK, which is not installed", hint="Install it: pip install 'mlxk[otel]'"
         )

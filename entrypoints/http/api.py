@@ -11,6 +11,7 @@ import falcon
 
 from mlxk.application.ports.media import AudioDecoder
 from mlxk.application.ports.system import Clock, EventLog
+from mlxk.application.ports.telemetry import Telemetry
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, RerankDocuments, TokenizeText, TranscribeAudio
@@ -22,6 +23,7 @@ from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.page import ChatPage
+from mlxk.entrypoints.http.tracing import Tracer
 from mlxk.entrypoints.settings import ServerSettings
 
 
@@ -43,6 +45,7 @@ class Services:
     generator: TextGenerator
     clock: Clock
     log: EventLog
+    telemetry: Telemetry
 
 
 @attrs.frozen
@@ -54,6 +57,7 @@ class ServerContext:
     lifecycle: ServerLifecycle
     limit: ConcurrencyLimit
     metrics: Metrics
+    tracer: Tracer
     responder: GenerationResponder
     page: ChatPage | None = None
     """The chat page; None for a server that has none."""

@@ -15,7 +15,7 @@ from mlxk.entrypoints.http.access import HostGuard, KeyGuard, OriginGuard
 from mlxk.entrypoints.http.anthropic.api import anthropic_api
 from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, ErrorBody, error_from_falcon, raised_at, status_of
-from mlxk.entrypoints.http.generation.responder import GenerationResponder
+from mlxk.entrypoints.http.generation.responder import AnswerRecords, GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
@@ -39,6 +39,7 @@ from mlxk.entrypoints.http.resources import (
     send_json,
 )
 from mlxk.entrypoints.http.responses.api import responses_api
+from mlxk.entrypoints.http.tracing import Trace, Tracer
 from mlxk.entrypoints.settings import MIB, ServerSettings
 from mlxk.entrypoints.start_checks import offers_page
 
@@ -216,21 +217,21 @@ class Application:
     ) -> None:
         self.lifecycle = ServerLifecycle()
         self._dispatcher = StreamDispatcher(services.clock, services.log, keep_alive_seconds)
-        self._log = services.log
+        self._log, self._telemetry = services.log, services.telemetry
         self.metrics = Metrics()
+        tracer = Tracer(services.telemetry, services.clock)
         self._limit = ConcurrencyLimit(settings.max_streams, settings.max_queue)
-        responder = GenerationResponder(
-            self._dispatcher, self.lifecycle, self._limit, self.metrics, services.log, services.clock
-        )
+        records = AnswerRecords(self.metrics, tracer, services.log)
+        responder = GenerationResponder(self._dispatcher, self.lifecycle, self._limit, records, services.clock)
         page = ChatPage() if offers_page(settings) else None
-        context = ServerContext(services, settings, self.lifecycle, self._limit, self.metrics, responder, page)
+        context = ServerContext(services, settings, self.lifecycle, self._limit, self.metrics, tracer, responder, page)
         built = [make(context) for make in apis]
         body_limits = {path: limit for api in built for path, limit in api.body_limits.items()}
         self.max_body_bytes = max(settings.max_body_mib * MIB, *body_limits.values(), 0)
         """Largest request body that any path takes."""
         self._origins = OriginGuard(settings.cors_origins)
         middleware: list[Any] = [
-            RequestScope(services.log, services.clock, self.metrics),
+            RequestScope(services.log, services.clock, self.metrics, tracer),
             HostGuard(settings.host, settings.allowed_hosts, socket.gethostname()),
             self._origins,
             KeyGuard(
@@ -259,8 +260,9 @@ class Application:
         return {"Content-Type": content_type, "Vary": "Origin", **self._origins.headers(request)}, body
 
     def close(self) -> None:
-        """End every response."""
+        """End every response, then telemetry."""
         self._dispatcher.close()
+        self._telemetry.close()
 
     def admit(self) -> Callable[[], None]:
         """Admit a completion of another process of this user; return the function that releases its slot.
@@ -301,6 +303,9 @@ class Application:
     def _on_error(
         self, request: falcon.Request, response: falcon.Response, error: MlxkError, params: dict[str, object]
     ) -> None:
+        trace: Trace | None = getattr(request.context, "trace", None)
+        if trace is not None and not trace.ends_later:
+            trace.error = error.code
         api = self._api_of(request)
         status = status_of(error) if api is None else api.error_statuses.get(error.code, status_of(error))
         response.status = falcon.code_to_http_status(status)

@@ -12,6 +12,7 @@ import falcon
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.entrypoints.http.lifecycle import Metrics
+from mlxk.entrypoints.http.tracing import Tracer
 
 REQUEST_ID = "X-Request-ID"
 
@@ -27,7 +28,8 @@ class RequestScope:
     The log shows the route, never the path or the query, which may contain secrets.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, log: EventLog, clock: Clock, metrics: Metrics, tracer: Tracer) -> None:
+        self._tracer = tracer
         self._log = log
         self._clock = clock
         self._metrics = metrics
@@ -36,6 +38,7 @@ class RequestScope:
         """Set the request's id and start time."""
         request.context.request_id = request_id_from(request.get_header(REQUEST_ID))
         request.context.began = self._clock.monotonic()
+        self._tracer.begin(request)
 
     def process_response(
         self, request: falcon.Request, response: falcon.Response, resource: object, succeeded: bool
@@ -47,6 +50,7 @@ class RequestScope:
         status = response.status_code
         method = request.method if request.method in falcon.HTTP_METHODS else "unknown"
         self._metrics.request(route, method, status)
+        self._tracer.answered(request, request_id(request))
         seconds = self._clock.monotonic() - getattr(request.context, "began", self._clock.monotonic())
         write = self._log.debug if route in QUIET_ROUTES else self._log.info
         write(

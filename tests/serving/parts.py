@@ -15,6 +15,7 @@ from doubles.model_hub import InMemoryModelHub
 from doubles.model_source import InMemoryModelSource
 from doubles.model_tokenizer import InMemoryModelTokenizer
 from doubles.speech_transcriber import InMemorySpeechTranscriber
+from doubles.telemetry import InMemoryTelemetry
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
@@ -112,6 +113,7 @@ class Parts:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
         self.log = InMemoryEventLog()
+        self.telemetry = InMemoryTelemetry()
         directories = {CHAT_MODEL: CHAT, OTHER_MODEL: CHAT, BASE_MODEL: BASE, BROKEN_MODEL: BROKEN}
         directories |= {SPEECH_MODEL: SPEECH, ENGLISH_SPEECH_MODEL: SPEECH, EMBEDDING_MODEL: EMBEDDING}
         directories |= {name: dict(files) for name, files in (models or {}).items()}
@@ -151,6 +153,7 @@ class Parts:
             generator=self.generator,
             clock=clock,
             log=self.log,
+            telemetry=self.telemetry,
         )
         self.application = Application(services, self.settings, keep_alive_seconds, (*APIS, *apis))
         self.application.lifecycle.preloaded = True

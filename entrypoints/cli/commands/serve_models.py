@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     log = parser.add_argument_group("log and life")
     log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
     log.add_argument("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON, one object a line")
+    log.add_argument("--otlp", action=argparse.BooleanOptionalAction, help="send traces to an OpenTelemetry collector")
     log.add_argument("-v", "--verbose", action="store_true", help="the same as --log-level debug")
     log.add_argument("--background", action="store_true", help="go on in the background once the server is ready")
     log.add_argument("--drain-timeout", type=float, metavar="S", help="seconds answers may take to finish (30)")
@@ -265,6 +266,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "blas": _first(arguments.blas, context.settings.blas),
         "log_json": _first(arguments.log_json, context.settings.log_json),
         "allow_paths": arguments.allow_model_paths,
+        "otlp": arguments.otlp,
         "supervised": arguments.supervisor,
     }
     if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:

@@ -29,6 +29,7 @@ from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLif
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.resources import caller_of
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
+from mlxk.entrypoints.http.tracing import Tracer, trace_of
 
 ADAPTATIONS = "X-Mlxk-Adaptations"
 """Response header: how the conversation was fitted to the model's chat template, by the codes of the adaptations."""
@@ -80,6 +81,15 @@ class GenerationJob:
         return self.prompts * self.alternatives
 
 
+@attrs.frozen
+class AnswerRecords:
+    """Where the end of every answer is noted."""
+
+    metrics: Metrics
+    tracer: Tracer
+    log: EventLog
+
+
 class GenerationResponder:
     """Responds to requests for generated text."""
 
@@ -88,15 +98,15 @@ class GenerationResponder:
         dispatcher: StreamDispatcher,
         lifecycle: ServerLifecycle,
         limit: ConcurrencyLimit,
-        metrics: Metrics,
-        log: EventLog,
+        records: AnswerRecords,
         clock: Clock,
     ) -> None:
         self._dispatcher = dispatcher
         self._lifecycle = lifecycle
         self._limit = limit
-        self._metrics = metrics
-        self._log = log
+        self._metrics = records.metrics
+        self._tracer = records.tracer
+        self._log = records.log
         self._clock = clock
 
     def respond(self, request: falcon.Request, response: falcon.Response, job: GenerationJob) -> None:
@@ -117,6 +127,9 @@ class GenerationResponder:
             choices=job.choices,
             alternatives=job.alternatives,
         )
+        trace = trace_of(request)
+        trace.model, trace.alternatives = job.model.id, job.alternatives
+        trace.submitted = self._clock.monotonic()
         streams: Sequence[TextStream] = ()
         try:
             streams = job.start(Client(connection.is_gone, caller_of(request).tenant))
@@ -164,10 +177,15 @@ class GenerationResponder:
         self, job: GenerationJob, request: falcon.Request, release: Callable[[], None], adaptations: tuple[str, ...]
     ) -> "_OnEnd":
         began, identity, api = self._clock.monotonic(), request_id(request), api_of(request.uri_template)
+        trace = trace_of(request)
+        trace.ends_later = True
+        self._tracer.identify(request, trace, identity)
 
         def on_end(finished: Sequence[Finished], error: MlxkError | None) -> None:
             release()
             self._metrics.answers(job.model.id, api, finished, error.code if error else None)
+            trace.finished, trace.error = finished, error.code if error else None
+            self._tracer.end(trace)
             common = {
                 "logger": "answers",
                 "request_id": identity,

@@ -19,6 +19,7 @@ from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
+from mlxk.entrypoints.http.tracing import Trace, trace_of
 
 Inputs = str | list[str] | None
 
@@ -107,7 +108,7 @@ class _Embedding:
         return self._names.find(body, require_embedding_model)
 
     def embed(
-        self, response: falcon.Response, found: NamedModel, inputs: tuple[str, ...], body: EmbedBody
+        self, trace: Trace, response: falcon.Response, found: NamedModel, inputs: tuple[str, ...], body: EmbedBody
     ) -> EmbeddingResult:
         """Compute the vectors; inputs that had to be cut are reported in a header.
 
@@ -115,6 +116,7 @@ class _Embedding:
             MlxkError: See ``EmbedText``.
         """
         self._lifecycle.require_open()
+        trace.model = found.served.id
         settings = EmbeddingSettings(dimensions=body.dimensions, truncate=body.truncate is not False)
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
@@ -125,6 +127,7 @@ class _Embedding:
             seconds = clock.monotonic() - began
             if body.unloads:
                 self._loading.unload(found.served)
+        trace.tokens = result.embeddings.tokens
         self._metrics.embeddings(found.served.id, "ollama", result.embeddings.tokens, seconds)
         if result.embeddings.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
@@ -147,7 +150,7 @@ class EmbedResource:
         vectors: list[list[float]] = []
         tokens = 0
         if body.inputs:
-            embeddings = self._embedding.embed(response, found, body.inputs, body).embeddings
+            embeddings = self._embedding.embed(trace_of(request), response, found, body.inputs, body).embeddings
             vectors, tokens = [as_numbers(each) for each in embeddings.vectors], embeddings.tokens
         send_json(
             response,
@@ -174,7 +177,8 @@ class OllamaEmbeddings:
         vector: list[float] = []
         if body.prompt:
             asked = EmbedBody(keep_alive=body.keep_alive)
-            vector = as_numbers(self._embedding.embed(response, found, (body.prompt,), asked).embeddings.vectors[0])
+            result = self._embedding.embed(trace_of(request), response, found, (body.prompt,), asked)
+            vector = as_numbers(result.embeddings.vectors[0])
         send_json(response, {"embedding": vector})
 
 

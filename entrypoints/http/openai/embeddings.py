@@ -23,6 +23,7 @@ from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
+from mlxk.entrypoints.http.tracing import trace_of
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 120.0
@@ -123,6 +124,8 @@ class EmbeddingsResource:
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
         model = self._services.catalogue.find(self._only_model or body.model, require_embedding_model)
+        trace = trace_of(request)
+        trace.model = model.id
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
         try:
@@ -130,6 +133,7 @@ class EmbeddingsResource:
         finally:
             release()
         seconds = clock.monotonic() - began
+        trace.tokens = result.embeddings.tokens
         self._metrics.embeddings(model.id, api_of(request.uri_template), result.embeddings.tokens, seconds)
         if result.embeddings.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)

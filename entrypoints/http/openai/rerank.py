@@ -20,6 +20,7 @@ from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
 from mlxk.entrypoints.http.resources import send_json
+from mlxk.entrypoints.http.tracing import trace_of
 
 PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/v2/rerank")
 
@@ -103,6 +104,8 @@ class RerankResource:
         self._lifecycle.require_open()
         model = self._services.catalogue.find(body.model, require_reranker)
         texts = tuple(str(_text(each)) for each in body.given)
+        trace = trace_of(request)
+        trace.model = model.id
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
         try:
@@ -110,6 +113,7 @@ class RerankResource:
         finally:
             release()
         seconds = clock.monotonic() - began
+        trace.tokens = found.tokens
         self._metrics.reranking(model.id, api_of(request.uri_template), found.tokens, seconds)
         if found.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)

@@ -13,7 +13,12 @@ from mlxk.entrypoints.http.process.sockets import listen, others_reach, port_of
 from mlxk.entrypoints.http.process.supervisor import Supervisor, WorkerOrders, stopping_signals, write_all
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings, Settings
-from mlxk.entrypoints.start_checks import require_address_space, require_descriptors, require_temporary_folder
+from mlxk.entrypoints.start_checks import (
+    require_address_space,
+    require_descriptors,
+    require_exporter,
+    require_temporary_folder,
+)
 
 
 def serve(settings: Settings, server: ServerSettings, announcement: Callable[[ServerAddress], str]) -> int:
@@ -33,6 +38,8 @@ def serve(settings: Settings, server: ServerSettings, announcement: Callable[[Se
     require_descriptors()
     require_address_space()
     require_temporary_folder(settings.temporary_folder)
+    if server.otlp:
+        require_exporter()
     stopping = stopping_signals()
     # Signals are pending from here until the supervisor or the worker has its handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)

@@ -278,6 +278,7 @@ def services_of(container: Container) -> Services:
         generator=container.adapters.text_generator(),
         clock=container.adapters.clock(),
         log=container.adapters.event_log(),
+        telemetry=container.adapters.telemetry(),
     )
 
 

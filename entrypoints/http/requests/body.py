@@ -24,6 +24,7 @@ from mlxk.entrypoints.http.requests.validation import (
     raise_for,
     unsupported_faults,
 )
+from mlxk.entrypoints.http.tracing import trace_of
 
 Result = TypeVar("Result")
 
@@ -160,6 +161,7 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
     _require_shallow(body)
     if _SURROGATE.search(text):
         raise_for(list(itertools.islice(_surrogate_faults(body), MAX_REPORTED)))
+    trace_of(request).asks(body)
     return body
 
 

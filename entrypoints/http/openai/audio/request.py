@@ -16,6 +16,7 @@ from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMedia
 from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
 from mlxk.entrypoints.http.openai.audio.upload import Upload, safe_file_name
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
+from mlxk.entrypoints.http.tracing import trace_of
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED_FORMATS = ("json", "text")
@@ -106,6 +107,8 @@ def read_audio(
         words="word" in granularities,
     )
     faults += [FieldError(name, wrong) for name, wrong in settings.faults().items()]
+    sampling = {"temperature": settings.temperature} if "temperature" in fields else {}
+    trace_of(request).asks({"model": model, **sampling})
     raise_for(faults)
     ignored = tuple(name for name in fields if name not in KNOWN and name not in UNSUPPORTED)
     return AudioRequest(model or "", settings, response_format, stream, granularities, ignored)

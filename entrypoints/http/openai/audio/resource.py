@@ -35,6 +35,7 @@ from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import report_ignored
 from mlxk.entrypoints.http.requests.validation import located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
+from mlxk.entrypoints.http.tracing import Trace, Tracer, trace_of
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -57,6 +58,7 @@ class AudioResource:
         self._lifecycle = server.lifecycle
         self._limit = server.limit
         self._metrics = server.metrics
+        self._tracer = server.tracer
         self._task = task
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
@@ -83,6 +85,7 @@ class AudioResource:
         model = self._services.catalogue.find(
             body.model, functools.partial(require_speech_model, needed=self._task.capability)
         )
+        trace_of(request).model = model.id
         release_slot, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
 
@@ -113,7 +116,10 @@ class AudioResource:
     ) -> None:
         for name, value in SSE_HEADERS.items():
             response.set_header(name, value)
-        response.stream = _EventBody(transcription, request_id(request), self._services.log)
+        trace, identity = trace_of(request), request_id(request)
+        trace.ends_later = True
+        self._tracer.identify(request, trace, identity)
+        response.stream = _EventBody(transcription, identity, self._services.log, trace, self._tracer)
 
 
 class _TranscriptionEvents:
@@ -191,7 +197,11 @@ class _TranscriptionEvents:
 class _EventBody:
     """The body of a streamed transcript. WSGI servers close it, even when its iteration never started."""
 
-    def __init__(self, transcription: _TranscriptionEvents, request_id: str, log: EventLog) -> None:
+    def __init__(
+        self, transcription: _TranscriptionEvents, request_id: str, log: EventLog, trace: Trace, tracer: Tracer
+    ) -> None:
+        self._trace: Trace | None = trace
+        self._tracer = tracer
         self._transcription = transcription
         self._request_id = request_id
         self._log = log
@@ -201,14 +211,24 @@ class _EventBody:
         try:
             yield from self._frames()
         except MlxkError as error:
+            self._failed(error)
             yield sse_frame(error_document(error, self._request_id))
         except Exception as fault:  # noqa: BLE001 - the headers are sent, so an event is the only way to report it
             self._log.error("a transcript could not be delivered", error=type(fault).__name__)
-            yield sse_frame(error_document(InternalError("The transcript could not be delivered."), self._request_id))
+            failure = InternalError("The transcript could not be delivered.")
+            self._failed(failure)
+            yield sse_frame(error_document(failure, self._request_id))
 
     def close(self) -> None:
         """Release everything."""
         self._transcription.close()
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            self._tracer.end(trace)
+
+    def _failed(self, error: MlxkError) -> None:
+        if self._trace is not None:
+            self._trace.error = error.code
 
     def _frames(self) -> Iterator[bytes]:
         begun = False

@@ -8,6 +8,7 @@ import falcon
 import pytest
 from doubles.clock import InMemoryClock
 from doubles.event_log import InMemoryEventLog
+from doubles.telemetry import InMemoryTelemetry
 from falcon.testing import create_environ
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import eventually
@@ -26,12 +27,13 @@ from mlxk.domain.generation.request import (
     Usage,
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
-from mlxk.entrypoints.http.generation.responder import GenerationJob, GenerationResponder
+from mlxk.entrypoints.http.generation.responder import AnswerRecords, GenerationJob, GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
 from mlxk.entrypoints.http.resources import Caller
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
+from mlxk.entrypoints.http.tracing import Tracer
 
 
 def finished(reason: FinishReason = FinishReason.STOP) -> Finished:
@@ -190,9 +192,10 @@ class Setting:
     """A responder, its limit, and a request."""
 
     def __init__(self, dispatcher: StreamDispatcher) -> None:
-        self.limit = ConcurrencyLimit(4, 0)
+        self.limit, clock = ConcurrencyLimit(4, 0), InMemoryClock()
+        self._tracer = Tracer(InMemoryTelemetry(), clock)
         self.responder = GenerationResponder(
-            dispatcher, ServerLifecycle(), self.limit, Metrics(), InMemoryEventLog(), InMemoryClock()
+            dispatcher, ServerLifecycle(), self.limit, AnswerRecords(Metrics(), self._tracer, InMemoryEventLog()), clock
         )
         parts = Parts()
         self._model = parts.catalogue.find(CHAT_MODEL)
@@ -210,6 +213,7 @@ class Setting:
         job = GenerationJob(model=self._model, model_name="m", start=start, renderer=renderer, stream=stream)
         request = falcon.Request({**create_environ(), **environ})
         request.context.caller = Caller("", is_operator=True)
+        self._tracer.begin(request)
         self.responder.respond(request, response, job)
         return response
 

@@ -1,0 +1,258 @@
+"""OpenTelemetry: a span and metrics of each request, over OTLP/HTTP, by the conventions for generative AI.
+
+The SDK reads the ``OTEL_*`` variables itself: endpoint, headers, service name, resource attributes, sampler, limits.
+Its exporters run in threads of their own. What they log may quote addresses and headers that hold credentials, so this
+module says in their place whether the collector takes what is sent.
+"""
+
+import datetime
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from mlxk.application.ports.system import EventLog
+from mlxk.application.ports.telemetry import ServedRequest, Telemetry
+from mlxk.domain.errors import ValidationError
+
+CLOSE_SECONDS = 3.0
+"""What the last records have to reach the collector when the server stops."""
+
+PROVIDER = "mlxk"
+
+_VARIABLE = re.compile(r"OTEL_[A-Z0-9_]+")
+
+_PARAMETERS = {"n": "gen_ai.request.choice.count"}
+"""Attributes of parameters that are called otherwise there."""
+
+_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+"""Bounds of the buckets that the conventions advise."""
+
+
+class _Outcomes:
+    """Logs when the collector stops taking what is sent, and when it takes it again."""
+
+    def __init__(self, log: EventLog, what: str) -> None:
+        self._log = log
+        self._what = what
+        self._fails = False
+
+    def note(self, *, failed: bool) -> None:
+        if failed and not self._fails:
+            self._log.warning("the collector of OpenTelemetry does not take what is sent", what=self._what)
+        elif self._fails and not failed:
+            self._log.info("the collector of OpenTelemetry takes what is sent again", what=self._what)
+        self._fails = failed
+
+
+class _Complaints(logging.Handler):
+    """Hears what the SDK logs of the variables, whose values may be secret, and keeps only their names."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: set[str] = set()
+        self._any = False
+        self._logger = logging.getLogger("opentelemetry")
+        self._logger.propagate = False
+        self._logger.setLevel(logging.WARNING)
+        self._logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._any = True
+        self.names |= set(_VARIABLE.findall(record.getMessage()))
+
+    def silence(self) -> bool:
+        """Hear and show nothing more; return whether there was anything."""
+        self._logger.removeHandler(self)
+        self._logger.setLevel(logging.CRITICAL + 1)
+        return self._any
+
+
+class _Spans(SpanExporter):
+    def __init__(self, log: EventLog) -> None:
+        self._exporter = OTLPSpanExporter()
+        self._outcomes = _Outcomes(log, "traces")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            self._outcomes.note(failed=result is not SpanExportResult.SUCCESS)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
+
+
+class _Metrics(MetricExporter):
+    def __init__(self, log: EventLog) -> None:
+        self._exporter = OTLPMetricExporter()
+        self._outcomes = _Outcomes(log, "metrics")
+        super().__init__(self._exporter._preferred_temporality, self._exporter._preferred_aggregation)
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
+        result = MetricExportResult.FAILURE
+        try:
+            result = self._exporter.export(metrics_data, timeout_millis)
+        finally:
+            self._outcomes.note(failed=result is not MetricExportResult.SUCCESS)
+        return result
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
+        self._exporter.shutdown(timeout_millis)
+
+
+class OtlpTelemetry(Telemetry):
+    """Sends to the collector that the standard variables name.
+
+    Args:
+        log: Is told whether the collector takes what is sent.
+        version: Of this program.
+
+    Raises:
+        ValidationError: A variable holds what the SDK refuses.
+    """
+
+    def __init__(self, log: EventLog, version: str) -> None:
+        self._log = log
+        self._closed = False
+        complaints = _Complaints()
+        try:
+            resource = _resource(version)
+            # Each has an exit handler otherwise, which could wait for half a minute.
+            self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+            self._tracers.add_span_processor(BatchSpanProcessor(_Spans(log)))
+            reader = PeriodicExportingMetricReader(_Metrics(log))
+            self._meters = MeterProvider([reader], resource, shutdown_on_exit=False)
+        except ValueError as error:
+            raise ValidationError(
+                "OpenTelemetry refuses the value of an OTEL_ variable, such as a number that is none.",
+                hint="See which are set: env | grep ^OTEL_",
+            ) from error
+        if complaints.silence():
+            names = ", ".join(sorted(complaints.names)) or "unknown"
+            log.warning("OpenTelemetry ignores what a variable holds", variable=names)
+        self._tracer = self._tracers.get_tracer("mlxk", version)
+        histogram = self._meters.get_meter("mlxk", version).create_histogram
+        described = {
+            "request.duration": ("Duration of a request.", _SECONDS),
+            "time_to_first_token": ("Time to the first token of successful requests.", _FIRST_TOKEN),
+            "time_per_output_token": ("Time per token after the first of successful requests.", _PER_TOKEN),
+        }
+        self._histograms = {
+            name: histogram(f"gen_ai.server.{name}", "s", text, explicit_bucket_boundaries_advisory=bounds)
+            for name, (text, bounds) in described.items()
+        }
+
+    def record(self, served: ServedRequest) -> None:
+        if self._closed:
+            return
+        try:
+            self._span(served)
+            self._measure(served)
+        except Exception as fault:  # noqa: BLE001 - nothing that a foreign library does may fail an answer
+            self._log.warning("a request could not be recorded for OpenTelemetry", error=type(fault).__name__)
+
+    def close(self) -> None:
+        self._closed = True
+        # The exporters repeat what fails for longer than this, in threads that do not hold the process.
+        shutdowns: list[Callable[[], object]] = [self._tracers.shutdown, self._meters.shutdown]
+        threads = [threading.Thread(target=each, name="mlxk-telemetry-end", daemon=True) for each in shutdowns]
+        for each in threads:
+            each.start()
+        left = datetime.timedelta(seconds=CLOSE_SECONDS)
+        until = datetime.datetime.now(datetime.UTC) + left
+        for each in threads:
+            each.join(max(0.0, (until - datetime.datetime.now(datetime.UTC)).total_seconds()))
+
+    def _span(self, served: ServedRequest) -> None:
+        end = _nanoseconds(served.ended)
+        start = end - round(served.seconds * 1e9)
+        attributes = _attributes(served)
+        span = self._tracer.start_span(
+            _name(served),
+            TraceContextTextMapPropagator().extract(served.parent),
+            SpanKind.SERVER,
+            {name: value for name, value in attributes.items() if value is not None},
+            start_time=start,
+        )
+        for name, seconds in (("queue_end", served.queue_ended), ("first_token", served.first_token)):
+            if seconds is not None:
+                span.add_event(name, timestamp=start + round(seconds * 1e9))
+        if served.error is not None:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(end)
+
+    def _measure(self, served: ServedRequest) -> None:
+        # Names that clients wrote are not among the labels, which have to stay few.
+        common: dict[str, Any] = {
+            "gen_ai.operation.name": served.operation,
+            "gen_ai.provider.name": PROVIDER,
+            **({} if served.model is None else {"gen_ai.response.model": served.model}),
+        }
+        failed = {} if served.error is None else {"error.type": served.error}
+        self._histograms["request.duration"].record(served.seconds, {**common, **failed})
+        if served.error is None:
+            for name, seconds in (
+                ("time_to_first_token", served.first_token),
+                ("time_per_output_token", served.seconds_per_token),
+            ):
+                if seconds is not None:
+                    self._histograms[name].record(seconds, common)
+
+
+def _resource(version: str) -> Resource:
+    """Return what the variables say of this service, with our name where they have none."""
+    said = Resource.create({SERVICE_VERSION: version})
+    named = not str(said.attributes[SERVICE_NAME]).startswith("unknown_service")
+    return said if named else said.merge(Resource({SERVICE_NAME: PROVIDER}))
+
+
+def _name(served: ServedRequest) -> str:
+    model = served.asked_model or served.model
+    return served.operation if model is None else f"{served.operation} {model}"
+
+
+def _attributes(served: ServedRequest) -> Mapping[str, Any]:
+    sent = {_PARAMETERS.get(name, f"gen_ai.request.{name}"): value for name, value in served.parameters.items()}
+    return {
+        "gen_ai.operation.name": served.operation,
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.request.model": served.asked_model,
+        "gen_ai.response.model": served.model,
+        **sent,
+        "gen_ai.usage.input_tokens": served.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": served.cached_tokens,
+        "gen_ai.usage.output_tokens": served.output_tokens,
+        "gen_ai.response.finish_reasons": served.finish_reasons or None,
+        "error.type": served.error,
+        "mlxk.api": served.api,
+        "mlxk.request_id": served.request_id,
+    }
+
+
+def _nanoseconds(moment: datetime.datetime) -> int:
+    since = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000

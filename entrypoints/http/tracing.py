@@ -1,0 +1,167 @@
+"""What telemetry is told of a request: gathered while it is answered, recorded once when its answer has ended."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import attrs
+import falcon
+
+from mlxk.application.ports.system import Clock
+from mlxk.application.ports.telemetry import ServedRequest, Telemetry
+from mlxk.domain.generation.request import Finished, FinishReason
+from mlxk.entrypoints.http.lifecycle import api_of
+
+_OPERATIONS = {
+    "/chat/completions": "chat",
+    "/generate": "chat",
+    "/completions": "text_completion",
+    "/responses": "chat",
+    "/messages": "chat",
+    "/api/chat": "chat",
+    "/api/generate": "text_completion",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
+    "/embeddings": "embeddings",
+    "/rerank": "rerank",
+    "/reranking": "rerank",
+    "/audio/transcriptions": "transcription",
+    "/audio/translations": "translation",
+}
+"""By the template of the path, without its version."""
+
+_PARAMETERS = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "n")},
+    **dict.fromkeys(("num_predict", "max_output_tokens", "max_tokens", "max_completion_tokens"), "max_tokens"),
+}
+"""By the field of a request; of the fields with one meaning, the last one counts."""
+
+MAX_NAME = 256
+"""Characters of a model's name that are passed on."""
+
+_TRACE_HEADERS = ("traceparent", "tracestate")
+
+
+@attrs.define(kw_only=True)
+class Trace:
+    """One request. It holds neither the request nor its body: it lives as long as the answer."""
+
+    began: float
+    """Of the monotonic clock, as the two below."""
+    asked_model: str | None = None
+    parameters: Mapping[str, int | float] = attrs.field(factory=dict)
+    model: str | None = None
+    """Id of the model that serves it."""
+    submitted: float | None = None
+    """When it was given to the engine."""
+    tokens: int | None = None
+    """Of the input, where there are no completions to say it."""
+    finished: Sequence[Finished] = ()
+    alternatives: int = 1
+    """Completions of each prompt."""
+    error: str | None = None
+    ends_later: bool = False
+    """Whether the answer goes on when its headers have been sent, and is recorded by what sends it."""
+    operation: str = ""
+    api: str = ""
+    request_id: str = ""
+    parent: Mapping[str, str] = attrs.field(factory=dict)
+
+    def asks(self, sent: Mapping[str, object]) -> None:
+        """Note the model and the parameters among the fields of a request; no other field is looked at."""
+        model, options = sent.get("model"), sent.get("options")
+        if isinstance(model, str) and model:
+            self.asked_model = model[:MAX_NAME]
+        fields = {**options, **sent} if isinstance(options, dict) else sent
+        self.parameters = {
+            known: number for name, known in _PARAMETERS.items() if (number := _number(fields.get(name))) is not None
+        }
+
+
+def _number(value: object) -> int | float | None:
+    """Return a value that is a number of 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    fits = -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
+    return value if fits else None
+
+
+def trace_of(request: falcon.Request) -> Trace:
+    """Return the trace of a request that middleware has seen."""
+    trace: Trace = request.context.trace
+    return trace
+
+
+class Tracer:
+    """Gives every request its trace, and records those of what a model was asked for."""
+
+    def __init__(self, telemetry: Telemetry, clock: Clock) -> None:
+        self._telemetry = telemetry
+        self._clock = clock
+
+    def begin(self, request: falcon.Request) -> None:
+        """Give a request its trace."""
+        request.context.trace = Trace(began=self._clock.monotonic())
+
+    def answered(self, request: falcon.Request, identity: str) -> None:
+        """Record a request whose response is about to be sent, unless its answer goes on; of those to a model only."""
+        trace: Trace | None = getattr(request.context, "trace", None)
+        path = (request.uri_template or "").removeprefix("/v1").removeprefix("/v2")
+        if trace is not None and not trace.ends_later and request.method == "POST" and path in _OPERATIONS:
+            self.identify(request, trace, identity)
+            self.end(trace)
+
+    def identify(self, request: falcon.Request, trace: Trace, identity: str) -> None:
+        """Note what a request is; before its answer leaves the thread of the request."""
+        path = (request.uri_template or "").removeprefix("/v1").removeprefix("/v2")
+        trace.operation, trace.api, trace.request_id = _OPERATIONS.get(path, "chat"), api_of(path), identity
+        trace.parent = {name: value for name in _TRACE_HEADERS if (value := request.get_header(name)) is not None}
+
+    def end(self, trace: Trace) -> None:
+        """Record a request that has ended."""
+        now = self._clock.monotonic()
+        finished, usage = trace.finished, [each.usage for each in trace.finished]
+        prompts = usage[:: trace.alternatives]
+        queue_ended, first_token = _moments(trace, now)
+        self._telemetry.record(
+            ServedRequest(
+                operation=trace.operation,
+                api=trace.api,
+                request_id=trace.request_id,
+                ended=self._clock.now(),
+                seconds=now - trace.began,
+                asked_model=trace.asked_model,
+                model=trace.model,
+                parameters=trace.parameters,
+                input_tokens=sum(each.prompt_tokens for each in prompts) if usage else trace.tokens,
+                cached_tokens=sum(each.cached_tokens for each in prompts) if usage else None,
+                output_tokens=sum(each.completion_tokens for each in usage) if usage else None,
+                finish_reasons=tuple(each.reason.value for each in finished),
+                queue_ended=queue_ended,
+                first_token=first_token,
+                seconds_per_token=_seconds_per_token(finished),
+                error=trace.error,
+                parent=trace.parent,
+            )
+        )
+
+
+def _moments(trace: Trace, now: float) -> tuple[float | None, float | None]:
+    """Return when the first answer of a request had its turn, and its first token, in seconds from the start."""
+    if trace.submitted is None or not trace.finished:
+        return None, None
+    before, most = trace.submitted - trace.began, now - trace.began
+    waited = [(each, each.timings.load_seconds + each.timings.queue_seconds) for each in trace.finished]
+    # One that was cancelled without a token was not computed to its first.
+    firsts = [
+        seconds + each.timings.prompt_seconds
+        for each, seconds in waited
+        if each.usage.completion_tokens or each.reason is not FinishReason.CANCELLED
+    ]
+    queue_ended = min(before + min(seconds for _, seconds in waited), most)
+    return queue_ended, min(before + min(firsts), most) if firsts else None
+
+
+def _seconds_per_token(finished: Sequence[Finished]) -> float | None:
+    several = [each for each in finished if each.usage.completion_tokens > 1]
+    tokens = sum(each.usage.completion_tokens - 1 for each in several)
+    return sum(each.timings.generation_seconds for each in several) / tokens if tokens else None

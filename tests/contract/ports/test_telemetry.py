@@ -1,0 +1,93 @@
+"""The contract of the telemetry, held by every adapter."""
+
+import datetime
+from collections.abc import Callable, Iterator
+
+import pytest
+from doubles.event_log import InMemoryEventLog
+from doubles.telemetry import InMemoryTelemetry
+from serving.otlp_sink import OtlpSink
+
+from mlxk.adapters.telemetry import OtlpTelemetry
+from mlxk.application.ports.telemetry import NoTelemetry, ServedRequest, Telemetry
+
+ENDED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+SERVED = ServedRequest(operation="chat", api="messages", request_id="r1", ended=ENDED, seconds=2.0)
+Sent = Callable[[], list[str]]
+
+
+@pytest.fixture(params=["otlp", "in_memory", "nothing"])
+def telemetry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Telemetry, Sent]]:
+    """A telemetry, and the operations of what it has sent since it was closed; empty where it sends nothing."""
+    if request.param == "in_memory":
+        kept = InMemoryTelemetry()
+        yield kept, lambda: [served.operation for served in kept.served]
+    elif request.param == "nothing":
+        yield NoTelemetry(), list
+    else:
+        with OtlpSink() as sink:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+            yield OtlpTelemetry(InMemoryEventLog(), "1"), lambda: [span.name for span in sink.spans]
+
+
+class TestTelemetry:
+    def test_what_is_recorded_is_sent_in_order(self, telemetry: tuple[Telemetry, Sent]) -> None:
+        sending, sent = telemetry
+        sending.record(SERVED)
+        sending.record(ServedRequest(operation="rerank", api="rerank", request_id="r2", ended=ENDED, seconds=0.0))
+        sending.close()
+        assert sent() in (["chat", "rerank"], [])
+
+    def test_what_is_recorded_after_the_end_is_lost_and_ending_twice_does_no_harm(
+        self, telemetry: tuple[Telemetry, Sent]
+    ) -> None:
+        sending, sent = telemetry
+        sending.close()
+        sending.record(SERVED)
+        sending.close()
+        assert sent() == []
+
+    def test_odd_values_are_taken(self, telemetry: tuple[Telemetry, Sent]) -> None:
+        sending, _ = telemetry
+        odd = ServedRequest(
+            operation="chat",
+            api="chat",
+            request_id="",
+            ended=ENDED,
+            seconds=-1.0,
+            asked_model="",
+            parameters={"seed": -(2**63), "temperature": float("nan")},
+            first_token=99.0,
+            error="x",
+            parent={"traceparent": "\ud800", "tracestate": "=" * 9999},
+        )
+        sending.record(odd)
+        sending.close()
+
+
+def test_times_reach_the_collector_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    with OtlpSink() as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        telemetry = OtlpTelemetry(InMemoryEventLog(), "1")
+        telemetry.record(SERVED)
+        telemetry.close()
+    second = 10**9
+    assert sink.spans[0].end_time_unix_nano == round(ENDED.timestamp()) * second
+    assert sink.spans[0].start_time_unix_nano == (round(ENDED.timestamp()) - 2) * second
+
+
+def test_a_collector_that_fails_and_recovers_is_said_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = InMemoryEventLog()
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    with OtlpSink(400) as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        telemetry = OtlpTelemetry(log, "1")
+        for count in (1, 2):
+            telemetry.record(SERVED)
+            sink.wait_for(count)
+        sink.status = 200
+        telemetry.record(SERVED)
+        sink.wait_for(3)
+        telemetry.close()
+    said = [(event.level, event.fields.get("what")) for event in log.events]
+    assert said == [("warning", "traces"), ("info", "traces")]

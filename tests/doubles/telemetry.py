@@ -1,0 +1,23 @@
+"""In-memory double of the telemetry.
+
+telemetry = InMemoryTelemetry()
+telemetry.record(served)
+telemetry.served                            # [served]
+"""
+
+from mlxk.application.ports.telemetry import ServedRequest, Telemetry
+
+
+class InMemoryTelemetry(Telemetry):
+    """Keeps what is recorded before it is closed in ``served``, oldest first."""
+
+    def __init__(self) -> None:
+        self.served: list[ServedRequest] = []
+        self._closed = False
+
+    def record(self, served: ServedRequest) -> None:
+        if not self._closed:
+            self.served.append(served)
+
+    def close(self) -> None:
+        self._closed = True
