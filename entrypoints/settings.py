@@ -27,6 +27,7 @@ _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 
 DEFAULT_OWNER = "mlx-community"
 """The hub owner of a name without one."""
+_OPEN_TELEMETRY = re.compile(r"OTEL_(?!\w*HEADERS=)\w+=[^@]*")
 _ENGINE_VARIABLE = re.compile(r"MLX_\w+|CUDA_VISIBLE_DEVICES|LD_PRELOAD|DYLD_INSERT_LIBRARIES", re.ASCII)
 """Matches the variables of MLX and its libraries that change what they compute, or on which device."""
 
@@ -109,6 +110,8 @@ class Settings:
     """The folder of what is kept between runs, such as logs of servers; it need not exist."""
     engine_variables: tuple[tuple[str, str], ...] = ()
     """Variables of libraries that change how models are computed, with their values, sorted."""
+    telemetry_variables: tuple[tuple[str, str], ...] = ()
+    """Those of OpenTelemetry, which reads them itself, but for what may hold credentials."""
     cpu_dtype: str = "auto"
     blas: str = "auto"
 
@@ -298,6 +301,7 @@ def read_settings(
         server_sockets=os.path.join(state, "sockets"),
         state_folder=state,
         engine_variables=tuple(sorted(each for each in known.items() if _ENGINE_VARIABLE.fullmatch(each[0]))),
+        telemetry_variables=tuple(sorted(each for each in known.items() if _OPEN_TELEMETRY.fullmatch("=".join(each)))),
     )
 
 

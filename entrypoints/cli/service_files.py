@@ -219,7 +219,7 @@ def variables(settings: Settings) -> dict[str, str]:
         found["MLXK2_PRELOAD_MODEL"] = _whole(model)
     if settings.serve.reload:
         found["MLXK2_RELOAD"] = "1"
-    return found | dict(settings.engine_variables)
+    return found | dict(settings.engine_variables) | dict(settings.telemetry_variables)
 
 
 def lacking_secrets(settings: Settings, path: str | None) -> tuple[str, ...]:
@@ -235,7 +235,8 @@ def lacking_secrets(settings: Settings, path: str | None) -> tuple[str, ...]:
         for setting in TABLES[table]:
             if setting.secret and not known & set(setting.variables) and setting.key not in settings.file.values(table):
                 found += (name for name in setting.variables if name in settings.set_variables)
-    return tuple(found)
+    of_telemetry = {name for name in settings.set_variables if name.startswith("OTEL_")}
+    return (*found, *sorted(of_telemetry - known - dict(settings.telemetry_variables).keys()))
 
 
 def _names(path: str) -> frozenset[str]:

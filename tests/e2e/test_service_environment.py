@@ -79,6 +79,22 @@ def test_a_service_has_every_variable_of_the_shell_but_its_secrets(
     assert all(f'Environment="{name}=' in unit for name in given.keys() - {"PATH"})
 
 
+def test_a_service_has_the_variables_of_opentelemetry_but_for_credentials(mlxk: Program) -> None:
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:sekret-5@collector:4318/v1/traces",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=sekret-6",
+        "OTEL_RESOURCE_ATTRIBUTES": "a=b,c=100%",
+    }
+    done = mlxk("service", "install", "--manager", "launchd", "--print", "--", "--otlp", **variables)
+    given = plistlib.loads(done.stdout.encode())["EnvironmentVariables"]
+    assert {name: value for name, value in given.items() if name.startswith("OTEL_")} == {
+        name: variables[name] for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_RESOURCE_ATTRIBUTES")
+    }
+    assert "OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT of this shell" in done.stderr
+    assert "sekret" not in done.stdout + done.stderr
+
+
 def test_a_home_of_the_hub_and_of_caches_is_that_of_the_service(mlxk: Program) -> None:
     for name, folder in (("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/c/huggingface")):
         text = installed(mlxk, "systemd", **{"HF_HOME": "", name: folder.removesuffix("/huggingface")})

@@ -1,5 +1,6 @@
 """What a collector of OpenTelemetry is sent of the requests to each API."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from models.tiny_embedding import build_bert
 from models.tiny_rerankers import build_cross_encoder
 from serving.forms import post_form
 from serving.otlp_sink import OtlpSink, values_of
-from serving.running import RunningServer
-from serving.whole_program import WholeProgram
+from serving.running import RunningServer, eventually
+from serving.whole_program import ENDLESS, PATH, WholeProgram
 
 from mlxk import __version__
 from mlxk.entrypoints.settings import ServerSettings
@@ -182,6 +183,25 @@ def test_what_fails_has_the_code_of_its_error(serve: Callable[..., Answered]) ->
         values_of(point.attributes) for point in sink.metrics["gen_ai.server.request.duration"].histogram.data_points
     ]
     assert all("nobody" not in str(each) for each in labels)
+
+
+def test_a_stream_whose_client_has_gone_is_recorded_as_cancelled(serve: Callable[..., Answered]) -> None:
+    def ask(server: RunningServer) -> None:
+        data = json.dumps({**ENDLESS, "stream": True}).encode()
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with server.connect() as connection:
+            connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            received = b""
+            while received.count(b"data:") < 5:
+                received += connection.recv(4096)
+        program: Any = server.parts
+        assert eventually(lambda: program.running() == 0)
+
+    spans, _ = serve(ask)
+    said = values_of(spans[0].attributes)
+    assert (len(spans), said["gen_ai.response.finish_reasons"]) == (1, ["cancelled"])
+    assert 0 < said["gen_ai.usage.output_tokens"] < 1900
+    assert "error.type" not in said
 
 
 def test_values_that_no_span_can_hold_do_not_lose_it(serve: Callable[..., Answered]) -> None:
