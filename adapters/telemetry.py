@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -35,6 +36,9 @@ CLOSE_SECONDS = 3.0
 """What the last records have to reach the collector when the server stops."""
 
 PROVIDER = "mlxk"
+
+PROTOCOL = "http/protobuf"
+_PROTOCOLS = tuple(f"OTEL_EXPORTER_OTLP_{of}PROTOCOL" for of in ("", "TRACES_", "METRICS_"))
 
 _VARIABLE = re.compile(r"OTEL_[A-Z0-9_]+")
 
@@ -130,12 +134,13 @@ class OtlpTelemetry(Telemetry):
     Args:
         log: Is told whether the collector takes what is sent.
         version: Of this program.
+        variables: Those that the SDK leaves to whoever sets it up: the exporters, and the protocol.
 
     Raises:
         ValidationError: A variable holds what the SDK refuses.
     """
 
-    def __init__(self, log: EventLog, version: str) -> None:
+    def __init__(self, log: EventLog, version: str, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._log = log
         self._closed = False
         complaints = _Complaints()
@@ -143,9 +148,11 @@ class OtlpTelemetry(Telemetry):
             resource = _resource(version)
             # Each has an exit handler otherwise, which could wait for half a minute.
             self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-            self._tracers.add_span_processor(BatchSpanProcessor(_Spans(log)))
-            reader = PeriodicExportingMetricReader(_Metrics(log))
-            self._meters = MeterProvider([reader], resource, shutdown_on_exit=False)
+            if variables.get("OTEL_TRACES_EXPORTER") != "none":
+                self._tracers.add_span_processor(BatchSpanProcessor(_Spans(log)))
+            measured = variables.get("OTEL_METRICS_EXPORTER") != "none"
+            readers = [PeriodicExportingMetricReader(_Metrics(log))] if measured else []
+            self._meters = MeterProvider(readers, resource, shutdown_on_exit=False)
         except ValueError as error:
             raise ValidationError(
                 "OpenTelemetry refuses the value of an OTEL_ variable, such as a number that is none.",
@@ -154,6 +161,9 @@ class OtlpTelemetry(Telemetry):
         if complaints.silence():
             names = ", ".join(sorted(complaints.names)) or "unknown"
             log.warning("OpenTelemetry ignores what a variable holds", variable=names)
+        for name in _PROTOCOLS:
+            if variables.get(name, PROTOCOL) != PROTOCOL:
+                log.warning(f"OpenTelemetry's data is sent as {PROTOCOL}, whatever this variable says", variable=name)
         self._tracer = self._tracers.get_tracer("mlxk", version)
         histogram = self._meters.get_meter("mlxk", version).create_histogram
         described = {

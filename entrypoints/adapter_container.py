@@ -265,7 +265,7 @@ def _telemetry(ports: "Adapters") -> "Telemetry":
     from mlxk.entrypoints.start_checks import require_exporter
 
     require_exporter()
-    return OtlpTelemetry(ports.event_log(), __version__)
+    return OtlpTelemetry(ports.event_log(), __version__, dict(ports.settings.telemetry_variables))
 
 
 class Adapters:

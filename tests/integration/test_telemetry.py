@@ -56,7 +56,8 @@ def serve(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         def run(ask: Callable[[RunningServer], None], otlp: bool = True, **variables: str) -> Answered:
             for name, value in {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.url, **variables}.items():
                 monkeypatch.setenv(name, value)
-            program: Any = WholeProgram(home, ServerSettings(otlp=otlp), MLXK_WORKSPACE_HOME=str(home / "models"))
+            known = {"MLXK_WORKSPACE_HOME": str(home / "models"), **variables}
+            program: Any = WholeProgram(home, ServerSettings(otlp=otlp), **known)
             with RunningServer(program) as server:
                 ask(server)
             return sink.spans, sink
@@ -240,6 +241,23 @@ def test_the_standard_variables_count(serve: Callable[..., Answered]) -> None:
     before = len(sink.spans)
     serve(ask, OTEL_TRACES_SAMPLER="always_off")
     assert len(sink.spans) == before
+
+
+def test_what_a_variable_or_the_parent_leaves_out_is_not_sent(serve: Callable[..., Answered]) -> None:
+    body = {"model": "demo", "prompt": "a", "max_tokens": 1}
+
+    def ask(server: RunningServer) -> None:
+        assert server.post("/v1/completions", body)[0] == 200
+        unsampled = {"traceparent": f"00-{TRACE}-{SPAN}-00"}
+        assert server.post("/v1/completions", body, **unsampled)[0] == 200
+
+    spans, sink = serve(ask, OTEL_METRICS_EXPORTER="none")
+    assert (len(spans), sink.metrics) == (1, {})
+    spans, sink = serve(ask, OTEL_METRICS_EXPORTER="otlp", OTEL_TRACES_EXPORTER="none")
+    assert (len(spans), len(sink.metrics)) == (1, 2)
+    received = len(sink.bodies)
+    serve(ask, OTEL_SDK_DISABLED="true", OTEL_TRACES_EXPORTER="otlp")
+    assert len(sink.bodies) == received
 
 
 def test_variables_alone_send_nothing(serve: Callable[..., Answered]) -> None:

@@ -115,6 +115,8 @@ class GenerationResponder:
         Raises:
             MlxkError: The request is refused or the whole response failed; nothing has been sent.
         """
+        trace = trace_of(request)
+        trace.model, trace.alternatives = job.model.id, job.alternatives
         self._lifecycle.require_open()
         release = self._limit.enter(job.choices, job.count_field)
         connection = _Connection()
@@ -127,8 +129,6 @@ class GenerationResponder:
             choices=job.choices,
             alternatives=job.alternatives,
         )
-        trace = trace_of(request)
-        trace.model, trace.alternatives = job.model.id, job.alternatives
         trace.submitted = self._clock.monotonic()
         streams: Sequence[TextStream] = ()
         try:

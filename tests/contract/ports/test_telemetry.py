@@ -91,3 +91,15 @@ def test_a_collector_that_fails_and_recovers_is_said_once_each(monkeypatch: pyte
         telemetry.close()
     said = [(event.level, event.fields.get("what")) for event in log.events]
     assert said == [("warning", "traces"), ("info", "traces")]
+
+
+def test_another_protocol_is_said_to_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = InMemoryEventLog()
+    with OtlpSink() as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        variables = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+        telemetry = OtlpTelemetry(log, "1", variables)
+        telemetry.record(SERVED)
+        telemetry.close()
+    assert [event.fields["variable"] for event in log.events] == ["OTEL_EXPORTER_OTLP_PROTOCOL"]
+    assert len(sink.spans) == 1
