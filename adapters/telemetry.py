@@ -9,6 +9,7 @@ import datetime
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -38,7 +39,9 @@ CLOSE_SECONDS = 3.0
 PROVIDER = "mlxk"
 
 PROTOCOL = "http/protobuf"
-_PROTOCOLS = tuple(f"OTEL_EXPORTER_OTLP_{of}PROTOCOL" for of in ("", "TRACES_", "METRICS_"))
+_PROTOCOLS, _ENDPOINTS = (
+    tuple(f"OTEL_EXPORTER_OTLP_{of}{what}" for of in ("", "TRACES_", "METRICS_")) for what in ("PROTOCOL", "ENDPOINT")
+)
 
 _VARIABLE = re.compile(r"OTEL_[A-Z0-9_]+")
 
@@ -134,15 +137,20 @@ class OtlpTelemetry(Telemetry):
     Args:
         log: Is told whether the collector takes what is sent.
         version: Of this program.
-        variables: Those that the SDK leaves to whoever sets it up: the exporters, and the protocol.
+        variables: Those of OpenTelemetry, for what the SDK leaves to whoever sets it up: exporters and protocol.
 
     Raises:
-        ValidationError: A variable holds what the SDK refuses.
+        ValidationError: A variable holds what the SDK refuses, or an address that cannot be one.
     """
 
     def __init__(self, log: EventLog, version: str, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self._log = log
         self._closed = False
+        for name in _ENDPOINTS:
+            if not variables.get(name, "http://").startswith(("http://", "https://")):
+                raise ValidationError(
+                    f"{name} must begin with http:// or https://", hint=f"Such as {name}=http://localhost:4318"
+                )
         complaints = _Complaints()
         try:
             resource = _resource(version)
@@ -192,10 +200,11 @@ class OtlpTelemetry(Telemetry):
         threads = [threading.Thread(target=each, name="mlxk-telemetry-end", daemon=True) for each in shutdowns]
         for each in threads:
             each.start()
-        left = datetime.timedelta(seconds=CLOSE_SECONDS)
-        until = datetime.datetime.now(datetime.UTC) + left
+        until = time.monotonic() + CLOSE_SECONDS
         for each in threads:
-            each.join(max(0.0, (until - datetime.datetime.now(datetime.UTC)).total_seconds()))
+            each.join(max(0.0, until - time.monotonic()))
+        if any(each.is_alive() for each in threads):
+            self._log.warning("the collector of OpenTelemetry did not take the last records in time")
 
     def _span(self, served: ServedRequest) -> None:
         end = _nanoseconds(served.ended)

@@ -139,6 +139,14 @@ def test_a_variable_that_the_sdk_refuses_is_an_error_without_its_value(mlxk: Pro
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_an_address_without_a_scheme_is_an_error_that_names_its_variable(mlxk: Program, name: str) -> None:
+    done = mlxk("serve", "--otlp", "--port", "0", "--json", **{name: "localhost:4317"})
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["type"]) == (1, "validation_error")
+    assert error["message"] == f"{name} must begin with http:// or https://"
+
+
 def test_a_variable_that_the_sdk_ignores_is_named_without_its_value(
     program_environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The contract of the telemetry, held by every adapter."""
 
 import datetime
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,7 +9,7 @@ from doubles.event_log import InMemoryEventLog
 from doubles.telemetry import InMemoryTelemetry
 from serving.otlp_sink import OtlpSink
 
-from mlxk.adapters.telemetry import OtlpTelemetry
+from mlxk.adapters.telemetry import CLOSE_SECONDS, OtlpTelemetry
 from mlxk.application.ports.telemetry import NoTelemetry, ServedRequest, Telemetry
 
 ENDED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -103,3 +104,15 @@ def test_another_protocol_is_said_to_have_no_effect(monkeypatch: pytest.MonkeyPa
         telemetry.close()
     assert [event.fields["variable"] for event in log.events] == ["OTEL_EXPORTER_OTLP_PROTOCOL"]
     assert len(sink.spans) == 1
+
+
+def test_the_end_is_not_waited_for_beyond_its_seconds_which_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = InMemoryEventLog()
+    with OtlpSink(seconds=60.0) as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        telemetry = OtlpTelemetry(log, "1")
+        telemetry.record(SERVED)
+        began = time.monotonic()
+        telemetry.close()
+        assert CLOSE_SECONDS <= time.monotonic() - began < CLOSE_SECONDS + 2
+    assert [event.level for event in log.events if "did not take the last records" in event.event] == ["warning"]
