@@ -32,6 +32,7 @@ REFUSED: dict[str, Any] = {
     "chunk": 2,
     "enable_thinking": True,
     "frequency_penalty": 1,
+    "ignore_eos": True,
     "logit_bias": {"1": 1},
     "logprobs": True,
     "min_p": 0.5,
@@ -55,6 +56,7 @@ REFUSED: dict[str, Any] = {
 HARMLESS: dict[str, Any] = {
     "enable_thinking": False,
     "frequency_penalty": 0,
+    "ignore_eos": False,
     "logit_bias": {},
     "logprobs": False,
     "min_p": 0,

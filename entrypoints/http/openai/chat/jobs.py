@@ -103,6 +103,7 @@ TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
     "chunk": Unsupported("a transcription model takes no images; leave this out"),
     "enable_thinking": Unsupported(_NO_REASONING, (False,)),
     "frequency_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
+    "ignore_eos": Unsupported("a transcript ends with the recording; leave this out", (False,)),
     "logit_bias": Unsupported(_NOT_SAMPLED, ({},)),
     "logprobs": Unsupported("a transcription model gives no log probabilities; leave this out", (False,)),
     "min_p": Unsupported(_NOT_SAMPLED, (0.0,)),
