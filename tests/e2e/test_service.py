@@ -58,7 +58,8 @@ def test_the_unit_is_what_systemd_takes_and_holds_no_secret(mlxk: Program, home:
 
 
 def test_the_property_list_is_what_launchd_takes(mlxk: Program, home: Path) -> None:
-    assert mlxk("service", "install", "--manager", "launchd", *FLAGS, **SECRETS).returncode == 0
+    programs = {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    assert mlxk("service", "install", "--manager", "launchd", *FLAGS, **SECRETS, **programs).returncode == 0
     path = home / "Library" / "LaunchAgents" / "dev.mlxk.server.plist"
     content = path.read_bytes()
     assert b"sekret" not in content

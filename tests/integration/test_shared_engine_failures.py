@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -40,10 +41,12 @@ def listener_at(server: SharedServer, process: int = 1) -> socket.socket:
 
 
 def test_a_stale_socket_is_harmless_and_goes_with_the_next_server(server: SharedServer) -> None:
-    listener_at(server).close()
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    listener_at(server, ended.pid).close()
     assert read(server.sharing().submit(REQUEST)).text == PROMPT
     assert server.servers().servers() == ()
-    assert os.listdir(server.folder) == [socket_name(1)]
+    assert os.listdir(server.folder) == [socket_name(ended.pid)]
     with server.listening():
         assert os.listdir(server.folder) == [socket_name(os.getpid())]
     assert os.listdir(server.folder) == []
