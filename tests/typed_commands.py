@@ -19,9 +19,7 @@ import mlxk.adapters.builtin
 
 BUILT_IN = Path(mlxk.adapters.builtin.__file__).parent / "models"
 
-NEEDS_A_SHELL = re.compile(
-    r"[|<>$;&]|--background| -- mlxk|^(?!(?:[A-Z_0-9]+=\S* +|export \S+\s+)*(?:mlxk|mlx-run)\b)"
-)
+NEEDS_A_SHELL = re.compile(r"[|<>$;&]|--background| -- mlxk|^(?!(?:[A-Z_0-9]+=\S* +|export \S+\s+)*(?:mlxk|mlx-run)\b)")
 """What this process cannot do: pipes, files, variables, several commands, one in another, those of others, going on."""
 
 
