@@ -51,6 +51,7 @@ OURS = {
     "reasoning",
     "thinking",
     "chat_template_kwargs",
+    "ignore_eos",
     "parse_special",
 }
 

@@ -71,6 +71,7 @@ CHAT_ONLY = {
     "logit_bias",
     "seed",
     "stop",
+    "ignore_eos",
     "reasoning_effort",
     "enable_thinking",
     "thinking_budget",
