@@ -12,7 +12,7 @@ const BUILT_IN = path.join(ROOT, "adapters", "builtin", "models");
 const PICTURES = path.join(ROOT, "build", "pictures");
 const NOT_RUN = 77; // As in coding_agents.py.
 /** What Chromium asks by itself, and Playwright does not turn off; what a page asks for is seen otherwise, too. */
-const OWN_REQUEST = /^CONNECT [a-z0-9.-]+\.(google|googleapis|gvt1)\.com:443 /;
+const OWN_REQUEST = /^(CONNECT [a-z0-9.-]+\.(google|googleapis|gvt1)\.com:443 |POST http:\/\/update\.googleapis\.com\/service\/update2\/)/;
 const PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
 const APPLICATIONS = ["Chromium", "Google Chrome"].map((each) => `/Applications/${each}.app/Contents/MacOS/${each}`);
 
