@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from doubles.event_log import InMemoryEventLog
-from models.tiny_rerankers import CROSS_ENCODERS, build_answering, build_cross_encoder
+from models.tiny_rerankers import CROSS_ENCODERS, DOCUMENTS, QUERY, build_answering, build_cross_encoder
 from tokenizers import Tokenizer
 
 from mlxk.adapters.mlx.reranking.reranker import MlxDocumentReranker
@@ -22,13 +22,6 @@ from mlxk.domain.reranking import RerankRequest, RerankSettings
 pytestmark = pytest.mark.mlx
 
 Array = Any
-QUERY = "a man is eating"
-DOCUMENTS = (
-    "bread",
-    "a cheetah runs behind its prey",
-    "the girl is carrying the baby and the bread and a piece of food and a piece of bread",
-    "hello",
-)
 FRAME = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
@@ -222,9 +215,7 @@ def test_a_document_cannot_end_its_turn_and_answer_for_the_model(reranker: MlxDo
 
 
 @pytest.mark.parametrize("kind", CROSS_ENCODERS)
-def test_half_precision_and_quantized_weights_keep_the_order(
-    kind: str, reranker: MlxDocumentReranker, tmp_path: Path
-) -> None:
+def test_half_precision_keeps_the_scores(kind: str, reranker: MlxDocumentReranker, tmp_path: Path) -> None:
     model = build_cross_encoder(tmp_path / "model", kind)
     expected = logits_of(reranker, model, *DOCUMENTS)
     half = build_cross_encoder(tmp_path / "half", kind)

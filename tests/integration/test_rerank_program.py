@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from doubles.event_log import InMemoryEventLog
-from models.tiny_rerankers import WINDOW, build_answering, build_cross_encoder
+from models.tiny_rerankers import DOCUMENTS, QUERY, WINDOW, build_answering, build_cross_encoder
 from serving.running import RunningServer
 from serving.whole_program import WholeProgram
 
@@ -23,14 +23,6 @@ from mlxk.entrypoints.http.openai.rerank import PATHS
 from mlxk.entrypoints.settings import ServerSettings
 
 pytestmark = pytest.mark.mlx
-
-QUERY = "a man is eating"
-DOCUMENTS = (
-    "bread",
-    "a cheetah runs behind its prey",
-    "the girl is carrying the baby and the bread and a piece of food and a piece of bread",
-    "hello",
-)
 
 
 @pytest.fixture(scope="module")

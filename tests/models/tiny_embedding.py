@@ -44,7 +44,7 @@ def build_bert(directory: Path, seed: int = 0, **config: Any) -> ModelHandle:
         **config,
     }
     mx.random.seed(seed)
-    _save(directory, Model(ModelConfig.from_dict(settings)), settings)
+    save(directory, Model(ModelConfig.from_dict(settings)), settings)
     tokenizer.save(str(directory / "tokenizer.json"))
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     _write(
@@ -62,7 +62,21 @@ def build_qwen3(directory: Path, seed: int = 0) -> ModelHandle:
 
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = _byte_pairs()
-    settings: dict[str, Any] = {
+    settings = qwen3_config(tokenizer, WINDOW * 4)
+    mx.random.seed(seed)
+    save(directory, Model(ModelConfig.from_dict(settings)), settings)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    end = "<|endoftext|>"
+    _write(
+        directory / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": end},
+    )
+    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def qwen3_config(tokenizer: Tokenizer, window: int) -> dict[str, Any]:
+    """Return the config of a Qwen3 of two layers."""
+    return {
         "model_type": "qwen3",
         "architectures": ["Qwen3ForCausalLM"],
         "hidden_size": 32,
@@ -73,22 +87,15 @@ def build_qwen3(directory: Path, seed: int = 0) -> ModelHandle:
         "head_dim": 8,
         "rms_norm_eps": 1e-6,
         "vocab_size": tokenizer.get_vocab_size(),
-        "max_position_embeddings": WINDOW * 4,
+        "max_position_embeddings": window,
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
     }
-    mx.random.seed(seed)
-    _save(directory, Model(ModelConfig.from_dict(settings)), settings)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    end = "<|endoftext|>"
-    _write(
-        directory / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": end},
-    )
-    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 
-def _save(directory: Path, model: Any, settings: dict[str, Any]) -> None:
+def save(directory: Path, model: Any, settings: dict[str, Any]) -> None:
+    """Write random weights for a model, and its config."""
+    directory.mkdir(parents=True, exist_ok=True)
     weights = {
         name: mx.random.normal(value.shape) * 0.5 if value.ndim > 1 else value
         for name, value in tree_flatten(model.parameters())

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
+from models.tiny_embedding import qwen3_config, save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mlxk.domain.models.model import ModelHandle, Origin
 
 WINDOW = 48
 WORDS = "a man is eating food and piece of bread the girl carrying baby cheetah runs behind its prey hello world"
+QUERY = "a man is eating"
+DOCUMENTS = (
+    "bread",
+    "a cheetah runs behind its prey",
+    "the girl is carrying the baby and the bread and a piece of food and a piece of bread",
+    "hello",
+)
 CROSS_ENCODERS = ("bert", "xlm-roberta", "modernbert")
 
 _SPECIAL = {
@@ -57,7 +64,7 @@ def build_cross_encoder(directory: Path, kind: str, seed: int = 0, **config: Any
         **config,
     }
     mx.random.seed(seed)
-    _save(directory, module.SequenceClassificationModel(module.ModelConfig.from_dict(settings)), settings)
+    save(directory, module.SequenceClassificationModel(module.ModelConfig.from_dict(settings)), settings)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **_SPECIAL[kind], "model_max_length": WINDOW})
@@ -70,38 +77,13 @@ def build_answering(directory: Path, seed: int = 0, **config: Any) -> ModelHandl
     from mlx_lm.models.qwen3 import Model, ModelArgs
 
     tokenizer = _byte_pairs()
-    settings: dict[str, Any] = {
-        "model_type": "qwen3",
-        "architectures": ["Qwen3ForCausalLM"],
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "rms_norm_eps": 1e-6,
-        "vocab_size": tokenizer.get_vocab_size(),
-        "max_position_embeddings": 512,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": True,
-        **config,
-    }
+    settings = {**qwen3_config(tokenizer, 512), **config}
     mx.random.seed(seed)
-    _save(directory, Model(ModelArgs.from_dict(settings)), settings)
+    save(directory, Model(ModelArgs.from_dict(settings)), settings)
     tokenizer.save(str(directory / "tokenizer.json"))
     ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **ends}))
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
-
-
-def _save(directory: Path, model: Any, settings: dict[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: mx.random.normal(value.shape) * 0.4 if value.ndim > 1 else value
-        for name, value in tree_flatten(model.parameters())
-    }
-    mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (directory / "config.json").write_text(json.dumps(settings))
 
 
 @functools.cache

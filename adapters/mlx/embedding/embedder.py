@@ -5,7 +5,7 @@ import importlib.util
 import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, batches, pool
+from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, batches, device, padded, pool
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
 from mlxk.application.ports.model_tasks import TextEmbedder
@@ -40,12 +40,12 @@ class MlxTextEmbedder(TextEmbedder):
                 found.update(zip(indices, self._vectors(lease, [tokens[index] for index in indices]), strict=True))
                 _require_dimensions(request, len(found[indices[0]]), lease.model.shortenable)
                 lease.yield_to_generation()
-            device = lease.call(_device)
+            computed_by = lease.call(device)
         length = request.settings.dimensions
         vectors = tuple(
             found[index] if length is None else shortened(found[index], length) for index in range(len(tokens))
         )
-        return Embeddings(vectors, sum(map(len, tokens)), device, encoded.truncations)
+        return Embeddings(vectors, sum(map(len, tokens)), computed_by, encoded.truncations)
 
     def _vectors(self, lease: ModelLease[EmbeddingModel], texts: list[TokenIds]) -> list[Vector]:
         model = lease.model
@@ -54,12 +54,7 @@ class MlxTextEmbedder(TextEmbedder):
 
 def _compute(model: EmbeddingModel, texts: list[TokenIds]) -> list[Vector]:
     """Compute the vectors of a batch; on the owner thread."""
-    longest = max(map(len, texts))
-    ids = np.full((len(texts), longest), model.encoder.padding, np.int32)
-    mask = np.zeros((len(texts), longest), np.int32)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = text
-        mask[row, : len(text)] = 1
+    ids, mask = padded(texts, model.encoder.padding)
     output = model.network(mx.array(ids), attention_mask=mx.array(mask))
     if model.pooling is None:
         pooled = getattr(output, "text_embeds", None)
@@ -82,7 +77,3 @@ def _require_dimensions(request: EmbeddingRequest, given: int, shortenable: bool
     raise ValidationError.in_field(
         "dimensions", f"this model emits {given}-dimensional vectors; {asked} are not supported ({reason})"
     )
-
-
-def _device() -> str:
-    return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import mlx.core as mx
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, Input, InputKind, TokenIds, Truncation
@@ -249,6 +250,22 @@ def batches(texts: Sequence[TokenIds]) -> list[list[int]]:
 def _max_rows(length: int) -> int:
     length = max(length, 1)
     return max(1, min(MAX_ROWS, MAX_TOKENS // length, MAX_PAIRS // length**2))
+
+
+def padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """Return rows of equal length, padded on the right, and one where there is a token; shape (texts, length)."""
+    longest = max(map(len, texts))
+    rows = np.full((len(texts), longest), padding, np.int32)
+    mask = np.zeros((len(texts), longest), np.int32)
+    for row, text in enumerate(texts):
+        rows[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return rows, mask
+
+
+def device() -> str:
+    """Return what computes, in the words of ``Embeddings.device``; on the owner thread."""
+    return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
 
 
 @attrs.frozen(eq=False)

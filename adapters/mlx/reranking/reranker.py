@@ -3,10 +3,9 @@
 import functools
 import importlib.util
 
-import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import batches
+from mlxk.adapters.mlx.embedding.encoding import batches, device
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import DocumentReranker
@@ -38,12 +37,8 @@ class MlxDocumentReranker(DocumentReranker):
             for indices in batches(pairs.tokens):
                 logits[indices] = lease.call(functools.partial(scorer.logits, pairs, indices))
                 lease.yield_to_generation()
-            device = lease.call(_device)
+            computed_by = lease.call(device)
         if not np.isfinite(logits).all():
             raise ExecutionError("The model's output was not a number, so there is no order of the documents.")
         documents = tuple(Relevance(index, float(logit)) for index, logit in enumerate(logits))
-        return Relevances(documents, sum(map(len, pairs.tokens)), device, pairs.truncations)
-
-
-def _device() -> str:
-    return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
+        return Relevances(documents, sum(map(len, pairs.tokens)), computed_by, pairs.truncations)

@@ -16,6 +16,7 @@ import numpy as np
 from mlx_vlm import reranker_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mlxk.adapters.mlx.embedding.encoding import padded
 from mlxk.adapters.mlx.embedding.loading import require_vocabulary, window_of
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
@@ -193,8 +194,8 @@ class _CrossEncoder(PairScorer):
         return EncodedPairs(tuple(tokens), tuple(truncations), tuple(segments))
 
     def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
-        ids, mask = _padded([pairs.tokens[index] for index in indices], self._padding)
-        segments, _ = _padded([pairs.segments[index] for index in indices], 0)
+        ids, mask = padded([pairs.tokens[index] for index in indices], self._padding)
+        segments, _ = padded([pairs.segments[index] for index in indices], 0)
         output = self._network(mx.array(ids), attention_mask=mx.array(mask), token_type_ids=mx.array(segments))
         return _numbers(output.logits[:, 0])
 
@@ -231,7 +232,7 @@ class _GenerativeScorer(PairScorer):
 
     def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
         chosen = [pairs.tokens[index] for index in indices]
-        ids, mask = _padded(chosen, self._padding)  # on the right: no token attends to what comes after it
+        ids, mask = padded(chosen, self._padding)  # on the right: no token attends to what comes after it
         network = self._model.network
         last = mx.array(mask.sum(axis=1) - 1)[:, None, None]
         hidden = mx.take_along_axis(network.model(mx.array(ids)), last, axis=1)[:, 0]
@@ -284,17 +285,6 @@ def _truncation(request: RerankRequest, index: int, tokens: int, kept: int) -> T
             detail={"prompt_tokens": tokens, "context_length": kept, "index": index},
         )
     return Truncation(index, tokens, kept)
-
-
-def _padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
-    """Return rows of equal length, padded on the right, and one where there is a token; shape (texts, length)."""
-    longest = max(map(len, texts))
-    rows = np.full((len(texts), longest), padding, np.int32)
-    mask = np.zeros((len(texts), longest), np.int32)
-    for row, text in enumerate(texts):
-        rows[row, : len(text)] = text
-        mask[row, : len(text)] = 1
-    return rows, mask
 
 
 def _numbers(logits: mx.array) -> list[float]:
