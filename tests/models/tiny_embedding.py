@@ -93,11 +93,11 @@ def qwen3_config(tokenizer: Tokenizer, window: int) -> dict[str, Any]:
     }
 
 
-def save(directory: Path, model: Any, settings: dict[str, Any]) -> None:
-    """Write random weights for a model, and its config."""
+def save(directory: Path, model: Any, settings: dict[str, Any], spread: float = 0.5) -> None:
+    """Write random weights of a standard deviation for a model, and its config."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {
-        name: mx.random.normal(value.shape) * 0.5 if value.ndim > 1 else value
+        name: mx.random.normal(value.shape) * spread if value.ndim > 1 else value
         for name, value in tree_flatten(model.parameters())
     }
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})

@@ -21,6 +21,9 @@ DOCUMENTS = (
     "the girl is carrying the baby and the bread and a piece of food and a piece of bread",
     "hello",
 )
+SPREAD = 0.4
+"""Of the weights."""
+
 CROSS_ENCODERS = ("bert", "xlm-roberta", "modernbert")
 
 _SPECIAL = {
@@ -64,7 +67,7 @@ def build_cross_encoder(directory: Path, kind: str, seed: int = 0, **config: Any
         **config,
     }
     mx.random.seed(seed)
-    save(directory, module.SequenceClassificationModel(module.ModelConfig.from_dict(settings)), settings)
+    save(directory, module.SequenceClassificationModel(module.ModelConfig.from_dict(settings)), settings, SPREAD)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **_SPECIAL[kind], "model_max_length": WINDOW})
@@ -79,7 +82,7 @@ def build_answering(directory: Path, seed: int = 0, **config: Any) -> ModelHandl
     tokenizer = _byte_pairs()
     settings = {**qwen3_config(tokenizer, 512), **config}
     mx.random.seed(seed)
-    save(directory, Model(ModelArgs.from_dict(settings)), settings)
+    save(directory, Model(ModelArgs.from_dict(settings)), settings, SPREAD)
     tokenizer.save(str(directory / "tokenizer.json"))
     ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **ends}))
