@@ -270,14 +270,14 @@ def require_draft_model(details: ModelDetails, kind: str | None = None) -> None:
         MlxkError: As ``require_text_model``; a drafter has no tokenizer, and is judged when it is loaded.
     """
     config = details.config or {}
-    found = other_drafter(config)
+    drafting = drafting_of(config)
+    found = other_drafter(config) if drafting is None else None
     if found is not None:
         raise IncompatibleModelError(
             f"draft_model: '{details.description.handle.label}' is a drafter of the kind {found}, which computes on the"
             " hidden states of one model; such drafters are not supported.",
             hint="Name a whole, smaller model with the same tokenizer, or a drafter of another kind.",
         )
-    drafting = drafting_of(config)
     stated = "model" if drafting is None else drafting.value
     if kind not in (None, stated):
         raise ValidationError(f"draft_kind: by its files '{details.description.handle.label}' is {stated}, not {kind}")

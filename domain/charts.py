@@ -111,7 +111,7 @@ _MEMORY: Sequence[_Curve] = (
     ("GPU's own", lambda each: _gb(_own_gpu_bytes(each.machine.gpu))),
 )
 _BUSY: Sequence[_Curve] = (
-    ("processor", lambda each: 100 - each.machine.cpu.idle if each.machine.cpu else None),
+    ("processor", lambda each: each.machine.cpu.busy if each.machine.cpu else None),
     ("the system's part of it", lambda each: each.machine.cpu.system if each.machine.cpu else None),
     ("GPU", lambda each: each.machine.gpu.busy_percent if each.machine.gpu else None),
 )

@@ -107,6 +107,11 @@ def shortened(vector: Sequence[float], dimensions: int) -> Vector:
     return tuple(value / length for value in head) if length else tuple(head)
 
 
+def as_number(value: float) -> float:
+    """Return a 32-bit float as short as it is exact: it has at most nine significant digits."""
+    return float(f"{value:.9g}")
+
+
 def as_base64(vector: Sequence[float]) -> str:
     """Return a vector as base64 of 32-bit floats, least significant byte first."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -39,6 +39,11 @@ class CpuShares:
     system: float
     idle: float
 
+    @property
+    def busy(self) -> float:
+        """What is not idle."""
+        return 100 - self.idle
+
 
 @attrs.frozen
 class GpuReading:
@@ -221,7 +226,7 @@ class WatchSummary:
         self.free_bytes = Extent.with_value(self.free_bytes, machine.free_bytes)
         self.used_bytes = Extent.with_value(self.used_bytes, machine.used_bytes)
         self.swap_used_bytes = Extent.with_value(self.swap_used_bytes, machine.swap_used_bytes)
-        self.cpu_percent = Extent.with_value(self.cpu_percent, 100 - machine.cpu.idle if machine.cpu else None)
+        self.cpu_percent = Extent.with_value(self.cpu_percent, machine.cpu.busy if machine.cpu else None)
         self.gpu_percent = Extent.with_value(self.gpu_percent, gpu.busy_percent if gpu else None)
         self.server_bytes = Extent.with_value(self.server_bytes, server_memory(sample))
         self.array_bytes = Extent.with_value(self.array_bytes, engine_memory(sample))

@@ -7,6 +7,9 @@ import attrs
 from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.setting_kinds import is_web_address
 
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+"""Where a server on all interfaces is asked on its own machine."""
+
 
 @attrs.frozen(kw_only=True)
 class ServerAddress:
@@ -20,7 +23,7 @@ class ServerAddress:
     @property
     def url(self) -> str:
         """The URL for clients; for a server on all interfaces, that of the loopback interface."""
-        return self._url({"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host))
+        return self._url(LOOPBACK.get(self.host, self.host))
 
     @property
     def other_urls(self) -> tuple[str, ...]:

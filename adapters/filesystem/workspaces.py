@@ -105,8 +105,8 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         typed, path = self._path(target, name)
         place = os.path.join(_real(os.path.dirname(path)), os.path.basename(path))
         parent = os.path.dirname(place)
-        for directory in self._protected:
-            if os.path.commonpath((_real(directory), place)) == _real(directory):
+        for directory in map(_real, self._protected):
+            if os.path.commonpath((directory, place)) == directory:
                 raise ValidationError(f"target: '{typed}' lies in the model cache, which is not written to this way")
         if not os.path.isdir(parent):
             raise self._without_parent(typed, parent)

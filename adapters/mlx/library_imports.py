@@ -158,10 +158,10 @@ FILES_OF_A_MODEL = 4096
 """Files that may be open at once, where the system lets a process raise its limit that far."""
 
 
-def raise_file_limit(wanted: int = FILES_OF_A_MODEL) -> None:
+def raise_file_limit() -> None:
     """Raise the limit of open files of this process as far as it may; never lower it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    most = FILES_OF_A_MODEL if hard == resource.RLIM_INFINITY else min(FILES_OF_A_MODEL, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         with contextlib.suppress(OSError, ValueError):  # the kernel of macOS may allow less than the limit says
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -74,6 +74,11 @@ class Timings:
     queue_seconds: float = 0.0
     """Time in the queue of the engine."""
 
+    @property
+    def first_token_seconds(self) -> float:
+        """From submission to the first token."""
+        return self.load_seconds + self.queue_seconds + self.prompt_seconds
+
 
 @attrs.frozen
 class TokenAlternative:

@@ -217,10 +217,8 @@ def drafting_of(config: Mapping[str, object]) -> Drafting | None:
 
 
 def other_drafter(config: Mapping[str, object]) -> str | None:
-    """Return the name of a drafter's kind that is none of ``Drafting``; None for any other model."""
+    """Return the kind of a drafter for which ``drafting_of`` is None; None for a model that is no drafter."""
     named = (config.get("model_type"), config.get("speculators_model_type"), *_listed(config))
-    if drafting_of(config) is not None:
-        return None
     found = next((each for each in named if isinstance(each, str) and _OTHER_DRAFTER.search(each)), None)
     return found or ("dflash" if isinstance(config.get("dflash_config"), Mapping) else None)
 
@@ -246,8 +244,7 @@ def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelT
 
 
 def _classes(snapshot: ModelSnapshot) -> str:
-    listed = snapshot.config.get("architectures")
-    return " ".join(item for item in listed if isinstance(item, str)).lower() if isinstance(listed, list) else ""
+    return " ".join(item for item in _listed(snapshot.config) if isinstance(item, str)).lower()
 
 
 def _is_reranker(snapshot: ModelSnapshot) -> bool:

@@ -138,6 +138,17 @@ def print_place(container: "Container", output: Output) -> None:
             output.note(f"[matrices are {matrices_words(matrices)}]")
 
 
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of a whole number in a range."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
 def add_pull_argument(parser: argparse.ArgumentParser) -> None:
     """Declare ``--pull``."""
     parser.add_argument(

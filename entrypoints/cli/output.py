@@ -142,6 +142,11 @@ class Output:
         self.line(json.dumps(envelope, indent=2, allow_nan=False))
 
 
+def success_line(command: str, data: object) -> str:
+    """Return the JSON document of a success on one line, where several may come or the reader waits for one."""
+    return json.dumps({"status": "success", "command": command, "data": data, "error": None}, allow_nan=False)
+
+
 class TerminalConfirmation(Confirmation):
     """Asks on standard error and reads the answer from standard input, when both are terminals.
 

@@ -114,9 +114,14 @@ COMMANDS = "command"
 """The label of what commands of this program have a running server compute."""
 
 
+def route_of(template: str | None) -> str:
+    """Return the template of a path without its version."""
+    return (template or "").removeprefix("/v1").removeprefix("/v2")
+
+
 def api_of(route: str | None) -> str:
     """Return the label of the API that the template of a path belongs to."""
-    path = (route or "").removeprefix("/v1").removeprefix("/v2")
+    path = route_of(route)
     return "ollama" if path.startswith("/api/") else _APIS.get(path, "other")
 
 
@@ -236,17 +241,17 @@ class Metrics:
 
     def embeddings(self, model: str, api: str, tokens: int, seconds: float) -> None:
         """Count a request for vectors, and the tokens of its texts."""
-        with self._lock:
-            labels = self._labels(model, api)
-            self._count_tokens(labels, "computed", tokens)
-            self._observe("mlxk_embedding_seconds", labels, seconds)
+        self._computed("mlxk_embedding_seconds", model, api, tokens, seconds)
 
     def reranking(self, model: str, api: str, tokens: int, seconds: float) -> None:
         """Count a request for the order of documents, and the tokens that were computed."""
+        self._computed("mlxk_rerank_seconds", model, api, tokens, seconds)
+
+    def _computed(self, name: str, model: str, api: str, tokens: int, seconds: float) -> None:
         with self._lock:
             labels = self._labels(model, api)
             self._count_tokens(labels, "computed", tokens)
-            self._observe("mlxk_rerank_seconds", labels, seconds)
+            self._observe(name, labels, seconds)
 
     def transcription(self, model: str, api: str, seconds: float) -> None:
         """Count the transcription of a recording."""
@@ -255,7 +260,7 @@ class Metrics:
 
     def _observe_answer(self, labels: str, finished: Finished) -> None:
         timings, tokens = finished.timings, finished.usage.completion_tokens
-        first = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
+        first = timings.first_token_seconds
         self._observe("mlxk_queue_seconds", labels, timings.queue_seconds)
         self._observe("mlxk_answer_seconds", labels, first + timings.generation_seconds)
         if tokens or finished.reason is not FinishReason.CANCELLED:  # otherwise its prompt was not computed to the end

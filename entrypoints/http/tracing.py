@@ -9,7 +9,7 @@ import falcon
 from mlxk.application.ports.system import Clock
 from mlxk.application.ports.telemetry import ServedRequest, Telemetry
 from mlxk.domain.generation.request import Finished, FinishReason
-from mlxk.entrypoints.http.lifecycle import api_of
+from mlxk.entrypoints.http.lifecycle import api_of, route_of
 
 _OPERATIONS = {
     "/chat/completions": "chat",
@@ -105,14 +105,14 @@ class Tracer:
     def answered(self, request: falcon.Request, identity: str) -> None:
         """Record a request whose response is about to be sent, unless its answer goes on; of those to a model only."""
         trace: Trace | None = getattr(request.context, "trace", None)
-        path = (request.uri_template or "").removeprefix("/v1").removeprefix("/v2")
+        path = route_of(request.uri_template)
         if trace is not None and not trace.ends_later and request.method == "POST" and path in _OPERATIONS:
             self.identify(request, trace, identity)
             self.end(trace)
 
     def identify(self, request: falcon.Request, trace: Trace, identity: str) -> None:
         """Note what a request is; before its answer leaves the thread of the request."""
-        path = (request.uri_template or "").removeprefix("/v1").removeprefix("/v2")
+        path = route_of(request.uri_template)
         trace.operation, trace.api, trace.request_id = _OPERATIONS.get(path, "chat"), api_of(path), identity
         trace.parent = {name: value for name in _TRACE_HEADERS if (value := request.get_header(name)) is not None}
 
@@ -150,15 +150,14 @@ def _moments(trace: Trace, now: float) -> tuple[float | None, float | None]:
     if trace.submitted is None or not trace.finished:
         return None, None
     before, most = trace.submitted - trace.began, now - trace.began
-    waited = [(each, each.timings.load_seconds + each.timings.queue_seconds) for each in trace.finished]
+    queue_ended = min(each.timings.load_seconds + each.timings.queue_seconds for each in trace.finished)
     # One that was cancelled without a token was not computed to its first.
     firsts = [
-        seconds + each.timings.prompt_seconds
-        for each, seconds in waited
+        each.timings.first_token_seconds
+        for each in trace.finished
         if each.usage.completion_tokens or each.reason is not FinishReason.CANCELLED
     ]
-    queue_ended = min(before + min(seconds for _, seconds in waited), most)
-    return queue_ended, min(before + min(firsts), most) if firsts else None
+    return min(before + queue_ended, most), min(before + min(firsts), most) if firsts else None
 
 
 def _seconds_per_token(finished: Sequence[Finished]) -> float | None:

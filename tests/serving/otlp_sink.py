@@ -1,7 +1,6 @@
 """A collector of OpenTelemetry on a loopback socket, which keeps the spans and metrics that are sent to it."""
 
 import threading
-import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -9,6 +8,7 @@ from typing import Any, Self
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from serving.running import eventually
 
 
 class OtlpSink:
@@ -74,10 +74,7 @@ class OtlpSink:
 
     def wait_for(self, spans: int, seconds: float = 20.0) -> list[Any]:
         """Return the spans once there are as many."""
-        until = time.monotonic() + seconds
-        while len(self.spans) < spans and time.monotonic() < until:
-            time.sleep(0.02)
-        assert len(self.spans) >= spans, f"{len(self.spans)} spans of {spans}"
+        assert eventually(lambda: len(self.spans) >= spans, seconds), f"{len(self.spans)} spans of {spans}"
         return self.spans
 
 

@@ -103,8 +103,9 @@ def load_drafter(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> L
         from mlx_vlm import utils
 
         network = utils.load_model(Path(directory))
-        held = widen(network, WeightForm.WIDE) if form.widened else None
-    size = sum(array.nbytes for _, array in tree_flatten(network.parameters())) if held is None else held
+        if form.widened:
+            widen(network, WeightForm.WIDE)
+    size = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
     return LoadedDrafter(handle, identity_of(handle), network, drafting, size)
 
 

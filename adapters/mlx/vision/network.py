@@ -147,7 +147,8 @@ def _digest(call: Call) -> str | None:
     for name, value in tree_flatten([list(call[0]), call[1]]):
         if isinstance(value, mx.array):
             content = np.array(mx.contiguous(value).reshape(-1).view(mx.uint8))
-            found.update(f"{name}{value.dtype}{value.shape}".encode() + content.tobytes())
+            found.update(f"{name}{value.dtype}{value.shape}".encode())
+            found.update(content.data)
         elif isinstance(value, _SETTINGS):
             found.update(f"{name}{value!r};".encode())
         else:

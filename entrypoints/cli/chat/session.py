@@ -267,7 +267,7 @@ class ChatSession:
         if self.last is None:
             return ("no answer yet",)
         timings = self.last.timings
-        waited = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
+        waited = timings.first_token_seconds
         return (
             f"last answer: {speed(self.last)}",
             f"first token after {waited:.2f} s, {timings.load_seconds:.2f} s of it to load the model",

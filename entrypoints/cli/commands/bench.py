@@ -27,6 +27,7 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     model_reference,
     naming_the_flag,
+    whole_number,
 )
 from mlxk.entrypoints.cli.comparing import ShownProgress, named_server, refuse, require_writable
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
@@ -102,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r",
         "--repeats",
-        type=_number(1, _MOST_REPEATS),
+        type=whole_number(1, _MOST_REPEATS),
         metavar="N",
         help="runs of each row that count (5), or rounds of --against (6)",
     )
@@ -314,18 +315,7 @@ def _given(sizes: tuple[int, ...] | None, usual: tuple[int, ...]) -> tuple[int, 
     return tuple(each for each in (usual if sizes is None else sizes) if each)
 
 
-def _number(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of a whole number in a range."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
 def _numbers(least: int, most: int) -> Callable[[str], tuple[int, ...]]:
     """Return a reader of whole numbers between commas, each once."""
-    number = _number(least, most)
+    number = whole_number(least, most)
     return lambda text: tuple(dict.fromkeys(number(each.strip()) for each in text.split(",")))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 from mlxk.application.use_cases.model_tasks import EmbeddingResult, EmbedText
-from mlxk.domain.embedding import EmbeddingSettings, InputKind
+from mlxk.domain.embedding import EmbeddingSettings, InputKind, as_number
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription
 from mlxk.entrypoints.cli.command import (
@@ -181,8 +181,7 @@ def _embedded(fields: Mapping[str, object], index: int, result: EmbeddingResult)
     cut = next((each for each in result.embeddings.truncations if each.index == index), None)
     return {
         **fields,
-        # Nine significant digits are enough for 32-bit floats.
-        "embedding": [float(f"{value:.9g}") for value in vector],
+        "embedding": [as_number(value) for value in vector],
         "metadata": {
             "model": result.model,
             "dimensions": len(vector),

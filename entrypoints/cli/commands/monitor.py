@@ -27,8 +27,9 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.command_line_parser import own_words
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, handling
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, success_line
 from mlxk.entrypoints.cli.render import monitoring, sample_files
+from mlxk.entrypoints.cli.render.benchmark_reports import fault_lines
 from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.server_address import client_address
 from mlxk.entrypoints.settings import inherited
@@ -38,7 +39,6 @@ PLOT, KINDS = "plot", ("html", "svg", "png")
 _NOT_FOUND, _NOT_RUN = 127, 126
 """Exit statuses of a shell for a command that does not exist, and one that cannot be run."""
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 86400.0
-_MOST_FAULTS = 20
 _READABLE = 0o644
 """Permissions of a plot, which has nothing of a model's input."""
 _LAST_SAMPLE_SECONDS = 10.0
@@ -207,8 +207,7 @@ class _Recording:
         self._end(thread)
         document = self._finished(exit_code=status, command=shlex.join(command))
         if self.output.as_json:
-            envelope = {"status": "success", "command": "monitor", "data": document, "error": None}
-            self.output.note(json.dumps(envelope, allow_nan=False))
+            self.output.note(success_line("monitor", document))
         else:
             self.output.note(monitoring.summary_text(self.summary, self.watch.interval_seconds, status))
         return status
@@ -266,10 +265,8 @@ def _plot(names: Sequence[str], arguments: argparse.Namespace, context: CommandC
         if not within:
             output.note(f"[nothing in '{names[1]}' was measured while '{names[0]}' was sampled]")
         faults, regions = [*faults, *unread], [*regions, *within]
-    for each in faults[:_MOST_FAULTS]:
-        output.note(f"[{each}; it is left out]")
-    if len(faults) > _MOST_FAULTS:
-        output.note(f"[{counted(len(faults) - _MOST_FAULTS, 'further line')} could not be read]")
+    for each in fault_lines(faults):
+        output.note(f"[{each}]")
     title = arguments.title or os.path.basename(names[0])
     chart = chart_of(samples, regions, title)
     picture = context.build(context.settings).adapters.chart_writer().draw(chart, "svg" if kind == "html" else kind)

@@ -5,6 +5,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from mlxk.domain.embedding import as_number
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
 from mlxk.entrypoints.cli.command import (
@@ -116,8 +117,8 @@ def _json(model: str, found: Relevances, best: Sequence[Relevance], documents: S
         "results": [
             {
                 "index": each.index,
-                "relevance_score": float(f"{each.score:.9g}"),
-                "logit": float(f"{each.logit:.9g}"),
+                "relevance_score": as_number(each.score),
+                "logit": as_number(each.logit),
                 "document": documents[each.index],
             }
             for each in best

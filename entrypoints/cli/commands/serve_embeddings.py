@@ -1,7 +1,6 @@
 """``mlxk embed-serve MODEL``: an embeddings server for one model, usable as ``serve --embed-backend``."""
 
 import argparse
-import json
 import os
 
 from mlxk.domain.errors import FeatureGateError
@@ -13,7 +12,7 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     naming_the_flag,
 )
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, success_line
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerSettings
@@ -65,8 +64,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             return f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it){others}"
         data = {"url": address.url, "other_urls": list(address.other_urls), "host": address.host, "port": address.port}
         data["model"] = arguments.model
-        document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
-        return json.dumps({**document, "error": None})
+        return success_line("embed-serve", {**data, "pid": os.getpid()})
 
     with naming_the_flag(context.settings):
         fetch_absent((arguments.model,), lambda: context.build(context.settings), output, pull=arguments.pull)

@@ -1,7 +1,6 @@
 """``mlxk serve``: the server, for clients of several APIs."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ from mlxk.entrypoints.cli.command import (
 )
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import add_draft_arguments
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, success_line
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.served_names import read_names
 from mlxk.entrypoints.cli.server_processes import background_server
@@ -324,4 +323,4 @@ def _announcement(address: ServerAddress, server: ServerSettings, output: Output
         "pid": os.getpid(),
         **({"page": f"{address.url}/"} if offers_page(server) else {}),
     }
-    return json.dumps({"status": "success", "command": "serve", "data": data, "error": None})
+    return success_line("serve", data)

@@ -1,7 +1,6 @@
 """``mlxk top``: what servers do now, on a screen that is redrawn, or a line at a time where there is no terminal."""
 
 import argparse
-import json
 import signal
 import sys
 import threading
@@ -18,11 +17,11 @@ from prompt_toolkit.output import ColorDepth
 
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.monitoring import MachineSample, ServerHistory
-from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.command import CommandContext, whole_number
 from mlxk.entrypoints.cli.commands.monitor import USUAL_SECONDS, add_server_arguments, named_server, seconds
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.foreground_processes import handling
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, success_line
 from mlxk.entrypoints.cli.render import server_screen
 from mlxk.entrypoints.cli.render.server_screen import Moment
 
@@ -37,13 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = f"seconds between readings ({USUAL_SECONDS:g})"
     parser.add_argument("-i", "--interval", type=seconds, metavar="S", help=usual)
     enough = "end after so many readings; else with q or Ctrl-C"
-    parser.add_argument("-n", "--readings", type=_count, metavar="N", help=enough)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_READINGS):
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 to {_MOST_READINGS}")
-    return int(text)
+    parser.add_argument("-n", "--readings", type=whole_number(1, _MOST_READINGS), metavar="N", help=enough)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -95,8 +88,7 @@ def _in_lines(readings: _Readings, use: WatchMachine, output: Output) -> int:
         # The sample at the end of a watch comes too early to have rates.
         moment = None if readings.watch.ended.is_set() else readings.moment(sample)
         if moment is not None and output.as_json:
-            data = server_screen.moment_json(moment)
-            output.line(json.dumps({"status": "success", "command": "top", "data": data, "error": None}))
+            output.line(success_line("top", server_screen.moment_json(moment)))
         elif moment is not None:
             for line in server_screen.lines(moment):
                 output.line(line)

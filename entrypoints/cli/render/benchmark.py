@@ -171,16 +171,17 @@ def text(found: ModelSpeed | ServerSpeed, server: str | None, width: int | None)
 
 def markdown(found: ModelSpeed | ServerSpeed, server: str | None) -> str:
     """Return the result in Markdown; for the arguments see ``document``."""
-    lines = [f"- {name}: {_escaped(value)}" for name, value in _facts(found, server)]
+    lines = [f"- {name}: {escaped(value)}" for name, value in _facts(found, server)]
     for header, rows in _tables(found):
         lines += ["", f"| {' | '.join(header)} |", f"|{'---|' + '--:|' * (len(header) - 1)}"]
-        lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+        lines += [f"| {' | '.join(map(escaped, row))} |" for row in rows]
     notes = [*_failures(found), *found.notes]
-    lines += ["", *(f"- {_escaped(each)}" for each in notes)] if notes else []
+    lines += ["", *(f"- {escaped(each)}" for each in notes)] if notes else []
     return "".join(f"{line}\n" for line in lines)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as a cell of a table in Markdown."""
     return printable(text).replace("|", "\\|")
 
 

@@ -6,7 +6,7 @@ What the schema has no field for is in ``metadata``.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +17,7 @@ from mlxk.domain.comparison import Figure, Outcome, ReportLine, Sample
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.speed import ModelSpeed, ServerSpeed, TaskRow, Unit
 from mlxk.entrypoints.cli.render.benchmark import level_object, name_of, rounded, row_object, task_object
+from mlxk.entrypoints.cli.render.formatting import counted
 
 SCHEMA = "0.2.2"
 _KNOWN_SCHEMAS = frozenset({"0.1.0", "0.2.0", "0.2.1", SCHEMA})
@@ -139,6 +140,23 @@ class LineFault:
         return f"{self.file}, line {self.line}: {self.reason}"
 
 
+_MOST_FAULTS = 20
+"""Lines that are named one by one."""
+
+
+def fault_lines(faults: Sequence[LineFault]) -> list[str]:
+    """Return what is to say about lines that could not be read, a sentence each."""
+    said = [f"{each}; it is left out" for each in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        said.append(f"{counted(len(faults) - _MOST_FAULTS, 'further line')} could not be read")
+    return said
+
+
+def first_fault(faults: Sequence[LineFault]) -> str:
+    """Return why nothing of a file could be read, as the end of a sentence."""
+    return f": line {faults[0].line}: {faults[0].reason}" if faults else ": it is empty"
+
+
 @attrs.frozen
 class Report:
     """What was read of the files of one report."""
@@ -175,9 +193,8 @@ def read_reports(*paths: str) -> Report:
             except ValueError as error:
                 faults.append(LineFault(path, number, str(error)))
         if len(records) == before:
-            first = f": line {faults[wrong].line}: {faults[wrong].reason}" if len(faults) > wrong else ": it is empty"
             raise ValidationError(
-                f"'{path}' is no report of a benchmark{first}",
+                f"'{path}' is no report of a benchmark{first_fault(faults[wrong:])}",
                 hint="A report is written with: mlxk bench --report FILE",
             )
     return Report(paths, tuple(records), tuple(schemas), tuple(faults))
@@ -205,24 +222,24 @@ def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
     raise ValidationError(f"'{path}' has more than {_MOST_LINES} lines")
 
 
-class _FaultyLineError(ValueError):
+class FaultyLineError(ValueError):
     """What is wrong with a line, in words."""
 
 
 def json_object(line: bytes) -> dict[str, Any]:
     """Return the object of a line; raises ValueError with what is wrong in words."""
     if len(line) > _LONGEST_LINE:
-        raise _FaultyLineError(f"it is longer than {_LONGEST_LINE} bytes; nothing after it is read")
+        raise FaultyLineError(f"it is longer than {_LONGEST_LINE} bytes; nothing after it is read")
     try:
         document = json.loads(line.decode("utf-8-sig").strip())
     except UnicodeDecodeError:
-        raise _FaultyLineError("it is not text in UTF-8") from None
+        raise FaultyLineError("it is not text in UTF-8") from None
     except json.JSONDecodeError as error:
-        raise _FaultyLineError(f"it is no JSON: {error.msg} at character {error.pos + 1}") from None
+        raise FaultyLineError(f"it is no JSON: {error.msg} at character {error.pos + 1}") from None
     except (ValueError, RecursionError):
-        raise _FaultyLineError("it is no JSON that can be read") from None
+        raise FaultyLineError("it is no JSON that can be read") from None
     if not isinstance(document, dict):
-        raise _FaultyLineError("it is no JSON object")
+        raise FaultyLineError("it is no JSON object")
     return document
 
 
@@ -243,7 +260,7 @@ def _record(document: dict[str, Any]) -> ReportLine:
     for name in _TEXTS:
         _text(document, name)
     if document["outcome"] not in [each.value for each in Outcome]:
-        raise _FaultyLineError(f"outcome is none of {', '.join(each.value for each in Outcome)}")
+        raise FaultyLineError(f"outcome is none of {', '.join(each.value for each in Outcome)}")
     parts = {name: _object(document, name) for name in ("model", "performance", "metadata", "system_health")}
     model, metadata, performance = parts["model"], parts["metadata"], parts["performance"]
     size = _number(model, "model", "size_gb")
@@ -289,21 +306,21 @@ def _text(document: dict[str, Any], name: str, where: str = "") -> str:
     value = document.get(name)
     if not isinstance(value, str) or not value:
         said = "is missing" if name not in document else "is no text"
-        raise _FaultyLineError(f"{f'{where}.' if where else ''}{name} {said}")
+        raise FaultyLineError(f"{f'{where}.' if where else ''}{name} {said}")
     return value
 
 
 def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
     value = document.get(name)
     if not isinstance(value, dict | None):
-        raise _FaultyLineError(f"{name} is no object")
+        raise FaultyLineError(f"{name} is no object")
     return value or {}
 
 
 def _number(document: dict[str, Any], where: str, name: str) -> float | None:
     value = document.get(name)
     if value is not None and not _is_number(value):
-        raise _FaultyLineError(f"{f'{where}.' if where else ''}{name} is no number from 0")
+        raise FaultyLineError(f"{f'{where}.' if where else ''}{name} is no number from 0")
     return None if value is None else float(value)
 
 

@@ -21,8 +21,15 @@ from mlxk.domain.comparison import (
     change,
     results,
 )
-from mlxk.entrypoints.cli.render.benchmark import machine_object, machine_text, rounded, seconds_text, version_objects
-from mlxk.entrypoints.cli.render.benchmark_reports import Report
+from mlxk.entrypoints.cli.render.benchmark import (
+    escaped,
+    machine_object,
+    machine_text,
+    rounded,
+    seconds_text,
+    version_objects,
+)
+from mlxk.entrypoints.cli.render.benchmark_reports import Report, fault_lines
 from mlxk.entrypoints.cli.render.formatting import SEPARATOR, counted, decimal_size, printable, table
 
 _TITLES = {
@@ -119,17 +126,13 @@ def reports_markdown(before: Report, after: Report | None) -> str:
     """Return reports in Markdown."""
     parts = []
     for heading, titles, rows, sentences in _sections(before, after):
-        lines = [f"### {_escaped(heading)}", ""]
+        lines = [f"### {escaped(heading)}", ""]
         if rows:
             lines += [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-            lines += [*(f"| {' | '.join(map(_escaped, row))} |" for row in rows), ""]
-        lines += [*(f"- {_escaped(each)}" for each in sentences), *([""] if sentences else [])]
+            lines += [*(f"| {' | '.join(map(escaped, row))} |" for row in rows), ""]
+        lines += [*(f"- {escaped(each)}" for each in sentences), *([""] if sentences else [])]
         parts.append("\n".join(lines))
     return "\n".join(parts).rstrip("\n") + "\n"
-
-
-def _escaped(text: str) -> str:
-    return printable(text).replace("|", "\\|")
 
 
 def _sections(before: Report, after: Report | None) -> list[Section]:
@@ -299,12 +302,12 @@ def comparison_text(found: Comparison, width: int | None) -> str:
 
 def comparison_markdown(found: Comparison) -> str:
     """Return a comparison in Markdown."""
-    lines = [*(f"- {_escaped(each)}" for each in _facts(found)), ""]
+    lines = [*(f"- {escaped(each)}" for each in _facts(found)), ""]
     lines += [f"| {' | '.join(_CONTEST_TITLES)} |", f"|{'---|' * len(_CONTEST_TITLES)}"]
     lines += [f"| {' | '.join(_contest_cells(each))} |" for each in found.contests]
-    lines += ["", _verdict(found), "", *(f"- {_escaped(each)}" for each in found.notes)]
+    lines += ["", _verdict(found), "", *(f"- {escaped(each)}" for each in found.notes)]
     for question, *answers in _answers(found):
-        lines += ["", f"### {_escaped(question)}"]
+        lines += ["", f"### {escaped(question)}"]
         for name, answer in zip(_NAMES, answers, strict=True):
             head, *text = _headed(name, answer)
             lines += ["", f"{head}:", "", *(f"    {printable(each)}" for each in text)]
@@ -374,10 +377,7 @@ def _side_by_side(first: Sequence[str], second: Sequence[str], width: int) -> li
 
 def fault_notes(report: Report) -> list[str]:
     """Return what is to say about lines that could not be read, or are of an unknown version, a sentence each."""
-    most = 20
-    notes = [f"{each}; it is left out" for each in report.faults[:most]]
-    if len(report.faults) > most:
-        notes.append(f"{counted(len(report.faults) - most, 'further line')} could not be read")
+    notes = fault_lines(report.faults)
     if unknown := report.unknown_schemas:
         notes.append(f"schema {', '.join(unknown)} is not known; what is known of its lines was read")
     return notes

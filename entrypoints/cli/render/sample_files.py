@@ -22,7 +22,13 @@ from mlxk.domain.monitoring import (
     ServerReading,
     WatchedModel,
 )
-from mlxk.entrypoints.cli.render.benchmark_reports import LineFault, json_object, numbered_lines
+from mlxk.entrypoints.cli.render.benchmark_reports import (
+    FaultyLineError,
+    LineFault,
+    first_fault,
+    json_object,
+    numbered_lines,
+)
 from mlxk.entrypoints.cli.render.monitoring import GIB, MIB
 
 _GREATEST = 1e18
@@ -30,10 +36,6 @@ _GREATEST = 1e18
 _UNKNOWN = -1.0
 """The elapsed time of a line that has only its moment."""
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
-
-
-class _FaultyLineError(ValueError):
-    """What is wrong with a line, in words."""
 
 
 def read_samples(path: str) -> tuple[list[MachineSample], list[LineFault]]:
@@ -53,8 +55,9 @@ def read_samples(path: str) -> tuple[list[MachineSample], list[LineFault]]:
         except _MALFORMED as error:
             faults.append(LineFault(path, number, _reason(error, "it is no sample of the monitor")))
     if not samples:
-        first = f": line {faults[0].line}: {faults[0].reason}" if faults else ": it is empty"
-        raise ValidationError(f"'{path}' is no file of samples{first}", hint="Write one: mlxk monitor -o FILE")
+        raise ValidationError(
+            f"'{path}' is no file of samples{first_fault(faults)}", hint="Write one: mlxk monitor -o FILE"
+        )
     began = samples[0].time
     timed = (
         attrs.evolve(each, elapsed=max(0.0, each.time - began)) if each.elapsed == _UNKNOWN else each
@@ -70,7 +73,7 @@ def _reason(error: Exception, otherwise: str) -> str:
 def _sample(line: Mapping[str, Any]) -> MachineSample:
     elapsed, time = _number(line, "elapsed_s"), _number(line, "ts")
     if elapsed is None and time is None:
-        raise _FaultyLineError("it has neither 'elapsed_s' nor 'ts'")
+        raise FaultyLineError("it has neither 'elapsed_s' nor 'ts'")
     user, system, idle = (_number(line, f"cpu_{name}") for name in ("user", "sys", "idle"))
     busy, used = _number(line, "gpu_device_util"), _whole(line, "gpu_used_bytes")
     load = [_number(line, f"load_{minutes}") for minutes in (1, 5, 15)]
@@ -106,7 +109,7 @@ def _number(line: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _GREATEST:
-        raise _FaultyLineError(f"its '{name}' is no number from 0 on")
+        raise FaultyLineError(f"its '{name}' is no number from 0 on")
     return float(value)
 
 
@@ -178,6 +181,6 @@ def _measured(record: Mapping[str, Any]) -> tuple[float, float, str]:
         moment = datetime.datetime.fromisoformat(record["timestamp"])
         end = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
     if start is None and duration is None:
-        raise _FaultyLineError("it says neither when it began nor how long it took")
+        raise FaultyLineError("it says neither when it began nor how long it took")
     label = (record.get("model") or {}).get("id") or record["test"]
     return end - (duration or 0.0) if start is None else start, end, str(label).rsplit("/", 1)[-1]

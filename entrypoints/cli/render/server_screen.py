@@ -49,7 +49,7 @@ def moment_json(moment: Moment) -> dict[str, object]:
             "memory_used_bytes": machine.used_bytes,
             "swap_used_bytes": machine.swap_used_bytes,
             "pressure": machine.pressure,
-            "cpu_percent": None if machine.cpu is None else round(100 - machine.cpu.idle, 1),
+            "cpu_percent": None if machine.cpu is None else round(machine.cpu.busy, 1),
             "gpu_percent": machine.gpu.busy_percent if machine.gpu else None,
         },
         "servers": [
@@ -160,7 +160,7 @@ def _machine(machine: MachineReading) -> Iterator[str]:
     if machine.pressure is not None:
         yield f"pressure {dict(LEVELS).get(machine.pressure, machine.pressure)}"
     if machine.cpu is not None:
-        yield f"processor {100 - machine.cpu.idle:.0f} %"
+        yield f"processor {machine.cpu.busy:.0f} %"
     if machine.gpu is not None and machine.gpu.busy_percent is not None:
         yield f"GPU {machine.gpu.busy_percent:.0f} %"
 

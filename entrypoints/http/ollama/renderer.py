@@ -278,7 +278,7 @@ class GenerateLines(OllamaRenderer):
 def _counts(finished: Finished) -> dict[str, int]:
     """Return the numbers of tokens, and the durations in nanoseconds; decoding alone is ``eval_duration``."""
     usage, timings = finished.usage, finished.timings
-    total = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds + timings.generation_seconds
+    total = timings.first_token_seconds + timings.generation_seconds
     return {
         "total_duration": nanoseconds(total),
         "load_duration": nanoseconds(timings.load_seconds),

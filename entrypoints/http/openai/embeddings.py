@@ -15,7 +15,7 @@ import orjson
 
 from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.model_tasks import EmbeddingResult
-from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind, Vector, as_base64
+from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind, Vector, as_base64, as_number
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
@@ -267,5 +267,4 @@ def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, obj
 
 def as_numbers(vector: Vector) -> list[float]:
     """Return a vector as JSON numbers, as short as they are exact."""
-    # A 32-bit float has at most nine significant digits.
-    return [float(f"{value:.9g}") for value in vector]
+    return [as_number(value) for value in vector]

@@ -11,6 +11,7 @@ import attrs
 import falcon
 
 from mlxk.application.policy import require_reranker
+from mlxk.domain.embedding import as_number
 from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
@@ -126,8 +127,7 @@ class RerankResource:
 
 
 def _number(body: RerankBody, relevance: Relevance) -> float:
-    # A 32-bit float has at most nine significant digits.
-    return float(f"{relevance.logit if body.raw_scores else relevance.score:.9g}")
+    return as_number(relevance.logit if body.raw_scores else relevance.score)
 
 
 def _short(body: RerankBody, relevance: Relevance) -> dict[str, object]:

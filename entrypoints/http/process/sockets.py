@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mlxk.domain.errors import PortInUseError, StorageError, ValidationError
+from mlxk.entrypoints.server_address import LOOPBACK
 
 BACKLOG = 1024
 """Connections that may wait to be accepted, also while a worker is restarted."""
@@ -103,9 +104,6 @@ def _bind(family: int, place: tuple[object, ...], *, required: bool) -> socket.s
     return sock
 
 
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where a server on all interfaces is asked."""
-
 _CONNECT_SECONDS = 1.0
 
 
@@ -115,7 +113,7 @@ def _answers(family: int, place: tuple[object, ...]) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_SECONDS)
         try:
-            return probe.connect_ex((_LOOPBACK.get(host, host), *place[1:])) == 0
+            return probe.connect_ex((LOOPBACK.get(host, host), *place[1:])) == 0
         except OSError:  # no such address; binding it says so
             return False
 
