@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 
 import attrs
 
+from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.model_directories import ModelFiles
-from mlxk.application.ports.system import EventLog, MemoryProbe
+from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import (
     Advice,
     CapabilityError,

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from mlxk.application.ports.backends import WeightConverter
     from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
-    from mlxk.application.ports.installation import InstallationProbe
+    from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
     from mlxk.application.ports.model_directories import ContentVerifier
     from mlxk.application.ports.model_tasks import DocumentReranker, ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.monitoring import ChartWriter, MachineProbe, ServerProbe
     from mlxk.application.ports.other_processes import ToolServers
-    from mlxk.application.ports.system import EventLog, MemoryProbe
+    from mlxk.application.ports.system import EventLog
     from mlxk.application.ports.telemetry import Telemetry
     from mlxk.domain.models.model import ModelHandle
 

@@ -1,11 +1,9 @@
-"""Ports to the system that the program runs on: time, memory, the log, and its user at a terminal."""
+"""Ports to the system that the program runs on: time, the log, and its user at a terminal."""
 
 import datetime
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Protocol
-
-from mlxk.domain.models.footprint import Matrices, MemoryReading
 
 
 class Clock(Protocol):
@@ -18,21 +16,6 @@ class Clock(Protocol):
     @abstractmethod
     def monotonic(self) -> float:
         """Return seconds of a monotonic clock, for measuring durations."""
-
-
-class MemoryProbe(Protocol):
-    """Reads what decides how models are held: total and available memory, and what multiplies matrices.
-
-    Cheap enough for every model load.
-    """
-
-    @abstractmethod
-    def read(self) -> MemoryReading | None:
-        """Return the current reading, or None when the system does not report it."""
-
-    @abstractmethod
-    def matrices(self) -> Matrices:
-        """Return what multiplies matrices; a library for it is loaded then."""
 
 
 class EventLog(Protocol):

@@ -6,10 +6,10 @@ import attrs
 
 from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.hub import ModelHub
-from mlxk.application.ports.installation import InstallationProbe
+from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.other_processes import RunningServers
-from mlxk.application.ports.system import Clock, MemoryProbe
+from mlxk.application.ports.system import Clock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain import diagnosis

@@ -29,8 +29,9 @@ from mlxk.application.policy import (
     require_tools,
     require_vision,
 )
+from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.media import AudioDecoder, ImageReader
-from mlxk.application.ports.system import EventLog, MemoryProbe
+from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.describe_model import DescribeModel

@@ -6,6 +6,7 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions, Prompt, Recording
 from mlxk.application.policy import require_embedding_model, require_memory, require_reranker, require_speech_model
+from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.model_tasks import (
     DocumentReranker,
     FormatReport,
@@ -15,7 +16,7 @@ from mlxk.application.ports.model_tasks import (
     TokenizedText,
     TokenSpelling,
 )
-from mlxk.application.ports.system import EventLog, MemoryProbe
+from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText

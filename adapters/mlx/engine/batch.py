@@ -299,7 +299,8 @@ class SpeculativeBatch(Batch):
             return []
         began, start, last = sequence.clock.monotonic(), len(sequence.generated), self._last
         proposes = (trial is None or trial.proposes) and proposer.is_ready(self._width + 1)
-        proposed = proposer.propose(sequence, last, self._width) if proposes else []
+        ahead = [sequence.random.at(start + index) for index in range(self._width if proposes else 0)]
+        proposed = proposer.propose(sequence.sampling, ahead, last) if proposes else []
         width = len(proposed)
         before = _Checkpoint(self._cache, width + 1) if proposed else None
         logits = exact_logits(proposer.network, mx.array([[last, *proposed]]), self._cache)[0, -(width + 1) :, :]

@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 from mlx import nn
 
-from mlxk.adapters.mlx.engine.sampling import BatchSampler, exact_logits
-from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.sampling import BatchSampler, SamplingParameters, exact_logits
 from mlxk.adapters.mlx.loading.drafter import LoadedDrafter
 from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS
 
@@ -46,13 +45,13 @@ class Proposer(Protocol):
         """Whether it can propose so many tokens, and go on whichever of them are right."""
 
     @abstractmethod
-    def propose(self, sequence: Sequence, last: int, width: int) -> list[int]:
+    def propose(self, sampling: SamplingParameters, draws: list[float], last: int) -> list[int]:
         """Propose tokens.
 
         Args:
-            sequence: Has the random numbers.
+            sampling: How the sequence is sampled.
+            draws: The sequence's random number for each token to propose.
             last: The newest token, which the model has not computed.
-            width: How many.
         """
 
     @abstractmethod
@@ -101,14 +100,13 @@ class DraftModel(Proposer):
         """Whether so many tokens could be computed and removed again; a sliding window evicts what it leaves."""
         return all(can_rewind(layer, width) for layer in self._cache)
 
-    def propose(self, sequence: Sequence, last: int, width: int) -> list[int]:
+    def propose(self, sampling: SamplingParameters, draws: list[float], last: int) -> list[int]:
         """Propose what it would generate itself, by the random numbers of the sequence."""
         proposed: list[int] = []
-        sampler = BatchSampler([sequence.sampling])
-        for index in range(width):
+        sampler = BatchSampler([sampling])
+        for draw in draws:
             logits = exact_logits(self._draft, mx.array([self._inputs]), self._cache)[:, -1, :]
-            draws = [sequence.random.at(len(sequence.generated) + index)] if sampler.drawn else []
-            token: Any = sampler.sample(logits, draws)[0].item()
+            token: Any = sampler.sample(logits, [draw] if sampler.drawn else [])[0].item()
             proposed.append(token)
             self._inputs = [token]
         return proposed
@@ -215,14 +213,14 @@ class Drafter(Proposer):
         """Whether it has read something, and all since it began."""
         return self._states is not None and not self._lost
 
-    def propose(self, sequence: Sequence, last: int, width: int) -> list[int]:
+    def propose(self, sampling: SamplingParameters, draws: list[float], last: int) -> list[int]:
         """Propose its likeliest tokens."""
         if not self._in_blocks and not self._begun:
             read = mx.array([self._tokens])
             self._drafter.prefill_from_target_hidden(read, self._states, last, _likeliest, mx.int32, greedy=True)
         self._begun = True
         options = {} if self._in_blocks else {"greedy": True}
-        block = (last, self._states, self._cache, width + 1, _likeliest, mx.int32)
+        block = (last, self._states, self._cache, len(draws) + 1, _likeliest, mx.int32)
         found: Any = self._drafter.draft_block(*block, **options)[0].tolist()
         return list(found)
 

@@ -4,11 +4,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
-import attrs
-
-from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.domain.errors import FeatureGateError, UsageError
 from mlxk.entrypoints import server_log
-from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
@@ -21,29 +18,12 @@ from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import add_draft_arguments
 from mlxk.entrypoints.cli.output import Output, success_line
 from mlxk.entrypoints.cli.progress import Spinner
-from mlxk.entrypoints.cli.served_names import read_names
 from mlxk.entrypoints.cli.server_processes import background_server
+from mlxk.entrypoints.cli.server_settings import server_settings
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.start_checks import offers_page
-
-DEFAULT_LOG_LEVEL = "info"
-
-
-DESKTOP_ORIGINS = (
-    "app://*",
-    "capacitor://*",
-    "file://*",
-    "ionic://*",
-    "tauri://*",
-    "http://tauri.localhost",
-    "https://tauri.localhost",
-    "vscode-file://*",
-    "vscode-webview://*",
-    "wails://*",
-)
-"""Origins of desktop apps; a page on the web cannot have one of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,83 +203,6 @@ def _start(arguments: argparse.Namespace, context: CommandContext, server: Serve
     for fact in running.unseen():
         output.note(f"[{fact}]")
     return DONE
-
-
-_AS_GIVEN = (
-    "enable_thinking",
-    "thinking_budget",
-    "thinking_start_token",
-    "thinking_end_token",
-    "max_streams",
-    "max_queue",
-    "keep_alive",
-    "embed_backend",
-    "image_metadata",
-    "strict_memory",
-    "strict_capabilities",
-    "special_tokens_in_content",
-    "allow_model_changes",
-    "page",
-)
-"""The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""
-
-
-def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
-    """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
-    known = context.settings.serve
-    level = "debug" if arguments.verbose else arguments.log_level
-    given = {name: getattr(arguments, name) for name in _AS_GIVEN} | {
-        "host": _first(arguments.host, known.host),
-        "port": _first(arguments.port, known.port),
-        "model": _first(arguments.model, known.model),
-        "max_tokens": _first(arguments.max_tokens, known.max_tokens),
-        "chunk": _first(arguments.chunk, known.chunk),
-        "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
-        "max_body_mib": arguments.max_body,
-        "memory_budget_mib": arguments.memory_budget,
-        "vision_cache_mib": arguments.vision_cache_size,
-        "prefix_cache_dir": _absolute(arguments.prefix_cache_dir),
-        "prefix_cache_disk_gib": arguments.prefix_cache_disk,
-        "drain_seconds": arguments.drain_timeout,
-        "cpu_dtype": _first(arguments.cpu_dtype, context.settings.cpu_dtype),
-        "blas": _first(arguments.blas, context.settings.blas),
-        "log_json": _first(arguments.log_json, context.settings.log_json),
-        "allow_paths": arguments.allow_model_paths,
-        "otlp": arguments.otlp,
-        "supervised": arguments.supervisor,
-    }
-    if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:
-        raise ValidationError("--prefix-cache-disk needs --prefix-cache-dir", hint="Name a folder to keep prompts in.")
-    file = _absolute(arguments.api_key_file)
-    keys = () if file is None else read_key_file(file)
-    followed = file is not None and is_followed(file)
-    return ServerSettings(
-        **{name: value for name, value in given.items() if value is not None},
-        exif_metadata=context.settings.exif_metadata,
-        file_variables=context.settings.file_variables,
-        **attrs.asdict(read_names(arguments, context), recurse=False),
-        default_model=arguments.default_model,
-        cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
-        allowed_hosts=_listed(arguments.allowed_host),
-        api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
-        operator_key=known.api_key,
-        api_key_file=file if followed else None,
-        reload=arguments.reload or known.reload,
-        until_eof=arguments.until_eof,
-    )
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
-
-
-def _first(*values: object) -> object:
-    return next((value for value in values if value is not None), None)
-
-
-def _listed(values: list[str]) -> tuple[str, ...]:
-    """Return the values of a flag, each of which may list several with commas."""
-    return tuple(part for value in values for each in value.split(",") if (part := each.strip()))
 
 
 def _further_addresses(url: str, other_urls: Sequence[str], server: ServerSettings) -> tuple[str, ...]:

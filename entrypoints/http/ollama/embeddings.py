@@ -12,9 +12,10 @@ from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
-from mlxk.entrypoints.http.ollama.fields import KeepAlive, keep_alive_kind, keep_alive_seconds, nanoseconds
+from mlxk.entrypoints.http.ollama.fields import KeepAlive, keep_alive_kind, keep_alive_seconds
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel
+from mlxk.entrypoints.http.ollama.renderer import nanoseconds
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported

@@ -1,7 +1,6 @@
 """The fields that ``/api/chat`` and ``/api/generate`` share: stream, format, options, think, keep_alive, logprobs.
 
-Of the ``options`` some are honoured, some have no effect here, and some are refused. Durations and times are here as
-this API writes them.
+Of the ``options`` some are honoured, some have no effect here, and some are refused.
 """
 
 import datetime
@@ -58,17 +57,6 @@ def _parsed(text: str) -> float:
             seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(found[2]))
             return -seconds if found[1] == "-" else seconds
     raise ValueError("no duration")
-
-
-def timestamp(moment: datetime.datetime) -> str:
-    """Return a moment in UTC as RFC 3339 writes it, to the microsecond: some clients read no more digits."""
-    text = moment.astimezone(datetime.UTC).isoformat(timespec="microseconds")
-    return text.removesuffix("+00:00") + "Z"
-
-
-def nanoseconds(seconds: float) -> int:
-    """Return a duration in nanoseconds, at least one, since clients divide by it."""
-    return max(1, round(seconds * 1e9))
 
 
 MAX_IMAGES = 64

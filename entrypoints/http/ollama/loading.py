@@ -7,8 +7,9 @@ import falcon
 from mlxk.application.policy import require_text_model
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.ollama.fields import GenerationFields, timestamp
+from mlxk.entrypoints.http.ollama.fields import GenerationFields
 from mlxk.entrypoints.http.ollama.names import ModelNames, require_any
+from mlxk.entrypoints.http.ollama.renderer import timestamp
 from mlxk.entrypoints.http.resources import send_json
 
 

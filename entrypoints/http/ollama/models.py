@@ -30,10 +30,10 @@ from mlxk.domain.models.model import Capability, ModelHandle, ServedModel, serve
 from mlxk.domain.models.reference import is_path, is_pattern
 from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.http.api import ServerContext, Services
-from mlxk.entrypoints.http.ollama.fields import FOREVER, timestamp
+from mlxk.entrypoints.http.ollama.fields import FOREVER
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel, not_found, require_any, tagged
 from mlxk.entrypoints.http.ollama.pull import NoTerminal, Silence, on_hub
-from mlxk.entrypoints.http.ollama.renderer import require_changes
+from mlxk.entrypoints.http.ollama.renderer import require_changes, timestamp
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import Unsupported
 from mlxk.entrypoints.http.resources import Readable, send_json

@@ -3,6 +3,7 @@
 A stream is one JSON object a line. An error is one text, with what to do next at its end.
 """
 
+import datetime
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,6 @@ from mlxk.domain.generation.request import (
 )
 from mlxk.entrypoints.http.generation.blocks import Block, BlockChange, BlockEnded, BlockGrew, BlockKind, BlockReader
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.ollama.fields import nanoseconds, timestamp
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_document
 from mlxk.entrypoints.http.openai.renderer import finish_reason
 from mlxk.entrypoints.wording import HTTP, hint, http_error
@@ -46,6 +46,17 @@ _SENTENCES: Mapping[Remedy, str] = {
     Remedy.USE_NAME_OF_HUB: "GET /api/tags lists the models of this server.",
     Remedy.USE_PATH: "GET /api/tags lists the models of this server.",
 }
+
+
+def timestamp(moment: datetime.datetime) -> str:
+    """Return a moment in UTC as RFC 3339 writes it, to the microsecond: some clients read no more digits."""
+    text = moment.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def nanoseconds(seconds: float) -> int:
+    """Return a duration in nanoseconds, at least one, since clients divide by it."""
+    return max(1, round(seconds * 1e9))
 
 
 def error_text(error: MlxkError) -> str:

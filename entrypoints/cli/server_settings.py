@@ -1,4 +1,4 @@
-"""The names of a server: aliases and adapters of the command line, and those of the settings file."""
+"""The settings of a server: its flags, else variables, else the settings file; and its names, aliases and adapters."""
 
 import argparse
 import os
@@ -9,8 +9,10 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.reference import is_path, own_name
+from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.setting_table import setting
+from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.settings_file import entry_name_fault
 
 Entries = tuple[tuple[str, Mapping[str, Any]], ...]
@@ -24,6 +26,24 @@ _DECIDES = {
     "keep_alive": ("keep_alive", "pin"),
 }
 """The flags that are also settings of names, by attribute, with the settings that they decide before the file."""
+
+
+DEFAULT_LOG_LEVEL = "info"
+
+
+DESKTOP_ORIGINS = (
+    "app://*",
+    "capacitor://*",
+    "file://*",
+    "ionic://*",
+    "tauri://*",
+    "http://tauri.localhost",
+    "https://tauri.localhost",
+    "vscode-file://*",
+    "vscode-webview://*",
+    "wails://*",
+)
+"""Origins of desktop apps; a page on the web cannot have one of them."""
 
 
 @attrs.frozen
@@ -219,3 +239,80 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
 def lasting(reference: str) -> str:
     """Return a reference that means the same in another directory."""
     return os.path.abspath(os.path.expanduser(reference)) if is_path(reference) else reference
+
+
+_AS_GIVEN = (
+    "enable_thinking",
+    "thinking_budget",
+    "thinking_start_token",
+    "thinking_end_token",
+    "max_streams",
+    "max_queue",
+    "keep_alive",
+    "embed_backend",
+    "image_metadata",
+    "strict_memory",
+    "strict_capabilities",
+    "special_tokens_in_content",
+    "allow_model_changes",
+    "page",
+)
+"""The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""
+
+
+def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
+    """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
+    known = context.settings.serve
+    level = "debug" if arguments.verbose else arguments.log_level
+    given = {name: getattr(arguments, name) for name in _AS_GIVEN} | {
+        "host": _first(arguments.host, known.host),
+        "port": _first(arguments.port, known.port),
+        "model": _first(arguments.model, known.model),
+        "max_tokens": _first(arguments.max_tokens, known.max_tokens),
+        "chunk": _first(arguments.chunk, known.chunk),
+        "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
+        "max_body_mib": arguments.max_body,
+        "memory_budget_mib": arguments.memory_budget,
+        "vision_cache_mib": arguments.vision_cache_size,
+        "prefix_cache_dir": _absolute(arguments.prefix_cache_dir),
+        "prefix_cache_disk_gib": arguments.prefix_cache_disk,
+        "drain_seconds": arguments.drain_timeout,
+        "cpu_dtype": _first(arguments.cpu_dtype, context.settings.cpu_dtype),
+        "blas": _first(arguments.blas, context.settings.blas),
+        "log_json": _first(arguments.log_json, context.settings.log_json),
+        "allow_paths": arguments.allow_model_paths,
+        "otlp": arguments.otlp,
+        "supervised": arguments.supervisor,
+    }
+    if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:
+        raise ValidationError("--prefix-cache-disk needs --prefix-cache-dir", hint="Name a folder to keep prompts in.")
+    file = _absolute(arguments.api_key_file)
+    keys = () if file is None else read_key_file(file)
+    followed = file is not None and is_followed(file)
+    return ServerSettings(
+        **{name: value for name, value in given.items() if value is not None},
+        exif_metadata=context.settings.exif_metadata,
+        file_variables=context.settings.file_variables,
+        **attrs.asdict(read_names(arguments, context), recurse=False),
+        default_model=arguments.default_model,
+        cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
+        allowed_hosts=_listed(arguments.allowed_host),
+        api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
+        operator_key=known.api_key,
+        api_key_file=file if followed else None,
+        reload=arguments.reload or known.reload,
+        until_eof=arguments.until_eof,
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def _first(*values: object) -> object:
+    return next((value for value in values if value is not None), None)
+
+
+def _listed(values: list[str]) -> tuple[str, ...]:
+    """Return the values of a flag, each of which may list several with commas."""
+    return tuple(part for value in values for each in value.split(",") if (part := each.strip()))
