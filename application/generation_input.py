@@ -134,11 +134,11 @@ class GenerationOptions:
         Raises:
             ValidationError: The options and those of the profile exclude each other.
         """
-        if profile == Profile():
-            return prompts, self
         asked = Profile(**{name: getattr(self, name) for name in _OF_PROFILES})
         filled = asked.over(profile.leaving_reasoning_to(asked, can_reason=details.may_reason))
         filled.validate()
+        if profile == Profile():
+            return prompts, self
         options = attrs.evolve(self, **{name: getattr(filled, name) for name in _OF_PROFILES})
         if profile.pins:
             options = attrs.evolve(options, keep_alive_seconds=profile.keep_alive_seconds)

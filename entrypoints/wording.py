@@ -85,11 +85,17 @@ _BACKEND_BUG = ("Index/shard mismatch.", "Index/shard mismatch (mlx-vlm #624).")
 """A finding, and the same with its known cause."""
 
 
-def command_line_error(error: MlxkError) -> tuple[str, str | None]:
-    """Return the message and the hint of an error, as the command line phrases them."""
+def command_line_error(error: MlxkError, flags: Mapping[str, str] | None = None) -> tuple[str, str | None]:
+    """Return the message and the hint of an error, as the command line phrases them.
+
+    Args:
+        error: The error.
+        flags: As the user typed them, by the options that they give; others have the spelling of their option.
+    """
     message = error.message
     for option in error.options:
-        message = re.sub(rf"(?<![\w-]){re.escape(option)}\b", f"--{option}", message, count=1)
+        flag = (flags or {}).get(option, f"--{option.replace('_', '-')}")
+        message = re.sub(rf"(?<![\w-]){re.escape(option)}\b", flag, message, count=1)
     return _with_fix(message, error.fix), hint(error, COMMAND_LINE)
 
 

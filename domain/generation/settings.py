@@ -179,6 +179,28 @@ MIN_KV_SIZE = 16
 """Fewest tokens of a rotating KV cache."""
 
 
+_NEEDED = {
+    "kv_group_size": ("kv_bits", "Say how many bits keys and values have."),
+    "draft_tokens": ("draft_model", "Name the model that proposes the tokens."),
+    "draft_kind": ("draft_model", "Name the model that proposes the tokens."),
+}
+"""Options that say how another one works: which that is, and what to do."""
+
+
+def require_needed(given: Mapping[str, object]) -> None:
+    """Refuse options that would have no effect, since the one that they are about is not given.
+
+    Args:
+        given: Options by name; None, or no entry, for what is not given.
+
+    Raises:
+        ValidationError: Names both.
+    """
+    for name, (needed, hint) in _NEEDED.items():
+        if given.get(name) is not None and given.get(needed) is None:
+            raise ValidationError(f"{name} needs {needed}", hint=hint, options=(name, needed))
+
+
 @attrs.frozen
 class EngineOptions:
     """Trade-offs between memory, speed and exactness. The defaults change nothing."""
@@ -221,8 +243,6 @@ class EngineOptions:
         if self.kv_group_size is not None and self.kv_group_size not in KV_GROUP_SIZES:
             sizes = ", ".join(map(str, KV_GROUP_SIZES))
             faults.append(f"kv_group_size must be one of {sizes} (got {self.kv_group_size})")
-        if self.kv_group_size is not None and self.kv_bits is None:
-            faults.append("kv_group_size needs kv_bits")
         if self.max_kv_size is not None and self.max_kv_size < MIN_KV_SIZE:
             faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
         if self.max_kv_size is not None and self.kv_bits is not None:
@@ -231,6 +251,7 @@ class EngineOptions:
             faults.append("max_kv_size and draft_model exclude each other")
         if faults:
             raise ValidationError("; ".join(faults))
+        require_needed({"kv_group_size": self.kv_group_size, "kv_bits": self.kv_bits})
 
 
 @attrs.frozen
@@ -317,6 +338,13 @@ class Profile:
         """
         self.settings.validate()
         self.engine_options.validate()
+        require_needed(
+            {
+                "draft_tokens": self.engine_options.draft_tokens,
+                "draft_kind": self.draft_kind,
+                "draft_model": self.draft_reference,
+            }
+        )
 
 
 Value = TypeVar("Value")

@@ -21,6 +21,17 @@ def own_words(arguments: Sequence[str]) -> list[str]:
     return list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
+def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, str]:
+    """Return the long flags of a command line as they were typed, by the attributes that they give."""
+    typed = {word.partition("=")[0] for word in words}
+    return {
+        action.dest: flag
+        for action in parser._actions
+        for flag in action.option_strings
+        if flag in typed and flag.startswith("--") and not flag.startswith("--no-")
+    }
+
+
 def in_our_form(arguments: Sequence[str]) -> list[str]:
     """Return a command line in which ``help`` and ``version`` are flags, and the model of ``run -m`` is its first word.
 

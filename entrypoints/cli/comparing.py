@@ -50,8 +50,6 @@ def compare(model: str | None, arguments: argparse.Namespace, container: "Contai
     tokens = [each for each in arguments.generate or (_TOKENS,) if each]
     if len(tokens) != 1:
         raise UsageError("--against takes one number for --generate, from 1: the most tokens of an answer")
-    if arguments.pull and arguments.skip_pull:
-        raise UsageError("--pull and --skip-pull exclude each other")
     require_writable(arguments.results, "--results")
     first, second = _sides(model, arguments, container, output)
     questions, rounds = arguments.prompt or QUESTIONS, arguments.repeats or LEAST_ROUNDS

@@ -153,7 +153,7 @@ def run_audio(
     if answers_about_audio(description):
         _require_conversation(arguments)
         return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options, container, output)
-    _require_transcription(arguments)
+    _require_transcription(arguments, as_json=output.as_json)
     events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
     as_text = arguments.format in (None, "text") and not output.as_json
     live = as_text and output.interactive and arguments.stream is not False
@@ -192,8 +192,10 @@ def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
         raise UsageError("--json and --format exclude each other; --json holds text and segments")
 
 
-def _require_transcription(arguments: argparse.Namespace) -> None:
-    """Refuse flags that do not apply to a transcription."""
+def _require_transcription(arguments: argparse.Namespace, *, as_json: bool) -> None:
+    """Refuse flags that do not apply to a transcription, or have no effect on how it is printed."""
+    if arguments.time_words and not as_json and arguments.format != "json":
+        raise UsageError("--words needs --format json, which has the times")
     for name, flag in WITHOUT_AUDIO.items():
         # What the settings file says is for runs that it applies to.
         if getattr(arguments, name) not in (None, False, []) and name not in arguments.from_file:

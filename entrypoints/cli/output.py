@@ -35,6 +35,8 @@ class Output:
     ) -> None:
         self.as_json = as_json
         self.undelivered = False
+        self.typed_flags: Mapping[str, str] = {}
+        """The flags of the command line as they were typed, by the options that they give."""
         self._stderr_failed = False
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
@@ -56,10 +58,10 @@ class Output:
     def failure(self, command: str | None, error: MlxkError) -> None:
         """Write an error: an envelope on standard output, or a line and a hint on standard error."""
         if self.as_json and not self.undelivered:
-            self._write_envelope("error", command, None, error_object(error))
+            self._write_envelope("error", command, None, error_object(error, self.typed_flags))
             return
         prefix = f"{command}: " if command else ""
-        message, hint = command_line_error(error)
+        message, hint = command_line_error(error, self.typed_flags)
         self._write_message(f"{prefix}{self.paint('Error:', RED, self._stderr)} {printable(message)}\n")
         for match in error.matches:
             self._write_message(f"  {printable(match)}\n")
@@ -233,8 +235,8 @@ def discard(stream: TextIO) -> None:
         os.dup2(null.fileno(), stream.fileno())
 
 
-def error_object(error: MlxkError) -> Mapping[str, object]:
+def error_object(error: MlxkError, flags: Mapping[str, str]) -> Mapping[str, object]:
     """Return an error as JSON: type and message always, other fields where they are set."""
-    message, hint = command_line_error(error)
+    message, hint = command_line_error(error, flags)
     optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
     return {"type": error.code, "message": message, **{key: value for key, value in optional.items() if value}}

@@ -13,7 +13,14 @@ from typing import NamedTuple, cast
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
 from mlxk.entrypoints.cli.command import Command, CommandContext
-from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, epilog, in_our_form, own_words
+from mlxk.entrypoints.cli.command_line_parser import (
+    CommandLineParser,
+    HelpRequested,
+    epilog,
+    in_our_form,
+    own_words,
+    typed_flags,
+)
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
 from mlxk.entrypoints.cli.settings_of_command import use_settings_file
@@ -178,6 +185,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
             output.text(str(request))
             return DONE
         command, parsed.typed = parsed.command, tuple(arguments)
+        output.typed_flags = typed_flags(getattr(parsed, "parser", parser), own_words(arguments))
         use_settings_file(parsed, context.settings, output)
         if parsed.version:
             return _print_version(context, output)

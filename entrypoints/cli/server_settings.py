@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.settings import require_needed
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
@@ -196,10 +197,7 @@ def defaults_of_models(
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
-    for name in given:
-        if "draft_model" not in given:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValidationError(f"{flag} needs --draft-model", hint="Name the model that proposes the tokens.")
+    require_needed(given)
     if "draft_model" in given and model is None:
         raise ValidationError(
             "--draft-model needs --model", hint="Name the model for which it proposes tokens: --model MODEL"
@@ -227,8 +225,7 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
-    if "kv_group_size" in given and "kv_bits" not in given:
-        raise ValidationError("--kv-group-size needs --kv-bits", hint="Say how many bits: --kv-bits 8")
+    require_needed(given)
     if "max_kv_size" in given:
         for name in ("kv_bits", "draft_model"):
             if getattr(arguments, name) is not None:

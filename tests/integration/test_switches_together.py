@@ -25,6 +25,9 @@ def mlxk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
         (["--model", "demo", "--draft-model", "demo", "--thinking-budget", "9"], "exclude each other"),
         (["--model", "demo", "--draft-model", "demo", "--draft-tokens", "17"], "--draft-tokens must be at least 1"),
         (["--model", "demo", "--draft-model", "demo", "--draft-tokens", "0"], "--draft-tokens must be at least 1"),
+        (["--model", "demo", "--draft-block-size", "3"], "--draft-block-size needs --draft-model"),
+        (["--model", "demo", "--draft-kind", "mtp"], "--draft-kind needs --draft-model"),
+        (["--kv-group-size", "32"], "--kv-group-size needs --kv-bits"),
         (["--prefix-cache-disk", "2"], "--prefix-cache-disk needs --prefix-cache-dir"),
         (["--alias", "a=demo", "--adapter", "a=/nowhere"], "'a' is an alias already"),
     ],
@@ -42,6 +45,9 @@ def test_flags_that_exclude_each_other_stop_the_start_by_name(mlxk: Machine, fla
         ({"draft_model": "demo", "max_kv_size": 64}, "draft_model and max_kv_size exclude each other"),
         ({"kv_bits": 8, "max_kv_size": 64}, "max_kv_size and kv_bits exclude each other"),
         ({"pin": True, "keep_alive": 3}, "pin and keep_alive exclude each other"),
+        ({"draft_tokens": 4}, "draft_tokens needs draft_model"),
+        ({"draft_kind": "mtp"}, "draft_kind needs draft_model"),
+        ({"kv_group_size": 32}, "kv_group_size needs kv_bits"),
         ({"draft_tokens": 17}, "draft_tokens must be at least 1 and at most 16"),
     ],
 )
@@ -52,6 +58,14 @@ def test_settings_of_a_name_that_exclude_each_other_are_refused_with_their_line(
     mlxk.write(f'[models.poet]\nmodel = "demo"\n{lines}')
     refused = mlxk("serve", "--model", "poet")
     assert (refused.status, fault in refused.err, "config.toml: line" in refused.err) == (1, True, True)
+
+
+def test_a_draft_model_of_the_settings_is_what_a_flag_of_run_is_about(mlxk: Machine) -> None:
+    mlxk.write('[models.poet]\nmodel = "demo"\ndraft_model = "demo"\n')
+    assert mlxk("run", "poet", "Hello", "--no-stdin", "--no-server", "--draft-tokens", "2").status == 0
+    refused = mlxk("run", "demo", "Hello", "--no-stdin", "--no-server", "--draft-tokens", "2")
+    assert (refused.status, refused.out) == (1, "")
+    assert "--draft-tokens needs --draft-model" in refused.err
 
 
 def test_switches_that_combine_give_the_text_of_each_without_its_draft_model(mlxk: Machine, tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         return _show_reports(arguments, output)
     if arguments.compare is not None:
         raise UsageError("--compare needs a report", hint="Write: mlxk bench report FILE --compare FILE")
+    if arguments.pull and arguments.skip_pull:
+        raise UsageError("--pull and --skip-pull exclude each other")
     model = _named_model(arguments)
     if arguments.against is not None:
         return comparing.compare(model, arguments, context.build(_settings(arguments, context)), output)

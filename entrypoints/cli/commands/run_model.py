@@ -109,8 +109,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         arguments.words = [*filter(None, [arguments.model]), *arguments.words]
         arguments.model = arguments.named
     kept = _kept_chat(arguments, context, output)
-    if arguments.no_chat_template and (arguments.system or arguments.tools or arguments.mcp):
-        raise UsageError("--system, --tools and --mcp need the chat template; leave out --no-chat-template")
+    if arguments.no_chat_template:
+        _require_template(arguments)
     if arguments.allow_tool and not arguments.mcp:
         raise UsageError("--allow-tool requires --mcp FILE")
     container = context.build(computing_settings(arguments, context.settings))
@@ -126,6 +126,26 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         return status
     finally:
         container.adapters.text_generator().close()
+
+
+_OF_TEMPLATES = {
+    "system": "--system",
+    "tools": "--tools",
+    "mcp": "--mcp",
+    "thinking": "--thinking",
+    "reasoning_effort": "--reasoning-effort",
+    "template_option": "--template-option",
+    "special_tokens_in_content": "--special-tokens-in-content",
+}
+"""Flags that have no effect without a chat template, by their attribute of the arguments."""
+
+
+def _require_template(arguments: argparse.Namespace) -> None:
+    """Refuse flags that have no effect on a prompt that the model gets as it is."""
+    for name, flag in _OF_TEMPLATES.items():
+        # What the settings file says is for runs that it applies to.
+        if getattr(arguments, name) != arguments.parser.get_default(name) and name not in arguments.from_file:
+            raise UsageError(f"{flag} needs the chat template; leave out --no-chat-template")
 
 
 def _kept_chat(arguments: argparse.Namespace, context: CommandContext, output: Output) -> Keeper | None:

@@ -169,6 +169,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)
+    if arguments.pull and not any(named):
+        raise UsageError("--pull needs --model", hint="Name the model to fetch; a server fetches none by itself.")
     with naming_the_flag(context.settings):
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:

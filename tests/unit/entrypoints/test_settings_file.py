@@ -61,7 +61,8 @@ def two_values(setting: Setting) -> tuple[Any, Any]:
 
 def written(table: str, setting: Setting, value: Any) -> str:
     """Return a file that sets one setting, with what it is refused without."""
-    needed = "kv_bits = 8\n" if setting.key == "kv_group_size" else ""
+    draft = "" if table == "serve" else 'draft_model = "demo"\n'
+    needed = {"kv_group_size": "kv_bits = 8\n", "draft_tokens": draft, "draft_kind": draft}.get(setting.key, "")
     return (f"[{table}]\n" if table else "") + f"{setting.key} = {toml(value)}\n" + needed
 
 
@@ -167,8 +168,7 @@ def test_a_flag_decides_before_the_file(machine: Machine, table: str, setting: S
 
 
 _MODEL = ("--model", "demo")
-_DRAFTED = (*_MODEL, "--draft-model", "demo")
-BESIDE = {"draft_model": _MODEL, "draft_tokens": _DRAFTED, "draft_kind": _DRAFTED}
+BESIDE = {"draft_model": _MODEL} | dict.fromkeys(("draft_tokens", "draft_kind"), (*_MODEL, "--draft-model", "demo"))
 REFUSED_WITHOUT = {**BESIDE, "prefix_cache_disk": ("--prefix-cache-dir", "/kept")}
 
 
