@@ -9,6 +9,7 @@ from mlxk.domain.generation.conversation import Conversation, Message, MessagePa
 from mlxk.domain.generation.media import DEFAULT_CHUNK, DecodedAudio, EncodedImage, check_together
 from mlxk.domain.generation.request import TokenIds, nobody_left
 from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
+from mlxk.domain.generation.video import EncodedVideo
 from mlxk.domain.models.model import ModelDetails
 
 ImageSource = Callable[[], EncodedImage]
@@ -25,7 +26,7 @@ class Recording:
     """Its name in messages."""
 
 
-IncomingPart = MessagePart | EncodedImage | ImageSource | Recording
+IncomingPart = MessagePart | EncodedImage | ImageSource | Recording | EncodedVideo
 
 
 @attrs.frozen
@@ -41,6 +42,11 @@ class IncomingMessage:
     def images(self) -> tuple[EncodedImage | ImageSource, ...]:
         """Its encoded images, in order."""
         return tuple(part for part in self.parts if isinstance(part, EncodedImage) or callable(part))
+
+    @property
+    def videos(self) -> tuple[EncodedVideo, ...]:
+        """Its encoded clips, in order."""
+        return tuple(part for part in self.parts if isinstance(part, EncodedVideo))
 
     @property
     def has_audio(self) -> bool:
@@ -60,7 +66,10 @@ class IncomingConversation:
 
     @classmethod
     def of(
-        cls, conversation: Conversation, *media: EncodedImage | ImageSource | Recording, images_field: str = "messages"
+        cls,
+        conversation: Conversation,
+        *media: EncodedImage | ImageSource | Recording | EncodedVideo,
+        images_field: str = "messages",
     ) -> "IncomingConversation":
         """Build a conversation whose last message has media before its text.
 

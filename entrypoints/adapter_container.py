@@ -316,6 +316,10 @@ class Adapters:
         self.audio_decoder = Singleton(
             deferred.DeferredAudioDecoder, providers.Object(imported("mlxk.adapters.mlx.audio_file:MlxAudioDecoder"))
         )
+        self.video_decoder = Singleton(
+            deferred.DeferredVideoDecoder,
+            providers.Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder")),
+        )
         self.running_servers = Singleton(_running_servers, self)
         self.text_generator = Singleton(_text_generator, self)
         self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)

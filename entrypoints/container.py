@@ -51,6 +51,7 @@ def _generate_text(ports: "Adapters", resolve: ResolveModel, describe: DescribeM
         ports.text_generator(),
         ports.image_reader(),
         ports.audio_decoder(),
+        ports.video_decoder(),
         ports.memory_probe(),
         ports.event_log(),
         ports.settings.exif_metadata,

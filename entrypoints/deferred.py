@@ -4,12 +4,13 @@ import functools
 import threading
 from collections.abc import Callable
 
-from mlxk.application.ports.media import AudioDecoder, ImageReader
+from mlxk.application.ports.media import AudioDecoder, ImageReader, VideoDecoder
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, KeptPrompts, TextGenerator, TextStream
-from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.image_table import ImageFacts, ReadVideo
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.video import EncodedVideo
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -94,3 +95,13 @@ class DeferredAudioDecoder(AudioDecoder):
 
     def decode(self, path: str, name: str) -> DecodedAudio:
         return self._decoder().decode(path, name)
+
+
+class DeferredVideoDecoder(VideoDecoder):
+    """Builds the decoder with the first clip."""
+
+    def __init__(self, build: Callable[[], VideoDecoder]) -> None:
+        self._decoder = functools.cache(build)
+
+    def decode(self, video: EncodedVideo) -> ReadVideo:
+        return self._decoder().decode(video)

@@ -19,7 +19,7 @@ import mlxk
 from mlxk.application.text_streams import PromptDelta
 from mlxk.domain import embedding, errors
 from mlxk.domain.errors import MlxkError, error_type_of
-from mlxk.domain.generation import conversation, grammar, media, request, settings
+from mlxk.domain.generation import conversation, grammar, media, request, settings, video
 from mlxk.domain.models import model
 
 PROTOCOL = 1
@@ -65,6 +65,8 @@ _CLASSES: Mapping[str, type] = {
         request.Usage,
         settings.EngineOptions,
         settings.GenerationSettings,
+        video.DecodedVideo,
+        video.VideoFrame,
     )
 }
 _ENUMS: Mapping[str, type[enum.Enum]] = {

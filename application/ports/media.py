@@ -1,10 +1,11 @@
-"""Ports to media: pixels and EXIF metadata of encoded images, and samples of audio files."""
+"""Ports to media: pixels and EXIF metadata of images, frames of clips, and samples of audio files."""
 
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.image_table import ImageFacts, ReadVideo
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
+from mlxk.domain.generation.video import EncodedVideo
 
 
 class ImageReader(Protocol):
@@ -39,4 +40,21 @@ class AudioDecoder(Protocol):
             ValidationError: The file is missing, empty, too large, or not audio.
             StorageError: The file cannot be read.
             BackendNotInstalledError: The format needs a package or program that is not installed.
+        """
+
+
+class VideoDecoder(Protocol):
+    """Decodes clips that are in memory. Thread-safe."""
+
+    @abstractmethod
+    def decode(self, video: EncodedVideo) -> ReadVideo:
+        """Return the frames that its sampling chooses, upright, and what is known of the clip.
+
+        Nothing but the clip is opened: no file and no address that it names. Whatever the clip holds, the time and the
+        memory that it takes are limited, and nothing of it goes on after the return.
+
+        Raises:
+            ValidationError: The clip is damaged, cut off or too long, has too many pixels or no pictures, or takes too
+                much time or memory; or the sampling is out of range.
+            BackendNotInstalledError: It needs a package that is not installed.
         """

@@ -2,7 +2,8 @@
 
 A model gets all images of a conversation together if those of the last message fit into one chunk. Otherwise each chunk
 is a conversation of its own, started when the previous one has ended, so that neither memory nor attention is shared
-between chunks. A model without vision gets a note in place of earlier images.
+between chunks. A clip, of which a model gets some frames, is shown together with all images of its message. A model
+without vision gets a note in place of earlier images and clips.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +14,12 @@ from mlxk.application.generation_input import (
     GenerationOptions,
     ImageSource,
     IncomingConversation,
-    IncomingMessage,
-    IncomingPart,
     Prompt,
     Recording,
     encoded_images,
     messages_with_images,
 )
+from mlxk.application.message_media import MediaReaders, is_seen
 from mlxk.application.policy import (
     require_audio_input,
     require_draft_model,
@@ -30,26 +30,25 @@ from mlxk.application.policy import (
     require_vision,
 )
 from mlxk.application.ports.installation import MemoryProbe
-from mlxk.application.ports.media import AudioDecoder, ImageReader
+from mlxk.application.ports.media import AudioDecoder, ImageReader, VideoDecoder
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import CapabilityError, MlxkError, ParameterNotSupportedError
-from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
-from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage, without_tables
+from mlxk.domain.errors import CapabilityError, MlxkError, ParameterNotSupportedError, ValidationError
+from mlxk.domain.generation.conversation import Conversation, MessagePart, Role
+from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage
 from mlxk.domain.generation.media import (
-    DEFAULT_AUDIO_PROMPT,
     MAX_CHUNK,
     DecodedImage,
     EncodedImage,
-    check_audio_length,
     check_chunk,
     check_together,
 )
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import Profile
+from mlxk.domain.generation.video import check_frames, require_few_videos
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
 STATE_SECONDS = 0.5
@@ -66,23 +65,28 @@ class PreparedImage:
 
 @attrs.frozen
 class GenerateText:
-    """Completes prompts and conversations, with images and audio."""
+    """Completes prompts and conversations, with images, clips and audio."""
 
     resolve: ResolveModel
     describe: DescribeModel
     generator: TextGenerator
     images: ImageReader
     audio: AudioDecoder
+    videos: VideoDecoder
     memory: MemoryProbe
     log: EventLog
     exif: bool = True
-    """Whether the user and the model get the EXIF facts of images."""
+    """Whether the user and the model get what images and clips say of how they were recorded."""
     profiles: Mapping[str, Profile] = attrs.field(factory=dict)
     """What the user has said about the names of their own."""
     usual: Profile = attrs.field(factory=Profile)
     """What the user has said about every model."""
     of_model: Callable[[ModelHandle], Profile] = lambda _: Profile()
     """Returns what the user has said about a model under each of its names."""
+
+    @property
+    def _media(self) -> MediaReaders:
+        return MediaReaders(self.images, self.audio, self.videos, self.exif)
 
     def profile_of(self, model: ModelHandle) -> Profile:
         """Return what the user has said about a model under the name by which it was found."""
@@ -182,7 +186,7 @@ class GenerateText:
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_vision(description)
-        shown = (self._shown(source(), number) for number, source in enumerate(sources, first))
+        shown = (self._media.shown(source(), number, facts=True) for number, source in enumerate(sources, first))
         return tuple(PreparedImage(each, self.images.decode(each.image)) for each in shown)
 
     def prepare_recording(self, reference: str, recording: Recording) -> MessagePart:
@@ -190,7 +194,7 @@ class GenerateText:
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_audio_input(description)
-        return self._decoded(recording)
+        return self._media.decoded(recording)
 
     def _find(self, reference: str, prompts: Sequence[Prompt], options: GenerationOptions) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))
@@ -247,14 +251,18 @@ class GenerateText:
         if not isinstance(prompt, IncomingConversation):
             yield prompt, None
         elif not description.can(Capability.VISION):
-            messages = tuple(self._without_images(each) for each in prompt.messages)
+            messages = tuple(self._media.without_images(each) for each in prompt.messages)
             yield Conversation(messages, prompt.tools), None
         elif _is_chunked(description, prompt, options):
             yield from self._chunk_prompts(prompt, options)
         else:
             numbers = ImageNumbers()
-            shown = [self._with_images(each, numbers, options) for each in messages_with_images(prompt)]
+            require_few_videos(sum(len(each.videos) for each in prompt.messages), prompt.images_field)
+            shown = [
+                self._media.with_images(each, numbers, options.image_facts) for each in messages_with_images(prompt)
+            ]
             conversation = Conversation(tuple(message for message, _ in shown), prompt.tools)
+            check_frames(conversation.videos, prompt.images_field)
             yield conversation, None if options.settings.grammar else shown[-1][1]
 
     def _submit(
@@ -298,66 +306,22 @@ class GenerateText:
             for image in encoded_images(each):
                 numbers.of(image)
         opening = [each.message for each in earlier if each.message.role is Role.SYSTEM]
-        others = [self._decoded(part) for part in last.parts if not (isinstance(part, EncodedImage) or callable(part))]
+        others = [self._media.decoded(part) for part in last.parts if not is_seen(part)]
         count = -(-len(last.images) // options.chunk)
         for index in range(count):
             part = last.images[index * options.chunk : (index + 1) * options.chunk]
             images = [each if isinstance(each, EncodedImage) else each() for each in part]
             check_together([len(image.data) for image in images], prompt.images_field)
-            chunk = Chunk(self._numbered(images, numbers, options), index + 1, count)
+            chunk = Chunk(self._media.numbered(images, numbers, options.image_facts), index + 1, count)
             message = chunk.message([*map(self.images.decode, images), *others])
             yield Conversation((*opening, message), prompt.tools), chunk
-
-    def _with_images(
-        self, incoming: IncomingMessage, numbers: ImageNumbers, options: GenerationOptions
-    ) -> tuple[Message, Chunk | None]:
-        """Return a message with decoded media and without image tables, and the chunk of its images."""
-        message = incoming.message
-        if message.role is Role.ASSISTANT:
-            numbers.read(message.content)
-            return attrs.evolve(message, content=without_tables(message.content)), None
-        images = encoded_images(incoming)
-        if not images:
-            return self._without_images(incoming), None
-        chunk = Chunk(self._numbered(images, numbers, options))
-        return chunk.message([self._decoded(part) for part in incoming.parts]), chunk
-
-    def _without_images(self, incoming: IncomingMessage) -> Message:
-        """Return a message with decoded audio, and a note in place of its images."""
-        message, count = incoming.message, len(incoming.images)
-        note = (f"[{count} image(s) were attached]",) if count else ()
-        parts: tuple[MessagePart, ...] = ()
-        if incoming.has_audio and incoming.parts:
-            parts = tuple(
-                self._decoded(part) for part in incoming.parts if not (isinstance(part, EncodedImage) or callable(part))
-            )
-            parts = (*parts, *(() if message.content else (DEFAULT_AUDIO_PROMPT,)), *note)
-        if not parts and not note:
-            return message
-        return attrs.evolve(message, content="\n\n".join(filter(None, (message.content, *note))), parts=parts)
-
-    def _decoded(self, part: IncomingPart) -> MessagePart:
-        if isinstance(part, Recording):
-            audio = self.audio.decode(part.path, part.name)
-            check_audio_length(audio, part.name)
-            return audio
-        if callable(part):
-            part = part()
-        return self.images.decode(part) if isinstance(part, EncodedImage) else part
-
-    def _numbered(
-        self, images: Sequence[EncodedImage], numbers: ImageNumbers, options: GenerationOptions
-    ) -> tuple[ShownImage, ...]:
-        return tuple(self._shown(image, numbers.of(image), facts=options.image_facts) for image in images)
-
-    def _shown(self, image: EncodedImage, number: int, *, facts: bool = True) -> ShownImage:
-        return ShownImage(number, image, self.images.read_exif(image) if self.exif and facts else None)
 
 
 def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> bool:
     """Refuse a model that cannot take the images and the audio of some prompts; return whether there are any.
 
-    Of encoded images only those in the last message need vision: a model without it gets a note about earlier ones.
+    Of encoded images and clips only those in the last message need vision: a model without it gets a note about earlier
+    ones.
 
     Raises:
         CapabilityError: It cannot take them.
@@ -365,9 +329,11 @@ def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> 
     images = audio = False
     for prompt in prompts:
         if isinstance(prompt, Conversation):
-            images, audio = images or bool(prompt.images), audio or bool(prompt.audio)
+            images, audio = images or bool(prompt.images or prompt.videos), audio or bool(prompt.audio)
         elif isinstance(prompt, IncomingConversation):
-            images = images or bool(prompt.messages[-1].images) or any(each.message.images for each in prompt.messages)
+            last = prompt.messages[-1]
+            decoded = (each.message for each in prompt.messages)
+            images = images or bool(last.images or last.videos) or any(each.images or each.videos for each in decoded)
             audio = audio or any(each.has_audio for each in prompt.messages)
     if images:
         require_vision(description)
@@ -380,9 +346,15 @@ def _is_chunked(description: ModelDescription, prompt: Prompt, options: Generati
     """Whether a prompt has more images than are shown together, so that each chunk is a conversation of its own.
 
     Raises:
-        ValidationError: The size of a chunk is out of range.
+        ValidationError: The size of a chunk is out of range, or there are too many images beside a clip.
     """
     if not isinstance(prompt, IncomingConversation) or not description.can(Capability.VISION):
         return False
     check_chunk(options.chunk)
-    return len(prompt.messages[-1].images) > options.chunk
+    last = prompt.messages[-1]
+    if last.videos:
+        if len(last.images) > MAX_CHUNK:
+            fault = f"{len(last.images)} images are too many beside a clip, with which all of them are shown"
+            raise ValidationError.in_field(prompt.images_field, fault, hint=f"At most {MAX_CHUNK} are taken.")
+        return False
+    return len(last.images) > options.chunk

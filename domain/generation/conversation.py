@@ -1,4 +1,4 @@
-"""Conversations: messages with their roles, images, audio and tool calls, and the limits of tool definitions.
+"""Conversations: messages with their roles, media and tool calls, and the limits of tool definitions.
 
 Rendering them into a prompt is the generator's work, with the model's own chat template.
 """
@@ -11,9 +11,10 @@ from typing import Any
 import attrs
 
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage
+from mlxk.domain.generation.video import DecodedVideo
 from mlxk.domain.text import require_valid_unicode
 
-MessagePart = str | DecodedImage | DecodedAudio
+MessagePart = str | DecodedImage | DecodedAudio | DecodedVideo
 """A part of a message's content."""
 
 
@@ -47,13 +48,13 @@ class Message:
     tool_call_id: str | None = None
     """The call that a tool's result belongs to."""
     parts: tuple[MessagePart, ...] = ()
-    """Text, images and audio in order; empty for text alone. ``content`` then holds the text parts."""
+    """Text and media in order; empty for text alone. ``content`` then holds the text parts."""
     reasoning: str = ""
     """What the assistant thought before its content; chat templates choose of which turns they show it."""
 
     @classmethod
     def of_parts(cls, *parts: MessagePart) -> "Message":
-        """Build a user message of text, images and audio."""
+        """Build a user message of text and media."""
         return cls(Role.USER, "\n".join(part for part in parts if isinstance(part, str)), parts=parts)
 
     @property
@@ -65,6 +66,24 @@ class Message:
     def audio(self) -> tuple[DecodedAudio, ...]:
         """Its recordings, in order."""
         return tuple(part for part in self.parts if isinstance(part, DecodedAudio))
+
+    @property
+    def videos(self) -> tuple[DecodedVideo, ...]:
+        """Its clips, in order."""
+        return tuple(part for part in self.parts if isinstance(part, DecodedVideo))
+
+    def with_frames_as_images(self) -> "Message":
+        """Return the message with each clip as its frames, which are images, each after a text with its time."""
+        if not self.videos:
+            return self
+        parts: list[MessagePart] = []
+        for part in self.parts:
+            if isinstance(part, DecodedVideo):
+                for frame in part.frames:
+                    parts += [f"Frame at {frame.seconds:.1f} s:", frame.image]
+            else:
+                parts.append(part)
+        return attrs.evolve(self, parts=tuple(parts))
 
 
 Turn = tuple[Message, ...]
@@ -106,6 +125,17 @@ class Conversation:
     def audio(self) -> tuple[DecodedAudio, ...]:
         """The recordings of all messages, in order."""
         return tuple(audio for message in self.messages for audio in message.audio)
+
+    @property
+    def videos(self) -> tuple[DecodedVideo, ...]:
+        """The clips of all messages, in order."""
+        return tuple(video for message in self.messages for video in message.videos)
+
+    def with_frames_as_images(self) -> "Conversation":
+        """Return the conversation with the frames of its clips as images, for models without tokens for video."""
+        if not self.videos:
+            return self
+        return attrs.evolve(self, messages=tuple(message.with_frames_as_images() for message in self.messages))
 
 
 @attrs.frozen

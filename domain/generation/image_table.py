@@ -1,4 +1,4 @@
-"""Images in a completion: EXIF facts, numbers, chunks, and the table of a chunk that precedes its text."""
+"""Images and clips in a completion: their facts, numbers, chunks, and the tables of a chunk that precede its text."""
 
 import datetime
 import re
@@ -9,6 +9,7 @@ import attrs
 
 from mlxk.domain.generation.conversation import Message, MessagePart
 from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, DecodedImage, EncodedImage
+from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, DecodedVideo, EncodedVideo
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 MAX_CAMERA_CHARACTERS = 64
@@ -48,16 +49,39 @@ class ImageFacts:
         """The time to the minute where the photo was taken, as ``2023-12-06 12:19``."""
         return None if self.taken is None else self.taken.replace(tzinfo=None).isoformat(sep=" ", timespec="minutes")
 
-    def line(self, number: int | None) -> str | None:
+    def line(self, label: str | None) -> str | None:
         """Return the facts as one line for the prompt, or None when there are none.
 
         Args:
-            number: The number of the image; None leaves it out.
+            label: What they are about, such as ``Image 1``; None leaves it out.
         """
         named = {"GPS": self.location, "Date": self.date, "Camera": self.camera}
         facts = [f"{name}: {value}" for name, value in named.items() if value is not None]
-        parts = facts if number is None else [f"Image {number}", *facts]
+        parts = facts if label is None else [label, *facts]
         return f"[{' | '.join(parts)}]" if parts else None
+
+
+@attrs.frozen
+class VideoFacts:
+    """What is known of a clip."""
+
+    width: int
+    """Of its frames as they are stored, upright, pixels."""
+    height: int
+    seconds: float
+    """Its duration."""
+    codec: str
+    """The common name of the encoding of its pictures, such as ``h264``."""
+    recorded: ImageFacts | None = None
+    """When, where and with what it was recorded; None when that is not reported."""
+
+
+@attrs.frozen
+class ReadVideo:
+    """The frames of a clip, and what is known of it."""
+
+    video: DecodedVideo
+    facts: VideoFacts
 
 
 def camera_name(make: str | None, model: str | None) -> str | None:
@@ -86,7 +110,7 @@ MARKER = "<!-- mlxk:filenames -->"
 UNKNOWN = "-"
 
 _ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
-_TABLE = re.compile(rf"<details>\n<summary>📸[^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
+_TABLE = re.compile(rf"<details>\n<summary>[📸🎬][^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
 _CONTROLS = re.compile(f"[{CONTROLS}]+")
 _DIRECTIONS = re.compile(f"[{DIRECTIONS}]+")
 _MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
@@ -107,14 +131,25 @@ class ShownImage:
 
 
 @attrs.frozen
+class ShownVideo:
+    """One numbered clip."""
+
+    number: int
+    """Counted from 1 over the conversation."""
+    video: EncodedVideo
+    read: ReadVideo
+
+
+@attrs.frozen
 class Chunk:
-    """The images that a model gets together, at least one."""
+    """The images and clips that a model gets together, at least one."""
 
     images: tuple[ShownImage, ...]
     index: int = 1
     """From 1."""
     count: int = 1
     """Number of chunks."""
+    videos: tuple[ShownVideo, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -129,50 +164,55 @@ class Chunk:
         return f"📸 Image Metadata ({size} image{'s' if size > 1 else ''})"
 
     def table(self) -> str:
-        """Return the collapsed table in Markdown, without a line break at its end."""
-        columns = self._columns()
-        lines = [
-            "<details>",
-            f"<summary>{self.summary}</summary>",
-            "",
-            MARKER,
-            _row(columns),
-            "|" + "|".join("-" * (len(name) + 2) for name in columns) + "|",
-            *(_row([_CELLS[name](shown) for name in columns]) for shown in self.images),
-            "",
-            "</details>",
-        ]
-        return "\n".join(lines)
+        """Return the collapsed tables in Markdown, without a line break at their end."""
+        tables = []
+        if self.images:
+            columns = self._columns()
+            rows = [[_CELLS[name](shown) for name in columns] for shown in self.images]
+            tables.append(_table(self.summary, columns, rows))
+        if self.videos:
+            size = len(self.videos)
+            columns = self._video_columns()
+            rows = [[_VIDEO_CELLS[name](shown) for name in columns] for shown in self.videos]
+            tables.append(_table(f"🎬 Video Metadata ({size} clip{'s' if size > 1 else ''})", columns, rows))
+        return "\n\n".join(tables)
 
     def prompt(self, text: str) -> str:
-        """Return the prompt with the facts of the table before it."""
-        if not any(_facts(shown).known for shown in self.images):
+        """Return the prompt with the facts of the tables before it."""
+        several = len(self.images) + len(self.videos) > 1
+        labelled = [(f"Image {each.number}", _facts(each)) for each in self.images]
+        labelled += [(f"Video {each.number}", _recorded(each)) for each in self.videos]
+        if not any(facts.known for _, facts in labelled):
             return text
-        several = len(self.images) > 1
-        lines = [_facts(shown).line(shown.number if several else None) for shown in self.images]
+        lines = [facts.line(label if several else None) for label, facts in labelled]
         return "\n".join([*filter(None, lines), "", text])
 
     def message(self, parts: Sequence[MessagePart]) -> Message:
-        """Return the user message with the images of this chunk.
+        """Return the user message with the images and clips of this chunk.
 
-        The facts precede the first text, several images are labelled with their numbers, and ``DEFAULT_IMAGE_PROMPT``
-        is added if there is no text.
+        The facts precede the first text, several images or clips are labelled with their numbers, and a usual prompt is
+        added if there is no text.
 
         Args:
-            parts: Text, audio, and the decoded images of this chunk, in the order of the message.
+            parts: Text, audio, and the decoded images and clips of this chunk, in the order of the message.
         """
-        remaining, several, has_text = iter(self.images), len(self.images) > 1, False
+        images, videos, has_text = iter(self.images), iter(self.videos), False
+        several = len(self.images) + len(self.videos) > 1
         arranged: list[MessagePart] = []
         for part in parts:
             if isinstance(part, DecodedImage):
-                number = next(remaining).number
+                number = next(images).number
                 arranged += [f"Image {number}:", part] if several else [part]
+            elif isinstance(part, DecodedVideo):
+                number = next(videos).number
+                arranged += [f"Video {number}:", part] if several else [part]
             elif isinstance(part, str):
                 arranged.append(part if has_text else self.prompt(part))
                 has_text = True
             else:
                 arranged.append(part)
-        return Message.of_parts(*arranged, *(() if has_text else (self.prompt(DEFAULT_IMAGE_PROMPT),)))
+        usual = DEFAULT_IMAGE_PROMPT if self.images else DEFAULT_VIDEO_PROMPT
+        return Message.of_parts(*arranged, *(() if has_text else (self.prompt(usual),)))
 
     def _columns(self) -> list[str]:
         columns = ["Image", "Filename"]
@@ -181,13 +221,22 @@ class Chunk:
             columns.append("Original")
         return [*columns, "Location", "Date", "Camera"] if has_facts else columns
 
+    def _video_columns(self) -> list[str]:
+        columns = ["Video", "Filename"]
+        if any(shown.video.original for shown in self.videos):
+            columns.append("Original")
+        columns += ["Duration", "Size", "Codec", "Frames"]
+        has_facts = any(shown.read.facts.recorded is not None for shown in self.videos)
+        return [*columns, "Location", "Date"] if has_facts else columns
+
 
 class ImageNumbers:
-    """Numbers the images of a conversation, oldest first. The same image keeps its number."""
+    """Numbers the images and clips of a conversation, oldest first. The same image keeps its number."""
 
     def __init__(self) -> None:
         self._named: dict[str, int] = {}
         self._next = 1
+        self._videos = 0
 
     def read(self, answer: str) -> None:
         """Reserve the numbers in the tables of an earlier completion."""
@@ -203,6 +252,11 @@ class ImageNumbers:
             self._named[short] = self._next
         return self._named[short]
 
+    def of_video(self) -> int:
+        """Return the number of the next clip."""
+        self._videos += 1
+        return self._videos
+
 
 def without_tables(text: str) -> str:
     """Return an earlier completion without its tables."""
@@ -216,6 +270,21 @@ def _read_tables(text: str) -> dict[str, int]:
     return {short: int(number) for number, short in _ROW.findall(text)}
 
 
+def _table(summary: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [
+        "<details>",
+        f"<summary>{summary}</summary>",
+        "",
+        MARKER,
+        _row(columns),
+        "|" + "|".join("-" * (len(name) + 2) for name in columns) + "|",
+        *map(_row, rows),
+        "",
+        "</details>",
+    ]
+    return "\n".join(lines)
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -224,8 +293,8 @@ def _cell(sign: str, text: str | None) -> str:
     return f"{sign} {text}" if text else UNKNOWN
 
 
-def _original(shown: ShownImage) -> str:
-    name = _CONTROLS.sub(" ", shown.image.original or "").strip()
+def _original(name: str | None) -> str:
+    name = _CONTROLS.sub(" ", name or "").strip()
     name = "".join(_MARKUP.get(character, character) for character in _DIRECTIONS.sub("", name))
     return _LINK.sub(r"\1&#46;", _UNDERSCORE.sub(r"\\_", name)) or UNKNOWN
 
@@ -234,11 +303,32 @@ def _facts(shown: ShownImage) -> ImageFacts:
     return shown.facts or ImageFacts()
 
 
+def _recorded(shown: ShownVideo) -> ImageFacts:
+    return shown.read.facts.recorded or ImageFacts()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{seconds:.1f} s" if seconds < 60 else f"{minutes}:{rest:02} min"
+
+
 _CELLS: dict[str, Callable[[ShownImage], str]] = {
     "Image": lambda shown: str(shown.number),
     "Filename": lambda shown: shown.image.file_name,
-    "Original": _original,
+    "Original": lambda shown: _original(shown.image.original),
     "Location": lambda shown: _cell("📍", _facts(shown).location),
     "Date": lambda shown: _cell("📅", _facts(shown).date),
     "Camera": lambda shown: _cell("📷", _facts(shown).camera),
+}
+
+_VIDEO_CELLS: dict[str, Callable[[ShownVideo], str]] = {
+    "Video": lambda shown: str(shown.number),
+    "Filename": lambda shown: shown.video.file_name,
+    "Original": lambda shown: _original(shown.video.original),
+    "Duration": lambda shown: _duration(shown.read.facts.seconds),
+    "Size": lambda shown: f"{shown.read.facts.width}x{shown.read.facts.height}",
+    "Codec": lambda shown: shown.read.facts.codec,
+    "Frames": lambda shown: f"{len(shown.read.video.frames)} of {shown.read.video.total_frames}",
+    "Location": lambda shown: _cell("📍", _recorded(shown).location),
+    "Date": lambda shown: _cell("📅", _recorded(shown).date),
 }

@@ -128,9 +128,20 @@ class EncodedImage:
             message: The fault, without the name of the image.
             hint: What to do next.
         """
-        if self.original or not self.place:
-            return kind(f"{self.title} {message}", hint=hint)
-        return kind.in_field(self.place, message, hint=hint)
+        return refusal(kind, message, self.title, None if self.original else self.place, hint)
+
+
+def refusal(kind: type[Refusal], message: str, title: str, field: str | None, hint: str | None) -> Refusal:
+    """Return an error about a file of a prompt.
+
+    Args:
+        kind: Class of the error.
+        message: The fault, without the name of the file.
+        title: Its name.
+        field: The field that it came from, which the error names instead; None for a file with a name of its own.
+        hint: What to do next.
+    """
+    return kind.in_field(field, message, hint=hint) if field else kind(f"{title} {message}", hint=hint)
 
 
 @attrs.frozen

@@ -246,8 +246,8 @@ class GenerationRequest:
 
     @property
     def has_images(self) -> bool:
-        """Whether the prompt has images."""
-        return isinstance(self.prompt, Conversation) and bool(self.prompt.images)
+        """Whether the prompt has images, or clips, whose frames are such."""
+        return isinstance(self.prompt, Conversation) and bool(self.prompt.images or self.prompt.videos)
 
     @property
     def has_audio(self) -> bool:

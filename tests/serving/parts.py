@@ -21,6 +21,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
+from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
 from mlxk.adapters.system import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
@@ -137,7 +138,7 @@ class Parts:
         self.embedder = InMemoryTextEmbedder()
         self.reranker = InMemoryDocumentReranker()
         self.tokenizer = InMemoryModelTokenizer()
-        media = (images or InMemoryImageReader(), MlxAudioDecoder())
+        media = (images or InMemoryImageReader(), MlxAudioDecoder(), OpenCvVideoDecoder())
         generate = GenerateText(resolve, describe, self.generator, *media, memory, self.log)
         services = Services(
             catalogue=self.catalogue,

@@ -68,6 +68,7 @@ def process_prompt(
         with model.lock:
             rendered = model.renderer.render(conversation, rendering_job(request))
         return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
+    conversation = conversation.with_frames_as_images()
     with model.lock:
         processed = _process(text.rendering, conversation, parts, model)
     size = model.vocabulary_size
@@ -109,6 +110,7 @@ def render_text(
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
         raise TypeError("only conversations are rendered")
+    conversation = conversation.with_frames_as_images()
     holder = _template_holder(model.processor, has_audio=bool(conversation.audio))
     prompt = wire_prompt(conversation)
     for message, written in zip(conversation.messages, prompt.messages, strict=True):

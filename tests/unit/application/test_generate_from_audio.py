@@ -15,6 +15,7 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_generator import InMemoryTextGenerator
+from doubles.video_decoder import InMemoryVideoDecoder
 from doubles.workspace_store import InMemoryWorkspaceStore
 from models.pictures import tone
 
@@ -69,6 +70,7 @@ class Parts:
             InMemoryTextGenerator(self._answer),
             InMemoryImageReader(),
             InMemoryAudioDecoder(SOUNDS),
+            InMemoryVideoDecoder(),
             memory,
             InMemoryEventLog(),
         )

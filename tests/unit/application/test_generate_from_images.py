@@ -17,6 +17,7 @@ from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
+from doubles.video_decoder import InMemoryVideoDecoder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.generation_input import GenerationOptions, ImageSource, IncomingConversation, IncomingMessage
@@ -85,6 +86,7 @@ class World:
             InMemoryTextGenerator(self._answer),
             InMemoryImageReader(damaged, FACTS),
             InMemoryAudioDecoder({}),
+            InMemoryVideoDecoder(),
             memory,
             InMemoryEventLog(),
             exif,

@@ -15,6 +15,7 @@ from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
+from doubles.video_decoder import InMemoryVideoDecoder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.generation_input import GenerationOptions, Prompt
@@ -86,6 +87,7 @@ class Kitchen:
             self.generator,
             InMemoryImageReader(),
             InMemoryAudioDecoder({}),
+            InMemoryVideoDecoder(),
             InMemoryMemoryProbe(MemoryReading(total, total)),
             self.log,
         )

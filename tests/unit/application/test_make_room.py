@@ -15,6 +15,7 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.model_tokenizer import InMemoryModelTokenizer
 from doubles.text_generator import InMemoryTextGenerator
+from doubles.video_decoder import InMemoryVideoDecoder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.generation_input import GenerationOptions
@@ -60,6 +61,7 @@ class Room:
             InMemoryTextGenerator(answer),
             InMemoryImageReader(),
             InMemoryAudioDecoder({}),
+            InMemoryVideoDecoder(),
             InMemoryMemoryProbe(MemoryReading(1 << 34, 1 << 34)),
             InMemoryEventLog(),
         )

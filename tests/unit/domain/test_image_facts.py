@@ -49,10 +49,13 @@ def test_a_date_is_the_local_time_of_the_photo() -> None:
 
 def test_the_line_for_the_model_names_what_is_known() -> None:
     facts = ImageFacts(NOON, 59.28559, 18.14956, "Apple iPhone SE")
-    assert facts.line(2) == "[Image 2 | GPS: 59.2856°N, 18.1496°E | Date: 2023-12-06 12:19 | Camera: Apple iPhone SE]"
+    assert (
+        facts.line("Image 2")
+        == "[Image 2 | GPS: 59.2856°N, 18.1496°E | Date: 2023-12-06 12:19 | Camera: Apple iPhone SE]"
+    )
     assert facts.line(None) == "[GPS: 59.2856°N, 18.1496°E | Date: 2023-12-06 12:19 | Camera: Apple iPhone SE]"
     assert ImageFacts(camera="X").line(None) == "[Camera: X]"
-    assert ImageFacts().line(3) == "[Image 3]"
+    assert ImageFacts().line("Image 3") == "[Image 3]"
     assert ImageFacts().line(None) is None
 
 

@@ -1,0 +1,286 @@
+"""Clips decoded in a process of its own: ``video_process`` is what runs in it, and holds the limits from within.
+
+From without the process is ended when it takes too long on the clock, and when it writes what was not asked for. At
+most a few run at a time, each for one clip.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import IO, Any
+
+import attrs
+
+from mlxk.adapters.opencv import container_tags
+from mlxk.application.ports.media import VideoDecoder
+from mlxk.domain.errors import BackendNotInstalledError, ValidationError
+from mlxk.domain.generation.image_table import ReadVideo, VideoFacts
+from mlxk.domain.generation.media import DecodedImage
+from mlxk.domain.generation.video import (
+    MAX_FRAME_PIXELS,
+    MAX_VIDEO_SECONDS,
+    DecodedVideo,
+    EncodedVideo,
+    VideoFrame,
+    frame_digest,
+)
+
+CPU_SECONDS = 30
+"""Processor time for one clip; ordinary ones take one or two."""
+
+WALL_SECONDS = 120.0
+"""Time for one clip on the clock."""
+
+MEMORY_BYTES = 1024**3
+"""Memory for one clip, beyond three times its size."""
+
+AT_ONCE = 2
+"""Clips that are decoded at the same time; others wait."""
+
+_FORMATS = "mov,mp4,matroska,webm,avi,gif"
+_CODECS = (
+    "h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,mpeg1video,mpeg2video,msmpeg4v2,msmpeg4,"
+    "h263,mjpeg,gif,prores,dnxhd,theora,rawvideo,png,ffv1,huffyuv,qtrle,cinepak"
+)
+"""FFmpeg's names of the demuxers and of the decoders of pictures that may be used: it has hundreds of others."""
+
+_ENVIRONMENT = {
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS": (
+        f"protocol_whitelist;none|format_whitelist;{_FORMATS}|codec_whitelist;{_CODECS}|enable_drefs;0"
+    ),
+    "OPENCV_FFMPEG_THREADS": "1",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "OPENCV_LOG_LEVEL": "SILENT",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+"""All of the environment of the process."""
+
+_EXIT_MEMORY = 3
+_MOST_DOCUMENT = 4096
+_END_SECONDS = 1.0
+_NAMES = {"avc1": "h264", "hev1": "hevc", "hvc1": "hevc", "fmp4": "mpeg4", "mp4v": "mpeg4", "xvid": "mpeg4"}
+_NAMES |= {"vp80": "vp8", "vp90": "vp9", "vp08": "vp8", "vp09": "vp9", "av01": "av1", "mjpg": "mjpeg", "jpeg": "mjpeg"}
+"""Common names by the codes of four letters in containers, in small letters."""
+
+_SHORTFALL = 0.1
+"""The part of a clip that may be missing at its end, since many state a little more than they have."""
+
+
+@attrs.frozen
+class Limits:
+    """What the decoding of one clip may take."""
+
+    cpu_seconds: int = CPU_SECONDS
+    wall_seconds: float = WALL_SECONDS
+    memory_bytes: int = MEMORY_BYTES
+
+
+class OpenCvVideoDecoder(VideoDecoder):
+    """Decodes clips by OpenCV.
+
+    Args:
+        limits: Of each clip.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+
+    def decode(self, video: EncodedVideo) -> ReadVideo:
+        video.sampling.validate()
+        if importlib.util.find_spec("cv2") is None:
+            raise video.refused(
+                BackendNotInstalledError,
+                "is a clip, and decoding that needs OpenCV, which is not installed.",
+                hint="Install it: pip install opencv-python-headless",
+            )
+        with self._places, _Decoding(video, self._limits) as decoding:
+            return decoding.result()
+
+
+class _WrongAnswerError(Exception):
+    """The process has ended, or has written what was not asked for."""
+
+
+class _Decoding:
+    """The decoding of one clip, in a process that is gone at the end of the block."""
+
+    def __init__(self, video: EncodedVideo, limits: Limits) -> None:
+        self._video = video
+        self._limits = limits
+        allowed = {
+            "seconds": limits.cpu_seconds,
+            "memory_bytes": limits.memory_bytes + 3 * len(video.data),
+            "pixels": MAX_FRAME_PIXELS,
+            "clip_seconds": MAX_VIDEO_SECONDS,
+        }
+        program = os.path.join(os.path.dirname(__file__), "video_process.py")
+        # Isolated from the environment and the current directory; its standard error is discarded. In a group of its
+        # own: Ctrl-C is for the process that started it.
+        self._child = subprocess.Popen(
+            [sys.executable, "-I", program, json.dumps(allowed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_ENVIRONMENT,
+            cwd="/",
+            process_group=0,
+        )
+        self._late = False
+        self._timer = threading.Timer(limits.wall_seconds, self._end_late)
+        self._timer.daemon = True
+        self._timer.start()
+        self._sender = threading.Thread(target=self._send, args=(video.data,), name="mlxk-clip", daemon=True)
+        self._sender.start()
+
+    def __enter__(self) -> "_Decoding":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.cancel()
+        self._child.kill()
+        self._child.wait()
+        self._sender.join()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def result(self) -> ReadVideo:
+        """Return what was decoded. Raises as ``VideoDecoder.decode``."""
+        try:
+            facts = self._document()
+            self._require_no_fault(facts)
+            total, rate = max(int(facts["total"]), 1), float(facts["rate"])
+            indices = self._video.sampling.indices(total, rate)
+            self._sender.join()
+            asked = {
+                "seconds": [index / rate for index in indices],
+                "tolerance": 0.5 / rate,
+                "pixels": self._video.sampling.frame_pixels,
+            }
+            self._send(json.dumps(asked).encode())
+            frames = self._frames(indices)
+        except (_WrongAnswerError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise self._ended() from error
+        return self._read(facts, frames, indices, total, rate)
+
+    def _read(
+        self,
+        facts: Mapping[str, Any],
+        frames: tuple[VideoFrame, ...],
+        indices: tuple[int, ...],
+        total: int,
+        rate: float,
+    ) -> ReadVideo:
+        seconds = total / rate
+        codec = str(facts["codec"]).strip("\0 ").lower()
+        codec = _NAMES.get(codec, codec if codec.isalnum() and codec.isascii() else "unknown")
+        if not frames:
+            raise self._refused(
+                f"has pictures in the codec {codec}, of which none can be decoded",
+                hint="It is damaged, or OpenCV has no decoder for this codec here; convert it to H.264.",
+            )
+        last = frames[-1].seconds
+        if len(frames) < len(indices) and last < seconds * (1 - _SHORTFALL) - 1:
+            raise self._refused(f"is damaged or cut off: it should have {seconds:.1f} s, and ends after {last:.1f} s")
+        return ReadVideo(
+            DecodedVideo(frames, total, rate),
+            VideoFacts(
+                width=int(facts["width"]),
+                height=int(facts["height"]),
+                seconds=seconds,
+                codec=codec,
+                recorded=container_tags.read(self._video),
+            ),
+        )
+
+    def _frames(self, indices: tuple[int, ...]) -> tuple[VideoFrame, ...]:
+        most = self._video.sampling.frame_pixels
+        frames: list[VideoFrame] = []
+        for index in (*indices, None):
+            document = self._document()
+            if "pictures" in document:
+                return tuple(frames)
+            self._require_no_fault(document)
+            width, height = int(document["width"]), int(document["height"])
+            if index is None or width < 1 or height < 1 or width * height > most:
+                raise _WrongAnswerError
+            pixels = self._bytes(width * height * 3)
+            image = DecodedImage(width, height, pixels, frame_digest(self._video, index, width, height))
+            frames.append(VideoFrame(index, float(document["seconds"]), image))
+        raise _WrongAnswerError
+
+    def _document(self) -> dict[str, Any]:
+        length = int.from_bytes(self._bytes(8), "big")
+        if length > _MOST_DOCUMENT:
+            raise _WrongAnswerError
+        found = json.loads(self._bytes(length))
+        if not isinstance(found, dict):
+            raise _WrongAnswerError
+        return found
+
+    def _bytes(self, count: int) -> bytes:
+        found = _open(self._child.stdout).read(count)
+        if len(found) < count:
+            raise _WrongAnswerError
+        return found
+
+    def _send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            requests = _open(self._child.stdin)
+            requests.write(len(data).to_bytes(8, "big"))
+            requests.write(data)
+            requests.flush()
+
+    def _end_late(self) -> None:
+        self._late = True
+        self._child.kill()
+
+    def _require_no_fault(self, document: Mapping[str, Any]) -> None:
+        fault = document.get("fault")
+        if fault is None:
+            return
+        if fault == "long":
+            most = MAX_VIDEO_SECONDS // 60
+            raise self._refused(f"is too long ({document['seconds'] / 60:.0f} minutes); at most {most} are taken")
+        if fault == "pixels":
+            size = f"{document['width']} by {document['height']}"
+            most = MAX_FRAME_PIXELS // 1_000_000
+            raise self._refused(f"has frames with too many pixels ({size}); at most {most} million are taken")
+        if fault == "pictures":
+            raise self._refused("has no pictures")
+        raise self._damaged()
+
+    def _ended(self) -> ValidationError:
+        """Return the error for a process that has ended, or that was not worth listening to any longer."""
+        try:
+            status = self._child.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return self._damaged()
+        if self._late:
+            return self._refused(f"takes more than {self._limits.wall_seconds:g} s to decode")
+        if status in (-signal.SIGPROF, -signal.SIGXCPU):
+            return self._refused(f"takes more than {self._limits.cpu_seconds} s of processor time to decode")
+        if status == _EXIT_MEMORY:
+            return self._refused(f"takes more than {self._limits.memory_bytes // 1024**2} MiB of memory to decode")
+        return self._damaged()
+
+    def _damaged(self) -> ValidationError:
+        return self._refused(f"is damaged, or no {self._video.container.name} with pictures that can be decoded")
+
+    def _refused(self, message: str, hint: str | None = None) -> ValidationError:
+        return self._video.refused(ValidationError, message, hint=hint)
+
+
+def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise _WrongAnswerError
+    return pipe

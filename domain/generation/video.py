@@ -1,0 +1,255 @@
+"""Video clips of a prompt, encoded and decoded, how many of their frames a model gets, and the limits on all of it."""
+
+import enum
+import hashlib
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.media import MIB, DecodedImage, Refusal, refusal
+
+MAX_VIDEO_BYTES = 256 * MIB
+"""Largest size of one encoded clip."""
+
+MAX_VIDEO_SECONDS = 2 * 60 * 60
+"""Longest clip."""
+
+MAX_FRAME_PIXELS = 16 * 1000 * 1000
+"""Largest number of pixels of one frame as it is stored: that of 4K has nine million, that of 8K thirty-three."""
+
+MAX_FRAMES = 128
+"""Most frames that a model gets of all clips of a prompt."""
+
+MAX_VIDEOS = 8
+"""Most clips of a prompt."""
+
+MAX_SAMPLING_RATE = 60.0
+"""Most frames of a second that can be asked for."""
+
+USUAL_FRAME_PIXELS = 1280 * 720
+"""To so many pixels frames are made smaller, where nothing else is asked for."""
+
+MIN_FRAME_PIXELS = 16 * 16
+"""Fewest pixels of a frame that can be asked for."""
+
+DEFAULT_VIDEO_PROMPT = "Describe the video."
+
+SIGNATURE_BYTES = 64
+"""Number of leading bytes that identify the container."""
+
+_FEWEST_FRAMES = 4
+"""So many frames are taken of a short clip, where it has them."""
+
+_OLD_QUICKTIME = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+_STILL_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"jpg ", b"jp2 "})
+_EBML = b"\x1aE\xdf\xa3"
+
+
+class VideoContainer(enum.Enum):
+    """Containers of clips; values are file name extensions."""
+
+    MP4 = "mp4"
+    MOV = "mov"
+    MATROSKA = "mkv"
+    WEBM = "webm"
+    AVI = "avi"
+    GIF = "gif"
+
+    @classmethod
+    def of(cls, beginning: bytes) -> "VideoContainer | None":
+        """Return the container by the first ``SIGNATURE_BYTES`` bytes; None when it is none of these.
+
+        Playlists, and every other file that may name further files or addresses, are none.
+        """
+        if beginning[4:8] == b"ftyp":
+            brand = beginning[8:12]
+            return cls.MOV if brand == b"qt  " else None if brand in _STILL_BRANDS else cls.MP4
+        if beginning[4:8] in _OLD_QUICKTIME:
+            return cls.MOV
+        if beginning.startswith(_EBML):
+            return cls.WEBM if b"webm" in beginning[:SIGNATURE_BYTES] else cls.MATROSKA
+        if beginning[:4] == b"RIFF" and beginning[8:12] == b"AVI ":
+            return cls.AVI
+        return cls.GIF if beginning[:6] in (b"GIF87a", b"GIF89a") else None
+
+
+@attrs.frozen
+class VideoSampling:
+    """Which frames a model gets of a clip."""
+
+    fps: float = 1.0
+    """Frames of each second."""
+    max_frames: int = 16
+    """Most frames; a longer clip has them further apart."""
+    max_pixels: int | None = None
+    """To so many pixels each frame is made smaller; None for ``USUAL_FRAME_PIXELS``."""
+
+    def validate(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValidationError: A value is out of range.
+        """
+        if not 0 < self.fps <= MAX_SAMPLING_RATE:
+            raise ValidationError.in_field("fps", f"must be above 0 and at most {MAX_SAMPLING_RATE:g}")
+        if not 1 <= self.max_frames <= MAX_FRAMES:
+            raise ValidationError.in_field("max_frames", f"must be at least 1 and at most {MAX_FRAMES}")
+        if self.max_pixels is not None and not MIN_FRAME_PIXELS <= self.max_pixels <= MAX_FRAME_PIXELS:
+            fault = f"must be at least {MIN_FRAME_PIXELS} and at most {MAX_FRAME_PIXELS}"
+            raise ValidationError.in_field("max_pixels", fault)
+
+    @property
+    def frame_pixels(self) -> int:
+        """The largest number of pixels of a frame that a model gets."""
+        return USUAL_FRAME_PIXELS if self.max_pixels is None else self.max_pixels
+
+    def indices(self, total: int, rate: float) -> tuple[int, ...]:
+        """Return the frames to take of a clip, from 0, evenly from its first to its last one.
+
+        An even number of them, which models with tokens for video take in pairs, and at least four, where it has them.
+
+        Args:
+            total: Number of frames, at least 1.
+            rate: Frames a second.
+        """
+        most = _even(min(self.max_frames, total))
+        count = _even(min(max(total / rate * self.fps, _FEWEST_FRAMES), most, total))
+        if count < 2:
+            return tuple(range(min(self.max_frames, total)))
+        step = (total - 1) / (count - 1)
+        return (*(round(index * step) for index in range(count - 1)), total - 1)
+
+
+def _even(number: float) -> int:
+    return math.floor(number / 2) * 2
+
+
+@attrs.frozen
+class EncodedVideo:
+    """One clip as received, in a known container. Nothing in it has been checked."""
+
+    data: bytes = attrs.field(repr=False)
+    container: VideoContainer
+    digest: str
+    """SHA-256 of the data, hexadecimal."""
+    sampling: VideoSampling = attrs.field(factory=VideoSampling)
+    original: str | None = None
+    """The original file name, if any."""
+    place: str | None = attrs.field(default=None, eq=False)
+    """The request field or option that it came from, for error messages; None when unknown."""
+
+    @classmethod
+    def of(
+        cls, data: bytes, place: str, sampling: VideoSampling | None = None, original: str | None = None
+    ) -> "EncodedVideo":
+        """Create a clip from the content of its file.
+
+        Args:
+            data: The complete file.
+            place: Its origin in error messages: a field, or a flag and its value.
+            sampling: Which frames a model gets.
+            original: The original file name.
+
+        Raises:
+            ValidationError: It is empty, too large, or in an unknown container.
+        """
+        check_video_size(len(data), place)
+        container = container_of(data[:SIGNATURE_BYTES], place)
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(data, container, digest, sampling or VideoSampling(), original, place)
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the table of clips, derived from the digest."""
+        return f"video_{self.digest[:8]}.{self.container.value}"
+
+    def refused(self, kind: type[Refusal], message: str, *, hint: str | None = None) -> Refusal:
+        """Return an error about this clip, which names its file or its field; see ``media.refusal``."""
+        title = f"'{self.original}'" if self.original else self.file_name
+        return refusal(kind, message, title, None if self.original else self.place, hint)
+
+
+def check_video_size(size_bytes: int, place: str) -> None:
+    """Refuse a clip that is empty or too large.
+
+    Raises:
+        ValidationError: It is empty or too large.
+    """
+    if size_bytes == 0:
+        raise ValidationError.in_field(place, "the clip is empty")
+    if size_bytes > MAX_VIDEO_BYTES:
+        raise ValidationError.in_field(
+            place,
+            f"the clip has {size_bytes / MIB:.1f} MiB; at most {MAX_VIDEO_BYTES // MIB} MiB are taken",
+            hint="Cut it, or make it smaller; models get a few reduced frames anyway.",
+        )
+
+
+def container_of(beginning: bytes, place: str) -> VideoContainer:
+    """Return the container of a clip.
+
+    Raises:
+        ValidationError: It is unknown.
+    """
+    found = VideoContainer.of(beginning)
+    if found is None:
+        known = ", ".join(each.name for each in VideoContainer)
+        raise ValidationError.in_field(place, "is not a clip in a known container", hint=f"Known containers: {known}")
+    return found
+
+
+@attrs.frozen
+class VideoFrame:
+    """A frame of a clip."""
+
+    index: int
+    """Its place among all frames of the clip, from 0."""
+    seconds: float
+    """From the beginning of the clip."""
+    image: DecodedImage
+
+
+@attrs.frozen
+class DecodedVideo:
+    """The frames of a clip that a model gets."""
+
+    frames: tuple[VideoFrame, ...]
+    """At least one, oldest first, all of the same size."""
+    total_frames: int
+    """Frames of the complete clip."""
+    rate: float
+    """Frames a second of the clip."""
+
+    @property
+    def digest(self) -> str:
+        """Differs where any of the frames does, hexadecimal."""
+        return hashlib.sha256("".join(frame.image.digest for frame in self.frames).encode()).hexdigest()
+
+
+def frame_digest(video: EncodedVideo, index: int, width: int, height: int) -> str:
+    """Return the digest of a frame, which differs where its pixels do."""
+    return hashlib.sha256(f"{video.digest}@{index}/{width}x{height}".encode()).hexdigest()
+
+
+def check_frames(videos: Sequence[DecodedVideo], place: str) -> None:
+    """Refuse clips that have too many frames together.
+
+    Raises:
+        ValidationError: They have more than ``MAX_FRAMES``.
+    """
+    count = sum(len(video.frames) for video in videos)
+    if count > MAX_FRAMES:
+        fault = f"{len(videos)} clips have {count} frames together; at most {MAX_FRAMES} are taken"
+        raise ValidationError.in_field(place, fault, hint="Ask for fewer frames of each.")
+
+
+def require_few_videos(count: int, place: str) -> None:
+    """Refuse too many clips, before any of them is decoded.
+
+    Raises:
+        ValidationError: There are more than ``MAX_VIDEOS``.
+    """
+    if count > MAX_VIDEOS:
+        raise ValidationError.in_field(place, f"there are {count} clips; at most {MAX_VIDEOS} are taken")
