@@ -53,6 +53,8 @@ import attrs
 class Remedy(enum.Enum):
     """What a user can do about an error. Each entrypoint has its own sentence for each remedy."""
 
+    ALLOW_MEDIA_PATHS = "allow-media-paths"
+    ALLOW_REMOTE_MEDIA = "allow-remote-media"
     ALLOW_SECRET = "allow-secret"
     CHECK_HEALTH = "check-health"
     CLONE_UNCHECKED = "clone-unchecked"

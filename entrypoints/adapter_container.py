@@ -18,6 +18,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu, has_nvidia_gpu
 from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, run_quietly, system_memory_probe
+from mlxk.application.named_media import NamedMedia
 from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.telemetry import NoTelemetry
 from mlxk.application.ports.text_generator import TextGenerator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
     from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
+    from mlxk.application.ports.media import MediaSource
     from mlxk.application.ports.model_directories import ContentVerifier
     from mlxk.application.ports.model_tasks import DocumentReranker, ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.monitoring import ChartWriter, MachineProbe, ServerProbe
@@ -320,6 +322,12 @@ class Adapters:
             deferred.DeferredVideoDecoder,
             providers.Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder")),
         )
+        self.media_folders: providers.Provider[MediaSource] = Singleton(
+            imported("mlxk.adapters.filesystem.media_folders:FolderMediaSource"), server.media_paths if server else ()
+        )
+        self.remote_media: providers.Provider[MediaSource] = Singleton(
+            imported("mlxk.adapters.remote_media:RemoteMediaSource")
+        )
         self.running_servers = Singleton(_running_servers, self)
         self.text_generator = Singleton(_text_generator, self)
         self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)
@@ -329,6 +337,13 @@ class Adapters:
         self.tool_servers = Singleton(_tool_servers)
         self.chart_writer = Singleton(_chart_writer)
         self.telemetry = Singleton(_telemetry, self)
+
+    def named_media(self) -> NamedMedia:
+        """Return what requests may name."""
+        if self.server is None:
+            return NamedMedia()
+        files = self.media_folders() if self.server.media_paths else None
+        return NamedMedia(files, self.remote_media() if self.server.allow_remote_media else None)
 
     def describe(self) -> DescribeModel:
         """Return the use case that describes models."""

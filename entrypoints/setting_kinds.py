@@ -54,6 +54,10 @@ def _is_words(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_word, value))
 
 
+def _is_paths(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_path, value))
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) and each for each in value)
 
@@ -109,6 +113,7 @@ SWITCH = _of_type("true or false", lambda value: isinstance(value, bool))
 WORD = _of_type("a text of one line", _is_word)
 TEXT = _of_type("a text", lambda value: isinstance(value, str) and bool(value))
 PATH = _of_type("a path that begins with / or ~/", _is_path)
+PATHS = _of_type("a list of paths that begin with / or ~/", _is_paths)
 ADDRESS = _of_type("an http or https address", lambda value: _is_word(value) and is_web_address(str(value)))
 WORDS = _of_type("a list of texts of one line", _is_words)
 TEXTS = _of_type("a list of texts", _is_texts)

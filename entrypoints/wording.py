@@ -13,6 +13,8 @@ from mlxk.domain.models.footprint import Matrices
 from mlxk.domain.models.model import HealthReport, ModelDescription
 
 COMMAND_LINE: Mapping[Remedy, str] = {
+    Remedy.ALLOW_MEDIA_PATHS: "The operator of the server can allow a folder: mlxk serve --allow-media-path DIR",
+    Remedy.ALLOW_REMOTE_MEDIA: "The operator of the server can allow it: mlxk serve --allow-remote-media",
     Remedy.ALLOW_SECRET: "Take it out, list the file in .hfignore, or say --allow FILE when it is no secret.",
     Remedy.CHECK_HEALTH: "See: mlxk health {name}",
     Remedy.CLONE_UNCHECKED: "Fetch it again, or clone it as it is with --no-health-check.",

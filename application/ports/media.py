@@ -1,10 +1,10 @@
-"""Ports to media: pixels and EXIF metadata of images, frames of clips, and samples of audio files."""
+"""Ports to media: pixels and EXIF metadata of images, frames of clips, samples of audio files, media elsewhere."""
 
 from abc import abstractmethod
 from typing import Protocol
 
 from mlxk.domain.generation.image_table import ImageFacts, ReadVideo
-from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
+from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage, MediaKind
 from mlxk.domain.generation.video import EncodedVideo
 
 
@@ -57,4 +57,23 @@ class VideoDecoder(Protocol):
             ValidationError: The clip is damaged, cut off or too long, has too many pixels or no pictures, or takes too
                 much time or memory; or the sampling is out of range.
             BackendNotInstalledError: It needs a package that is not installed.
+        """
+
+
+class MediaSource(Protocol):
+    """Reads media that a request names instead of holding them. Thread-safe."""
+
+    @abstractmethod
+    def read(self, reference: str, kind: MediaKind, max_bytes: int, seconds: float) -> bytes:
+        """Return a complete file.
+
+        Args:
+            reference: The path or address, as the client wrote it.
+            kind: What it is to be; its content is not looked at.
+            max_bytes: Its largest size, at most that of the kind.
+            seconds: Longest time it may take to come over a network.
+
+        Raises:
+            ValidationError: It is not there, not to be had, too large or too slow. The message follows the name of a
+                field, and tells nothing of what is beyond the places that may be read.
         """

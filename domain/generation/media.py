@@ -242,6 +242,32 @@ class DecodedAudio:
         return len(self.samples) / _BYTES_PER_SAMPLE / AUDIO_RATE
 
 
+@attrs.frozen
+class MediaKind:
+    """A kind of media that a request may name instead of holding it."""
+
+    name: str
+    """In messages."""
+    max_bytes: int
+    """Largest file."""
+    types: tuple[str, ...]
+    """What its media types begin with; what a file really is, its content says."""
+
+
+IMAGES = MediaKind("image", MAX_IMAGE_BYTES, ("image/",))
+RECORDINGS = MediaKind("recording", MAX_AUDIO_BYTES, ("audio/", "video/", "application/ogg"))
+"""Containers of films hold sound alone as well."""
+
+MAX_NAMED = 64
+"""Most media that a request names."""
+
+MAX_NAMED_BYTES = 100 * MIB
+"""Their largest size together."""
+
+MAX_NAMED_SECONDS = 30.0
+"""Longest time in which all of them are fetched."""
+
+
 def check_audio_length(audio: DecodedAudio, name: str) -> None:
     """Refuse a recording that is too long for a prompt, since models would ignore its end.
 

@@ -252,6 +252,7 @@ _AS_GIVEN = (
     "strict_capabilities",
     "special_tokens_in_content",
     "allow_model_changes",
+    "allow_remote_media",
     "page",
 )
 """The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""
@@ -294,12 +295,21 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
+        media_paths=tuple(map(_media_folder, arguments.allow_media_path)),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
         operator_key=known.api_key,
         api_key_file=file if followed else None,
         reload=arguments.reload or known.reload,
         until_eof=arguments.until_eof,
     )
+
+
+def _media_folder(typed: str) -> str:
+    """Return the absolute path of a folder of media."""
+    path = os.path.abspath(os.path.expanduser(typed))
+    if not os.path.isdir(path):
+        raise ValidationError(f"--allow-media-path: '{typed}' is not a folder")
+    return path
 
 
 def _absolute(path: str | None) -> str | None:

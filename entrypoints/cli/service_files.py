@@ -254,7 +254,12 @@ def relative_paths(given: argparse.Namespace) -> tuple[str, ...]:
     named = (given.model, given.default_model, given.draft_model)
     references = (*named, *(each.partition("=")[2].strip() for each in given.alias))
     adapters = (each.partition("=")[2].strip() for each in given.adapter)
-    paths = (given.api_key_file, *adapters, *(each for each in references if each and is_path(each.strip())))
+    paths = (
+        given.api_key_file,
+        *given.allow_media_path,
+        *adapters,
+        *(each for each in references if each and is_path(each.strip())),
+    )
     return tuple(each for each in paths if each and not each.strip().startswith("/"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import falcon
 
+from mlxk.application.named_media import NamedMedia
 from mlxk.application.ports.media import AudioDecoder
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.telemetry import Telemetry
@@ -23,6 +24,7 @@ from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.page import ChatPage
+from mlxk.entrypoints.http.requests.media import MediaReader
 from mlxk.entrypoints.http.tracing import Tracer
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -35,6 +37,7 @@ class Services:
     generate: GenerateText
     load: LoadModel
     audio_decoder: AudioDecoder
+    named_media: NamedMedia
     transcribe: TranscribeAudio
     embed: EmbedText
     rerank: RerankDocuments
@@ -61,6 +64,11 @@ class ServerContext:
     responder: GenerationResponder
     page: ChatPage | None = None
     """The chat page; None for a server that has none."""
+
+    @property
+    def media(self) -> MediaReader:
+        """What reads the media of messages."""
+        return MediaReader(self.services.audio_decoder, self.services.named_media, self.services.clock)
 
     def settings_for(self, model: ServedModel) -> ServerSettings:
         """Return the settings for requests to a model: what its name says, else what the server's say."""

@@ -18,6 +18,7 @@ from mlxk.entrypoints.settings import Settings, read_settings
 SETTINGS = read_settings({"HOME": "/nowhere"})
 
 SOURCES = {"built_in_models": "ModelSource", "workspaces": "WorkspaceStore"}
+SOURCES |= dict.fromkeys(("media_folders", "remote_media"), "MediaSource")
 """Adapters that are not called by the name of their port."""
 
 

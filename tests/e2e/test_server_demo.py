@@ -298,6 +298,39 @@ def said_with_canaries(sound: str, damaged: str) -> Iterator[Saying]:
     yield "GET", "/v1/models", None, {"X_Request_ID": f"{CANARY} {CANARY}"}
 
 
+def test_images_are_named_by_path_only_below_the_folder_that_was_allowed(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in (folder, tmp_path):
+        shutil.copy(DEMO.with_name("demo-vision") / "blue-square.jpg", place)
+
+    def ask(server: Served, url: str) -> tuple[int, str]:
+        content = [{"type": "text", "text": "What color is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+        body = encoded(model="demo-vision", messages=[{"role": "user", "content": content}])
+        status, _, answer = server.ask("POST", CHAT, body)
+        return status, json.dumps(answer)
+
+    server = Served(tmp_path, environment, "--allow-media-path", "pictures")
+    try:
+        status, answer = ask(server, f"{folder}/blue-square.jpg")
+        assert (status, "blue" in answer.lower()) == (200, True), answer
+        assert ask(server, f"{tmp_path}/blue-square.jpg")[0] == 400
+        status, answer = ask(server, f"http://127.0.0.1:{server.port}/health")
+        assert (status, "--allow-remote-media" in answer) == (400, True)
+    finally:
+        server.stop()
+    server = Served(tmp_path, environment, "--allow-remote-media")
+    try:
+        status, answer = ask(server, f"http://127.0.0.1:{server.port}/health")
+        assert (status, "public addresses" in answer) == (400, True)
+        status, answer = ask(server, f"{folder}/blue-square.jpg")
+        assert (status, "--allow-media-path DIR" in answer) == (400, True)
+    finally:
+        server.stop()
+
+
 def test_models_are_listed_with_what_is_loaded(served: Served) -> None:
     _, _, listed = served.ask("GET", "/v1/models")
     assert (listed["data"][0]["id"], listed["data"][0]["loaded"]) == ("demo", True)

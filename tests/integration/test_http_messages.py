@@ -288,7 +288,7 @@ def test_several_images_are_shown_together(server: RunningServer) -> None:
         (image(PNG[0], "image/tiff"), "messages[0].content[0].source.media_type: must be one of"),
         (
             {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
-            "messages[0].content[0].source.url: only data URLs are supported",
+            "messages[0].content[0].source.url: is an address, which this server does not read",
         ),
     ],
 )

@@ -256,11 +256,11 @@ def test_images_for_a_text_model_are_refused(eye: Eye) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("https://example.com/a.png", "external URLs and paths are not"),
-        ("http://127.0.0.1:8000/health", "external URLs and paths are not"),
-        ("file:///etc/passwd", "external URLs and paths are not"),
-        ("/etc/passwd", "external URLs and paths are not"),
-        ("shape.png", "external URLs and paths are not"),
+        ("https://example.com/a.png", "is an address, which this server does not read"),
+        ("http://127.0.0.1:8000/health", "is an address, which this server does not read"),
+        ("file:///etc/passwd", "is the path of a file, which this server does not read"),
+        ("/etc/passwd", "is the path of a file, which this server does not read"),
+        ("shape.png", "must be a data URL"),
         ("", "cannot be empty"),
         ("data:text/html;base64,AAAA", "must be data:image/"),
         ("data:image/svg+xml;base64,AAAA", "must be data:image/"),

@@ -23,6 +23,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
 from mlxk.adapters.system import SystemClock
+from mlxk.application.named_media import NamedMedia
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, RerankDocuments, TokenizeText, TranscribeAudio
@@ -99,6 +100,7 @@ class Parts:
         models: More models, each with its files by name.
         images: Decodes images; all of them when not given.
         apis: HTTP APIs beside the product's.
+        named_media: What requests may name by path or address; nothing when not given.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Parts:
         models: Mapping[str, Mapping[str, bytes]] | None = None,
         images: InMemoryImageReader | None = None,
         apis: Sequence[Callable[[ServerContext], HttpApi]] = (),
+        named_media: NamedMedia | None = None,
     ) -> None:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
@@ -145,6 +148,7 @@ class Parts:
             generate=generate,
             load=LoadModel(self.generator, memory, self.log),
             audio_decoder=MlxAudioDecoder(),
+            named_media=named_media or NamedMedia(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),
             rerank=RerankDocuments(resolve, describe, self.reranker, memory),

@@ -153,6 +153,18 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
         "--allow-model-paths", action=argparse.BooleanOptionalAction, help="let clients name models by path"
     )
     group.add_argument(
+        "--allow-media-path",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="let clients name images and sound in a folder",
+    )
+    group.add_argument(
+        "--allow-remote-media",
+        action=argparse.BooleanOptionalAction,
+        help="fetch images and sound from public addresses that clients name",
+    )
+    group.add_argument(
         "--allow-model-changes", action=argparse.BooleanOptionalAction, help="let clients pull and remove models"
     )
 

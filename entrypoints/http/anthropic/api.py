@@ -23,7 +23,6 @@ from mlxk.entrypoints.http.anthropic.request import (
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.responder import report_adaptations
 from mlxk.entrypoints.http.middleware import request_id
-from mlxk.entrypoints.http.openai.audio.upload import AudioReader
 from mlxk.entrypoints.http.openai.chat import tools as chat_tools
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.request import (
@@ -235,7 +234,7 @@ class CountTokens(_MessagesResource):
     def __init__(self, server: ServerContext) -> None:
         super().__init__(server)
         self._read = self._reader(CountRequest).read
-        self._read_audio = AudioReader(server.services.audio_decoder)
+        self._media = server.media
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return the number of tokens that the prompt of a message would have."""
@@ -252,7 +251,7 @@ class CountTokens(_MessagesResource):
         settings = self._server.settings_for(model)
         chat.require_abilities(model, settings)
         options = chat.generation_options(model, settings, chat.forced_call)
-        prompts = self._services.tokenize(model.details, chat.incoming(self._read_audio), options)
+        prompts = self._services.tokenize(model.details, chat.incoming(self._media.of_request()), options)
         report_adaptations(response, (each for prompt in prompts for each in prompt.adaptations))
         notes = [prompt.approximation for prompt in prompts if prompt.approximation is not None]
         count = sum(len(prompt.tokens) for prompt in prompts)

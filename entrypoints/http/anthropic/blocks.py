@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.entrypoints.http.openai.chat import messages as chat
+from mlxk.entrypoints.http.requests import media
 from mlxk.entrypoints.http.requests.validation import OneOf, Range, StrictConverter
 
-IMAGE_TYPES = tuple(f"image/{each}" for each in chat.IMAGE_TYPES)
+IMAGE_TYPES = tuple(f"image/{each}" for each in media.IMAGE_TYPES)
 
 
 @attrs.frozen(kw_only=True)
@@ -29,7 +29,7 @@ class Base64Source:
 
 @attrs.frozen(kw_only=True)
 class UrlSource:
-    """An image by its address; only data URLs are read."""
+    """An image by a data URL, or by its address where the operator allows it."""
 
     url: str
     type: str = "url"

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions
+from mlxk.application.named_media import is_address
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.domain.models.model import ServedModel
@@ -20,6 +21,7 @@ from mlxk.entrypoints.http.openai.chat.messages import ImagePart, ImageUrl
 from mlxk.entrypoints.http.openai.chat.request import JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import Penalty, Seed, Share, Stop, register_sampling
 from mlxk.entrypoints.http.requests.body import Neutral
+from mlxk.entrypoints.http.requests.media import names_file
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 
 KeepAlive = float | str | None
@@ -283,8 +285,9 @@ class GenerationFields(ModelFields):
 
 
 def image_part(encoded: str) -> ImagePart:
-    """Return the part of a message for an image in base64; its format is that of the content."""
-    url = encoded if encoded[:5].lower() == "data:" else f"data:image/png;base64,{encoded}"
+    """Return the part of a message for an image in base64, or by its address or path; its content says its format."""
+    named = encoded[:5].lower() == "data:" or is_address(encoded) or names_file(encoded)
+    url = encoded if named else f"data:image/png;base64,{encoded}"
     return ImagePart(image_url=ImageUrl(url=url))
 
 

@@ -7,7 +7,6 @@ import falcon
 from mlxk.domain.transcription import SpeechTask
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.openai.audio.resource import AudioResource
-from mlxk.entrypoints.http.openai.audio.upload import MAX_UPLOAD_BYTES
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.messages import register_messages
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
@@ -21,6 +20,7 @@ from mlxk.entrypoints.http.openai.rerank import PATHS, RerankResource
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.openai.tokens import RESOURCES
 from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.upload import MAX_UPLOAD_BYTES
 
 
 class ChatCompletions:

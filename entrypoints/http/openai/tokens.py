@@ -14,7 +14,6 @@ from mlxk.application.ports.model_tasks import TokenizedText, TokenSpelling
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import report_adaptations
-from mlxk.entrypoints.http.openai.audio.upload import AudioReader
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, register_messages
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, NEUTRAL, ChatRequest
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
@@ -119,7 +118,7 @@ class _TokenResource:
         self._services = server.services
         self._settings_for = server.settings_for
         self._lifecycle = server.lifecycle
-        self._read_audio = AudioReader(server.services.audio_decoder)
+        self._media = server.media
 
     def _model(self, name: str | None) -> ServedModel:
         self._lifecycle.require_open()
@@ -136,7 +135,7 @@ class _TokenResource:
         chat.require_abilities(model, settings)
         first, *others = self._services.tokenize(
             model.details,
-            chat.incoming(self._read_audio),
+            chat.incoming(self._media.of_request()),
             chat.generation_options(model, settings),
             opens_answer=chat.add_generation_prompt is not False,
         )

@@ -1,16 +1,23 @@
-"""The server's standard error: a stream that loses lines rather than delay or fail its writers.
+"""What the server's process logs beside its events: messages of libraries, and standard error, which loses lines.
 
 When a pipe has no reader, a reader has stopped, a terminal is on hold or a disk is full, the log cannot be written, and
 requests must be answered all the same. Lines are queued, and one thread writes them.
 """
 
 import io
+import logging
 import os
 import select
+import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
+
+from mlxk.application.ports.system import EventLog
+from mlxk.entrypoints.http.errors import raised_at
 
 MAX_QUEUED_BYTES = 2**20
 """Lines that may wait for a slow reader, in bytes; later ones are lost."""
@@ -135,3 +142,53 @@ class LossyStream(io.TextIOBase):
                 return False
         self._broken_line = False
         return True
+
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+QUOTING = ("waitress", "falcon", "urllib3", "httpx2", "httpcore2")
+"""Libraries whose messages quote requests: their texts are not logged."""
+
+
+class LibraryLogHandler(logging.Handler):
+    """Logs records of the standard library's logging as events."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record, without its traceback, which may show values."""
+        package = record.name.partition(".")[0]
+        message = "a library reports an event" if package in QUOTING else record.getMessage()
+        fields: dict[str, object] = {"logger": record.name}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields |= {"error": record.exc_info[0].__name__, "where": raised_at(record.exc_info[2])}
+        write = self._log.debug
+        if record.levelno >= logging.ERROR:
+            write = self._log.error
+        elif record.levelno >= logging.WARNING:
+            write = self._log.warning
+        write(message, **fields)
+
+
+def route_library_logs(log: EventLog, level: str) -> None:
+    """Route the logs, warnings and uncaught exceptions of this process into the event log."""
+    root = logging.getLogger()
+    root.handlers[:] = [LibraryLogHandler(log)]
+    # Below warnings, libraries log for their own developers.
+    root.setLevel(_LEVELS[level] if level == "debug" else max(_LEVELS[level], logging.WARNING))
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    logging.captureWarnings(capture=True)
+    warnings.simplefilter("default" if level == "debug" else "ignore")
+
+    def on_thread_failure(arguments: threading.ExceptHookArgs) -> None:
+        name = arguments.thread.name if arguments.thread else "unknown"
+        place = raised_at(arguments.exc_traceback)
+        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__, where=place)
+
+    def on_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.error("the process ended unexpectedly", error=kind.__name__, where=raised_at(trace))
+
+    threading.excepthook = on_thread_failure
+    sys.excepthook = on_failure

@@ -5,7 +5,6 @@ A supervisor starts it as ``python -m mlxk.entrypoints.http.process.worker DESCR
 
 import contextlib
 import faulthandler
-import logging
 import os
 import resource
 import signal
@@ -13,17 +12,14 @@ import socket
 import sys
 import tempfile
 import threading
-import warnings
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TextIO, cast
 
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions, Recording
 from mlxk.application.policy import require_embedding_model, require_served_model
-from mlxk.application.ports.system import EventLog
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import InsufficientMemoryError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
@@ -35,8 +31,7 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import Application
-from mlxk.entrypoints.http.errors import raised_at
-from mlxk.entrypoints.http.process.log_stream import LossyStream
+from mlxk.entrypoints.http.process.log_stream import LossyStream, route_library_logs
 from mlxk.entrypoints.http.process.other_processes import OtherProcesses
 from mlxk.entrypoints.http.process.sockets import port_of
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
@@ -165,11 +160,6 @@ THREADS_LEFT = 70
 
 Build = Callable[[Settings, ServerSettings | None], Container]
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
-QUOTING = ("waitress", "falcon", "urllib3", "httpx", "httpcore")
-"""Libraries whose messages quote requests: their texts are not logged."""
-
 
 def serve_in_process(
     sockets: Sequence[socket.socket],
@@ -269,6 +259,7 @@ def services_of(container: Container) -> Services:
         generate=container.use_cases.generate_text(),
         load=container.use_cases.load_model(),
         audio_decoder=container.adapters.audio_decoder(),
+        named_media=container.adapters.named_media(),
         transcribe=container.use_cases.transcribe_audio(),
         embed=container.use_cases.embed_text(),
         rerank=container.use_cases.rerank_documents(),
@@ -280,50 +271,6 @@ def services_of(container: Container) -> Services:
         log=container.adapters.event_log(),
         telemetry=container.adapters.telemetry(),
     )
-
-
-class LibraryLogHandler(logging.Handler):
-    """Logs records of the standard library's logging as events."""
-
-    def __init__(self, log: EventLog) -> None:
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log one record, without its traceback, which may show values."""
-        package = record.name.partition(".")[0]
-        message = "a library reports an event" if package in QUOTING else record.getMessage()
-        fields: dict[str, object] = {"logger": record.name}
-        if record.exc_info and record.exc_info[0] is not None:
-            fields |= {"error": record.exc_info[0].__name__, "where": raised_at(record.exc_info[2])}
-        write = self._log.debug
-        if record.levelno >= logging.ERROR:
-            write = self._log.error
-        elif record.levelno >= logging.WARNING:
-            write = self._log.warning
-        write(message, **fields)
-
-
-def route_library_logs(log: EventLog, level: str) -> None:
-    """Route the logs, warnings and uncaught exceptions of this process into the event log."""
-    root = logging.getLogger()
-    root.handlers[:] = [LibraryLogHandler(log)]
-    # Below warnings, libraries log for their own developers.
-    root.setLevel(_LEVELS[level] if level == "debug" else max(_LEVELS[level], logging.WARNING))
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    logging.captureWarnings(capture=True)
-    warnings.simplefilter("default" if level == "debug" else "ignore")
-
-    def on_thread_failure(arguments: threading.ExceptHookArgs) -> None:
-        name = arguments.thread.name if arguments.thread else "unknown"
-        place = raised_at(arguments.exc_traceback)
-        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__, where=place)
-
-    def on_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        log.error("the process ended unexpectedly", error=kind.__name__, where=raised_at(trace))
-
-    threading.excepthook = on_thread_failure
-    sys.excepthook = on_failure
 
 
 def raise_descriptor_limit(wanted: int) -> int:

@@ -16,8 +16,8 @@ from serving.running import RunningServer
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.serve_models import DESKTOP_ORIGINS
 from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.cli.server_settings import DESKTOP_ORIGINS
 from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings, read_settings
@@ -195,6 +195,21 @@ def test_limits_and_permissions_are_handed_on() -> None:
     assert (server.cors_origins, server.allowed_hosts) == (("null", "https://a"), ("mac.local",))
     assert (server.allow_paths, server.allow_model_changes) == (True, True)
     assert (server.reload, server.supervised) == (True, False)
+
+
+def test_folders_and_addresses_of_media_are_allowed_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, [server] = serve()
+    assert (server.media_paths, server.allow_remote_media) == ((), False)
+    monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()
+    _, [server] = serve("--allow-media-path", "pictures", "--allow-media-path", "/usr/", "--allow-remote-media")
+    assert (server.media_paths, server.allow_remote_media) == ((f"{tmp_path}/pictures", "/usr"), True)
+    Path("file").touch()
+    for wrong in ("absent", "file"):
+        assert serve("--allow-media-path", wrong) == (1, [])
+        assert f"--allow-media-path: '{wrong}' is not a folder" in capsys.readouterr().err
 
 
 def test_what_is_kept_of_images_has_a_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,9 +30,9 @@ from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENIN
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle, api_of
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
-from mlxk.entrypoints.http.openai.audio.upload import Upload
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import report_ignored
+from mlxk.entrypoints.http.requests.upload import Upload
 from mlxk.entrypoints.http.requests.validation import located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 from mlxk.entrypoints.http.tracing import Trace, Tracer, trace_of

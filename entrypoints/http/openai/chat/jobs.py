@@ -13,7 +13,6 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions, Recording
 from mlxk.application.policy import require_speech_model, require_text_model
-from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.application.use_cases.model_tasks import TranscribeAudio
@@ -24,11 +23,12 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
-from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload, read_base64
 from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames
+from mlxk.entrypoints.http.requests.media import MediaReader
+from mlxk.entrypoints.http.requests.upload import NAME, Upload
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
 
 SHORTENED = Adaptation("oldest-turns-dropped", "The oldest turns were left out, since the context window is too small.")
@@ -140,12 +140,12 @@ class TranscriptionChat:
 
     Args:
         transcribe: Transcribes the recording.
-        clock: Measures the timings of the response.
+        media: Reads it; its clock measures the timings of the response.
     """
 
-    def __init__(self, transcribe: TranscribeAudio, clock: Clock) -> None:
+    def __init__(self, transcribe: TranscribeAudio, media: MediaReader) -> None:
         self._transcribe = transcribe
-        self._clock = clock
+        self._media = media
 
     def job(
         self, chat: ChatRequest, model: ServedModel, renderer: ChatRendererFactory, max_tokens: int | None
@@ -172,12 +172,13 @@ class TranscriptionChat:
         )
 
     def _start(self, model: ServedModel, parsed: "_TranscriptionRequest") -> TextStream:
+        audio = self._media.of_request().recording(parsed.audio, parsed.audio_field)
         upload = Upload()
         try:
-            upload.receive(io.BytesIO(parsed.audio), NAME)
+            upload.receive(io.BytesIO(audio), NAME)
             recording = Recording(upload.path, upload.name)
             events = self._transcribe(model.description, recording, parsed.settings)
-            return TranscriptStream(events, self._clock, upload.close, parsed.limits)
+            return TranscriptStream(events, self._media.clock, upload.close, parsed.limits)
         except BaseException as error:
             upload.close()
             if isinstance(error, (ValidationError, PayloadTooLargeError)):
@@ -193,8 +194,8 @@ class _TranscriptionRequest:
 
     settings: TranscriptionSettings
     limits: TranscriptLimits
-    audio: bytes = attrs.field(repr=False)
-    """The recording, as a file."""
+    audio: str = attrs.field(repr=False)
+    """The recording, as the client sent it."""
     audio_field: str
     """Its field."""
     hint_field: str
@@ -223,7 +224,7 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
     raise_for(faults, unsupported=CapabilityError)
     asked = chat.generation_settings(max_tokens)
     limits = TranscriptLimits(asked.max_tokens, asked.stop)
-    return _TranscriptionRequest(settings, limits, read_base64(recordings[0][1], audio_field), audio_field, hint_field)
+    return _TranscriptionRequest(settings, limits, recordings[0][1], audio_field, hint_field)
 
 
 def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
@@ -263,10 +264,10 @@ class ChatJobs:
     """
 
     def __init__(self, server: ServerContext) -> None:
-        self._read_audio = AudioReader(server.services.audio_decoder)
+        self._media = server.media
         self._services = server.services
         self._settings_for = server.settings_for
-        self._transcription = TranscriptionChat(server.services.transcribe, server.services.clock)
+        self._transcription = TranscriptionChat(server.services.transcribe, server.media)
 
     def job(
         self,
@@ -318,14 +319,14 @@ class ChatJobs:
             json_text=options.settings.grammar is not None,
         )
 
-        def start_with(messages: Sequence[MessageParam], client: Client) -> Sequence[TextStream]:
-            prompt = attrs.evolve(chat, messages=list(messages)).incoming(self._read_audio)
-            return self._services.generate(model.details, [prompt], client.asking(options))
-
         def start(client: Client) -> Sequence[TextStream]:
-            if shortens:
-                return start_shortened(chat.messages, lambda messages: start_with(messages, client))
-            return start_with(chat.messages, client)
+            media = self._media.of_request()
+
+            def start_with(messages: Sequence[MessageParam]) -> Sequence[TextStream]:
+                prompt = attrs.evolve(chat, messages=list(messages)).incoming(media)
+                return self._services.generate(model.details, [prompt], client.asking(options))
+
+            return start_shortened(chat.messages, start_with) if shortens else start_with(chat.messages)
 
         return GenerationJob(
             model=model,

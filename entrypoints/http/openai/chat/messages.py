@@ -1,16 +1,14 @@
 """The messages of a chat request, with all roles and content parts, as a conversation."""
 
-import base64
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import attrs
 
 from mlxk.application.generation_input import IncomingMessage
-from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
-from mlxk.domain.generation.media import DecodedAudio, EncodedImage, check_size
+from mlxk.domain.generation.media import DecodedAudio, EncodedImage
+from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import (
     FieldError,
     OneOf,
@@ -28,9 +26,6 @@ ROLES = {
     "tool": Role.TOOL,
 }
 """Roles by their names in requests; ``developer`` is the later name of ``system``."""
-
-ReadAudio = Callable[[str, str], DecodedAudio]
-"""Decodes the audio of a field; gets its base64 value and its path."""
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "audio": Unsupported("answers are text only, so there is none to refer to"),
@@ -163,15 +158,15 @@ class MessageParam:
         parts = self.content if isinstance(self.content, list) else ()
         return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
 
-    def to_incoming(self, path: str, read_audio: ReadAudio) -> IncomingMessage:
+    def to_incoming(self, path: str, media: PartReader) -> IncomingMessage:
         """Return the message with its images and audio.
 
         Args:
             path: The field of the message.
-            read_audio: Decodes audio.
+            media: Reads them.
 
         Raises:
-            ValidationError: An image or audio is malformed, too large, or not in the message itself.
+            ValidationError: An image or audio is malformed or too large, or cannot be had.
         """
         message = self.to_message()
         if not isinstance(self.content, list) or (self.first_image is None and self.first_audio is None):
@@ -179,9 +174,9 @@ class MessageParam:
         parts: list[str | EncodedImage | DecodedAudio] = []
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart):
-                parts.append(read_image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
+                parts.append(media.image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
             elif isinstance(part, AudioPart):
-                parts.append(read_audio(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
+                parts.append(media.audio(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
         return IncomingMessage(message, tuple(parts))
@@ -229,39 +224,3 @@ def _content_kind(value: object) -> object:
     if isinstance(value, list):
         return list[Part]
     raise TypeError("must be a string or an array of parts")
-
-
-IMAGE_TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
-"""Image types of data URLs; the actual format is that of the content."""
-
-_DATA_URL = re.compile(rf"data:image/({'|'.join(IMAGE_TYPES)})(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
-
-
-def read_image(url: str, path: str) -> EncodedImage:
-    """Return the image of a data URL; other URLs are refused, so that no client can make the server fetch one.
-
-    Args:
-        url: As the client sent it.
-        path: The field.
-
-    Raises:
-        ValidationError: It is not a data URL of an image, or the image is empty, too large or of an unknown format.
-    """
-    opening = _DATA_URL.match(url)
-    if opening is None:
-        raise ValidationError.in_field(path, _url_fault(url))
-    encoded = _SPACE.sub("", url[opening.end() :])
-    try:
-        check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
-        return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
-    except ValueError as error:
-        raise ValidationError.in_field(path, "is not valid base64") from error
-
-
-def _url_fault(url: str) -> str:
-    if not url:
-        return "cannot be empty"
-    if url[:5].lower() != "data:":
-        return "only data URLs are supported (data:image/jpeg;base64,...); external URLs and paths are not"
-    return f"must be data:image/<type>;base64,<data>, with a type of {', '.join(IMAGE_TYPES)}"

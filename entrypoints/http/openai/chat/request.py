@@ -20,11 +20,12 @@ from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import ServedModel
-from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.body import Neutral
+from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, Unsupported, located
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -338,18 +339,18 @@ class ChatRequest(ReasoningFields):
             parse_special=special,
         )
 
-    def incoming(self, read_audio: ReadAudio) -> IncomingConversation:
+    def incoming(self, media: PartReader) -> IncomingConversation:
         """Return the conversation, with encoded images and decoded audio.
 
         Args:
-            read_audio: Decodes audio.
+            media: Reads them.
 
         Raises:
-            ValidationError: An image or audio is malformed, too large, or not in the message itself.
+            ValidationError: An image or audio is malformed or too large, or cannot be had.
         """
         messages = enumerate(self.messages)
         return IncomingConversation(
-            tuple(message.to_incoming(f"messages[{index}]", read_audio) for index, message in messages),
+            tuple(message.to_incoming(f"messages[{index}]", media) for index, message in messages),
             tuple(tool.to_json() for tool in self.offered),
         )
 

@@ -9,7 +9,7 @@ from falcon.testing import Result, TestClient
 from serving.parts import Parts
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.commands.serve_models import DESKTOP_ORIGINS
+from mlxk.entrypoints.cli.server_settings import DESKTOP_ORIGINS
 from mlxk.entrypoints.settings import ServerSettings
 
 

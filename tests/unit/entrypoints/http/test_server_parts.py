@@ -15,8 +15,9 @@ from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownErr
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle, api_of
 from mlxk.entrypoints.http.process import sockets
+from mlxk.entrypoints.http.process.log_stream import route_library_logs
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
-from mlxk.entrypoints.http.process.worker import raise_descriptor_limit, route_library_logs
+from mlxk.entrypoints.http.process.worker import raise_descriptor_limit
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.start_checks import is_loopback

@@ -1,18 +1,13 @@
 """Audio files from clients: uploaded in a form, or in base64 within a message."""
 
 import base64
-import io
 import os
 import tempfile
 from types import TracebackType
 from typing import BinaryIO, Self
 
-import attrs
-
-from mlxk.application.ports.media import AudioDecoder
-from mlxk.domain.errors import BackendNotInstalledError, PayloadTooLargeError, StorageError, ValidationError
-from mlxk.domain.generation.media import MAX_AUDIO_BYTES, DecodedAudio, check_audio_length
-from mlxk.entrypoints.http.requests.validation import located
+from mlxk.domain.errors import PayloadTooLargeError, StorageError, ValidationError
+from mlxk.domain.generation.media import MAX_AUDIO_BYTES
 
 MAX_UPLOAD_BYTES = MAX_AUDIO_BYTES + 1024 * 1024
 """An audio file and the form around it."""
@@ -82,35 +77,6 @@ def _cannot_store(error: OSError) -> StorageError:
         f"The recording cannot be stored: {error.strerror}.",
         hint="The server needs space in its folder for temporary files; see TMPDIR.",
     )
-
-
-@attrs.frozen
-class AudioReader:
-    """Decodes the recordings in messages."""
-
-    decoder: AudioDecoder
-
-    def __call__(self, data: str, path: str) -> DecodedAudio:
-        """Return the decoded samples of a recording.
-
-        Args:
-            data: The file in base64.
-            path: The field.
-
-        Raises:
-            ValidationError: It is not base64 or not audio, or it is empty or too long for a model.
-            PayloadTooLargeError: It is too large.
-            BackendNotInstalledError: Its format needs a package or program that is not installed.
-        """
-        encoded = read_base64(data, path)
-        try:
-            with Upload() as upload:
-                upload.receive(io.BytesIO(encoded), NAME)
-                audio = self.decoder.decode(upload.path, upload.name)
-            check_audio_length(audio, NAME)
-        except (ValidationError, PayloadTooLargeError, BackendNotInstalledError) as error:
-            raise located(error, path, {"file": path}) from error
-        return audio
 
 
 def read_base64(data: str, path: str) -> bytes:

@@ -1,0 +1,137 @@
+"""The media of messages: data URLs and base64, and what the operator allows messages to name by path or address.
+
+This is the only place where the reference of a content part is resolved, whichever API it comes through.
+"""
+
+import base64
+import io
+import re
+
+import attrs
+
+from mlxk.application.named_media import NamedMedia, RequestMedia, is_address, is_path
+from mlxk.application.ports.media import AudioDecoder
+from mlxk.application.ports.system import Clock
+from mlxk.domain.errors import Advice, BackendNotInstalledError, PayloadTooLargeError, Remedy, ValidationError
+from mlxk.domain.generation.media import (
+    IMAGES,
+    RECORDINGS,
+    DecodedAudio,
+    EncodedImage,
+    check_audio_length,
+    check_size,
+)
+from mlxk.entrypoints.http.requests.upload import NAME, Upload, read_base64
+from mlxk.entrypoints.http.requests.validation import located
+
+IMAGE_TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
+"""Image types of data URLs; the actual format is that of the content."""
+
+_DATA_URL = re.compile(rf"data:image/({'|'.join(IMAGE_TYPES)})(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
+_SOUND_URL = re.compile(r"data:(?:audio|video|application)/[a-z0-9.+-]+(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]*={0,2}\s*")
+
+
+@attrs.frozen
+class MediaReader:
+    """Reads the media of messages.
+
+    Args:
+        decoder: Decodes sound.
+        named: What the operator allows messages to name.
+        clock: Measures how long it takes to fetch.
+    """
+
+    decoder: AudioDecoder
+    named: NamedMedia
+    clock: Clock
+
+    def of_request(self) -> "PartReader":
+        """Return the reader for the parts of one request."""
+        return PartReader(self.decoder, self.named.of_request(self.clock.monotonic))
+
+
+@attrs.frozen
+class PartReader:
+    """Reads the media of the parts of one request."""
+
+    decoder: AudioDecoder
+    named: RequestMedia
+
+    def image(self, url: str, path: str) -> EncodedImage:
+        """Return the image of a part.
+
+        Args:
+            url: A data URL, or an address or path that the operator allows.
+            path: The field.
+
+        Raises:
+            ValidationError: It is neither, or the image cannot be had, is empty, too large or of an unknown format.
+        """
+        if is_address(url) or is_path(url):
+            return EncodedImage.of(self.named.read(url, IMAGES, path), path)
+        opening = _DATA_URL.match(url)
+        if opening is None:
+            raise _not_readable(url, path)
+        encoded = _SPACE.sub("", url[opening.end() :])
+        try:
+            check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
+            return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
+        except ValueError as error:
+            raise ValidationError.in_field(path, "is not valid base64") from error
+
+    def recording(self, data: str, path: str) -> bytes:
+        """Return the file of a recording.
+
+        Args:
+            data: It in base64 or as a data URL, or an address or path that the operator allows.
+            path: The field.
+
+        Raises:
+            ValidationError: It is neither, or cannot be had, or is empty.
+        """
+        if is_address(data) or names_file(data):
+            found = self.named.read(data, RECORDINGS, path)
+            if not found:
+                raise ValidationError.in_field(path, "is empty")
+            return found
+        opening = _SOUND_URL.match(data)
+        return read_base64(data if opening is None else data[opening.end() :], path)
+
+    def audio(self, data: str, path: str) -> DecodedAudio:
+        """Return the decoded samples of a recording.
+
+        Args:
+            data: As for ``recording``.
+            path: The field.
+
+        Raises:
+            ValidationError: It is no sound, too long for a model, or as for ``recording``.
+            PayloadTooLargeError: It is too large.
+            BackendNotInstalledError: Its format needs a package or program that is not installed.
+        """
+        encoded = self.recording(data, path)
+        try:
+            with Upload() as upload:
+                upload.receive(io.BytesIO(encoded), NAME)
+                audio = self.decoder.decode(upload.path, NAME)
+            check_audio_length(audio, NAME)
+        except (ValidationError, PayloadTooLargeError, BackendNotInstalledError) as error:
+            raise located(error, path, {"file": path}) from error
+        return audio
+
+
+def names_file(text: str) -> bool:
+    """Whether a text that may be base64, which can begin with a slash as well, is the path or the URL of a file."""
+    return is_path(text) and not (text.startswith("/") and _BASE64.fullmatch(text))
+
+
+def _not_readable(url: str, path: str) -> ValidationError:
+    if not url:
+        return ValidationError.in_field(path, "cannot be empty")
+    if url[:5].lower() != "data:":
+        fault = "must be a data URL (data:image/jpeg;base64,...), an address (https://...) or a path (/...)"
+        return ValidationError.in_field(path, fault, hint=Advice(Remedy.ALLOW_MEDIA_PATHS))
+    fault = f"must be data:image/<type>;base64,<data>, with a type of {', '.join(IMAGE_TYPES)}"
+    return ValidationError.in_field(path, fault)
