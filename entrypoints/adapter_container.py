@@ -297,21 +297,21 @@ class Adapters:
         )
         self.built_in_models = Singleton(PackagedModelSource)
         self.backend_registry = Singleton(MlxBackendRegistry)
-        self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
-        self.installation_probe = Singleton(_installation_probe, settings)
-        self.machine_meter = Singleton(SystemMachineMeter)
-        self.completion_client: providers.Provider[CompletionClient] = Singleton(
-            imported("mlxk.adapters.completion_client:HttpCompletionClient")
-        )
-        self.machine_probe: providers.Provider[MachineProbe] = Singleton(
-            imported("mlxk.adapters.system.machine_probe:system_machine_probe"), sys.platform, has_nvidia_gpu
-        )
-        self.server_probe: providers.Provider[ServerProbe] = Singleton(
-            imported("mlxk.adapters.metrics_page:HttpServerProbe")
-        )
         self.recommendations, self.model_pairs = recommendations, model_pairs
         self.clock = Singleton(SystemClock)
         self.event_log = Singleton(_event_log, settings, at_once=server is not None)
+        self._provide_media(server)
+        self._provide_measurements(settings)
+        self.running_servers = Singleton(_running_servers, self)
+        self.text_generator = Singleton(_text_generator, self)
+        self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)
+        self.text_embedder = Singleton(_text_embedder, self, self.text_generator)
+        self.document_reranker = Singleton(_document_reranker, self.text_generator)
+        self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
+        self.tool_servers = Singleton(_tool_servers)
+
+    def _provide_media(self, server: ServerSettings | None) -> None:
+        """Provide what reads and decodes images, clips and recordings."""
         self.image_reader = Singleton(
             deferred.DeferredImageReader, providers.Object(imported("mlxk.adapters.pillow:PillowImageReader"))
         )
@@ -328,13 +328,21 @@ class Adapters:
         self.remote_media: providers.Provider[MediaSource] = Singleton(
             imported("mlxk.adapters.remote_media:RemoteMediaSource")
         )
-        self.running_servers = Singleton(_running_servers, self)
-        self.text_generator = Singleton(_text_generator, self)
-        self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)
-        self.text_embedder = Singleton(_text_embedder, self, self.text_generator)
-        self.document_reranker = Singleton(_document_reranker, self.text_generator)
-        self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
-        self.tool_servers = Singleton(_tool_servers)
+
+    def _provide_measurements(self, settings: Settings) -> None:
+        """Provide what reads the machine, and other servers, and what shows it."""
+        self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
+        self.installation_probe = Singleton(_installation_probe, settings)
+        self.machine_meter = Singleton(SystemMachineMeter)
+        self.completion_client: providers.Provider[CompletionClient] = Singleton(
+            imported("mlxk.adapters.completion_client:HttpCompletionClient")
+        )
+        self.machine_probe: providers.Provider[MachineProbe] = Singleton(
+            imported("mlxk.adapters.system.machine_probe:system_machine_probe"), sys.platform, has_nvidia_gpu
+        )
+        self.server_probe: providers.Provider[ServerProbe] = Singleton(
+            imported("mlxk.adapters.metrics_page:HttpServerProbe")
+        )
         self.chart_writer = Singleton(_chart_writer)
         self.telemetry = Singleton(_telemetry, self)
 
