@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from mlxk.domain.generation.conversation import Message, MessagePart
-from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, DecodedImage, EncodedImage
+from mlxk.domain.generation.media import (
+    DEFAULT_IMAGE_PROMPT,
+    DEFAULT_MIXED_PROMPT,
+    DecodedAudio,
+    DecodedImage,
+    EncodedImage,
+)
 from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, DecodedVideo, EncodedVideo
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
@@ -211,8 +217,11 @@ class Chunk:
                 has_text = True
             else:
                 arranged.append(part)
-        usual = DEFAULT_IMAGE_PROMPT if self.images else DEFAULT_VIDEO_PROMPT
-        return Message.of_parts(*arranged, *(() if has_text else (self.prompt(usual),)))
+        if not has_text:
+            heard = any(isinstance(part, DecodedAudio) for part in parts)
+            usual = DEFAULT_IMAGE_PROMPT if self.images else DEFAULT_VIDEO_PROMPT
+            arranged.append(self.prompt(DEFAULT_MIXED_PROMPT if heard else usual))
+        return Message.of_parts(*arranged)
 
     def _columns(self) -> list[str]:
         columns = ["Image", "Filename"]

@@ -224,6 +224,9 @@ MAX_AUDIO_BYTES = 50 * 1000 * 1000
 
 DEFAULT_AUDIO_PROMPT = "Transcribe this audio."
 
+DEFAULT_MIXED_PROMPT = "Describe what is to be seen and heard."
+"""With images and sound."""
+
 _BYTES_PER_SAMPLE = 4
 
 

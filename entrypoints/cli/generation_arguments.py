@@ -320,7 +320,7 @@ def has_audio(arguments: argparse.Namespace) -> bool:
     return False
 
 
-CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
+CONVERSATIONS_ONLY = {"chat": "--chat", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
 
 

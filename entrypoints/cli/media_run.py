@@ -1,7 +1,7 @@
-"""``mlxk run MODEL`` with images or a recording, and ``--show-prompt``.
+"""``mlxk run MODEL`` with images and recordings, and ``--show-prompt``.
 
 Images are looked at chunk by chunk, each after a table of facts. A recording becomes a transcript as text, subtitles or
-JSON; a model that takes audio in a conversation answers the prompt about it instead.
+JSON; a model that takes audio in a conversation answers the prompt about it instead, with images if there are some.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.application.generation_input import GenerationOptions, IncomingConversation, Prompt, Recording
-from mlxk.application.policy import answers_about_audio
+from mlxk.application.generation_input import GenerationOptions, ImageSource, IncomingConversation, Prompt, Recording
+from mlxk.application.policy import answers_about_audio, require_speech_model
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.application.ports.model_tasks import TokenizedText
 from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
@@ -23,6 +23,7 @@ from mlxk.domain.generation.media import (
     DEFAULT_AUDIO_PROMPT,
     DEFAULT_CHUNK,
     DEFAULT_IMAGE_PROMPT,
+    DEFAULT_MIXED_PROMPT,
 )
 from mlxk.domain.transcription import (
     Segment,
@@ -50,7 +51,15 @@ if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
 
 
-def ask_about_images(
+_DEFAULT_PROMPTS = {
+    (True, False): DEFAULT_IMAGE_PROMPT,
+    (False, True): DEFAULT_AUDIO_PROMPT,
+    (True, True): DEFAULT_MIXED_PROMPT,
+}
+"""By whether there are images, and recordings."""
+
+
+def ask_about_media(
     arguments: argparse.Namespace,
     prompt: str,
     options: GenerationOptions,
@@ -58,7 +67,7 @@ def ask_about_images(
     container: "Container",
     output: Output,
 ) -> int:
-    """Print the completion about the images: as it arrives on a terminal, else chunk by chunk.
+    """Print the completion about images and recordings: as it arrives on a terminal, else chunk by chunk.
 
     Args:
         arguments: The command line.
@@ -68,20 +77,26 @@ def ask_about_images(
         container: The program.
         output: Where to print.
     """
-    for name, flag in generation_arguments.WITHOUT_IMAGES.items():
-        if getattr(arguments, name):
-            hint = "In a chat, type: /image FILE" if name == "chat" else None
-            raise UsageError(f"{flag} and --image exclude each other", hint=hint)
     built_in = container.adapters.built_in_models()
-    files = [file for typed in arguments.image for file in find_images(typed, built_in)]
-    prompt = prompt or DEFAULT_IMAGE_PROMPT
-    chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
-    options = attrs.evolve(options, chunk=chunk)
-    shown = IncomingConversation.of(Conversation.of(prompt, arguments.system), *files, images_field="--image")
+    recordings = _recordings(arguments, built_in)
+    files: list[ImageSource] = []
+    if arguments.image:
+        for name, flag in generation_arguments.WITHOUT_IMAGES.items():
+            if getattr(arguments, name):
+                hint = "In a chat, type: /image FILE" if name == "chat" else None
+                raise UsageError(f"{flag} and --image exclude each other", hint=hint)
+        files = [file for typed in arguments.image for file in find_images(typed, built_in)]
+        chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
+        options = attrs.evolve(options, chunk=chunk)
+    prompt = prompt or _DEFAULT_PROMPTS[bool(files), bool(recordings)]
+    conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
+    shown = IncomingConversation.of(conversation, *files, *recordings, images_field="--image")
     if arguments.show_prompt:
         return show_prompt(arguments, prompt, shown, options, container, output)
     start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
-    last = min(chunk, len(files))
+    if not files:
+        return answer.answer(arguments, prompt, start, output)
+    last = min(options.chunk, len(files))
     numbers = "image 1" if last == 1 else f"images 1-{last}"
     return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")
 
@@ -141,19 +156,23 @@ def run_audio(
 
     Args:
         arguments: The command line.
-        prompt: A hint for the transcription, or the prompt of the conversation; may be empty.
+        prompt: A hint for the transcription, or the prompt of the conversation, which may have images; may be empty.
         options: How to generate in a conversation.
         context: The environment of the command.
         container: The program.
         output: Where to print.
     """
     _require_sense(arguments, output)
-    recording = _recording(arguments.audio, container.adapters.built_in_models())
+    recordings = _recordings(arguments, container.adapters.built_in_models())
     description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
     if answers_about_audio(description):
         _require_conversation(arguments)
-        return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options, container, output)
+        return ask_about_media(arguments, prompt, options, context, container, output)
+    require_speech_model(description)
     _require_transcription(arguments, as_json=output.as_json)
+    if len(recordings) > 1:
+        raise UsageError("Multiple audio files not supported. Process one file at a time.")
+    (recording,) = recordings
     events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
     as_text = arguments.format in (None, "text") and not output.as_json
     live = as_text and output.interactive and arguments.stream is not False
@@ -169,20 +188,8 @@ def run_audio(
     return DONE
 
 
-def _converse(
-    arguments: argparse.Namespace,
-    recording: Recording,
-    prompt: str,
-    options: GenerationOptions,
-    container: "Container",
-    output: Output,
-) -> int:
-    conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
-    prompts = [IncomingConversation.of(conversation, recording)]
-    if arguments.show_prompt:
-        return show_prompt(arguments, prompt, prompts[0], options, container, output)
-    start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, options)
-    return answer.answer(arguments, prompt, start, output)
+def _recordings(arguments: argparse.Namespace, built_in: ModelSource) -> list[Recording]:
+    return [Recording(recording_path(typed, built_in), typed) for typed in arguments.audio or ()]
 
 
 def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
@@ -215,13 +222,6 @@ def _require_conversation(arguments: argparse.Namespace) -> None:
             f"{unknown}: '{arguments.model}' answers in plain text, without languages to choose and without times.",
             hint="Say in the prompt what you want, or use a speech-to-text model, such as one of the Whisper family.",
         )
-
-
-def _recording(values: Sequence[str], built_in: ModelSource) -> Recording:
-    """Return the one recording."""
-    if len(values) > 1:
-        raise UsageError("Multiple audio files not supported. Process one file at a time.")
-    return Recording(recording_path(values[0], built_in), values[0])
 
 
 def _settings(arguments: argparse.Namespace, prompt: str) -> TranscriptionSettings:

@@ -131,7 +131,7 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
         return f"'{arguments.model}' takes no {kind}"
     if arguments.chat:
         return ""
-    excluding = {"audio": "--audio", **WITHOUT_IMAGES} if file.is_image else CONVERSATIONS_ONLY
+    excluding = WITHOUT_IMAGES if file.is_image else CONVERSATIONS_ONLY
     flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
 

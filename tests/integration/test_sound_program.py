@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from models.pictures import about, as_wav, loaded, oracle, tone
+from models.pictures import about, as_png, as_wav, loaded, noise, oracle, tone
 from models.tiny_vision import build
 
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
@@ -50,9 +50,59 @@ def test_what_such_a_model_cannot_do_is_refused_by_name(command: Command, model:
         error = command("run", "./model", "--audio", "short.wav", *flags)["error"]
         assert error["type"] == "capability_not_supported"
         assert error["message"].startswith(f"{flags[0]}: './model' answers in plain text")
-    for flags in (("--chat",), ("--image", "a.png"), ("--no-chat-template",)):
+    for flags in (("--chat",), ("--no-chat-template",)):
         error = command("run", "./model", "--audio", "short.wav", *flags)["error"]
         assert (error["type"], error["message"]) == ("usage_error", f"{flags[0]} and --audio exclude each other")
+
+
+def test_images_and_sounds_are_asked_about_together(command: Command, model: ModelHandle, tmp_path: Path) -> None:
+    sounds = [MlxAudioDecoder().decode(str(tmp_path / "short.wav"), "short.wav"), tone(220, 0.5)]
+    (tmp_path / "other.wav").write_bytes(as_wav(sounds[1]))
+    sounds[1] = MlxAudioDecoder().decode(str(tmp_path / "other.wav"), "other.wav")
+    pictures = [noise(1), noise(2)]
+    for number, picture in enumerate(pictures):
+        (tmp_path / f"{number}.png").write_bytes(as_png(picture))
+    limits = ("--max-tokens", "24")
+
+    def ask(*flags: str) -> dict[str, Any]:
+        found: dict[str, Any] = command("run", "./model", *flags, *limits)["data"]
+        return found
+
+    both = ask("Do they match?", "--image", "0.png", "--audio", "short.wav")
+    table, _, words = both["response"].rpartition("</details>\n\n")
+    assert "| 1 | image_" in table
+    assert words == expected(model, about(pictures[0], sounds[0], "Do they match?"))
+    together = ("--chunk", "2", "--image", "0.png", "1.png", "--audio", "short.wav", "--audio", "other.wav")
+    _, _, words = ask(*together)["response"].rpartition("</details>\n\n")
+    shown = ("Image 1:", pictures[0], "Image 2:", pictures[1], *sounds, "Describe what is to be seen and heard.")
+    assert words == expected(model, about(*shown))
+    one_by_one = ask("Well?", *together[2:])["response"].split("</details>\n\n")[1:]
+    alone = [expected(model, about(picture, *sounds, "Well?")) for picture in pictures]
+    assert one_by_one[0].startswith(alone[0])
+    assert one_by_one[1] == alone[1]
+
+
+def test_what_a_prompt_names_is_shown_and_played(mlxk: Program, model: ModelHandle, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(as_png(noise(1)))
+    done = mlxk("run", "./model", "Do ./0.png and ./short.wav match?", "--max-tokens", "8")
+    assert done.returncode == 0, done
+    assert "[attached: ./0.png]\n[attached: ./short.wav]\n" in done.stderr
+    named = mlxk("run", "./model", "Do and match?", "--image", "0.png", "--audio", "short.wav", "--max-tokens", "8")
+    assert named.stdout == done.stdout
+
+
+def test_what_a_model_does_not_take_is_refused_by_name(command: Command, model: ModelHandle, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(as_png(noise(1)))
+    both = ("--image", "0.png", "--audio", "short.wav")
+    error = command("run", "demo-speech", *both)["error"]
+    assert (error["type"], error["message"]) == ("usage_error", "--image does not apply to --audio")
+    for name, kind in (("demo-vision", "audio"), ("demo", "audio")):
+        error = command("run", name, *both)["error"]
+        assert (error["type"], kind in error["message"]) == ("capability_not_supported", True), error
+    error = command("run", "./model", *both, "--tools", "tools.json")["error"]
+    assert (error["type"], error["message"]) == ("usage_error", "--tools and --image exclude each other")
+    error = command("run", "./model", "--audio", "short.wav", "--chunk", "2")["error"]
+    assert (error["type"], error["message"]) == ("usage_error", "--chunk requires --image FILE.")
 
 
 def test_a_long_recording_is_refused_with_both_numbers(command: Command, model: ModelHandle) -> None:

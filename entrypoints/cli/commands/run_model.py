@@ -184,10 +184,11 @@ def _run(
     _, toolbox = further
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
+    has_images = generation_arguments.has_images(arguments)
     if generation_arguments.has_audio(arguments):
         return media_run.run_audio(arguments, prompt, options, context, container, output)
-    if generation_arguments.has_images(arguments):
-        return media_run.ask_about_images(arguments, prompt, options, context, container, output)
+    if has_images:
+        return media_run.ask_about_media(arguments, prompt, options, context, container, output)
     if arguments.chat or (not prompt and sys.stdin.isatty()):
         _require_chat(arguments, output)
         from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - loads prompt_toolkit

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import attrs
 
+from mlxk.entrypoints.http.openai.chat import messages as chat
 from mlxk.entrypoints.http.requests import media
 from mlxk.entrypoints.http.requests.validation import OneOf, Range, StrictConverter
 
@@ -36,6 +37,22 @@ class UrlSource:
 
 
 ImageSource = Base64Source | UrlSource
+
+
+@attrs.frozen(kw_only=True)
+class ImageUrlBlock:
+    """An image as other APIs have it."""
+
+    image_url: chat.ImageReference
+    type: str = "image_url"
+
+
+@attrs.frozen(kw_only=True)
+class AudioBlock:
+    """A recording as other APIs have it; this one has none."""
+
+    input_audio: chat.AudioReference
+    type: str = "input_audio"
 
 
 @attrs.frozen(kw_only=True)
@@ -160,6 +177,8 @@ class ToolResultBlock:
 Block = (
     TextBlock
     | ImageBlock
+    | ImageUrlBlock
+    | AudioBlock
     | DocumentBlock
     | SearchResultBlock
     | ThinkingBlock
@@ -182,6 +201,13 @@ BLOCKS: dict[str, type[Any]] = {
     "tool_result": ToolResultBlock,
 }
 """Blocks that are read, by their types."""
+_AS_ELSEWHERE: dict[str, type[Any]] = {
+    "input_text": TextBlock,
+    "image_url": ImageUrlBlock,
+    "input_image": ImageUrlBlock,
+    "input_audio": AudioBlock,
+}
+"""Those of other APIs."""
 _RESULT_PARTS: dict[str, type[Any]] = {
     **{name: BLOCKS[name] for name in ("text", "image", "document", "search_result")},
     "tool_reference": ToolReferenceBlock,
@@ -208,6 +234,7 @@ _BY_ID = "files by their id are not supported, since nothing is stored; send the
 def register_blocks(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
     converter.union(Block, _block_kind)
+    chat.register_references(converter)
     converter.union(ResultPart, _result_kind)
     converter.union(DocumentPart, lambda value: _kind_of(value, {"text": TextBlock, "image": ImageBlock}))
     converter.union(ImageSource, _image_source)
@@ -246,7 +273,7 @@ def _block_kind(value: object) -> object:
         return SkippedBlock
     if kind == "container_upload":
         raise ValueError("files of a container are not supported: there is none; send the content itself")
-    return _kind_of(value, BLOCKS)
+    return _AS_ELSEWHERE[kind] if kind in _AS_ELSEWHERE else _kind_of(value, BLOCKS)
 
 
 def _result_kind(value: object) -> object:

@@ -11,11 +11,13 @@ from types import MappingProxyType
 
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.entrypoints.http.anthropic.blocks import (
+    AudioBlock,
     Base64Source,
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
+    ImageUrlBlock,
     SearchResultBlock,
     SkippedBlock,
     SystemContent,
@@ -216,8 +218,11 @@ class ChatConversation:
         """Yield what a block of the user becomes."""
         if isinstance(block, TextBlock):
             yield path, chat.TextPart(text=block.text)
-        elif isinstance(block, ImageBlock):
+        elif isinstance(block, ImageBlock | ImageUrlBlock):
             yield self._image(block, path)
+        elif isinstance(block, AudioBlock):
+            data, below = chat.AudioPart(input_audio=block.input_audio).located
+            yield f"{path}.{below}", chat.AudioPart(input_audio=chat.InputAudio(data=data))
         elif isinstance(block, DocumentBlock):
             yield from self._document(block, path)
         elif isinstance(block, SearchResultBlock):
@@ -237,10 +242,14 @@ class ChatConversation:
         for index, each in enumerate(content if isinstance(content, list) else ()):
             yield from self._parts(each, f"{path}.source.content[{index}]")
 
-    def _image(self, block: ImageBlock, path: str) -> _Placed:
+    def _image(self, block: ImageBlock | ImageUrlBlock, path: str) -> _Placed:
         if not self._sees:
-            self.ignored.append(re.sub(r"\[\d+\]", "[]", f"{path}.source"))
+            field = "source" if isinstance(block, ImageBlock) else "image_url"
+            self.ignored.append(re.sub(r"\[\d+\]", "[]", f"{path}.{field}"))
             return path, chat.TextPart(text=UNSEEN)
+        if isinstance(block, ImageUrlBlock):
+            url, below = chat.ImagePart(image_url=block.image_url).located
+            return f"{path}.{below}", chat.ImagePart(image_url=chat.ImageUrl(url=url))
         source = block.source
         if isinstance(source, Base64Source):
             url = f"data:{source.media_type};base64,{source.data}"
@@ -251,8 +260,8 @@ class ChatConversation:
         names = {}
         for index, (field, part) in enumerate(parts):
             names[f"content[{index}]"] = field
-            if isinstance(part, chat.ImagePart):
-                names[f"content[{index}].image_url.url"] = field
+            if isinstance(part, chat.ImagePart | chat.AudioPart):
+                names[f"content[{index}].{part.located[1]}"] = field
         self._append(path, chat.MessageParam(role=role, content=[part for _, part in parts]), names)
 
     def _append(self, path: str, message: chat.MessageParam, names: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -7,10 +7,12 @@ import attrs
 
 from mlxk.domain.generation.settings import MAX_STOP_SEQUENCES
 from mlxk.entrypoints.http.anthropic.blocks import (
+    AudioBlock,
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
+    ImageUrlBlock,
     SearchResultBlock,
     SkippedBlock,
     SystemContent,
@@ -26,7 +28,16 @@ from mlxk.entrypoints.http.openai.sampling import Share, StopString, Temperature
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
 
 _BLOCKS_OF_ROLE: Mapping[str, tuple[type[Any], ...]] = {
-    "user": (TextBlock, ImageBlock, DocumentBlock, SearchResultBlock, ToolResultBlock, SkippedBlock),
+    "user": (
+        TextBlock,
+        ImageBlock,
+        ImageUrlBlock,
+        AudioBlock,
+        DocumentBlock,
+        SearchResultBlock,
+        ToolResultBlock,
+        SkippedBlock,
+    ),
     "assistant": (TextBlock, ThinkingBlock, ToolUseBlock, CompactionBlock, SkippedBlock),
     "system": (TextBlock, SkippedBlock),
 }

@@ -22,7 +22,14 @@ from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelNames
 from mlxk.entrypoints.http.ollama.renderer import ChatLines
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
-from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, TextPart, ToolCallParam
+from mlxk.entrypoints.http.openai.chat.messages import (
+    Content,
+    FunctionCall,
+    MessageParam,
+    TextPart,
+    ToolCallParam,
+    register_messages,
+)
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
 from mlxk.entrypoints.http.openai.chat.tools import Tools
 from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, report_ignored
@@ -62,7 +69,8 @@ class ChatMessage:
     """One message."""
 
     role: Annotated[str, OneOf(("system", "developer", "user", "assistant", "tool"))]
-    content: str | None = None
+    content: Content = None
+    """Text, or parts as other APIs have them."""
     thinking: str | None = None
     """What the assistant thought, for the chat template."""
     images: Annotated[list[str], Range(0, MAX_IMAGES)] | None = None
@@ -71,6 +79,12 @@ class ChatMessage:
     tool_name: str | None = None
     """The function whose result this is."""
     tool_call_id: str | None = None
+
+    @property
+    def places(self) -> range:
+        """Where its images stand among the parts of its chat message."""
+        first = len(self.content) if isinstance(self.content, list) else 1
+        return range(first, first + len(self.images or ()))
 
 
 @attrs.frozen(kw_only=True)
@@ -105,15 +119,15 @@ class ChatBody(GenerationFields):
         images = {
             f"messages[{index}].content[{part}]": f"messages[{index}].images[{place}]"
             for index, message in enumerate(self.messages or ())
-            for place, part in enumerate(range(1, 1 + len(message.images or ())))
+            for place, part in enumerate(message.places)
         }
         urls = {f"{path}.image_url.url": name for path, name in images.items()}
-        texts = {f"messages[{index}].content[0]": f"messages[{index}].content" for index in _with_images(self)}
+        texts = {
+            f"messages[{index}].content[0]": f"messages[{index}].content"
+            for index, message in enumerate(self.messages or ())
+            if message.images and not isinstance(message.content, list)
+        }
         return FieldNames({**FIELD_NAMES, **images, **urls, **texts})
-
-
-def _with_images(body: ChatBody) -> Iterator[int]:
-    return (index for index, message in enumerate(body.messages or ()) if message.images)
 
 
 class _CallIds:
@@ -159,7 +173,8 @@ def _messages(messages: Iterable[ChatMessage]) -> Iterator[MessageParam]:
         ]
         content: Any = message.content or ""
         if message.images:
-            content = [TextPart(text=message.content or ""), *map(image_part, message.images)]
+            begin = message.content if isinstance(message.content, list) else [TextPart(text=message.content or "")]
+            content = [*begin, *map(image_part, message.images)]
         yield MessageParam(
             role=message.role,
             content=content,
@@ -172,6 +187,7 @@ def _messages(messages: Iterable[ChatMessage]) -> Iterator[MessageParam]:
 def register_chat(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
     register_fields(converter)
+    register_messages(converter)
     converter.union(Arguments, _arguments_kind)
 
 

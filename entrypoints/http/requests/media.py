@@ -28,7 +28,7 @@ IMAGE_TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
 """Image types of data URLs; the actual format is that of the content."""
 
 _DATA_URL = re.compile(rf"data:image/({'|'.join(IMAGE_TYPES)})(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
-_SOUND_URL = re.compile(r"data:(?:audio|video|application)/[a-z0-9.+-]+(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
+_SOUND_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*={0,2}\s*")
 

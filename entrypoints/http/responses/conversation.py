@@ -10,8 +10,10 @@ import attrs
 
 from mlxk.entrypoints.http.openai.chat.messages import (
     AudioPart,
+    AudioReference,
     FunctionCall,
     ImagePart,
+    ImageReference,
     ImageUrl,
     InputAudio,
     MessageParam,
@@ -19,6 +21,7 @@ from mlxk.entrypoints.http.openai.chat.messages import (
     RefusalPart,
     TextPart,
     ToolCallParam,
+    register_references,
 )
 from mlxk.entrypoints.http.requests.validation import FieldError, StrictConverter
 
@@ -181,7 +184,7 @@ class RefusalContent(TextContent):
         return LocatedPart(RefusalPart(refusal=self.refusal), {"": path})
 
 
-ImageReference = str | ImageUrl | None
+OptionalImage = ImageReference | None
 
 
 @attrs.frozen(kw_only=True)
@@ -189,7 +192,7 @@ class ImageContent:
     """A part with an image."""
 
     type: str = "input_image"
-    image_url: ImageReference = None
+    image_url: OptionalImage = None
     file_id: str | None = None
     detail: str | None = None
     prompt_cache_breakpoint: Any = None
@@ -210,9 +213,6 @@ class ImageContent:
             yield FieldError(f"{path}.image_url", "is required")
 
 
-AudioReference = str | InputAudio
-
-
 @attrs.frozen(kw_only=True)
 class AudioContent:
     """A part with audio: its data in base64, or an object that says its format as well."""
@@ -225,8 +225,7 @@ class AudioContent:
         field = f"{path}.input_audio"
         if isinstance(self.input_audio, InputAudio):
             return LocatedPart(AudioPart(input_audio=self.input_audio), {"": path})
-        data = self.input_audio.rpartition(";base64,")[2]
-        audio = InputAudio(data=data, format="wav")
+        audio = InputAudio(data=self.input_audio)
         return LocatedPart(AudioPart(input_audio=audio), {"": path, ".input_audio.data": field})
 
     def faults(self, path: str) -> Iterator[FieldError]:
@@ -270,8 +269,8 @@ def content_faults(content: Content, path: str) -> Iterator[FieldError]:
 
 def register_content(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
-    converter.union(ImageReference, lambda value: ImageUrl if isinstance(value, dict) else str)
-    converter.union(AudioReference, lambda value: InputAudio if isinstance(value, dict) else str)
+    register_references(converter)
+    converter.union(OptionalImage, lambda value: ImageUrl if isinstance(value, dict) else str)
     converter.union(ContentPart, _part_kind)
     converter.union(Content, content_kind)
 

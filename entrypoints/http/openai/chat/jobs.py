@@ -206,7 +206,7 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
     place = f"messages[{len(chat.messages) - 1}].content"
     content = chat.messages[-1].content
     parts = [(f"{place}[{index}]", part) for index, part in enumerate(content if isinstance(content, list) else ())]
-    recordings = [(path, part.input_audio.data) for path, part in parts if isinstance(part, AudioPart)]
+    recordings = [(path, *part.located) for path, part in parts if isinstance(part, AudioPart)]
     if not recordings:
         raise CapabilityError.in_field(
             place,
@@ -214,7 +214,8 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
             hint="Send a recording as a part of the type input_audio, or use /v1/audio/transcriptions.",
         )
     texts = [(f"{path}.text", part.text) for path, part in parts if isinstance(part, TextPart) and part.text.strip()]
-    audio_field, hint_field = f"{recordings[0][0]}.input_audio.data", texts[0][0] if texts else place
+    begin, audio, below = recordings[0]
+    audio_field, hint_field = f"{begin}.{below}", texts[0][0] if texts else place
     settings = TranscriptionSettings(
         hint=" ".join(text for _, text in texts).strip() or None, temperature=chat.temperature or 0.0
     )
@@ -224,7 +225,7 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
     raise_for(faults, unsupported=CapabilityError)
     asked = chat.generation_settings(max_tokens)
     limits = TranscriptLimits(asked.max_tokens, asked.stop)
-    return _TranscriptionRequest(settings, limits, recordings[0][1], audio_field, hint_field)
+    return _TranscriptionRequest(settings, limits, audio, audio_field, hint_field)
 
 
 def _settings_of(chat: ChatRequest) -> Mapping[str, object]:

@@ -33,6 +33,9 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 }
 """Documented fields of a message that are not supported."""
 
+SOUND_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "mp4", "aac", "webm")
+"""What clients say of a recording."""
+
 PART_SEPARATOR = "\n"
 """Joins the text parts of one message."""
 
@@ -61,12 +64,22 @@ class ImageUrl:
     detail: Annotated[str, OneOf(("auto", "low", "high", "original"))] | None = None
 
 
+ImageReference = str | ImageUrl
+
+
 @attrs.frozen(kw_only=True)
 class ImagePart:
     """A content part with an image."""
 
-    image_url: ImageUrl
+    image_url: ImageReference
     type: str = "image_url"
+
+    @property
+    def located(self) -> tuple[str, str]:
+        """The URL, and its field below the part."""
+        if isinstance(self.image_url, ImageUrl):
+            return self.image_url.url, "image_url.url"
+        return self.image_url, "image_url"
 
 
 @attrs.frozen(kw_only=True)
@@ -74,21 +87,39 @@ class InputAudio:
     """Audio, encoded in base64."""
 
     data: str
-    format: Annotated[str, OneOf(("wav", "mp3"))]
+    format: Annotated[str, OneOf(SOUND_FORMATS)] | None = None
+    """Not looked at: the content says it."""
+
+
+AudioReference = str | InputAudio
 
 
 @attrs.frozen(kw_only=True)
 class AudioPart:
     """A content part with audio."""
 
-    input_audio: InputAudio
+    input_audio: AudioReference
     type: str = "input_audio"
+
+    @property
+    def located(self) -> tuple[str, str]:
+        """The recording as the client sent it, and its field below the part."""
+        if isinstance(self.input_audio, InputAudio):
+            return self.input_audio.data, "input_audio.data"
+        return self.input_audio, "input_audio"
 
 
 Part = TextPart | RefusalPart | ImagePart | AudioPart
 Content = str | list[Part] | None
 
-PART_KINDS = {"text": TextPart, "refusal": RefusalPart, "image_url": ImagePart, "input_audio": AudioPart}
+PART_KINDS: Mapping[str, type[Any]] = {
+    "text": TextPart,
+    "refusal": RefusalPart,
+    "image_url": ImagePart,
+    "input_audio": AudioPart,
+}
+_AS_ELSEWHERE: Mapping[str, type[Any]] = {"input_text": TextPart, "input_image": ImagePart}
+"""Parts by their names in other APIs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -173,10 +204,10 @@ class MessageParam:
             return IncomingMessage(message)
         parts: list[str | EncodedImage | DecodedAudio] = []
         for index, part in enumerate(self.content):
-            if isinstance(part, ImagePart):
-                parts.append(media.image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
-            elif isinstance(part, AudioPart):
-                parts.append(media.audio(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
+            if isinstance(part, ImagePart | AudioPart):
+                reference, field = part.located
+                read = media.image if isinstance(part, ImagePart) else media.audio
+                parts.append(read(reference, f"{path}.content[{index}].{field}"))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
         return IncomingMessage(message, tuple(parts))
@@ -206,13 +237,20 @@ def register_messages(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
     converter.union(Part, _part_kind)
     converter.union(Content, _content_kind)
+    register_references(converter)
+
+
+def register_references(converter: StrictConverter) -> None:
+    """Register the references of images and sound with a converter."""
+    converter.union(ImageReference, lambda value: ImageUrl if isinstance(value, dict) else str)
+    converter.union(AudioReference, lambda value: InputAudio if isinstance(value, dict) else str)
 
 
 def _part_kind(value: object) -> object:
     if not isinstance(value, dict):
         raise TypeError("must be an object")
     kind = value.get("type")
-    found = PART_KINDS.get(kind) if isinstance(kind, str) else None
+    found = {**PART_KINDS, **_AS_ELSEWHERE}.get(kind) if isinstance(kind, str) else None
     if found is None:
         raise ValueError(f"must have a type of {', '.join(PART_KINDS)}")
     return found
