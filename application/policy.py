@@ -112,7 +112,8 @@ def _widening_pays(description: ModelDescription, reading: MemoryReading, matric
     a library made for it.
     """
     asked = reading.widening is Widening.WITHIN_BUDGET
-    slow = description.quantized or description.operation is Capability.AUDIO
+    of_sound = description.operation in (Capability.AUDIO, Capability.TEXT_TO_SPEECH)
+    slow = description.quantized or of_sound
     return asked or slow or matrices.are_fast
 
 
@@ -183,6 +184,7 @@ _LACKING = {
     ),
     Capability.EMBEDDINGS: _Refusal("'{name}' is not an embedding model; it can do: {abilities}"),
     Capability.RERANK: _Refusal("'{name}' is not a reranker; it can do: {abilities}"),
+    Capability.TEXT_TO_SPEECH: _Refusal("'{name}' does not speak; it can do: {abilities}"),
 }
 """The refusals of models that lack a capability, where they differ from the general one."""
 
@@ -206,6 +208,7 @@ _INSTEAD_OF_TEXT = {
     Capability.AUDIO: Advice(Remedy.USE_TRANSCRIPTION),
     Capability.EMBEDDINGS: Advice(Remedy.USE_EMBEDDINGS),
     Capability.RERANK: Advice(Remedy.USE_RERANKING),
+    Capability.TEXT_TO_SPEECH: Advice(Remedy.USE_SPEECH),
 }
 """By operation: how to use a model that does not generate text."""
 
@@ -304,6 +307,11 @@ def require_embedding_model(description: ModelDescription) -> None:
 def require_reranker(description: ModelDescription) -> None:
     """Refuse a model that cannot compare documents with a query here; raises as ``require_model``."""
     require_model(description, Capability.RERANK)
+
+
+def require_voice(description: ModelDescription) -> None:
+    """Refuse a model that cannot speak a text here; raises as ``require_model``."""
+    require_model(description, Capability.TEXT_TO_SPEECH)
 
 
 def answers_about_audio(description: ModelDescription) -> bool:

@@ -86,6 +86,7 @@ class Remedy(enum.Enum):
     USE_COMPLETIONS = "use-completions"
     USE_EMBEDDINGS = "use-embeddings"
     USE_RERANKING = "use-reranking"
+    USE_SPEECH = "use-speech"
     USE_NAME_OF_HUB = "use-name-of-hub"
     USE_PATH = "use-path"
     USE_TRANSCRIPTION = "use-transcription"

@@ -39,9 +39,15 @@ if TYPE_CHECKING:
     from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
     from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
-    from mlxk.application.ports.media import MediaSource
+    from mlxk.application.ports.media import MediaSource, SoundEncoder
     from mlxk.application.ports.model_directories import ContentVerifier
-    from mlxk.application.ports.model_tasks import DocumentReranker, ModelTokenizer, SpeechTranscriber, TextEmbedder
+    from mlxk.application.ports.model_tasks import (
+        DocumentReranker,
+        ModelTokenizer,
+        SpeechSynthesizer,
+        SpeechTranscriber,
+        TextEmbedder,
+    )
     from mlxk.application.ports.monitoring import ChartWriter, MachineProbe, ServerProbe
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog
@@ -203,11 +209,15 @@ def _built(generator: TextGenerator) -> TextGenerator:
     return local.engine if isinstance(local, deferred.DeferredTextGenerator) else local
 
 
-def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTranscriber":
-    from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-    from mlxk.adapters.mlx.text_generator import leases_of
+def _leasing(path: str) -> Callable[..., Any]:
+    """Return a function that makes a ``MODULE:NAME`` that leases models of the engine."""
 
-    return MlxSpeechTranscriber(leases_of(_built(generator)), log)
+    def made(generator: TextGenerator, *further: object) -> object:
+        from mlxk.adapters.mlx.text_generator import leases_of
+
+        return imported(path)(leases_of(_built(generator)), *further)
+
+    return made
 
 
 def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder":
@@ -222,20 +232,6 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
     from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
 
     return SharedTextEmbedder(local, ports.running_servers())
-
-
-def _document_reranker(generator: TextGenerator) -> "DocumentReranker":
-    from mlxk.adapters.mlx.reranking.reranker import MlxDocumentReranker
-    from mlxk.adapters.mlx.text_generator import leases_of
-
-    return MlxDocumentReranker(leases_of(_built(generator)))
-
-
-def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
-    from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
-    from mlxk.adapters.mlx.text_generator import leases_of
-
-    return MlxModelTokenizer(leases_of(_built(generator)))
 
 
 def _chart_writer() -> "ChartWriter":
@@ -304,14 +300,27 @@ class Adapters:
         self._provide_measurements(settings)
         self.running_servers = Singleton(_running_servers, self)
         self.text_generator = Singleton(_text_generator, self)
-        self.speech_transcriber = Singleton(_speech_transcriber, self.text_generator, self.event_log)
+        generator = self.text_generator
+        self.speech_transcriber: providers.Provider[SpeechTranscriber] = Singleton(
+            _leasing("mlxk.adapters.mlx.speech.transcriber:MlxSpeechTranscriber"), generator, self.event_log
+        )
+        self.speech_synthesizer: providers.Provider[SpeechSynthesizer] = Singleton(
+            _leasing("mlxk.adapters.mlx.voice.synthesizer:MlxSpeechSynthesizer"), generator
+        )
         self.text_embedder = Singleton(_text_embedder, self, self.text_generator)
-        self.document_reranker = Singleton(_document_reranker, self.text_generator)
-        self.model_tokenizer = Singleton(_model_tokenizer, self.text_generator)
+        self.document_reranker: providers.Provider[DocumentReranker] = Singleton(
+            _leasing("mlxk.adapters.mlx.reranking.reranker:MlxDocumentReranker"), generator
+        )
+        self.model_tokenizer: providers.Provider[ModelTokenizer] = Singleton(
+            _leasing("mlxk.adapters.mlx.model_tokenizer:MlxModelTokenizer"), generator
+        )
         self.tool_servers = Singleton(_tool_servers)
 
     def _provide_media(self, server: ServerSettings | None) -> None:
-        """Provide what reads and decodes images, clips and recordings."""
+        """Provide what reads and decodes images, clips and recordings, and what encodes sound."""
+        self.sound_encoder: providers.Provider[SoundEncoder] = Singleton(
+            imported("mlxk.adapters.sound_encoding:FfmpegSoundEncoder")
+        )
         self.image_reader = Singleton(
             deferred.DeferredImageReader, providers.Object(imported("mlxk.adapters.pillow:PillowImageReader"))
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         EmbedText,
         LoadModel,
         RerankDocuments,
+        SpeakText,
         TokenizeText,
         TranscribeAudio,
     )
@@ -108,6 +109,8 @@ class UseCases:
         memory = ports.memory_probe
         hearing = (*resolving, ports.speech_transcriber, memory)
         self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *hearing)
+        speaking = (*resolving, ports.speech_synthesizer, memory)
+        self.speak_text: Factory[SpeakText] = _use("model_tasks:SpeakText", *speaking)
         self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *resolving, ports.text_embedder, memory)
         comparing = (*resolving, ports.document_reranker, memory)
         self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *comparing)

@@ -48,6 +48,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.USE_COMPLETIONS: "Give it the prompt as raw text.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: mlxk embed",
     Remedy.USE_RERANKING: "Have it order documents: mlxk rerank",
+    Remedy.USE_SPEECH: "Have it speak a text: mlxk say",
     Remedy.USE_NAME_OF_HUB: (
         "Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit. Look for one: mlxk search TERMS"
     ),
@@ -76,6 +77,7 @@ HTTP: Mapping[Remedy, str] = {
     Remedy.USE_COMPLETIONS: "Send the text to /v1/completions instead.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: /v1/embeddings.",
     Remedy.USE_RERANKING: "Have it order documents: /v1/rerank.",
+    Remedy.USE_SPEECH: "Have it speak a text: /v1/audio/speech.",
     Remedy.USE_NAME_OF_HUB: "GET /v1/models lists the models of this server.",
     # The same as for any other name: a client is not told which folders there are.
     Remedy.USE_PATH: "GET /v1/models lists the models of this server.",

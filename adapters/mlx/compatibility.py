@@ -4,6 +4,7 @@
                       batch, and for audio models when it alone knows them
     images, audio     mlx-vlm, for models that generate text
     speech to text    mlx-audio
+    text to speech    mlx-audio, the families of ``spoken_families``
     embeddings        mlx-vlm
 
 Pure functions of a model's facts and of what is installed. A model whose loading would execute code that came with it
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
+from mlxk.adapters.mlx.spoken_families import FAMILIES
 from mlxk.domain.errors import Remedy
 from mlxk.domain.models.detection import Facts, foreign_quantization
 from mlxk.domain.models.model import Capability, Framework, ModelType, Runtime
@@ -77,6 +79,10 @@ class InstalledSupport:
     """Those of them that implement the architecture."""
     fp8: frozenset[Library] = frozenset()
     """Those of them that implement it for weights in FP8."""
+    speaks: bool = False
+    """Whether mlx-audio implements it as text to speech, and no library as anything else."""
+    lacking: tuple[str, ...] = ()
+    """Packages that its text to speech needs and that are not installed."""
 
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
@@ -107,14 +113,17 @@ def _weight_refusals(
 def _is_loaded_from_pytorch(snapshot: ModelSnapshot, facts: Facts) -> bool:
     """Whether the weights are safetensors as most makers publish them: the loaders take PyTorch's names and layouts.
 
-    Of speech models only Whisper is published in a form that mlx-audio takes.
+    Of speech models only Whisper and Qwen3-TTS are published in a form that mlx-audio takes.
     """
-    taken = facts.model_type is not ModelType.AUDIO or (facts.architecture or "").lower() == "whisper"
+    of_sound = facts.model_type in (ModelType.AUDIO, ModelType.VOICE)
+    taken = not of_sound or (facts.architecture or "").lower() in ("whisper", "qwen3_tts")
     return facts.framework is Framework.PYTORCH and bool(snapshot.top_level(".safetensors")) and taken
 
 
 def dedicated_to(support: InstalledSupport) -> Capability | None:
     """Return the one operation for which the libraries implement an architecture; None if it is not exactly one."""
+    if support.speaks:
+        return Capability.TEXT_TO_SPEECH
     return Capability.AUDIO if support.loading == {Library.MLX_AUDIO} else None
 
 
@@ -149,6 +158,32 @@ def _speech_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSuppor
     )
 
 
+def _voice_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
+    return (Library.MLX_AUDIO,), (
+        (None if Library.MLX_AUDIO in support.installed else _unavailable(Library.MLX_AUDIO, facts, support))
+        or _voice_refusal(snapshot, facts, support)
+        or _weights_refusal(snapshot, Library.MLX_AUDIO)
+        or _quantization_refusal(snapshot, Library.MLX_AUDIO, support)
+        or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
+    )
+
+
+def _voice_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> str | None:
+    """Return why a voice cannot be loaded from its folder alone; None when it can."""
+    family = FAMILIES.get(facts.architecture or "")
+    if family is None:
+        return (
+            f"Text to speech of '{facts.architecture}' needs files of other repositories; without them can be loaded: "
+            + (", ".join(sorted(FAMILIES)))
+        )
+    if support.lacking:
+        return f"Text to speech of '{facts.architecture}' needs the Python package {support.lacking[0]}, not installed"
+    for folder in family.folders:
+        if not any(path.startswith(folder) for path in snapshot.files):
+            return f"{folder} is missing, which turns the model's tokens into sound"
+    return None
+
+
 def _embedding_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
     if facts.architecture and facts.architecture.lower() not in EMBEDDING_ARCHITECTURES:
         return (), f"Embedding architecture not supported: {facts.architecture}"
@@ -181,6 +216,7 @@ _RULES: dict[ModelType, Callable[[ModelSnapshot, Facts, InstalledSupport], _Verd
     ModelType.AUDIO: _speech_rule,
     ModelType.EMBEDDING: _embedding_rule,
     ModelType.RERANKER: _reranker_rule,
+    ModelType.VOICE: _voice_rule,
 }
 """The rule of each model type; all others generate text."""
 

@@ -18,6 +18,7 @@ import attrs
 from mlxk.adapters.mlx import compatibility
 from mlxk.adapters.mlx.adapter_files import read_adapter
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
+from mlxk.adapters.mlx.spoken_families import FAMILIES
 from mlxk.application.ports.backends import Adapter, BackendRegistry
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Runtime
@@ -55,6 +56,12 @@ _LAYOUTS = {
     ),
 }
 
+_SPOKEN = _Layout("mlx_audio", "tts/models", (("tts/utils.py", "MODEL_REMAPPING"),))
+"""mlx-audio's text to speech; in ``Library.MLX_AUDIO`` is its speech to text."""
+
+_BACKBONES = frozenset({"dense", "llama", "qwen3"})
+"""Language models in that folder, which are parts of voices and mostly something else."""
+
 _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Model = ", re.MULTILINE)
 """Matches a module that has the class the loaders instantiate: defined, imported or assigned."""
 
@@ -88,7 +95,7 @@ class MlxBackendRegistry(BackendRegistry):
         self._supports: dict[str | None, InstalledSupport] = {}
 
     def dedicated_to(self, architecture: str) -> Capability | None:
-        """Return speech to text when mlx-audio implements an architecture and no other library does."""
+        """Return speech to text or text to speech when mlx-audio implements an architecture as that alone."""
         return compatibility.dedicated_to(self._support(architecture))
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
@@ -120,8 +127,24 @@ class MlxBackendRegistry(BackendRegistry):
             if architecture:
                 loading = frozenset(library for library in installed if self._implements(library, architecture))
                 fp8 = frozenset(library for library in loading if self._loads_fp8(library, architecture))
-            self._supports[architecture] = InstalledSupport(installed, loading, fp8)
+            speaks = bool(architecture) and not loading and self._speaks(architecture or "")
+            lacking = self._lacking(architecture or "") if speaks else ()
+            self._supports[architecture] = InstalledSupport(installed, loading, fp8, speaks, lacking)
         return self._supports[architecture]
+
+    def _speaks(self, architecture: str) -> bool:
+        package = _package_directory(_SPOKEN.package, self._search_path)
+        found = None if package is None else _read_installation(package, _SPOKEN)
+        if found is None or architecture in _BACKBONES:
+            return False
+        module = found.aliases.get(architecture, architecture)
+        return module in found.architectures and _defines_model(found.directory, module)
+
+    def _lacking(self, architecture: str) -> tuple[str, ...]:
+        """Return the packages that a family of voices needs and that are not installed."""
+        family = FAMILIES.get(architecture)
+        needed = () if family is None else family.packages
+        return tuple(each.name for each in needed if _package_directory(each.module, self._search_path) is None)
 
     def _implements(self, library: Library, architecture: str) -> bool:
         installation = self._installation(library)

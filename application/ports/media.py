@@ -1,4 +1,4 @@
-"""Ports to media: pixels and EXIF metadata of images, frames of clips, samples of audio files, media elsewhere."""
+"""Ports to media: pixels and EXIF metadata of images, frames of clips, audio samples, media elsewhere, sound."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -76,4 +76,30 @@ class MediaSource(Protocol):
         Raises:
             ValidationError: It is not there, not to be had, too large or too slow. The message follows the name of a
                 field, and tells nothing of what is beyond the places that may be read.
+        """
+
+
+class SoundEncoder(Protocol):
+    """Encodes sound in compressed formats. Thread-safe."""
+
+    @abstractmethod
+    def problem(self, kind: str) -> str | None:
+        """Return why sound cannot be encoded in a format here; None when it can.
+
+        Args:
+            kind: ``mp3``, ``opus``, ``aac`` or ``flac``.
+        """
+
+    @abstractmethod
+    def encode(self, pcm: bytes, sample_rate: int, kind: str) -> bytes:
+        """Return the bytes of a file.
+
+        Args:
+            pcm: Mono, signed numbers of 16 bits, the lower byte first.
+            sample_rate: Hz.
+            kind: As for ``problem``.
+
+        Raises:
+            BackendNotInstalledError: What encodes this format is not installed.
+            ExecutionError: It failed, or took too long.
         """

@@ -1,4 +1,4 @@
-"""Ports: what a loaded model does besides generating text: tokenize, embed, rerank, and transcribe recordings."""
+"""Ports: what a loaded model does besides generating text: tokenize, embed, rerank, transcribe, and speak."""
 
 from abc import abstractmethod
 from collections.abc import Generator
@@ -11,6 +11,7 @@ from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.reranking import Relevances, RerankRequest
+from mlxk.domain.synthesis import SpeechEvent, SynthesisRequest
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest
 
 
@@ -215,4 +216,25 @@ class SpeechTranscriber(Protocol):
             BackendNotInstalledError: The package or program that is needed is not installed.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError: The model cannot be loaded.
             ExecutionError: Loading or transcribing failed for another reason.
+        """
+
+
+class SpeechSynthesizer(Protocol):
+    """Runs models that speak, loading them on request."""
+
+    @abstractmethod
+    def synthesize(self, request: SynthesisRequest) -> Generator[SpeechEvent, None, None]:
+        """Speak a text, sentence by sentence.
+
+        Work starts with the first event that is requested. Closing the generator stops it. The parts follow each other
+        without clicks: where the text is divided, the sound is zero.
+
+        Yields:
+            One ``SpeechBegun``, any number of ``SpokenPart``, then exactly one ``SpeechEnded``.
+
+        Raises:
+            ValidationError: A setting is out of range, or the text has nothing that could be spoken.
+            BackendNotInstalledError: A package that is needed is not installed.
+            IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError: The model cannot be loaded.
+            ExecutionError: Loading or speaking failed for another reason.
         """

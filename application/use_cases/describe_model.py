@@ -237,6 +237,7 @@ class DescribeModel:
             supports_reasoning=supports_reasoning(template),
             template_text=template,
             inserts=insertion_format(detection.added_tokens(snapshot).__contains__) is not None,
+            voices=detection.voices(snapshot),
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:

@@ -1,16 +1,23 @@
-"""What a model does besides generating text: load, tokenize, embed, rerank, and transcribe recordings."""
+"""What a model does besides generating text: load, tokenize, embed, rerank, transcribe, and speak."""
 
 from collections.abc import Callable, Generator, Sequence
 
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions, Prompt, Recording
-from mlxk.application.policy import require_embedding_model, require_memory, require_reranker, require_speech_model
+from mlxk.application.policy import (
+    require_embedding_model,
+    require_memory,
+    require_reranker,
+    require_speech_model,
+    require_voice,
+)
 from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.model_tasks import (
     DocumentReranker,
     FormatReport,
     ModelTokenizer,
+    SpeechSynthesizer,
     SpeechTranscriber,
     TextEmbedder,
     TokenizedText,
@@ -26,6 +33,7 @@ from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import EngineOptions, Profile
 from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle, Origin
 from mlxk.domain.reranking import Relevances, RerankRequest, RerankSettings
+from mlxk.domain.synthesis import SpeechEvent, SynthesisRequest, SynthesisSettings, chosen_voice
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
 
 
@@ -232,3 +240,39 @@ class TranscribeAudio:
         require_memory(description, self.memory)
         request = TranscriptionRequest(description.handle, recording.path, recording.name, settings)
         return self.transcriber.transcribe(request)
+
+
+@attrs.frozen
+class SpeakText:
+    """Speaks texts."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+    synthesizer: SpeechSynthesizer
+    memory: MemoryProbe
+
+    def __call__(
+        self, model: str | ModelDetails, text: str, settings: SynthesisSettings
+    ) -> Generator[SpeechEvent, None, None]:
+        """Start to speak; nothing is computed before the first event is read.
+
+        Args:
+            model: A reference, as the user typed it; or the details of a model that is resolved.
+            text: What to say.
+            settings: How; a voice is meant without regard to upper and lower case.
+
+        Raises:
+            ValidationError: A setting is out of range, the text has nothing to say, or the reference is malformed.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            UnhealthyModelError, IncompatibleModelError: The model cannot do this.
+            CapabilityError: It cannot do this, or has no such voice.
+            InsufficientMemoryError: It is beyond the budget.
+        """
+        details = self.describe.details(self.resolve(model)) if isinstance(model, str) else model
+        description = details.description
+        request = SynthesisRequest(description.handle, text, settings)
+        request.validate()
+        require_voice(description)
+        voice = chosen_voice(settings.voice, details.voices, description.handle.label)
+        require_memory(description, self.memory)
+        return self.synthesizer.synthesize(attrs.evolve(request, settings=attrs.evolve(settings, voice=voice)))

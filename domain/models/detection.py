@@ -41,6 +41,10 @@ _DECODERS = frozenset({"qwen3", "mistral"})
 _ANSWERING_RERANKERS = frozenset({"qwen3", "qwen3_vl"})
 """Architectures of rerankers that are asked whether a document meets a query; their names say what they are."""
 
+_VOICE_FILE = re.compile(r"(?:voices|voice_embedding)/([^/]+)\.safetensors")
+_USUAL_VOICES = ("af_heart", "casual_male", "expr-voice-5-m")
+"""Those that families take where none is named."""
+
 _NAMED_FOR_RERANKING = re.compile(r"re-?rank|cross-encoder")
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "context_length", "max_sequence_length", "seq_len")
@@ -98,10 +102,12 @@ def framework(snapshot: ModelSnapshot) -> Framework:
 
 
 def architecture(snapshot: ModelSnapshot) -> str | None:
-    """Return the architecture's name; NeMo checkpoints state it only as the class that trained them."""
+    """Return the architecture's name; checkpoints of NeMo state only the class that trained them, Kokoro its parts."""
     named = snapshot.config.get("model_type")
     if isinstance(named, str) and named:
         return named
+    if isinstance(snapshot.config.get("istftnet"), dict) and isinstance(snapshot.config.get("plbert"), dict):
+        return "kokoro"
     target = snapshot.config.get("target")
     return "parakeet" if isinstance(target, str) and target.startswith("nemo.collections.asr.") else None
 
@@ -110,6 +116,16 @@ def is_speech(snapshot: ModelSnapshot) -> bool:
     """Whether the architecture's name is that of a speech-to-text model."""
     name = (architecture(snapshot) or "").lower()
     return any(word in name for word in _SPEECH_WORDS)
+
+
+def voices(snapshot: ModelSnapshot) -> tuple[str, ...]:
+    """Return the names of the voices that a model's config or files have, the usual one first."""
+    talker, aliases = snapshot.config.get("talker_config"), snapshot.config.get("voice_aliases")
+    speakers = talker.get("spk_id") if isinstance(talker, dict) else None
+    found = {match[1] for path in snapshot.files if (match := _VOICE_FILE.fullmatch(path))}
+    for named in (speakers, aliases):
+        found |= {name for name in named if isinstance(name, str)} if isinstance(named, dict) else set()
+    return tuple(sorted(found, key=lambda name: (name not in _USUAL_VOICES, name)))
 
 
 def is_vision(snapshot: ModelSnapshot) -> bool:
@@ -236,6 +252,8 @@ def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelT
         return ModelType.EMBEDDING
     if named == "chat" or named in _VISION_ARCHITECTURES:
         return ModelType.CHAT
+    if dedicated is Capability.TEXT_TO_SPEECH:
+        return ModelType.VOICE
     if is_speech(snapshot):
         return ModelType.AUDIO
     if dedicated in DEDICATED_TYPES:

@@ -24,9 +24,16 @@ class Capability(enum.Enum):
     AUDIO_TRANSLATE_EN = "audio-translate-en"
     EMBEDDINGS = "embeddings"
     RERANK = "rerank"
+    TEXT_TO_SPEECH = "text-to-speech"
 
 
-OPERATIONS = (Capability.TEXT_GENERATION, Capability.AUDIO, Capability.EMBEDDINGS, Capability.RERANK)
+OPERATIONS = (
+    Capability.TEXT_GENERATION,
+    Capability.AUDIO,
+    Capability.EMBEDDINGS,
+    Capability.RERANK,
+    Capability.TEXT_TO_SPEECH,
+)
 """What models are loaded for. A model is loaded for the first of these that it can do: ``AUDIO`` alone is speech to
 text, beside ``TEXT_GENERATION`` it is one more kind of input."""
 
@@ -48,12 +55,14 @@ class ModelType(enum.Enum):
     EMBEDDING = "embedding"
     RERANKER = "reranker"
     AUDIO = "audio"
+    VOICE = "voice"
 
 
 DEDICATED_TYPES = {
     Capability.AUDIO: ModelType.AUDIO,
     Capability.EMBEDDINGS: ModelType.EMBEDDING,
     Capability.RERANK: ModelType.RERANKER,
+    Capability.TEXT_TO_SPEECH: ModelType.VOICE,
 }
 """The types of models that do one operation and do not generate text, by operation."""
 
@@ -299,6 +308,8 @@ class ModelDetails:
     """The chat template; empty when none was found."""
     inserts: bool = False
     """Whether the files of its tokenizer name tokens for text between a prefix and a suffix."""
+    voices: tuple[str, ...] = ()
+    """The names of the voices in which it speaks, the usual one first; none for one that has no names for them."""
 
     @property
     def may_reason(self) -> bool:

@@ -141,6 +141,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         'mlxk rerank MODEL "how do plants eat?" passages.jsonl --top-n 3 --json',
         'mlxk rerank MODEL "how do plants eat?" - < passages.txt',
     ),
+    "say": (
+        'mlxk say MODEL "Hello there." -o hello.wav',
+        "mlxk say MODEL - -o book.mp3 --voice NAME < chapter.txt",
+        'mlxk say MODEL "Hello there." --speed 1.2 > hello.wav',
+    ),
     "embed-serve": ("mlxk embed-serve MODEL",),
     "alias": ("mlxk alias", "mlxk alias fast demo", "mlxk alias rm fast"),
     "profile": (

@@ -71,6 +71,7 @@ COMMANDS = {
     "service": CommandEntry("service", "have a server start with your session"),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "rerank": CommandEntry("rerank", "order documents by their relevance to a query"),
+    "say": CommandEntry("say", "speak a text"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
     "alias": CommandEntry("model_names:AliasCommand", "give a model a name of your own"),
     "profile": CommandEntry("model_names:ProfileCommand", "give a model a name with settings of its own"),

@@ -10,12 +10,19 @@ import attrs
 import falcon
 
 from mlxk.application.named_media import NamedMedia
-from mlxk.application.ports.media import AudioDecoder
+from mlxk.application.ports.media import AudioDecoder, SoundEncoder
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.telemetry import Telemetry
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, RerankDocuments, TokenizeText, TranscribeAudio
+from mlxk.application.use_cases.model_tasks import (
+    EmbedText,
+    LoadModel,
+    RerankDocuments,
+    SpeakText,
+    TokenizeText,
+    TranscribeAudio,
+)
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.remove_models import RemoveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
@@ -39,6 +46,8 @@ class Services:
     audio_decoder: AudioDecoder
     named_media: NamedMedia
     transcribe: TranscribeAudio
+    speak: SpeakText
+    sound_encoder: SoundEncoder
     embed: EmbedText
     rerank: RerankDocuments
     tokenize: TokenizeText

@@ -108,6 +108,7 @@ _APIS = {
     "/reranking": "rerank",
     "/audio/transcriptions": "audio",
     "/audio/translations": "audio",
+    "/audio/speech": "audio",
 }
 
 COMMANDS = "command"
@@ -144,6 +145,7 @@ _HELP = {
         "Seconds of a request for the order of documents, with the wait for its turn.",
     ),
     "mlxk_transcription_seconds": ("histogram", "Seconds of the transcription of an uploaded recording."),
+    "mlxk_speech_seconds": ("histogram", "Seconds of a request for speech, with the wait for its turn."),
     "mlxk_answers_admitted": ("gauge", "Answers in progress or queued."),
     "mlxk_answers_running": ("gauge", "Answers being computed."),
     "mlxk_answers_waiting": ("gauge", "Answers that wait for their turn or their model."),
@@ -257,6 +259,11 @@ class Metrics:
         """Count the transcription of a recording."""
         with self._lock:
             self._observe("mlxk_transcription_seconds", self._labels(model, api), seconds)
+
+    def speech(self, model: str, api: str, seconds: float) -> None:
+        """Count a text that was spoken."""
+        with self._lock:
+            self._observe("mlxk_speech_seconds", self._labels(model, api), seconds)
 
     def _observe_answer(self, labels: str, finished: Finished) -> None:
         timings, tokens = finished.timings, finished.usage.completion_tokens

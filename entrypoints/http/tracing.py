@@ -26,6 +26,7 @@ _OPERATIONS = {
     "/reranking": "rerank",
     "/audio/transcriptions": "transcription",
     "/audio/translations": "translation",
+    "/audio/speech": "speech",
 }
 """By the template of the path, without its version."""
 

@@ -22,6 +22,7 @@ class InMemoryBackendRegistry(BackendRegistry):
         speech: The backends that turn speech into text and do nothing else.
         convert: The backends that convert weights, the one for models with media last.
         adapters: The adapters, by directory.
+        voices: The architectures that speak.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class InMemoryBackendRegistry(BackendRegistry):
         speech: Collection[str] = ("mlx-audio",),
         convert: tuple[str, ...] = ("mlx-lm", "mlx-vlm"),
         adapters: Mapping[str, Adapter] | None = None,
+        voices: Collection[str] = ("qwen3_tts",),
     ) -> None:
+        self._voices = frozenset(voices)
         self._adapters = adapters or {}
         self._supported = {backend: frozenset(types) for backend, types in (supported or {}).items()}
         self._speech = frozenset(speech)
@@ -38,6 +41,8 @@ class InMemoryBackendRegistry(BackendRegistry):
 
     def dedicated_to(self, architecture: str) -> Capability | None:
         known = self._known(architecture)
+        if known and architecture in self._voices:
+            return Capability.TEXT_TO_SPEECH
         return Capability.AUDIO if known and self._speech.issuperset(known) else None
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:

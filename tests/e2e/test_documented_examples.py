@@ -21,6 +21,7 @@ from hub.server import LoopbackHub
 from models.cached_models import put
 from models.tiny_embedding import build_qwen3
 from models.tiny_rerankers import build_cross_encoder
+from models.tiny_voices import build_qwen3_tts
 from typed_commands import BUILT_IN, StartedServer, Typed, built_in_files, reader_environment, typed
 
 pytestmark = [
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "contracts" / "README.md"])
 
 READERS = {
-    "warm": ("chat", "prompts", "speech", "vision", "json-api", "embeddings", "reranking"),
+    "warm": ("chat", "prompts", "speech", "vision", "json-api", "embeddings", "reranking", "speech-out"),
     "run": ("run", "monitor"),
     "warm-model": ("warm-model",),
     "operations": ("operations",),
@@ -199,6 +200,7 @@ class Reader:
         return models | {
             "MODEL": "demo",
             "RERANKER": "org/reranker",
+            "VOICE": "org/voice",
             "NAME": chats[-1].stem if chats else "",
             "read_file": "echo",
             "org/model@abc1234": "org/old@0123456",
@@ -281,6 +283,7 @@ def reader_of(name: str, readers: dict[str, Reader], home: Path, hub: LoopbackHu
         if name == "warm":
             build_qwen3(put(home, "org/Qwen3-Embedding", {}))
             build_cross_encoder(put(home, "org/reranker", {}), "bert")
+            build_qwen3_tts(put(home, "org/voice", {}))
             assert typed("mlxk serve --background", reader.variables, home).status == 0
     return readers[name]
 

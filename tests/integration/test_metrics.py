@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from models.tiny_embedding import build_bert
 from models.tiny_rerankers import build_cross_encoder
+from models.tiny_voices import build_qwen3_tts
 from serving.forms import post_form
 from serving.running import RunningServer
 from serving.whole_program import WholeProgram
@@ -46,6 +47,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     home = tmp_path_factory.mktemp("home")
     build_bert(home / "models" / "vectors")
     build_cross_encoder(home / "models" / "order", "bert")
+    build_qwen3_tts(home / "models" / "voice")
     settings = ServerSettings(prefix_cache_dir=str(home / "kept"))
     program: Any = WholeProgram(home, settings, MLXK_WORKSPACE_HOME=str(home / "models"))
     with RunningServer(program) as server:
@@ -56,6 +58,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         for path in ("/v1/embeddings", "/api/embed"):
             assert server.post(path, {"model": "vectors", "input": "Hello!"})[0] == 200
         assert server.post("/v1/rerank", {"model": "order", "query": "Hello!", "documents": ["Hi!"]})[0] == 200
+        assert (
+            server.post("/v1/audio/speech", {"model": "voice", "input": "Hello!", "response_format": "wav"})[0] == 200
+        )
         form = [("model", "demo-speech"), ("file", ("hello.flac", SOUND.read_bytes()))]
         assert post_form(server, "/v1/audio/transcriptions", form)[0] == 200
         assert server.post("/v1/chat/completions", {"model": "no such", "messages": MESSAGES})[0] == 404
@@ -98,6 +103,7 @@ def test_vectors_and_transcripts_are_measured_apart_from_answers(samples: list[S
     vectors = by_use(samples, "mlxk_embedding_seconds_count")
     assert vectors == {("vectors", "embeddings"): 1, ("vectors", "ollama"): 1}
     assert by_use(samples, "mlxk_rerank_seconds_count") == {("order", "rerank"): 1}
+    assert by_use(samples, "mlxk_speech_seconds_count") == {("voice", "audio"): 1}
     assert by_use(samples, "mlxk_transcription_seconds_count") == {("demo-speech", "audio"): 1}
 
 
@@ -117,7 +123,7 @@ def test_tokens_are_counted_by_model_and_api(samples: list[Sample]) -> None:
 
 
 def test_a_model_that_does_not_exist_is_no_label(samples: list[Sample]) -> None:
-    assert models_of(samples) == {"demo", "vectors", "order", "demo-speech"}
+    assert models_of(samples) == {"demo", "vectors", "order", "voice", "demo-speech"}
 
 
 def test_models_in_memory_have_gauges(samples: list[Sample]) -> None:

@@ -20,7 +20,7 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 from mlxk.entrypoints.container import build as build_container
-from mlxk.entrypoints.http.process.worker import warm_up
+from mlxk.entrypoints.http.process.warm_up import warm_up
 from mlxk.entrypoints.settings import read_settings
 
 pytestmark = pytest.mark.mlx

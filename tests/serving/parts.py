@@ -14,6 +14,8 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.model_hub import InMemoryModelHub
 from doubles.model_source import InMemoryModelSource
 from doubles.model_tokenizer import InMemoryModelTokenizer
+from doubles.sound_encoder import InMemorySoundEncoder
+from doubles.speech_synthesizer import InMemorySpeechSynthesizer
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.telemetry import InMemoryTelemetry
 from doubles.text_embedder import InMemoryTextEmbedder
@@ -26,7 +28,14 @@ from mlxk.adapters.system import SystemClock
 from mlxk.application.named_media import NamedMedia
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, RerankDocuments, TokenizeText, TranscribeAudio
+from mlxk.application.use_cases.model_tasks import (
+    EmbedText,
+    LoadModel,
+    RerankDocuments,
+    SpeakText,
+    TokenizeText,
+    TranscribeAudio,
+)
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.remove_models import RemoveModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -63,6 +72,12 @@ VISION = {
     ).encode(),
     "preprocessor_config.json": b"{}",
 }
+VOICE = {
+    **SPEECH,
+    "config.json": json.dumps(
+        {"model_type": "qwen3_tts", "talker_config": {"spk_id": {"ryan": 1, "nova": 2}}, "quantization": {"bits": 4}}
+    ).encode(),
+}
 EMBEDDING = {**SPEECH, "config.json": json.dumps({"model_type": "bert", "quantization": {"bits": 4}}).encode()}
 
 SPOKEN = Transcript(
@@ -76,7 +91,7 @@ SPOKEN = Transcript(
 )
 """What is heard in every file of sound."""
 
-BACKENDS = {"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}, "mlx-vlm": {"bert", "gemma3n", "qwen2_vl"}}
+BACKENDS = {"mlx-lm": {"llama"}, "mlx-audio": {"qwen3_tts", "whisper"}, "mlx-vlm": {"bert", "gemma3n", "qwen2_vl"}}
 
 CHAT_MODEL = "org/chat-model"
 OTHER_MODEL = "org/other-chat"
@@ -85,6 +100,8 @@ BROKEN_MODEL = "org/broken-model"
 SPEECH_MODEL = "org/whisper-large"
 ENGLISH_SPEECH_MODEL = "org/whisper-tiny.en"
 EMBEDDING_MODEL = "org/encoder"
+VOICE_MODEL = "org/voice"
+"""A name for ``VOICE``, which no application has by itself."""
 EYE = "org/eye"
 """A name for ``VISION``, which no application has by itself."""
 
@@ -116,8 +133,7 @@ class Parts:
     ) -> None:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
-        self.log = InMemoryEventLog()
-        self.telemetry = InMemoryTelemetry()
+        self.log, self.telemetry = InMemoryEventLog(), InMemoryTelemetry()
         directories = {CHAT_MODEL: CHAT, OTHER_MODEL: CHAT, BASE_MODEL: BASE, BROKEN_MODEL: BROKEN}
         directories |= {SPEECH_MODEL: SPEECH, ENGLISH_SPEECH_MODEL: SPEECH, EMBEDDING_MODEL: EMBEDDING}
         directories |= {name: dict(files) for name, files in (models or {}).items()}
@@ -138,8 +154,8 @@ class Parts:
         self.catalogue = ServeCatalogue(resolve, describe, self.generator, clock, self.settings.allow_paths)
         memory = InMemoryMemoryProbe(MemoryReading(budget, budget))
         self.transcriber = InMemorySpeechTranscriber(default=SPOKEN)
-        self.embedder = InMemoryTextEmbedder()
-        self.reranker = InMemoryDocumentReranker()
+        self.synthesizer, self.encoder = InMemorySpeechSynthesizer(), InMemorySoundEncoder()
+        self.embedder, self.reranker = InMemoryTextEmbedder(), InMemoryDocumentReranker()
         self.tokenizer = InMemoryModelTokenizer()
         media = (images or InMemoryImageReader(), MlxAudioDecoder(), OpenCvVideoDecoder())
         generate = GenerateText(resolve, describe, self.generator, *media, memory, self.log)
@@ -150,6 +166,8 @@ class Parts:
             audio_decoder=MlxAudioDecoder(),
             named_media=named_media or NamedMedia(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
+            speak=SpeakText(resolve, describe, self.synthesizer, memory),
+            sound_encoder=self.encoder,
             embed=EmbedText(resolve, describe, self.embedder, memory),
             rerank=RerankDocuments(resolve, describe, self.reranker, memory),
             tokenize=TokenizeText(generate, self.tokenizer),

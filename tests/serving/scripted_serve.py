@@ -15,6 +15,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from doubles.document_reranker import InMemoryDocumentReranker
 from doubles.model_tokenizer import InMemoryModelTokenizer
+from doubles.speech_synthesizer import InMemorySpeechSynthesizer
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
@@ -53,6 +54,7 @@ def scripted(settings: Settings, server: ServerSettings | None) -> Container:
     container.adapters.text_generator.override(InMemoryTextGenerator(answers, STEP_SECONDS))
     container.adapters.model_tokenizer.override(InMemoryModelTokenizer())
     container.adapters.speech_transcriber.override(InMemorySpeechTranscriber())
+    container.adapters.speech_synthesizer.override(InMemorySpeechSynthesizer())
     container.adapters.text_embedder.override(InMemoryTextEmbedder())
     container.adapters.document_reranker.override(InMemoryDocumentReranker())
     return container

@@ -36,7 +36,8 @@ def widen(network: nn.Module, form: WeightForm = WeightForm.WIDE) -> int:
         if form is WeightForm.PLAIN and type(module) in _PLAIN:
             _unpack(module)
         for name, value in list(module.items()):
-            module[name] = tree_map(_widened, value, is_leaf=lambda leaf: isinstance(leaf, nn.Module))
+            # By name, which reaches a module that is compiled: MLX's object for it takes no items itself.
+            module.__setitem__(name, tree_map(_widened, value, is_leaf=lambda leaf: isinstance(leaf, nn.Module)))
         # Some networks convert their inputs to the type that they were loaded in.
         dtype = getattr(module, "dtype", None)
         if isinstance(dtype, mx.Dtype) and dtype in _HALF_TYPES:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from mlxk.application.use_cases.inspect_models import HealthEntry
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict
-from mlxk.domain.models.model import FileEntry, ModelDescription, ModelDetails, Origin, Workspace
+from mlxk.domain.models.model import Capability, FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
@@ -185,6 +185,7 @@ def _metadata(details: ModelDetails) -> Json:
         "supports_tools": details.supports_tools,
         "tools_missing": details.tools_missing.value if details.tools_missing is not None else None,
         "supports_reasoning": details.supports_reasoning,
+        **({"voices": list(details.voices)} if details.description.can(Capability.TEXT_TO_SPEECH) else {}),
     }
 
 

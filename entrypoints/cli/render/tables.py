@@ -11,6 +11,7 @@ from mlxk.domain.models.detection import foreign_quantization
 from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, WeightForm
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import (
+    Capability,
     ModelDescription,
     ModelDetails,
     ToolsMissing,
@@ -125,9 +126,10 @@ def _metadata_lines(details: ModelDetails) -> list[str]:
         "Chat template": "yes" if details.chat_template else "no",
         "Tools": _TOOLS[details.tools_missing] if details.template_read else "no",
         "Reasoning": "yes" if details.supports_reasoning else "no",
+        "Voices": ", ".join(details.voices) if details.description.can(Capability.TEXT_TO_SPEECH) else None,
         "License": details.license,
     }
-    return [f"  {name}: {value}" for name, value in facts.items() if type(value) in {str, int}]
+    return [f"  {name}: {value}" for name, value in facts.items() if type(value) in {str, int} and value != ""]
 
 
 _FIT_WORDS = {

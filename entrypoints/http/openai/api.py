@@ -7,6 +7,7 @@ import falcon
 from mlxk.domain.transcription import SpeechTask
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.openai.audio.resource import AudioResource
+from mlxk.entrypoints.http.openai.audio.speech import SpeechResource
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.messages import register_messages
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
@@ -50,6 +51,7 @@ class ChatCompletions:
 
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
 _TRANSLATIONS = "/v1/audio/translations"
+_SPEECH = "/v1/audio/speech"
 
 
 def openai_api(server: ServerContext) -> HttpApi:
@@ -70,6 +72,7 @@ def openai_api(server: ServerContext) -> HttpApi:
             "/generate": chat,
             _TRANSCRIPTIONS: AudioResource(server, SpeechTask.TRANSCRIBE),
             _TRANSLATIONS: AudioResource(server, SpeechTask.TRANSLATE),
+            _SPEECH: SpeechResource(server),
             **dict.fromkeys(PATHS, rerank),
             **described,
             **{f"/v1{path}": resource for path, resource in described.items()},

@@ -7,7 +7,7 @@ import falcon
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.errors import LocksPresentError, MlxkError, ValidationError
-from mlxk.domain.models.model import ModelHandle, Origin, ServedModel, served_id
+from mlxk.domain.models.model import Capability, ModelHandle, Origin, ServedModel, served_id
 from mlxk.entrypoints.http.requests.body import read_object
 from mlxk.entrypoints.http.requests.validation import FieldError, raise_for
 from mlxk.entrypoints.http.resources import send_json
@@ -90,6 +90,7 @@ def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> di
         if quantization is None
         else {"bits": quantization.bits, "group_size": quantization.group_size, "mode": quantization.mode},
         "system_fingerprint": served.fingerprint,
+        **({"voices": list(served.details.voices)} if description.can(Capability.TEXT_TO_SPEECH) else {}),
         **({} if served.alias_of is None else {"alias_of": served.alias_of}),
         **({} if served.adapter_version is None else {"parent": served.alias_of}),
     }

@@ -99,6 +99,17 @@ export async function transcribe(blob, model) {
   return (await (await answered("v1/audio/transcriptions", { method: "POST", body: form })).json()).text;
 }
 
+/** Yields a spoken text, as samples of 16 bits, 24,000 a second. */
+export async function* speech(input, model, signal) {
+  const response = await answered("v1/audio/speech", { ...json({ model, input, response_format: "pcm" }), signal });
+  const reader = response.body.getReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
+
 const json = (body) => ({
   method: "POST",
   headers: { "Content-Type": "application/json" },

@@ -10,6 +10,7 @@ import { ModelChoice } from "./models.js";
 import { requestFields, showOptions } from "./options.js";
 import { showServer } from "./server.js";
 import { askForKey, startShell } from "./shell.js";
+import { Speaker, spokenWords } from "./speaker.js";
 
 const SAVED_EVERY = 5000;
 const OPTIONS = "mlxk-options";
@@ -17,7 +18,8 @@ const OPTIONS = "mlxk-options";
 let chats = [];
 let chat = newChat(remembered(OPTIONS, {}));
 let listed = Promise.resolve(); // when the models are known, or cannot be
-const models = new ModelChoice(() => showFooter());
+const models = new ModelChoice(() => show());
+const speaker = new Speaker(() => show());
 const running = new Map(); // by message: {controller, words}
 const deleted = new Set(); // ids of chats whose answers may still come
 
@@ -43,6 +45,16 @@ const transcript = new Transcript(byId("transcript"), {
     }
     answer(chat.nodes[parent]);
   },
+  async read(node) {
+    if (speaker.isReading(node)) return speaker.stop();
+    try {
+      await speaker.read(node, models.voice());
+    } catch (fault) {
+      composer.note(fault.message);
+    }
+  },
+  canRead: (node) => Boolean(models.voice() && /[\p{L}\p{N}]/u.test(spokenWords(node.content))),
+  isReading: (node) => speaker.isReading(node),
   isRunning: (node) => running.has(node.id),
   waitingFor: (node) => running.get(node.id)?.words ?? "",
 });
@@ -259,6 +271,7 @@ function notKept(fault) {
 }
 
 function open(other) {
+  speaker.stop();
   chat = other;
   transcript.clear();
   if (matchMedia("(max-width: 46rem)").matches) showSide(false); // there it covers the chat

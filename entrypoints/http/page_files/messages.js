@@ -8,7 +8,7 @@ import { appendText, button, byId, element, refill } from "./dom.js";
 export class Transcript {
   /**
    * @param parent The element.
-   * @param act What the person may do: choose, edit, again, results, isRunning.
+   * @param act What the person may do: choose, edit, again, results, read, and what is so: isRunning, isReading, canRead.
    */
   constructor(parent, act) {
     this.parent = parent;
@@ -267,8 +267,17 @@ class AnswerView extends View {
       !several || place.beside[0] === this.node ? branchSwitch(place, this.act) : null,
       several ? button(chosen ? "Continues here" : "Continue with this", choose, { "aria-pressed": String(chosen) }) : null,
       running ? null : this.copyButton(() => this.node.content),
+      running ? null : this.readButton(),
       running ? null : button("Again", () => this.act.again(this.node), { "aria-label": "Answer again" }),
     ]);
+  }
+
+  /** Returns the button that reads the answer aloud, or ends that; null where no model speaks. */
+  readButton() {
+    if (!this.act.canRead(this.node)) return null;
+    const reading = this.act.isReading(this.node);
+    const label = reading ? "Stop reading" : "Read answer aloud";
+    return button(reading ? "Stop" : "Read aloud", () => this.act.read(this.node), { "aria-label": label });
   }
 
   showAfter(chat, running, isLast) {

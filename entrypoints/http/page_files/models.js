@@ -51,6 +51,12 @@ export class ModelChoice {
     return this.models.filter((each) => each.capabilities.includes("audio")).map((each) => each.id);
   }
 
+  /** Returns the id of a model that speaks, one in memory first; undefined where there is none. */
+  voice() {
+    const speaking = this.models.filter((each) => each.capabilities.includes("text-to-speech"));
+    return (speaking.find((each) => each.loaded) ?? speaking[0])?.id;
+  }
+
   keep() {
     remember(KEY, this.chosen);
   }

@@ -10,24 +10,13 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 import threading
-import wave
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO, cast
 
 import attrs
 
-from mlxk.application.generation_input import GenerationOptions, Recording
-from mlxk.application.policy import require_embedding_model, require_served_model
-from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import InsufficientMemoryError, MlxkError
-from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import Finished
-from mlxk.domain.generation.settings import GenerationSettings
-from mlxk.domain.models.model import Capability, ServedModel
-from mlxk.domain.reranking import RerankSettings
-from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import Application
@@ -35,13 +24,12 @@ from mlxk.entrypoints.http.process.log_stream import LossyStream, route_library_
 from mlxk.entrypoints.http.process.other_processes import OtherProcesses
 from mlxk.entrypoints.http.process.sockets import port_of
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
+from mlxk.entrypoints.http.process.warm_up import warm_up
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.start_checks import is_loopback
 from mlxk.entrypoints.wording import matrices_words
-
-_RATE, _FRAMES = 16_000, 3_200
 
 Report = Callable[[MlxkError | None], None]
 """Receives None when the server is ready, or the error that prevents it."""
@@ -88,66 +76,6 @@ class Preload(threading.Thread):
         if not self._lifecycle.draining:
             self._lifecycle.preloaded = True
             self._report(None)
-
-
-def warm_up(container: Container, reference: str, for_vectors: bool = False) -> None:
-    """Load a model and run it once, for one token, one vector, or a moment of silence.
-
-    Args:
-        container: The use cases.
-        reference: The model, as the operator named it.
-        for_vectors: Whether it must be an embedding model.
-
-    Raises:
-        MlxkError: It cannot be found, or cannot run.
-    """
-    require = require_embedding_model if for_vectors else require_served_model
-    model = container.use_cases.serve_catalogue().find(reference, require)
-    unloads = container.adapters.server is not None and container.adapters.server.keep_alive is not None
-    container.use_cases.generate_text().default_draft(model.details, unloads=unloads)  # raises where it cannot be
-    operation = model.description.operation
-    if operation is not None and operation in _WARM_UPS:
-        _WARM_UPS[operation](container, model)
-
-
-def _generate_token(container: Container, model: ServedModel) -> None:
-    """Render the chat template, then generate a token.
-
-    The rendered conversation is cancelled before its prefill: on a slow machine the first client would wait for it.
-    """
-    generate, greedy = container.use_cases.generate_text(), GenerationSettings(max_tokens=1, temperature=0.0)
-    options = GenerationOptions(greedy, draft_reference=generate.default_draft(model.details))
-    if model.can_chat:
-        for stream in generate(model.details, [Conversation.of("Hello")], options):
-            stream.cancel()
-    for stream in generate(model.details, ["Hello"], options):
-        for event in stream:
-            if isinstance(event, Finished):
-                break
-
-
-def _transcribe_silence(container: Container, model: ServedModel) -> None:
-    with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
-        path = os.path.join(folder, "silence.wav")
-        with wave.open(path, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(_RATE)
-            file.writeframes(bytes(2 * _FRAMES))
-        recording = Recording(path, "silence")
-        for _ in container.use_cases.transcribe_audio()(model.description, recording, TranscriptionSettings()):
-            pass
-
-
-_WARM_UPS: Mapping[Capability, Callable[[Container, ServedModel], object]] = {
-    Capability.TEXT_GENERATION: _generate_token,
-    Capability.AUDIO: _transcribe_silence,
-    Capability.EMBEDDINGS: lambda by, model: by.use_cases.embed_text()(model.description, ("a",), EmbeddingSettings()),
-    Capability.RERANK: lambda by, each: by.use_cases.rerank_documents()(
-        each.description, "a", ("a",), RerankSettings()
-    ),
-}
-"""By operation; a model of another operation is loaded by its first request."""
 
 
 SPARE_THREADS = 8
@@ -261,6 +189,8 @@ def services_of(container: Container) -> Services:
         audio_decoder=container.adapters.audio_decoder(),
         named_media=container.adapters.named_media(),
         transcribe=container.use_cases.transcribe_audio(),
+        speak=container.use_cases.speak_text(),
+        sound_encoder=container.adapters.sound_encoder(),
         embed=container.use_cases.embed_text(),
         rerank=container.use_cases.rerank_documents(),
         tokenize=container.use_cases.tokenize_text(),

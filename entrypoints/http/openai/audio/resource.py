@@ -1,41 +1,37 @@
 """The resources of ``POST /v1/audio/transcriptions`` and ``POST /v1/audio/translations``.
 
-A recording is transcribed in the thread of its request, one segment at a time; between segments a disconnect and the
-shutdown of the server are checked.
+A recording is transcribed in the thread of its request, one segment at a time.
 """
 
 import functools
 import json
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 
 import falcon
 
 from mlxk.application.generation_input import Recording
 from mlxk.application.policy import require_speech_model
-from mlxk.application.ports.system import EventLog
 from mlxk.domain import transcription
 from mlxk.domain.errors import (
     CapabilityError,
     ExecutionError,
-    InternalError,
     MlxkError,
-    ServerShutdownError,
     StorageError,
     ValidationError,
 )
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
-from mlxk.entrypoints.http.lifecycle import ServerLifecycle, api_of
+from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.middleware import request_id
+from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import report_ignored
 from mlxk.entrypoints.http.requests.upload import Upload
 from mlxk.entrypoints.http.requests.validation import located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
-from mlxk.entrypoints.http.tracing import Trace, Tracer, trace_of
+from mlxk.entrypoints.http.tracing import trace_of
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -72,16 +68,19 @@ class AudioResource:
             transcription = self._begin(request, body, upload)
             release = transcription.close
             # Errors before the first segment have a status of their own; later ones are events.
-            transcription.begin()
+            try:
+                transcription.begin()
+            except (ValidationError, StorageError) as error:
+                raise located(error, "file") from error
             if body.stream:
                 self._stream(request, response, transcription)
                 release = _nothing
             else:
-                self._answer(response, body, transcription.whole())
+                self._answer(response, body, _whole(transcription))
         finally:
             release()
 
-    def _begin(self, request: falcon.Request, body: AudioRequest, upload: Upload) -> "_TranscriptionEvents":
+    def _begin(self, request: falcon.Request, body: AudioRequest, upload: Upload) -> ServedEvents[TranscriptEvent]:
         model = self._services.catalogue.find(
             body.model, functools.partial(require_speech_model, needed=self._task.capability)
         )
@@ -89,13 +88,14 @@ class AudioResource:
         release_slot, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
 
-        def on_transcript() -> None:
-            self._metrics.transcription(model.id, api_of(request.uri_template), clock.monotonic() - began)
+        def notice(event: TranscriptEvent) -> None:
+            if isinstance(event, Transcript):
+                self._metrics.transcription(model.id, api_of(request.uri_template), clock.monotonic() - began)
 
         try:
             recording = Recording(upload.path, upload.name)
             events = self._services.transcribe(model.description, recording, body.settings)
-            transcription = _TranscriptionEvents(events, self._lifecycle, (release_slot, upload.close), on_transcript)
+            transcription = ServedEvents(events, self._lifecycle, (release_slot, upload.close), notice)
         except BaseException:
             release_slot()
             raise
@@ -112,139 +112,50 @@ class AudioResource:
         response.content_type, response.data = kind, data
 
     def _stream(
-        self, request: falcon.Request, response: falcon.Response, transcription: "_TranscriptionEvents"
+        self, request: falcon.Request, response: falcon.Response, transcription: ServedEvents[TranscriptEvent]
     ) -> None:
         for name, value in SSE_HEADERS.items():
             response.set_header(name, value)
         trace, identity = trace_of(request), request_id(request)
         trace.ends_later = True
         self._tracer.identify(request, trace, identity)
-        response.stream = _EventBody(transcription, identity, self._services.log, trace, self._tracer)
+        failed = functools.partial(_failure, identity)
+        frames, log = _frames(transcription), self._services.log
+        response.stream = StreamedBody(frames, transcription.close, failed, log, trace, self._tracer)
 
 
-class _TranscriptionEvents:
-    """The events of one transcription; ``close`` releases its resources, and may be called twice."""
+def _whole(events: ServedEvents[TranscriptEvent]) -> Transcript:
+    """Return the transcript.
 
-    def __init__(
-        self,
-        events: Generator[TranscriptEvent, None, None],
-        lifecycle: ServerLifecycle,
-        releases: tuple[Callable[[], None], ...],
-        on_transcript: Callable[[], None],
-    ) -> None:
-        self._events = events
-        self._lifecycle = lifecycle
-        self._releases = releases
-        self._on_transcript = on_transcript
-        self._first: TranscriptEvent | None = None
-        self._client_gone = threading.Event()
-
-    def disconnected(self) -> None:
-        """Callback of the disconnect, from any thread."""
-        self._client_gone.set()
-
-    def begin(self) -> None:
-        """Load the model and decode the recording.
-
-        Raises:
-            MlxkError: One of them failed.
-        """
-        try:
-            self._first = next(self._events, None)
-        except (ValidationError, StorageError) as error:
-            raise located(error, "file") from error
-
-    def __iter__(self) -> Iterator[TranscriptEvent]:
-        """Yield the events.
-
-        Raises:
-            MlxkError: The transcription failed, the server shuts down, or the client has disconnected.
-        """
-        if self._first is not None:
-            yield self._noticed(self._first)
-        for event in self._events:
-            if self._client_gone.is_set():
-                raise ExecutionError("The client has gone.")
-            if self._lifecycle.aborted:
-                raise ServerShutdownError("The server is shutting down.", hint="Send the request again.")
-            yield self._noticed(event)
-
-    def _noticed(self, event: TranscriptEvent) -> TranscriptEvent:
+    Raises:
+        MlxkError: As iterating the events does.
+    """
+    for event in events:
         if isinstance(event, Transcript):
-            self._on_transcript()
-        return event
-
-    def whole(self) -> Transcript:
-        """Return the transcript.
-
-        Raises:
-            MlxkError: As iterating does.
-        """
-        for event in self:
-            if isinstance(event, Transcript):
-                return event
-        raise ExecutionError("the transcription ended without a transcript")
-
-    def close(self) -> None:
-        """Stop the transcription, remove the file and release its slot."""
-        try:
-            self._events.close()
-        finally:
-            for release in self._releases:
-                release()
+            return event
+    raise ExecutionError("the transcription ended without a transcript")
 
 
-class _EventBody:
-    """The body of a streamed transcript. WSGI servers close it, even when its iteration never started."""
-
-    def __init__(
-        self, transcription: _TranscriptionEvents, request_id: str, log: EventLog, trace: Trace, tracer: Tracer
-    ) -> None:
-        self._trace: Trace | None = trace
-        self._tracer = tracer
-        self._transcription = transcription
-        self._request_id = request_id
-        self._log = log
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield OPENING_COMMENT
-        try:
-            yield from self._frames()
-        except MlxkError as error:
-            self._failed(error)
-            yield sse_frame(error_document(error, self._request_id))
-        except Exception as fault:  # noqa: BLE001 - the headers are sent, so an event is the only way to report it
-            self._log.error("a transcript could not be delivered", error=type(fault).__name__)
-            failure = InternalError("The transcript could not be delivered.")
-            self._failed(failure)
-            yield sse_frame(error_document(failure, self._request_id))
-
-    def close(self) -> None:
-        """Release everything."""
-        self._transcription.close()
-        trace, self._trace = self._trace, None
-        if trace is not None:
-            self._tracer.end(trace)
-
-    def _failed(self, error: MlxkError) -> None:
-        if self._trace is not None:
-            self._trace.error = error.code
-
-    def _frames(self) -> Iterator[bytes]:
-        begun = False
-        for event in self._transcription:
-            if isinstance(event, Transcript):
-                yield _done_event(event)
-            elif isinstance(event, TranscriptionProgress) and event.segments:
-                text = "".join(segment.text for segment in event.segments)
-                yield _delta_event(text if begun else text.lstrip())
-                begun = True
-            else:
-                yield KEEP_ALIVE_COMMENT
+def _frames(events: ServedEvents[TranscriptEvent]) -> Iterator[bytes]:
+    yield OPENING_COMMENT
+    begun = False
+    for event in events:
+        if isinstance(event, Transcript):
+            yield _done_event(event)
+        elif isinstance(event, TranscriptionProgress) and event.segments:
+            text = "".join(segment.text for segment in event.segments)
+            yield _delta_event(text if begun else text.lstrip())
+            begun = True
+        else:
+            yield KEEP_ALIVE_COMMENT
 
 
 def _nothing() -> None:
     """Release nothing: the body of the response does it."""
+
+
+def _failure(identity: str, error: MlxkError) -> bytes:
+    return sse_frame(error_document(error, identity))
 
 
 def _rendered(transcript: Transcript, response_format: str) -> tuple[str, bytes]:

@@ -1,0 +1,53 @@
+"""The families of mlx-audio's text to speech that load from their own folder, as data; imports no model library.
+
+The other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used. What is
+listed here was loaded without a network: Soprano and Qwen3-TTS from tiny models, the others by reading their code.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+
+
+@attrs.frozen
+class Package:
+    """A Python package beside mlx-audio."""
+
+    module: str
+    name: str
+    """What it is called where it is installed from."""
+
+
+@attrs.frozen
+class SpokenFamily:
+    """One family."""
+
+    tokens_per_second: float
+    """How much it generates for a second of sound, in its own units; 0 where it generates the whole at once."""
+    packages: tuple[Package, ...] = ()
+    """What its text front end needs; without it some front ends fetch it themselves."""
+    folders: tuple[str, ...] = ()
+    """Folders without which the model cannot make sound, ending in ``/``."""
+    own_speed: bool = False
+    """Whether it speaks faster and slower by itself."""
+    instructions: bool = False
+    """Whether it reads how to speak."""
+    streams: bool = False
+    """Whether it yields sound while it generates, each part continuing the one before."""
+
+
+_MISAKI = (Package("misaki", "misaki[en]"), Package("en_core_web_sm", "en-core-web-sm (a model of spaCy)"))
+
+_KITTEN = SpokenFamily(0.0, packages=(Package("phonemizer", "phonemizer-fork"),), own_speed=True)
+
+FAMILIES: Mapping[str, SpokenFamily] = MappingProxyType(
+    {
+        "kitten": _KITTEN,
+        "kitten_tts": _KITTEN,
+        "kokoro": SpokenFamily(0.0, packages=_MISAKI, folders=("voices/",), own_speed=True),
+        "qwen3_tts": SpokenFamily(12.5, folders=("speech_tokenizer/",), instructions=True, streams=True),
+        "soprano": SpokenFamily(15.625),
+    }
+)
+"""By architecture."""

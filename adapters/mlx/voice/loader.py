@@ -1,0 +1,178 @@
+"""Loading a voice with mlx-audio from its own folder: no network, no pickle, no code that came with it."""
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_audio.tts import utils
+from transformers.utils import logging
+
+from mlxk.adapters.mlx.library_imports import contained
+from mlxk.adapters.mlx.loading.load_errors import translated
+from mlxk.adapters.mlx.loading.model_files import (
+    loading_directory,
+    offline,
+    read_config,
+    refuse_untrusted_code,
+    weight_bytes,
+)
+from mlxk.adapters.mlx.loading.widening import widen
+from mlxk.adapters.mlx.spoken_families import FAMILIES, SpokenFamily
+from mlxk.adapters.mlx.voice.sound import Sound
+from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
+from mlxk.domain.models.footprint import WeightForm
+from mlxk.domain.models.model import ModelHandle
+
+_LONGEST_SECONDS = 3.0
+_SECONDS_PER_CHARACTER = 0.3
+"""With the seconds above, the longest that a text is spoken: a model that does not find its end is stopped there."""
+
+_STREAMED_SECONDS = 1.0
+"""Sound that a family which streams yields at a time."""
+
+_PLAIN_VOICE = "A clear, calm, neutral voice."
+"""For models that make a voice from a description, where there is none."""
+
+
+@attrs.frozen
+class Fragment:
+    """Sound as a model yields it."""
+
+    sound: Sound
+    tokens: int
+    """What was generated for it, in the model's own units."""
+
+
+@attrs.frozen(eq=False)
+class Voice:
+    """A loaded model that speaks; its methods run on the owner thread only."""
+
+    handle: ModelHandle
+    weight_bytes: int
+    network: nn.Module
+    architecture: str
+    family: SpokenFamily
+    designs_voice: bool
+    """Whether the instructions describe the voice, and there must be some."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.handle.name
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, Hz."""
+        return int(self.network.sample_rate)
+
+    def count(self, text: str) -> int:
+        """Return the tokens of a text; its characters where the model has no tokenizer."""
+        tokenizer = getattr(self.network, "tokenizer", None)
+        encode = getattr(tokenizer, "encode", None)
+        return len(encode(text, add_special_tokens=False)) if callable(encode) else len(text)
+
+    def speak(
+        self, text: str, voice: str | None, instructions: str | None, speed: float
+    ) -> Generator[Fragment, None, None]:
+        """Yield the sound of one piece of text; each step is a second of sound, or the whole.
+
+        Args:
+            text: A sentence or so.
+            voice: One of the model's; None for its own.
+            instructions: How to speak; without effect for families that take none.
+            speed: Without effect for families that have none of their own.
+        """
+        keywords: dict[str, Any] = {"text": text, "verbose": False}
+        if voice is not None:
+            keywords["voice"] = voice
+            if self.architecture == "kokoro":
+                keywords["lang_code"] = voice[0]
+        if self.family.instructions:
+            keywords["instruct"] = instructions or (_PLAIN_VOICE if self.designs_voice else None)
+        if self.family.own_speed:
+            keywords["speed"] = speed
+        if self.family.tokens_per_second:
+            seconds = _LONGEST_SECONDS + _SECONDS_PER_CHARACTER * len(text)
+            keywords["max_tokens"] = math.ceil(seconds * self.family.tokens_per_second)
+        if self.family.streams:
+            keywords |= {"stream": True, "streaming_interval": _STREAMED_SECONDS}
+        with offline(), contextlib.redirect_stdout(io.StringIO()):
+            results = iter(self.network.generate(**keywords))
+        while True:
+            with offline(), contextlib.redirect_stdout(io.StringIO()):
+                result = next(results, None)
+                if result is None:
+                    break
+                sound = np.array(result.audio.astype(mx.float32)).reshape(-1)
+            yield Fragment(sound, int(result.token_count or 0))
+        mx.clear_cache()
+
+
+def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voice:
+    """Load a model.
+
+    Args:
+        handle: The model.
+        form: How to hold its weights.
+
+    Raises:
+        UntrustedModelCodeError: Loading would execute code that came with it.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: It is of no family that loads from its own folder.
+        BackendNotInstalledError: A package that this family needs is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    refuse_untrusted_code(handle)
+    config = read_config(handle)
+    named = str(config.get("model_type") or "kokoro")
+    family = FAMILIES.get(named)
+    if family is None:
+        raise IncompatibleModelError(f"'{handle.name}' ({named}) needs files of other repositories to speak.")
+    for folder in family.folders:
+        if not os.path.isdir(os.path.join(handle.directory, folder)):
+            raise UnhealthyModelError(f"'{handle.name}' lacks the folder {folder}", hint="Download the model again.")
+    with (
+        translated(handle, f"has an architecture mlx-audio does not know ({named})"),
+        offline(),
+        contained(handle.name),
+        _quietly(),
+    ):
+        with loading_directory(handle) as directory:
+            network = utils.load_model(directory, model_name_parts=[named], model_type=named)
+        _require_whole(handle, network)
+        folders = (handle.directory, *(os.path.join(handle.directory, folder) for folder in family.folders))
+        size = widen(network, form) if form.widened else sum(map(weight_bytes, folders))
+    designs = config.get("tts_model_type") == "voice_design"
+    return Voice(handle, size, network, named, family, designs)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Suppress transformers' warnings about architectures that it does not know, on standard error."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _require_whole(handle: ModelHandle, network: nn.Module) -> None:
+    """Refuse a model of which a part could not be loaded, which the library only prints.
+
+    Raises:
+        UnhealthyModelError: Names the part.
+    """
+    parts = {"tokenizer": "tokenizer", "speech_tokenizer": "codec, in speech_tokenizer/,"}
+    for attribute, part in parts.items():
+        if hasattr(network, attribute) and getattr(network, attribute) is None:
+            raise UnhealthyModelError(
+                f"The {part} of '{handle.name}' cannot be loaded.", hint="Download the model again."
+            )

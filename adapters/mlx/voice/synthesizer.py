@@ -1,0 +1,105 @@
+"""The speech synthesizer port on mlx-audio: one piece of text after the other, between which others have their turn."""
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+from mlxk.adapters.mlx.engine.model_pool import WantedModel
+from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
+from mlxk.application.ports.model_tasks import SpeechSynthesizer
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, MlxkError
+from mlxk.domain.synthesis import SpeechBegun, SpeechEnded, SpeechEvent, SpokenPart, SynthesisRequest, pieces_of
+
+if TYPE_CHECKING:
+    from mlxk.adapters.mlx.voice.loader import Fragment, Voice
+    from mlxk.adapters.mlx.voice.sound import Sound
+
+
+class MlxSpeechSynthesizer(SpeechSynthesizer):
+    """Runs the voices that mlx-audio supports.
+
+    Args:
+        leases: Leases the models.
+    """
+
+    def __init__(self, leases: ModelLeases) -> None:
+        self._leases = leases
+
+    def synthesize(self, request: SynthesisRequest) -> Generator[SpeechEvent, None, None]:
+        request.validate()
+        if importlib.util.find_spec("mlx_audio") is None:
+            raise BackendNotInstalledError("Text to speech needs mlx-audio.", hint="Install it: pip install mlx-audio")
+        # Not at the top: mlx-audio may be absent, and takes long to import.
+        from mlxk.adapters.mlx.voice.loader import Voice, load_voice
+
+        with self._leases.lease(WantedModel(request.model, load=load_voice), Voice) as lease:
+            yield from self._spoken(lease, request)
+
+    def _spoken(self, lease: "ModelLease[Voice]", request: SynthesisRequest) -> Iterator[SpeechEvent]:
+        settings, pieces = request.settings, pieces_of(request.text)
+        rate, text_tokens = lease.call(lambda: (lease.model.sample_rate, lease.model.count(request.text)))
+        wanted = settings.sample_rate or rate
+        yield SpeechBegun(wanted, lease.model.family.instructions)
+        produced = _Produced()
+        for index, piece in enumerate(pieces):
+            for pcm in filter(None, self._piece(lease, request, piece, produced)):
+                produced.samples += len(pcm) // 2
+                yield SpokenPart(pcm, index, len(pieces))
+        if not produced.samples:
+            raise ExecutionError("The model made no sound of this text.")
+        yield SpeechEnded(produced.samples / wanted, text_tokens, produced.tokens)
+
+    def _piece(
+        self, lease: "ModelLease[Voice]", request: SynthesisRequest, piece: str, produced: "_Produced"
+    ) -> Iterator[bytes]:
+        """Yield the sound of a piece, which begins and ends at zero."""
+        from mlxk.adapters.mlx.voice import sound as sounds
+
+        settings, model, family = request.settings, lease.model, lease.model.family
+        rate = lease.call(lambda: model.sample_rate)
+        wanted = settings.sample_rate or rate
+        speed = 1.0 if family.own_speed else settings.speed
+        speak = functools.partial(model.speak, piece, settings.voice, settings.instructions, settings.speed)
+        fragments = lease.call(speak)
+        try:
+            found = self._fragments(lease, fragments, produced)
+            if speed != 1.0 or wanted != rate:
+                # These filters see a whole piece, since at the ends of its parts they would click.
+                whole = np.concatenate([np.zeros(0, np.float32), *found])
+                whole = sounds.stretched(whole, rate, speed)
+                found = iter([whole if wanted == rate else sounds.resampled(whole, rate, wanted)])
+            held: sounds.Sound | None = None  # the last part fades out, so each waits for the next
+            begins = True
+            for part in found:
+                if held is not None:
+                    yield sounds.pcm_of(sounds.faded(held, wanted, begins=begins, ends=False))
+                    begins = False
+                held = part
+            if held is not None:
+                yield sounds.pcm_of(sounds.faded(held, wanted, begins=begins))
+        finally:
+            # The generator may hold arrays, which belong to the owner thread; after a close there are none.
+            with contextlib.suppress(MlxkError):
+                lease.call(fragments.close)
+
+    def _fragments(
+        self, lease: "ModelLease[Voice]", fragments: "Generator[Fragment, None, None]", produced: "_Produced"
+    ) -> "Iterator[Sound]":
+        while (fragment := lease.call_in_turn(lambda: next(fragments, None))) is not None:
+            if not np.isfinite(fragment.sound).all():
+                raise ExecutionError("The model's output was not a number, so there is no sound.")
+            produced.tokens += fragment.tokens
+            yield fragment.sound
+
+
+@attrs.define
+class _Produced:
+    """What was made so far."""
+
+    samples: int = 0
+    tokens: int = 0

@@ -1,0 +1,258 @@
+"""``mlxk say MODEL TEXT``: a text as sound, in a file or on standard output."""
+
+import argparse
+import contextlib
+import errno
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, cast
+
+import attrs
+
+from mlxk.domain.errors import BackendNotInstalledError, StorageError, UsageError, ValidationError
+from mlxk.domain.synthesis import (
+    MAX_CHARACTERS,
+    SpeechBegun,
+    SpeechEnded,
+    SpeechEvent,
+    SpokenPart,
+    SynthesisSettings,
+    chosen_voice,
+    wav_header,
+)
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_cpu_argument,
+    add_model_argument,
+    add_pull_argument,
+    computing_settings,
+    fetch_absent,
+    naming_the_flag,
+    print_place,
+)
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.media import SoundEncoder
+    from mlxk.entrypoints.container import Container
+
+FORMATS = ("wav", "mp3", "opus", "aac", "flac", "pcm")
+STDIN = "-"
+
+_READABLE = 0o644
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model, the text, how to speak it, and where the sound goes."""
+    add_model_argument(parser)
+    parser.add_argument("text", metavar="TEXT", help="what to say; '-' is standard input")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the file of sound, such as out.wav")
+    parser.add_argument("--voice", metavar="NAME", help="one of the model's voices; 'mlxk show MODEL' lists them")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="0.25 to 4; 2 is twice as fast")
+    parser.add_argument("--instructions", metavar="TEXT", help="how to speak, for models that take it")
+    parser.add_argument("--format", choices=FORMATS, help="of the sound; by default that of FILE's name, else wav")
+    add_pull_argument(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say where the sound was computed")
+    add_cpu_argument(parser)
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Speak a text."""
+    kind = _kind(arguments, output)
+    text = _text(arguments)
+    settings = SynthesisSettings(arguments.voice, arguments.speed, arguments.instructions or None)
+    container = context.build(computing_settings(arguments, context.settings))
+    try:
+        encoder = None if kind in ("wav", "pcm") else _encoder(container, kind)
+        with naming_the_flag(context.settings):
+            fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
+            handle = container.use_cases.resolve_model()(arguments.model)
+            details = container.use_cases.describe_model().details(handle)
+        events = container.use_cases.speak_text()(details, text, settings)
+        with contextlib.closing(events), _target(arguments.output) as target:
+            said = _speak(events, _Sink(target, kind, encoder), settings, output)
+        voice = chosen_voice(arguments.voice, details.voices, handle.label)
+        _report(arguments.output, output, {"model": handle.name, "voice": voice, "format": kind}, said)
+        if arguments.verbose:
+            print_place(container, output)
+        return DONE
+    finally:
+        container.adapters.text_generator().close()
+
+
+def _kind(arguments: argparse.Namespace, output: Output) -> str:
+    """Return the format of the sound.
+
+    Raises:
+        UsageError: It is not known, or there is no place for the sound.
+    """
+    named = os.path.splitext(arguments.output or "")[1].removeprefix(".").lower()
+    if arguments.output is None and output.as_json:
+        raise UsageError("--json prints a document on standard output; name a file for the sound with -o FILE")
+    if arguments.output is None and output.interactive:
+        raise UsageError(
+            "sound is not written to a terminal",
+            hint='Name a file: mlxk say MODEL "Hello." -o hello.wav; or pass it on: mlxk say MODEL "Hello." | PLAYER',
+        )
+    if arguments.format is None and named not in ("", *FORMATS):
+        raise UsageError(f"-o: '{arguments.output}' ends in none of {', '.join(FORMATS)}", hint="Add --format.")
+    found: str = arguments.format or named or "wav"
+    return found
+
+
+def _text(arguments: argparse.Namespace) -> str:
+    if arguments.text != STDIN:
+        return str(arguments.text)
+    content = sys.stdin.buffer.read(4 * MAX_CHARACTERS + 1)
+    if len(content) > 4 * MAX_CHARACTERS:
+        raise ValidationError(f"standard input is larger than {4 * MAX_CHARACTERS // 1024} KiB")
+    text = content.decode("utf-8", errors="replace")
+    if not text.strip():
+        raise ValidationError("There is no text: standard input is empty.")
+    return text
+
+
+def _encoder(container: "Container", kind: str) -> "SoundEncoder":
+    encoder = container.adapters.sound_encoder()
+    problem = encoder.problem(kind)
+    if problem is not None:
+        raise BackendNotInstalledError(
+            f"'{kind}' cannot be made here: {problem}.",
+            hint="Install it (macOS: brew install ffmpeg; Debian: apt install ffmpeg), or write wav.",
+        )
+    return encoder
+
+
+class _Sink:
+    """Writes sound: to a pipe WAV and PCM as they come, all else at the end.
+
+    Args:
+        target: Where to.
+        kind: The format.
+        encoder: For formats that need one.
+    """
+
+    def __init__(self, target: IO[bytes], kind: str, encoder: "SoundEncoder | None") -> None:
+        self._target = target
+        self._kind = kind
+        self._encoder = encoder
+        self._streams = encoder is None and (kind == "pcm" or not target.seekable())
+        self._kept = bytearray()
+        self.rate = 0
+
+    def begin(self, rate: int) -> None:
+        """Write what comes before the sound."""
+        self.rate = rate
+        if self._kind == "wav" and self._streams:
+            self._write(wav_header(rate))
+
+    def add(self, pcm: bytes) -> None:
+        """Write more sound."""
+        if self._streams:
+            self._write(pcm)
+        else:
+            self._kept += pcm
+
+    def end(self) -> None:
+        """Write what is left."""
+        if self._encoder is not None:
+            self._write(self._encoder.encode(bytes(self._kept), self.rate, self._kind))
+        elif not self._streams:
+            self._write(wav_header(self.rate, len(self._kept)) + bytes(self._kept))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._target.write(data)
+            self._target.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"the sound cannot be written: {error.strerror}", hint="See whether the disk it goes to is full."
+            ) from error
+
+
+@contextlib.contextmanager
+def _target(path: str | None) -> Iterator[IO[bytes]]:
+    """Yield where the sound goes: standard output, or a draft that gets the name of the file when it is whole.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    if path is None:
+        # Libraries print, and take what sys.stdout is then for the place.
+        yield _standard_output()
+        return
+    folder = os.path.dirname(path) or "."
+    try:
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        descriptor, draft = tempfile.mkstemp(prefix=".mlxk-", suffix=os.path.splitext(path)[1], dir=folder)
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, _READABLE)
+            yield file
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+
+
+def _standard_output() -> IO[bytes]:
+    return cast("IO[bytes]", sys.stdout.buffer) if isinstance(sys.stdout, io.TextIOWrapper) else io.BytesIO()
+
+
+@attrs.frozen
+class _Said:
+    """What was spoken."""
+
+    ended: SpeechEnded
+    rate: int
+    pieces: int
+    adaptations: tuple[str, ...]
+
+
+def _speak(events: Iterator[SpeechEvent], sink: _Sink, settings: SynthesisSettings, output: Output) -> _Said:
+    """Write the sound, and say what is done otherwise than asked."""
+    pieces, ended = 0, SpeechEnded(0.0, 0, 0)
+    adaptations: tuple[str, ...] = ()
+    with Spinner(output, "speaking"):
+        for event in events:
+            if isinstance(event, SpeechBegun):
+                sink.begin(event.sample_rate)
+                if settings.instructions is not None and not event.takes_instructions:
+                    adaptations = ("instructions-ignored",)
+            elif isinstance(event, SpokenPart):
+                sink.add(event.pcm)
+                pieces = event.pieces
+            else:
+                ended = event
+        sink.end()
+    if adaptations:
+        output.note("[the model takes no instructions; they had no effect]")
+    return _Said(ended, sink.rate, pieces, adaptations)
+
+
+def _report(path: str | None, output: Output, facts: dict[str, object], said: _Said) -> None:
+    if output.as_json:
+        document = {
+            **facts,
+            "file": path,
+            "sample_rate": said.rate,
+            "seconds": round(said.ended.seconds, 3),
+            "pieces": said.pieces,
+            "adaptations": list(said.adaptations),
+        }
+        output.document("say", document)
+    elif path is not None:
+        output.note(f"{said.ended.seconds:.1f} s of sound: {path}")

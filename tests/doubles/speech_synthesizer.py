@@ -1,0 +1,60 @@
+"""In-memory double of the speech synthesizer: a tone a piece, as long as the piece has characters.
+
+synthesizer = InMemorySpeechSynthesizer(takes_instructions=True)
+begun, *parts, ended = synthesizer.synthesize(SynthesisRequest(handle, "Hello there."))
+"""
+
+import math
+import struct
+from collections.abc import Generator
+
+from mlxk.application.ports.model_tasks import SpeechSynthesizer
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.synthesis import SpeechBegun, SpeechEnded, SpeechEvent, SpokenPart, SynthesisRequest, pieces_of
+
+RATE = 22_050
+SECONDS_PER_CHARACTER = 0.01
+_HERTZ = 220.0
+
+
+class InMemorySpeechSynthesizer(SpeechSynthesizer):
+    """Speaks tones.
+
+    Args:
+        takes_instructions: Whether instructions have an effect.
+    """
+
+    def __init__(self, takes_instructions: bool = False) -> None:
+        self._takes_instructions = takes_instructions
+        self.requests: list[SynthesisRequest] = []
+        self.failure: MlxkError | None = None
+        """Raised by every request before its first event."""
+        self.late_failure: MlxkError | None = None
+        """Raised by every request after its first part."""
+        self.abandoned = 0
+        """Number of speeches that were closed early."""
+
+    def synthesize(self, request: SynthesisRequest) -> Generator[SpeechEvent, None, None]:
+        request.validate()
+        self.requests.append(request)
+        if self.failure is not None:
+            raise self.failure
+        rate, pieces, samples = request.settings.sample_rate or RATE, pieces_of(request.text), 0
+        try:
+            yield SpeechBegun(rate, self._takes_instructions)
+            for index, piece in enumerate(pieces):
+                count = int(len(piece) * SECONDS_PER_CHARACTER * rate / request.settings.speed)
+                samples += count
+                yield SpokenPart(_tone(count, rate), index, len(pieces))
+                if self.late_failure is not None:
+                    raise self.late_failure
+            yield SpeechEnded(samples / rate, len(request.text.split()), samples // 100)
+        except GeneratorExit:
+            self.abandoned += 1
+            raise
+
+
+def _tone(count: int, rate: int) -> bytes:
+    fades = (min(1.0, index / 100, (count - 1 - index) / 100) for index in range(count))
+    wave = (math.sin(2 * math.pi * _HERTZ * index / rate) for index in range(count))
+    return struct.pack(f"<{count}h", *(int(8000 * fade * each) for fade, each in zip(fades, wave, strict=True)))
