@@ -88,7 +88,8 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
     stream = mlx_vlm.stream_generate(model, processor, prompt, max_tokens=max_tokens, temperature=0.0, **media)
     # Its last response repeats the last token and adds the statistics.
     found = [response.token for response in stream][:-1]
-    decoder, ends = TokenDecoder(processor.tokenizer), processor.tokenizer.stopping_criteria.eos_token_ids
+    tokenizer = getattr(processor, "tokenizer", processor)
+    decoder, ends = TokenDecoder(tokenizer), tokenizer.stopping_criteria.eos_token_ids
     return tuple(decoder.spell(token) for token in found if token not in ends)
 
 

@@ -302,20 +302,24 @@ def build(directory: Path, architecture: str = "qwen2_vl", seed: int = 0, **conf
         seed: Of the weights.
         config: Entries of config.json that differ.
     """
+    return write_model(directory, ARCHITECTURES[architecture], seed, model_type=architecture, **config)
+
+
+def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: Any) -> ModelHandle:
+    """Write a model as an entry of ``ARCHITECTURES`` describes it; arguments as those of ``build``."""
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = ARCHITECTURES[architecture]
-    special = tuple(dict.fromkeys([*wanted["tokens"].values(), *wanted.get("special", ())]))
-    tokenizer = _tokenizer(special)
+    names = [*wanted["tokens"].values(), *wanted.get("named", {}).values(), *wanted.get("special", ())]
+    special = tuple(name for name in dict.fromkeys(names) if name not in wanted.get("ids", {}))
+    tokenizer = _tokenizer(special, tuple(wanted.get("ids", {}).items()))
     ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     settings: dict[str, Any] = {
         **copy.deepcopy(wanted["config"]),
         **{name: tokenizer.token_to_id(token) for name, token in wanted["tokens"].items()},
         "eos_token_id": ends[0],
-        "model_type": architecture,
         "pad_token_id": ends[1],
         **config,
     }
-    _state_vocabulary(settings, tokenizer.get_vocab_size())
+    _state_vocabulary(settings, max(tokenizer.get_vocab().values()) + 1)
     named = wanted.get("named", {})
     _write(directory / "config.json", settings)
     _write(directory / "generation_config.json", {"eos_token_id": ends, "temperature": 0.7, "top_p": 0.9})
@@ -370,7 +374,7 @@ def _widened(name: str, weight: Any) -> Any:
 
 
 @functools.cache
-def _tokenizer(special: tuple[str, ...]) -> Tokenizer:
+def _tokenizer(special: tuple[str, ...], places: tuple[tuple[str, int], ...]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -381,7 +385,16 @@ def _tokenizer(special: tuple[str, ...]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator([CORPUS], trainer)
-    return tokenizer
+    if not places:
+        return tokenizer
+    written = json.loads(tokenizer.to_str())
+    first, last = len(written["model"]["vocab"]), max(number for _, number in places)
+    taken = {number for _, number in places}
+    written["model"]["vocab"] |= {f"<{number}>": number for number in range(first, last) if number not in taken}
+    written["model"]["vocab"] |= dict(places)
+    template = written["added_tokens"][0]
+    written["added_tokens"] += [{**template, "id": number, "content": token} for token, number in places]
+    return Tokenizer.from_str(json.dumps(written))
 
 
 def _write(path: Path, value: object) -> None:

@@ -6,6 +6,7 @@ of tokens. Where all media are in the KV cache already, nothing is encoded.
 """
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,7 +34,7 @@ from mlxk.adapters.mlx.vision.network import (
     VisionTemplate,
     with_cache,
 )
-from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt, render_prompt
+from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, known_tokens, process_prompt, render_prompt
 from mlxk.domain.errors import (
     IncompatibleModelError,
 )
@@ -44,6 +45,12 @@ from mlxk.domain.models.snapshot import has_default_template
 
 _PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Inputs with one value a token; generated tokens are text, which is 0."""
+
+_EXPANDING = frozenset({"granite_vision", "llava_next"})
+"""Architectures with another number of features than their processors have tokens, all of them known."""
+
+_TEXT_OPTIONS = frozenset({"llava"})
+"""Architectures whose processors pass options of the text to the image processor."""
 
 _EVERY_STEP = ("cross_attention_states",)
 _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
@@ -75,7 +82,12 @@ class VisionProcessor:
     ) -> tuple[RenderedPrompt, Media]:
         """Process the rendered prompt of a request; on the owner thread. Raises as ``process_prompt``."""
         rendered, processed = process_prompt(request, model, self.parts, text)
-        return rendered, VisionPrompt(self.parts, self.network, processed)
+        prompt = VisionPrompt(self.parts, self.network, processed)
+        expands = self.parts.type in _EXPANDING or min(processed.tokens, default=0) < 0
+        if text is None or not processed.identity or not expands:
+            return rendered, prompt
+        expanded = processed.expanded(prompt.embedded_length())
+        return text.with_tokens(known_tokens(expanded.tokens, model)), VisionPrompt(self.parts, self.network, expanded)
 
 
 class VisionPrompt(Media):
@@ -89,16 +101,24 @@ class VisionPrompt(Media):
 
     def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
         self.identity = prompt.identity
+        if network.attends_ahead:
+            # What was computed of a prompt depends on all of it, so that no other prompt may go on from there.
+            self.identity += f"#whole={hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()}"
         self._parts = parts
         self._network = network
         self._prompt = prompt
 
+    def embedded_length(self) -> int:
+        """Encode the media, and return how many embeddings the prompt has."""
+        return int(self._options(list(self._prompt.given), cached=False)["inputs_embeds"].shape[1])
+
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Encode the media, and begin the prefill."""
-        ids = [*self._prompt.tokens, *tokens[len(self._prompt.tokens) :]]
         # Features that every step attends to are not in the keys and values: they are computed again.
         cached = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
-        options = self._options(ids, cached)
+        generated = tokens[len(self._prompt.tokens) :]
+        ids = [*self._prompt.tokens, *generated]
+        options = self._options(tokens if cached else [*self._prompt.given, *generated], cached)
         embeddings = options.pop("inputs_embeds")
         cache[-1] = self._last_layer(options)
         chunked = _allows_chunks(self._parts, ids, embeddings, cache, options)
@@ -124,21 +144,26 @@ class VisionPrompt(Media):
         """
         ids = mx.array([tokens])
         mask = mx.ones_like(ids)
+        self._network.remember(None, None)
         inputs = self._inputs(len(tokens))
         pixels = inputs.pop("pixel_values", None)
         positions = None
-        if self.identity and cached:
+        media = bool(self._prompt.identity)
+        if media and cached:
             positions = self._positions(ids, inputs)
-        if not self.identity or positions is not None:
+        if not media or positions is not None:
             found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
             inputs = {}
         else:
             found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         known = {name: value for name, value in found.to_dict().items() if value is not None}
-        return {**inputs, **known, **(positions or {})}
+        stated = {**self._network.remembered(), **inputs, **known, **(positions or {})}
+        if media and self._network.has_positions and stated.get("position_ids") is None:
+            stated |= self._positions(ids, inputs) or {}
+        return stated
 
     def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the positions of a prompt whose media are in the cache; None when they depend on the features."""
+        """Return the positions of a prompt by what the processor says; None when they depend on the features."""
         if not self._network.has_positions:
             return {}
         if "input_features" in inputs:
@@ -152,7 +177,7 @@ class VisionPrompt(Media):
     def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
         """Return the additional layer of the cache, with the position offsets or the features of every step."""
         always = {name: options[name] for name in _EVERY_STEP if name in options}
-        if always:
+        if always or self._network.attends_ahead:  # the latter mask no padding of shorter rows
             return RowFeatures(always, {name: options[name] for name in _FIRST_STEP if name in options})
         if not self._network.has_positions:
             return RowPositions()
@@ -186,20 +211,42 @@ class VisionPrefill(Prefill):
     def advance(self, max_tokens: int) -> int:
         """Compute the next chunk of at most so many tokens, or the complete prompt; return its size."""
         last = len(self.tokens) - 1
-        end = min(self.position + max_tokens, last) if self.chunked else last
+        if self.position == last:
+            return 0
+        # Where tokens attend to later ones, the last one is computed with the others, and then once more as any other.
+        whole = not self.chunked and self.network.attends_ahead
+        end = len(self.tokens) if whole else min(self.position + max_tokens, last) if self.chunked else last
         size = end - self.position
         if size:
+            positions = self.options.get("position_ids")
+            options = (
+                {**self.options, "position_ids": self._between(positions, end)}
+                if positions is not None
+                else self.options
+            )
+            self.network.remember(positions, self.options.get("rope_deltas"))
             self.language(
                 inputs=self.ids[:, self.position : end],
                 inputs_embeds=self.embeddings[:, self.position : end],
                 cache=self.cache[:-1],
                 n_to_process=size,
                 logits_to_keep=1,
-                **self.options,
+                **options,
             )
+            if whole:
+                for layer in self.cache:
+                    layer.trim(1)
             mx.eval([layer.state for layer in self.cache])
-            self.position = end
+            self.position = min(end, last)
         return size
+
+    def _between(self, positions: mx.array, end: int) -> mx.array:
+        """Return the positions of the next chunk: most models take those of the prompt, all take these."""
+        axis = next((axis for axis in (-1, -2) if positions.shape[axis] == self.embeddings.shape[1]), None)
+        if axis is None:
+            return positions
+        found = positions[..., self.position : end] if axis == -1 else positions[..., self.position : end, :]
+        return found
 
 
 def _allows_chunks(
@@ -295,7 +342,28 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         model, processor = utils.load(str(directory), trust_remote_code=False)
     disable_word_cache(processor)
+    if getattr(model.config, "model_type", None) in _TEXT_OPTIONS:
+        processor.image_processor = _ImageProcessor(processor.image_processor)
     return model, processor
+
+
+class _ImageProcessor:
+    """Drops the options of the text, which processors of transformers refuse and mlx-vlm's pass on.
+
+    Args:
+        wrapped: Of transformers.
+    """
+
+    def __init__(self, wrapped: Any) -> None:  # noqa: ANN401
+        self._wrapped = wrapped
+
+    def __call__(self, images: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Return what it makes of images."""
+        return self._wrapped(images, **{name: value for name, value in options.items() if name != "padding"})
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Delegate everything else."""
+        return getattr(self._wrapped, name)
 
 
 def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401

@@ -306,8 +306,10 @@ class VisionNetwork:
 
     def __init__(self, language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
         self._language = language
-        self.has_positions = hasattr(language, "_rope_deltas")
+        self.has_positions = hasattr(language, "_rope_deltas") or hasattr(language, "_position_ids")
         """Whether positions differ from the token count."""
+        self.attends_ahead = getattr(getattr(language, "config", None), "use_bidirectional_attention", None) is True
+        """Whether tokens of a prompt attend to later ones, whichever they are."""
 
     def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
         """Compute the logits that follow the next token of every row.
@@ -320,8 +322,28 @@ class VisionNetwork:
             Shape [B, 1, V].
         """
         *layers, extra = cache
-        logits: mx.array = logits_of(self._language(tokens, cache=layers, **extra.step()))
+        options = extra.step()
+        if "rope_deltas" in options:
+            self.remember(None, options["rope_deltas"])
+        logits: mx.array = logits_of(self._language(tokens, cache=layers, **options))
         return logits
+
+    def remember(self, positions: mx.array | None, offsets: mx.array | None) -> None:
+        """Let the language model go on with the positions of one prompt, or of the rows of a batch.
+
+        Many remember those of the last prompt that they saw, and use them for whichever comes next.
+        """
+        if self.has_positions:
+            self._language._position_ids = positions
+            self._language._rope_deltas = offsets
+
+    def remembered(self) -> dict[str, mx.array]:
+        """Return what the language model remembers of a prompt, by the names of its keyword arguments."""
+        stated = {
+            "position_ids": getattr(self._language, "_position_ids", None),
+            "rope_deltas": getattr(self._language, "_rope_deltas", None),
+        }
+        return {name: value for name, value in stated.items() if value is not None}
 
     def make_cache(self) -> list[Any]:
         """Return an empty cache: the model's own layers and the position offsets."""

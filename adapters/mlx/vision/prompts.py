@@ -5,7 +5,7 @@ rendered before. Images are given as pixels and audio as samples: no processor i
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,13 +39,35 @@ class ProcessedPrompt:
     """A prompt after the model's processor."""
 
     tokens: tuple[int, ...]
-    """Of the processor; media have many tokens each, whose ids are negative in some models."""
+    """One for each embedding; media have many each, whose ids are negative in some models."""
     inputs: Mapping[str, Any]
     """The model's other inputs by name; arrays are numpy's."""
+    markers: frozenset[int]
+    """Tokens that stand for media."""
     last_media: int
     """Index of the last media token; -1 without media."""
     identity: str
     """Distinguishes its KV cache from one of the same tokens with other media; empty without media."""
+    given: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda self: self.tokens, takes_self=True))
+    """The processor's; fewer than ``tokens`` where the model has a marker take the place of all an image's features."""
+
+    def expanded(self, length: int) -> "ProcessedPrompt":
+        """Return it with as many tokens as there are embeddings, where the model makes more or fewer of media."""
+        marks = [index for index, token in enumerate(self.tokens) if token in self.markers or token < 0]
+        if not marks or length == len(self.tokens):
+            return self
+        begin, end = marks[0], marks[-1] + 1
+        missing = length - len(self.tokens)
+        middle = (self.tokens[begin],) * (end - begin + missing)
+        # What stands between images is not told apart by the tokens any longer.
+        written = hashlib.sha256(repr(self.tokens).encode()).hexdigest()
+        return attrs.evolve(
+            self,
+            tokens=self.tokens[:begin] + middle + self.tokens[end:],
+            last_media=self.last_media + missing,
+            identity=f"{self.identity}#of={written}",
+            given=self.tokens,
+        )
 
 
 def process_prompt(
@@ -67,13 +89,17 @@ def process_prompt(
     if text is None or not isinstance(conversation, Conversation):
         with model.lock:
             rendered = model.renderer.render(conversation, rendering_job(request))
-        return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
+        return rendered, ProcessedPrompt(rendered.tokens, {}, frozenset(), -1, "")
     conversation = conversation.with_frames_as_images()
     with model.lock:
         processed = _process(text.rendering, conversation, parts, model)
+    return text.with_tokens(known_tokens(processed.tokens, model)), processed
+
+
+def known_tokens(tokens: Sequence[int], model: LoadedModel) -> tuple[int, ...]:
+    """Return tokens with those of media, which may be outside of it, brought into the vocabulary."""
     size = model.vocabulary_size
-    known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in processed.tokens)
-    return text.with_tokens(known), processed
+    return tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in tokens)
 
 
 def render_prompt(request: GenerationRequest, model: LoadedModel, parts: VisionParts) -> RenderedText | None:
@@ -224,7 +250,7 @@ def _process(
     images, recordings = conversation.images, conversation.audio
     _require_audio_support(recordings, parts)
     if rendering.spelled and not images and not recordings:
-        return ProcessedPrompt(tuple(encode_text(rendering, model, parts.template)), {}, -1, "")
+        return ProcessedPrompt(tuple(encode_text(rendering, model, parts.template)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
     text = broken_up(rendering)
     try:
@@ -236,22 +262,30 @@ def _process(
             image_token_index=getattr(parts.model.config, "image_token_index", None),
             add_special_tokens=_adds_special_tokens(text, parts.template),
         )
-        tokens = _token_ids(inputs["input_ids"])
+        rows = _token_ids(inputs["input_ids"])
         remainder = {
             name: _to_numpy(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
         }
     except _PROCESSOR_ERRORS as error:
         raise _refusal(error, conversation) from error
+    if len(rows) > 1:
+        fault = f"this model ({parts.type}) takes one image at a time, not at {len(images)}"
+        raise CapabilityError.in_field("messages", fault, hint="Show one in a conversation.")
+    tokens = rows[0]
+    if images and not any(word in name for name in remainder for word in ("pixel", "image")):
+        # mlx-vlm falls back to the tokenizer where it cannot build the processor, and would answer without looking.
+        fault = f"the model's processor ({type(parts.processor).__name__}) makes nothing of images"
+        raise CapabilityError.in_field("messages", fault, hint="Files of the processor may be missing or damaged.")
     media_tokens = _media_tokens(parts.model.config)
     last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
     if not images and not recordings:
-        return ProcessedPrompt(tuple(tokens), remainder, -1, "")
+        return ProcessedPrompt(tuple(tokens), remainder, media_tokens, -1, "")
     if last == -1:
         # An architecture with other markers: the media may be anywhere in the prompt.
         last = len(tokens) - 2
     if last == len(tokens) - 1:
         raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
-    return ProcessedPrompt(tuple(tokens), remainder, last, _identity(conversation))
+    return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation))
 
 
 def _require_audio_support(recordings: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
@@ -299,10 +333,10 @@ def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:
     return bool(utils.should_add_special_tokens(model.type, model.processor))
 
 
-def _media_tokens(config: Any) -> set[int]:  # noqa: ANN401
+def _media_tokens(config: Any) -> frozenset[int]:  # noqa: ANN401
     kinds = ("image", "video", "audio")
     names = [f"{kind}_token_{ending}" for kind in kinds for ending in ("id", "index")]
-    return {token for name in names if isinstance(token := getattr(config, name, None), int)}
+    return frozenset(token for name in names if isinstance(token := getattr(config, name, None), int))
 
 
 def _identity(conversation: Conversation) -> str:
@@ -310,10 +344,11 @@ def _identity(conversation: Conversation) -> str:
     return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _token_ids(ids: Any) -> list[int]:  # noqa: ANN401
-    """Return the tokens of the only prompt, of a processor's array or nested list."""
+def _token_ids(ids: Any) -> list[list[int]]:  # noqa: ANN401
+    """Return the tokens of each prompt, of a processor's array or nested list."""
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    return list(values[0]) if values and isinstance(values[0], list) else list(values)
+    nested = bool(values) and isinstance(values[0], list)
+    return [list(row) for row in values] if nested else [list(values)]
 
 
 def _to_numpy(value: Any) -> Any:  # noqa: ANN401

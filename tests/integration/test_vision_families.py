@@ -1,0 +1,117 @@
+"""The families of vision models, each with a tiny model: mlx-vlm's own greedy answers, and shared batches.
+
+What is shown for each is written beside its configuration, and the page of the families is made of that.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+from doubles.event_log import InMemoryEventLog
+from models.answers import read
+from models.pictures import about, loaded, noise, oracle
+from models.vision_families import FAMILIES, build_family
+
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.system import SystemClock
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.models.model import ModelHandle
+
+pytestmark = [pytest.mark.mlx, pytest.mark.filterwarnings("ignore:Image.Image.getdata:DeprecationWarning")]
+GREEDY = GenerationSettings(temperature=0, max_tokens=8, logprobs=0)
+SHOWN = about(noise(1), "What is in the image?")
+SEVERAL = about("Image 1:", noise(1), "Image 2:", noise(2, 40, 90), "Compare them.")
+WORDS = Conversation((Message(Role.USER, "Hello world! How are you today?"),))
+Models = Callable[[str], ModelHandle]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Build a model of a family, once."""
+    built: dict[str, ModelHandle] = {}
+
+    def model(family: str) -> ModelHandle:
+        if family not in built:
+            folder = tmp_path_factory.mktemp("tiny") / family
+            seed = FAMILIES[family].get("seed", 3)
+            built[family] = build_family(folder, family, seed)
+        return built[family]
+
+    return model
+
+
+@pytest.fixture
+def engine() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield generator
+    generator.close()
+
+
+def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> GenerationRequest:
+    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backends=("mlx-vlm",))
+
+
+def expected(handle: ModelHandle, prompt: Conversation, family: str) -> tuple[bytes, ...]:
+    """Return mlx-vlm's own answer."""
+    if family == "llava":
+        _, processor = loaded(handle)
+        images = processor.image_processor
+        if not hasattr(images, "plain"):
+            processor.image_processor = _Plain(images)
+    return oracle(handle, prompt, GREEDY.max_tokens or 0)
+
+
+class _Plain:
+    """Without the option of the text that its caller passes on."""
+
+    plain = True
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+
+    def __call__(self, images: Any, padding: bool = True) -> Any:
+        return self._images(images)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._images, name)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_familys_answers_are_mlx_vlms_own(family: str, models: Models, engine: MlxTextGenerator) -> None:
+    handle, shows = models(family), FAMILIES[family]["shows"]
+    first, second = (read(engine.submit(request(handle, about(noise(n), "What is in the image?")))) for n in (1, 2))
+    assert first.tokens != second.tokens
+    if shows["image"] is True:
+        assert first.tokens == expected(handle, SHOWN, family)
+        assert read(engine.submit(request(handle, WORDS))).tokens == expected(handle, WORDS, family)
+    else:
+        assert "vary" in shows["image"]
+        engine.unload()
+        assert first.tokens == read(engine.submit(request(handle, SHOWN))).tokens
+    if shows["images"] is True:
+        assert read(engine.submit(request(handle, SEVERAL))).tokens == expected(handle, SEVERAL, family)
+    elif "vary" not in shows["images"]:
+        with pytest.raises(ValueError):
+            oracle(handle, SEVERAL)
+        with pytest.raises((CapabilityError, ValidationError)):
+            read(engine.submit(request(handle, SEVERAL)))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_familys_streams_equal_those_alone(family: str, models: Models, engine: MlxTextGenerator) -> None:
+    handle = models(family)
+    asked = [
+        request(handle, SHOWN),
+        request(handle, WORDS, temperature=1.5, seed=7),
+        request(handle, about(noise(4, 50, 80), "Why?"), temperature=1.5, seed=9),
+        request(handle, about(noise(5), "And this, said at length?"), max_tokens=3),
+    ]
+    together = [read(stream) for stream in [engine.submit(each) for each in asked]]
+    engine.unload()
+    assert [each.tokens for each in together] == [read(engine.submit(each)).tokens for each in asked]
+    alone = any("outside the common batch" in note for each in together for note in each.finished.notes)
+    assert FAMILIES[family]["shows"]["batch"] == ("alone" if alone else "shared")
