@@ -5,12 +5,13 @@ import http.client
 import json
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
 from doubles.speech_synthesizer import RATE, SECONDS_PER_CHARACTER
+from serving.contract import faults
 from serving.parts import CHAT_MODEL, SPEECH_MODEL, VOICE, VOICE_MODEL, Parts
 from serving.running import RunningServer, eventually
 
@@ -38,23 +39,13 @@ def sdk(server: RunningServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
-Answer = tuple[int, dict[str, str], bytes]
+Speak = Callable[..., tuple[int, dict[str, str], Any]]
 
 
 @pytest.fixture
-def speak(server: RunningServer) -> Any:
-    """Return a function that asks for speech, and returns status, headers and body."""
-
-    def ask(**fields: object) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        body = json.dumps({"model": VOICE_MODEL, "input": TEXT, **fields})
-        connection.request("POST", "/v1/audio/speech", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-        connection.close()
-        return answer
-
-    return ask
+def speak(server: RunningServer) -> Speak:
+    """Return a function that asks for speech, and returns status, headers and body, held against the contract."""
+    return lambda **fields: server.post("/v1/audio/speech", {"model": VOICE_MODEL, "input": TEXT, **fields})
 
 
 def length_of(text: str, rate: int, speed: float = 1.0) -> int:
@@ -84,14 +75,15 @@ def test_the_sdk_streams_pcm_as_it_is_spoken_at_the_rate_that_clients_assume(sdk
 
 
 @pytest.mark.parametrize("kind", ["wav", "pcm", "mp3"])
-def test_events_carry_the_same_sound_and_the_usage(kind: str, speak: Any, parts: Parts) -> None:
+def test_events_carry_the_same_sound_and_the_usage(kind: str, speak: Speak, parts: Parts) -> None:
     parts.encoder.kinds = {"mp3"}
     whole = speak(response_format=kind)[2]
     status, headers, body = speak(response_format=kind, stream_format="sse")
     assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     events = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
     *deltas, done = events
-    assert {each["type"] for each in deltas} == {"speech.audio.delta"}
+    assert [fault for each in deltas for fault in faults("/components/schemas/SpeechDelta", each)] == []
+    assert faults("/components/schemas/SpeechDone", done) == []
     sound = b"".join(base64.b64decode(each["audio"]) for each in deltas)
     assert sound[44:] == whole[44:]
     assert len(sound) == len(whole)
@@ -102,7 +94,7 @@ def test_events_carry_the_same_sound_and_the_usage(kind: str, speak: Any, parts:
 
 
 def test_without_a_format_mp3_is_made_where_it_can_be_and_else_wav_which_a_header_says(
-    speak: Any, parts: Parts
+    speak: Speak, parts: Parts
 ) -> None:
     status, headers, body = speak()
     assert (status, headers["content-type"], headers["x-mlxk-adaptations"]) == (200, "audio/wav", "format-wav")
@@ -118,10 +110,10 @@ def test_without_a_format_mp3_is_made_where_it_can_be_and_else_wav_which_a_heade
     [("mp3", "audio/mpeg"), ("opus", "audio/ogg"), ("aac", "audio/aac"), ("flac", "audio/flac")],
 )
 def test_a_format_that_is_asked_for_is_made_or_refused_by_name(
-    kind: str, media_type: str, speak: Any, parts: Parts
+    kind: str, media_type: str, speak: Speak, parts: Parts
 ) -> None:
     status, _, body = speak(response_format=kind)
-    error = json.loads(body)["error"]
+    error = body["error"]
     assert (status, error["param"], error["code"]) == (400, "response_format", "parameter_not_supported")
     assert f"'{kind}' cannot be made on this server: there is no encoder; wav and pcm can" in error["message"]
     parts.encoder.kinds = {kind}
@@ -130,7 +122,7 @@ def test_a_format_that_is_asked_for_is_made_or_refused_by_name(
     assert body.startswith(kind.encode())
 
 
-def test_speed_voice_and_instructions_reach_the_model(parts: Parts, speak: Any) -> None:
+def test_speed_voice_and_instructions_reach_the_model(parts: Parts, speak: Speak) -> None:
     assert len(speak(speed=2, response_format="pcm")[2]) == length_of(TEXT, 24_000, 2.0)
     speak(voice="NOVA", instructions="Speak slowly.")
     speak(voice={"id": "Ryan"})
@@ -141,14 +133,14 @@ def test_speed_voice_and_instructions_reach_the_model(parts: Parts, speak: Any) 
     assert asked[1].instructions == "Speak slowly."
 
 
-def test_a_standard_voice_that_the_model_has_not_is_its_usual_one_which_is_said(parts: Parts, speak: Any) -> None:
+def test_a_standard_voice_that_the_model_has_not_is_its_usual_one_which_is_said(parts: Parts, speak: Speak) -> None:
     headers = speak(voice="alloy", response_format="wav")[1]
     assert headers["x-mlxk-adaptations"] == "voice-substituted"
     assert "x-mlxk-adaptations" not in speak(voice="nova", response_format="wav")[1]
     assert [each.settings.voice for each in parts.synthesizer.requests] == ["nova", "nova"]
 
 
-def test_instructions_without_effect_are_said(speak: Any) -> None:
+def test_instructions_without_effect_are_said(speak: Speak) -> None:
     headers = speak(instructions="Whisper.", voice="alloy")[1]
     assert headers["x-mlxk-adaptations"] == "format-wav, voice-substituted, instructions-ignored"
 
@@ -176,28 +168,30 @@ def test_instructions_without_effect_are_said(speak: Any) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_by_name(
-    fields: dict[str, object], status: int, param: str | None, words: str, speak: Any
+    fields: dict[str, object], status: int, param: str | None, words: str, speak: Speak
 ) -> None:
     found, _, body = speak(**fields)
-    error = json.loads(body)["error"]
+    error = body["error"]
     assert found == status
     assert param is None or error["param"] == param
     assert words in error["message"]
 
 
-def test_unknown_fields_are_named(speak: Any) -> None:
+def test_unknown_fields_are_named(speak: Speak) -> None:
     assert speak(lang_code="en", response_format="wav")[1]["x-mlxk-ignored-fields"] == "lang_code"
 
 
-def test_a_failure_before_the_first_sound_has_a_status(parts: Parts, speak: Any) -> None:
+def test_a_failure_before_the_first_sound_has_a_status(parts: Parts, speak: Speak) -> None:
     parts.synthesizer.failure = ExecutionError("The model failed.")
     for stream in ("audio", "sse"):
         status, headers, body = speak(response_format="pcm", stream_format=stream)
         assert (status, headers["content-type"]) == (500, "application/json")
-        assert json.loads(body)["error"]["message"] == "The model failed."
+        assert body["error"]["message"] == "The model failed."
 
 
-def test_a_failure_later_is_an_event_or_breaks_the_connection(parts: Parts, server: RunningServer, speak: Any) -> None:
+def test_a_failure_later_is_an_event_or_breaks_the_connection(
+    parts: Parts, server: RunningServer, speak: Speak
+) -> None:
     parts.synthesizer.late_failure = ExecutionError("The model failed.")
     last = json.loads(speak(response_format="pcm", stream_format="sse")[2].decode().strip().rpartition("data: ")[2])
     assert last["error"]["message"] == "The model failed."
