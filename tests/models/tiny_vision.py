@@ -388,10 +388,9 @@ def _tokenizer(special: tuple[str, ...], places: tuple[tuple[str, int], ...]) ->
     if not places:
         return tokenizer
     written = json.loads(tokenizer.to_str())
-    first, last = len(written["model"]["vocab"]), max(number for _, number in places)
-    taken = {number for _, number in places}
-    written["model"]["vocab"] |= {f"<{number}>": number for number in range(first, last) if number not in taken}
-    written["model"]["vocab"] |= dict(places)
+    words = dict(places)
+    between = range(len(written["model"]["vocab"]), max(words.values()))
+    written["model"]["vocab"] |= {f"<{n}>": n for n in between if n not in words.values()} | words
     template = written["added_tokens"][0]
     written["added_tokens"] += [{**template, "id": number, "content": token} for token, number in places]
     return Tokenizer.from_str(json.dumps(written))
