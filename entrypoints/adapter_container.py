@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog
     from mlxk.application.ports.telemetry import Telemetry
+    from mlxk.application.ports.tuning import ModelTuner, TrainingFiles
     from mlxk.domain.models.model import ModelHandle
 
 
@@ -234,6 +235,17 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
     return SharedTextEmbedder(local, ports.running_servers())
 
 
+def _model_tuner(ports: "Adapters") -> "ModelTuner":
+    from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
+
+    require_address_space()
+    require_temporary_folder(ports.settings.temporary_folder)
+    ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
+    from mlxk.adapters.mlx.tuning.trainer import MlxModelTuner
+
+    return MlxModelTuner()
+
+
 def _chart_writer() -> "ChartWriter":
     try:
         from mlxk.adapters.plotting import MatplotlibChartWriter
@@ -291,6 +303,10 @@ class Adapters:
         self.weight_converter: providers.Provider[WeightConverter] = Singleton(
             imported("mlxk.adapters.mlx.conversion:MlxWeightConverter")
         )
+        self.training_files: providers.Provider[TrainingFiles] = Singleton(
+            imported("mlxk.adapters.filesystem.training_files:FilesystemTrainingFiles")
+        )
+        self.model_tuner: providers.Provider[ModelTuner] = Singleton(_model_tuner, self)
         self.built_in_models = Singleton(PackagedModelSource)
         self.backend_registry = Singleton(MlxBackendRegistry)
         self.recommendations, self.model_pairs = recommendations, model_pairs

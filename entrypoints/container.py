@@ -6,15 +6,18 @@ A use case that few commands need is imported when it is first built, so that a 
 import functools
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.generation.settings import Profile
-from mlxk.domain.models.model import served_id
+from mlxk.domain.models.model import ModelHandle, served_id
 from mlxk.entrypoints.adapter_container import Adapters, Factory, Singleton, imported
 from mlxk.entrypoints.settings import ServerSettings, Settings
 
 if TYPE_CHECKING:
+    from mlxk.application.ports.backends import BackendRegistry
     from mlxk.application.use_cases.browse_hub import FindOutdated, RecommendModels, SearchModels, ShowRemoteModel
     from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache
     from mlxk.application.use_cases.clone_model import CloneModel
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_models import RemoveModel, StopModels
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+    from mlxk.application.use_cases.tune_model import ReadTrainingData, TuneModel
     from mlxk.application.use_cases.watch_machine import WatchMachine
 
 
@@ -62,6 +66,10 @@ def _generate_text(ports: "Adapters", resolve: ResolveModel, describe: DescribeM
     )
 
 
+def _with_adapters(resolve: ResolveModel, registry: "BackendRegistry") -> ResolveModel:
+    return attrs.evolve(resolve, base_of=registry.base_of)
+
+
 def _load_model(generate: "GenerateText") -> "LoadModel":
     from mlxk.application.use_cases.model_tasks import LoadModel
 
@@ -71,9 +79,9 @@ def _load_model(generate: "GenerateText") -> "LoadModel":
 def _serve_catalogue(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 
-    def adapter_version(name: str) -> str | None:
-        profile = ports.names.profiles.get(name)
-        directory = None if profile is None else profile.engine_options.adapter
+    def adapter_version(handle: ModelHandle) -> str | None:
+        profile = None if handle.alias is None else ports.names.profiles.get(handle.alias)
+        directory = (None if profile is None else profile.engine_options.adapter) or handle.adapter
         return None if directory is None else ports.backend_registry().adapter(directory).version
 
     by_path = ports.server is not None and ports.server.allow_paths
@@ -103,7 +111,8 @@ class UseCases:
         self._wire_machine(ports)
 
     def _wire_generation(self, ports: Adapters) -> None:
-        resolving = (self.resolve_model, self.describe_model)
+        running = Factory(_with_adapters, self.resolve_model, ports.backend_registry)
+        resolving = (running, self.describe_model)
         generate: Factory[GenerateText] = Factory(_generate_text, ports, *resolving)
         self.generate_text = generate
         memory = ports.memory_probe
@@ -142,6 +151,11 @@ class UseCases:
         self.clone_model: Factory[CloneModel] = _use("clone_model:CloneModel", *cloning)
         converting = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
         self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *converting)
+        self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", ports.training_files)
+        training = (ports.backend_registry, ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
+        self.tune_model: Factory[TuneModel] = _use(
+            "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *training
+        )
         pushing = (ports.publication_folder, workspaces, ports.model_publisher, describe, ports.settings.home)
         self.push_model: Factory[PushModel] = _use("push_model:PushModel", *pushing)
 

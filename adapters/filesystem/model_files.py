@@ -79,6 +79,16 @@ class FilesystemModelFiles(ModelFiles):
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
         return _read(directory, path, limit, at_end=True)
 
+    def content_hash(self, directory: str) -> str | None:
+        return _content_hash(directory)
+
+
+def _content_hash(directory: str) -> str | None:
+    try:
+        return digest_over([(file.path, digest_of(directory, file)) for file in counted_files(directory)])
+    except (OSError, UnhashableError):
+        return None
+
 
 def _read(directory: str, path: str, limit: int, at_end: bool) -> bytes | None:
     if path.startswith("/") or ".." in path.split("/"):

@@ -44,7 +44,7 @@ def open_draft(
     try:
         yield FilesystemWorkspaceDraft(directory, place, provenance, now, continues=keep_unfinished)
     finally:
-        if not keep_unfinished:
+        if not keep_unfinished or _is_empty(directory):
             shutil.rmtree(directory, ignore_errors=True)
         os.close(note)
 
@@ -83,6 +83,9 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
                 os.fsync(file.fileno())
         except OSError as error:
             raise _refused(error) from error
+
+    def keep(self, path: str) -> None:
+        self._added.add(path)
 
     def publish(self) -> ModelHandle:
         _remove_leftovers(self._directory, self._added if self._continues else None)
@@ -140,6 +143,14 @@ def _claim(directory: str, provenance: Provenance) -> int:
         os.close(note)
         raise
     return note
+
+
+def _is_empty(directory: str) -> bool:
+    """Whether a draft has nothing but its note."""
+    try:
+        return set(os.listdir(directory)) <= {NOTE_NAME}
+    except OSError:
+        return False
 
 
 def _lock(note: int) -> None:

@@ -22,6 +22,7 @@ from mlxk.application.ports.model_cache import ManifestEntry
 from mlxk.application.ports.model_directories import Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.domain.errors import Advice, Remedy, StorageError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin, Workspace
+from mlxk.domain.models.snapshot import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 
 _PATH_BYTES = 1024
 """Room for a path of macOS, with its end."""
@@ -186,7 +187,11 @@ def _real(path: str) -> str:
 
 
 def _is_workspace(directory: str) -> bool:
-    return os.path.isfile(f"{directory}/config.json")
+    """Whether a directory holds a model, or an adapter of one."""
+    if os.path.isfile(f"{directory}/{CONFIG}"):
+        return True
+    adapter = os.path.isfile(f"{directory}/{ADAPTER_CONFIG}")
+    return adapter and any(os.path.isfile(f"{directory}/{name}") for name in ADAPTER_WEIGHTS)
 
 
 def _children(parent: str, prefix: str, absolute: bool, *, absent: bool = False) -> tuple[ModelHandle, ...]:

@@ -43,6 +43,8 @@ class AdapterFiles:
     config: Mapping[str, Any]
     trained_on: str | None
     """The model that it was trained on, as its config names it."""
+    tensors: tuple[str, ...] = ()
+    """The names of its weights, sorted."""
 
     @property
     def name(self) -> str:
@@ -106,7 +108,27 @@ def read_adapter(directory: str) -> AdapterFiles:
         )
     trained_on = config.get("model")
     kind = str(config.get("fine_tune_type", _KINDS[0]))
-    return AdapterFiles(directory, kind, config, trained_on if isinstance(trained_on, str) and trained_on else None)
+    named = trained_on if isinstance(trained_on, str) and trained_on else None
+    return AdapterFiles(directory, kind, config, named, tuple(sorted(header.tensors)))
+
+
+def base_of(directory: str) -> str | None:
+    """Return the model that the adapter in a directory was trained on; None where there is no adapter alone.
+
+    Raises:
+        ValidationError: It does not say.
+    """
+    if os.path.isfile(os.path.join(directory, "config.json")) or not os.path.isfile(os.path.join(directory, CONFIG)):
+        return None
+    with open(os.path.join(directory, CONFIG), "rb") as file:
+        config = read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES).mapping
+    named = config.get("model", config.get("base_model_name_or_path"))
+    if not isinstance(named, str) or not named.strip():
+        raise ValidationError(
+            f"adapter: '{_name_of(directory)}' does not say which model it was trained on",
+            hint="Name the model, and the adapter beside it.",
+        )
+    return named
 
 
 def _name_of(directory: str) -> str:

@@ -87,6 +87,8 @@ class InstalledSupport:
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
     """Return which installed libraries can run a model, or the first reason why none can."""
+    if facts.model_type is ModelType.ADAPTER:  # it runs where its base does
+        return Runtime(compatible=True, backends=(Library.MLX_LM.value,))
     if facts.framework is not Framework.MLX and not _is_loaded_from_pytorch(snapshot, facts):
         of_others = f"Incompatible framework: {facts.framework.value}"
         return Runtime(compatible=False, reason=of_others, remedy=Remedy.FIND_CONVERSION)

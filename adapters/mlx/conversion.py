@@ -43,10 +43,10 @@ class MlxWeightConverter(WeightConverter):
     ) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a model in fewer bits."""
         with _translated(source), _clean_memory(source):
-            network, config = _load(source, backend)
+            network, config = load_lazily(source, backend)
             if "quantization" in config:
                 network = _library(backend).dequantize_model(network)
-                _forget_quantization(config)
+                forget_quantization(config)
             before = _quantizable(network)
             network, changed_config = _library(backend).quantize_model(
                 network,
@@ -64,26 +64,26 @@ class MlxWeightConverter(WeightConverter):
                     hint=Advice(Remedy.SMALLER_GROUPS),
                 )
             config |= dict.fromkeys(("quantization", "quantization_config"), changed_config["quantization"])
-            size = _write(network, config, target, "Quantizing", progress)
+            size = write_weights(network, config, target, "Quantizing", progress)
         unfit = (name for name, shape in after.items() if shape[-1] % scheme.group_size or _is_odd(shape))
         return ConvertedWeights(len(changed), tuple(sorted(unfit)), size)
 
     def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a quantized model in full precision."""
         with _translated(source), _clean_memory(source):
-            network, config = _load(source, backend)
+            network, config = load_lazily(source, backend)
             before = _quantizable(network)
             network = _library(backend).dequantize_model(network)
-            _forget_quantization(config)
+            forget_quantization(config)
             changed = len(_quantizable(network).keys() - before.keys())
-            size = _write(network, config, target, "Dequantizing", progress)
+            size = write_weights(network, config, target, "Dequantizing", progress)
         return ConvertedWeights(changed, (), size)
 
     def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
         """Return the tensors that a model needs and does not hold, sorted; reads headers only."""
         with _translated(model), _clean_memory(model):
             try:
-                _load(model, backend)
+                load_lazily(model, backend)
             except ValueError as error:
                 found = _MISSING.search(str(error))
                 if not found:
@@ -92,7 +92,7 @@ class MlxWeightConverter(WeightConverter):
         return ()
 
 
-def _load(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str, Any]]:
+def load_lazily(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network, lazily, and ``config.json`` as it is on disk."""
     require_regular(source)
     with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
@@ -150,12 +150,13 @@ def _quantizable(network: nn.Module) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _forget_quantization(config: dict[str, Any]) -> None:
+def forget_quantization(config: dict[str, Any]) -> None:
+    """Remove what a config says of quantization."""
     for key in ("quantization", "quantization_config"):
         config.pop(key, None)
 
 
-def _write(network: nn.Module, config: dict[str, Any], target: str, activity: str, progress: Progress) -> int:
+def write_weights(network: nn.Module, config: dict[str, Any], target: str, activity: str, progress: Progress) -> int:
     """Write weights in shards with an index, then the config; returns the bytes of the weights."""
     weights = dict(tree_flatten(network.parameters()))
     size = int(sum(value.nbytes for value in weights.values()))

@@ -16,7 +16,7 @@ from importlib.machinery import PathFinder
 import attrs
 
 from mlxk.adapters.mlx import compatibility
-from mlxk.adapters.mlx.adapter_files import read_adapter
+from mlxk.adapters.mlx.adapter_files import base_of, read_adapter
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
 from mlxk.adapters.mlx.spoken_families import FAMILIES
 from mlxk.application.ports.backends import Adapter, BackendRegistry
@@ -110,6 +110,10 @@ class MlxBackendRegistry(BackendRegistry):
     def supports(self, backend: str, architecture: str) -> bool:
         """Whether a library is installed and implements an architecture."""
         return any(library.value == backend for library in self._support(architecture).loading)
+
+    def base_of(self, directory: str) -> str | None:
+        """Return the base that an adapter names; a directory with a model of its own is none."""
+        return base_of(directory)
 
     def adapter(self, directory: str) -> Adapter:
         """Return the adapter in a directory, which is one of mlx-lm."""

@@ -57,6 +57,19 @@ class BackendRegistry(Protocol):
         """Whether a backend is installed and implements an architecture, named as in ``config.json``."""
 
     @abstractmethod
+    def base_of(self, directory: str) -> str | None:
+        """Return the model that an adapter was trained on, as its files name it; None where there is no adapter alone.
+
+        A name that begins with ``./`` or ``../`` is a path as seen from the directory.
+
+        Args:
+            directory: Absolute.
+
+        Raises:
+            ValidationError: The adapter does not say which model it was trained on.
+        """
+
+    @abstractmethod
     def adapter(self, directory: str) -> Adapter:
         """Return the adapter in a directory; reads its files only.
 

@@ -54,6 +54,10 @@ class ModelFiles(Protocol):
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
         """Return the last ``limit`` bytes of one file, or None when it does not exist or cannot be read."""
 
+    @abstractmethod
+    def content_hash(self, directory: str) -> str | None:
+        """Return the content hash of a model, by the rules of workspaces; None when its files allow none."""
+
 
 @attrs.frozen
 class VerificationResult:
@@ -98,18 +102,20 @@ class Provenance:
     """The origin of a workspace, as recorded in it."""
 
     operation: str
-    """The command that made it: clone or convert."""
+    """The operation that made it: clone, convert, tune or fuse."""
     source_repo: str | None = None
     source_revision: str | None = None
     mode: str | None = None
     """Mode of a conversion."""
     bits: int | None = None
     group_size: int | None = None
+    draft: str | None = None
+    """What two runs have in common of which one may take over what the other left; None: all of the above."""
 
     @property
     def identity(self) -> str:
-        """A text that is equal for two runs only if they make the same workspace."""
-        return "|".join(str(value) for value in attrs.astuple(self))
+        """A text that is equal for two runs only if one may take over what the other left."""
+        return self.draft or "|".join(str(value) for value in attrs.astuple(self))
 
 
 class WorkspaceDraft(Protocol):
@@ -142,6 +148,10 @@ class WorkspaceDraft(Protocol):
         """
 
     @abstractmethod
+    def keep(self, path: str) -> None:
+        """Have a file that was written into the directory be part of the workspace; others of earlier runs are not."""
+
+    @abstractmethod
     def publish(self) -> ModelHandle:
         """Record provenance and content hash, and move the directory to the target in one step.
 
@@ -155,7 +165,7 @@ class WorkspaceStore(ModelSource, Protocol):
 
     @abstractmethod
     def at(self, path: str) -> ModelHandle | None:
-        """Return the handle of the workspace at a path, or None when it holds no ``config.json``.
+        """Return the handle of the workspace at a path, or None when it holds neither a model nor an adapter.
 
         Args:
             path: Absolute, relative to the working directory, or starting with ``~/``.
@@ -226,7 +236,8 @@ class WorkspaceStore(ModelSource, Protocol):
         Args:
             place: The directory, as ``place`` returned it.
             provenance: Origin of the workspace. Files left by an earlier run with the same provenance are reused.
-            keep_unfinished: Whether to keep the draft when the block fails, so that a later run can continue.
+            keep_unfinished: Whether to keep the draft when the block fails, so that a later run can continue; one with
+                no files in it is never kept.
 
         Raises:
             LocksPresentError: Another process makes a workspace at the same place.

@@ -8,7 +8,7 @@ import json
 
 import attrs
 
-from mlxk.application.policy import require_closed
+from mlxk.application.policy import require_closed, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry, ConvertedWeights, WeightConverter
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import FileListing, ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
@@ -191,6 +191,7 @@ class ConvertModel:
 
     def _require_healthy(self, source: ModelHandle) -> ModelDetails:
         details = self.describe.details(source)
+        require_whole_model(details.description)
         if not details.description.health.healthy:
             raise UnhealthyModelError(
                 f"'{source.label}' is not whole: {details.description.health.reason}",

@@ -52,6 +52,7 @@ from mlxk.domain.models.weights import SAFETENSORS, indexed_files, stray_weights
 
 _DOCUMENTS = (
     names.CONFIG,
+    names.ADAPTER_CONFIG,
     names.TOKENIZER_CONFIG,
     names.PREPROCESSOR_CONFIG,
     names.PROCESSOR_CONFIG,
@@ -91,7 +92,9 @@ def read_snapshot(
     documents = {path: reader.document(path) for path in _DOCUMENTS if path in sizes}
     headers = {path: reader.header(path) for path in sizes if path.endswith(SAFETENSORS)}
     index = documents.get(names.SAFETENSORS_INDEX, ABSENT).mapping
-    strays = stray_weights(sizes, indexed_files(index), {path: header.tensors for path, header in headers.items()})
+    adapter = names.CONFIG not in sizes and names.ADAPTER_CONFIG in sizes
+    tensors = {path: header.tensors for path, header in headers.items()}
+    strays = () if adapter else stray_weights(sizes, indexed_files(index), tensors)
     cached = handle.origin is Origin.CACHE
     manifest = cache.manifest(handle) if cached else None
     return ModelSnapshot(

@@ -47,7 +47,7 @@ from mlxk.domain.generation.media import (
     check_together,
 )
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
-from mlxk.domain.generation.settings import Profile
+from mlxk.domain.generation.settings import EngineOptions, Profile
 from mlxk.domain.generation.video import check_frames, require_few_videos
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
@@ -92,6 +92,8 @@ class GenerateText:
         """Return what the user has said about a model under the name by which it was found."""
         own = self.profiles.get(model.alias) if model.alias is not None else None
         usual = self.of_model(model).over(self.usual)
+        if model.adapter is not None:
+            usual = Profile(engine_options=EngineOptions(adapter=model.adapter)).over(usual)
         return usual if own is None else own.over(usual)
 
     def default_draft(self, model: ModelDetails, *, unloads: bool = False) -> str | None:

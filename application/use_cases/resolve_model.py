@@ -3,7 +3,8 @@
 Defines the order of meanings, ambiguity and the not-found messages, for every command and for the server.
 """
 
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -11,7 +12,7 @@ from mlxk.application.ports.model_cache import ModelCache, ModelSource
 from mlxk.application.ports.model_directories import WorkspaceStore
 from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
-from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle, Origin, served_id
 from mlxk.domain.models.reference import ModelRef, fits_pattern, folded, is_path, is_pattern, only_match, own_name
 from mlxk.domain.text import AT_MOST, nearest
 
@@ -27,6 +28,9 @@ class ResolveModel:
     """The hub owner of a name without one; empty for none."""
     aliases: Mapping[str, str] = attrs.field(factory=dict)
     """The user's own names, each with its reference, which is never one of them."""
+    base_of: Callable[[str], str | None] | None = None
+    """Returns the base that the adapter in a directory names, None where there is none, so that an adapter stands for
+    its base; None takes an adapter for itself."""
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
         """Return the handle of the one model a reference means.
@@ -47,6 +51,32 @@ class ResolveModel:
             StorageError: The cache exists but cannot be read.
         """
         ref = ModelRef.parse(reference) if isinstance(reference, str) else reference
+        return self.with_base(self._one(ref))
+
+    def with_base(self, handle: ModelHandle) -> ModelHandle:
+        """Return the base of an adapter, with the adapter, where adapters stand for it; any other model as it is.
+
+        Raises:
+            ValidationError: The adapter does not say what its base is, or one of the cache names it by a path.
+            MlxkError: As for any reference, about the base.
+        """
+        base = None if self.base_of is None or handle.adapter is not None else self.base_of(handle.directory)
+        if base is None:
+            return handle
+        if handle.origin is Origin.CACHE and is_path(base):
+            raise ValidationError(
+                f"'{handle.label}' is an adapter whose base is named by a path of its maker's machine"
+            )
+        if base.startswith(("./", "../")):
+            base = posixpath.normpath(posixpath.join(handle.directory, base))
+        try:
+            found = attrs.evolve(self, base_of=None)(base)
+        except ModelNotFoundError as error:
+            message = f"'{handle.label}' is an adapter of {posixpath.basename(base)}: {error.message}"
+            raise ModelNotFoundError(message, hint=error.hint) from error
+        return attrs.evolve(found, adapter=handle.directory, alias=handle.alias or served_id(handle))
+
+    def _one(self, ref: ModelRef) -> ModelHandle:
         if ref.is_path:
             return self._at_path(ref)
         if ref.revision is not None:

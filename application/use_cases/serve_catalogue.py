@@ -48,8 +48,8 @@ class ServeCatalogue:
         resident: Reports the loaded models.
         clock: Measures the age of cached lookups.
         allow_paths: Whether a client may name a model by its path.
-        adapter_version: Returns what identifies the adapter of one of the user's own names, None where it has none;
-            raises ``ValidationError`` for one that cannot be used.
+        adapter_version: Returns what identifies the adapter with which a model was found, None where it was found
+            without; raises ``ValidationError`` for one that cannot be used.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ServeCatalogue:
         resident: TextGenerator,
         clock: Clock,
         allow_paths: bool = False,
-        adapter_version: Callable[[str], str | None] = lambda _: None,
+        adapter_version: Callable[[ModelHandle], str | None] = lambda _: None,
     ) -> None:
         self._adapter_version = adapter_version
         self._resolve = resolve
@@ -83,8 +83,10 @@ class ServeCatalogue:
         """
         handle, served = self._runnable_model(reference)
         self.default = self.default or handle.alias or served.id
-        self._named[served.id] = attrs.evolve(handle, alias=None)
+        self._named[served.id] = _plain(handle)
         self._named[reference] = handle
+        if handle.adapter is not None and handle.alias is not None:
+            self._named[handle.alias] = handle
         return served
 
     def offer_all(
@@ -156,7 +158,7 @@ class ServeCatalogue:
         """
         self._fallback, served = self._runnable_model(reference)
         self.default = self.default or self._fallback.alias or served.id
-        self._named.setdefault(served.id, attrs.evolve(self._fallback, alias=None))
+        self._named.setdefault(served.id, _plain(self._fallback))
 
     def _runnable_model(self, reference: str) -> tuple[ModelHandle, ServedModel]:
         """Return a model that the operator named, on disk and as clients see it; refuse one that cannot run."""
@@ -278,13 +280,13 @@ class ServeCatalogue:
     def loaded(self) -> Mapping[str, ModelHandle]:
         """Return the loaded models, by the names clients use."""
         models = self._resident.state(STATE_SECONDS).models
-        return {served_id(handle): attrs.evolve(handle, alias=None) for handle in models}
+        return {served_id(handle): _plain(handle) for handle in models}
 
     def _served(self, handle: ModelHandle) -> ServedModel:
         """Describe a model under its name for clients, which engine, errors and logs use too."""
         name = served_id(handle)
         details = self._describe.details(attrs.evolve(handle, name=name, display_name=None))
-        version = None if handle.alias is None else self._adapter_version(handle.alias)
+        version = None if handle.alias is None else self._adapter_version(handle)
         return ServedModel(name, details, adapter_version=version)
 
     def _on_disk(self) -> tuple[ServedModel, ...]:
@@ -298,9 +300,17 @@ class ServeCatalogue:
         found = []
         for handle in self._resolve.matching():
             try:
+                handle = self._resolve.with_base(handle)
                 served = self._served(handle)
-            except MlxkError:  # removed a moment ago
+            except MlxkError:  # removed a moment ago, or an adapter without its base
                 continue
+            if handle.adapter is not None and handle.alias is not None:
+                served = attrs.evolve(served, id=handle.alias, alias_of=served.id)
             if served.description.runnable and served.description.capabilities:
                 found.append(served)
         return found
+
+
+def _plain(handle: ModelHandle) -> ModelHandle:
+    """Return a model without the name of the user's own, or the adapter, by which it was found."""
+    return attrs.evolve(handle, alias=None, adapter=None)

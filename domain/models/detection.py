@@ -246,6 +246,8 @@ def _listed(config: Mapping[str, object]) -> tuple[object, ...]:
 
 def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelType:
     named = _named(snapshot.config)
+    if snapshot.is_adapter:
+        return ModelType.ADAPTER
     if _is_reranker(snapshot):
         return ModelType.RERANKER
     if _is_embedder(snapshot):
@@ -290,6 +292,8 @@ def _is_embedder(snapshot: ModelSnapshot) -> bool:
 
 
 def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capability, ...]:
+    if model_type is ModelType.ADAPTER:
+        return ()
     dedicated = next((operation for operation, made in DEDICATED_TYPES.items() if made is model_type), None)
     if dedicated is Capability.AUDIO and _translates(snapshot):
         return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN)

@@ -15,6 +15,8 @@ from mlxk.domain.models import detection
 from mlxk.domain.models.file_formats import Damage, Document
 from mlxk.domain.models.model import PARTIAL_DOWNLOAD, HealthReport, healthy, unhealthy
 from mlxk.domain.models.snapshot import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CONFIG,
     PREPROCESSOR_CONFIG,
     PROCESSOR_CONFIG,
@@ -203,10 +205,12 @@ _SETTINGS = frozenset(
 
 def check(snapshot: ModelSnapshot) -> HealthReport:
     """Check a model's files. Never raises."""
-    for rule in _RULES:
+    for rule in _ADAPTER_RULES if snapshot.is_adapter else _RULES:
         fault = rule(snapshot)
         if fault:
             return fault
+    if snapshot.is_adapter:
+        return healthy("Adapter is healthy")
     return healthy("Multi-file model complete" if weight_index(snapshot) else "Model is healthy")
 
 
@@ -237,6 +241,18 @@ def _pointer_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     if not snapshot.pointers:
         return None
     return unhealthy(f"LFS pointers instead of files: {', '.join(snapshot.pointers)}", snapshot.pointers)
+
+
+def _adapter_fault(snapshot: ModelSnapshot) -> HealthReport | None:
+    if not snapshot.document(ADAPTER_CONFIG).mapping:
+        return unhealthy(f"{ADAPTER_CONFIG} is no JSON object", (ADAPTER_CONFIG,))
+    weights = next((path for path in ADAPTER_WEIGHTS if path in snapshot.files), None)
+    if weights is None:
+        return absent(snapshot, Gap(f"{ADAPTER_WEIGHTS[0]} missing", (ADAPTER_WEIGHTS[0],)))
+    header = snapshot.headers[weights]
+    if header.damage is not None:
+        return unhealthy(f"{weights}: {header.damage.value}", (weights,))
+    return None if header.tensors else unhealthy(f"{weights} has no tensors in it", (weights,))
 
 
 def _config_fault(snapshot: ModelSnapshot) -> HealthReport | None:
@@ -378,3 +394,6 @@ _RULES: tuple[Callable[[ModelSnapshot], HealthReport | None], ...] = (
     _vision_fault,
     _tokenizer_fault,
 )
+
+_ADAPTER_RULES = (_listing_fault, _link_fault, _pointer_fault, _adapter_fault)
+"""Those of an adapter alone, in their order."""

@@ -56,6 +56,8 @@ class ModelType(enum.Enum):
     RERANKER = "reranker"
     AUDIO = "audio"
     VOICE = "voice"
+    ADAPTER = "adapter"
+    """No model by itself: it changes the answers of the one that it was trained on."""
 
 
 DEDICATED_TYPES = {
@@ -129,7 +131,7 @@ class Workspace:
     """The repository it was cloned or converted from."""
     source_revision: str | None = None
     operation: str | None = None
-    """The operation that created it: clone or convert."""
+    """The operation that created it: clone, convert, tune or fuse."""
     created: datetime.datetime | None = None
     content_hash: str | None = None
     """``sha256:`` and 64 hexadecimal digits, as recorded."""
@@ -171,6 +173,8 @@ class ModelHandle:
     """The name of a workspace in listings, as the user typed it."""
     alias: str | None = attrs.field(default=None, eq=False)
     """The user's own name by which it was found; it is the same model without."""
+    adapter: str | None = attrs.field(default=None, eq=False)
+    """Absolute directory of the adapter that was named, whose base it is; it is the same model without."""
 
     @property
     def short_name(self) -> str:

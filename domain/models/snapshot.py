@@ -86,6 +86,9 @@ def _text(raw: str) -> str:
 
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapters.safetensors", "adapter_model.safetensors")
+"""The weights of an adapter, as mlx-lm and PEFT name them."""
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
@@ -146,6 +149,11 @@ class ModelSnapshot:
     def config(self) -> dict[str, object]:
         """``config.json`` when it is an object, else an empty one."""
         return self.document(CONFIG).mapping
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an adapter alone, which is of use with the model that it was trained on."""
+        return CONFIG not in self.files and ADAPTER_CONFIG in self.files
 
     @property
     def from_hub(self) -> bool:

@@ -99,6 +99,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk convert ./demo-8bit ./demo-full --dequantize",
         "mlxk convert ORG/NAME ./repaired --repair-index",
     ),
+    "tune": (
+        "mlxk tune demo facts.jsonl --into ./taught",
+        "mlxk tune demo ./data --into ./taught --epochs 20 --rank 16",
+        "mlxk tune demo facts.jsonl --into ./taught --resume",
+    ),
     "push": ("mlxk push ./my-demo ORG/NAME --check-only", "mlxk push ./my-demo ORG/NAME --create --private"),
     "bench": (
         "mlxk bench demo",

@@ -34,6 +34,8 @@ class Output:
         self, *, as_json: bool, color: bool, stdout: TextIO | None = None, stderr: TextIO | None = None
     ) -> None:
         self.as_json = as_json
+        self.one_line = False
+        """Whether a JSON document is on one line, since others stand before it."""
         self.undelivered = False
         self.typed_flags: Mapping[str, str] = {}
         """The flags of the command line as they were typed, by the options that they give."""
@@ -141,7 +143,7 @@ class Output:
 
     def _write_envelope(self, status: str, command: str | None, data: object, error: object) -> None:
         envelope = {"status": status, "command": command, "data": data, "error": error}
-        self.line(json.dumps(envelope, indent=2, allow_nan=False))
+        self.line(json.dumps(envelope, indent=None if self.one_line else 2, allow_nan=False))
 
 
 def success_line(command: str, data: object) -> str:

@@ -62,6 +62,7 @@ COMMANDS = {
     "prune": CommandEntry("cached_models:PruneCommand", "remove old revisions, partial downloads and orphaned files"),
     "clone": CommandEntry("workspaces:CloneCommand", "make an editable copy of a model"),
     "convert": CommandEntry("workspaces:ConvertCommand", "quantize a model, or repair its index, into a new workspace"),
+    "tune": CommandEntry("tuning:TuneCommand", "train a model on examples; what it learns is a new workspace"),
     "push": CommandEntry("workspaces:PushCommand", "publish a workspace on the hub"),
     "serve": CommandEntry("serve_models", "serve models to clients of OpenAI, Anthropic and Ollama", ("server",)),
     "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),

@@ -61,6 +61,12 @@ class InMemoryBackendRegistry(BackendRegistry):
     def supports(self, backend: str, architecture: str) -> bool:
         return architecture in self._supported.get(backend, frozenset())
 
+    def base_of(self, directory: str) -> str | None:
+        adapter = self._adapters.get(directory)
+        if adapter is not None and adapter.trained_on is None:
+            raise ValidationError("adapter: it does not say which model it was trained on")
+        return None if adapter is None else adapter.trained_on
+
     def adapter(self, directory: str) -> Adapter:
         if directory not in self._adapters:
             raise ValidationError("adapter: there is none")

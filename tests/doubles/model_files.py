@@ -5,6 +5,7 @@ files.read("/cache/org/name/aaaa", "config.json", limit=100)     # b"{}"
 """
 
 import datetime
+import hashlib
 from collections.abc import Iterable, Mapping
 
 from mlxk.application.ports.model_directories import FileListing, ModelFiles
@@ -58,3 +59,9 @@ class InMemoryModelFiles(ModelFiles):
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
         content = self.directories.get(directory, {}).get(path)
         return None if content is None else content[max(0, len(content) - limit) :]
+
+    def content_hash(self, directory: str) -> str | None:
+        files = self.directories.get(directory)
+        if files is None:
+            return None
+        return f"sha256:{hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()}"

@@ -110,7 +110,7 @@ class InMemoryWorkspaceStore(WorkspaceStore):
             raise LocksPresentError("another process is making a workspace at the same place")
         directory = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.draft"
         earlier, kept = self._unfinished.pop(place, (provenance, {}))
-        self.files.directories[directory] = dict(kept) if earlier == provenance else {}
+        self.files.directories[directory] = dict(kept) if earlier.identity == provenance.identity else {}
         self._drafts.add(place)
         draft = InMemoryWorkspaceDraft(directory, place, provenance, self)
         try:
@@ -118,7 +118,7 @@ class InMemoryWorkspaceStore(WorkspaceStore):
         finally:
             self._drafts.discard(place)
             remainder = self.files.directories.pop(directory, None)
-            if remainder is not None and keep_unfinished:
+            if remainder and keep_unfinished:
                 self._unfinished[place] = (provenance, remainder)
 
     def _in_home(self) -> tuple[ModelHandle, ...]:
@@ -161,6 +161,9 @@ class InMemoryWorkspaceDraft(WorkspaceDraft):
 
     def write(self, path: str, content: bytes) -> None:
         self._store.files.directories[self._directory][path] = content
+
+    def keep(self, path: str) -> None:
+        assert path in self._store.files.directories[self._directory]
 
     def publish(self) -> ModelHandle:
         directories = self._store.files.directories

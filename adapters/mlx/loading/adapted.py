@@ -39,10 +39,7 @@ def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
     files = read_adapter(adapter)
     shared = {id(array): array for array in _arrays(model.network)}
     network = copy.deepcopy(model.network, dict(shared))
-    try:
-        load_adapters(network, adapter)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise _unfit(files, model.name, error) from error
+    apply_adapter(network, files, model.name)
     network.eval()
     if form.widened:
         widen(network, form)
@@ -56,6 +53,23 @@ def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
         identity=identity_of(model.handle, adapter),
         weight_bytes=sum(array.nbytes for array in own),
     )
+
+
+def apply_adapter(network: nn.Module, files: AdapterFiles, model: str) -> None:
+    """Put the layers of an adapter around those of a network, or replace weights of it.
+
+    Args:
+        network: Changed in place.
+        files: The adapter.
+        model: The name of the model, for errors.
+
+    Raises:
+        ValidationError: The adapter does not fit.
+    """
+    try:
+        load_adapters(network, files.directory)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _unfit(files, model, error) from error
 
 
 def _arrays(network: nn.Module) -> Iterator[mx.array]:

@@ -167,10 +167,16 @@ def _machine(machine: MachineReading) -> Iterator[str]:
 
 def sparkline(values: Sequence[float], width: int, *, plain: bool = False) -> str:
     """Return the last values as bars, with the greatest of them as a number."""
-    blocks, shown = _PLAIN_BLOCKS if plain else _BLOCKS, values[-width:]
-    highest = max(shown)
+    shown = values[-width:]
+    return f"{bars_of(shown, plain=plain)} at most {max(shown):.1f} tokens/s"
+
+
+def bars_of(values: Sequence[float], *, plain: bool = False) -> str:
+    """Return values as bars, a character each; the highest is that of the greatest."""
+    blocks = _PLAIN_BLOCKS if plain else _BLOCKS
+    highest = max(values)
     step = highest / (len(blocks) - 1) if highest else 1.0
-    return "".join(blocks[round(value / step)] for value in shown) + f" at most {highest:.1f} tokens/s"
+    return "".join(blocks[round(value / step)] for value in values)
 
 
 def _speed(model: WatchedModel) -> str:

@@ -105,6 +105,9 @@ class TestBackendRegistry:
         assert registry.converters(media=True)[0] != registry.converters(media=False)[0]
         assert set(registry.converters(media=True)) == set(registry.converters(media=False))
 
+    def test_a_directory_without_an_adapter_has_no_base(self, build: Build, tmp_path: Path) -> None:
+        assert build({}).base_of(str(tmp_path)) is None
+
     def test_a_directory_without_an_adapter_is_refused_by_name(self, build: Build, tmp_path: Path) -> None:
         with pytest.raises(ValidationError, match=r"^adapter: "):
             build({}).adapter(str(tmp_path))

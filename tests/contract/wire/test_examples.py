@@ -27,6 +27,8 @@ OPTIONAL = {
         *("gpu_renderer_util", "gpu_tiler_util", "ram_total_bytes", "ram_available_bytes", "swap_total_bytes"),
         *("memory_stall_percent", "gpu_used_bytes", "gpu_total_bytes", "command"),
     },
+    "tune": {"loss", "valid_loss", "tokens_per_second", "seconds_left"},
+    "training": {"loss", "valid_loss", "tokens_per_second", "seconds_left"},
     "run": {"reasoning", "tool_calls", "tool_results", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""

@@ -14,7 +14,7 @@ from mlxk.entrypoints.cli.program import COMMANDS
 
 Schemas = dict[str, dict[str, Any]]
 
-PARTS = {"envelope", "error", "model", "sample"}
+PARTS = {"envelope", "error", "model", "sample", "training"}
 """Schemas of parts that commands share, and of the lines of files."""
 
 

@@ -1,0 +1,134 @@
+"""Examples as tokens: rendered by the model's own template, as a server renders a conversation, and what is learned."""
+
+import attrs
+
+from mlxk.adapters.mlx.loading.text_model import LoadedTokenizer
+from mlxk.adapters.mlx.prompting.control_tokens import Rendering
+from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob
+from mlxk.domain.errors import MlxkError, ValidationError
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.tuning.examples import Example, ExampleKind
+from mlxk.domain.tuning.training import ExampleLengths
+
+
+@attrs.frozen
+class EncodedExample:
+    """An example as tokens."""
+
+    tokens: tuple[int, ...]
+    learned: tuple[tuple[int, int], ...]
+    """Where answers are: the index of their first token, and that after their last one."""
+    uncut: int
+    """How many tokens there were before it was cut."""
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many tokens are learned; nothing predicts the first one of all."""
+        return sum(end - max(start, 1) for start, end in self.learned)
+
+
+class ExampleEncoder:
+    """Makes tokens of the examples of one model.
+
+    Args:
+        tokenizer: Of the model.
+        max_length: Tokens; what is beyond is cut.
+        mask_prompt: Whether only answers are learned; text is learned as a whole.
+    """
+
+    def __init__(self, tokenizer: LoadedTokenizer, max_length: int, *, mask_prompt: bool) -> None:
+        self._renderer = tokenizer.renderer
+        self._max_length, self._mask_prompt = max_length, mask_prompt
+        inner = tokenizer.tokenizer
+        self._end: int | None = inner.eos_token_id
+        self._ends = frozenset(inner.eos_token_ids) | self._renderer.turn_ends
+        self._templated = self._renderer.conversations.has_template
+
+    def encode(self, example: Example) -> EncodedExample:
+        """Return an example as tokens.
+
+        Raises:
+            ValidationError: The template refuses it, or nothing of its answers would be left; names the line.
+        """
+        try:
+            tokens, learned = self._whole(example)
+        except MlxkError as error:
+            raise ValidationError(f"line {example.line}: {error.message}", hint=error.hint) from error
+        if not self._mask_prompt:
+            learned = [(0, len(tokens))]
+        limit = self._max_length
+        kept = tuple((start, min(end, limit)) for start, end in learned if max(start, 1) < min(end, limit))
+        if not kept:
+            raise ValidationError(
+                f"line {example.line}: its {len(tokens)} tokens are cut to {limit}, and nothing is left to learn",
+                hint="Allow more tokens, or shorten it.",
+            )
+        return EncodedExample(tuple(tokens[:limit]), kept, len(tokens))
+
+    def _whole(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
+        if example.kind is ExampleKind.TEXT:
+            tokens = self._ended(self._plain(example.text, begins=True))
+            return tokens, [(0, len(tokens))]
+        if self._templated:
+            return self._conversation(example)
+        if example.kind is ExampleKind.CHAT:
+            raise ValidationError(
+                "the model has no chat template for messages", hint="Write prompt and completion, or text."
+            )
+        asked = self._plain(example.asked.messages[-1].content, begins=True)
+        tokens = self._ended(asked + self._plain(example.answer, begins=False))
+        return tokens, [(len(asked), len(tokens))]
+
+    def _conversation(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a conversation, and where those of its answers are that the template repeats as such."""
+        tokens = self._trimmed(self._rendered(example.conversation))
+        learned = []
+        for index in example.learned:
+            messages = example.conversation.messages
+            before = Conversation(messages[:index], example.conversation.tools)
+            start = _common(tokens, self._rendered(before, opens=True))
+            if index == len(messages) - 1:
+                learned.append((start, len(tokens)))
+                continue
+            through = Conversation(messages[: index + 1], example.conversation.tools)
+            end = _common(tokens, self._trimmed(self._rendered(through)))
+            if end > start:
+                learned.append((start, end))
+        return tokens, learned
+
+    def _rendered(self, conversation: Conversation, *, opens: bool = False) -> list[int]:
+        return list(self._renderer.render(conversation, RenderingJob(opens_answer=opens)).tokens)
+
+    def _plain(self, text: str, *, begins: bool) -> list[int]:
+        return self._renderer.encode(Rendering(text), begins=begins)
+
+    def _trimmed(self, tokens: list[int]) -> list[int]:
+        """Return a conversation up to the token that ends its last message, which is added where there is none."""
+        last = next((at for at in range(len(tokens) - 1, -1, -1) if tokens[at] in self._ends), None)
+        return self._ended(tokens) if last is None or last < len(tokens) - _AFTER_AN_END else tokens[: last + 1]
+
+    def _ended(self, tokens: list[int]) -> list[int]:
+        return tokens if self._end is None or tokens[-1:] == [self._end] else [*tokens, self._end]
+
+
+_AFTER_AN_END = 3
+"""Tokens, such as a line feed, that a template writes at most after the end of a message."""
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """Return how many tokens two lists have in common at their beginning."""
+    return next(
+        (at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other))
+    )
+
+
+def measured(encoded: list[EncodedExample], examples: tuple[Example, ...]) -> ExampleLengths:
+    """Return how long examples are."""
+    cut = tuple(example.line for each, example in zip(encoded, examples, strict=True) if each.uncut > len(each.tokens))
+    return ExampleLengths(
+        longest=max(len(each.tokens) for each in encoded),
+        total=sum(len(each.tokens) for each in encoded),
+        learned=sum(each.learned_tokens for each in encoded),
+        cut=cut,
+        longest_uncut=max(each.uncut for each in encoded),
+    )

@@ -1,0 +1,44 @@
+"""Fusing: the weights of a model with those of an adapter built in, written as a conversion writes them."""
+
+from typing import Any
+
+from mlx import nn
+from mlx.utils import tree_unflatten
+from mlx_lm import utils as text_utils
+
+from mlxk.adapters.mlx.adapter_files import FULL, read_adapter
+from mlxk.adapters.mlx.compatibility import Library
+from mlxk.adapters.mlx.conversion import forget_quantization, load_lazily, write_weights
+from mlxk.adapters.mlx.loading.adapted import apply_adapter
+from mlxk.application.ports.system import Progress
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.model import ModelHandle
+
+
+def fuse(model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool) -> int:
+    """Write a fused model; for arguments and errors see ``ModelTuner.fuse``."""
+    files = read_adapter(adapter)
+    network, config = load_lazily(model, Library.MLX_LM.value)
+    apply_adapter(network, files, model.label)
+    changed = _build_in(network, dequantize=dequantize)
+    if files.kind == FULL:
+        changed = len({name.rpartition(".")[0] for name in files.tensors})
+    if not changed:
+        raise ValidationError(f"adapter: '{files.name}' changes no layer of '{model.label}'")
+    if dequantize and "quantization" in config:
+        network = text_utils.dequantize_model(network)
+        forget_quantization(config)
+    write_weights(network, config, target, "Fusing", progress)
+    return changed
+
+
+def _build_in(network: nn.Module, *, dequantize: bool) -> int:
+    """Replace layers with an adapter by plain ones; return how many there were."""
+    fused: list[tuple[str, Any]] = [
+        (name, module.fuse(dequantize=dequantize))
+        for name, module in network.named_modules()
+        if hasattr(module, "fuse")
+    ]
+    if fused:
+        network.update_modules(tree_unflatten(fused))
+    return len(fused)

@@ -1,0 +1,129 @@
+"""The state of a run on disk: trained weights, optimizer, step and figures, in one file that appears whole.
+
+The file is a safetensors file, whose metadata says which run it belongs to. The step is the position in the data and in
+the random numbers: both depend on it and on the seed alone.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlxk.application.ports.tuning import UnfinishedTraining
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.models.file_formats import MAX_HEADER_BYTES, PREFIX_BYTES, header_span, read_header
+from mlxk.domain.tuning.training import TrainingPoint
+
+STATE = "training-state.safetensors"
+_WEIGHTS, _OPTIMIZER = "weights:", "optimizer:"
+_FORMAT = "1"
+
+
+@attrs.frozen
+class TrainingState:
+    """A run after a step."""
+
+    step: int
+    weights: Mapping[str, mx.array]
+    """The trained ones, by their path in the network."""
+    optimizer: Any
+    """Its tree of arrays."""
+    points: tuple[TrainingPoint, ...]
+    losses: list[tuple[float, int]]
+    """Of the steps since the last point, each with the tokens that it is the mean of."""
+
+
+def write_state(directory: str, state: TrainingState, identity: str, fields: Mapping[str, object]) -> None:
+    """Write a state in place of an earlier one.
+
+    Raises:
+        StorageError: The disk refuses; the earlier one is then intact.
+    """
+    arrays = {f"{_WEIGHTS}{name}": value for name, value in state.weights.items()}
+    arrays |= {f"{_OPTIMIZER}{name}": value for name, value in tree_flatten(state.optimizer)}
+    points = [attrs.asdict(point) for point in state.points]
+    described: dict[str, object] = {"step": state.step, "identity": identity, "settings": dict(fields)}
+    described |= {"points": points, "losses": state.losses}
+    metadata = {"format": "mlx", "mlxk_training": _FORMAT, "run": json.dumps(described)}
+    save_whole(os.path.join(directory, STATE), arrays, metadata)
+
+
+def save_whole(path: str, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file under another name, and move it into place.
+
+    Raises:
+        StorageError: The disk refuses; what was there is then intact.
+    """
+    temporary = f"{path.removesuffix('.safetensors')}.unfinished.safetensors"
+    try:
+        mx.save_safetensors(temporary, dict(arrays), metadata=dict(metadata))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, RuntimeError) and not str(error).startswith(("[write]", "[save")):
+            raise
+        raise StorageError(
+            "the state of training cannot be written; the disk is probably full",
+            hint="Make space, and continue from the state before.",
+        ) from error
+
+
+def read_unfinished(directory: str) -> UnfinishedTraining | None:
+    """Return the run whose state a directory holds, from its header alone; None where it holds none."""
+    run = _described(directory)
+    return None if run is None else UnfinishedTraining(run["step"], run["identity"], run["settings"])
+
+
+def read_state(directory: str) -> TrainingState:
+    """Return the state in a directory.
+
+    Raises:
+        ValidationError: There is none, or it is damaged.
+    """
+    run = _described(directory)
+    if run is None:
+        raise ValidationError("there is no state of a training to continue, or it is damaged")
+    arrays = mx.load(os.path.join(directory, STATE))
+    assert isinstance(arrays, dict)
+    mx.eval(arrays)
+    found = {
+        kind: [(name.removeprefix(kind), value) for name, value in arrays.items() if name.startswith(kind)]
+        for kind in (_WEIGHTS, _OPTIMIZER)
+    }
+    return TrainingState(
+        step=run["step"],
+        weights=dict(found[_WEIGHTS]),
+        optimizer=tree_unflatten(found[_OPTIMIZER]),
+        points=tuple(TrainingPoint(**point) for point in run["points"]),
+        losses=[(loss, tokens) for loss, tokens in run["losses"]],
+    )
+
+
+def remove_state(directory: str) -> None:
+    """Remove a state, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, STATE))
+
+
+def _described(directory: str) -> dict[str, Any] | None:
+    path = os.path.join(directory, STATE)
+    try:
+        with open(path, "rb") as file:
+            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
+            span = min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES)
+            header = prefix + file.read(max(0, span - PREFIX_BYTES))
+        if read_header(header, size).damage is not None:
+            return None
+        metadata = json.loads(header[PREFIX_BYTES:]).get("__metadata__", {})
+        run = json.loads(metadata["run"]) if metadata.get("mlxk_training") == _FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return run if isinstance(run, dict) and {"step", "identity", "settings", "points", "losses"} <= run.keys() else None

@@ -1,0 +1,383 @@
+"""Training of text models: mlx-lm's LoRA and DoRA layers, MLX's AdamW, and a loop of our own.
+
+The loop is ours because a run must have the same result whether or not it is broken off and continued: the state of the
+optimizer, the random numbers and the position in the data go on, which mlx-lm's trainer begins anew.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mlx import nn
+from mlx import optimizers as optim
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm.tuner.trainer import grad_checkpoint
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS
+from mlxk.adapters.mlx.library_imports import contained, failed
+from mlxk.adapters.mlx.loading.adapted import adapted
+from mlxk.adapters.mlx.loading.load_errors import translated
+from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
+from mlxk.adapters.mlx.loading.text_model import (
+    LoadedModel,
+    LoadedTokenizer,
+    assemble_tokenizer,
+    identity_of,
+    load_model,
+    load_tokenizer,
+)
+from mlxk.adapters.mlx.tuning.examples import EncodedExample, ExampleEncoder, measured
+from mlxk.adapters.mlx.tuning.fusing import fuse
+from mlxk.adapters.mlx.tuning.state import (
+    TrainingState,
+    read_state,
+    read_unfinished,
+    remove_state,
+    save_whole,
+    write_state,
+)
+from mlxk.application.ports.system import Progress
+from mlxk.application.ports.tuning import ModelTuner, TrainingJob, UnfinishedTraining
+from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, ValidationError
+from mlxk.domain.models.footprint import WeightForm
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.tuning.data import batches
+from mlxk.domain.tuning.examples import Example
+from mlxk.domain.tuning.training import (
+    ExampleLengths,
+    Method,
+    TrainingPoint,
+    TrainingResult,
+    TuningSettings,
+)
+
+_REPORT_SECONDS = 1.0
+_WEIGHT_DECAY, _LARGEST_GRADIENT = 0.01, 1.0
+_MOST_VALIDATED = 200
+"""Examples of a validation."""
+_POINTS = 100
+"""Points of the loss that are kept of a run, besides those of the validation."""
+
+
+class MlxModelTuner(ModelTuner):
+    """Trains on the calling thread."""
+
+    def lengths(
+        self, model: ModelHandle, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
+    ) -> ExampleLengths:
+        encoder = ExampleEncoder(_tokenizer(model), max_length, mask_prompt=mask_prompt)
+        return measured([encoder.encode(each) for each in examples], examples)
+
+    def unfinished(self, directory: str) -> UnfinishedTraining | None:
+        return read_unfinished(directory)
+
+    def train(
+        self, job: TrainingJob, report: Callable[[TrainingPoint], None], stopped: Callable[[], bool], *, resume: bool
+    ) -> TrainingResult:
+        settings = job.settings
+        with _released(job.model):
+            mx.reset_peak_memory()
+            model = load_model(job.model, job.form)
+            encoder = ExampleEncoder(model, settings.max_length, mask_prompt=settings.mask_prompt)
+            train = [encoder.encode(each) for each in job.train]
+            valid = [encoder.encode(each) for each in job.valid[:_MOST_VALIDATED]]
+            with _recomputing(model.network, wanted=settings.recompute):
+                run = _Run(job, _prepared(model, settings), train, valid, report)
+                run.begin(resume=resume)
+                result = run.until(stopped)
+            _write_adapter(job, model.network)
+            return result
+
+    def loss(
+        self, model: ModelHandle, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
+    ) -> float:
+        with _released(model):
+            loaded = load_model(model, form)
+            loaded = loaded if adapter is None else adapted(loaded, adapter, form)
+            encoder = ExampleEncoder(loaded, max_length, mask_prompt=True)
+            loaded.network.eval()
+            return _mean_loss(loaded.network, [encoder.encode(each) for each in examples], 1)
+
+    def fuse(self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool) -> int:
+        with _released(model):
+            return fuse(model, adapter, target, progress, dequantize=dequantize)
+
+
+@contextlib.contextmanager
+def _released(model: ModelHandle) -> Iterator[None]:
+    """Contain what the libraries print, translate what they raise, and release the memory."""
+    try:
+        with contained(model.name):
+            yield
+    except (MlxkError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise failed(error, f"Training '{model.label}'") from error
+    finally:
+        mx.clear_cache()
+
+
+def _tokenizer(model: ModelHandle) -> LoadedTokenizer:
+    require_regular(model)
+    config = read_config(model)
+    with translated(model, "has an architecture that is not known"), contained(model.name):
+        tokenizer = load_tokenizer(model, config.get("eos_token_id"))
+    return assemble_tokenizer(model, identity_of(model), tokenizer, config)
+
+
+def _prepared(model: LoadedModel, settings: TuningSettings) -> nn.Module:
+    """Return the network with the layers that are trained, which alone are not frozen."""
+    network: nn.Module = model.network
+    mx.random.seed(settings.seed)
+    network.freeze()
+    layers = getattr(network, "layers", None)
+    if not layers:
+        raise ValidationError(f"'{model.name}' is of an architecture whose layers cannot be trained")
+    count = min(settings.layers, len(layers))
+    if settings.method is Method.FULL:
+        if any(isinstance(each, nn.QuantizedLinear) for each in network.modules()):
+            raise ValidationError.in_field(
+                "method", "a quantized model is trained beside its weights", hint="Train it with lora or dora."
+            )
+        for layer in layers[-count:]:
+            layer.unfreeze()
+        return network
+    parameters = {"rank": settings.rank, "scale": settings.scale, "dropout": settings.dropout}
+    try:
+        linear_to_lora_layers(network, count, parameters, use_dora=settings.method is Method.DORA)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValidationError(
+            f"the layers of '{model.name}' take no {settings.method.value}: {str(error)[:200]}"
+        ) from error
+    if not tree_flatten(network.trainable_parameters()):
+        raise ValidationError(f"'{model.name}' has no layers that can be adapted")
+    return network
+
+
+@contextlib.contextmanager
+def _recomputing(network: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Have layers recompute what they need for gradients; mlx-lm changes the class of the layers, for the process."""
+    if not wanted:
+        yield
+        return
+    kinds = {type(layer) for layer in network.layers}
+    before = {kind: kind.__call__ for kind in kinds}
+    try:
+        for kind in kinds:
+            grad_checkpoint(next(layer for layer in network.layers if type(layer) is kind))
+        yield
+    finally:
+        for kind, call in before.items():
+            kind.__call__ = call
+
+
+@attrs.define
+class _Run:
+    """A run while it is made."""
+
+    job: TrainingJob
+    network: nn.Module
+    train: list[EncodedExample]
+    valid: list[EncodedExample]
+    report: Callable[[TrainingPoint], None]
+    optimizer: Any = attrs.field(init=False)
+    points: list[TrainingPoint] = attrs.field(factory=list)
+    step: int = 0
+    resumed_at: int | None = None
+    tokens: int = 0
+    _began: float = attrs.field(factory=time.monotonic)
+    _losses: list[tuple[float, int]] = attrs.field(factory=list)
+    """Of the steps since the last point, each with the tokens that it is the mean of."""
+    _reported: tuple[float, int, int] = (0.0, 0, 0)
+    """When figures were given last, after which step, and how many tokens."""
+
+    def begin(self, *, resume: bool) -> None:
+        """Begin, or take over the state of the run that was broken off."""
+        self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=_WEIGHT_DECAY, bias_correction=True)
+        self.optimizer.init(self.network.trainable_parameters())
+        if resume:
+            state = read_state(self.job.directory)
+            self.network.update(tree_unflatten(list(state.weights.items())))
+            self.optimizer.state = state.optimizer
+            self.step = self.resumed_at = state.step
+            self.points, self._losses = list(state.points), list(state.losses)
+        else:
+            remove_state(self.job.directory)
+        mx.eval(self.network.parameters(), self.optimizer.state)
+        self._reported = (self._began, self.step, 0)
+
+    def until(self, stopped: Callable[[], bool]) -> TrainingResult:
+        """Make the steps that are left, or those until it is stopped."""
+        settings = self.job.settings
+        if self.step == 0:
+            self._give(kept=bool(self.valid), validated=True)
+        gradients = nn.value_and_grad(self.network, _loss)
+        stream = batches(len(self.train), settings.batch_size, settings.seed)
+        for _ in range(self.step * settings.accumulation):
+            next(stream)
+        every = max(1, settings.steps // _POINTS)
+        ended = False
+        self.network.train()
+        while self.step < settings.steps and not ended:
+            self._update(gradients, [next(stream)[1] for _ in range(settings.accumulation)])
+            with self._saved_on_failure():
+                ended = stopped()
+            last = ended or self.step == settings.steps
+            validated = bool(self.valid) and (last or self.step % settings.validate_every == 0)
+            with self._saved_on_failure():
+                self._give(kept=last or validated or self.step % every == 0, validated=validated)
+            if self.step % settings.save_every == 0 and not last:
+                self.save()
+        return self._result()
+
+    def save(self) -> None:
+        """Write the state after the current step."""
+        weights = dict(tree_flatten(self.network.trainable_parameters()))
+        state = TrainingState(self.step, weights, self.optimizer.state, tuple(self.points), self._losses)
+        write_state(self.job.directory, state, self.job.identity, self.job.settings.as_fields())
+
+    def _result(self) -> TrainingResult:
+        return TrainingResult(
+            steps=self.step,
+            resumed_at=self.resumed_at,
+            stopped=self.step < self.job.settings.steps,
+            points=tuple(self.points),
+            trained_parameters=sum(array.size for _, array in tree_flatten(self.network.trainable_parameters())),
+            tokens=self.tokens,
+            seconds=time.monotonic() - self._began,
+            peak_bytes=mx.get_peak_memory(),
+        )
+
+    @contextlib.contextmanager
+    def _saved_on_failure(self) -> Iterator[None]:
+        """Write the state when training is broken off between two steps."""
+        try:
+            yield
+        except BaseException:
+            self.save()
+            raise
+
+    def _update(self, gradients: Callable[..., Any], indices: list[tuple[int, ...]]) -> None:
+        """Make one step, whose random numbers depend on the seed and the step alone."""
+        mx.random.seed(self.job.settings.seed << 32 | self.step)
+        total: Any = None
+        for batch in indices:
+            examples = [self.train[index] for index in batch]
+            tokens, mask = _batch(examples)
+            loss, found = gradients(self.network, tokens, mask)
+            total = found if total is None else tree_map(mx.add, total, found)
+            mx.eval(total, loss)
+            value = _number(loss)
+            if not value < float("inf"):
+                raise ExecutionError(
+                    f"the loss is no longer a number after {self.step} steps",
+                    hint="Train with a lower learning rate, or a smaller scale.",
+                )
+            self._losses.append((value, _count(mask)))
+            self.tokens += sum(len(each.tokens) for each in examples)
+        if len(indices) > 1:
+            total = tree_map(lambda each: each / len(indices), total)
+        total, _ = optim.clip_grad_norm(total, _LARGEST_GRADIENT)
+        self.optimizer.learning_rate = self.job.settings.learning_rate_at(self.step + 1)
+        self.optimizer.update(self.network, total)
+        mx.eval(self.network.trainable_parameters(), self.optimizer.state)
+        self.step += 1
+
+    def _give(self, *, kept: bool, validated: bool) -> None:
+        """Report the figures of a step that are kept, and between such steps about every second."""
+        now = time.monotonic()
+        when, step, tokens = self._reported
+        if not kept and now - when < _REPORT_SECONDS:
+            return
+        valid_loss = None
+        if validated and self.valid:
+            self.network.eval()
+            valid_loss = _mean_loss(self.network, self.valid, self.job.settings.batch_size)
+            self.network.train()
+        seconds, made = now - when, self.step - step
+        point = TrainingPoint(
+            step=self.step,
+            seconds=now - self._began,
+            loss=_weighted(self._losses),
+            valid_loss=valid_loss,
+            tokens_per_second=(self.tokens - tokens) / seconds if made and seconds else None,
+            seconds_left=(self.job.settings.steps - self.step) * seconds / made if made else None,
+        )
+        if kept:
+            self._losses = []
+            self.points.append(point)
+        self._reported = (time.monotonic(), self.step, self.tokens)
+        self.report(point)
+
+
+def _weighted(losses: list[tuple[float, int]]) -> float | None:
+    count = sum(tokens for _, tokens in losses)
+    return sum(loss * tokens for loss, tokens in losses) / count if count else None
+
+
+def _number(value: mx.array) -> float:
+    found: Any = value.item()
+    return float(found)
+
+
+def _count(mask: mx.array) -> int:
+    return round(_number(mask.sum()))
+
+
+def _batch(examples: list[EncodedExample]) -> tuple[mx.array, mx.array]:
+    """Return the tokens of examples, shape [B, L], and which of them are learned, as 0 or 1; padding is not."""
+    length = max(len(each.tokens) for each in examples)
+    tokens = [[*each.tokens, *[0] * (length - len(each.tokens))] for each in examples]
+    mask = [[float(any(a <= at < b for a, b in each.learned)) for at in range(1, length)] for each in examples]
+    return mx.array(tokens, dtype=mx.int32), mx.array(mask, dtype=mx.float32)
+
+
+def _loss(network: nn.Module, tokens: mx.array, mask: mx.array) -> mx.array:
+    """Return the mean loss over what is learned, in nats."""
+    logits = network(tokens[:, :-1]).astype(mx.float32)
+    losses = nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask
+    mean: mx.array = losses.sum() / mask.sum()
+    return mean
+
+
+def _mean_loss(network: nn.Module, examples: list[EncodedExample], batch_size: int) -> float:
+    ordered = sorted(examples, key=lambda each: len(each.tokens))
+    losses = []
+    for start in range(0, len(ordered), batch_size):
+        tokens, mask = _batch(ordered[start : start + batch_size])
+        losses.append((_number(_loss(network, tokens, mask)), _count(mask)))
+    mx.clear_cache()
+    return _weighted(losses) or 0.0
+
+
+def _write_adapter(job: TrainingJob, network: nn.Module) -> None:
+    """Write what was trained as mlx-lm does; whole weights in the type that the model has on disk."""
+    settings = job.settings
+    weights = dict(tree_flatten(network.trainable_parameters()))
+    if settings.method is Method.FULL and job.form.widened:
+        named = read_config(job.model)
+        stored = _TYPES.get(str(named.get("dtype", named.get("torch_dtype"))))
+        weights = {name: array if stored is None else array.astype(stored) for name, array in weights.items()}
+    save_whole(os.path.join(job.directory, WEIGHTS), weights, {"format": "mlx"})
+    parameters = {"rank": settings.rank, "scale": settings.scale, "dropout": settings.dropout}
+    config = {
+        "fine_tune_type": settings.method.value,
+        "num_layers": settings.layers,
+        "lora_parameters": None if settings.method is Method.FULL else parameters,
+        "model": job.base,
+    }
+    try:
+        with open(os.path.join(job.directory, CONFIG), "w", encoding="utf-8") as file:
+            file.write(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise StorageError(f"{CONFIG} cannot be written: {error.strerror}") from error
+
+
+_TYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16}
+"""Types of 16 bits, as configs name them."""

@@ -1,0 +1,303 @@
+"""Train a model on examples: check the data, judge the memory, train, and put a workspace with the adapter in place."""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from mlxk.application.policy import require_text_model, require_training_memory, require_whole_model
+from mlxk.application.ports.backends import BackendRegistry
+from mlxk.application.ports.model_cache import ModelCache, reserved_source
+from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.system import MemoryProbe, Progress
+from mlxk.application.ports.tuning import (
+    ADAPTER_FILES,
+    ModelTuner,
+    TrainingFiles,
+    TrainingJob,
+    UnfinishedTraining,
+)
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.errors import Advice, CapabilityError, IncompatibleModelError, Remedy, ValidationError
+from mlxk.domain.models.footprint import MemoryVerdict
+from mlxk.domain.models.integrity import listed
+from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, Origin, Workspace
+from mlxk.domain.tuning.data import (
+    TEST,
+    TRAIN,
+    VALID,
+    DataFault,
+    FileCheck,
+    TrainingData,
+    across_files,
+    divided,
+    first_faults,
+)
+from mlxk.domain.tuning.examples import MAX_LINE_BYTES
+from mlxk.domain.tuning.record import CARD, RECORD, BaseModel, TrainingRecord, UsedData
+from mlxk.domain.tuning.training import (
+    ExampleLengths,
+    NetworkShape,
+    TrainingPoint,
+    TuningChoices,
+    TuningSettings,
+    training_bytes,
+)
+
+_SHOWN_AT_MOST = 20
+"""Faults and remarks that are shown of many."""
+
+
+@attrs.frozen
+class TuneRequest:
+    """A model, data, where the adapter goes, and how to train."""
+
+    reference: str
+    data: str
+    target: str
+    choices: TuningChoices = attrs.field(factory=TuningChoices)
+    held_out: float | None = None
+    """The share of the examples that is held out for validation; None leaves it to the program."""
+    resume: bool = False
+    restart: bool = False
+    """Whether an unfinished training at the same place is thrown away."""
+
+
+@attrs.frozen
+class TuningPlan:
+    """What is about to be trained, known before training begins."""
+
+    settings: TuningSettings
+    data: TrainingData
+    lengths: ExampleLengths
+    memory: MemoryVerdict
+    resumed_at: int | None
+    """The step after which an unfinished training is continued."""
+
+
+@attrs.frozen
+class TuneResult:
+    """A finished training and its workspace."""
+
+    base: ModelHandle
+    handle: ModelHandle
+    workspace: Workspace
+    plan: TuningPlan
+    record: TrainingRecord
+
+
+@attrs.frozen
+class TrainingWatch:
+    """Who is told about a training, and who may end it."""
+
+    planned: Callable[[TuningPlan], None]
+    report: Callable[[TrainingPoint], None]
+    stopped: Callable[[], bool]
+
+
+@attrs.frozen
+class ReadTrainingData:
+    """Reads and checks data; loads nothing of a model."""
+
+    files: TrainingFiles
+
+    def __call__(self, path: str, progress: Progress) -> TrainingData:
+        """Return the examples of a file or folder.
+
+        Remarks go to the progress, and so do the first faults.
+
+        Raises:
+            ValidationError: There is no data, or a line is at fault; ``detail`` has all faults.
+            StorageError: A file cannot be read.
+        """
+        found = self.files.find(path)
+        digest = hashlib.sha256()
+        checks = {}
+        for split, place in sorted(found.items()):
+            digest.update(f"{split}\0".encode())
+            checks[split] = FileCheck(posixpath.basename(place)).read(
+                _hashed(self.files.lines(place, MAX_LINE_BYTES), digest)
+            )
+        faults, remarks = across_files(checks)
+        faults = [*(each for check in checks.values() for each in check.faults), *faults]
+        remarks = [*(each for check in checks.values() for each in check.remarks), *remarks]
+        for line in (*first_faults(faults, _SHOWN_AT_MOST), *_first(remarks)):
+            progress.note(line)
+        if faults:
+            raise _refused(faults)
+        examples = {split: tuple(check.examples) for split, check in checks.items()}
+        return TrainingData(
+            examples.get(TRAIN, ()), examples.get(VALID, ()), examples.get(TEST, ()), f"sha256:{digest.hexdigest()}"
+        )
+
+
+def _hashed(lines: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
+    for line in lines:
+        digest.update(line)
+        yield line
+
+
+def _first(remarks: list[str]) -> list[str]:
+    more = len(remarks) - _SHOWN_AT_MOST
+    return [*remarks[:_SHOWN_AT_MOST], *([f"… and {more} more remarks"] if more > 0 else [])]
+
+
+def _refused(faults: list[DataFault]) -> ValidationError:
+    places = [{"file": each.file, "line": each.line, "message": each.message} for each in faults]
+    others = "" if len(faults) == 1 else f" (the first of {len(faults)} faults)"
+    return ValidationError(f"{faults[0]}{others}", detail={"faults": places[:1000], "count": len(faults)})
+
+
+@attrs.frozen
+class TuneModel:
+    """Trains one model into a new workspace."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+    cache: ModelCache
+    files: ModelFiles
+    workspaces: WorkspaceStore
+    registry: BackendRegistry
+    memory: MemoryProbe
+    read: ReadTrainingData
+    tuner: Callable[[], ModelTuner]
+    """Returns the trainer, whose libraries are loaded with the first call."""
+
+    def __call__(self, request: TuneRequest, watch: TrainingWatch, progress: Progress) -> TuneResult:
+        """Train, and make the workspace.
+
+        Raises:
+            ValidationError: Data, a setting, the target, or what is to be resumed is at fault.
+            CapabilityError, IncompatibleModelError, UnhealthyModelError: The model cannot be trained.
+            InsufficientMemoryError: Training is beyond the memory budget.
+            MlxkError: The model cannot be loaded, or the disk refuses; what was trained is kept to be resumed.
+        """
+        data = self.read(request.data, progress)
+        if not data.train:
+            raise ValidationError(f"data: there are no examples for training in '{request.data}'")
+        data = divided(data, request.held_out, request.choices.seed)
+        details = self._trainable(request.reference)
+        base = details.description.handle
+        place = self.workspaces.place(request.target, base.short_name)
+        config = details.config or {}
+        settings = request.choices.settings(config, len(data.train), details.description.context_length)
+        with reserved_source(self.cache, base, "training it", progress):
+            lengths = self.tuner().lengths(
+                base, (*data.train, *data.valid), settings.max_length, mask_prompt=settings.mask_prompt
+            )
+            extra = training_bytes(NetworkShape.of(config), settings, lengths.longest, details.description.weight_bytes)
+            verdict = require_training_memory(details.description, self.memory, extra)
+            origin = self._origin(base, place)
+            plan = TuningPlan(settings, data, lengths, verdict, None)
+            with self.workspaces.draft(place, _provenance(origin, settings), keep_unfinished=True) as draft:
+                return self._trained(request, plan, base, origin, draft, watch)
+
+    def _trained(
+        self,
+        request: TuneRequest,
+        plan: TuningPlan,
+        base: ModelHandle,
+        origin: BaseModel,
+        draft: WorkspaceDraft,
+        watch: TrainingWatch,
+    ) -> TuneResult:
+        settings, data = plan.settings, plan.data
+        identity = _identity(settings, data, origin, plan.memory)
+        before = self.tuner().unfinished(draft.directory)
+        resumed_at = _resumed_at(before, identity, settings, request)
+        plan = attrs.evolve(plan, resumed_at=resumed_at)
+        watch.planned(plan)
+        job = TrainingJob(
+            base, plan.memory.form, settings, data.train, data.valid, draft.directory, identity, origin.name
+        )
+        result = self.tuner().train(job, watch.report, watch.stopped, resume=resumed_at is not None)
+        for file in ADAPTER_FILES:
+            draft.keep(file)
+        name = posixpath.basename(request.data.rstrip("/"))
+        used = UsedData(name, data.digest, data.kind.value, len(data.train), len(data.valid), data.divided)
+        record = TrainingRecord(origin, used, settings, result)
+        draft.write(RECORD, record.as_json())
+        draft.write(CARD, record.card(posixpath.basename(request.target.rstrip("/"))))
+        handle = draft.publish()
+        return TuneResult(base, handle, self.workspaces.read(handle), plan, record)
+
+    def _trainable(self, reference: str) -> ModelDetails:
+        details = self.describe.details(self.resolve(reference))
+        description = details.description
+        require_whole_model(description)
+        require_text_model(description)
+        name = description.handle.label
+        if description.can(Capability.VISION) or description.can(Capability.AUDIO):
+            raise CapabilityError(
+                f"'{name}' reads images or sound; only models that read text alone are tuned",
+                hint="Choose a text model.",
+            )
+        architecture = str((details.config or {}).get("model_type", ""))
+        backend = self.registry.converters(media=False)[0]
+        if not self.registry.supports(backend, architecture):
+            raise IncompatibleModelError(
+                f"'{name}' is of the architecture '{architecture}', which {backend} does not know"
+            )
+        return details
+
+    def _origin(self, base: ModelHandle, place: str) -> BaseModel:
+        """Return how the adapter names its base: never by an absolute path."""
+        content_hash = self.files.content_hash(base.directory)
+        if base.origin is not Origin.WORKSPACE:
+            hub_name = base.name if base.origin is Origin.CACHE else None
+            return BaseModel(base.name, base.commit, content_hash, hub_name)
+        name = posixpath.relpath(base.directory, place)
+        return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo)
+
+
+def _provenance(origin: BaseModel, settings: TuningSettings) -> Provenance:
+    return Provenance(
+        "tune", source_repo=origin.hub_name, source_revision=origin.revision, mode=settings.method.value, draft="tune"
+    )
+
+
+def _identity(settings: TuningSettings, data: TrainingData, origin: BaseModel, memory: MemoryVerdict) -> str:
+    """Return what is equal only for runs with the same result."""
+    facts = [
+        settings.as_fields(),
+        data.digest,
+        len(data.train),
+        origin.content_hash,
+        origin.revision,
+        memory.form.value,
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _resumed_at(
+    before: UnfinishedTraining | None, identity: str, settings: TuningSettings, request: TuneRequest
+) -> int | None:
+    """Return the step after which to go on; None to begin.
+
+    Raises:
+        ValidationError: There is nothing to resume, or what there is belongs to another run, or may not be lost.
+    """
+    if request.resume:
+        if before is None:
+            raise ValidationError(
+                f"resume: there is no unfinished training for '{request.target}'", options=("resume",)
+            )
+        if before.identity != identity:
+            now = settings.as_fields()
+            changed = sorted(name for name, value in before.fields.items() if now.get(name) != value)
+            what = listed(changed) if changed else "the data, the model, or how it is held in memory"
+            raise ValidationError(
+                f"resume: the unfinished training was begun with other values of: {what}",
+                hint="Say the same again to continue it.",
+                options=("resume",),
+            )
+        return before.step
+    if before is not None and not request.restart:
+        raise ValidationError(
+            f"target: an unfinished training for '{request.target}' has reached step {before.step}",
+            hint=Advice(Remedy.RESUME_TRAINING),
+        )
+    return None

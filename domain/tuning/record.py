@@ -1,0 +1,149 @@
+"""What is recorded of a training beside the adapter that it made, for programs and as a card for people."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.domain.models.file_formats import read_document
+from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, TuningSettings, perplexity
+
+RECORD = "training.json"
+CARD = "README.md"
+
+
+@attrs.frozen
+class BaseModel:
+    """The model that was trained on."""
+
+    name: str
+    """``org/name``, the name of a built-in model, or the path of a workspace as seen from the folder of the adapter."""
+    revision: str | None
+    """Of a cached model."""
+    content_hash: str | None
+    """``sha256:`` and 64 hexadecimal digits, as workspaces have them."""
+    hub_name: str | None = None
+    """The name of the model, or of what it was made of, on the hub; None without one."""
+
+
+@attrs.frozen
+class UsedData:
+    """The data that was trained on."""
+
+    name: str
+    """Of the file or folder, without the folders that it is in."""
+    digest: str
+    """``sha256:`` and 64 hexadecimal digits over the content of the files."""
+    kind: str
+    """What the lines hold."""
+    train: int
+    """Examples."""
+    valid: int
+    divided: bool
+    """Whether those for validation were held out from one file."""
+
+
+@attrs.frozen
+class TrainingRecord:
+    """A finished training."""
+
+    base: BaseModel
+    data: UsedData
+    settings: TuningSettings
+    result: TrainingResult
+
+    def as_json(self) -> bytes:
+        """Return the content of ``RECORD``."""
+        result = self.result
+        figures = {
+            "steps": result.steps,
+            "stopped_early": result.stopped,
+            "resumed_at": result.resumed_at,
+            "train_loss": result.loss,
+            "valid_loss": result.valid_loss,
+            "trained_parameters": result.trained_parameters,
+            "tokens": result.tokens,
+            "seconds": round(result.seconds, 1),
+            "peak_memory_bytes": result.peak_bytes,
+        }
+        document = {
+            "format": 1,
+            "base": attrs.asdict(self.base),
+            "data": attrs.asdict(self.data),
+            "settings": self.settings.as_fields(),
+            "figures": figures,
+            "losses": [point_fields(each) for each in result.points],
+        }
+        return (json.dumps(document, indent=2) + "\n").encode()
+
+    def card(self, name: str) -> bytes:
+        """Return the model card.
+
+        Args:
+            name: Of the adapter.
+        """
+        base, data, settings, result = self.base, self.data, self.settings, self.result
+        known_as = base.hub_name or base.name.rpartition("/")[2]
+        head = ["library_name: mlx", "tags:", "- mlx", "- adapter", f"- {settings.method.value}"]
+        head += [] if base.hub_name is None else [f"base_model: {base.hub_name}", "base_model_relation: adapter"]
+        losses = [f"- Loss: {_loss(result.first_loss)} at the beginning, {_loss(result.loss)} at the end"]
+        if result.valid_loss is not None:
+            first = next(each.valid_loss for each in result.points if each.valid_loss is not None)
+            losses.append(f"- Loss of the validation: {_loss(first)} before, {_loss(result.valid_loss)} after")
+        layers = f"the last {settings.layers} layers" if settings.layers > 1 else "the last layer"
+        how = f"rank {settings.rank}, scale {settings.scale:g}" if settings.method.value != "full" else "whole weights"
+        ended = " (ended before its time)" if result.stopped else ""
+        lines = [
+            "---",
+            *head,
+            "---",
+            "",
+            f"# {name}",
+            "",
+            f"An adapter of {known_as} ({settings.method.value}), trained with mlxk.",
+            "",
+            f"- Base: {known_as}, content {base.content_hash or 'without a hash'}",
+            f"- Data: {data.train} examples of {data.kind}, {data.valid} for validation, content {data.digest}",
+            f"- Trained: {layers}, {how}; {result.trained_parameters:,} numbers",
+            f"- Steps: {result.steps} of {settings.steps}{ended}, batches of {settings.batch_size},"
+            f" learning rate {settings.learning_rate:g}, seed {settings.seed}",
+            *losses,
+            "",
+            f"`{RECORD}` has all settings and figures. The files are in the format of mlx-lm.",
+            "",
+        ]
+        return "\n".join(lines).encode()
+
+
+def _loss(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f} (perplexity {perplexity(value):.4g})"
+
+
+def point_fields(point: TrainingPoint) -> dict[str, object]:
+    """Return the figures of a step as JSON has them."""
+    return {name: _rounded(value) for name, value in attrs.asdict(point).items() if value is not None}
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+@attrs.frozen
+class KnownTraining:
+    """What a record in a folder says, read without trust."""
+
+    base: str
+    """See ``BaseModel.name``."""
+    base_hash: str | None
+    document: Mapping[str, Any]
+
+
+def read_record(content: bytes | None) -> KnownTraining | None:
+    """Return what a record says; None when it is none."""
+    document = read_document(content or b"").mapping
+    base = document.get("base")
+    if not isinstance(base, dict) or not isinstance(base.get("name"), str) or not base["name"]:
+        return None
+    known = base.get("content_hash")
+    return KnownTraining(base["name"], known if isinstance(known, str) else None, document)

@@ -1,0 +1,227 @@
+"""The commands that train models and use what was trained: ``tune``."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import attrs
+
+from mlxk.application.use_cases.tune_model import TrainingWatch, TuneRequest, TuningPlan
+from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.domain.tuning.training import Method, TrainingPoint, TuningChoices
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_cpu_argument,
+    add_model_argument,
+    computing_settings,
+    whole_number,
+)
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.foreground_processes import handling
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import SECONDS_BETWEEN_LINES, Spinner, SpinnerBetweenBars
+from mlxk.entrypoints.cli.render import tuning
+
+_LARGEST = 10**9
+
+
+def number(text: str) -> float:
+    """Return a number that is no infinity; its range is checked by the use case."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not -_LARGEST <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number")
+    return value
+
+
+class TuneCommand:
+    """``mlxk tune MODEL DATA --into NAME``: train an adapter, or whole layers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare model, data, target and how to train."""
+        add_model_argument(parser)
+        parser.add_argument("data", metavar="DATA", help="a file of JSON lines, or a folder with train.jsonl")
+        parser.add_argument(
+            "--into", metavar="NAME", required=True, help="the workspace to make: a directory, or a name in the home"
+        )
+        many = whole_number(1, _LARGEST)
+        what = parser.add_argument_group("what is trained")
+        what.add_argument(
+            "--method",
+            choices=[each.value for each in Method],
+            default="lora",
+            help="lora, dora, or full weights (lora)",
+        )
+        what.add_argument("--layers", metavar="N", type=many, help="train the last N layers (all)")
+        what.add_argument("--rank", metavar="N", type=many, help="of the matrices of an adapter (8)")
+        what.add_argument("--scale", metavar="X", type=number, help="of an adapter's product (2)")
+        what.add_argument("--dropout", metavar="X", type=number, help="share of its inputs that is left out (0)")
+        what.add_argument(
+            "--mask-prompt", action=argparse.BooleanOptionalAction, help="learn answers only (yes), or prompts as well"
+        )
+        how = parser.add_argument_group("how long and how fast")
+        how.add_argument(
+            "--iters", metavar="N", type=many, help="updates of the weights (3 epochs; more of few examples)"
+        )
+        how.add_argument("--epochs", metavar="X", type=number, help="passes over the examples, in place of --iters")
+        how.add_argument("--batch-size", metavar="N", type=many, help="examples computed at a time (4)")
+        how.add_argument("--grad-accumulation", metavar="N", type=many, help="batches that make one update (1)")
+        how.add_argument("--learning-rate", metavar="X", type=number, help="the highest (by the width of the model)")
+        how.add_argument(
+            "--max-length", metavar="N", type=many, help="tokens of an example; longer ones are cut (2048)"
+        )
+        how.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
+        how.add_argument(
+            "--seed", metavar="N", type=whole_number(0, 2**32 - 1), default=0, help="same seed, same result"
+        )
+        kept = parser.add_argument_group("what is measured and kept")
+        kept.add_argument(
+            "--valid-share", metavar="X", type=number, help="hold so much of the examples out (0.1 of many)"
+        )
+        kept.add_argument(
+            "--validate-every", metavar="N", type=many, help="measure the validation every N updates (50)"
+        )
+        kept.add_argument("--save-every", metavar="N", type=many, help="write the state every N updates (50)")
+        kept.add_argument("--resume", action="store_true", help="continue a training that was broken off")
+        kept.add_argument("--restart", action="store_true", help="begin anew, without what was broken off")
+        kept.add_argument("--plot", metavar="FILE", help="draw the losses: FILE ends in .svg or .png")
+        add_cpu_argument(parser)
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Train, showing the figures meanwhile; print where the result is."""
+        request = _request(arguments)
+        kind = _plot_kind(arguments.plot)
+        container = context.build(computing_settings(arguments, context.settings))
+        chart_writer = None if kind is None else container.adapters.chart_writer()
+        output.one_line = output.as_json
+        shown = _Shown(output, arguments.data)
+        try:
+            with SpinnerBetweenBars(output, "Reading the examples") as progress, shown.interruptible() as stopped:
+                shown.waiting = progress
+                watch = TrainingWatch(shown.plan, shown.point, stopped)
+                result = container.use_cases.tune_model()(request, watch, progress)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted", hint=shown.hint) from None
+        if chart_writer is not None and kind is not None:
+            title = os.path.basename(arguments.into.rstrip("/"))
+            tuning.write_plot(arguments.plot, chart_writer.draw(tuning.chart(result.record.result, title), kind))
+        if output.as_json:
+            output.document("tune", tuning.tune_json(result, arguments.plot))
+        else:
+            output.text(tuning.tune_text(result, arguments.into, arguments.plot))
+        return DONE
+
+
+def _request(arguments: argparse.Namespace) -> TuneRequest:
+    if arguments.resume and arguments.restart:
+        raise UsageError("--resume and --restart exclude each other")
+    share = arguments.valid_share
+    if share is not None and not 0 <= share < 1:
+        raise UsageError(f"--valid-share: '{share:g}' is no number from 0 to below 1")
+    choices = TuningChoices(
+        method=Method(arguments.method),
+        steps=arguments.iters,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        layers=arguments.layers,
+        rank=arguments.rank,
+        scale=arguments.scale,
+        dropout=arguments.dropout,
+        learning_rate=arguments.learning_rate,
+        max_length=arguments.max_length,
+        mask_prompt=arguments.mask_prompt,
+        seed=arguments.seed,
+        save_every=arguments.save_every,
+        validate_every=arguments.validate_every,
+        accumulation=arguments.grad_accumulation,
+        recompute=arguments.grad_checkpoint,
+    )
+    return TuneRequest(
+        arguments.model, arguments.data, arguments.into, choices, share, arguments.resume, arguments.restart
+    )
+
+
+def _plot_kind(path: str | None) -> str | None:
+    if path is None:
+        return None
+    kind = os.path.splitext(path)[1].removeprefix(".").lower()
+    if kind not in {"svg", "png"}:
+        raise UsageError(f"--plot: '{path}' ends in neither .svg nor .png")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise UsageError(f"--plot: the folder of '{path}' does not exist")
+    return kind
+
+
+@attrs.define
+class _Shown:
+    """The figures of a training on their way to the user, and the ways in which the user ends it."""
+
+    output: Output
+    data: str
+    waiting: "SpinnerBetweenBars | None" = None
+    begun: bool = False
+    _plan: TuningPlan | None = None
+    _points: list[TrainingPoint] = attrs.field(factory=list)
+    _spinner: Spinner | None = None
+    _written: float = 0.0
+    _signals: list[int] = attrs.field(factory=list)
+
+    @property
+    def hint(self) -> str:
+        """What to do after training was broken off."""
+        return "Continue it: the same command, with --resume." if self.begun else "Run the same command again."
+
+    def plan(self, plan: TuningPlan) -> None:
+        """Say what is about to be trained."""
+        if self.waiting is not None:
+            self.waiting.stop()
+        self._plan, self.begun = plan, True
+        if self.output.as_json:
+            self._line({"event": "plan", **tuning.plan_json(plan)})
+        else:
+            for line in tuning.plan_lines(plan):
+                self.output.note(line)
+        if self.output.shows_progress:
+            self._spinner = Spinner(self.output, "Training")
+            self._spinner.show("Training")
+
+    def point(self, point: TrainingPoint) -> None:
+        """Show the figures of a step."""
+        assert self._plan is not None
+        self._points.append(point)
+        steps = self._plan.settings.steps
+        if self.output.as_json:
+            self._line({"event": "step", "steps": steps, **tuning.point_json(point)})
+        elif self._spinner is not None:
+            self._spinner.show(tuning.progress_text(self._points, steps))
+        elif point.step in (0, steps) or time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
+            self._written = time.monotonic()
+            self.output.note(tuning.progress_text(self._points, steps))
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[Callable[[], bool]]:
+        """Have the first Ctrl-C end training after the current step, and a second one, or SIGTERM, break it off."""
+
+        def received(number: int, frame: FrameType | None) -> None:
+            first = not self._signals
+            self._signals.append(number)
+            if not self.begun or number != signal.SIGINT or not first:
+                raise KeyboardInterrupt
+            self.output.note("[ends after this step, and keeps what was learned; Ctrl-C again breaks it off]")
+
+        try:
+            with handling((signal.SIGINT, signal.SIGTERM), received):
+                yield lambda: bool(self._signals)
+        finally:
+            if self._spinner is not None:
+                self._spinner.stop()
+
+    def _line(self, data: dict[str, object]) -> None:
+        self.output.line(json.dumps(data, allow_nan=False))

@@ -1,0 +1,166 @@
+"""JSON, text and plots of trainings."""
+
+from collections.abc import Sequence
+
+from mlxk.application.use_cases.tune_model import TuneResult, TuningPlan
+from mlxk.domain.charts import Chart, ChartRow, Series
+from mlxk.domain.errors import StorageError
+from mlxk.domain.tuning.data import TrainingData
+from mlxk.domain.tuning.record import point_fields
+from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, perplexity
+from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
+from mlxk.entrypoints.cli.render.server_screen import bars_of
+
+Json = dict[str, object]
+
+_BARS = 24
+_LINES_NAMED = 5
+
+
+def plan_json(plan: TuningPlan) -> Json:
+    """Return what is about to be trained."""
+    return {
+        "settings": plan.settings.as_fields(),
+        "data": _data_json(plan.data),
+        "tokens": {
+            "longest": plan.lengths.longest,
+            "longest_uncut": plan.lengths.longest_uncut,
+            "total": plan.lengths.total,
+            "learned": plan.lengths.learned,
+            "cut_lines": list(plan.lengths.cut),
+        },
+        "memory_bytes": plan.memory.needed,
+        "resumed_at": plan.resumed_at,
+    }
+
+
+def _data_json(data: TrainingData) -> Json:
+    return {
+        "kind": data.kind.value,
+        "train": len(data.train),
+        "valid": len(data.valid),
+        "held_out": data.divided,
+        "sha256": data.digest,
+    }
+
+
+def plan_lines(plan: TuningPlan) -> list[str]:
+    """Return what is about to be trained, as lines for people."""
+    data, lengths, settings = plan.data, plan.lengths, plan.settings
+    valid = f", {len(data.valid)} for validation" if data.valid else ", none for validation"
+    held = " (held out; --valid-share 0 trains all)" if data.divided else ""
+    lines = [
+        f"{counted(len(data.train), 'example')}{valid}{held}; the longest has {lengths.longest} tokens,"
+        f" {lengths.learned} of {lengths.total} are learned"
+    ]
+    if lengths.cut:
+        named = ", ".join(map(str, lengths.cut[:_LINES_NAMED])) + (" …" if len(lengths.cut) > _LINES_NAMED else "")
+        lines.append(
+            f"Cut to {settings.max_length} tokens: {counted(len(lengths.cut), 'example')} (line {named}),"
+            f" the longest of {lengths.longest_uncut}"
+        )
+    rate = f"learning rate {settings.learning_rate:g}"
+    layers = counted(settings.layers, "layer")
+    lines.append(
+        f"{settings.method.value}, {layers}, {counted(settings.steps, 'step')} of"
+        f" {settings.batch_size * settings.accumulation}, {rate}; up to {decimal_size(plan.memory.needed)} of memory"
+    )
+    if plan.resumed_at is not None:
+        lines.append(f"Continued after step {plan.resumed_at}")
+    return lines
+
+
+def point_json(point: TrainingPoint) -> Json:
+    """Return the figures of a step."""
+    return point_fields(point)
+
+
+def progress_text(points: Sequence[TrainingPoint], steps: int) -> str:
+    """Return the last figures on one line."""
+    last = points[-1]
+    losses = [each.loss for each in points if each.loss is not None]
+    valid = [each.valid_loss for each in points if each.valid_loss is not None]
+    parts = [f"step {last.step} of {steps}"]
+    parts += [f"loss {losses[-1]:.3f}"] if losses else []
+    parts += [f"validation {valid[-1]:.3f}"] if valid else []
+    parts += [f"{last.tokens_per_second:.0f} tokens/s"] if last.tokens_per_second else []
+    parts += [f"{_time(last.seconds_left)} left"] if last.seconds_left and last.step < steps else []
+    return ", ".join(parts) + (f" {bars_of(losses[-_BARS:])}" if len(losses) > 1 else "")
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def tune_json(result: TuneResult, plot: str | None) -> Json:
+    """Return the data of ``tune``."""
+    record, trained = result.record, result.record.result
+    return {
+        "model": result.base.name,
+        "target": result.handle.directory,
+        "base": {
+            "name": record.base.name,
+            "revision": record.base.revision,
+            "content_hash": record.base.content_hash,
+        },
+        "data": _data_json(result.plan.data),
+        "settings": record.settings.as_fields(),
+        "steps": trained.steps,
+        "stopped_early": trained.stopped,
+        "resumed_at": trained.resumed_at,
+        "train_loss": trained.loss,
+        "valid_loss": trained.valid_loss,
+        "losses": [point_json(each) for each in trained.points],
+        "trained_parameters": trained.trained_parameters,
+        "tokens": trained.tokens,
+        "seconds": round(trained.seconds, 3),
+        "peak_memory_bytes": trained.peak_bytes,
+        "content_hash": result.workspace.content_hash,
+        "plot": plot,
+    }
+
+
+def tune_text(result: TuneResult, typed: str, plot: str | None) -> str:
+    """Return the text of ``tune``."""
+    trained = result.record.result
+    early = f" of {result.plan.settings.steps}, ended early" if trained.stopped else ""
+    lines = [f"tune: {result.base.label} → {typed}: {counted(trained.steps, 'step')}{early}, {_time(trained.seconds)}"]
+    for name, first, last in (
+        ("loss", trained.first_loss, trained.loss),
+        ("validation", _first_valid(trained), trained.valid_loss),
+    ):
+        if first is not None and last is not None:
+            lines.append(f"  {name}: {first:.3f} → {last:.3f} (perplexity {perplexity(last):.4g})")
+    lines.append(f"  {trained.trained_parameters:,} numbers trained, {decimal_size(trained.peak_bytes)} of memory used")
+    lines += [f"  drawn: {plot}"] if plot else []
+    lines.append(f'Ask it: mlxk run {typed} "…"')
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _first_valid(result: TrainingResult) -> float | None:
+    return next((each.valid_loss for each in result.points if each.valid_loss is not None), None)
+
+
+def chart(result: TrainingResult, title: str) -> Chart:
+    """Return the losses of a training as curves over its time."""
+    points = [each for each in result.points if each.step > 0] or list(result.points)
+    losses = [Series("training", tuple(each.loss for each in points))]
+    if any(each.valid_loss is not None for each in points):
+        losses.append(Series("validation", tuple(each.valid_loss for each in points)))
+    speed = Series("speed", tuple(each.tokens_per_second for each in points))
+    rows = (ChartRow("Loss", "nats a token", tuple(losses)), ChartRow("Speed", "tokens/s", (speed,)))
+    return Chart(title, tuple(each.step for each in points), rows, ())
+
+
+def write_plot(path: str, picture: bytes) -> None:
+    """Write a plot; what was there is replaced.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(picture)
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error

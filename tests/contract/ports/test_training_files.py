@@ -1,0 +1,65 @@
+"""The contract of files of training data, held by every adapter."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from doubles.training_files import InMemoryTrainingFiles
+
+from mlxk.adapters.filesystem.training_files import FilesystemTrainingFiles
+from mlxk.application.ports.tuning import TrainingFiles
+from mlxk.domain.errors import StorageError, ValidationError
+
+Build = Callable[..., TrainingFiles]
+LINE = b'{"text": "a"}\n'
+
+
+@pytest.fixture(params=["filesystem", "in_memory"])
+def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
+    """Return what makes files by their path below a folder; the paths are absolute."""
+
+    def in_memory(**files: bytes) -> TrainingFiles:
+        return InMemoryTrainingFiles({f"{tmp_path}/{_path(name)}": content for name, content in files.items()})
+
+    def on_disk(**files: bytes) -> TrainingFiles:
+        for name, content in files.items():
+            (tmp_path / _path(name)).parent.mkdir(exist_ok=True)
+            (tmp_path / _path(name)).write_bytes(content)
+        return FilesystemTrainingFiles()
+
+    return in_memory if request.param == "in_memory" else on_disk
+
+
+def _path(name: str) -> str:
+    return f"{name.replace('__', '/')}.jsonl"
+
+
+def test_a_file_is_for_training(build: Build, tmp_path: Path) -> None:
+    files = build(facts=LINE * 2)
+    path = f"{tmp_path}/facts.jsonl"
+    assert files.find(path) == {"train": path}
+    assert list(files.lines(path, 100)) == [LINE, LINE]
+
+
+def test_a_folder_has_splits(build: Build, tmp_path: Path) -> None:
+    files = build(data__train=LINE, data__valid=LINE, data__other=LINE)
+    found = files.find(f"{tmp_path}/data")
+    assert found == {split: f"{tmp_path}/data/{split}.jsonl" for split in ("train", "valid")}
+
+
+def test_what_is_not_there_is_refused_by_name(build: Build, tmp_path: Path) -> None:
+    files = build(data__other=LINE)
+    for path in (f"{tmp_path}/none.jsonl", f"{tmp_path}/data"):
+        with pytest.raises(ValidationError, match=r"^data: "):
+            files.find(path)
+    with pytest.raises(StorageError):
+        list(files.lines(f"{tmp_path}/none.jsonl", 10))
+
+
+def test_a_long_line_is_cut_and_the_next_one_is_a_line_of_its_own(build: Build, tmp_path: Path) -> None:
+    files = build(facts=b"a" * 50 + b"\n" + b"b\n" + b"c" * 50)
+    assert list(files.lines(f"{tmp_path}/facts.jsonl", 10)) == [b"a" * 11, b"b\n", b"c" * 11]
+
+
+def test_an_empty_file_has_no_lines(build: Build, tmp_path: Path) -> None:
+    assert list(build(facts=b"").lines(f"{tmp_path}/facts.jsonl", 10)) == []
