@@ -53,7 +53,7 @@ def test_a_server_beside_itself_is_no_different(command: Command) -> None:
 
 @pytest.mark.parametrize("slow", ["A", "B"])
 def test_a_server_that_was_slowed_down_loses_on_either_side(mlxk: Program, tmp_path: Path, slow: str) -> None:
-    with FakeOllama(TINY, STEP) as fast, FakeOllama(TINY, 2.5 * STEP) as slowed:
+    with FakeOllama(TINY, STEP) as fast, FakeOllama(TINY, 8 * STEP) as slowed:
         one, other = (slowed, fast) if slow == "A" else (fast, slowed)
         sides = ("--url", one.url, "tiny", "--against", f"{other.url}/api/chat#tiny")
         done = mlxk("bench", *sides, "-n", "12", "--prompt", "Count.", "--results", "found.json")
