@@ -174,10 +174,8 @@ def _voice_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
     """Return why a voice cannot be loaded from its folder alone; None when it can."""
     family = FAMILIES.get(facts.architecture or "")
     if family is None:
-        return (
-            f"Text to speech of '{facts.architecture}' needs files of other repositories; without them can be loaded: "
-            + (", ".join(sorted(FAMILIES)))
-        )
+        known = ", ".join(sorted(FAMILIES))
+        return f"Text to speech of '{facts.architecture}' is not supported; loaded from their folder alone are: {known}"
     if support.lacking:
         return f"Text to speech of '{facts.architecture}' needs the Python package {support.lacking[0]}, not installed"
     for folder in family.folders:

@@ -1,7 +1,8 @@
 """The families of mlx-audio's text to speech that load from their own folder, as data; imports no model library.
 
-The other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used. What is
-listed here was loaded without a network: Soprano and Qwen3-TTS from tiny models, the others by reading their code.
+Most other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used; the rest
+was not tried. Of those listed here Soprano and Qwen3-TTS were loaded without a network, as tiny models; the code of the
+others was read.
 """
 
 from collections.abc import Mapping

@@ -12,6 +12,10 @@ import pytest
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
+from mlxk.domain.models.detection import detect
+from mlxk.domain.models.file_formats import Document
+from mlxk.domain.models.model import Capability
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 NOT_MODELS = ("base", "cache", "rope_utils", "switch_layers", "pipeline", "nosuchtype", "Llama", "a/b", "..", "")
 
@@ -92,6 +96,32 @@ def test_embedding_models_are_supported_under_the_names_their_loader_maps() -> N
     registry = MlxBackendRegistry()
     assert aliases
     assert all(registry.supports("mlx-vlm", alias) for alias in aliases)
+
+
+def test_what_only_speaks_is_a_voice() -> None:
+    registry = MlxBackendRegistry()
+    voices = ("qwen3_tts", "soprano", "kokoro", "kitten_tts", "bark")
+    assert [registry.dedicated_to(each) for each in voices] == [Capability.TEXT_TO_SPEECH] * 5
+    others = {"whisper": Capability.AUDIO, "llama": None, "qwen3": None, "dense": None, "nothing": None}
+    assert {each: registry.dedicated_to(each) for each in others} == others
+
+
+def test_packages_that_a_voice_needs_are_looked_for_without_importing_them(tmp_path: Path) -> None:
+    family = tmp_path / "mlx_audio" / "tts" / "models" / "kokoro"
+    for folder in (family, tmp_path / "mlx_audio" / "stt" / "models"):
+        folder.mkdir(parents=True)
+    (tmp_path / "mlx_audio" / "__init__.py").touch()
+    (family / "__init__.py").write_text("from .kokoro import Model\n")
+    document = Document({"model_type": "kokoro", "quantization": {"bits": 4}})
+    files = {"config.json": 1, "model.safetensors": 300, "voices/af_heart.safetensors": 300}
+    snapshot = ModelSnapshot("org/kokoro", files=files, documents={"config.json": document})
+    facts = detect(snapshot, Capability.TEXT_TO_SPEECH)
+    reason = MlxBackendRegistry([str(tmp_path)]).judge(snapshot, facts).reason
+    assert reason == "Text to speech of 'kokoro' needs the Python package misaki[en], not installed"
+    for name in ("misaki", "en_core_web_sm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError\n")
+    assert MlxBackendRegistry([str(tmp_path)]).judge(snapshot, facts).compatible
 
 
 def test_asking_imports_no_library_and_takes_milliseconds() -> None:

@@ -134,7 +134,7 @@ def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voi
     named = str(config.get("model_type") or "kokoro")
     family = FAMILIES.get(named)
     if family is None:
-        raise IncompatibleModelError(f"'{handle.name}' ({named}) needs files of other repositories to speak.")
+        raise IncompatibleModelError(f"'{handle.name}' ({named}) is of no family that is known to speak offline.")
     for folder in family.folders:
         if not os.path.isdir(os.path.join(handle.directory, folder)):
             raise UnhealthyModelError(f"'{handle.name}' lacks the folder {folder}", hint="Download the model again.")

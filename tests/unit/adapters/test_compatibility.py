@@ -14,7 +14,7 @@ from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.detection import detect
-from mlxk.domain.models.model import ModelHandle, Origin, Runtime
+from mlxk.domain.models.model import Capability, ModelHandle, Origin, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]
@@ -107,6 +107,43 @@ def test_of_speech_models_published_for_pytorch_only_whisper_runs(
 ) -> None:
     found = make_snapshot({"config.json": {"model_type": architecture}}, mlx=False)
     assert judged(found, frozenset({Library.MLX_AUDIO})).compatible is runs
+
+
+VOICES = frozenset({Library.MLX_AUDIO})
+CODEC = {"speech_tokenizer/model.safetensors": 300}
+KOKORO = {"config.json": {"model_type": "kokoro"}, "voices/a.safetensors": 300}
+
+
+@pytest.mark.parametrize(
+    ("files", "lacking", "expected"),
+    [
+        ({"config.json": {"model_type": "qwen3_tts"}, **CODEC}, (), None),
+        ({"config.json": {"model_type": "qwen3_tts"}}, (), "speech_tokenizer/ is missing"),
+        ({"config.json": {"model_type": "soprano"}}, (), None),
+        ({"config.json": {"model_type": "soprano", "auto_map": {"A": "b.C"}}}, (), "model-supplied code"),
+        (KOKORO, ("misaki[en]",), "package misaki[en], not installed"),
+        (KOKORO, (), None),
+        ({"config.json": {"model_type": "bark"}}, (), "'bark' is not supported; loaded from their folder alone are"),
+    ],
+)
+def test_what_a_voice_lacks_is_named(
+    files: dict[str, Any], lacking: tuple[str, ...], expected: str | None, make_snapshot: Snapshots
+) -> None:
+    support = InstalledSupport(VOICES, frozenset(), speaks=True, lacking=lacking)
+    found = make_snapshot(files)
+    assert dedicated_to(support) is Capability.TEXT_TO_SPEECH
+    verdict = judge(found, detect(found, dedicated_to(support)), support)
+    assert verdict.compatible is (expected is None)
+    assert (expected or "") in (verdict.reason or "")
+
+
+@pytest.mark.parametrize(("architecture", "runs"), [("qwen3_tts", True), ("soprano", False)])
+def test_of_voices_published_for_pytorch_only_qwen3_runs(
+    architecture: str, runs: bool, make_snapshot: Snapshots
+) -> None:
+    support = InstalledSupport(VOICES, frozenset(), speaks=True)
+    found = make_snapshot({"config.json": {"model_type": architecture}, **CODEC}, mlx=False)
+    assert judge(found, detect(found, dedicated_to(support)), support).compatible is runs
 
 
 def test_an_unknown_architecture_or_a_missing_backend_is_named(make_snapshot: Snapshots) -> None:

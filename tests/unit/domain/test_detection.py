@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.models.detection import context_length, detect, framework, has_chat_template, quantization
+from mlxk.domain.models.detection import context_length, detect, framework, has_chat_template, quantization, voices
 from mlxk.domain.models.file_formats import SafetensorsHeader
 from mlxk.domain.models.model import Capability, Framework, ModelType
 from mlxk.domain.models.snapshot import ModelCard, ModelSnapshot
@@ -89,6 +89,36 @@ def test_an_architecture_that_backends_know_for_speech_alone_is_speech(make_snap
     found = make_snapshot({"config.json": {"model_type": "parakeet"}})
     assert detect(found, Capability.AUDIO).model_type is ModelType.AUDIO
     assert detect(found).model_type is ModelType.BASE
+
+
+def test_an_architecture_that_backends_know_for_speaking_alone_is_a_voice(make_snapshot: Snapshots) -> None:
+    for architecture in ("qwen3_tts", "voxtral_tts"):  # a name of speech to text, too
+        found = make_snapshot({"config.json": {"model_type": architecture}})
+        facts = detect(found, Capability.TEXT_TO_SPEECH)
+        assert (facts.model_type, facts.capabilities) == (ModelType.VOICE, (Capability.TEXT_TO_SPEECH,))
+
+
+def test_kokoro_has_an_architecture_although_its_config_names_none(make_snapshot: Snapshots) -> None:
+    config = {"istftnet": {"a": 1}, "plbert": {"a": 1}}
+    assert detect(make_snapshot({"config.json": config})).architecture == "kokoro"
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        ({}, ()),
+        ({"voices/bm_george.safetensors": 300, "voices/af_heart.safetensors": 300}, ("af_heart", "bm_george")),
+        ({"voice_embedding/b.safetensors": 300, "voice_embedding/casual_male.safetensors": 300}, ("casual_male", "b")),
+        ({"voices/a/b.safetensors": 300, "other/a.safetensors": 300, "voices/a.pt": 300}, ()),
+        ({"config.json": {"talker_config": {"spk_id": {"vivian": 1, "ryan": [2]}}}}, ("ryan", "vivian")),
+        ({"config.json": {"voice_aliases": {"Bella": "expr-voice-2-f"}}}, ("Bella",)),
+        ({"config.json": {"talker_config": [1], "voice_aliases": "x"}}, ()),
+    ],
+)
+def test_voices_are_those_of_the_files_and_of_the_config(
+    files: dict[str, Any], names: tuple[str, ...], make_snapshot: Snapshots
+) -> None:
+    assert voices(make_snapshot(files)) == names
 
 
 def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(make_snapshot: Snapshots) -> None:

@@ -201,6 +201,7 @@ def test_names_of_models_are_quoted_and_bounded() -> None:
         ("/api/generate", "ollama"),
         ("/v1/embeddings", "embeddings"),
         ("/v1/audio/translations", "audio"),
+        ("/v1/audio/speech", "audio"),
         ("/v1/models/{model_id:path}", "other"),
         (None, "other"),
     ],
