@@ -86,6 +86,7 @@ export class Speaker {
       if (at < context.currentTime) at = context.currentTime + AHEAD;
       source.start(at);
       at += buffer.duration;
+      signal.throwIfAborted();
     }
     return at;
   }
