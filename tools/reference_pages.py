@@ -6,6 +6,7 @@ A part stands between ``<!-- KIND: WORDS -->`` and ``<!-- end -->``:
 - ``help: COMMAND …``: what ``--help`` prints, 80 columns wide, of one command after the other;
 - ``endpoints: PATH …``: requests and answers of addresses, from the OpenAPI document in ``contracts/http/v1``;
 - ``objects: PREFIX``: the objects of which those bodies consist, of one API, whose names begin with the prefix;
+- ``families: PART``: what the tests show of each architecture of mlx-vlm: ``shown``, ``others`` or ``kinds``;
 - ``failures: PREFIX``: the answers that endpoints share, of one API, whose names begin with the prefix.
 
 Run without arguments to rewrite the pages, with ``--check`` to learn by the exit status whether they are in step.
@@ -23,7 +24,8 @@ from mlxk.entrypoints.cli.program import COMMANDS, build_parser
 from mlxk.entrypoints.http.resources import openapi_document
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/json-api.md", "docs/commands.md", "docs/http-api.md")
+PAGES = ("docs/json-api.md", "docs/commands.md", "docs/http-api.md", "docs/vision-families.md")
+MODELS = ROOT / "tests" / "models"
 SCHEMAS = ROOT / "contracts" / "cli" / "v0"
 SUFFIX = ".schema.json"
 BLOCK = re.compile(r"(<!-- (?P<kind>[a-z]+): (?P<words>[^>]*?) ?-->\n).*?(<!-- end -->)", re.DOTALL)
@@ -50,6 +52,7 @@ def main(arguments: list[str]) -> int:
 def filled(text: str) -> str:
     """Return a page with every part between markers written anew."""
     kinds = {"fields": fields, "help": helps, "endpoints": endpoints, "objects": objects, "failures": failures}
+    kinds["families"] = families
     return BLOCK.sub(lambda block: block[1] + kinds[block["kind"]](*block["words"].split()) + block[4], text)
 
 
@@ -354,6 +357,35 @@ def literal(value: object) -> str:
 def escaped(text: str) -> str:
     """Return a text that may stand in a table, where a stroke ends a cell and <…> would be markup."""
     return re.sub(r"<(\S+?)>", r"`<\1>`", text).replace("|", "\\|")
+
+
+# The families of vision models
+
+
+def families(part: str) -> str:
+    """Return what the tests of vision models show, in one of three parts."""
+    others = json.loads((MODELS / "other_architectures.json").read_text(encoding="utf-8"))
+    if part == "others":
+        rows = [f"| `{name}` | {reason} |" for name, reason in sorted(others["vision"].items())]
+        return "\n".join(["| architecture | why |", "|---|---|", *rows, ""])
+    if part == "kinds":
+        rows = [f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in others["kinds"].items()]
+        return "\n".join(["| what they make | architectures |", "|---|---|", *rows, ""])
+    written = json.loads((MODELS / "vision_families.json").read_text(encoding="utf-8"))
+    notes: list[str] = []
+    rows = [f"| `{name}` | {_shown(found['shows'], notes)} |" for name, found in sorted(written.items())]
+    heads = ["| architecture | one image | two images | shared batches | sound | video |", "|---|---|---|---|---|---|"]
+    return "\n".join([*heads, *rows, "", *(f"{number}. {note}." for number, note in enumerate(notes, 1)), ""])
+
+
+def _shown(shows: dict[str, Any], notes: list[str]) -> str:
+    """Return the cells of a family, and add what they refer to."""
+    words = {None: "\N{EN DASH}", True: "yes", "shared": "yes", "alone": "alone"}
+    columns = [shows.get(name) for name in ("image", "images", "batch", "sound", "video")]
+    notes += [each for each in (*columns, shows.get("note")) if each not in (*words, *notes)]
+    cells = [words[each] if each in words else f"({notes.index(each) + 1})" for each in columns]
+    note = f" ({notes.index(shows['note']) + 1})" if "note" in shows else ""
+    return " | ".join([cells[0] + note, *cells[1:]])
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ EMBEDDING_ARCHITECTURES = frozenset(
 _CROSS_ENCODERS = frozenset({"bert", "modernbert", "xlm-roberta", "xlm_roberta"})
 """Architectures whose classifiers mlx-vlm implements."""
 
+_FOREIGN_TOKENIZERS = frozenset({"moondream1", "moondream2"})
+"""Architectures whose processors in mlx-vlm load the tokenizer of another repository, and let its code run."""
+
 _LEGACY = ("weights.", "pytorch_model-")
 _HARMLESS: tuple[object, ...] = (None, {}, [])
 _PROCESSOR_FILES = (CONFIG, TOKENIZER_CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG)
@@ -227,7 +230,15 @@ def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
         or _weights_refusal(snapshot, Library.MLX_VLM)
         or _quantization_refusal(snapshot, Library.MLX_VLM, support)
         or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
+        or foreign_tokenizer(facts.architecture)
     )
+
+
+def foreign_tokenizer(architecture: str | None) -> str | None:
+    """Return why an architecture is refused whose processor would run code of another model; None when it does not."""
+    if architecture is None or architecture.lower() not in _FOREIGN_TOKENIZERS:
+        return None
+    return f"Model type {architecture} takes its tokenizer from another model, with code of that model"
 
 
 def _unavailable(library: Library, facts: Facts, support: InstalledSupport) -> str | None:

@@ -67,26 +67,6 @@ def answer(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation |
     return read(engine.submit(request(handle, prompt, **settings)))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_answer_about_an_image_is_mlx_vlms_own(architecture: str, models: Models, engine: MlxTextGenerator) -> None:
-    handle = models(architecture)
-    first, second = (answer(engine, handle, about(noise(seed), QUESTION)) for seed in (1, 2))
-    assert first.tokens == oracle(handle, about(noise(1), QUESTION))
-    assert second.tokens == oracle(handle, about(noise(2), QUESTION))
-    assert first.tokens != second.tokens
-
-
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"mllama"}))
-def test_an_answer_about_several_images_and_one_about_none_are_mlx_vlms_own(
-    architecture: str, models: Models, engine: MlxTextGenerator
-) -> None:
-    handle = models(architecture)
-    several = about("Image 1:", noise(1), "Image 2:", noise(2, 40, 90), "Compare them.")
-    assert answer(engine, handle, several).tokens == oracle(handle, several)
-    none = Conversation((Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "Hello world! How are you today?")))
-    assert answer(engine, handle, none).tokens == oracle(handle, none)
-
-
 @pytest.mark.parametrize("architecture", ["qwen2_vl", "qwen3_vl", "gemma3", "gemma4", "mllama", "pixtral"])
 def test_a_conversation_goes_on_about_its_image_without_looking_again(
     architecture: str, models: Models, engine: MlxTextGenerator
@@ -330,6 +310,14 @@ def test_a_cancelled_answer_about_an_image_ends(models: Models, engine: MlxTextG
         next(stream)
         stream.cancel()
         assert list(stream)[-1].reason is FinishReason.CANCELLED  # type: ignore[union-attr]
+
+
+def test_a_model_whose_processor_would_run_code_of_another_is_refused(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "moondream2"}))
+    with pytest.raises(UntrustedModelCodeError, match="takes its tokenizer from another model"):
+        engine.submit(request(handle, about(noise(1), QUESTION)))
 
 
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer_config.json", "nested/x.json"])

@@ -4,14 +4,16 @@ What is shown for each is written beside its configuration, and the page of the 
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx_vlm
 import pytest
 from doubles.event_log import InMemoryEventLog
 from models.answers import read
-from models.pictures import about, loaded, noise, oracle
-from models.vision_families import FAMILIES, build_family
+from models.pictures import about, loaded, noise, oracle, tone
+from models.vision_families import FAMILIES, OTHERS, build_family
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
@@ -26,6 +28,7 @@ GREEDY = GenerationSettings(temperature=0, max_tokens=8, logprobs=0)
 SHOWN = about(noise(1), "What is in the image?")
 SEVERAL = about("Image 1:", noise(1), "Image 2:", noise(2, 40, 90), "Compare them.")
 WORDS = Conversation((Message(Role.USER, "Hello world! How are you today?"),))
+ANSWERING = sorted(name for name, found in FAMILIES.items() if not str(found["shows"]["image"]).startswith("refused"))
 Models = Callable[[str], ModelHandle]
 
 
@@ -80,7 +83,7 @@ class _Plain:
         return getattr(self._images, name)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", ANSWERING)
 def test_a_familys_answers_are_mlx_vlms_own(family: str, models: Models, engine: MlxTextGenerator) -> None:
     handle, shows = models(family), FAMILIES[family]["shows"]
     first, second = (read(engine.submit(request(handle, about(noise(n), "What is in the image?")))) for n in (1, 2))
@@ -101,7 +104,15 @@ def test_a_familys_answers_are_mlx_vlms_own(family: str, models: Models, engine:
             read(engine.submit(request(handle, SEVERAL)))
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", [name for name, found in FAMILIES.items() if found["shows"].get("sound") is True])
+def test_a_familys_answers_about_a_sound_are_mlx_vlms_own(
+    family: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    heard = about(tone(440.0), "What do you hear?")
+    assert read(engine.submit(request(models(family), heard))).tokens == expected(models(family), heard, family)
+
+
+@pytest.mark.parametrize("family", ANSWERING)
 def test_a_familys_streams_equal_those_alone(family: str, models: Models, engine: MlxTextGenerator) -> None:
     handle = models(family)
     asked = [
@@ -115,3 +126,22 @@ def test_a_familys_streams_equal_those_alone(family: str, models: Models, engine
     assert [each.tokens for each in together] == [read(engine.submit(each)).tokens for each in asked]
     alone = any("outside the common batch" in note for each in together for note in each.finished.notes)
     assert FAMILIES[family]["shows"]["batch"] == ("alone" if alone else "shared")
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(ANSWERING)))
+def test_a_family_without_a_processor_refuses_images_and_answers_words(
+    family: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    with pytest.raises(CapabilityError, match="makes nothing of images"):
+        engine.submit(request(models(family), SHOWN))
+    assert read(engine.submit(request(models(family), WORDS))).tokens == expected(models(family), WORDS, family)
+
+
+def test_every_architecture_of_the_library_stands_once_in_the_tables() -> None:
+    named = [*FAMILIES, *OTHERS["vision"], *(name for names in OTHERS["kinds"].values() for name in names)]
+    installed = [
+        entry.name
+        for entry in (Path(mlx_vlm.__file__).parent / "models").iterdir()
+        if entry.is_dir() and not entry.name.startswith("_")
+    ]
+    assert sorted(named) == sorted(installed)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.tiny_vision import write_model
+from models.tiny_vision import ARCHITECTURES, build, write_model
 
 from mlxk.domain.models.model import ModelHandle
 
@@ -90,6 +90,8 @@ _PIXELS: dict[str, Any] = {
 
 FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
 """What each family's files say beyond that, and what its tests show; the page of the families is made of it."""
+OTHERS: dict[str, Any] = json.loads(Path(__file__).with_name("other_architectures.json").read_text())
+"""Why other vision architectures have no tiny model, and what the remaining ones of mlx-vlm make."""
 
 
 def build_family(directory: Path, family: str, seed: int = 0, **config: Any) -> ModelHandle:
@@ -101,6 +103,8 @@ def build_family(directory: Path, family: str, seed: int = 0, **config: Any) -> 
         seed: Of the weights.
         config: Entries of config.json that differ.
     """
+    if family in ARCHITECTURES:
+        return build(directory, family, seed, **config)
     wanted = FAMILIES[family]
     package = importlib.import_module(f"mlx_vlm.models.{wanted.get('package', family)}")
     text = {**_shrunk(package.TextConfig, _TEXT), **wanted.get("text", {})}

@@ -18,6 +18,7 @@ from mlx.utils import tree_map
 from mlx_vlm import utils
 from transformers.utils import logging
 
+from mlxk.adapters.mlx.compatibility import foreign_tokenizer
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, refuse_untrusted_code
@@ -35,9 +36,7 @@ from mlxk.adapters.mlx.vision.network import (
     with_cache,
 )
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, known_tokens, process_prompt, render_prompt
-from mlxk.domain.errors import (
-    IncompatibleModelError,
-)
+from mlxk.domain.errors import IncompatibleModelError, UntrustedModelCodeError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
@@ -289,6 +288,9 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
     """
     refuse_untrusted_code(handle)
     config = read_config(handle)
+    refusal = foreign_tokenizer(str(config.get("model_type")))
+    if refusal:
+        raise UntrustedModelCodeError(f"{refusal}: '{handle.name}' is not loaded.")
     # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
     with translated(handle, "has an architecture mlx-vlm does not know"), offline(), _quietly():
         model, processor = _load(handle)
