@@ -339,9 +339,14 @@ def require_speech_model(description: ModelDescription, needed: Capability = Cap
     require_model(description, Capability.AUDIO, needed)
 
 
-def require_embedding_model(description: ModelDescription) -> None:
-    """Refuse a model that cannot compute embeddings here; raises as ``require_model``."""
-    require_model(description, Capability.EMBEDDINGS)
+def require_embedding_model(description: ModelDescription, *, images: bool = False) -> None:
+    """Refuse a model that cannot compute embeddings here, of images where there are some; raises as ``require_model``.
+
+    Args:
+        description: The model.
+        images: Whether images are to be embedded.
+    """
+    require_model(description, Capability.EMBEDDINGS, *([Capability.VISION] if images else []))
 
 
 def require_reranker(description: ModelDescription) -> None:

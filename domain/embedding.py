@@ -1,4 +1,7 @@
-"""Embeddings: requests and their limits, and unit vectors, one per text in the same order."""
+"""Embeddings: requests and their limits, and vectors of length one.
+
+Most models make one vector of an input. Multi-vector models make one of each token, which late interaction compares.
+"""
 
 import base64
 import enum
@@ -9,18 +12,35 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.media import DecodedImage, EncodedImage
 from mlxk.domain.models.model import ModelHandle
 
 MAX_INPUTS = 2048
 """Texts in one request."""
+
+MAX_IMAGES = 64
+"""Images in one request."""
 
 MAX_INPUT_CHARACTERS = 1_000_000
 """Length of one text, far beyond any context window."""
 
 Vector = tuple[float, ...]
 TokenIds = tuple[int, ...]
-Input = str | TokenIds
-"""A text, or the tokens of one."""
+Vectors = tuple[Vector, ...]
+"""Of the tokens of one input."""
+
+
+@attrs.frozen
+class ImageInput:
+    """An image, alone or with a text beside it."""
+
+    image: EncodedImage | DecodedImage
+    """Decoded where it is computed."""
+    text: str = ""
+
+
+Input = str | TokenIds | ImageInput
+"""A text, the tokens of one, or an image."""
 
 
 class InputKind(enum.Enum):
@@ -37,6 +57,8 @@ class EmbeddingSettings:
     kind: InputKind = InputKind.DOCUMENT
     instruction: str | None = None
     """The task of queries, for models that take one; None leaves the model's own."""
+    prompt_name: str | None = None
+    """Which of the model's own prompts stands before the texts; None takes the one of their kind."""
     dimensions: int | None = None
     """Length of the vectors, for models whose vectors may be cut; None leaves the model's own."""
     truncate: bool = False
@@ -45,7 +67,7 @@ class EmbeddingSettings:
 
 @attrs.frozen
 class EmbeddingRequest:
-    """The texts to embed."""
+    """The texts and images to embed."""
 
     model: ModelHandle
     inputs: tuple[Input, ...]
@@ -63,6 +85,8 @@ class EmbeddingRequest:
             faults.append(f"dimensions must be at least 1 (got {settings.dimensions})")
         if settings.instruction is not None and settings.kind is not InputKind.QUERY:
             faults.append("instruct belongs to queries")
+        if settings.prompt_name is not None and (settings.instruction or settings.kind is InputKind.QUERY):
+            faults.append("prompt_name says which prompt is taken; query and instruct say so, too")
         if faults:
             raise ValidationError("; ".join(faults))
 
@@ -84,18 +108,26 @@ class Embeddings:
     """The vectors of a request."""
 
     vectors: tuple[Vector, ...]
-    """One per input, in the order of the request; each has length one."""
+    """One per input, in the order of the request, each of length one; none where the model makes several of each."""
     tokens: int
     """Tokens of all inputs."""
     device: str
     """The device that computed them: ``gpu`` or ``cpu``."""
     truncations: tuple[Truncation, ...] = ()
     """Of the inputs that were truncated, in the order of the request."""
+    of_tokens: tuple[Vectors, ...] = ()
+    """The vectors of each input, of a multi-vector model."""
 
     @property
     def dimensions(self) -> int:
         """Numbers in a vector; 0 when there is none."""
-        return len(self.vectors[0]) if self.vectors else 0
+        every = (*self.vectors, *(vector for each in self.of_tokens for vector in each[:1]))
+        return len(every[0]) if every else 0
+
+    @property
+    def results(self) -> tuple[Vector | Vectors, ...]:
+        """What the model made of each input: a vector, or several."""
+        return self.of_tokens or self.vectors
 
 
 def shortened(vector: Sequence[float], dimensions: int) -> Vector:
@@ -122,9 +154,13 @@ def _input_faults(inputs: tuple[Input, ...]) -> list[str]:
         return ["input must hold at least one text"]
     if len(inputs) > MAX_INPUTS:
         return [f"input takes at most {MAX_INPUTS} texts (got {len(inputs)})"]
+    images = sum(isinstance(each, ImageInput) for each in inputs)
+    if images > MAX_IMAGES:
+        return [f"input takes at most {MAX_IMAGES} images (got {images})"]
     faults = []
-    for index, each in enumerate(inputs):
-        if not each:
+    for index, given in enumerate(inputs):
+        each = given.text if isinstance(given, ImageInput) else given
+        if not each and not isinstance(given, ImageInput):
             faults.append(f"input[{index}] is empty")
         elif len(each) > MAX_INPUT_CHARACTERS:
             faults.append(f"input[{index}] is longer than {MAX_INPUT_CHARACTERS} (got {len(each)})")

@@ -120,7 +120,9 @@ class UseCases:
         self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *hearing)
         speaking = (*resolving, ports.speech_synthesizer, memory)
         self.speak_text: Factory[SpeakText] = _use("model_tasks:SpeakText", *speaking)
-        self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *resolving, ports.text_embedder, memory)
+        self.embed_text: Factory[EmbedText] = _use(
+            "model_tasks:EmbedText", *resolving, ports.text_embedder, memory, ports.image_reader
+        )
         comparing = (*resolving, ports.document_reranker, memory)
         self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *comparing)
         self.load_model: Factory[LoadModel] = Factory(_load_model, generate)

@@ -1,6 +1,7 @@
 """The server's side of its socket: requests of this user's other programs, a thread for each connection."""
 
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -310,9 +311,11 @@ class SocketListener:
         began = time.monotonic()
         found = self._engine.embedder.embed(request)
         self._engine.counts.embeddings(request.model, found.tokens, time.monotonic() - began)
-        numbers = array("d", (value for vector in found.vectors for value in vector)).tobytes()
-        without = encoded(attrs.evolve(found, vectors=()), [])
-        send(connection, {"embeddings": without, "dimensions": found.dimensions}, [numbers])
+        every = found.vectors or tuple(itertools.chain.from_iterable(found.of_tokens))
+        numbers = array("d", itertools.chain.from_iterable(every)).tobytes()
+        without = encoded(attrs.evolve(found, vectors=(), of_tokens=()), [])
+        counts = list(map(len, found.of_tokens))
+        send(connection, {"embeddings": without, "dimensions": found.dimensions, "counts": counts}, [numbers])
 
 
 def _forward(stream: TextStream, connection: socket.socket) -> Finished:

@@ -45,6 +45,7 @@ _CLASSES: Mapping[str, type] = {
         embedding.EmbeddingRequest,
         embedding.Embeddings,
         embedding.EmbeddingSettings,
+        embedding.ImageInput,
         embedding.Truncation,
         errors.Advice,
         grammar.ForcedCall,

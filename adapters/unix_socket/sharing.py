@@ -1,10 +1,11 @@
 """The ports of the engine on a running server: requests are computed there, or here where no server takes them."""
 
 import contextlib
+import itertools
 import socket
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -190,13 +191,15 @@ class SharedTextEmbedder(TextEmbedder):
         with offer.connection as connection:
             try:
                 connection.settimeout(_ARRIVAL_SECONDS)
-                send(connection, {"request": encoded(request, [])})
+                sent: list[bytes] = []
+                send(connection, {"request": encoded(request, sent)}, sent)
                 connection.settimeout(None)
                 reply, blobs = receive(connection)
                 if "error" in reply:
                     raise error_of(reply["error"])
                 if "embeddings" in reply:
-                    return _with_vectors(decoded(reply["embeddings"]), blobs[0], int(reply["dimensions"]))
+                    found = decoded(reply["embeddings"])
+                    return _with_vectors(found, blobs[0], int(reply["dimensions"]), reply["counts"])
                 reason = f"the server says: {reply.get('declined')}"
             except (OSError, DisconnectedError, LookupError, ValueError, TypeError):
                 reason = _ENDED
@@ -204,7 +207,12 @@ class SharedTextEmbedder(TextEmbedder):
         return self._local().embed(request)
 
 
-def _with_vectors(found: Embeddings, data: bytes, dimensions: int) -> Embeddings:
+def _with_vectors(found: Embeddings, data: bytes, dimensions: int, counts: Sequence[int]) -> Embeddings:
+    """Return embeddings with their vectors, of which an input of a multi-vector model has so many."""
     numbers = array("d", data)
     starts = range(0, len(numbers), dimensions or 1)
-    return attrs.evolve(found, vectors=tuple(tuple(numbers[start : start + dimensions]) for start in starts))
+    vectors = tuple(tuple(numbers[start : start + dimensions]) for start in starts)
+    if not counts:
+        return attrs.evolve(found, vectors=vectors)
+    rest = iter(vectors)
+    return attrs.evolve(found, of_tokens=tuple(tuple(itertools.islice(rest, count)) for count in counts))

@@ -13,6 +13,7 @@ from mlxk.application.policy import (
     require_voice,
 )
 from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.media import ImageReader
 from mlxk.application.ports.model_tasks import (
     DocumentReranker,
     FormatReport,
@@ -28,7 +29,8 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, ImageInput, Input
+from mlxk.domain.generation.media import EncodedImage
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import EngineOptions, Profile
 from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle, Origin
@@ -134,25 +136,26 @@ class EmbeddingResult:
 
 @attrs.frozen
 class EmbedText:
-    """Embeds texts."""
+    """Embeds texts and images."""
 
     resolve: ResolveModel
     describe: DescribeModel
     embedder: TextEmbedder
     memory: MemoryProbe
+    images: ImageReader
 
     def __call__(
         self, model: str | ModelDescription, inputs: tuple[Input, ...], settings: EmbeddingSettings
     ) -> EmbeddingResult:
-        """Embed texts.
+        """Embed texts and images.
 
         Args:
             model: A reference, as the user typed it; or the description of a model that is resolved.
-            inputs: The texts.
+            inputs: The texts, and images as they were received.
             settings: How to embed them.
 
         Raises:
-            ValidationError: The request is out of range, or the reference is malformed.
+            ValidationError: The request is out of range, the reference is malformed, or an image cannot be read.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
             InsufficientMemoryError: It is beyond the budget.
@@ -161,9 +164,15 @@ class EmbedText:
         description = self.describe(self.resolve(model)) if isinstance(model, str) else model
         request = EmbeddingRequest(description.handle, inputs, settings)
         request.validate()
-        require_embedding_model(description)
+        require_embedding_model(description, images=any(isinstance(each, ImageInput) for each in inputs))
         require_memory(description, self.memory)
+        request = attrs.evolve(request, inputs=tuple(map(self._decoded, inputs)))
         return EmbeddingResult(self.embedder.embed(request), identity_of(description), description.content_hash)
+
+    def _decoded(self, given: Input) -> Input:
+        if isinstance(given, ImageInput) and isinstance(given.image, EncodedImage):
+            return attrs.evolve(given, image=self.images.decode(given.image))
+        return given
 
 
 def identity_of(description: ModelDescription) -> str:

@@ -6,7 +6,7 @@ whether an installed backend can run the model, ``domain.models.integrity`` whet
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
 
@@ -38,6 +38,12 @@ _MULTILINGUAL_TOKENS = 51_865
 _ENCODERS = frozenset({"bert", "xlm-roberta", "xlm_roberta", "modernbert", "nomic_bert"})
 _CROSS_ENCODERS = _ENCODERS - {"nomic_bert"}
 _DECODERS = frozenset({"qwen3", "mistral"})
+_LATE_INTERACTION = frozenset({"colqwen2_5", "colidefics3", "lfm2_colbert"})
+_PICTURE_EMBEDDERS = frozenset({"qwen3_vl_embedding", "colqwen2_5", "colidefics3"})
+_OTHER_EMBEDDERS = frozenset({"embedding_gemma2", "lfm2_colbert", "llama_nemotron_vl_embedding"})
+_COLBERT_PROJECTION = "1_Dense/config.json"
+"""Where sentence-transformers keeps the projection of the vectors of tokens, beside a model without pooling."""
+
 _ANSWERING_RERANKERS = frozenset({"qwen3", "qwen3_vl"})
 """Architectures of rerankers that are asked whether a document meets a query; their names say what they are."""
 
@@ -286,8 +292,12 @@ def _is_embedder(snapshot: ModelSnapshot) -> bool:
     classes = _classes(snapshot)
     if named in _ENCODERS:
         return "classification" not in classes
+    if named in _PICTURE_EMBEDDERS | _OTHER_EMBEDDERS:
+        return True
     if _SENTENCE_TRANSFORMERS in snapshot.files and not is_vision(snapshot):
         return True
+    if named == "qwen3_vl":
+        return "embed" in snapshot.short_name
     return ("forcausallm" in classes or named in _DECODERS) and "embed" in snapshot.short_name
 
 
@@ -298,7 +308,7 @@ def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capab
     if dedicated is Capability.AUDIO and _translates(snapshot):
         return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN)
     if dedicated is not None:
-        return (dedicated,)
+        return tuple(each for each in Capability if each is dedicated or each in _beside(snapshot, dedicated))
     found = [Capability.TEXT_GENERATION]
     if model_type is ModelType.CHAT:
         found.append(Capability.CHAT)
@@ -307,6 +317,18 @@ def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capab
     if _takes_audio(snapshot):
         found.append(Capability.AUDIO)
     return tuple(found)
+
+
+def _beside(snapshot: ModelSnapshot, dedicated: Capability) -> Iterator[Capability]:
+    """Yield what a model for one operation takes or gives besides what all of them do."""
+    named = _named(snapshot.config)
+    if dedicated is Capability.EMBEDDINGS:
+        if named in _PICTURE_EMBEDDERS or named == "qwen3_vl":
+            yield Capability.VISION
+        if named in _LATE_INTERACTION or (named == "lfm2" and _COLBERT_PROJECTION in snapshot.files):
+            yield Capability.MULTI_VECTOR
+    if dedicated is Capability.RERANK and named == "qwen3_vl":
+        yield Capability.VISION
 
 
 def _translates(snapshot: ModelSnapshot) -> bool:

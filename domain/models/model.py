@@ -25,6 +25,8 @@ class Capability(enum.Enum):
     EMBEDDINGS = "embeddings"
     RERANK = "rerank"
     TEXT_TO_SPEECH = "text-to-speech"
+    MULTI_VECTOR = "multi-vector"
+    """Embeddings of several vectors, one of each token, for late interaction."""
 
 
 OPERATIONS = (

@@ -1,5 +1,7 @@
 """In-memory double of the text embedder: letter counts as vectors, so that similar texts have similar vectors.
 
+An image counts as its digest.
+
 embedder = InMemoryTextEmbedder(dimensions=8)
 embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
 """
@@ -7,7 +9,16 @@ embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
 import math
 
 from mlxk.application.ports.model_tasks import TextEmbedder
-from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Input, InputKind, Truncation, Vector, shortened
+from mlxk.domain.embedding import (
+    EmbeddingRequest,
+    Embeddings,
+    ImageInput,
+    Input,
+    InputKind,
+    Truncation,
+    Vector,
+    shortened,
+)
 from mlxk.domain.errors import Advice, ContextLengthError, MlxkError, Remedy, ValidationError
 
 
@@ -65,4 +76,6 @@ class InMemoryTextEmbedder(TextEmbedder):
 
 
 def _words(text: Input) -> list[str]:
+    if isinstance(text, ImageInput):
+        return [text.image.digest, *text.text.split()]
     return text.split() if isinstance(text, str) else [chr(97 + token % 26) for token in text]

@@ -1,4 +1,4 @@
-"""Tiny embedding models with random weights: an encoder, and a decoder that pools its last token."""
+"""Tiny embedding models with random weights: an encoder, a decoder that pools its last token, and a ColBERT."""
 
 import functools
 import json
@@ -71,6 +71,57 @@ def build_qwen3(directory: Path, seed: int = 0) -> ModelHandle:
         directory / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": end},
     )
+    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def build_colbert(directory: Path, seed: int = 0, **rules: Any) -> ModelHandle:
+    """Write an LFM2 of a convolution and an attention that makes a vector of each token, as PyLate saves one.
+
+    Args:
+        directory: Where; made if need be.
+        seed: Of the weights.
+        rules: Entries of config_sentence_transformers.json that differ.
+    """
+    from mlx_vlm.models.lfm2_colbert import Model, ModelConfig
+
+    tokenizer = Tokenizer.from_str(_word_pieces().to_str())
+    tokenizer.add_special_tokens(["[Q] ", "[D] "])
+    settings: dict[str, Any] = {
+        "model_type": "lfm2",
+        "architectures": ["Lfm2Model"],
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": WINDOW,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 32,
+        "block_ff_dim": 64,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["conv", "full_attention"],
+    }
+    mx.random.seed(seed)
+    model = Model(ModelConfig.from_dict({**settings, "embedding_dim": 16}))
+    save(directory, model, settings)
+    weights: dict[str, Any] = mx.load(str(directory / "model.safetensors"))  # type: ignore[assignment]
+    (directory / "1_Dense").mkdir(exist_ok=True)
+    mx.save_safetensors(
+        str(directory / "1_Dense" / "model.safetensors"), {"linear.weight": weights.pop("projection.weight")}
+    )
+    mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
+    _write(directory / "1_Dense" / "config.json", {"in_features": 32, "out_features": 16, "bias": False})
+    kinds = (("Transformer", ""), ("Dense", "1_Dense"))
+    _write(directory / "modules.json", [{"type": f"pylate.models.{kind}", "path": folder} for kind, folder in kinds])
+    stated = {"query_prefix": "[Q] ", "document_prefix": "[D] ", "query_length": 16, "document_length": 24, **rules}
+    _write(directory / "config_sentence_transformers.json", stated)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    _write(directory / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 

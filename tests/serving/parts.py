@@ -168,7 +168,7 @@ class Parts:
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             speak=SpeakText(resolve, describe, self.synthesizer, memory),
             sound_encoder=self.encoder,
-            embed=EmbedText(resolve, describe, self.embedder, memory),
+            embed=EmbedText(resolve, describe, self.embedder, memory, media[0]),
             rerank=RerankDocuments(resolve, describe, self.reranker, memory),
             tokenize=TokenizeText(generate, self.tokenizer),
             pull=lambda: PullModel(self.cache, built_in, self.hub, describe, default_owner="mlx-community"),

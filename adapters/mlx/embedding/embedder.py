@@ -1,16 +1,17 @@
-"""The text embedder port on mlx-vlm, with batches of texts of similar length."""
+"""The text embedder port on mlx-vlm: batches of inputs of similar length, images one by one."""
 
+import functools
 import importlib.util
+from collections.abc import Iterator
 
-import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, batches, device, padded, pool
+from mlxk.adapters.mlx.embedding.encoding import Computed, EmbeddingModel, EncodedInputs, batches, device
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
-from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
+from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import TextEmbedder
-from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
-from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Vectors, shortened
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, ValidationError
 
 
 class MlxTextEmbedder(TextEmbedder):
@@ -33,47 +34,62 @@ class MlxTextEmbedder(TextEmbedder):
         from mlxk.adapters.mlx.embedding.loading import load_embedding_model
 
         with self._leases.lease(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as lease:
-            encoded = lease.model.encoder.encode(request)
-            tokens = encoded.tokens
-            found: dict[int, Vector] = {}
-            for indices in batches(tokens):
-                found.update(zip(indices, self._vectors(lease, [tokens[index] for index in indices]), strict=True))
-                _require_dimensions(request, len(found[indices[0]]), lease.model.shortenable)
+            model = lease.model
+            encoded = model.network.encode(request)
+            computed: dict[int, Computed] = {}
+            for indices in _batches(encoded):
+                found = lease.call(functools.partial(model.network.compute, encoded, indices))
+                computed.update(zip(indices, found, strict=True))
+                _require_dimensions(request, found[0].rows.shape[-1], model)
                 lease.yield_to_generation()
             computed_by = lease.call(device)
-        length = request.settings.dimensions
-        vectors = tuple(
-            found[index] if length is None else shortened(found[index], length) for index in range(len(tokens))
+        ordered = [computed[index] for index in range(len(request.inputs))]
+        vectors = [_unit_vectors(each, request.settings.dimensions) for each in ordered]
+        several = ordered[0].rows.ndim > 1
+        return Embeddings(
+            () if several else tuple(each[0] for each in vectors),
+            sum(each.tokens for each in ordered),
+            computed_by,
+            encoded.truncations,
+            tuple(vectors) if several else (),
         )
-        return Embeddings(vectors, sum(map(len, tokens)), computed_by, encoded.truncations)
-
-    def _vectors(self, lease: ModelLease[EmbeddingModel], texts: list[TokenIds]) -> list[Vector]:
-        model = lease.model
-        return lease.call(lambda: _compute(model, texts))
 
 
-def _compute(model: EmbeddingModel, texts: list[TokenIds]) -> list[Vector]:
-    """Compute the vectors of a batch; on the owner thread."""
-    ids, mask = padded(texts, model.encoder.padding)
-    output = model.network(mx.array(ids), attention_mask=mx.array(mask))
-    if model.pooling is None:
-        pooled = getattr(output, "text_embeds", None)
-    else:
-        pooled = pool(output.last_hidden_state, mx.array(mask), model.pooling)
-    if pooled is None or pooled.ndim != 2:
-        raise IncompatibleModelError(f"'{model.name}' does not make one vector of a text.")
-    vectors = np.array(pooled.astype(mx.float32))
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+def _batches(inputs: EncodedInputs) -> Iterator[list[int]]:
+    """Yield the indices of the texts in batches, and of each image alone, since images have many tokens."""
+    texts = [index for index in range(len(inputs.tokens)) if index not in inputs.images]
+    for chosen in batches([inputs.tokens[index] for index in texts]):
+        yield [texts[place] for place in chosen]
+    for index in inputs.images:
+        yield [index]
+
+
+def _unit_vectors(computed: Computed, dimensions: int | None) -> Vectors:
+    """Return the vectors of an input with length one, of their first numbers where there are to be fewer.
+
+    Raises:
+        ExecutionError: They are not numbers.
+    """
+    rows = np.atleast_2d(computed.rows)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
         raise ExecutionError("The model's output was not a number, so there is no vector.")
-    return [tuple(row) for row in (vectors / lengths).tolist()]
+    unit = map(tuple, (rows / lengths).tolist())
+    return tuple(unit if dimensions is None else (shortened(vector, dimensions) for vector in unit))
 
 
-def _require_dimensions(request: EmbeddingRequest, given: int, shortenable: bool) -> None:
+def _require_dimensions(request: EmbeddingRequest, given: int, model: EmbeddingModel) -> None:
     asked = request.settings.dimensions
-    if asked is None or asked == given or (asked < given and shortenable):
+    if asked is None or asked == given:
         return
-    reason = "a vector cannot be made longer" if asked > given else "no Matryoshka truncation"
+    if asked > given:
+        reason = "a vector cannot be made longer"
+    elif not model.shortenable:
+        reason = "no Matryoshka truncation"
+    elif model.lengths and asked not in model.lengths:
+        reason = f"it was trained for {', '.join(map(str, sorted(model.lengths)))}"
+    else:
+        return
     raise ValidationError.in_field(
         "dimensions", f"this model emits {given}-dimensional vectors; {asked} are not supported ({reason})"
     )

@@ -1,17 +1,28 @@
-"""Embedding models and the token ids of their inputs: prefixes, special tokens, and the context window."""
+"""Embedding models and the token ids of their inputs: prompts, special tokens, the context window, and batches."""
 
 import re
 import threading
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, Input, InputKind, TokenIds, Truncation
+from mlxk.domain.embedding import (
+    EmbeddingRequest,
+    EmbeddingSettings,
+    ImageInput,
+    Input,
+    InputKind,
+    TokenIds,
+    Truncation,
+)
 from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, Remedy, ValidationError
+from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.models.model import ModelHandle
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -78,13 +89,17 @@ class Prompts:
 
     query: str = ""
     document: str = ""
+    named: Mapping[str, str] = attrs.field(factory=dict)
+    """Those of the model itself, by its names."""
 
     def prefix(self, settings: EmbeddingSettings) -> str:
         """Return the prefix of each text.
 
         Raises:
-            CapabilityError: The model takes no instruction, and one is given.
+            CapabilityError: The model takes no instruction, and one is given; or it has no prompt of the name.
         """
+        if settings.prompt_name is not None:
+            return self._of_name(settings.prompt_name)
         if settings.kind is InputKind.DOCUMENT:
             return self.document
         if settings.instruction is None:
@@ -96,6 +111,19 @@ class Prompts:
             )
         return f"Instruct: {settings.instruction}\nQuery:{found[2]}"
 
+    def _of_name(self, name: str) -> str:
+        usual = {InputKind.QUERY.value: self.query, InputKind.DOCUMENT.value: self.document}
+        known = {**{kind: text for kind, text in usual.items() if text}, **self.named}
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            message = f"this model has no prompt '{name}'; {has}"
+            raise CapabilityError(
+                f"prompt_name: {message}",
+                options=("prompt_name",),
+                detail={"problems": [{"param": "prompt_name", "message": message}]},
+            )
+        return known[name]
+
 
 def prompts_of(name: str, architecture: str, stated: Mapping[str, object]) -> Prompts:
     """Return the prefixes of a model.
@@ -105,20 +133,21 @@ def prompts_of(name: str, architecture: str, stated: Mapping[str, object]) -> Pr
         architecture: The ``model_type`` of its config.
         stated: The ``prompts`` of its ``config_sentence_transformers.json``; empty when there are none.
     """
+    named = {key: text for key, text in stated.items() if isinstance(text, str)}
     query = _text(stated, "query", "retrieval.query", "Retrieval-query")
     document = _text(stated, "document", "passage", "retrieval.passage", "Retrieval-document")
     if query or document:
-        return Prompts(query, document)
+        return Prompts(query, document, named)
     known = name.lower().rpartition("/")[2]
     if architecture in {"qwen3", "qwen3_embedding"}:
-        return Prompts(f"Instruct: {_DEFAULT_TASK}\nQuery:")
+        return Prompts(f"Instruct: {_DEFAULT_TASK}\nQuery:", named=named)
     if re.search(r"\be5\b", known) and "instruct" in known:
-        return Prompts(f"Instruct: {_DEFAULT_TASK}\nQuery: ")
+        return Prompts(f"Instruct: {_DEFAULT_TASK}\nQuery: ", named=named)
     if re.search(r"\be5\b", known):
-        return Prompts("query: ", "passage: ")
+        return Prompts("query: ", "passage: ", named=named)
     if re.search(r"\bbge\b.*\ben\b|\bmxbai\b", known):
-        return Prompts(_REPRESENT)
-    return Prompts()
+        return Prompts(_REPRESENT, named=named)
+    return Prompts(named=named)
 
 
 def _text(stated: Mapping[str, object], *names: str) -> str:
@@ -127,13 +156,78 @@ def _text(stated: Mapping[str, object], *names: str) -> str:
 
 
 @attrs.frozen
+class EncodedPicture:
+    """An image, and the tokens around it."""
+
+    image: DecodedImage
+    before: TokenIds
+    after: TokenIds
+    place: str
+    """The field of the input, for error messages."""
+
+
+@attrs.frozen
 class EncodedInputs:
     """The tokens of a request's inputs."""
 
     tokens: tuple[TokenIds, ...]
-    """Of each input, special tokens included."""
-    truncations: tuple[Truncation, ...]
+    """Of each input, special tokens included; none of an image."""
+    truncations: tuple[Truncation, ...] = ()
     """Of the inputs that were longer than the window."""
+    images: Mapping[int, EncodedPicture] = attrs.field(factory=dict)
+    """The images, by their place among the inputs; they have no tokens before they are computed."""
+    expands: bool = False
+    """Whether they are queries that are filled up to one length."""
+
+
+@attrs.frozen(eq=False)
+class Computed:
+    """What a network made of one input."""
+
+    rows: NDArray[np.float32]
+    """One vector, of shape (dimensions,); or one of each token, of shape (tokens, dimensions). Of any length."""
+    tokens: int
+    """Tokens that were computed."""
+
+
+class InputNetwork(Protocol):
+    """Makes the tokens of inputs, and their vectors."""
+
+    @abstractmethod
+    def encode(self, request: EmbeddingRequest) -> EncodedInputs:
+        """Return the tokens of every input, and which inputs were truncated; on any thread.
+
+        Raises:
+            ValidationError: A given token is not in the vocabulary.
+            ContextLengthError: An input is longer than the window, and truncation is off.
+            CapabilityError: The model takes no such input, no instruction, or has no prompt of the name.
+        """
+
+    @abstractmethod
+    def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
+        """Return what the network makes of some inputs, computed as one batch; on the owner thread.
+
+        Raises:
+            ContextLengthError: An image has more tokens than the window.
+        """
+
+
+@attrs.frozen(eq=False)
+class EmbeddingModel:
+    """A loaded embedding model."""
+
+    handle: ModelHandle
+    weight_bytes: int
+    network: InputNetwork
+    shortenable: bool
+    """Whether a prefix of a vector is a valid vector (Matryoshka training)."""
+    lengths: tuple[int, ...] = ()
+    """The lengths of prefixes that it was trained for; empty where it does not state any."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.handle.name
 
 
 class TextEncoder:
@@ -190,6 +284,8 @@ class TextEncoder:
         )
 
     def _plain(self, text: Input, prefix: str, index: int) -> TokenIds:
+        if isinstance(text, ImageInput):
+            raise CapabilityError.in_field(f"input[{index}]", "this model embeds texts, not images")
         if isinstance(text, str):
             return self._tokens(prefix + text)
         wrong = next((token for token in text if not 0 <= token < self._vocabulary), None)
@@ -266,22 +362,3 @@ def padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, An
 def device() -> str:
     """Return what computes, in the words of ``Embeddings.device``; on the owner thread."""
     return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
-
-
-@attrs.frozen(eq=False)
-class EmbeddingModel:
-    """A loaded embedding model. The network is used on the owner thread only, everything else on any thread."""
-
-    handle: ModelHandle
-    weight_bytes: int
-    network: Any
-    encoder: TextEncoder
-    pooling: tuple[str, ...] | None
-    """How the vectors of tokens become one, by ``MODES``; None where the network does it."""
-    shortenable: bool
-    """Whether a prefix of a vector is a valid vector (Matryoshka training)."""
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.handle.name

@@ -6,16 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import mlx.nn as nn
-from mlx_vlm import embedding_loader
+from mlx_vlm import embedding_loader, encoder_loader
+from mlx_vlm.models.idefics3.processing_idefics3 import Idefics3Processor
+from mlx_vlm.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mlxk.adapters.mlx.embedding.encoding import MODES, EmbeddingModel, TextEncoder, prompts_of, stated_modes
+from mlxk.adapters.mlx.embedding.encoding import (
+    MODES,
+    EmbeddingModel,
+    InputNetwork,
+    Prompts,
+    TextEncoder,
+    prompts_of,
+    stated_modes,
+)
+from mlxk.adapters.mlx.embedding.networks import ColbertNetwork, ColbertRules, TextNetwork
+from mlxk.adapters.mlx.embedding.pictures import FAMILIES, PictureNetwork
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     json_in,
     loading_directory,
     object_in,
     offline,
+    quietly,
     read_config,
     refuse_untrusted_code,
     weight_bytes,
@@ -25,6 +39,16 @@ from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
+
+_PICTURED = {"qwen3_vl": "qwen3_vl_embedding"}
+"""Architectures of which mlx-vlm's embedding model has another name."""
+
+PROCESSORS = {
+    "qwen3_vl_embedding": Qwen3VLProcessor,
+    "colqwen2_5": Qwen2_5_VLProcessor,
+    "colidefics3": Idefics3Processor,
+}
+"""Those of mlx-vlm; the files of a conversion may name classes that it does not have."""
 
 _UNSET_LENGTH = 10**9
 """Tokenizers without a known window state a huge number."""
@@ -37,7 +61,20 @@ _SENTENCE_CONFIGS = tuple(
 )
 """Where sentence-transformers keeps the limit, by the names that it has had."""
 
-_SHORTENABLE_ARCHITECTURES = frozenset({"qwen3", "qwen3_embedding", "gemma3_text", "gemma3_embedding"})
+_MATRYOSHKA = ("matryoshka_dimensions", "matryoshka_dims")
+"""Where a config lists the lengths that its vectors may be cut to."""
+
+_SHORTENABLE_ARCHITECTURES = frozenset(
+    {
+        "qwen3",
+        "qwen3_embedding",
+        "qwen3_vl",
+        "qwen3_vl_embedding",
+        "gemma3_text",
+        "gemma3_embedding",
+        "embedding_gemma2",
+    }
+)
 _SHORTENABLE_NAMES = re.compile(r"mxbai-embed-(large|2d)|nomic-embed-text-v1\.5|arctic-embed-.*v(1\.5|2)")
 """Names of models with Matryoshka training whose config does not state it."""
 
@@ -74,14 +111,38 @@ def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STOR
     refuse_untrusted_code(handle)
     config = read_config(handle)
     require_vocabulary(handle)
-    with translated(handle, "has an architecture that makes no vectors"), offline():
-        network, tokenizer = _load(handle)
-        modes = _pooling(handle, config)
-        _require_known_modules(handle, network)
-        pooling = _place_pooling(handle, network, modes)
-        encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
+    family = _PICTURED.get(_architecture(config), _architecture(config))
+    with translated(handle, "has an architecture that makes no vectors"), offline(), quietly():
+        if family in FAMILIES:
+            network, made = _load_pictured(handle, config, family)
+        else:
+            network, made = _load_text(handle, config)
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
-    return EmbeddingModel(handle, size, network, encoder, pooling, _is_shortenable(handle, config))
+    return EmbeddingModel(handle, size, made, _is_shortenable(handle, config), _lengths(config))
+
+
+def _load_pictured(handle: ModelHandle, config: Mapping[str, Any], family: str) -> tuple[nn.Module, InputNetwork]:
+    with loading_directory(handle) as directory:
+        network = encoder_loader.load_encoder_model(directory, model_remapping=_PICTURED, config=dict(config))
+        processor = PROCESSORS[family].from_pretrained(str(directory), trust_remote_code=False)
+    disable_word_cache(processor)
+    tokenizer = processor.tokenizer
+    prompts = _prompts(handle, config)
+    window = window_of(handle, config, tokenizer)
+    return network, PictureNetwork(network, processor, FAMILIES[family], prompts, window, len(tokenizer))
+
+
+def _load_text(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[nn.Module, InputNetwork]:
+    network, tokenizer = _load(handle)
+    modes = _pooling(handle, config)
+    _require_known_modules(handle, network)
+    if hasattr(network, "projection"):
+        rules = ColbertRules.of(_sentence_transformers(handle))
+        prompts, window = _prompts(handle, config), window_of(handle, config, tokenizer)
+        return network, ColbertNetwork(network, tokenizer, prompts, rules, window, _vocabulary(config, tokenizer))
+    pooling = _place_pooling(handle, network, modes)
+    encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
+    return network, TextNetwork(handle.name, network, encoder, pooling)
 
 
 def require_vocabulary(handle: ModelHandle) -> None:
@@ -107,16 +168,27 @@ def _encoder(
     tokenizer: PreTrainedTokenizerBase,
     last: bool,
 ) -> TextEncoder:
-    stated = (object_in(handle, "config_sentence_transformers.json") or {}).get("prompts")
-    prompts = prompts_of(handle.name, _architecture(config), stated if isinstance(stated, dict) else {})
-    vocabulary = _text_config(config).get("vocab_size")
     return TextEncoder(
         tokenizer,
-        prompts,
+        _prompts(handle, config),
         window_of(handle, config, tokenizer),
-        vocabulary if isinstance(vocabulary, int) else len(tokenizer),
+        _vocabulary(config, tokenizer),
         tokenizer.eos_token_id if last else None,
     )
+
+
+def _sentence_transformers(handle: ModelHandle) -> Mapping[str, Any]:
+    return object_in(handle, "config_sentence_transformers.json") or {}
+
+
+def _prompts(handle: ModelHandle, config: Mapping[str, Any]) -> Prompts:
+    stated = _sentence_transformers(handle).get("prompts")
+    return prompts_of(handle.name, _architecture(config), stated if isinstance(stated, dict) else {})
+
+
+def _vocabulary(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    stated = _text_config(config).get("vocab_size")
+    return stated if isinstance(stated, int) else len(tokenizer)
 
 
 def _modules(handle: ModelHandle) -> list[tuple[str, str]]:
@@ -204,10 +276,15 @@ def window_of(handle: ModelHandle, config: Mapping[str, Any], tokenizer: PreTrai
     return min(known, default=_DEFAULT_WINDOW)
 
 
+def _lengths(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the lengths of shortened vectors that a config states."""
+    stated = next((config[key] for key in _MATRYOSHKA if isinstance(config.get(key), list)), ())
+    return tuple(each for each in stated if isinstance(each, int))
+
+
 def _is_shortenable(handle: ModelHandle, config: Mapping[str, Any]) -> bool:
-    stated = any(config.get(key) for key in ("matryoshka_dimensions", "matryoshka_dims", "is_matryoshka"))
     return (
-        stated
+        any(config.get(key) for key in (*_MATRYOSHKA, "is_matryoshka"))
         or _architecture(config) in _SHORTENABLE_ARCHITECTURES
         or _SHORTENABLE_NAMES.search(handle.short_name.lower()) is not None
     )

@@ -13,11 +13,13 @@ import json
 import os
 import resource
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
+from transformers.utils import logging
 
 from mlxk.domain.errors import StorageError, UnhealthyModelError, UntrustedModelCodeError
 from mlxk.domain.models.file_formats import (
@@ -191,6 +193,18 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Suppress transformers' warnings about configs on standard error."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _code_in(relative: str, path: str) -> str | None:

@@ -5,10 +5,8 @@ any other. The features replace the embeddings of the media tokens, and the lang
 of tokens. Where all media are in the KV cache already, nothing is encoded.
 """
 
-import contextlib
 import hashlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -16,12 +14,17 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 from mlx_vlm import utils
-from transformers.utils import logging
 
 from mlxk.adapters.mlx.compatibility import foreign_tokenizer
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.model_files import (
+    loading_directory,
+    offline,
+    quietly,
+    read_config,
+    refuse_untrusted_code,
+)
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
@@ -292,7 +295,7 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
     if refusal:
         raise UntrustedModelCodeError(f"{refusal}: '{handle.name}' is not loaded.")
     # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
-    with translated(handle, "has an architecture mlx-vlm does not know"), offline(), _quietly():
+    with translated(handle, "has an architecture mlx-vlm does not know"), offline(), quietly():
         model, processor = _load(handle)
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_template(tokenizer, processor)
@@ -317,7 +320,7 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
         Exception: The library's, for ``translated``.
     """
     refuse_untrusted_code(handle)
-    with offline(), _quietly():
+    with offline(), quietly():
         # Importing the architecture registers its processor.
         architecture, _ = utils.get_model_and_args(dict(config))
         parsed = architecture.ModelConfig.from_dict(dict(config))
@@ -326,18 +329,6 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
     disable_word_cache(processor)
     _share_template(tokenizer, processor)
     return VisionTemplate(processor, parsed)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Suppress transformers' warnings about configs on standard error."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _load(handle: ModelHandle) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""``mlxk embed MODEL [TEXT]``: embeddings of texts, one JSON record per line."""
+"""``mlxk embed MODEL [TEXT]``: embeddings of texts and images, one JSON record per line."""
 
 import argparse
 import json
@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.application.use_cases.model_tasks import EmbeddingResult, EmbedText
-from mlxk.domain.embedding import EmbeddingSettings, InputKind, as_number
+from mlxk.domain.embedding import MAX_IMAGES, EmbeddingSettings, ImageInput, Input, InputKind, as_number
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription
 from mlxk.entrypoints.cli.command import (
@@ -22,6 +23,7 @@ from mlxk.entrypoints.cli.command import (
     print_place,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.model_json import Json
 
@@ -33,6 +35,8 @@ BATCH_SIZE = 256
 MAX_LINE_CHARACTERS = 4 * 1024 * 1024
 
 Fields = dict[str, object]
+_Record = tuple[Fields, Input]
+"""The fields of a record, and what is embedded of it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group("alpha", "It requires MLXK2_ENABLE_ALPHA_FEATURES=1, and may still change.")
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; '-' reads standard input")
     parser.add_argument("--batch", action="store_true", help="standard input is JSONL; each line has a 'text'")
-    parser.add_argument("--query", action="store_true", help="texts are queries, not documents")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="an image, for models that take some; repeatable"
+    )
+    role = parser.add_mutually_exclusive_group()
+    role.add_argument("--query", action="store_true", help="texts are queries, not documents")
+    role.add_argument("--document", action="store_true", help="texts are documents, as they are without a flag")
+    role.add_argument("--prompt-name", metavar="NAME", help="one of the model's own prompts stands before the texts")
     parser.add_argument("--instruct", metavar="TASK", help="what the queries are for, for models that take it")
     parser.add_argument("--dimensions", type=int, metavar="N", help="shorten the vectors, for models made for it")
     parser.add_argument(
@@ -61,7 +71,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     if arguments.batch and arguments.text not in (None, STDIN):
         raise UsageError("--batch reads standard input; leave TEXT out")
-    if arguments.text is None and not arguments.batch:
+    if arguments.batch and arguments.image:
+        raise UsageError("--batch reads standard input; leave --image out")
+    if arguments.text is None and not arguments.batch and not arguments.image:
         raise UsageError("embed requires <text> or '-' to read stdin")
     settings = _settings(arguments)
     container = context.build(computing_settings(arguments, context.settings))
@@ -69,7 +81,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         with naming_the_flag(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
             description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
-        records = _records(arguments, output, container.use_cases.embed_text(), description, settings)
+        inputs = _inputs(arguments, container.adapters.built_in_models())
+        records = _records(arguments, output, container.use_cases.embed_text(), description, (settings, inputs))
         if output.as_json:
             output.document("embed", {"records": list(records)})
         else:
@@ -87,16 +100,16 @@ def _records(
     output: Output,
     embed: EmbedText,
     model: ModelDescription,
-    settings: EmbeddingSettings,
+    asked: tuple[EmbeddingSettings, Iterator[_Record]],
 ) -> Iterator[Fields]:
     """Yield the input records with their embeddings, and say which texts were truncated."""
-    before = 0
-    for batch in _batches(_inputs(arguments)):
-        result = embed(model, tuple(str(fields["text"]) for fields in batch), settings)
+    before, (settings, inputs) = 0, asked
+    for batch in _batches(inputs):
+        result = embed(model, tuple(given for _, given in batch), settings)
         for each in result.embeddings.truncations:
             text = f"text {before + each.index + 1}" if arguments.batch else "the text"
             output.note(f"[{text} was truncated: the vector is of {each.kept} of its {each.tokens} tokens]")
-        for index, fields in enumerate(batch):
+        for index, (fields, _) in enumerate(batch):
             yield _embedded(fields, index, result)
         before += len(batch)
 
@@ -107,31 +120,38 @@ def _settings(arguments: argparse.Namespace) -> EmbeddingSettings:
     return EmbeddingSettings(
         kind=InputKind.QUERY if arguments.query else InputKind.DOCUMENT,
         instruction=arguments.instruct,
+        prompt_name=arguments.prompt_name,
         dimensions=arguments.dimensions,
         truncate=bool(arguments.truncate),
     )
 
 
-def _batches(inputs: Iterator[Fields]) -> Iterator[list[Fields]]:
-    batch: list[Fields] = []
-    for fields in inputs:
-        batch.append(fields)
-        if len(batch) == BATCH_SIZE:
+def _batches(inputs: Iterator[_Record]) -> Iterator[list[_Record]]:
+    batch: list[_Record] = []
+    for record in inputs:
+        batch.append(record)
+        images = sum(isinstance(given, ImageInput) for _, given in batch)
+        if len(batch) == BATCH_SIZE or images == MAX_IMAGES:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def _inputs(arguments: argparse.Namespace) -> Iterator[Fields]:
-    """Yield the input records."""
+def _inputs(arguments: argparse.Namespace, built_in: ModelSource) -> Iterator[_Record]:
+    """Yield the input records, with what is embedded of each."""
     if arguments.batch:
-        yield from records_of(sys.stdin.buffer)
+        yield from ((fields, str(fields["text"])) for fields in records_of(sys.stdin.buffer))
         return
-    text = _text_input() if arguments.text == STDIN else str(arguments.text)
-    if not text.strip():
+    text = _text_input() if arguments.text == STDIN else arguments.text
+    if text is not None and not text.strip():
         raise ValidationError("the text is empty")
-    yield {"text": text}
+    beside = {} if text is None else {"text": text}
+    files = [file for typed in arguments.image for file in find_images(typed, built_in)]
+    for file in files:
+        yield {"image": file.path, **beside}, ImageInput(file(), text or "")
+    if not files and text is not None:
+        yield beside, text
 
 
 def _text_input() -> str:
@@ -177,14 +197,17 @@ def _record(line: bytes, number: int) -> Fields:
 
 def _embedded(fields: Mapping[str, object], index: int, result: EmbeddingResult) -> Json:
     """Return one record of ``embed``: the fields of an input, by its index, the embedding and its metadata."""
-    vector = result.embeddings.vectors[index]
+    of_tokens = result.embeddings.of_tokens
     cut = next((each for each in result.embeddings.truncations if each.index == index), None)
     return {
         **fields,
-        "embedding": [as_number(value) for value in vector],
+        "embedding": [[as_number(value) for value in vector] for vector in of_tokens[index]]
+        if of_tokens
+        else [as_number(value) for value in result.embeddings.vectors[index]],
         "metadata": {
             "model": result.model,
-            "dimensions": len(vector),
+            "dimensions": result.embeddings.dimensions,
+            **({"vectors": len(of_tokens[index])} if of_tokens else {}),
             "content_hash": result.content_hash,
             "device": result.embeddings.device,
             **({"truncated": {"tokens": cut.tokens, "kept": cut.kept}} if cut else {}),

@@ -89,7 +89,11 @@ def model_table(
 
 def type_text(description: ModelDescription) -> str:
     """Return the type of a model with what else it takes, such as ``chat+vision``."""
-    extras = {Capability.VISION: "+vision", Capability.AUDIO: "+audio"}
+    extras = {
+        Capability.VISION: "+vision",
+        Capability.AUDIO: "+audio",
+        Capability.MULTI_VECTOR: "+multi",
+    }
     if description.model_type is ModelType.AUDIO:
         extras = {}
     return description.model_type.value + "".join(extras.get(each, "") for each in description.capabilities)

@@ -9,7 +9,8 @@ import falcon
 from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.model_tasks import EmbeddingResult
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings
-from mlxk.domain.errors import FeatureGateError
+from mlxk.domain.errors import CapabilityError, FeatureGateError
+from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.ollama.fields import KeepAlive, keep_alive_kind, keep_alive_seconds
@@ -118,6 +119,11 @@ class _Embedding:
         """
         self._lifecycle.require_open()
         trace.model = found.served.id
+        if found.served.description.can(Capability.MULTI_VECTOR):
+            raise CapabilityError(
+                f"'{found.name}' makes several vectors of a text, for which this API has no form.",
+                hint="Ask /v1/embeddings.",
+            )
         settings = EmbeddingSettings(dimensions=body.dimensions, truncate=body.truncate is not False)
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()

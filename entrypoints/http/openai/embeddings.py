@@ -1,12 +1,13 @@
 """``POST /v1/embeddings``: its body, its resource, and the proxy to another server."""
 
+import functools
 import http.client
 import re
 import socket
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -15,11 +16,22 @@ import orjson
 
 from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.model_tasks import EmbeddingResult
-from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind, Vector, as_base64, as_number
+from mlxk.domain.embedding import (
+    MAX_INPUTS,
+    EmbeddingSettings,
+    ImageInput,
+    Input,
+    InputKind,
+    Vector,
+    Vectors,
+    as_base64,
+    as_number,
+)
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
+from mlxk.entrypoints.http.openai.media_items import read_item, read_messages
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
@@ -36,9 +48,18 @@ INPUTS_TRUNCATED = "inputs-truncated"
 _CODES = re.compile(r"[a-z0-9-]+(, [a-z0-9-]+){0,31}")
 """What is passed on of a backend's ``X-Mlxk-Adaptations``."""
 
-Inputs = str | list[str] | list[int] | list[list[int]]
+Inputs = str | dict[str, Any] | list[Any] | list[int] | list[list[int]] | None
 
-_NEITHER = "must be a string, an array of strings, or tokens as an array of numbers or of such arrays"
+_NEITHER = "must be a string, an image, an array of these, or tokens as an array of numbers or of such arrays"
+
+_KINDS = {
+    "document": InputKind.DOCUMENT,
+    "query": InputKind.QUERY,
+    "passage": InputKind.DOCUMENT,
+    "search_document": InputKind.DOCUMENT,
+    "search_query": InputKind.QUERY,
+}
+"""The values of ``input_type``: ours, and those of NVIDIA's and Cohere's APIs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,40 +67,62 @@ class EmbeddingsRequest:
     """The body of a request for embeddings."""
 
     model: Annotated[str, Range(1, None)]
-    input: Inputs
+    input: Inputs = None
+    messages: list[Any] | None = None
     encoding_format: Annotated[str, OneOf(("float", "base64"))] | None = None
     dimensions: Annotated[int, Range(1, None)] | None = None
     user: str | None = None
-    input_type: Annotated[str, OneOf(tuple(kind.value for kind in InputKind))] | None = None
+    input_type: Annotated[str, OneOf(tuple(_KINDS))] | None = None
     instruct: str | None = None
+    prompt_name: Annotated[str, Range(1, None)] | None = None
     truncate: bool | None = None
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs, each as text or as tokens."""
-        if isinstance(self.input, str):
-            return (self.input,)
-        if all(isinstance(each, int) for each in self.input):
-            return (tuple(int(each) for each in self.input if isinstance(each, int)),)
-        return tuple(each if isinstance(each, str) else tuple(each) for each in self.input if not isinstance(each, int))
+        """The inputs, each as text, as tokens or as an image.
+
+        Raises:
+            ValidationError: See ``read_item``.
+        """
+        if self.messages is not None:
+            return (read_messages(self.messages, "messages"),)
+        if isinstance(self.input, str | dict):
+            return (read_item(self.input, "input"),)
+        given = self.input or []
+        if all(isinstance(each, int) for each in given):
+            return (tuple(int(each) for each in given if isinstance(each, int)),)
+        return tuple(
+            tuple(each) if isinstance(each, list) else read_item(each, f"input[{index}]")
+            for index, each in enumerate(given)
+        )
+
+    @property
+    def kind(self) -> InputKind:
+        """What the inputs are for."""
+        return _KINDS[self.input_type or InputKind.DOCUMENT.value]
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
-        if self.instruct is not None and self.input_type != InputKind.QUERY.value:
+        if (self.input is None) == (self.messages is None):
+            return [FieldError("input", "is missing" if self.messages is None else "and messages exclude each other")]
+        if self.instruct is not None and self.kind is not InputKind.QUERY:
             return [FieldError("instruct", "belongs to the input_type query")]
+        if self.prompt_name is not None and self.input_type is not None:
+            return [FieldError("prompt_name", "and input_type exclude each other")]
         return []
 
     def settings(self) -> EmbeddingSettings:
         """Return the embedding settings."""
         return EmbeddingSettings(
-            kind=InputKind(self.input_type) if self.input_type else InputKind.DOCUMENT,
+            kind=self.kind,
             instruction=self.instruct,
+            prompt_name=self.prompt_name,
             dimensions=self.dimensions,
             truncate=bool(self.truncate),
         )
 
 
-NEUTRAL: Neutral = {"encoding_format": ("",), "input_type": ("",), "instruct": ("",)}
+NEUTRAL: Neutral = {"encoding_format": ("",), "input_type": ("",), "instruct": ("",), "prompt_name": ("",)}
 
 
 def register_inputs(converter: StrictConverter) -> None:
@@ -88,11 +131,17 @@ def register_inputs(converter: StrictConverter) -> None:
 
 
 def _kind(value: object) -> object:
+    if value is None:
+        return None
     if isinstance(value, str):
         return Annotated[str, Range(1, None)]
+    if isinstance(value, dict):
+        return dict[str, Any]
     if not isinstance(value, list):
         raise TypeError(_NEITHER)
     first = value[0] if value else ""
+    if any(isinstance(each, dict) for each in value) and all(isinstance(each, str | dict) for each in value):
+        return Annotated[list[Any], Range(1, MAX_INPUTS)]
     if isinstance(first, str):
         return Annotated[list[Annotated[str, Range(1, None)]], Range(1, MAX_INPUTS)]
     if isinstance(first, list):
@@ -123,13 +172,16 @@ class EmbeddingsResource:
         request.context.prompt_field = "input"
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
-        model = self._services.catalogue.find(self._only_model or body.model, require_embedding_model)
+        inputs = body.inputs
+        images = any(isinstance(each, ImageInput) for each in inputs)
+        require = functools.partial(require_embedding_model, images=images)
+        model = self._services.catalogue.find(self._only_model or body.model, require)
         trace = trace_of(request)
         trace.model = model.id
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
         try:
-            result = self._services.embed(model.description, body.inputs, body.settings())
+            result = self._services.embed(model.description, inputs, body.settings())
         finally:
             release()
         seconds = clock.monotonic() - began
@@ -249,14 +301,18 @@ def reason_of(error: OSError) -> str:
 
 
 def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, object]:
-    encode: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else as_numbers
+    one: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else as_numbers
+
+    def encode(found: Vector | Vectors) -> object:
+        return [one(each) for each in found if isinstance(each, tuple)] if isinstance(found[0], tuple) else one(found)
+
     tokens = result.embeddings.tokens
     cut = [attrs.asdict(each) for each in result.embeddings.truncations]
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": encode(vector)}
-            for index, vector in enumerate(result.embeddings.vectors)
+            {"object": "embedding", "index": index, "embedding": encode(found)}
+            for index, found in enumerate(result.embeddings.results)
         ],
         "model": result.model,
         "system_fingerprint": result.fingerprint,

@@ -18,7 +18,7 @@ OPTIONAL = {
     "config": {"settings", "models", "faults", "changed"},
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
-    "embed": {"truncated"},
+    "embed": {"truncated", "vectors"},
     "serve": {"log", "page"},
     "service": {"content"},
     "sample": {

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
@@ -68,6 +69,7 @@ class Parts:
             describe,
             self.embedder,
             InMemoryMemoryProbe(MemoryReading(budget, budget)),
+            InMemoryImageReader(),
         )
 
 

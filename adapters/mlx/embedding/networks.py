@@ -1,0 +1,173 @@
+"""What networks make of the tokens of texts: one vector of each text, or one of each token."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from mlxk.adapters.mlx.embedding.encoding import (
+    Computed,
+    EncodedInputs,
+    InputNetwork,
+    Prompts,
+    TextEncoder,
+    padded,
+    pool,
+)
+from mlxk.domain.embedding import EmbeddingRequest, InputKind, TokenIds, Truncation
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError
+
+
+@attrs.frozen(eq=False)
+class TextNetwork(InputNetwork):
+    """Makes one vector of a text."""
+
+    name: str
+    network: Any
+    """Of mlx-vlm."""
+    encoder: TextEncoder
+    pooling: tuple[str, ...] | None
+    """How the vectors of tokens become one, by ``MODES``; None where the network does it."""
+
+    def encode(self, request: EmbeddingRequest) -> EncodedInputs:
+        return self.encoder.encode(request)
+
+    def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
+        texts = [inputs.tokens[index] for index in indices]
+        ids, mask = padded(texts, self.encoder.padding)
+        output = self.network(mx.array(ids), attention_mask=mx.array(mask))
+        if self.pooling is None:
+            pooled = getattr(output, "text_embeds", None)
+        else:
+            pooled = pool(output.last_hidden_state, mx.array(mask), self.pooling)
+        if pooled is None or pooled.ndim != 2:
+            raise IncompatibleModelError(f"'{self.name}' does not make one vector of a text.")
+        return [Computed(row, len(text)) for row, text in zip(as_rows(pooled), texts, strict=True)]
+
+
+@attrs.frozen
+class ColbertRules:
+    """How PyLate prepares the texts of a ColBERT model, as its files say."""
+
+    query_prefix: str = ""
+    document_prefix: str = ""
+    query_length: int = 32
+    """Tokens of every query: shorter ones are filled up, and the vectors of what fills them count as well."""
+    document_length: int = 180
+    """Most tokens of a document."""
+    expands_queries: bool = True
+    attends_to_expansion: bool = False
+    skipped: tuple[str, ...] = ()
+    """Words of documents without vectors, such as punctuation."""
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> "ColbertRules":
+        """Return the rules of a ``config_sentence_transformers.json``."""
+
+        def whole(name: str, usual: int) -> int:
+            value = stated.get(name)
+            return value if isinstance(value, int) and not isinstance(value, bool) and value > 2 else usual
+
+        words = stated.get("skiplist_words")
+        return cls(
+            str(stated.get("query_prefix") or ""),
+            str(stated.get("document_prefix") or ""),
+            whole("query_length", cls().query_length),
+            whole("document_length", cls().document_length),
+            stated.get("do_query_expansion") is not False,
+            stated.get("attend_to_expansion_tokens") is True,
+            tuple(map(str, words)) if isinstance(words, list) else (),
+        )
+
+
+class ColbertNetwork(InputNetwork):
+    """Makes a vector of each token of a text, for late interaction, as ColBERT models of PyLate do.
+
+    Args:
+        network: Of mlx-vlm.
+        tokenizer: Of Hugging Face.
+        prompts: The model's own.
+        rules: How texts are prepared.
+        window: Size of the context window, tokens.
+        vocabulary: Size of the vocabulary.
+    """
+
+    def __init__(
+        self,
+        network: Any,  # noqa: ANN401 - untyped
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Prompts,
+        rules: ColbertRules,
+        window: int,
+        vocabulary: int,
+    ) -> None:
+        self._network = network
+        self._rules = rules
+        filling = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.pad_token_id
+        self._filling = int(filling or 0)
+        self._skipped = {int(tokenizer.convert_tokens_to_ids(word)) for word in rules.skipped} - {
+            tokenizer.unk_token_id
+        }
+        lengths = {InputKind.QUERY: rules.query_length, InputKind.DOCUMENT: rules.document_length}
+        self._marks = {
+            kind: self._mark(tokenizer, prefix)
+            for kind, prefix in (
+                (InputKind.QUERY, rules.query_prefix),
+                (InputKind.DOCUMENT, rules.document_prefix),
+            )
+        }
+        self._encoders = {
+            kind: TextEncoder(tokenizer, prompts, min(window, length - len(self._marks[kind])), vocabulary)
+            for kind, length in lengths.items()
+        }
+
+    @staticmethod
+    def _mark(tokenizer: PreTrainedTokenizerBase, prefix: str) -> TokenIds:
+        """Return the token that marks a kind of text; it stands after the first token."""
+        token = tokenizer.convert_tokens_to_ids(prefix) if prefix else None
+        return () if token is None or token == tokenizer.unk_token_id else (int(token),)
+
+    def encode(self, request: EmbeddingRequest) -> EncodedInputs:
+        kind = request.settings.kind
+        if request.settings.instruction is not None:
+            raise CapabilityError.in_field("instruct", "this model takes no instruction")
+        found, mark = self._encoders[kind].encode(request), self._marks[kind]
+        tokens = tuple((*text[:1], *mark, *text[1:]) for text in found.tokens)
+        query = kind is InputKind.QUERY and self._rules.expands_queries
+        return EncodedInputs(
+            tokens,
+            tuple(Truncation(each.index, each.tokens + len(mark), each.kept + len(mark)) for each in found.truncations),
+            expands=query,
+        )
+
+    def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
+        texts = [inputs.tokens[index] for index in indices]
+        if inputs.expands:
+            return self._queries(texts)
+        # The convolutions read what is beside a token, so that padding would change the last vectors of a text.
+        found: dict[int, Computed] = {}
+        for length in {len(text) for text in texts}:
+            rows = [index for index, text in enumerate(texts) if len(text) == length]
+            output = self._network(mx.array([texts[row] for row in rows]))
+            for row, vectors in zip(rows, as_rows(output.text_embeds), strict=True):
+                kept = [place for place, token in enumerate(texts[row]) if token not in self._skipped]
+                found[row] = Computed(vectors[kept or slice(None)], length)
+        return [found[row] for row in range(len(texts))]
+
+    def _queries(self, texts: Sequence[TokenIds]) -> list[Computed]:
+        length = max(self._rules.query_length, *map(len, texts))
+        rows = np.full((len(texts), length), self._filling, np.int32)
+        mask = np.full((len(texts), length), int(self._rules.attends_to_expansion), np.int32)
+        for row, text in enumerate(texts):
+            rows[row, : len(text)], mask[row, : len(text)] = text, 1
+        output = self._network(mx.array(rows), attention_mask=mx.array(mask))
+        return [Computed(vectors, length) for vectors in as_rows(output.text_embeds)]
+
+
+def as_rows(array: mx.array) -> NDArray[np.float32]:
+    """Return an array that may leave the owner thread."""
+    return np.array(array.astype(mx.float32))

@@ -1,0 +1,97 @@
+"""Texts and images of requests for vectors and scores, in the shapes in which clients of other servers send them.
+
+A text is a string or ``{"text": …}``. An image is ``{"image": …}`` as Jina takes it, ``{"image_url": …}`` or a part
+with a ``type`` as in conversations, or a string that is a data URL. ``{"content": […]}`` has parts of both.
+"""
+
+import base64
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mlxk.domain.embedding import ImageInput
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.media import EncodedImage
+from mlxk.entrypoints.http.openai.chat.messages import read_image
+
+_IMAGE_KEYS = ("image", "image_url", "url")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_SHAPES = 'must be a string, or an object with a "text", an "image" or both'
+_IMAGE_URL = "data:image/"
+
+
+def read_item(value: object, path: str) -> str | ImageInput:
+    """Return the text or the image of an item.
+
+    Args:
+        value: As the client sent it.
+        path: The field.
+
+    Raises:
+        ValidationError: It is neither, holds nothing or several images, or its image is malformed or not in the item.
+    """
+    if isinstance(value, str) and not value.startswith(_IMAGE_URL):
+        return value
+    texts: list[str] = []
+    images: list[EncodedImage] = []
+    for found in _parts(value, path):
+        (texts if isinstance(found, str) else images).append(found)  # type: ignore[arg-type]
+    if len(images) > 1:
+        raise ValidationError.in_field(path, f"takes one image (got {len(images)})")
+    text = "\n".join(texts)
+    return ImageInput(images[0], text) if images else text
+
+
+def read_messages(messages: object, path: str) -> str | ImageInput:
+    """Return the only item of a conversation, which one message of the user has, as vLLM takes it.
+
+    Raises:
+        ValidationError: It has several messages, or what ``read_item`` refuses.
+    """
+    if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
+        raise ValidationError.in_field(path, "must have one message, of the user, with what is to be embedded")
+    message: dict[str, Any] = messages[0]
+    if message.get("role", "user") != "user":
+        raise ValidationError.in_field(f"{path}[0].role", "must be user")
+    return read_item({"content": message.get("content")}, f"{path}[0]")
+
+
+def _parts(value: object, path: str) -> Iterator[str | EncodedImage]:
+    """Yield the texts and images of an item in their order."""
+    if isinstance(value, str):
+        yield read_image(value, path) if value.startswith(_IMAGE_URL) else value
+        return
+    if not isinstance(value, dict):
+        raise ValidationError.in_field(path, _SHAPES)
+    content = value.get("content")
+    if isinstance(content, list) and content:
+        for index, each in enumerate(content):
+            yield from _parts(each, f"{path}.content[{index}]")
+        return
+    known = [key for key in (*_IMAGE_KEYS, "text") if value.get(key) is not None]
+    if isinstance(content, str):
+        yield content
+    elif not known:
+        raise ValidationError.in_field(path, _SHAPES)
+    for key in known:
+        yield _text(value[key], f"{path}.text") if key == "text" else _image(value[key], f"{path}.{key}")
+
+
+def _text(value: object, path: str) -> str:
+    if not isinstance(value, str):
+        raise ValidationError.in_field(path, "must be a string")
+    return value
+
+
+def _image(value: object, path: str) -> EncodedImage:
+    """Return an image: of a data URL, of an object with one, or of plain base64."""
+    if isinstance(value, dict):
+        value, path = value.get("url"), f"{path}.url"
+    if not isinstance(value, str):
+        raise ValidationError.in_field(path, "must be a data URL of an image")
+    if value[:5].lower() != "data:" and len(value) > 64 and _BASE64.fullmatch(value):
+        try:
+            return EncodedImage.of(base64.b64decode("".join(value.split()), validate=True), path)
+        except ValueError as error:
+            raise ValidationError.in_field(path, "is not valid base64") from error
+    return read_image(value, path)
