@@ -33,6 +33,7 @@ from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.openai.media_items import read_item, read_messages
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
+from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
 from mlxk.entrypoints.http.tracing import trace_of
@@ -77,22 +78,24 @@ class EmbeddingsRequest:
     prompt_name: Annotated[str, Range(1, None)] | None = None
     truncate: bool | None = None
 
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The inputs, each as text, as tokens or as an image.
+    def inputs(self, media: PartReader) -> tuple[Input, ...]:
+        """Return the inputs, each as text, as tokens or as an image.
+
+        Args:
+            media: Reads images.
 
         Raises:
             ValidationError: See ``read_item``.
         """
         if self.messages is not None:
-            return (read_messages(self.messages, "messages"),)
+            return (read_messages(self.messages, "messages", media),)
         if isinstance(self.input, str | dict):
-            return (read_item(self.input, "input"),)
+            return (read_item(self.input, "input", media),)
         given = self.input or []
         if all(isinstance(each, int) for each in given):
             return (tuple(int(each) for each in given if isinstance(each, int)),)
         return tuple(
-            tuple(each) if isinstance(each, list) else read_item(each, f"input[{index}]")
+            tuple(each) if isinstance(each, list) else read_item(each, f"input[{index}]", media)
             for index, each in enumerate(given)
         )
 
@@ -162,6 +165,7 @@ class EmbeddingsResource:
             default_model=lambda: server.settings.embed_model or server.services.catalogue.default,
         )
         self._services = server.services
+        self._media = server.media
         self._lifecycle = server.lifecycle
         self._limit = server.limit
         self._metrics = server.metrics
@@ -172,7 +176,7 @@ class EmbeddingsResource:
         request.context.prompt_field = "input"
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
-        inputs = body.inputs
+        inputs = body.inputs(self._media.of_request())
         images = any(isinstance(each, ImageInput) for each in inputs)
         require = functools.partial(require_embedding_model, images=images)
         model = self._services.catalogue.find(self._only_model or body.model, require)

@@ -12,7 +12,7 @@ from typing import Any
 from mlxk.domain.embedding import ImageInput
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import EncodedImage
-from mlxk.entrypoints.http.openai.chat.messages import read_image
+from mlxk.entrypoints.http.requests.media import PartReader
 
 _IMAGE_KEYS = ("image", "image_url", "url")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
@@ -20,21 +20,22 @@ _SHAPES = 'must be a string, or an object with a "text", an "image" or both'
 _IMAGE_URL = "data:image/"
 
 
-def read_item(value: object, path: str) -> str | ImageInput:
+def read_item(value: object, path: str, media: PartReader) -> str | ImageInput:
     """Return the text or the image of an item.
 
     Args:
         value: As the client sent it.
         path: The field.
+        media: Reads images.
 
     Raises:
-        ValidationError: It is neither, holds nothing or several images, or its image is malformed or not in the item.
+        ValidationError: It is neither, holds nothing or several images, or its image cannot be had.
     """
     if isinstance(value, str) and not value.startswith(_IMAGE_URL):
         return value
     texts: list[str] = []
     images: list[EncodedImage] = []
-    for found in _parts(value, path):
+    for found in _parts(value, path, media):
         (texts if isinstance(found, str) else images).append(found)  # type: ignore[arg-type]
     if len(images) > 1:
         raise ValidationError.in_field(path, f"takes one image (got {len(images)})")
@@ -42,7 +43,7 @@ def read_item(value: object, path: str) -> str | ImageInput:
     return ImageInput(images[0], text) if images else text
 
 
-def read_messages(messages: object, path: str) -> str | ImageInput:
+def read_messages(messages: object, path: str, media: PartReader) -> str | ImageInput:
     """Return the only item of a conversation, which one message of the user has, as vLLM takes it.
 
     Raises:
@@ -53,20 +54,20 @@ def read_messages(messages: object, path: str) -> str | ImageInput:
     message: dict[str, Any] = messages[0]
     if message.get("role", "user") != "user":
         raise ValidationError.in_field(f"{path}[0].role", "must be user")
-    return read_item({"content": message.get("content")}, f"{path}[0]")
+    return read_item({"content": message.get("content")}, f"{path}[0]", media)
 
 
-def _parts(value: object, path: str) -> Iterator[str | EncodedImage]:
+def _parts(value: object, path: str, media: PartReader) -> Iterator[str | EncodedImage]:
     """Yield the texts and images of an item in their order."""
     if isinstance(value, str):
-        yield read_image(value, path) if value.startswith(_IMAGE_URL) else value
+        yield media.image(value, path) if value.startswith(_IMAGE_URL) else value
         return
     if not isinstance(value, dict):
         raise ValidationError.in_field(path, _SHAPES)
     content = value.get("content")
     if isinstance(content, list) and content:
         for index, each in enumerate(content):
-            yield from _parts(each, f"{path}.content[{index}]")
+            yield from _parts(each, f"{path}.content[{index}]", media)
         return
     known = [key for key in (*_IMAGE_KEYS, "text") if value.get(key) is not None]
     if isinstance(content, str):
@@ -74,7 +75,7 @@ def _parts(value: object, path: str) -> Iterator[str | EncodedImage]:
     elif not known:
         raise ValidationError.in_field(path, _SHAPES)
     for key in known:
-        yield _text(value[key], f"{path}.text") if key == "text" else _image(value[key], f"{path}.{key}")
+        yield _text(value[key], f"{path}.text") if key == "text" else _image(value[key], f"{path}.{key}", media)
 
 
 def _text(value: object, path: str) -> str:
@@ -83,8 +84,8 @@ def _text(value: object, path: str) -> str:
     return value
 
 
-def _image(value: object, path: str) -> EncodedImage:
-    """Return an image: of a data URL, of an object with one, or of plain base64."""
+def _image(value: object, path: str, media: PartReader) -> EncodedImage:
+    """Return an image: of a reference, of an object with one, or of plain base64."""
     if isinstance(value, dict):
         value, path = value.get("url"), f"{path}.url"
     if not isinstance(value, str):
@@ -94,4 +95,4 @@ def _image(value: object, path: str) -> EncodedImage:
             return EncodedImage.of(base64.b64decode("".join(value.split()), validate=True), path)
         except ValueError as error:
             raise ValidationError.in_field(path, "is not valid base64") from error
-    return read_image(value, path)
+    return media.image(value, path)
