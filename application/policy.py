@@ -349,9 +349,14 @@ def require_embedding_model(description: ModelDescription, *, images: bool = Fal
     require_model(description, Capability.EMBEDDINGS, *([Capability.VISION] if images else []))
 
 
-def require_reranker(description: ModelDescription) -> None:
-    """Refuse a model that cannot compare documents with a query here; raises as ``require_model``."""
-    require_model(description, Capability.RERANK)
+def require_reranker(description: ModelDescription, *, images: bool = False) -> None:
+    """Refuse a model that cannot compare documents with a query here; raises as ``require_model``.
+
+    Args:
+        description: The model.
+        images: Whether the query or a document has an image.
+    """
+    require_model(description, Capability.RERANK, *([Capability.VISION] if images else []))
 
 
 def require_voice(description: ModelDescription) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from mlxk.domain.embedding import MAX_INPUT_CHARACTERS, Truncation
+from mlxk.domain.embedding import MAX_IMAGES, MAX_INPUT_CHARACTERS, ImageInput, Truncation
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.model import ModelHandle
 
@@ -30,8 +30,8 @@ class RerankRequest:
     """A query and the documents to compare with it."""
 
     model: ModelHandle
-    query: str
-    documents: tuple[str, ...]
+    query: str | ImageInput
+    documents: tuple[str | ImageInput, ...]
     settings: RerankSettings = RerankSettings()
 
     def validate(self) -> None:
@@ -40,12 +40,17 @@ class RerankRequest:
         Raises:
             ValidationError: Names each field at fault, all at once.
         """
-        faults = [] if self.query.strip() else ["query is empty"]
+        query = self.query
+        faults = [] if isinstance(query, ImageInput) or query.strip() else ["query is empty"]
         if not self.documents:
             faults.append("documents must hold at least one text")
         elif len(self.documents) > MAX_DOCUMENTS:
             faults.append(f"documents takes at most {MAX_DOCUMENTS} texts (got {len(self.documents)})")
-        named = (("query", self.query), *((f"documents[{index}]", text) for index, text in enumerate(self.documents)))
+        images = sum(isinstance(each, ImageInput) for each in self.documents)
+        if images > MAX_IMAGES:
+            faults.append(f"documents takes at most {MAX_IMAGES} images (got {images})")
+        given = (("query", query), *((f"documents[{index}]", each) for index, each in enumerate(self.documents)))
+        named = [(name, each.text if isinstance(each, ImageInput) else each) for name, each in given]
         faults += [
             f"{name} is longer than {MAX_INPUT_CHARACTERS} characters (got {len(text)})"
             for name, text in named
@@ -55,6 +60,11 @@ class RerankRequest:
             faults.append(f"max_tokens must be at least 1 (got {self.settings.max_tokens})")
         if faults:
             raise ValidationError("; ".join(faults))
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the query or a document has an image."""
+        return any(isinstance(each, ImageInput) for each in (self.query, *self.documents))
 
 
 @attrs.frozen

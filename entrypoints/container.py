@@ -123,7 +123,7 @@ class UseCases:
         self.embed_text: Factory[EmbedText] = _use(
             "model_tasks:EmbedText", *resolving, ports.text_embedder, memory, ports.image_reader
         )
-        comparing = (*resolving, ports.document_reranker, memory)
+        comparing = (*resolving, ports.document_reranker, memory, ports.image_reader)
         self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *comparing)
         self.load_model: Factory[LoadModel] = Factory(_load_model, generate)
         tokenizer = ports.model_tokenizer

@@ -202,7 +202,7 @@ def _reranker_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
     named = (facts.architecture or "").lower()
     if named == "qwen3":
         return _text_rule(snapshot, facts, support)
-    if named not in _CROSS_ENCODERS:
+    if named not in _CROSS_ENCODERS and named != "qwen3_vl":
         return (), f"Reranker architecture not supported: {facts.architecture}"
     return (Library.MLX_VLM,), _media_refusal(snapshot, facts, support)
 

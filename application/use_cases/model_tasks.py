@@ -1,6 +1,7 @@
 """What a model does besides generating text: load, tokenize, embed, rerank, transcribe, and speak."""
 
 from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 import attrs
 
@@ -166,13 +167,18 @@ class EmbedText:
         request.validate()
         require_embedding_model(description, images=any(isinstance(each, ImageInput) for each in inputs))
         require_memory(description, self.memory)
-        request = attrs.evolve(request, inputs=tuple(map(self._decoded, inputs)))
+        request = attrs.evolve(request, inputs=tuple(_decoded(each, self.images) for each in inputs))
         return EmbeddingResult(self.embedder.embed(request), identity_of(description), description.content_hash)
 
-    def _decoded(self, given: Input) -> Input:
-        if isinstance(given, ImageInput) and isinstance(given.image, EncodedImage):
-            return attrs.evolve(given, image=self.images.decode(given.image))
-        return given
+
+Given = TypeVar("Given")
+
+
+def _decoded(given: Given, images: ImageReader) -> Given:
+    """Return an input with its image decoded; what is no image as it is."""
+    if isinstance(given, ImageInput) and isinstance(given.image, EncodedImage):
+        return attrs.evolve(given, image=images.decode(given.image))
+    return given
 
 
 def identity_of(description: ModelDescription) -> str:
@@ -191,9 +197,14 @@ class RerankDocuments:
     describe: DescribeModel
     reranker: DocumentReranker
     memory: MemoryProbe
+    images: ImageReader
 
     def __call__(
-        self, model: str | ModelDescription, query: str, documents: tuple[str, ...], settings: RerankSettings
+        self,
+        model: str | ModelDescription,
+        query: str | ImageInput,
+        documents: tuple[str | ImageInput, ...],
+        settings: RerankSettings,
     ) -> Relevances:
         """Compare documents with a query.
 
@@ -204,7 +215,7 @@ class RerankDocuments:
             settings: How to compare them.
 
         Raises:
-            ValidationError: The request is out of range, or the reference is malformed.
+            ValidationError: The request is out of range, the reference is malformed, or an image cannot be read.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
             InsufficientMemoryError: It is beyond the budget.
@@ -213,9 +224,15 @@ class RerankDocuments:
         description = self.describe(self.resolve(model)) if isinstance(model, str) else model
         request = RerankRequest(description.handle, query, documents, settings)
         request.validate()
-        require_reranker(description)
+        require_reranker(description, images=request.has_images)
         require_memory(description, self.memory)
-        return self.reranker.rerank(request)
+        return self.reranker.rerank(
+            attrs.evolve(
+                request,
+                query=_decoded(query, self.images),
+                documents=tuple(_decoded(each, self.images) for each in documents),
+            )
+        )
 
 
 @attrs.frozen

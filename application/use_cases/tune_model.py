@@ -9,9 +9,10 @@ import attrs
 
 from mlxk.application.policy import require_text_model, require_training_memory, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry
+from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
-from mlxk.application.ports.system import MemoryProbe, Progress
+from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import (
     ADAPTER_FILES,
     ModelTuner,

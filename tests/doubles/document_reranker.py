@@ -5,7 +5,7 @@ reranker.rerank(RerankRequest(handle, "red apples", ("green apples", "a car"))).
 """
 
 from mlxk.application.ports.model_tasks import DocumentReranker
-from mlxk.domain.embedding import Truncation
+from mlxk.domain.embedding import ImageInput, Truncation
 from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, MlxkError, Remedy
 from mlxk.domain.reranking import Relevance, Relevances, RerankRequest
 
@@ -33,14 +33,14 @@ class InMemoryDocumentReranker(DocumentReranker):
         settings = request.settings
         if settings.instruction is not None and not self._takes_instruction:
             raise CapabilityError.in_field("instruction", "this model takes no instruction")
-        query = request.query.split()
+        query = _words(request.query)
         room = self._window - len(query)
         if room < 1:
             raise ContextLengthError("query has too many tokens.", detail={"context_length": self._window})
         room = min(room, settings.max_tokens or room)
         documents, truncations, tokens = [], [], 0
         for index, document in enumerate(request.documents):
-            words = document.split()
+            words = _words(document)
             if len(words) > room:
                 if not settings.truncate:
                     raise ContextLengthError(
@@ -53,3 +53,8 @@ class InMemoryDocumentReranker(DocumentReranker):
             tokens += len(query) + len(read)
             documents.append(Relevance(index, 2.0 * sum(word in query for word in read) - len(query)))
         return Relevances(tuple(documents), tokens, "cpu", tuple(truncations))
+
+
+def _words(given: str | ImageInput) -> list[str]:
+    """Return the words of a text; an image is one, its digest."""
+    return [given.image.digest, *given.text.split()] if isinstance(given, ImageInput) else given.split()

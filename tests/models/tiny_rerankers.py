@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 from models.tiny_embedding import qwen3_config, save
+from models.tiny_vision import build as build_vision
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mlxk.domain.models.model import ModelHandle, Origin
@@ -25,6 +26,15 @@ SPREAD = 0.4
 """Of the weights."""
 
 CROSS_ENCODERS = ("bert", "xlm-roberta", "modernbert")
+
+QWEN_TEMPLATE = (
+    "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{%- for part in message.content -%}{%- if part.type == 'image' -%}"
+    "{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- elif part.type == 'text' -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{{- '<|im_end|>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+"""As that of Qwen3-VL has messages of parts."""
 
 _SPECIAL = {
     "bert": {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"},
@@ -87,6 +97,14 @@ def build_answering(directory: Path, seed: int = 0, **config: Any) -> ModelHandl
     ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **ends}))
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def build_picturing(directory: Path, seed: int = 0) -> ModelHandle:
+    """Write a Qwen3-VL of two layers whose vocabulary has ``yes`` and ``no``."""
+    handle = build_vision(directory, "qwen3_vl", seed, words=("yes", "no"))
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": QWEN_TEMPLATE}))
+    return handle
 
 
 @functools.cache

@@ -293,16 +293,21 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """What each architecture's files say, and by which tokens it marks images and sounds."""
 
 
-def build(directory: Path, architecture: str = "qwen2_vl", seed: int = 0, **config: Any) -> ModelHandle:
+def build(
+    directory: Path, architecture: str = "qwen2_vl", seed: int = 0, *, words: tuple[str, ...] = (), **config: Any
+) -> ModelHandle:
     """Write a model and return its handle.
 
     Args:
         directory: Where; made if need be.
         architecture: One of ``ARCHITECTURES``.
         seed: Of the weights.
+        words: Texts that are one token each.
         config: Entries of config.json that differ.
     """
-    return write_model(directory, ARCHITECTURES[architecture], seed, model_type=architecture, **config)
+    wanted = ARCHITECTURES[architecture]
+    named = {**wanted, "special": (*wanted.get("special", ()), *words)}
+    return write_model(directory, named, seed, model_type=architecture, **config)
 
 
 def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: Any) -> ModelHandle:

@@ -169,7 +169,7 @@ class Parts:
             speak=SpeakText(resolve, describe, self.synthesizer, memory),
             sound_encoder=self.encoder,
             embed=EmbedText(resolve, describe, self.embedder, memory, media[0]),
-            rerank=RerankDocuments(resolve, describe, self.reranker, memory),
+            rerank=RerankDocuments(resolve, describe, self.reranker, memory, media[0]),
             tokenize=TokenizeText(generate, self.tokenizer),
             pull=lambda: PullModel(self.cache, built_in, self.hub, describe, default_owner="mlx-community"),
             remove=lambda: RemoveModel(self.cache, resolve),

@@ -2,11 +2,10 @@
 
 import functools
 import importlib.util
-from collections.abc import Iterator
 
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import Computed, EmbeddingModel, EncodedInputs, batches, device
+from mlxk.adapters.mlx.embedding.encoding import Computed, EmbeddingModel, batches, device
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import TextEmbedder
@@ -37,7 +36,7 @@ class MlxTextEmbedder(TextEmbedder):
             model = lease.model
             encoded = model.network.encode(request)
             computed: dict[int, Computed] = {}
-            for indices in _batches(encoded):
+            for indices in batches(encoded.tokens, encoded.images):
                 found = lease.call(functools.partial(model.network.compute, encoded, indices))
                 computed.update(zip(indices, found, strict=True))
                 _require_dimensions(request, found[0].rows.shape[-1], model)
@@ -53,15 +52,6 @@ class MlxTextEmbedder(TextEmbedder):
             encoded.truncations,
             tuple(vectors) if several else (),
         )
-
-
-def _batches(inputs: EncodedInputs) -> Iterator[list[int]]:
-    """Yield the indices of the texts in batches, and of each image alone, since images have many tokens."""
-    texts = [index for index in range(len(inputs.tokens)) if index not in inputs.images]
-    for chosen in batches([inputs.tokens[index] for index in texts]):
-        yield [texts[place] for place in chosen]
-    for index in inputs.images:
-        yield [index]
 
 
 def _unit_vectors(computed: Computed, dimensions: int | None) -> Vectors:

@@ -3,7 +3,7 @@
 import re
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -331,16 +331,22 @@ MAX_PAIRS = 2**24
 """Pairs of tokens that attend to each other in a batch; 1 GiB at most in a model with 16 heads."""
 
 
-def batches(texts: Sequence[TokenIds]) -> list[list[int]]:
-    """Return the indices of the texts in batches, longest first, so that a text that does not fit fails at once."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+def batches(texts: Sequence[TokenIds], alone: Collection[int] = ()) -> list[list[int]]:
+    """Return the indices of the texts in batches, longest first, so that a text that does not fit fails at once.
+
+    Args:
+        texts: The tokens of each.
+        alone: The indices of those with an image, which has many tokens; each is a batch.
+    """
+    together = [index for index in range(len(texts)) if index not in alone]
+    order = sorted(together, key=lambda index: len(texts[index]), reverse=True)
     made: list[list[int]] = []
     for index in order:
         longest = len(texts[made[-1][0]]) if made else 0
         if not made or len(made[-1]) >= _max_rows(longest):
             made.append([])
         made[-1].append(index)
-    return made
+    return [*made, *([index] for index in sorted(alone))]
 
 
 def _max_rows(length: int) -> int:

@@ -121,13 +121,13 @@ def _colidefics_hidden(network: Any, ids: mx.array, media: Mapping[str, mx.array
     return projected
 
 
-_QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3_vl_embedding": Family(
-        _QWEN_MARK, _qwen_text, _qwen_image, _qwen_hidden, several=False, takes_instruction=True, takes_text_beside=True
+        QWEN_MARK, _qwen_text, _qwen_image, _qwen_hidden, several=False, takes_instruction=True, takes_text_beside=True
     ),
-    "colqwen2_5": Family(_QWEN_MARK, _late_text("<|endoftext|>"), _colqwen_image, _colqwen_hidden, several=True),
+    "colqwen2_5": Family(QWEN_MARK, _late_text("<|endoftext|>"), _colqwen_image, _colqwen_hidden, several=True),
     "colidefics3": Family(
         "<image>", _late_text("<end_of_utterance>"), _colidefics_image, _colidefics_hidden, several=True
     ),
@@ -136,6 +136,48 @@ FAMILIES: Mapping[str, Family] = {
 
 _INPUTS = ("pixel_values", "image_grid_thw", "pixel_attention_mask")
 """Of what a processor makes of an image, what networks take."""
+
+
+class PromptTokens:
+    """Turns the parts of prompts into tokens.
+
+    Args:
+        processor: Of the model.
+        mark: The text that it replaces by the tokens of an image.
+    """
+
+    def __init__(self, processor: Any, mark: str) -> None:  # noqa: ANN401 - untyped
+        self._processor = processor
+        self._mark = mark
+
+    def tokens(self, parts: Sequence[Part]) -> TokenIds:
+        """Return the tokens of parts without images; on one thread at a time."""
+        found: list[int] = []
+        for part in parts:
+            if not isinstance(part, Picture):
+                text = part.text if isinstance(part, Text) else part
+                found += self._processor.tokenizer(
+                    text, add_special_tokens=False, verbose=False, split_special_tokens=isinstance(part, Text)
+                )["input_ids"]
+        return tuple(found)
+
+    def looked_at(self, image: DecodedImage, place: str) -> tuple[list[int], dict[str, mx.array]]:
+        """Return the tokens of an image, and what the network takes of it; on the owner thread.
+
+        Raises:
+            ValidationError: The processor cannot take it.
+        """
+        pixels = Image.frombytes("RGB", (image.width, image.height), image.pixels)
+        try:
+            found = utils.prepare_inputs(self._processor, images=[pixels], prompts=self._mark)
+        except (ValueError, IndexError, TypeError) as error:
+            raise ValidationError.in_field(
+                place,
+                f"the model's processor cannot take this image of {image.width} by {image.height} pixels",
+                hint="It may be too narrow for the model.",
+            ) from error
+        media = {name: mx.array(found[name]) for name in _INPUTS if found.get(name) is not None}
+        return np.array(found["input_ids"]).reshape(-1).tolist(), media
 
 
 class PictureNetwork(InputNetwork):
@@ -160,13 +202,12 @@ class PictureNetwork(InputNetwork):
         vocabulary: int,
     ) -> None:
         self._network = network
-        self._processor = processor
-        self._tokenizer = processor.tokenizer
+        self._tokens_of = PromptTokens(processor, family.mark)
         self._family = family
         self._prompts = prompts
         self._window = window
         self._vocabulary = vocabulary
-        self._padding = int(self._tokenizer.pad_token_id or 0)
+        self._padding = int(processor.tokenizer.pad_token_id or 0)
         self._lock = threading.Lock()
 
     def encode(self, request: EmbeddingRequest) -> EncodedInputs:
@@ -198,17 +239,7 @@ class PictureNetwork(InputNetwork):
         return Computed(rows if self._family.several else rows[-1], len(rows))
 
     def _looked_at(self, picture: EncodedPicture) -> Computed:
-        image = picture.image
-        pixels = Image.frombytes("RGB", (image.width, image.height), image.pixels)
-        try:
-            found = utils.prepare_inputs(self._processor, images=[pixels], prompts=self._family.mark)
-        except (ValueError, IndexError, TypeError) as error:
-            raise ValidationError.in_field(
-                picture.place,
-                f"the model's processor cannot take this image of {image.width} by {image.height} pixels",
-                hint="It may be too narrow for the model.",
-            ) from error
-        seen = np.array(found["input_ids"]).reshape(-1).tolist()
+        seen, media = self._tokens_of.looked_at(picture.image, picture.place)
         tokens = [*picture.before, *seen, *picture.after]
         if len(tokens) > self._window:
             raise ContextLengthError(
@@ -217,7 +248,6 @@ class PictureNetwork(InputNetwork):
                 hint="Shorten the text, or make the image smaller.",
                 detail={"prompt_tokens": len(tokens), "context_length": self._window},
             )
-        media = {name: mx.array(found[name]) for name in _INPUTS if found.get(name) is not None}
         return self._computed(as_rows(self._family.hidden(self._network, mx.array([tokens]), media))[0])
 
     def _picture(self, given: ImageInput, place: str, settings: EmbeddingSettings) -> EncodedPicture:
@@ -227,7 +257,9 @@ class PictureNetwork(InputNetwork):
             raise TypeError("the image is not decoded")
         parts = self._family.image(given.text, settings, self._prompts)
         middle = next(index for index, part in enumerate(parts) if isinstance(part, Picture))
-        return EncodedPicture(given.image, self._tokens(parts[:middle]), self._tokens(parts[middle + 1 :]), place)
+        return EncodedPicture(
+            given.image, self._tokens_of.tokens(parts[:middle]), self._tokens_of.tokens(parts[middle + 1 :]), place
+        )
 
     def _text(self, given: str | TokenIds, place: str, settings: EmbeddingSettings) -> tuple[TokenIds, int]:
         """Return the tokens of a text's prompt, and how many they would be if the text were not cut.
@@ -247,7 +279,7 @@ class PictureNetwork(InputNetwork):
             parts = self._family.text(given, settings, self._prompts)
             last = max(index for index, part in enumerate(parts) if isinstance(part, Text))
             pieces = parts[:last], parts[last : last + 1], parts[last + 1 :]
-            before, content, after = (self._tokens(piece) for piece in pieces)
+            before, content, after = (self._tokens_of.tokens(piece) for piece in pieces)
         length, room = len(before) + len(content) + len(after), self._window - len(before) - len(after)
         if room < 1 or (len(content) > room and not settings.truncate):
             raise ContextLengthError(
@@ -256,13 +288,3 @@ class PictureNetwork(InputNetwork):
                 detail={"prompt_tokens": length, "context_length": self._window},
             )
         return (*before, *content[:room], *after), length
-
-    def _tokens(self, parts: Sequence[Part]) -> TokenIds:
-        found: list[int] = []
-        for part in parts:
-            if not isinstance(part, Picture):
-                text = part.text if isinstance(part, Text) else part
-                found += self._tokenizer(
-                    text, add_special_tokens=False, verbose=False, split_special_tokens=isinstance(part, Text)
-                )["input_ids"]
-        return tuple(found)

@@ -2,11 +2,11 @@
 
 import functools
 import importlib.util
-
-import numpy as np
+import math
 
 from mlxk.adapters.mlx.embedding.encoding import batches, device
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
+from mlxk.adapters.mlx.reranking.pairs import Scored
 from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import DocumentReranker
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
@@ -33,12 +33,14 @@ class MlxDocumentReranker(DocumentReranker):
         with self._leases.lease(WantedModel(request.model, load=load_reranker), Reranker) as lease:
             scorer = lease.model.scorer
             pairs = scorer.encode(request)
-            logits = np.zeros(len(pairs.tokens))
-            for indices in batches(pairs.tokens):
-                logits[indices] = lease.call(functools.partial(scorer.logits, pairs, indices))
+            scored: dict[int, Scored] = {}
+            for indices in batches(pairs.tokens, pairs.pictured):
+                found = lease.call(functools.partial(scorer.scores, pairs, indices))
+                scored.update(zip(indices, found, strict=True))
                 lease.yield_to_generation()
             computed_by = lease.call(device)
-        if not np.isfinite(logits).all():
+        ordered = [scored[index] for index in range(len(request.documents))]
+        if not all(math.isfinite(each.logit) for each in ordered):
             raise ExecutionError("The model's output was not a number, so there is no order of the documents.")
-        documents = tuple(Relevance(index, float(logit)) for index, logit in enumerate(logits))
-        return Relevances(documents, sum(map(len, pairs.tokens)), computed_by, pairs.truncations)
+        documents = tuple(Relevance(index, each.logit) for index, each in enumerate(ordered))
+        return Relevances(documents, sum(each.tokens for each in ordered), computed_by, pairs.truncations)

@@ -5,19 +5,18 @@ meets the query; its logit is that of "yes" against "no" as the next token.
 """
 
 import threading
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx_vlm import reranker_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlxk.adapters.mlx.embedding.encoding import padded
 from mlxk.adapters.mlx.embedding.loading import require_vocabulary, window_of
+from mlxk.adapters.mlx.embedding.networks import as_rows
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     loading_directory,
@@ -29,13 +28,16 @@ from mlxk.adapters.mlx.loading.model_files import (
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
-from mlxk.domain.embedding import TokenIds, Truncation
-from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, IncompatibleModelError, Remedy
+from mlxk.adapters.mlx.reranking.pairs import EncodedPairs, PairScorer, Scored, room_of, texts_of, truncation_of
+from mlxk.adapters.mlx.reranking.pictures import PictureScorer
+from mlxk.adapters.mlx.vision.loader import VisionProcessor, load_vision_model
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.reranking import RerankRequest
 
 _GENERATIVE = "qwen3"
+_PICTURED = "qwen3_vl"
 
 _KNOWN_VARIANTS = {
     "hidden_act": ("gelu",),
@@ -57,33 +59,6 @@ _INSTRUCTION = "Given a web search query, retrieve relevant passages that answer
 
 _GENERATIVE_WINDOW = 8192
 """Tokens of a pair that Qwen3's rerankers were trained with, although their config states more."""
-
-
-@attrs.frozen
-class EncodedPairs:
-    """The tokens of a request: of each document with the query."""
-
-    tokens: tuple[TokenIds, ...]
-    truncations: tuple[Truncation, ...]
-    segments: tuple[TokenIds, ...] = ()
-    """Of cross-encoders: for each token 1 where it is the document's, as their tokenizer numbers the two texts."""
-
-
-class PairScorer(Protocol):
-    """Makes the tokens of pairs, on any thread; and computes their logits, on the owner thread only."""
-
-    @abstractmethod
-    def encode(self, request: RerankRequest) -> EncodedPairs:
-        """Return the tokens of every pair.
-
-        Raises:
-            ContextLengthError: The query leaves no room for a document; or one is too long and truncation is off.
-            CapabilityError: The model takes no instruction, and one is given.
-        """
-
-    @abstractmethod
-    def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
-        """Return the logits of some of the pairs, computed as one batch."""
 
 
 @attrs.frozen(eq=False)
@@ -120,6 +95,13 @@ def load_reranker(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> 
     if str(config.get("model_type", "")).lower() == _GENERATIVE:
         loaded = load_model(handle, form)
         return Reranker(handle, loaded.weight_bytes, _GenerativeScorer(loaded))
+    if str(config.get("model_type", "")).lower() == _PICTURED:
+        seeing = load_vision_model(handle, form)
+        parts = seeing.vision.parts if isinstance(seeing.vision, VisionProcessor) else None
+        if parts is None:
+            raise IncompatibleModelError(f"'{handle.name}' was loaded without what reads images.")
+        scorer = PictureScorer(handle.name, parts.model, parts.processor, seeing.context_length)
+        return Reranker(handle, seeing.weight_bytes, scorer)
     _require_known_variant(handle, config)
     with translated(handle, "has an architecture that makes no scores"), offline():
         with loading_directory(handle) as directory:
@@ -170,10 +152,11 @@ class _CrossEncoder(PairScorer):
     def encode(self, request: RerankRequest) -> EncodedPairs:
         if request.settings.instruction is not None:
             raise CapabilityError.in_field("instruction", "this model takes no instruction")
+        query, documents = texts_of(request)
         with self._lock:
             found = self._tokenizer(
-                [request.query] * len(request.documents),
-                list(request.documents),
+                [query] * len(documents),
+                list(documents),
                 truncation=False,
                 padding=False,
                 verbose=False,
@@ -183,21 +166,21 @@ class _CrossEncoder(PairScorer):
             )
         tokens, segments, truncations = [], [], []
         for index, ids in enumerate(found["input_ids"]):
-            documents = [place for place, text in enumerate(found.sequence_ids(index)) if text == 1]
-            room = _room(request, self._window - len(ids) + len(documents), self._window)
-            if len(documents) > room:
-                truncations.append(_truncation(request, index, len(documents), room))
-            dropped = set(documents[room:])
+            places = [place for place, text in enumerate(found.sequence_ids(index)) if text == 1]
+            room = room_of(request, self._window - len(ids) + len(places), self._window)
+            if len(places) > room:
+                truncations.append(truncation_of(request, index, len(places), room))
+            dropped = set(places[room:])
             kept = [place for place in range(len(ids)) if place not in dropped]
             tokens.append(tuple(ids[place] for place in kept))
             segments.append(tuple(min(found["token_type_ids"][index][place], self._last_segment) for place in kept))
         return EncodedPairs(tuple(tokens), tuple(truncations), tuple(segments))
 
-    def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
+    def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
         ids, mask = padded([pairs.tokens[index] for index in indices], self._padding)
         segments, _ = padded([pairs.segments[index] for index in indices], 0)
         output = self._network(mx.array(ids), attention_mask=mx.array(mask), token_type_ids=mx.array(segments))
-        return _numbers(output.logits[:, 0])
+        return _scored(output.logits[:, 0], pairs, indices)
 
 
 class _GenerativeScorer(PairScorer):
@@ -217,20 +200,21 @@ class _GenerativeScorer(PairScorer):
 
     def encode(self, request: RerankRequest) -> EncodedPairs:
         instruction = request.settings.instruction or _INSTRUCTION
-        before = f"<Instruct>: {instruction}\n<Query>: {request.query}\n<Document>: "
+        query, documents = texts_of(request)
+        before = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: "
         with self._model.lock:
             length = len(self._content(before))
-            contents = [self._content(before + document) for document in request.documents]
-        room = _room(request, self._window - len(self._before) - len(self._after) - length, self._window)
+            contents = [self._content(before + document) for document in documents]
+        room = room_of(request, self._window - len(self._before) - len(self._after) - length, self._window)
         truncations = tuple(
-            _truncation(request, index, len(content) - length, room)
+            truncation_of(request, index, len(content) - length, room)
             for index, content in enumerate(contents)
             if len(content) - length > room
         )
         tokens = ((*self._before, *content[: length + room], *self._after) for content in contents)
         return EncodedPairs(tuple(tokens), truncations)
 
-    def logits(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[float]:
+    def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
         chosen = [pairs.tokens[index] for index in indices]
         ids, mask = padded(chosen, self._padding)  # on the right: no token attends to what comes after it
         network = self._model.network
@@ -239,7 +223,7 @@ class _GenerativeScorer(PairScorer):
         rows = network.lm_head(hidden) if "lm_head" in network else network.model.embed_tokens.as_linear(hidden)
         yes, no = self._answers
         rows = rows.astype(mx.float32)
-        return _numbers(rows[:, yes] - rows[:, no])
+        return _scored(rows[:, yes] - rows[:, no], pairs, indices)
 
     def _content(self, text: str) -> list[int]:
         """Return the tokens of a text in which nothing is a control token."""
@@ -257,35 +241,6 @@ class _GenerativeScorer(PairScorer):
         return tokens[0]
 
 
-def _room(request: RerankRequest, free: int, window: int) -> int:
-    """Return how many tokens are read of a document.
-
-    Raises:
-        ContextLengthError: There is no room for any.
-    """
-    if free < 1:
-        raise ContextLengthError(
-            f"query has too many tokens: with it, {window} tokens have no room for a document.",
-            hint="Shorten the query.",
-            detail={"prompt_tokens": window - free + 1, "context_length": window},
-        )
-    return min(free, request.settings.max_tokens or free)
-
-
-def _truncation(request: RerankRequest, index: int, tokens: int, kept: int) -> Truncation:
-    """Return the truncation of a document.
-
-    Raises:
-        ContextLengthError: It is not to be truncated.
-    """
-    if not request.settings.truncate:
-        raise ContextLengthError(
-            f"documents[{index}] has {tokens} tokens; the model reads {kept} beside this query.",
-            hint=Advice(Remedy.TRUNCATE_INPUT),
-            detail={"prompt_tokens": tokens, "context_length": kept, "index": index},
-        )
-    return Truncation(index, tokens, kept)
-
-
-def _numbers(logits: mx.array) -> list[float]:
-    return [float(value) for value in np.array(logits.astype(mx.float32))]
+def _scored(logits: mx.array, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
+    values = as_rows(logits).tolist()
+    return [Scored(value, len(pairs.tokens[index])) for value, index in zip(values, indices, strict=True)]

@@ -5,8 +5,9 @@ import io
 import sys
 from collections.abc import Sequence
 
-from mlxk.domain.embedding import as_number
-from mlxk.domain.errors import ValidationError
+from mlxk.application.ports.model_cache import ModelSource
+from mlxk.domain.embedding import ImageInput, as_number
+from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -20,7 +21,7 @@ from mlxk.entrypoints.cli.command import (
 )
 from mlxk.entrypoints.cli.commands.embed_text import STDIN, records_of
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.input_files import read_text
+from mlxk.entrypoints.cli.input_files import find_images, read_text
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import printable
@@ -36,8 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("query", metavar="QUERY", help="what is looked for")
     parser.add_argument(
-        "file", metavar="FILE", help="one document a line, or of .jsonl an object a line with a 'text'; '-' is stdin"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="one document a line, or of .jsonl an object a line with a 'text'; '-' is stdin",
     )
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an image as a document after those of FILE, for models that take some; repeatable",
+    )
+    parser.add_argument("--query-image", metavar="FILE", help="an image that belongs to the query")
     parser.add_argument("-n", "--top-n", type=int, metavar="N", help="print the N most relevant only")
     parser.add_argument("--jsonl", action="store_true", help="read FILE as .jsonl, whatever its name")
     parser.add_argument("--instruction", metavar="TEXT", help="what makes a document relevant, for models that take it")
@@ -57,27 +69,43 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     """Print a document a line, with its score and its number; or all as one JSON document."""
     if arguments.top_n is not None and arguments.top_n < 1:
         raise ValidationError(f"--top-n must be at least 1 (got {arguments.top_n})")
-    documents = _documents(arguments)
+    if arguments.file is None and not arguments.image:
+        raise UsageError("the following arguments are required: FILE", hint="Or name images with --image.")
+    texts = () if arguments.file is None else _documents(arguments)
     settings = RerankSettings(arguments.instruction, arguments.truncate, arguments.max_tokens_per_doc)
     container = context.build(computing_settings(arguments, context.settings))
     try:
         with naming_the_flag(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
             description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+        built_in = container.adapters.built_in_models()
+        files = [each for typed in arguments.image for each in find_images(typed, built_in)]
+        documents: tuple[str | ImageInput, ...] = (*texts, *(ImageInput(each()) for each in files))
+        shown = (*texts, *(each.path for each in files))
         with Spinner(output, f"comparing {len(documents)} documents"):
-            found = container.use_cases.rerank_documents()(description, arguments.query, documents, settings)
+            query = _query(arguments, built_in)
+            found = container.use_cases.rerank_documents()(description, query, documents, settings)
         best = ranked(found.documents, arguments.top_n)
         if output.as_json:
-            output.document("rerank", _json(description.handle.name, found, best, documents))
+            output.document("rerank", _json(description.handle.name, found, best, (shown, len(texts))))
         else:
             for each in found.truncations:
                 output.note(f"[document {each.index + 1} was truncated: {each.kept} of its {each.tokens} tokens count]")
-            _print(best, documents, output)
+            _print(best, shown, output)
         if arguments.verbose:
             print_place(container, output)
         return DONE
     finally:
         container.adapters.text_generator().close()
+
+
+def _query(arguments: argparse.Namespace, built_in: ModelSource) -> str | ImageInput:
+    if arguments.query_image is None:
+        return str(arguments.query)
+    files = find_images(arguments.query_image, built_in, "--query-image")
+    if len(files) > 1:
+        raise UsageError(f"--query-image takes one image (got {len(files)})")
+    return ImageInput(files[0](), arguments.query)
 
 
 def _documents(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -111,7 +139,18 @@ def _print(best: Sequence[Relevance], documents: Sequence[str], output: Output) 
         output.line(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
 
 
-def _json(model: str, found: Relevances, best: Sequence[Relevance], documents: Sequence[str]) -> dict[str, object]:
+def _json(
+    model: str, found: Relevances, best: Sequence[Relevance], documents: tuple[Sequence[str], int]
+) -> dict[str, object]:
+    """Return the document of a result.
+
+    Args:
+        model: Its name.
+        found: The relevance of every document.
+        best: Those that are returned, in their order.
+        documents: All documents, texts before the paths of images; and how many texts there are.
+    """
+    shown, texts = documents
     return {
         "model": model,
         "results": [
@@ -119,11 +158,11 @@ def _json(model: str, found: Relevances, best: Sequence[Relevance], documents: S
                 "index": each.index,
                 "relevance_score": as_number(each.score),
                 "logit": as_number(each.logit),
-                "document": documents[each.index],
+                ("document" if each.index < texts else "image"): shown[each.index],
             }
             for each in best
         ],
-        "documents": len(documents),
+        "documents": len(shown),
         "tokens": found.tokens,
         "device": found.device,
         "truncated": [{"index": each.index, "tokens": each.tokens, "kept": each.kept} for each in found.truncations],

@@ -14,7 +14,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import EncodedImage
 from mlxk.entrypoints.http.requests.media import PartReader
 
-_IMAGE_KEYS = ("image", "image_url", "url")
+IMAGE_KEYS = ("image", "image_url", "url")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _SHAPES = 'must be a string, or an object with a "text", an "image" or both'
 _IMAGE_URL = "data:image/"
@@ -69,7 +69,9 @@ def _parts(value: object, path: str, media: PartReader) -> Iterator[str | Encode
         for index, each in enumerate(content):
             yield from _parts(each, f"{path}.content[{index}]", media)
         return
-    known = [key for key in (*_IMAGE_KEYS, "text") if value.get(key) is not None]
+    known = [key for key in (*IMAGE_KEYS, "text") if value.get(key) is not None]
+    if "url" in known and len(known) > 1:
+        known.remove("url")  # where a text or an image is from
     if isinstance(content, str):
         yield content
     elif not known:

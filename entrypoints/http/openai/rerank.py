@@ -11,26 +11,31 @@ import attrs
 import falcon
 
 from mlxk.application.policy import require_reranker
-from mlxk.domain.embedding import as_number
+from mlxk.domain.embedding import ImageInput, as_number
+from mlxk.domain.errors import CapabilityError
+from mlxk.domain.models.model import Capability
 from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
+from mlxk.entrypoints.http.openai.media_items import IMAGE_KEYS, read_item
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
+from mlxk.entrypoints.http.requests.media import PartReader
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
 from mlxk.entrypoints.http.tracing import trace_of
 
 PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/v2/rerank")
 
-_TEXTS_ONLY = Unsupported("rerankers of texts are supported, and a document is its 'text'")
+_TEXTS_ONLY = Unsupported("a document is its 'text' and its image")
 _UNSUPPORTED: Mapping[str, Unsupported] = {"rank_fields": _TEXTS_ONLY}
 _WITHOUT_EFFECT = {
     "max_chunks_per_doc": Unsupported("a document is read as one"),
     "priority": Unsupported("requests are served in the order they come"),
 }
+Query = str | dict[str, Any]
 _DIRECTION = ("right", "Right", "RIGHT")
 _SEARCH_UNIT = 100
 """Documents in one of the units that Cohere counts."""
@@ -41,7 +46,7 @@ class RerankBody:
     """The body of a request."""
 
     model: Annotated[str, Range(1, None)]
-    query: Annotated[str, Range(1, None)]
+    query: Query
     documents: Annotated[list[Any], Range(1, MAX_DOCUMENTS)] | None = None
     texts: Annotated[list[str], Range(1, MAX_DOCUMENTS)] | None = None
     top_n: Annotated[int, Range(1, None)] | None = None
@@ -62,7 +67,7 @@ class RerankBody:
         faults = [
             FieldError(f"documents[{index}]", "must be a string, or an object with a string 'text'")
             for index, each in enumerate(self.documents or ())
-            if not isinstance(_text(each), str)
+            if not isinstance(_text(each), str) and not _has_image(each)
         ]
         if self.truncation_direction not in (None, *_DIRECTION):
             faults.append(FieldError("truncation_direction", "must be 'right': documents are cut at their end"))
@@ -79,6 +84,23 @@ class RerankBody:
         return RerankSettings(self.instruction, self.truncate is not False, self.max_tokens_per_doc)
 
 
+def register_query(converter: StrictConverter) -> None:
+    """Register the kinds of query with a converter."""
+    converter.union(Query, _query_kind)
+
+
+def _query_kind(value: object) -> object:
+    if isinstance(value, str):
+        return Annotated[str, Range(1, None)]
+    if isinstance(value, dict):
+        return dict[str, Any]
+    raise TypeError("must be a string, or an object with a text and an image")
+
+
+def _has_image(item: object) -> bool:
+    return isinstance(item, dict) and any(item.get(key) is not None for key in (*IMAGE_KEYS, "content"))
+
+
 def _text(document: object) -> object:
     return document.get("text") if isinstance(document, dict) else document
 
@@ -89,11 +111,13 @@ class RerankResource:
     def __init__(self, server: ServerContext) -> None:
         self._reader = BodyReader(
             RerankBody,
+            (register_query,),
             unsupported=_UNSUPPORTED,
             without_effect=_WITHOUT_EFFECT,
             default_model=lambda: server.services.catalogue.default,
         )
         self._services = server.services
+        self._media = server.media
         self._lifecycle = server.lifecycle
         self._limit = server.limit
         self._metrics = server.metrics
@@ -104,13 +128,15 @@ class RerankResource:
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
         model = self._services.catalogue.find(body.model, require_reranker)
-        texts = tuple(str(_text(each)) for each in body.given)
+        media = self._media.of_request() if model.description.can(Capability.VISION) else None
+        query = _item(body.query, "query", media)
+        documents = tuple(_item(each, f"documents[{index}]", media) for index, each in enumerate(body.given))
         trace = trace_of(request)
         trace.model = model.id
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
         try:
-            found = self._services.rerank(model.description, body.query, texts, body.settings)
+            found = self._services.rerank(model.description, query, documents, body.settings)
         finally:
             release()
         seconds = clock.monotonic() - began
@@ -124,6 +150,20 @@ class RerankResource:
         else:
             version = "2" if (request.uri_template or "").startswith("/v2/") else "1"
             send_json(response, _document(body, found, best, model.id, request_id(request), version))
+
+
+def _item(given: object, path: str, media: PartReader | None) -> str | ImageInput:
+    """Return a query or a document; of models that read texts the text, whatever else the client keeps beside it.
+
+    Raises:
+        ValidationError, CapabilityError: Its image cannot be had, or the model reads none.
+    """
+    text = _text(given)
+    if media is not None and (not isinstance(given, str) or given.startswith("data:image/")):
+        return read_item(given, path, media)
+    if not isinstance(text, str):
+        raise CapabilityError.in_field(path, "this reranker reads texts, not images")
+    return text
 
 
 def _number(body: RerankBody, relevance: Relevance) -> float:

@@ -1,0 +1,152 @@
+"""Vision rerankers: a vision-language model that is asked whether a document, a text or an image, meets the query."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlxk.adapters.mlx.embedding.encoding import padded
+from mlxk.adapters.mlx.embedding.networks import as_rows
+from mlxk.adapters.mlx.embedding.pictures import QWEN_MARK, Part, Picture, PromptTokens, Text
+from mlxk.adapters.mlx.reranking.pairs import EncodedPairs, PairScorer, PicturedPair, Scored, room_of, truncation_of
+from mlxk.domain.embedding import ImageInput, TokenIds, Truncation
+from mlxk.domain.errors import ContextLengthError, IncompatibleModelError
+from mlxk.domain.generation.media import DecodedImage
+from mlxk.domain.reranking import RerankRequest
+
+_SYSTEM = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user'
+)
+_ENDING = "<|im_end|>\n<|im_start|>assistant\n"
+"""What Qwen3-VL-Reranker was trained with, before and after the texts and images."""
+
+_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
+
+_WINDOW = 8192
+"""Tokens of a pair that the model was trained with, although its config states more."""
+
+
+class PictureScorer(PairScorer):
+    """Asks a model of the family Qwen3-VL.
+
+    Args:
+        name: Of the model.
+        network: Of mlx-vlm.
+        processor: Of the model.
+        context_length: As its config states it.
+    """
+
+    def __init__(self, name: str, network: Any, processor: Any, context_length: int | None) -> None:  # noqa: ANN401
+        self._network = network
+        self._tokens_of = PromptTokens(processor, QWEN_MARK)
+        self._padding = int(processor.tokenizer.pad_token_id or 0)
+        self._window = min(_WINDOW, context_length or _WINDOW)
+        self._lock = threading.Lock()
+        answers = [self._tokens_of.tokens([word]) for word in ("yes", "no")]
+        if any(len(each) != 1 for each in answers):
+            raise IncompatibleModelError(f"The vocabulary of '{name}' has no token for 'yes' or for 'no'.")
+        self._yes, self._no = (each[0] for each in answers)
+
+    def encode(self, request: RerankRequest) -> EncodedPairs:
+        tokens: list[TokenIds] = []
+        pictured: dict[int, PicturedPair] = {}
+        truncations: list[Truncation] = []
+        instruction = request.settings.instruction or _INSTRUCTION
+        with self._lock:
+            for index, document in enumerate(request.documents):
+                before = [Text(f"\n<Instruct>: {instruction}<Query>:"), *_parts(request.query), Text("\n<Document>:")]
+                parts = [_SYSTEM, *_joined([*before, *_parts(document)]), _ENDING]
+                if Picture in map(type, parts):
+                    images = [each.image for each in (request.query, document) if isinstance(each, ImageInput)]
+                    pictured[index] = self._pictured(parts, images, index)
+                    tokens.append(())
+                    continue
+                found, cut = self._text(request, [*before], str(document), index)
+                tokens.append(found)
+                truncations += [cut] if cut else []
+        return EncodedPairs(tuple(tokens), tuple(truncations), pictured=pictured)
+
+    def _text(
+        self, request: RerankRequest, before: list[Part], document: str, index: int
+    ) -> tuple[TokenIds, Truncation | None]:
+        """Return the tokens of a pair of texts, the document cut where it is too long."""
+        system, ending = self._tokens_of.tokens([_SYSTEM]), self._tokens_of.tokens([_ENDING])
+        length = len(self._tokens_of.tokens(_joined(before)))
+        content = self._tokens_of.tokens(_joined([*before, Text(document)]))
+        room = room_of(request, self._window - len(system) - len(ending) - length, self._window)
+        cut = len(content) - length > room
+        kept = content[: length + room]
+        truncation = truncation_of(request, index, len(content) - length, room) if cut else None
+        return (*system, *kept, *ending), truncation
+
+    def _pictured(self, parts: Sequence[Part], images: Sequence[Any], index: int) -> PicturedPair:
+        pieces: list[TokenIds | DecodedImage] = []
+        rest = iter(images)
+        for part in parts:
+            pieces.append(next(rest) if isinstance(part, Picture) else self._tokens_of.tokens([part]))
+        return PicturedPair(tuple(pieces), f"documents[{index}]")
+
+    def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
+        pair = pairs.pictured.get(indices[0])
+        if pair is not None:
+            return [self._looked_at(pair)]
+        texts = [pairs.tokens[index] for index in indices]
+        ids, mask = padded(texts, self._padding)  # on the right: no token attends to what comes after it
+        logits = self._logits(mx.array(ids), mask.sum(axis=1) - 1, {})
+        return [Scored(logit, len(text)) for logit, text in zip(logits, texts, strict=True)]
+
+    def _looked_at(self, pair: PicturedPair) -> Scored:
+        tokens: list[int] = []
+        media: dict[str, list[mx.array]] = {}
+        for piece in pair.pieces:
+            if isinstance(piece, DecodedImage):
+                seen, found = self._tokens_of.looked_at(piece, pair.place)
+                tokens += seen
+                for name, value in found.items():
+                    media.setdefault(name, []).append(value)
+            else:
+                tokens += piece
+        if len(tokens) > self._window:
+            raise ContextLengthError(
+                f"{pair.place} has too many tokens: with the query and their images {len(tokens)}; "
+                f"the model reads {self._window}.",
+                hint="Shorten the texts, or make the images smaller.",
+                detail={"prompt_tokens": len(tokens), "context_length": self._window},
+            )
+        joined = {name: mx.concatenate(values) for name, values in media.items()}
+        return Scored(self._logits(mx.array([tokens]), np.array([len(tokens) - 1]), joined)[0], len(tokens))
+
+    def _logits(self, ids: mx.array, last: Any, media: dict[str, mx.array]) -> list[float]:  # noqa: ANN401
+        """Return the logits of yes against no after the tokens at the last places."""
+        pixels = media.pop("pixel_values", None)
+        found = self._network.get_input_embeddings(ids, pixels, **media)
+        language = self._network.language_model
+        hidden = language.model(
+            ids,
+            inputs_embeds=found.inputs_embeds,
+            position_ids=found.position_ids,
+            visual_pos_masks=found.visual_pos_masks,
+            deepstack_visual_embeds=found.deepstack_visual_embeds,
+        )
+        ends = hidden[mx.arange(len(last)), mx.array(last)]
+        rows = language.lm_head(ends) if "lm_head" in language else language.model.embed_tokens.as_linear(ends)
+        rows = as_rows(rows)
+        return [float(row[self._yes] - row[self._no]) for row in rows]
+
+
+def _parts(given: str | ImageInput) -> list[Part]:
+    return [Picture(), Text(given.text)] if isinstance(given, ImageInput) else [Text(given)]
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts with texts beside one another as one, whose tokens may not end where the texts do."""
+    found: list[Part] = []
+    for part in parts:
+        if found and isinstance(part, Text) and isinstance(before := found[-1], Text):
+            found[-1] = Text(before.text + part.text)
+        else:
+            found.append(part)
+    return found
