@@ -296,15 +296,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def build(
     directory: Path, architecture: str = "qwen2_vl", seed: int = 0, *, words: tuple[str, ...] = (), **config: Any
 ) -> ModelHandle:
-    """Write a model and return its handle.
-
-    Args:
-        directory: Where; made if need be.
-        architecture: One of ``ARCHITECTURES``.
-        seed: Of the weights.
-        words: Texts that are one token each.
-        config: Entries of config.json that differ.
-    """
+    """Write a model of one of ``ARCHITECTURES``; ``words`` are one token each, ``config`` are entries that differ."""
     wanted = ARCHITECTURES[architecture]
     named = {**wanted, "special": (*wanted.get("special", ()), *words)}
     return write_model(directory, named, seed, model_type=architecture, **config)
