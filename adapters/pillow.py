@@ -10,6 +10,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -339,10 +340,33 @@ def _text(value: object) -> str | None:
 
 
 class PillowImageReader(ImageReader):
-    """Reads JPEG, PNG, GIF, WebP and AVIF, and HEIC where pillow-heif is installed."""
+    """Reads JPEG, PNG, GIF, WebP and AVIF, and HEIC where pillow-heif is installed.
+
+    The pixels of the last images are kept: clients send those of a conversation with every turn.
+
+    Args:
+        max_bytes: What they may take.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, DecodedImage] = OrderedDict()
+        self._size_bytes = 0
 
     def decode(self, image: EncodedImage) -> DecodedImage:
-        return _decoded(image)
+        with self._lock:
+            if image.digest in self._kept:
+                self._kept.move_to_end(image.digest)
+                return self._kept[image.digest]
+        decoded = _decoded(image)
+        with self._lock:
+            if image.digest not in self._kept:
+                self._kept[image.digest] = decoded
+                self._size_bytes += len(decoded.pixels)
+            while self._size_bytes > self._max_bytes:
+                self._size_bytes -= len(self._kept.popitem(last=False)[1].pixels)
+        return decoded
 
     def read_exif(self, image: EncodedImage) -> ImageFacts:
         return _exif_facts(image)

@@ -1,5 +1,6 @@
 """Models that write text and take sound beside it, in the engine: mlx-vlm's own answers, shared work, refusals."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.tiny_vision import build
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
@@ -74,6 +75,29 @@ def test_a_conversation_goes_on_about_its_sound(model: ModelHandle, engine: MlxT
     assert second.finished.usage.cached_tokens >= first.finished.usage.prompt_tokens - 8
     engine.unload()
     assert answer(engine, model, turns).tokens == second.tokens
+
+
+def test_a_conversation_goes_on_with_other_sounds_and_images_where_it_was(
+    model: ModelHandle, engine: MlxTextGenerator
+) -> None:
+    said = Message(Role.ASSISTANT, "The quick brown fox.")
+    parts: tuple[tuple[MessagePart, ...], ...] = (
+        ("Hello there. " * 4, tone(440, 0.1)),
+        (noise(1), "And this?"),
+        ("Now?", tone(220, 0.2), noise(2)),
+        ("Why?",),
+    )
+    turns = [Message.of_parts(*each) for each in parts]
+    asked = [
+        Conversation((*(each for turn in turns[:count] for each in (turn, said)), turns[count])) for count in range(4)
+    ]
+    asked.append(Conversation((*asked[2].messages[:-1], Message.of_parts("Now?", tone(220, 0.3), noise(2)))))
+    found = [answer(engine, model, each) for each in asked]
+    for before, after in itertools.pairwise(found[:4]):
+        assert after.finished.usage.cached_tokens >= before.finished.usage.prompt_tokens - 8
+    for each, prompt in zip(found, asked, strict=True):
+        engine.unload()
+        assert answer(engine, model, prompt).tokens == each.tokens
 
 
 def test_requests_with_and_without_sound_get_together_what_they_get_alone(

@@ -12,7 +12,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity, snapshot
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity, ShownMedia, snapshot
 from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
 from mlxk.domain.errors import CapabilityError
@@ -103,8 +103,10 @@ def advance_together(prefills: Sequence[Prefill]) -> int:
 class Media(Protocol):
     """The images and audio of a prompt, and how the model computes a prompt with them."""
 
-    identity: str
-    """Distinguishes caches of prompts with the same tokens and other media; empty without media."""
+    shown: ShownMedia
+    """What stands for some of its tokens."""
+    kind: str
+    """What else must be equal for a cache to be used; empty for most models."""
 
     @abstractmethod
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:

@@ -1,14 +1,16 @@
 """The prefix cache: KV caches of earlier prompts and completions, for prompts that begin with the same tokens.
 
-Entries of the prefix cache are keyed by model, kind of cache and tenant, and hold the KV cache of a token sequence. A
-prompt uses the entry with the longest common prefix: a *shorter* entry unchanged, a *longer* or *equal* one trimmed to
-the common prefix, without the prompt's last token. Caches that cannot be trimmed (a recurrent state, a sliding window
-that has moved) can be used only as shorter entries. For these, snapshots are taken where a conversation's messages end,
-since a later prompt may continue there in another way, and where ``find`` says that prompt and entry diverge. Limited
-in bytes, with eviction of the least recently used entry. Copies share memory until one of them is written to.
+Entries of the prefix cache are keyed by model, kind of cache and tenant, and hold the KV cache of a token sequence.
+Tokens that stand for an image or a sound are the same as far as they stand for the same one. A prompt uses the entry
+with the longest common prefix: a *shorter* entry unchanged, a *longer* or *equal* one trimmed to the common prefix,
+without the prompt's last token. Caches that cannot be trimmed (a recurrent state, a sliding window that has moved) can
+be used only as shorter entries. For these, snapshots are taken where a conversation's messages end, since a later
+prompt may continue there in another way, and where ``find`` says that prompt and entry diverge. Limited in bytes, with
+eviction of the least recently used entry. Copies share memory until one of them is written to.
 """
 
 import copy
+import itertools
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -30,15 +32,53 @@ BYTES_PER_TOKEN = 4
 
 
 @attrs.frozen
+class ShownMedia:
+    """The media of a prompt, which stand for some of its tokens."""
+
+    digests: tuple[tuple[str, ...], ...] = ()
+    """Those of each kind, in the order of the prompt."""
+    first: int = 0
+    """Index of the first token that stands for one; 0 when it is not known, or without media."""
+
+    def __bool__(self) -> bool:
+        return any(self.digests)
+
+    def continues(self, other: "ShownMedia") -> bool:
+        """Whether it begins with the media of another prompt."""
+        pairs = itertools.zip_longest(self.digests, other.digests, fillvalue=())
+        return all(mine[: len(theirs)] == theirs for mine, theirs in pairs)
+
+    def shared(self, other: "ShownMedia", tokens: int) -> int:
+        """Return how many of the first tokens, which are the same, stand for the same as in another prompt.
+
+        Where one begins with the media of the other, equal tokens stand for equal media: those of the same kind come in
+        their order, and each has its number of tokens.
+        """
+        if bool(self) is bool(other) and (self.continues(other) or other.continues(self)):
+            return tokens
+        return min(tokens, *(each.first for each in (self, other) if each))
+
+
+@attrs.frozen
 class PrefixIdentity:
     """What must be equal for a cache to be used for another prompt that begins with the same tokens."""
 
     model: str
     """The loaded model: its files with their state, and its adapter."""
     kind: str
-    """The kind of cache, and the media of the prompt."""
+    """The kind of cache."""
     tenant: str
     """Whose prompt it is; see ``GenerationRequest``."""
+    shown: ShownMedia = ShownMedia()
+    """What some of its tokens stand for; only as much of another prompt is used as stands for the same."""
+
+    def is_akin(self, other: "PrefixIdentity") -> bool:
+        """Whether all is equal but for the media."""
+        return (self.model, self.kind, self.tenant) == (other.model, other.kind, other.tenant)
+
+    def shared(self, other: "PrefixIdentity", tokens: int) -> int:
+        """Return how many of the first tokens, which are the same, a cache of one holds for the other."""
+        return self.shown.shared(other.shown, tokens) if self.is_akin(other) else 0
 
 
 OnSnapshot = Callable[[PrefixIdentity, bytes, list[Any]], None] | None
@@ -105,9 +145,9 @@ class PrefixCache:
         best: _Entry | None = None
         matched = divergence = 0
         for entry in self._entries.values():
-            if entry.identity != identity:
+            if not entry.identity.is_akin(identity):
                 continue
-            shared = min(_common_prefix(entry.tokens, packed), most)
+            shared = min(entry.identity.shared(identity, _common_prefix(entry.tokens, packed)), most)
             if entry.covers(shared):
                 if shared > matched:
                     best, matched = entry, shared
@@ -121,8 +161,8 @@ class PrefixCache:
 
     def covered(self, identity: PrefixIdentity, packed: bytes) -> int:
         """Return how many tokens of a packed prompt can be used from here; on any thread, and only likely true."""
-        entries = [entry for entry in self._listed if entry.identity == identity]
-        shared = ((entry, _common_prefix(entry.tokens, packed)) for entry in entries)
+        entries = [entry for entry in self._listed if entry.identity.is_akin(identity)]
+        shared = ((entry, entry.identity.shared(identity, _common_prefix(entry.tokens, packed))) for entry in entries)
         return max((tokens for entry, tokens in shared if entry.covers(tokens)), default=0)
 
     def stops(self, match: PrefixMatch, boundaries: Sequence[int], cache: list[Any]) -> tuple[int, ...]:
@@ -141,8 +181,8 @@ class PrefixCache:
         return tuple(sorted(stop for stop in stops if stop > match.tokens))
 
     def keep(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Store a snapshot of a prompt, and offer it to whoever keeps them elsewhere, too; see ``put``."""
-        if self.put(identity, tokens, cache) and self._on_snapshot is not None:
+        """Store a snapshot of a prompt, and offer one without media to whoever keeps them elsewhere; see ``put``."""
+        if self.put(identity, tokens, cache) and self._on_snapshot is not None and not identity.shown:
             self._on_snapshot(identity, pack(tokens), cache)
 
     def put(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any]) -> bool:
@@ -223,7 +263,8 @@ def _trimmed(entry: _Entry, tokens: int) -> list[Any]:
 
 def _subsumes(entry: _Entry, other: _Entry) -> bool:
     """Whether every match of another entry is one of this entry, too."""
-    if entry.identity != other.identity or not entry.tokens.startswith(other.tokens):
+    akin = entry.identity.is_akin(other.identity) and entry.identity.shown.continues(other.identity.shown)
+    if not akin or not entry.tokens.startswith(other.tokens):
         return False
     return entry.trimmable or len(entry.tokens) == len(other.tokens)
 

@@ -9,7 +9,7 @@ from mlx_lm.models.cache import TokenBuffer
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind, is_plain
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixIdentity
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixIdentity, ShownMedia
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
     RandomStream,
@@ -228,10 +228,11 @@ class Sequence:
     @property
     def cache_identity(self) -> PrefixIdentity:
         """The key of its entries in the prefix cache."""
-        media = self.media.identity if self.media is not None else ""
+        media = self.media
         form = f"#{self.model.form.name}" if self.model.form.widened else ""
-        kind = f"{cache_kind(self.engine_options)}{form}{media}"
-        return PrefixIdentity(self.model.model.identity, kind, self.tenant)
+        kind = f"{cache_kind(self.engine_options)}{form}{media.kind if media is not None else ''}"
+        shown = media.shown if media is not None else ShownMedia()
+        return PrefixIdentity(self.model.model.identity, kind, self.tenant, shown)
 
     @property
     def draft_identity(self) -> PrefixIdentity:

@@ -38,6 +38,7 @@ from mlxk.adapters.mlx.vision.network import (
     VisionTemplate,
     with_cache,
 )
+from mlxk.adapters.mlx.vision.prepared import SHARE, PreparedImages, with_prepared
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, known_tokens, process_prompt, render_prompt
 from mlxk.domain.errors import IncompatibleModelError, UntrustedModelCodeError
 from mlxk.domain.generation.request import GenerationRequest
@@ -54,6 +55,9 @@ _EXPANDING = frozenset({"granite_vision", "llava_next"})
 _TEXT_OPTIONS = frozenset({"llava"})
 """Architectures whose processors pass options of the text to the image processor."""
 
+_SHOWN_TO_ALL = frozenset({"mllama"})
+"""Architectures whose media are no tokens: every token attends to their features."""
+
 _EVERY_STEP = ("cross_attention_states",)
 _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
 
@@ -64,11 +68,14 @@ class VisionProcessor:
 
     parts: VisionParts
     network: VisionNetwork
+    prepared: PreparedImages | None = None
 
     def keep_features(self, max_bytes: int) -> None:
         """Keep the features of images for later prompts, within a size; on the owner thread."""
         if self.parts.encoder is not None:
             self.parts.encoder.max_bytes = max_bytes
+        if self.prepared is not None:
+            self.prepared.max_bytes = max_bytes // SHARE
 
     @property
     def features(self) -> FeatureCounters:
@@ -102,10 +109,13 @@ class VisionPrompt(Media):
     """
 
     def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
-        self.identity = prompt.identity
+        self.shown = prompt.shown
+        # Expanded, the tokens do not tell what stands between images.
+        exact = parts.type in _SHOWN_TO_ALL or len(prompt.given) != len(prompt.tokens)
+        self.kind = prompt.identity if exact else ""
         if network.attends_ahead:
             # What was computed of a prompt depends on all of it, so that no other prompt may go on from there.
-            self.identity += f"#whole={hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()}"
+            self.kind += f"#whole={hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()}"
         self._parts = parts
         self._network = network
         self._prompt = prompt
@@ -304,7 +314,7 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
     parts = VisionParts(model, processor, with_cache(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)
-    return attrs.evolve(loaded, vision=VisionProcessor(parts, network))
+    return attrs.evolve(loaded, vision=VisionProcessor(parts, network, with_prepared(processor)))
 
 
 def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any) -> VisionTemplate:  # noqa: ANN401

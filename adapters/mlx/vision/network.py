@@ -5,6 +5,7 @@ prompt contains the same image. The language model takes token ids and a KV cach
 """
 
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -102,7 +103,7 @@ def _by_image(arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Call]
     They do when the first is all there is, with an image in each row; and when it has the patches of all images and
     the second has, for each image, the lengths of its sides in patches.
     """
-    others = [each for each in (*arguments[1:], *options.values()) if not isinstance(each, _SETTINGS)]
+    others = [each for each in (*arguments[1:], *options.values()) if not isinstance(each, SETTINGS)]
     if not arguments or not isinstance(arguments[0], mx.array):
         return []
     pixels, rest = arguments[0], arguments[1:]
@@ -119,7 +120,7 @@ def _by_image(arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Call]
     return []
 
 
-_SETTINGS = (str, int, float, bool, mx.Dtype, type(None))
+SETTINGS = (str, int, float, bool, mx.Dtype, type(None))
 """Types of arguments that say how to compute, not what."""
 
 _IMAGE_AXES = 4
@@ -149,7 +150,7 @@ def _digest(call: Call) -> str | None:
             content = np.array(mx.contiguous(value).reshape(-1).view(mx.uint8))
             found.update(f"{name}{value.dtype}{value.shape}".encode())
             found.update(content.data)
-        elif isinstance(value, _SETTINGS):
+        elif isinstance(value, SETTINGS):
             found.update(f"{name}{value!r};".encode())
         else:
             return None
@@ -158,11 +159,11 @@ def _digest(call: Call) -> str | None:
 
 def with_cache(model: Any) -> CachingEncoder | None:  # noqa: ANN401
     """Replace a model's vision encoder by a caching one and return it; None when no known attribute has one."""
-    for name in ENCODER_NAMES:
-        encoder = getattr(model, name, None)
+    for holder, name in itertools.product((model, getattr(model, "thinker", None)), ENCODER_NAMES):
+        encoder = getattr(holder, name, None)
         if encoder is not None and callable(encoder):
             caching = CachingEncoder(encoder)
-            setattr(model, name, caching)
+            setattr(holder, name, caching)
             return caching
     return None
 

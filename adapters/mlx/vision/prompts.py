@@ -13,8 +13,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 from mlx_vlm import prompt_utils, utils
-from PIL import Image
 
+from mlxk.adapters.mlx.engine.prefix_cache import ShownMedia
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, LoadedTokenizer
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, rendering_job
@@ -22,6 +22,7 @@ from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
+from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
 from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
@@ -29,6 +30,9 @@ from mlxk.domain.generation.request import GenerationRequest
 
 _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """Raised by processors for media and prompts that do not match."""
+
+_MERGING_SOUNDS = frozenset({"phi4mm"})
+"""Architectures that hear the first of several recordings that follow one another."""
 
 _NARROW_ASPECT_RATIO = 50
 """From this aspect ratio on an image is reported as the likely cause when a processor fails."""
@@ -47,7 +51,9 @@ class ProcessedPrompt:
     last_media: int
     """Index of the last media token; -1 without media."""
     identity: str
-    """Distinguishes its KV cache from one of the same tokens with other media; empty without media."""
+    """Distinguishes it from a prompt of the same tokens with other media; empty without media."""
+    shown: ShownMedia = attrs.field(factory=ShownMedia)
+    """Its media."""
     given: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda self: self.tokens, takes_self=True))
     """The processor's; fewer than ``tokens`` where the model has a marker take the place of all an image's features."""
 
@@ -248,7 +254,7 @@ def _process(
     rendering: Rendering, conversation: Conversation, parts: VisionParts, model: LoadedModel
 ) -> ProcessedPrompt:
     images, recordings = conversation.images, conversation.audio
-    _require_audio_support(recordings, parts)
+    _require_audio_support(conversation.messages, parts)
     if rendering.spelled and not images and not recordings:
         return ProcessedPrompt(tuple(encode_text(rendering, model, parts.template)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
@@ -256,7 +262,7 @@ def _process(
     try:
         inputs = utils.prepare_inputs(
             parts.processor,
-            images=[_pillow_image(image) for image in images] or None,
+            images=[as_pillow(image) for image in images] or None,
             audio=[_waveform(audio) for audio in recordings] or None,
             prompts=text,
             image_token_index=getattr(parts.model.config, "image_token_index", None),
@@ -285,14 +291,21 @@ def _process(
         last = len(tokens) - 2
     if last == len(tokens) - 1:
         raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
-    return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation))
+    first = next((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), 0)
+    shown = _shown(conversation, first)
+    return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation), shown)
 
 
-def _require_audio_support(recordings: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
+def _require_audio_support(messages: Sequence[Message], parts: VisionParts) -> None:
     """Refuse audio that mlx-vlm would silently drop, or process at a wrong sample rate."""
+    recordings = [audio for message in messages for audio in message.audio]
     if len(recordings) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
         fault = f"this model ({parts.type}) takes one recording in a conversation, not {len(recordings)}"
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
+    together = max((len(message.audio) for message in messages), default=0)
+    if together > 1 and parts.type in _MERGING_SOUNDS:
+        fault = f"this model ({parts.type}) takes one recording in a message, not {together}"
+        raise CapabilityError.in_field("messages", fault, hint="Play them in a message each.")
     rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
     if recordings and rate != AUDIO_RATE:
         raise CapabilityError(f"This model ({parts.type}) takes {rate} samples a second; prompts have {AUDIO_RATE}.")
@@ -316,10 +329,6 @@ def _size(image: DecodedImage) -> tuple[int, int]:
     return image.width, image.height
 
 
-def _pillow_image(image: DecodedImage) -> Any:  # noqa: ANN401
-    return Image.frombytes("RGB", (image.width, image.height), image.pixels)
-
-
 def _waveform(audio: DecodedAudio) -> Any:  # noqa: ANN401
     return np.frombuffer(audio.samples, dtype="<f4").astype(np.float32)
 
@@ -336,12 +345,19 @@ def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:
 def _media_tokens(config: Any) -> frozenset[int]:  # noqa: ANN401
     kinds = ("image", "video", "audio")
     names = [f"{kind}_token_{ending}" for kind in kinds for ending in ("id", "index")]
-    return frozenset(token for name in names if isinstance(token := getattr(config, name, None), int))
+    holders = (config, getattr(config, "thinker_config", None))
+    found = (getattr(holder, name, None) for holder in holders for name in names)
+    return frozenset(token for token in found if isinstance(token, int))
 
 
 def _identity(conversation: Conversation) -> str:
     digests = [image.digest for image in conversation.images] + [audio.digest for audio in conversation.audio]
     return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _shown(conversation: Conversation, first: int) -> ShownMedia:
+    kinds = (conversation.images, conversation.audio, conversation.videos)
+    return ShownMedia(tuple(tuple(each.digest for each in kind) for kind in kinds), first)
 
 
 def _token_ids(ids: Any) -> list[list[int]]:  # noqa: ANN401
