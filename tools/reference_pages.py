@@ -371,17 +371,21 @@ def families(part: str) -> str:
     if part == "kinds":
         rows = [f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in others["kinds"].items()]
         return "\n".join(["| what they make | architectures |", "|---|---|", *rows, ""])
-    written = json.loads((MODELS / "vision_families.json").read_text(encoding="utf-8"))
+    files = ("vision_families.json", "omni_families.json")
+    written = {k: v for each in files for k, v in json.loads((MODELS / each).read_text(encoding="utf-8")).items()}
     notes: list[str] = []
     rows = [f"| `{name}` | {_shown(found['shows'], notes)} |" for name, found in sorted(written.items())]
-    heads = ["| architecture | one image | two images | shared batches | sound | video |", "|---|---|---|---|---|---|"]
+    heads = [
+        "| architecture | one image | two images | shared batches | sound | image and sound | video |",
+        "|---|---|---|---|---|---|---|",
+    ]
     return "\n".join([*heads, *rows, "", *(f"{number}. {note}." for number, note in enumerate(notes, 1)), ""])
 
 
 def _shown(shows: dict[str, Any], notes: list[str]) -> str:
     """Return the cells of a family, and add what they refer to."""
     words = {None: "\N{EN DASH}", True: "yes", "shared": "yes", "alone": "alone"}
-    columns = [shows.get(name) for name in ("image", "images", "batch", "sound", "video")]
+    columns = [shows.get(name) for name in ("image", "images", "batch", "sound", "both", "video")]
     notes += [each for each in (*columns, shows.get("note")) if each not in (*words, *notes)]
     cells = [words[each] if each in words else f"({notes.index(each) + 1})" for each in columns]
     note = f" ({notes.index(shows['note']) + 1})" if "note" in shows else ""

@@ -29,6 +29,7 @@ _VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 _SENTENCE_TRANSFORMERS = "modules.json"
 
 _SPEECH_WORDS = ("whisper", "vibevoice", "voxtral")
+_AUDIO_PARTS = ("audio_config", "sound_config", "audio_processor")
 _AUDIO_WORDS = ("gemma3n", "voxtral", "whisper", "vibevoice", "audio")
 _ENGLISH_ONLY = re.compile(r"whisper-(tiny|base|small|medium)\.en|whisper-.*turbo")
 
@@ -137,13 +138,8 @@ def voices(snapshot: ModelSnapshot) -> tuple[str, ...]:
 def is_vision(snapshot: ModelSnapshot) -> bool:
     """Whether the model reads images."""
     config = snapshot.config
-    vision = config.get("vision_config")
     preprocessor = snapshot.document(PREPROCESSOR_CONFIG).mapping
-    if (
-        (isinstance(vision, dict) and vision)
-        or _named(config) in _VISION_ARCHITECTURES
-        or config.get("image_processor")
-    ):
+    if _has_part(config, "vision_config") or _named(config) in _VISION_ARCHITECTURES or config.get("image_processor"):
         return True
     inline = config.get("preprocessor_config")
     if isinstance(inline, dict) and not _reads_video(inline):
@@ -342,14 +338,20 @@ def _translates(snapshot: ModelSnapshot) -> bool:
 
 def _takes_audio(snapshot: ModelSnapshot) -> bool:
     """Whether a model that generates text also takes audio."""
-    audio = snapshot.config.get("audio_config")
     extractor = snapshot.document(PREPROCESSOR_CONFIG).mapping.get("feature_extractor_type")
     named = _named(snapshot.config)
     return (
-        (isinstance(audio, dict) and bool(audio))
+        _has_part(snapshot.config, *_AUDIO_PARTS)
         or any(word in named for word in _AUDIO_WORDS)
         or (isinstance(extractor, str) and "whisper" in extractor.lower())
     )
+
+
+def _has_part(config: dict[str, object], *names: str) -> bool:
+    """Whether a config, or its part about what reads the prompt, describes a part of the model by one of the names."""
+    thinker = config.get("thinker_config")
+    holders = (config, thinker) if isinstance(thinker, dict) else (config,)
+    return any(isinstance(part := holder.get(name), dict) and bool(part) for holder in holders for name in names)
 
 
 def _named(config: dict[str, object]) -> str:

@@ -142,6 +142,30 @@ def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(ma
             (*TEXT, Capability.VISION, Capability.AUDIO),
         ),
         ({"config.json": {"model_type": "gemma4", "audio_config": None}}, "org/x", TEXT),
+        (
+            {
+                "config.json": {
+                    "model_type": "qwen3_omni_moe",
+                    "thinker_config": {"audio_config": {"a": 1}, "vision_config": {"a": 1}},
+                },
+                "preprocessor_config.json": {"temporal_patch_size": 2},
+            },
+            "org/x",
+            (*TEXT, Capability.VISION, Capability.AUDIO),
+        ),
+        (
+            {
+                "config.json": {"model_type": "phi4mm", "audio_processor": {"a": 1}},
+                "preprocessor_config.json": {"image_processor_type": "Phi4MMImageProcessor"},
+            },
+            "org/x",
+            (*TEXT, Capability.VISION, Capability.AUDIO),
+        ),
+        (
+            {"config.json": {"model_type": "x_omni", "sound_config": {"a": 1}, "thinker_config": []}},
+            "org/x",
+            (*TEXT, Capability.AUDIO),
+        ),
         ({"config.json": {"model_type": "bert"}}, "org/x", (Capability.EMBEDDINGS,)),
         (
             {"config.json": {"model_type": "whisper"}},
