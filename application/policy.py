@@ -27,7 +27,6 @@ from mlxk.domain.models.footprint import (
     MemoryFit,
     MemoryReading,
     MemoryVerdict,
-    WeightForm,
     Widening,
     expected_context,
     judge_memory,
@@ -172,34 +171,6 @@ def require_memory(
     if warn is None:
         raise InsufficientMemoryError(f"'{name}' does not fit into this machine's memory budget", detail=numbers)
     warn.warning("the model exceeds this machine's memory budget; expect swapping", model=name, **numbers)
-
-
-def require_training_memory(description: ModelDescription, memory: MemoryProbe, extra: int) -> MemoryVerdict:
-    """Return how much memory training takes, and in which form the weights of the model are held.
-
-    A CPU, which emulates numbers of 16 bits, trains in 32 bits where that fits.
-
-    Args:
-        description: The model.
-        memory: Reads the machine's memory.
-        extra: What training takes beside the weights, bytes.
-
-    Raises:
-        InsufficientMemoryError: It is beyond the budget.
-    """
-    reading, matrices = memory.read(), memory.matrices()
-    verdict = judge_memory(reading, description.weight_bytes + extra)
-    if matrices.on_cpu:
-        wide = judge_memory(reading, description.weight_bytes + description.half_bytes + extra)
-        if wide.fit in {MemoryFit.FITS, MemoryFit.UNKNOWN}:
-            verdict = attrs.evolve(wide, form=WeightForm.WIDE, widening_bytes=description.half_bytes)
-    if verdict.fit is MemoryFit.EXCEEDS:
-        raise InsufficientMemoryError(
-            f"training '{description.handle.label}' does not fit into this machine's memory budget",
-            hint=Advice(Remedy.TRAIN_LESS_AT_ONCE),
-            detail={"needed_bytes": verdict.needed, "budget_bytes": verdict.budget},
-        )
-    return attrs.evolve(verdict, matrices=matrices)
 
 
 @attrs.frozen

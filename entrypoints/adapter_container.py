@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog
     from mlxk.application.ports.telemetry import Telemetry
-    from mlxk.application.ports.tuning import ModelTuner, TrainingFiles
+    from mlxk.application.ports.tuning import ModelTuner
     from mlxk.domain.models.model import ModelHandle
 
 
@@ -183,17 +183,23 @@ def _text_generator(ports: "Adapters") -> TextGenerator:
     return SharedTextGenerator(local, ports.running_servers())
 
 
-def _engine(ports: "Adapters") -> TextGenerator:
-    from mlxk.adapters.mlx.memory import use_single_arena
-    from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
-
-    server = ports.server
-    if server is None:
-        require_address_space()
-        require_temporary_folder(ports.settings.temporary_folder)
-    else:  # a server has checked these before it binds its port
-        use_single_arena()
+def _before_mlx(ports: "Adapters") -> None:
+    if ports.server is None:  # a server has checked these before it binds its port
+        imported("mlxk.entrypoints.start_checks:require_address_space")()
+        imported("mlxk.entrypoints.start_checks:require_temporary_folder")(ports.settings.temporary_folder)
     ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
+
+
+def _model_tuner(ports: "Adapters") -> Any:  # noqa: ANN401 - a ModelTuner
+    _before_mlx(ports)
+    return imported("mlxk.adapters.mlx.tuning.trainer:MlxModelTuner")()
+
+
+def _engine(ports: "Adapters") -> TextGenerator:
+    server = ports.server
+    _before_mlx(ports)
+    if server is not None:
+        imported("mlxk.adapters.mlx.memory:use_single_arena")()
     try:
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
     except ExecutionError as error:
@@ -222,28 +228,12 @@ def _leasing(path: str) -> Callable[..., Any]:
 
 
 def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder":
-    def local() -> "TextEmbedder":
-        from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-        from mlxk.adapters.mlx.text_generator import leases_of
-
-        return MlxTextEmbedder(leases_of(_built(generator)))
-
+    build = _leasing("mlxk.adapters.mlx.embedding.embedder:MlxTextEmbedder")
     if ports.server is not None or not ports.settings.use_server:
-        return local()
+        return build(generator)  # type: ignore[no-any-return]
     from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
 
-    return SharedTextEmbedder(local, ports.running_servers())
-
-
-def _model_tuner(ports: "Adapters") -> "ModelTuner":
-    from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
-
-    require_address_space()
-    require_temporary_folder(ports.settings.temporary_folder)
-    ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
-    from mlxk.adapters.mlx.tuning.trainer import MlxModelTuner
-
-    return MlxModelTuner()
+    return SharedTextEmbedder(lambda: build(generator), ports.running_servers())
 
 
 def _chart_writer() -> "ChartWriter":
@@ -303,9 +293,7 @@ class Adapters:
         self.weight_converter: providers.Provider[WeightConverter] = Singleton(
             imported("mlxk.adapters.mlx.conversion:MlxWeightConverter")
         )
-        self.training_files: providers.Provider[TrainingFiles] = Singleton(
-            imported("mlxk.adapters.filesystem.training_files:FilesystemTrainingFiles")
-        )
+        self.training_files = Singleton(imported("mlxk.adapters.filesystem.training_files:FilesystemTrainingFiles"))
         self.model_tuner: providers.Provider[ModelTuner] = Singleton(_model_tuner, self)
         self.built_in_models = Singleton(PackagedModelSource)
         self.backend_registry = Singleton(MlxBackendRegistry)

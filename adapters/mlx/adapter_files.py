@@ -1,16 +1,18 @@
-"""LoRA adapters on disk, in the format of mlx-lm: a folder with adapter_config.json and adapters.safetensors.
+"""LoRA adapters on disk, in the format of mlx-lm (adapter_config.json and adapters.safetensors) or that of PEFT.
 
 They are read without trust and without MLX: facts for every process, and faults that name the file and the field.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
+from mlxk.adapters.mlx import peft_adapters
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.file_formats import (
     MAX_HEADER_BYTES,
@@ -30,7 +32,7 @@ _MAX_CONFIG_BYTES = 2**20
 _MAX_RANK = 4096
 """Far beyond real ones; matrices that the weights lack are made at this size."""
 _PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-_FORMAT_HINT = f"mlx-lm writes adapters as {CONFIG} and {WEIGHTS}; only these are read."
+_FORMAT_HINT = f"mlx-lm writes adapters as {CONFIG} and {WEIGHTS}, PEFT as {CONFIG} and {peft_adapters.WEIGHTS}."
 
 
 @attrs.frozen
@@ -41,10 +43,13 @@ class AdapterFiles:
     kind: str
     """``lora``, ``dora`` or ``full``."""
     config: Mapping[str, Any]
+    """As mlx-lm has it."""
     trained_on: str | None
     """The model that it was trained on, as its config names it."""
     tensors: tuple[str, ...] = ()
     """The names of its weights, sorted."""
+    weights: str = WEIGHTS
+    """The file with them."""
 
     @property
     def name(self) -> str:
@@ -54,7 +59,19 @@ class AdapterFiles:
     @property
     def weight_bytes(self) -> int:
         """Size of its weights on disk."""
-        return os.stat(os.path.join(self.directory, WEIGHTS)).st_size
+        return os.stat(os.path.join(self.directory, self.weights)).st_size
+
+    @contextlib.contextmanager
+    def as_mlx(self) -> Iterator[str]:
+        """Yield a folder with the adapter in mlx-lm's format: its own, or that of a copy.
+
+        The copy is gone after the block; MLX holds the files that it reads later.
+        """
+        if self.weights == WEIGHTS:
+            yield self.directory
+        else:
+            with peft_adapters.converted(self.directory, self.config, (CONFIG, WEIGHTS)) as folder:
+                yield folder
 
     @property
     def digest(self) -> str:
@@ -69,13 +86,19 @@ def state_of(directory: str) -> tuple[str, ...]:
         ValidationError: One of them is missing.
     """
     found = []
-    for name in (CONFIG, WEIGHTS):
+    for name in (CONFIG, _weights_in(directory)):
         path = os.path.join(directory, name)
         if not os.path.isfile(path):
             raise _missing(directory, name)
         with_stat = os.stat(path)
         found.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}")
     return tuple(found)
+
+
+def _weights_in(directory: str) -> str:
+    """Return the name of the file with the weights; that of mlx-lm where there is none."""
+    other = os.path.isfile(os.path.join(directory, peft_adapters.WEIGHTS))
+    return peft_adapters.WEIGHTS if other and not os.path.isfile(os.path.join(directory, WEIGHTS)) else WEIGHTS
 
 
 def read_adapter(directory: str) -> AdapterFiles:
@@ -88,28 +111,32 @@ def read_adapter(directory: str) -> AdapterFiles:
         ValidationError: It is not an adapter that mlx-lm could apply; names the file and the field.
     """
     state_of(directory)
+    weights = _weights_in(directory)
     try:
         with open(os.path.join(directory, CONFIG), "rb") as file:
             document = read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES)
-        with open(os.path.join(directory, WEIGHTS), "rb") as file:
+        with open(os.path.join(directory, weights), "rb") as file:
             size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
             span = min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES)
             header = read_header(prefix + file.read(max(0, span - PREFIX_BYTES)), size)
     except OSError as error:
         raise ValidationError(f"adapter: '{_name_of(directory)}' cannot be read: {error.strerror}") from error
-    config = document.mapping
-    fault = "is not a JSON object" if not config else _config_fault(config)
+    if header.damage is not None or not header.tensors:
+        damage = header.damage.value if header.damage is not None else "no tensors in it"
+        raise ValidationError(
+            f"adapter: {weights} of '{_name_of(directory)}' is damaged: {damage}", hint="Copy or train it again."
+        )
+    config: Mapping[str, Any] = document.mapping
+    peft = weights == peft_adapters.WEIGHTS
+    fault = _config_fault(config) if not peft else peft_adapters.config_fault(config, header.tensors)
+    fault = "is not a JSON object" if not config else fault
     if fault is not None:
         raise ValidationError(f"adapter: {CONFIG} of '{_name_of(directory)}' {fault}", hint=_FORMAT_HINT)
-    if header.damage is not None or not header.tensors:
-        fault = header.damage.value if header.damage is not None else "no tensors in it"
-        raise ValidationError(
-            f"adapter: {WEIGHTS} of '{_name_of(directory)}' is damaged: {fault}", hint="Copy or train it again."
-        )
+    config = peft_adapters.config_of(config, header.tensors) if peft else config
     trained_on = config.get("model")
     kind = str(config.get("fine_tune_type", _KINDS[0]))
     named = trained_on if isinstance(trained_on, str) and trained_on else None
-    return AdapterFiles(directory, kind, config, named, tuple(sorted(header.tensors)))
+    return AdapterFiles(directory, kind, config, named, tuple(sorted(header.tensors)), weights)
 
 
 def base_of(directory: str) -> str | None:
@@ -145,8 +172,6 @@ def _missing(directory: str, name: str) -> ValidationError:
     hint = _FORMAT_HINT
     if pickled is not None:
         hint = f"{pickled} is a pickle, which can run code, and is never read. {_FORMAT_HINT}"
-    elif "adapter_model.safetensors" in present:
-        hint = f"Its format is that of PEFT. {_FORMAT_HINT}"
     elif "adapters.npz" in present:
         hint = f"Its format is that of an old release of mlx-lm. {_FORMAT_HINT}"
     return ValidationError(f"adapter: there is no LoRA adapter in '{_name_of(directory)}' (no {name}).", hint=hint)
@@ -190,7 +215,7 @@ def _is_number(value: object) -> bool:
 def _digest(directory: str, state: tuple[str, ...]) -> str:
     """Return the digest of both files; ``state`` changes with them."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
+    for name in (CONFIG, _weights_in(directory)):
         with open(os.path.join(directory, name), "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from mlxk.application.policy import require_text_model, require_training_memory, require_whole_model
+from mlxk.application.policy import require_text_model, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
@@ -22,10 +22,17 @@ from mlxk.application.ports.tuning import (
 )
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import Advice, CapabilityError, IncompatibleModelError, Remedy, ValidationError
-from mlxk.domain.models.footprint import MemoryVerdict
+from mlxk.domain.errors import (
+    Advice,
+    CapabilityError,
+    IncompatibleModelError,
+    InsufficientMemoryError,
+    Remedy,
+    ValidationError,
+)
+from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, WeightForm, judge_memory
 from mlxk.domain.models.integrity import listed
-from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, Origin, Workspace
+from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin, Workspace
 from mlxk.domain.tuning.data import (
     TEST,
     TRAIN,
@@ -252,6 +259,34 @@ class TuneModel:
             return BaseModel(base.name, base.commit, content_hash, hub_name)
         name = posixpath.relpath(base.directory, place)
         return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo)
+
+
+def require_training_memory(description: ModelDescription, memory: MemoryProbe, extra: int) -> MemoryVerdict:
+    """Return how much memory training takes, and in which form the weights of the model are held.
+
+    A CPU, which emulates numbers of 16 bits, trains in 32 bits where that fits.
+
+    Args:
+        description: The model.
+        memory: Reads the machine's memory.
+        extra: What training takes beside the weights, bytes.
+
+    Raises:
+        InsufficientMemoryError: It is beyond the budget.
+    """
+    reading, matrices = memory.read(), memory.matrices()
+    verdict = judge_memory(reading, description.weight_bytes + extra)
+    if matrices.on_cpu:
+        wide = judge_memory(reading, description.weight_bytes + description.half_bytes + extra)
+        if wide.fit in {MemoryFit.FITS, MemoryFit.UNKNOWN}:
+            verdict = attrs.evolve(wide, form=WeightForm.WIDE, widening_bytes=description.half_bytes)
+    if verdict.fit is MemoryFit.EXCEEDS:
+        raise InsufficientMemoryError(
+            f"training '{description.handle.label}' does not fit into this machine's memory budget",
+            hint=Advice(Remedy.TRAIN_LESS_AT_ONCE),
+            detail={"needed_bytes": verdict.needed, "budget_bytes": verdict.budget},
+        )
+    return attrs.evolve(verdict, matrices=matrices)
 
 
 def _provenance(origin: BaseModel, settings: TuningSettings) -> Provenance:

@@ -131,7 +131,7 @@ PARAMETERS = {"rank": 4, "scale": 6.0, "dropout": 0.0}
         (configured(lora_parameters={**PARAMETERS, "rank": 0}), "needs lora_parameters.rank"),
         (configured(lora_parameters={"rank": 4, "dropout": 0.0}), "needs lora_parameters.scale"),
         (configured(peft_type="LORA"), "is of PEFT"),
-        (of_peft, "Its format is that of PEFT"),
+        (of_peft, "has a peft_type that is not LORA"),
         (pickled, "adapter_model.bin is a pickle"),
         (truncated, "adapters.safetensors of 'a' is damaged: truncated"),
     ],

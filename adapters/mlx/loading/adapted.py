@@ -15,7 +15,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 
-from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS, AdapterFiles, read_adapter
+from mlxk.adapters.mlx.adapter_files import CONFIG, AdapterFiles, read_adapter
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.domain.errors import ValidationError
@@ -67,7 +67,8 @@ def apply_adapter(network: nn.Module, files: AdapterFiles, model: str) -> None:
         ValidationError: The adapter does not fit.
     """
     try:
-        load_adapters(network, files.directory)
+        with files.as_mlx() as directory:
+            load_adapters(network, directory)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise _unfit(files, model, error) from error
 
@@ -93,6 +94,6 @@ def _unfit(files: AdapterFiles, model: str, error: Exception) -> ValidationError
     faults = sorted(_FAULT.findall(str(error))) if isinstance(error, ValueError) else []
     reason = ": ".join(faults[0]) if faults else f"the library refuses it ({type(error).__name__})"
     return ValidationError(
-        f"adapter: {WEIGHTS} of '{files.name}' does not fit '{model}': {reason}",
+        f"adapter: {files.weights} of '{files.name}' does not fit '{model}': {reason}",
         hint="Use it with the model that it was trained on, or one of the same shape.",
     )

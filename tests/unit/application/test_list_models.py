@@ -150,6 +150,9 @@ class DiskInMotion(ModelFiles):
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
         return self._files.read_end(directory, path, limit)
 
+    def content_hash(self, directory: str) -> str | None:
+        return self._files.content_hash(directory)
+
 
 @pytest.mark.parametrize("path", ["config.json", "model.safetensors"])
 def test_a_model_that_is_removed_while_it_is_read_is_left_out(path: str) -> None:
