@@ -20,6 +20,9 @@ from mlxk.domain.models.model import ModelHandle, Origin
 VOCABULARY = 512
 """Tokens at most."""
 
+CLIP_MARK = "{%- elif part.type == 'video' -%}CLIP"
+"""What the templates have of architectures with tokens for video."""
+
 TEMPLATE = (
     "{%- for message in messages -%}<|im_start|>{{ message.role }}\n"
     "{%- if message.content is string -%}{{ message.content }}{%- else -%}{%- for part in message.content -%}"
@@ -105,6 +108,7 @@ def _qwen(kind: str) -> dict[str, Any]:
     return {
         "config": {**config, "vision_config": eye},
         "files": {"preprocessor_config.json": pixels, "video_preprocessor_config.json": pixels},
+        "clip": "<|vision_start|><|video_pad|><|vision_end|>",
         "mark": "<|vision_start|><|image_pad|><|vision_end|>",
         "tokens": _QWEN,
     }
@@ -293,6 +297,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """What each architecture's files say, and by which tokens it marks images and sounds."""
 
 
+def _template(wanted: dict[str, Any]) -> str:
+    text = TEMPLATE.replace("{%- elif part.type == 'text'", CLIP_MARK + "{%- elif part.type == 'text'")
+    text = text.replace("CLIP", wanted["clip"]) if "clip" in wanted else TEMPLATE
+    return text.replace("IMAGE", wanted["mark"]).replace("SOUND", wanted.get("sound", ""))
+
+
 def build(
     directory: Path, architecture: str = "qwen2_vl", seed: int = 0, *, words: tuple[str, ...] = (), **config: Any
 ) -> ModelHandle:
@@ -324,7 +334,7 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
     _write(
         directory / "tokenizer_config.json",
         {
-            "chat_template": TEMPLATE.replace("IMAGE", wanted["mark"]).replace("SOUND", wanted.get("sound", "")),
+            "chat_template": _template(wanted),
             "clean_up_tokenization_spaces": False,
             "eos_token": "<|im_end|>",
             "model_max_length": 4096,

@@ -1,4 +1,4 @@
-"""Prompts with images and audio: rendering with the chat template, and the model's processor.
+"""Prompts with images, clips and audio: rendering with the chat template, and the model's processor.
 
 Processors run on the owner thread, since they compute with MLX, and their results hold numpy arrays; templates are
 rendered before. Images are given as pixels and audio as samples: no processor is ever given a URL or a path.
@@ -21,12 +21,14 @@ from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, ren
 from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
+from mlxk.adapters.mlx.vision import clips
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
 from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.video import DecodedVideo
 
 _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """Raised by processors for media and prompts that do not match."""
@@ -96,7 +98,7 @@ def process_prompt(
         with model.lock:
             rendered = model.renderer.render(conversation, rendering_job(request))
         return rendered, ProcessedPrompt(rendered.tokens, {}, frozenset(), -1, "")
-    conversation = conversation.with_frames_as_images()
+    conversation = clips.shown(conversation, parts.template)
     with model.lock:
         processed = _process(text.rendering, conversation, parts, model)
     return text.with_tokens(known_tokens(processed.tokens, model)), processed
@@ -142,7 +144,7 @@ def render_text(
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
         raise TypeError("only conversations are rendered")
-    conversation = conversation.with_frames_as_images()
+    conversation = clips.shown(conversation, model)
     holder = _template_holder(model.processor, has_audio=bool(conversation.audio))
     prompt = wire_prompt(conversation)
     for message, written in zip(conversation.messages, prompt.messages, strict=True):
@@ -211,7 +213,10 @@ def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: Vi
         model.processor, model.config, wire, return_messages=True, num_images=0
     )
     for index, message in enumerate(conversation.messages):
-        if message.audio:
+        if message.videos:
+            # mlx-vlm would write their marks only where it is given the paths of files.
+            found[index] = wire[index]
+        elif message.audio:
             # Given a complete conversation, mlx-vlm would move all audio to the last message.
             found[index] = prompt_utils.get_message_json(
                 model.type,
@@ -234,6 +239,8 @@ def _wire_parts(message: Message) -> list[dict[str, str]]:
 def _wire_part(part: MessagePart) -> dict[str, str]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    if isinstance(part, DecodedVideo):
+        return {"type": "video"}
     return {"type": "image" if isinstance(part, DecodedImage) else "audio"}
 
 
@@ -253,9 +260,9 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
 def _process(
     rendering: Rendering, conversation: Conversation, parts: VisionParts, model: LoadedModel
 ) -> ProcessedPrompt:
-    images, recordings = conversation.images, conversation.audio
+    images, recordings, videos = conversation.images, conversation.audio, conversation.videos
     _require_audio_support(conversation.messages, parts)
-    if rendering.spelled and not images and not recordings:
+    if rendering.spelled and not images and not recordings and not videos:
         return ProcessedPrompt(tuple(encode_text(rendering, model, parts.template)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
     text = broken_up(rendering)
@@ -267,6 +274,7 @@ def _process(
             prompts=text,
             image_token_index=getattr(parts.model.config, "image_token_index", None),
             add_special_tokens=_adds_special_tokens(text, parts.template),
+            **clips.inputs(videos),
         )
         rows = _token_ids(inputs["input_ids"])
         remainder = {
@@ -284,7 +292,7 @@ def _process(
         raise CapabilityError.in_field("messages", fault, hint="Files of the processor may be missing or damaged.")
     media_tokens = _media_tokens(parts.model.config)
     last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
-    if not images and not recordings:
+    if not images and not recordings and not videos:
         return ProcessedPrompt(tuple(tokens), remainder, media_tokens, -1, "")
     if last == -1:
         # An architecture with other markers: the media may be anywhere in the prompt.
@@ -315,12 +323,13 @@ def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
     """Return the likely cause of a processor's failure; its own message is about arrays."""
     images, recordings = conversation.images, conversation.audio
     narrow = next((image for image in images if max(_size(image)) > _NARROW_ASPECT_RATIO * min(_size(image))), None)
-    media = " and ".join(name for name, given in (("images", images or not recordings), ("sound", recordings)) if given)
+    kinds = {"images": images, "video": conversation.videos, "sound": recordings}
+    media = " and ".join(name for name, given in kinds.items() if given) or "images"
     if narrow is None:
         reason = f"A prompt must not contain the marks of {media}."
     else:
         reason = f"One has {narrow.width} by {narrow.height} pixels, which may be too narrow for it."
-    taken = "this sound" if media == "sound" else f"these {media}"
+    taken = f"this {media}" if media in ("sound", "video") else f"these {media}"
     fault = f"the model's processor cannot take {taken} with this prompt ({type(error).__name__})"
     return ValidationError.in_field("messages", fault, hint=reason)
 
@@ -352,6 +361,7 @@ def _media_tokens(config: Any) -> frozenset[int]:  # noqa: ANN401
 
 def _identity(conversation: Conversation) -> str:
     digests = [image.digest for image in conversation.images] + [audio.digest for audio in conversation.audio]
+    digests += [video.digest for video in conversation.videos]
     return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

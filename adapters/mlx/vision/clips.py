@@ -1,0 +1,60 @@
+"""Clips in prompts: as tokens for video where a model has them, else as the frames that every vision model takes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mlx_vlm.generate.video import processor_handles_video
+from mlx_vlm.utils import VideoMetadata
+
+from mlxk.adapters.mlx.vision.network import VisionTemplate
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.video import DecodedVideo
+from mlxk.domain.models.snapshot import has_default_template
+
+_WATCHING = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+"""Architectures whose answers about clips are compared with mlx-vlm's own."""
+
+
+def shown(conversation: Conversation, model: VisionTemplate) -> Conversation:
+    """Return a conversation whose clips are in the form that a model takes.
+
+    A clip stays one for a model with tokens for video, whose template writes them, unless there are images as well:
+    networks of these families merge features of one kind only. Otherwise its frames are images.
+    """
+    if conversation.videos and not conversation.images and _watches(model):
+        return conversation
+    return conversation.with_frames_as_images()
+
+
+def inputs(videos: Sequence[DecodedVideo]) -> Mapping[str, Any]:
+    """Return the keyword arguments of mlx-vlm's preparation for clips; none without any."""
+    if not videos:
+        return {}
+    return {"videos": [_pixels(video) for video in videos], "video_metadata": [_metadata(video) for video in videos]}
+
+
+def _watches(model: VisionTemplate) -> bool:
+    if model.type.lower() not in _WATCHING or not processor_handles_video(model.processor):
+        return False
+    holders = (model.processor, getattr(model.processor, "tokenizer", None))
+    templates = (getattr(holder, "chat_template", None) for holder in holders)
+    return any(has_default_template(each) and "video" in str(each) for each in templates)
+
+
+def _pixels(video: DecodedVideo) -> Any:  # noqa: ANN401 - numpy's array, shape [frames, channels, height, width]
+    frames = (frame.image for frame in video.frames)
+    rows = [np.frombuffer(each.pixels, np.uint8).reshape(each.height, each.width, 3) for each in frames]
+    return np.transpose(np.stack(rows), (0, 3, 1, 2))
+
+
+def _metadata(video: DecodedVideo) -> VideoMetadata:
+    first = video.frames[0].image
+    return VideoMetadata(
+        total_num_frames=video.total_frames,
+        fps=video.rate,
+        frames_indices=[frame.index for frame in video.frames],
+        width=first.width,
+        height=first.height,
+        duration=video.total_frames / video.rate,
+    )

@@ -1,0 +1,154 @@
+"""Clips, in the engine: tokens for video give mlx-vlm's own answers, and every other vision model gets frames."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from doubles.event_log import InMemoryEventLog
+from models.answers import Answer, read
+from models.clips import encoded, written
+from models.pictures import about, loaded, noise, oracle
+from models.tiny_vision import build
+
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
+from mlxk.adapters.system import SystemClock
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.generation.video import DecodedVideo, VideoSampling
+from mlxk.domain.models.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
+QUESTION = "What happens?"
+WATCHING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Architectures with tokens for video."""
+
+Models = Callable[[str], ModelHandle]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Build a model of an architecture, once."""
+    built: dict[str, ModelHandle] = {}
+
+    def model(architecture: str) -> ModelHandle:
+        if architecture not in built:
+            built[architecture] = build(tmp_path_factory.mktemp("tiny") / architecture, architecture, 3)
+        return built[architecture]
+
+    return model
+
+
+@pytest.fixture
+def engine() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield generator
+    generator.close()
+
+
+def clip_file(folder: Path, seed: int, frames: int = 24) -> Path:
+    """Write a clip of noise that changes."""
+    rng = np.random.RandomState(seed)
+    pictures = [np.kron(rng.randint(0, 256, (6, 8, 3), np.uint8), np.ones((10, 10, 1), np.uint8)) for _ in range(3)]
+    path = folder / f"clip{seed}.mp4"
+    path.write_bytes(written([pictures[index * 3 // frames] for index in range(frames)], "mp4", 6.0))
+    return path
+
+
+def decoded(path: Path, sampling: VideoSampling | None = None) -> DecodedVideo:
+    return OpenCvVideoDecoder().decode(encoded(path.read_bytes(), sampling)).video
+
+
+def answer(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation, **settings: Any) -> Answer:
+    request = GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backends=("mlx-vlm",))
+    return read(engine.submit(request))
+
+
+def its_own(handle: ModelHandle, paths: list[Path], sampling: VideoSampling) -> tuple[bytes, ...]:
+    """Return mlx-vlm's own greedy answer about the files of clips."""
+    import mlx_vlm
+    from mlx_vlm.prompt_utils import apply_chat_template
+
+    from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
+
+    model, processor = loaded(handle)
+    files = [str(path) for path in paths]
+    prompt = apply_chat_template(processor, model.config, QUESTION, num_images=0, video=files, fps=sampling.fps)
+    with warnings.catch_warnings(action="ignore"):
+        options: dict[str, Any] = {"video": files, "fps": sampling.fps, "max_frames": sampling.max_frames}
+        stream = mlx_vlm.stream_generate(model, processor, prompt, max_tokens=24, temperature=0.0, **options)
+        found = [response.token for response in stream][:-1]
+    decoder, ends = TokenDecoder(processor.tokenizer), processor.tokenizer.stopping_criteria.eos_token_ids
+    return tuple(decoder.spell(token) for token in found if token not in ends)
+
+
+@pytest.mark.parametrize("architecture", WATCHING)
+@pytest.mark.parametrize("sampling", [VideoSampling(), VideoSampling(fps=3, max_frames=6)], ids=["usual", "asked for"])
+def test_an_answer_about_a_clip_is_mlx_vlms_own(
+    architecture: str, sampling: VideoSampling, models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = models(architecture)
+    first, second = clip_file(tmp_path, 1), clip_file(tmp_path, 2)
+    found = [answer(engine, handle, about(decoded(path, sampling), QUESTION)).tokens for path in (first, second)]
+    assert found == [its_own(handle, [path], sampling) for path in (first, second)]
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("architecture", WATCHING)
+def test_an_answer_about_two_clips_is_mlx_vlms_own(
+    architecture: str, models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle, paths = models(architecture), [clip_file(tmp_path, 1), clip_file(tmp_path, 3, 12)]
+    found = answer(engine, handle, about(*map(decoded, paths), QUESTION))
+    assert found.tokens == its_own(handle, paths, VideoSampling())
+
+
+@pytest.mark.parametrize("architecture", [*WATCHING, "gemma3", "pixtral", "smolvlm"])
+def test_a_clip_beside_an_image_or_for_another_model_is_frames_with_their_times(
+    architecture: str, models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle, clip = models(architecture), decoded(clip_file(tmp_path, 1))
+    beside = (noise(1),) if architecture in WATCHING else ()
+    frames = [part for frame in clip.frames for part in (f"Frame at {frame.seconds:.1f} s:", frame.image)]
+    found = answer(engine, handle, about(*beside, clip, QUESTION))
+    assert len(clip.frames) == 4
+    assert found.tokens == oracle(handle, about(*beside, *frames, QUESTION))
+
+
+@pytest.mark.parametrize("architecture", WATCHING)
+def test_a_conversation_goes_on_about_its_clip_without_looking_again(
+    architecture: str, models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle, clip = models(architecture), decoded(clip_file(tmp_path, 1))
+    opening = Message.of_parts(clip, QUESTION)
+    first = answer(engine, handle, Conversation((opening,)))
+    turns = Conversation(
+        (opening, Message(Role.ASSISTANT, "The quick fox."), Message(Role.USER, "And what else? " * 3))
+    )
+    second = answer(engine, handle, turns)
+    engine.unload()
+    assert second.finished.usage.cached_tokens >= first.finished.usage.prompt_tokens - 8
+    assert answer(engine, handle, turns).tokens == second.tokens
+
+
+def test_requests_with_and_without_clips_get_together_what_they_get_alone(
+    models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle, clip = models("qwen2_vl"), decoded(clip_file(tmp_path, 1))
+    prompts = (
+        about(clip, QUESTION),
+        about("Hello world!"),
+        about(noise(1), "Describe it."),
+        about(clip, noise(2), "Both."),
+    )
+    asked = [GenerationRequest(handle, each, GREEDY, backends=("mlx-vlm",)) for each in prompts]
+    alone = [read(engine.submit(each)).tokens for each in asked]
+    engine.unload()
+    assert [read(stream).tokens for stream in [engine.submit(each) for each in asked]] == alone
+    assert len(set(alone)) == len(alone)
