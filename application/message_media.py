@@ -39,17 +39,18 @@ class MediaReaders:
         images = encoded_images(incoming)
         if not images and not incoming.videos:
             return self.without_images(incoming), None
-        videos = tuple(self._read_video(each, numbers, facts) for each in incoming.videos)
+        videos = tuple(self.shown_video(each, numbers.of_video(), facts=facts) for each in incoming.videos)
         chunk = Chunk(self.numbered(images, numbers, facts), videos=videos)
         frames = iter(each.read.video for each in videos)
         parts = [next(frames) if isinstance(part, EncodedVideo) else self.decoded(part) for part in incoming.parts]
         return chunk.message(parts), chunk
 
-    def _read_video(self, video: EncodedVideo, numbers: ImageNumbers, facts: bool) -> ShownVideo:
+    def shown_video(self, video: EncodedVideo, number: int, *, facts: bool) -> ShownVideo:
+        """Return a clip with its number and its frames, and with its facts where they are wanted."""
         read = self.videos.decode(video)
         if not (self.exif and facts):
             read = attrs.evolve(read, facts=attrs.evolve(read.facts, recorded=None))
-        return ShownVideo(numbers.of_video(), video, read)
+        return ShownVideo(number, video, read)
 
     def without_images(self, incoming: IncomingMessage) -> Message:
         """Return a message with decoded audio, and a note in place of its images and clips."""

@@ -38,7 +38,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import CapabilityError, MlxkError, ParameterNotSupportedError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, MessagePart, Role
-from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage
+from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage, ShownVideo
 from mlxk.domain.generation.media import (
     MAX_CHUNK,
     DecodedImage,
@@ -48,7 +48,7 @@ from mlxk.domain.generation.media import (
 )
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import EngineOptions, Profile
-from mlxk.domain.generation.video import check_frames, require_few_videos
+from mlxk.domain.generation.video import EncodedVideo, check_frames, require_few_videos
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
 STATE_SECONDS = 0.5
@@ -190,6 +190,13 @@ class GenerateText:
         require_vision(description)
         shown = (self._media.shown(source(), number, facts=True) for number, source in enumerate(sources, first))
         return tuple(PreparedImage(each, self.images.decode(each.image)) for each in shown)
+
+    def prepare_video(self, reference: str, video: EncodedVideo, number: int) -> ShownVideo:
+        """Decode a clip for a later message of a conversation, with its number; raises as ``prepare_images``."""
+        description = self.describe(self.resolve(reference))
+        require_text_model(description)
+        require_vision(description)
+        return self._media.shown_video(video, number, facts=True)
 
     def prepare_recording(self, reference: str, recording: Recording) -> MessagePart:
         """Decode a recording for a later message of a conversation; raises as ``prepare_images``."""

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.media import MIB, DecodedImage, Refusal, refusal
+from mlxk.domain.generation.media import MIB, DecodedImage, MediaKind, Refusal, refusal
 
 MAX_VIDEO_BYTES = 256 * MIB
 """Largest size of one encoded clip."""
+
+VIDEOS = MediaKind("clip", MAX_VIDEO_BYTES, ("video/", "image/gif"))
 
 MAX_VIDEO_SECONDS = 2 * 60 * 60
 """Longest clip."""
@@ -165,10 +167,14 @@ class EncodedVideo:
         """Its name in the table of clips, derived from the digest."""
         return f"video_{self.digest[:8]}.{self.container.value}"
 
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return f"'{self.original}'" if self.original else self.file_name
+
     def refused(self, kind: type[Refusal], message: str, *, hint: str | None = None) -> Refusal:
         """Return an error about this clip, which names its file or its field; see ``media.refusal``."""
-        title = f"'{self.original}'" if self.original else self.file_name
-        return refusal(kind, message, title, None if self.original else self.place, hint)
+        return refusal(kind, message, self.title, None if self.original else self.place, hint)
 
 
 def check_video_size(size_bytes: int, place: str) -> None:

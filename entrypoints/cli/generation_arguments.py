@@ -23,6 +23,7 @@ from mlxk.domain.generation.settings import (
     EngineOptions,
     GenerationSettings,
 )
+from mlxk.domain.generation.video import VideoSampling
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli.input_files import is_prompt, read_text
 
@@ -252,21 +253,58 @@ def template_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of images."""
+    """Declare the flags of images and clips."""
     group = parser.add_argument_group("images", "What a model says about images; the prompt may stand before or after.")
     group.add_argument("--image", nargs="+", action="extend", metavar="FILE", help="show a model these files")
     group.add_argument("--chunk", type=int, metavar="N", help="images shown together, 1 to 5; one by one by default")
+    _add_video_arguments(parser)
 
 
 def has_images(arguments: argparse.Namespace) -> bool:
-    """Whether there are images.
+    """Whether there are images or clips.
 
     Raises:
-        UsageError: There are none, but a flag that needs some.
+        UsageError: There are none, but a flag that needs some; or all images are shown with a clip, but not by a flag.
     """
     if arguments.chunk is not None and not arguments.image:
         raise UsageError("--chunk requires --image FILE.")
-    return bool(arguments.image)
+    if arguments.chunk is not None and arguments.video:
+        raise UsageError("--chunk and --video exclude each other: with a clip, all images are shown together.")
+    flags = {"--fps": arguments.fps, "--max-frames": arguments.max_frames, "--max-pixels": arguments.max_pixels}
+    given = next((flag for flag, value in flags.items() if value is not None), None)
+    if given and not arguments.video and not arguments.chat:
+        raise UsageError(f"{given} requires --video FILE.")
+    return bool(arguments.image or arguments.video)
+
+
+def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("video", "What a model says about clips, of which it gets some frames.")
+    group.add_argument("--video", nargs="+", action="extend", metavar="FILE", help="show a model these clips")
+    group.add_argument("--fps", type=float, metavar="N", help="frames of each second; 1 by default")
+    group.add_argument("--max-frames", type=int, metavar="N", help="most frames of a clip, 1 to 128; 16 by default")
+    group.add_argument("--max-pixels", type=_pixels, metavar="WxH", help="make frames no larger than this, as 224x224")
+
+
+def _pixels(text: str) -> int:
+    """Return the number of pixels of a size, or of a number of them."""
+    width, _, height = text.lower().partition("x")
+    return int(width) * int(height or 1)
+
+
+def video_sampling(arguments: argparse.Namespace) -> VideoSampling:
+    """Return which frames a model gets of clips.
+
+    Raises:
+        ValidationError: A flag is out of range.
+    """
+    given = {name: getattr(arguments, name) for name in ("fps", "max_frames", "max_pixels")}
+    sampling = VideoSampling(**{name: value for name, value in given.items() if value is not None})
+    try:
+        sampling.validate()
+    except ValidationError as error:
+        name, _, fault = error.message.partition(": ")
+        raise ValidationError(f"--{name.replace('_', '-')} {fault}") from error
+    return sampling
 
 
 WITHOUT_IMAGES = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
@@ -274,12 +312,16 @@ WITHOUT_IMAGES = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat
 
 
 def take_image_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
-    """Remove a prompt from the end of ``--image``, which takes all values up to the next flag, and return it if any."""
-    values: list[str] = arguments.image or []
-    if len(values) < 2 or not is_prompt(values[-1], built_in):
-        return []
-    arguments.image = values[:-1]
-    return values[-1:]
+    """Remove a prompt from the end of ``--image`` or ``--video``, and return it if any.
+
+    They take all values up to the next flag.
+    """
+    for name in ("image", "video"):
+        values: list[str] = getattr(arguments, name) or []
+        if len(values) > 1 and is_prompt(values[-1], built_in):
+            setattr(arguments, name, values[:-1])
+            return values[-1:]
+    return []
 
 
 def add_audio_arguments(parser: argparse.ArgumentParser) -> None:

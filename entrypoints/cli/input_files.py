@@ -1,6 +1,6 @@
-"""Files that the command line and chat commands name: images, recordings and texts, and an editor's result.
+"""Files that the command line and chat commands name: images, clips, recordings and texts, and an editor's result.
 
-Images and recordings may also be named in the words of a prompt, such as ``What is this? ./photo.jpg``. Only words that
+Media may also be named in the words of a prompt, such as ``What is this? ./photo.jpg``. Only words that
 a user typed are searched: a text that was piped or read from a file may hold any path, and what is in it must not
 decide which files a model gets.
 """
@@ -19,12 +19,17 @@ import attrs
 
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.generation import video
 from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, ImageFormat, check_size, format_of
+from mlxk.domain.generation.video import EncodedVideo, VideoSampling
 
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
 """Matches the name of an image."""
 
 _RECORDING_NAME = re.compile(r"\.(wav|mp3|flac|m4a|ogg|oga|opus|aac|aiff?|caf|amr|wma)$", re.IGNORECASE)
+
+VIDEO_NAME = re.compile(r"\.(mp4|m4v|mov|webm|mkv|avi)$", re.IGNORECASE)
+"""Matches the name of a clip."""
 
 _PATH = re.compile(
     r"""(?<![^\s(])(?:
@@ -48,11 +53,12 @@ class NamedFile:
     """Absolute."""
     is_image: bool = False
     is_recording: bool = False
+    is_video: bool = False
 
     @property
     def is_media(self) -> bool:
-        """Whether it is an image or a recording."""
-        return self.is_image or self.is_recording
+        """Whether it is an image, a clip or a recording."""
+        return self.is_image or self.is_recording or self.is_video
 
 
 Piece = str | NamedFile
@@ -129,6 +135,8 @@ def _file(typed: str) -> NamedFile | None:
         return None
     if _RECORDING_NAME.search(path):
         return NamedFile(typed, path, is_recording=True)
+    if VIDEO_NAME.search(path):
+        return NamedFile(typed, path, is_video=True)
     return NamedFile(typed, path, is_image=bool(IMAGE_NAME.search(path)) or _has_image_signature(path))
 
 
@@ -149,8 +157,8 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 _MEDIA_HINTS = {
-    "--file": "Show images with --image, and give sound with --audio.",
-    "/file": "Show images with /image, and give sound with /audio.",
+    "--file": "Show images with --image and clips with --video, and give sound with --audio.",
+    "/file": "Show images with /image and clips with /video, and give sound with /audio.",
 }
 
 
@@ -220,9 +228,36 @@ def find_images(typed: str, built_in: ModelSource, named_by: str = "--image") ->
     return files
 
 
+def find_videos(
+    typed: str, built_in: ModelSource, sampling: VideoSampling, named_by: str = "--video"
+) -> list[EncodedVideo]:
+    """Return the clips that a value names, at least one; see ``find_images``.
+
+    Raises:
+        StorageError, ValidationError: A file is missing, not a clip, or too large.
+    """
+    return [_clip(path, typed, sampling, named_by) for path in _paths(typed, built_in)]
+
+
+def _clip(path: str, typed: str, sampling: VideoSampling, named_by: str) -> EncodedVideo:
+    place = f"{named_by}: '{typed}'"
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValidationError(f"{place} is no regular file")
+        with open(path, "rb") as file:
+            video.check_video_size(os.fstat(file.fileno()).st_size, place)
+            video.container_of(file.read(video.SIGNATURE_BYTES), place)
+            file.seek(0)
+            return EncodedVideo.of(file.read(video.MAX_VIDEO_BYTES + 1), place, sampling, os.path.basename(path))
+    except FileNotFoundError:
+        raise ValidationError(f"Clip not found: {typed}") from None
+    except OSError as error:
+        raise StorageError(f"{place} cannot be read: {error.strerror}") from error
+
+
 def is_prompt(value: str, built_in: ModelSource) -> bool:
     """Whether a value is a prompt: neither an existing file, nor one misspelt, nor a pattern."""
-    if IMAGE_NAME.search(value) or _PATTERN.fullmatch(value):
+    if IMAGE_NAME.search(value) or VIDEO_NAME.search(value) or _PATTERN.fullmatch(value):
         return False
     return not any(map(os.path.exists, _paths(value, built_in)))
 

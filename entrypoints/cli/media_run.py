@@ -1,7 +1,8 @@
-"""``mlxk run MODEL`` with images and recordings, and ``--show-prompt``.
+"""``mlxk run MODEL`` with images, clips and recordings, and ``--show-prompt``.
 
-Images are looked at chunk by chunk, each after a table of facts. A recording becomes a transcript as text, subtitles or
-JSON; a model that takes audio in a conversation answers the prompt about it instead, with images if there are some.
+Images are looked at chunk by chunk, each after a table of facts; with a clip, all of them together. A recording becomes
+a transcript as text, subtitles or JSON; a model that takes audio in a conversation answers the prompt about it instead,
+with images and clips if there are some.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from mlxk.domain.generation.media import (
     DEFAULT_IMAGE_PROMPT,
     DEFAULT_MIXED_PROMPT,
 )
+from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, EncodedVideo
 from mlxk.domain.transcription import (
     Segment,
     SpeechTask,
@@ -41,7 +43,7 @@ from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import ENGLISH
-from mlxk.entrypoints.cli.input_files import find_images, recording_path
+from mlxk.entrypoints.cli.input_files import find_images, find_videos, recording_path
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner, TranscriptionBar
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -67,7 +69,7 @@ def ask_about_media(
     container: "Container",
     output: Output,
 ) -> int:
-    """Print the completion about images and recordings: as it arrives on a terminal, else chunk by chunk.
+    """Print the completion about images, clips and recordings: as it arrives on a terminal, else chunk by chunk.
 
     Args:
         arguments: The command line.
@@ -80,25 +82,42 @@ def ask_about_media(
     built_in = container.adapters.built_in_models()
     recordings = _recordings(arguments, built_in)
     files: list[ImageSource] = []
-    if arguments.image:
-        for name, flag in generation_arguments.WITHOUT_IMAGES.items():
-            if getattr(arguments, name):
-                hint = "In a chat, type: /image FILE" if name == "chat" else None
-                raise UsageError(f"{flag} and --image exclude each other", hint=hint)
-        files = [file for typed in arguments.image for file in find_images(typed, built_in)]
+    clips: list[EncodedVideo] = []
+    if arguments.image or arguments.video:
+        _require_sight(arguments)
+        files = [file for typed in arguments.image or () for file in find_images(typed, built_in)]
+        sampling = generation_arguments.video_sampling(arguments)
+        clips = [clip for typed in arguments.video or () for clip in find_videos(typed, built_in, sampling)]
         chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
         options = attrs.evolve(options, chunk=chunk)
-    prompt = prompt or _DEFAULT_PROMPTS[bool(files), bool(recordings)]
+    usual = DEFAULT_VIDEO_PROMPT if clips and not files else _DEFAULT_PROMPTS[bool(files), bool(recordings)]
+    prompt = prompt or usual
     conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
-    shown = IncomingConversation.of(conversation, *files, *recordings, images_field="--image")
+    field = "--image" if files else "--video"
+    shown = IncomingConversation.of(conversation, *files, *clips, *recordings, images_field=field)
     if arguments.show_prompt:
         return show_prompt(arguments, prompt, shown, options, container, output)
     start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
-    if not files:
+    if not files and not clips:
         return answer.answer(arguments, prompt, start, output)
-    last = min(options.chunk, len(files))
-    numbers = "image 1" if last == 1 else f"images 1-{last}"
-    return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")
+    seen = _looked_at(len(files), len(clips), options.chunk)
+    return answer.answer(arguments, prompt, start, output, f"Looking at {seen}")
+
+
+def _require_sight(arguments: argparse.Namespace) -> None:
+    """Refuse flags that cannot be combined with images and clips."""
+    for name, flag in generation_arguments.WITHOUT_IMAGES.items():
+        if getattr(arguments, name):
+            kind = "image" if arguments.image else "video"
+            hint = f"In a chat, type: /{kind} FILE" if name == "chat" else None
+            raise UsageError(f"{flag} and --{kind} exclude each other", hint=hint)
+
+
+def _looked_at(images: int, clips: int, chunk: int) -> str:
+    if clips:
+        return " and ".join([*([counted(images, "image")] if images else []), counted(clips, "clip")])
+    last = min(chunk, images)
+    return f"{'image 1' if last == 1 else f'images 1-{last}'} of {images}"
 
 
 if TYPE_CHECKING:
@@ -107,6 +126,7 @@ if TYPE_CHECKING:
 
 WITHOUT_AUDIO = {
     "image": "--image",
+    "video": "--video",
     "system": "--system",
     "chat": "--chat",
     "tools": "--tools",

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attach",
         action=argparse.BooleanOptionalAction,
-        help="show the model images and sound that the prompt names (yes), or not",
+        help="show the model images, clips and sound that the prompt names (yes), or not",
     )
 
 
@@ -57,13 +57,13 @@ class PromptSources:
     prompt: str
     """Standard input, files and words, in this order, with blank lines between them."""
     media: tuple[NamedFile, ...] = ()
-    """In a chat, what the words name; otherwise it is among ``--image`` and ``--audio``."""
+    """In a chat, what the words name; otherwise it is among ``--image``, ``--video`` and ``--audio``."""
 
 
 def read(
     arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output
 ) -> PromptSources:
-    """Return the prompt of a command line; add the media that its words name to ``--image`` and ``--audio``.
+    """Return the prompt of a command line; add the media that its words name to the flags of their kinds.
 
     What was joined or attached is said on standard error.
 
@@ -78,9 +78,10 @@ def read(
     else:
         attached = ()
         arguments.image = [*(arguments.image or ()), *(each.path for each in media if each.is_image)] or None
+        arguments.video = [*(arguments.video or ()), *(each.path for each in media if each.is_video)] or None
         arguments.audio = [*(arguments.audio or ()), *(each.path for each in media if each.is_recording)] or None
     files = labelled(read_files([path for path in arguments.file if path != PIPE_WORD], "--file"))
-    beside = bool(words or files or arguments.image or arguments.audio or attached)
+    beside = bool(words or files or arguments.image or arguments.video or arguments.audio or attached)
     piped = _piped(arguments, beside, context, output)
     prompt = "\n\n".join(part for part in (piped, *files, words) if part.strip()) or words or piped
     if not prompt.strip() and _reads_always(arguments):
@@ -126,12 +127,12 @@ def _attach(
 
 def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelDescription) -> str:
     """Return why a model does not get a file; empty when it does."""
-    kind = "images" if file.is_image else "sound"
-    if not description.can(Capability.VISION if file.is_image else Capability.AUDIO):
+    kind = "images" if file.is_image else "video" if file.is_video else "sound"
+    if not description.can(Capability.AUDIO if file.is_recording else Capability.VISION):
         return f"'{arguments.model}' takes no {kind}"
     if arguments.chat:
         return ""
-    excluding = WITHOUT_IMAGES if file.is_image else CONVERSATIONS_ONLY
+    excluding = CONVERSATIONS_ONLY if file.is_recording else WITHOUT_IMAGES
     flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
 

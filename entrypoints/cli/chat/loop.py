@@ -15,6 +15,7 @@ from mlxk.application.generation_input import GenerationOptions
 from mlxk.domain.errors import CapabilityError, MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role, turns
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DEFAULT_IMAGE_PROMPT
+from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments, input_files
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper
@@ -76,6 +77,7 @@ def chat(
         live=arguments.stream is not False,
         attaches=arguments.attach is not False,
         verbose=bool(arguments.verbose),
+        sampling=generation_arguments.video_sampling(arguments),
     )
     session.settings.validate()
     if kept is not None and kept.written is not None:
@@ -126,8 +128,11 @@ class Chat:
     def begin(self, opening: PromptSources) -> None:
         """Complete the prompt of the command line, whose files are found already."""
         self._attach(opening.media)
-        heard = self.session.waiting.recordings and not self.session.waiting.images
-        self._send(opening.prompt or (DEFAULT_AUDIO_PROMPT if heard else DEFAULT_IMAGE_PROMPT))
+        waiting = self.session.waiting
+        usual = DEFAULT_IMAGE_PROMPT
+        if not waiting.images and (waiting.videos or waiting.recordings):
+            usual = DEFAULT_VIDEO_PROMPT if waiting.videos else DEFAULT_AUDIO_PROMPT
+        self._send(opening.prompt or usual)
         self._keep()
 
     def read(self) -> str | None:
@@ -196,17 +201,18 @@ class Chat:
             self.kept.begin_anew()
 
     def _attach(self, files: Sequence[NamedFile]) -> None:
-        """Attach images and sound to the next message; if one cannot be used, none are."""
+        """Attach media to the next message; if one cannot be used, none are."""
         before = self.session.waiting
         try:
             for file in files:
-                self.session.attach("audio" if file.is_recording else "image", file.path)
+                kind = "audio" if file.is_recording else "video" if file.is_video else "image"
+                self.session.attach(kind, file.path)
         except MlxkError:
             self.session.waiting = before
             raise
 
     def _ask(self, typed: Prompt) -> None:
-        """Attach what a prompt names, and complete it; images and sound alone wait for the next message."""
+        """Attach what a prompt names, and complete it; media alone wait for the next message."""
         pieces = input_files.find([typed.text]) if self.session.attaches and not typed.quoted else []
         attached: list[NamedFile] = []
         for file in pieces:
@@ -254,7 +260,7 @@ class Chat:
             return
         last = self.session.last_turn[0]
         if last.parts:
-            raise ValidationError("the last message has images or sound, which an editor cannot change")
+            raise ValidationError("the last message has images, clips or sound, which an editor cannot change")
         text = self.terminal.edit(last.content)
         if not text.strip() or text == last.content:
             self.output.note("nothing was changed, so nothing is sent")

@@ -13,10 +13,11 @@ from mlxk.application.use_cases.generate_text import GenerateText, PreparedImage
 from mlxk.application.use_cases.make_room import MakeRoom
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role, turns
-from mlxk.domain.generation.image_table import Chunk
+from mlxk.domain.generation.image_table import Chunk, ShownVideo
 from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.generation.video import VideoSampling, check_frames, require_few_videos
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed
@@ -59,6 +60,7 @@ class Attachments:
     """What goes with the next message."""
 
     images: tuple[PreparedImage, ...] = ()
+    videos: tuple[ShownVideo, ...] = ()
     recordings: tuple[MessagePart, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     """Names and texts of text files."""
@@ -71,9 +73,10 @@ class Attachments:
         """
         require_valid_unicode(text, "prompt")
         whole = "\n\n".join(part for part in (*input_files.labelled(self.files), text) if part.strip())
-        if self.images:
-            chunk = Chunk(tuple(image.shown for image in self.images))
-            return chunk.message([*(image.pixels for image in self.images), *self.recordings, whole])
+        if self.images or self.videos:
+            chunk = Chunk(tuple(image.shown for image in self.images), videos=self.videos)
+            clips = (clip.read.video for clip in self.videos)
+            return chunk.message([*(image.pixels for image in self.images), *clips, *self.recordings, whole])
         return Message.of_parts(*self.recordings, whole) if self.recordings else Message(Role.USER, whole)
 
 
@@ -84,7 +87,7 @@ class ChatSession:
     generate: GenerateText
     room: MakeRoom
     built_in: ModelSource
-    """Has samples of images and sound."""
+    """Has samples of media."""
     model: str
     settings: GenerationSettings
     options: GenerationOptions
@@ -96,7 +99,9 @@ class ChatSession:
     live: bool = True
     """Whether completions are printed as they arrive."""
     attaches: bool = True
-    """Whether images and sound that a message names are attached to it."""
+    """Whether media that a message names are attached to it."""
+    sampling: VideoSampling = attrs.field(factory=VideoSampling)
+    """Which frames the model gets of clips."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
     """Turns: a user message, and what the model and its tools said."""
@@ -163,7 +168,7 @@ class ChatSession:
         return new
 
     def attach(self, kind: str, typed: str) -> str:
-        """Attach a file, or several images, to the next message and return a confirmation.
+        """Attach a file, or several images or clips, to the next message and return a confirmation.
 
         Args:
             kind: One of ``ATTACHING``.
@@ -172,7 +177,8 @@ class ChatSession:
         Raises:
             MlxkError: The model does not take it, or it cannot be used; the session is unchanged.
         """
-        names = {"image": self._attach_images, "audio": self._attach_recording, "file": self._attach_file}[kind](typed)
+        ways = {"image": self._attach_images, "video": self._attach_videos, "audio": self._attach_recording}
+        names = ways.get(kind, self._attach_file)(typed)
         return f"{names}: {'added to' if kind == 'file' else 'shown with'} your next message"
 
     def _attach_images(self, typed: str) -> str:
@@ -183,6 +189,15 @@ class ChatSession:
         check_together([len(each.shown.image.data) for each in images], "/image")
         self.waiting = attrs.evolve(self.waiting, images=images)
         return ", ".join(each.shown.image.title for each in images)
+
+    def _attach_videos(self, typed: str) -> str:
+        number = 1 + sum(len(message.videos) for message in self.messages) + len(self.waiting.videos)
+        found = input_files.find_videos(typed, self.built_in, self.sampling, "/video")
+        require_few_videos(len(found) + len(self.waiting.videos), "/video")
+        clips = [self.generate.prepare_video(self.model, each, place) for place, each in enumerate(found, number)]
+        check_frames([clip.read.video for clip in (*self.waiting.videos, *clips)], "/video")
+        self.waiting = attrs.evolve(self.waiting, videos=(*self.waiting.videos, *clips))
+        return ", ".join(clip.video.title for clip in clips)
 
     def _attach_recording(self, typed: str) -> str:
         recording = Recording(input_files.recording_path(typed, self.built_in), typed)
@@ -255,6 +270,8 @@ class ChatSession:
         shown = sum(len(message.images) for message in self.messages)
         waiting = self.waiting
         lines += [f"images: {shown} shown, {len(waiting.images)} waiting"] if shown or waiting.images else []
+        watched = sum(len(message.videos) for message in self.messages)
+        lines += [f"clips: {watched} shown, {len(waiting.videos)} waiting"] if watched or waiting.videos else []
         lines += [f"recordings waiting: {len(waiting.recordings)}"] if waiting.recordings else []
         lines += [f"files waiting: {', '.join(name for name, _ in waiting.files)}"] if waiting.files else []
         lines += [f"summary: {self.summary}"] if self.summary else []
@@ -322,7 +339,11 @@ class ChatSession:
         transcript.save(path, self.saved, replace=replace)
         lost = [
             kind
-            for kind, has in (("images", lambda each: each.images), ("sound", lambda each: each.audio))
+            for kind, has in (
+                ("images", lambda each: each.images),
+                ("video", lambda each: each.videos),
+                ("sound", lambda each: each.audio),
+            )
             if any(map(has, self.messages))
         ]
         return f"saved to {path}" + (f", without its {' and '.join(lost)}" if lost else "")

@@ -31,7 +31,7 @@ class SlashCommand:
 
 @attrs.frozen
 class AttachCommand:
-    """``/image``, ``/audio`` or ``/file``: adds a file to a message."""
+    """``/image``, ``/video``, ``/audio`` or ``/file``: adds a file to a message."""
 
     name: str
     """One of ``ATTACHING``."""
@@ -45,6 +45,7 @@ ChatInput = Prompt | SlashCommand | AttachCommand
 
 ATTACHING: Mapping[str, str] = {
     "image": "/image photo.jpg What is this?",
+    "video": "/video clip.mp4 What happens?",
     "audio": "/audio talk.wav What is said?",
     "file": "/file notes.md Summarize this",
 }
@@ -112,6 +113,7 @@ COMMANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
             "the same with an image; a message may also name it: What is this? ./photo.jpg",
         ),
     ),
+    "video": (("/video FILE [QUESTION]", "the same with a clip, of which the model gets frames with their times"),),
     "audio": (("/audio FILE [QUESTION]", "the same with a recording, where the model takes sound"),),
     "stats": (("/stats", "tokens, tokens per second, time to the first token, context used"),),
     "set": (
