@@ -10,6 +10,9 @@ from mlxk.entrypoints.http.requests.validation import OneOf, Range, StrictConver
 
 IMAGE_TYPES = tuple(f"image/{each}" for each in media.IMAGE_TYPES)
 
+VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo", "image/gif")
+"""What clips are sent as; the actual container is that of the content."""
+
 
 @attrs.frozen(kw_only=True)
 class TextBlock:
@@ -61,6 +64,29 @@ class ImageBlock:
 
     source: ImageSource
     type: str = "image"
+
+
+@attrs.frozen(kw_only=True)
+class Base64Video:
+    """A clip in the request."""
+
+    data: str
+    media_type: Annotated[str, OneOf(VIDEO_TYPES)]
+    type: str = "base64"
+
+
+VideoSource = Base64Video | UrlSource
+
+
+@attrs.frozen(kw_only=True)
+class VideoBlock:
+    """A clip, in the form of an image; Anthropic has none."""
+
+    source: VideoSource
+    fps: float | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+    type: str = "video"
 
 
 @attrs.frozen(kw_only=True)
@@ -185,6 +211,8 @@ Block = (
     | CompactionBlock
     | ToolUseBlock
     | ToolResultBlock
+    | VideoBlock
+    | chat.VideoPart
     | SkippedBlock
 )
 Content = str | list[Block] | None
@@ -193,6 +221,9 @@ SystemContent = str | list[TextBlock] | None
 BLOCKS: dict[str, type[Any]] = {
     "text": TextBlock,
     "image": ImageBlock,
+    "video": VideoBlock,
+    "video_url": chat.VideoPart,
+    "input_video": chat.VideoPart,
     "document": DocumentBlock,
     "search_result": SearchResultBlock,
     "thinking": ThinkingBlock,
@@ -238,6 +269,7 @@ def register_blocks(converter: StrictConverter) -> None:
     converter.union(ResultPart, _result_kind)
     converter.union(DocumentPart, lambda value: _kind_of(value, {"text": TextBlock, "image": ImageBlock}))
     converter.union(ImageSource, _image_source)
+    converter.union(VideoSource, _video_source)
     converter.union(DocumentSource, _document_source)
     converter.union(Content, lambda value: _text_or(list[Block], value))
     converter.union(SystemContent, lambda value: _text_or(list[TextBlock], value))
@@ -284,6 +316,12 @@ def _image_source(value: object) -> object:
     if _type_of(value) == "file":
         raise ValueError(_BY_ID)
     return _kind_of(value, {"base64": Base64Source, "url": UrlSource})
+
+
+def _video_source(value: object) -> object:
+    if _type_of(value) == "file":
+        raise ValueError(_BY_ID)
+    return _kind_of(value, {"base64": Base64Video, "url": UrlSource})
 
 
 def _document_source(value: object) -> object:

@@ -13,6 +13,7 @@ from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.entrypoints.http.anthropic.blocks import (
     AudioBlock,
     Base64Source,
+    Base64Video,
     CompactionBlock,
     Content,
     DocumentBlock,
@@ -27,6 +28,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
+    VideoBlock,
 )
 from mlxk.entrypoints.http.anthropic.request import AnthropicMessage
 from mlxk.entrypoints.http.openai.chat import messages as chat
@@ -35,6 +37,7 @@ BILLING = "x-anthropic-billing-header:"
 """Begins a line that a client puts before its system prompt; it differs between conversations, so it would keep the
 prompt cache from being shared by them, and says nothing to a model."""
 
+UNWATCHED = "[A video was left out here: this model takes no images.]"
 UNSEEN = "[An image was left out here: this model takes no images.]"
 FOLLOWING = "[The image is in the next message.]"
 
@@ -223,6 +226,10 @@ class ChatConversation:
         elif isinstance(block, AudioBlock):
             data, below = chat.AudioPart(input_audio=block.input_audio).located
             yield f"{path}.{below}", chat.AudioPart(input_audio=chat.InputAudio(data=data))
+        elif isinstance(block, VideoBlock):
+            yield self._video(block, path)
+        elif isinstance(block, chat.VideoPart):
+            yield path, block if self._sees else self._unwatched(path)
         elif isinstance(block, DocumentBlock):
             yield from self._document(block, path)
         elif isinstance(block, SearchResultBlock):
@@ -256,12 +263,30 @@ class ChatConversation:
             return f"{path}.source.data", chat.ImagePart(image_url=chat.ImageUrl(url=url))
         return f"{path}.source.url", chat.ImagePart(image_url=chat.ImageUrl(url=source.url))
 
+    def _video(self, block: VideoBlock, path: str) -> _Placed:
+        if not self._sees:
+            return path, self._unwatched(f"{path}.source")
+        source = block.source
+        sampling = {name: getattr(block, name) for name in ("fps", "max_frames", "max_pixels")}
+        if isinstance(source, Base64Video):
+            url = f"data:{source.media_type};base64,{source.data}"
+            return f"{path}.source.data", chat.VideoPart(type="video", video=url, **sampling)
+        return f"{path}.source.url", chat.VideoPart(type="video", video=source.url, **sampling)
+
+    def _unwatched(self, field: str) -> chat.TextPart:
+        self.ignored.append(re.sub(r"\[\d+\]", "[]", field))
+        return chat.TextPart(text=UNWATCHED)
+
     def _append_parts(self, path: str, role: str, parts: Sequence[_Placed]) -> None:
         names = {}
         for index, (field, part) in enumerate(parts):
             names[f"content[{index}]"] = field
             if isinstance(part, chat.ImagePart | chat.AudioPart):
                 names[f"content[{index}].{part.located[1]}"] = field
+            elif isinstance(part, chat.VideoPart) and ".source." in field:
+                names[f"content[{index}].video"] = field
+                block = field.rpartition(".source")[0]
+                names |= {f"content[{index}].{name}": f"{block}.{name}" for name in ("fps", "max_frames", "max_pixels")}
         self._append(path, chat.MessageParam(role=role, content=[part for _, part in parts]), names)
 
     def _append(self, path: str, message: chat.MessageParam, names: Mapping[str, str] = MappingProxyType({})) -> None:

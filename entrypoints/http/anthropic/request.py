@@ -20,8 +20,10 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
+    VideoBlock,
     register_blocks,
 )
+from mlxk.entrypoints.http.openai.chat.messages import VideoPart
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES
 from mlxk.entrypoints.http.openai.chat.tools import MAX_DEFINITIONS
 from mlxk.entrypoints.http.openai.sampling import Share, StopString, Temperature
@@ -33,6 +35,8 @@ _BLOCKS_OF_ROLE: Mapping[str, tuple[type[Any], ...]] = {
         ImageBlock,
         ImageUrlBlock,
         AudioBlock,
+        VideoBlock,
+        VideoPart,
         DocumentBlock,
         SearchResultBlock,
         ToolResultBlock,

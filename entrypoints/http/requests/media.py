@@ -21,6 +21,7 @@ from mlxk.domain.generation.media import (
     check_audio_length,
     check_size,
 )
+from mlxk.domain.generation.video import VIDEOS, EncodedVideo, VideoSampling, check_video_size
 from mlxk.entrypoints.http.requests.upload import NAME, Upload, read_base64
 from mlxk.entrypoints.http.requests.validation import located
 
@@ -29,6 +30,7 @@ IMAGE_TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
 
 _DATA_URL = re.compile(rf"data:image/({'|'.join(IMAGE_TYPES)})(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
 _SOUND_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_CLIP_URL = re.compile(r"data:(?:video/[a-z0-9.+-]+|image/gif)(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*={0,2}\s*")
 
@@ -78,6 +80,30 @@ class PartReader:
         try:
             check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
             return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
+        except ValueError as error:
+            raise ValidationError.in_field(path, "is not valid base64") from error
+
+    def video(self, reference: str, sampling: VideoSampling, path: str) -> EncodedVideo:
+        """Return the clip of a part.
+
+        Args:
+            reference: It in base64 or as a data URL, or an address or path that the operator allows.
+            sampling: Which of its frames the model gets.
+            path: The field.
+
+        Raises:
+            ValidationError: It is neither, or the clip cannot be had, is empty, too large or in an unknown container.
+        """
+        # No clip in base64 begins as a path does.
+        if is_address(reference) or is_path(reference):
+            return EncodedVideo.of(self.named.read(reference, VIDEOS, path), path, sampling)
+        opening = _CLIP_URL.match(reference)
+        if opening is None and reference[:5].lower() == "data:":
+            raise ValidationError.in_field(path, "must be data:video/<type>;base64,<data>, or data:image/gif")
+        encoded = _SPACE.sub("", reference if opening is None else reference[opening.end() :])
+        try:
+            check_video_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
+            return EncodedVideo.of(base64.b64decode(encoded, validate=True), path, sampling)
         except ValueError as error:
             raise ValidationError.in_field(path, "is not valid base64") from error
 

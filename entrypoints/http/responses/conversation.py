@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from mlxk.entrypoints.http.openai.chat.messages import (
+    VIDEO_TYPES,
     AudioPart,
     AudioReference,
     FunctionCall,
@@ -21,6 +22,7 @@ from mlxk.entrypoints.http.openai.chat.messages import (
     RefusalPart,
     TextPart,
     ToolCallParam,
+    VideoPart,
     register_references,
 )
 from mlxk.entrypoints.http.requests.validation import FieldError, StrictConverter
@@ -90,7 +92,7 @@ class ConversationBuilder:
         self._end_turn()
         parts = () if isinstance(content, str) else content
         text = "\n".join(texts_of(content))
-        images = [(path, each) for each in parts if isinstance(each.part, ImagePart)]
+        images = [(path, each) for each in parts if isinstance(each.part, ImagePart | VideoPart)]
         self.names[f"messages[{len(self.messages)}]"] = path
         shown = text or (IMAGES_FOLLOW if images else "")
         self.messages.append(MessageParam(role="tool", content=shown, tool_call_id=call_id))
@@ -233,7 +235,18 @@ class AudioContent:
         yield from ()
 
 
-ContentPart = TextContent | RefusalContent | ImageContent | AudioContent | dict[str, Any]
+@attrs.frozen(kw_only=True)
+class VideoContent(VideoPart):
+    """A part with a clip, as in a chat message."""
+
+    prompt_cache_breakpoint: Any = None
+
+    def located(self, path: str) -> LocatedPart:
+        """Return the part of a chat message."""
+        return LocatedPart(self, {"": path})
+
+
+ContentPart = TextContent | RefusalContent | ImageContent | AudioContent | VideoContent | dict[str, Any]
 """The last is a part that is not supported."""
 Content = str | list[ContentPart]
 
@@ -243,6 +256,7 @@ PART_KINDS: Mapping[str, object] = {
     "input_image": ImageContent,
     "image_url": ImageContent,
     "input_audio": AudioContent,
+    **dict.fromkeys(VIDEO_TYPES, VideoContent),
 }
 
 

@@ -23,7 +23,7 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
-from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart
+from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart, VideoPart
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames
@@ -249,6 +249,8 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
         path = f"messages[{len(earlier)}].content[{index}]"
         if isinstance(part, ImagePart):
             yield FieldError(path, "a transcription model takes no images; leave it out", unsupported=True)
+        elif isinstance(part, VideoPart):
+            yield FieldError(path, "a transcription model takes no clips; send the sound alone", unsupported=True)
         elif isinstance(part, AudioPart):
             if has_recording:
                 yield FieldError(

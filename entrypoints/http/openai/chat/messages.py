@@ -6,8 +6,10 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.application.generation_input import IncomingMessage
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage
+from mlxk.domain.generation.video import EncodedVideo, VideoSampling
 from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import (
     FieldError,
@@ -109,7 +111,89 @@ class AudioPart:
         return self.input_audio, "input_audio"
 
 
-Part = TextPart | RefusalPart | ImagePart | AudioPart
+@attrs.frozen(kw_only=True)
+class VideoSource:
+    """A clip by its URL, or its data in base64."""
+
+    url: str | None = None
+    data: str | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+
+
+VideoReference = str | VideoSource | None
+
+_SAMPLING = ("fps", "max_frames", "max_pixels")
+
+
+@attrs.frozen(kw_only=True)
+class VideoPart:
+    """A content part with a clip, in the field that has the name of its type or of another one."""
+
+    type: Annotated[str, OneOf(("video_url", "input_video", "video"))]
+    video_url: VideoReference = None
+    input_video: VideoReference = None
+    video: VideoReference = None
+    fps: float | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+
+    def faults(self, path: str) -> Iterator[FieldError]:
+        """Yield the faults of combinations of fields."""
+        named = [name for name in VIDEO_TYPES if getattr(self, name) is not None]
+        if not named:
+            yield FieldError(f"{path}.{self.type}", "is required")
+        elif len(named) > 1:
+            yield FieldError(f"{path}.{named[1]}", f"contradicts {named[0]}; send one of them")
+        elif isinstance(source := getattr(self, named[0]), VideoSource) and (source.url is None) == (
+            source.data is None
+        ):
+            yield FieldError(f"{path}.{named[0]}", "needs either url or data")
+        try:
+            self.sampling.validate()
+        except ValidationError as error:
+            name, _, fault = error.message.partition(": ")
+            inside = getattr(self, name) is None
+            yield FieldError(f"{path}.{named[0]}.{name}" if inside and named else f"{path}.{name}", fault)
+
+    @property
+    def sampling(self) -> VideoSampling:
+        """Which frames of the clip the model gets."""
+        _, source = self._reference
+        given = {name: getattr(self, name) for name in _SAMPLING}
+        if isinstance(source, VideoSource):
+            given = {name: getattr(source, name) if value is None else value for name, value in given.items()}
+        return VideoSampling(**{name: value for name, value in given.items() if value is not None})
+
+    def encoded(self, path: str, media: PartReader) -> EncodedVideo:
+        """Return the clip.
+
+        Args:
+            path: The field of the part.
+            media: Reads it.
+
+        Raises:
+            ValidationError: It is malformed or too large, or cannot be had.
+        """
+        for fault in self.faults(path):
+            raise ValidationError.in_field(fault.path, fault.message)
+        name, source = self._reference
+        if isinstance(source, VideoSource):
+            below = "data" if source.url is None else "url"
+            return media.video(source.url or source.data or "", self.sampling, f"{path}.{name}.{below}")
+        return media.video(source or "", self.sampling, f"{path}.{name}")
+
+    @property
+    def _reference(self) -> tuple[str, VideoReference]:
+        given = ((name, getattr(self, name)) for name in VIDEO_TYPES)
+        return next(((name, value) for name, value in given if value is not None), (self.type, None))
+
+
+VIDEO_TYPES = ("video_url", "input_video", "video")
+"""The names of the type of a part with a clip, and of its field."""
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | VideoPart
 Content = str | list[Part] | None
 
 PART_KINDS: Mapping[str, type[Any]] = {
@@ -117,6 +201,7 @@ PART_KINDS: Mapping[str, type[Any]] = {
     "refusal": RefusalPart,
     "image_url": ImagePart,
     "input_audio": AudioPart,
+    **dict.fromkeys(VIDEO_TYPES, VideoPart),
 }
 _AS_ELSEWHERE: Mapping[str, type[Any]] = {"input_text": TextPart, "input_image": ImagePart}
 """Parts by their names in other APIs."""
@@ -175,6 +260,8 @@ class MessageParam:
             allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
             if not isinstance(part, allowed):
                 faults.append(FieldError(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
+            elif isinstance(part, VideoPart):
+                faults += part.faults(f"{path}.content[{index}]")
         return faults
 
     @property
@@ -185,35 +272,37 @@ class MessageParam:
 
     @property
     def first_image(self) -> int | None:
-        """Index of the first image part; None without any."""
+        """Index of the first part with an image or a clip; None without any."""
         parts = self.content if isinstance(self.content, list) else ()
-        return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
+        return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart | VideoPart)), None)
 
     def to_incoming(self, path: str, media: PartReader) -> IncomingMessage:
-        """Return the message with its images and audio.
+        """Return the message with its media.
 
         Args:
             path: The field of the message.
             media: Reads them.
 
         Raises:
-            ValidationError: An image or audio is malformed or too large, or cannot be had.
+            ValidationError: One of them is malformed or too large, or cannot be had.
         """
         message = self.to_message()
         if not isinstance(self.content, list) or (self.first_image is None and self.first_audio is None):
             return IncomingMessage(message)
-        parts: list[str | EncodedImage | DecodedAudio] = []
+        parts: list[str | EncodedImage | DecodedAudio | EncodedVideo] = []
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart | AudioPart):
                 reference, field = part.located
                 read = media.image if isinstance(part, ImagePart) else media.audio
                 parts.append(read(reference, f"{path}.content[{index}].{field}"))
+            elif isinstance(part, VideoPart):
+                parts.append(part.encoded(f"{path}.content[{index}]", media))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
         return IncomingMessage(message, tuple(parts))
 
     def to_message(self) -> Message:
-        """Return the message without its images and audio."""
+        """Return the message without its media."""
         calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
         reasoning = self.reasoning_content or self.reasoning or ""
         return Message(ROLES[self.role], self._text(), calls, self.tool_call_id, reasoning=reasoning)
@@ -230,7 +319,7 @@ class MessageParam:
                 yield part.refusal
 
 
-_PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPart, RefusalPart)}
+_PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart, VideoPart), "assistant": (TextPart, RefusalPart)}
 
 
 def register_messages(converter: StrictConverter) -> None:
@@ -241,7 +330,8 @@ def register_messages(converter: StrictConverter) -> None:
 
 
 def register_references(converter: StrictConverter) -> None:
-    """Register the references of images and sound with a converter."""
+    """Register the references of media with a converter."""
+    converter.union(VideoReference, lambda value: VideoSource if isinstance(value, dict) else str)
     converter.union(ImageReference, lambda value: ImageUrl if isinstance(value, dict) else str)
     converter.union(AudioReference, lambda value: InputAudio if isinstance(value, dict) else str)
 

@@ -1,0 +1,238 @@
+"""Clips over HTTP: the parts of every API, frames with their times, tables, and what is refused by its field."""
+
+import base64
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.text_generator import InMemoryTextGenerator
+from models.clips import greys, written
+from models.pictures import as_png, as_wav, noise, tone
+from serving.parts import CHAT_MODEL, EYE, SPEECH_MODEL, VISION, Parts
+from serving.running import RunningServer
+
+from mlxk.adapters.filesystem.media_folders import FolderMediaSource
+from mlxk.application.named_media import NamedMedia
+from mlxk.domain.generation.conversation import Conversation, Message
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.video import DecodedVideo
+
+Json = dict[str, Any]
+CLIP = written(greys(30))
+"""Three seconds."""
+
+DATA = base64.b64encode(CLIP).decode()
+URL = f"data:video/mp4;base64,{DATA}"
+TEXT = {"type": "text", "text": "What happens?"}
+
+
+class Server:
+    """A server that remembers what it was asked."""
+
+    def __init__(self, named: NamedMedia | None = None) -> None:
+        self.asked: list[GenerationRequest] = []
+        parts = Parts(InMemoryTextGenerator(self._answer), models={EYE: VISION}, named_media=named or NamedMedia())
+        self.server = RunningServer(parts)
+
+    def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
+        self.asked.append(request)
+        return ("It brightens.",)
+
+    def chat(self, *parts: Json, model: str = EYE, **fields: Any) -> tuple[int, Json]:
+        return self.post("/v1/chat/completions", "messages", {"role": "user", "content": list(parts)}, model, **fields)
+
+    def post(self, path: str, field: str, message: Json, model: str = EYE, **more: Any) -> tuple[int, Json]:
+        tokens = {"max_tokens": 8} if path == "/v1/messages" else {}
+        status, _, found = self.server.post(path, {"model": model, field: [message], **tokens, **more})
+        return status, found
+
+    @property
+    def message(self) -> Message:
+        """The last message that the model got."""
+        prompt = self.asked[-1].prompt
+        assert isinstance(prompt, Conversation)
+        return prompt.messages[-1]
+
+    @property
+    def clip(self) -> DecodedVideo:
+        """Its only clip."""
+        (found,) = self.message.videos
+        return found
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    with running.server:
+        yield running
+
+
+Shape = Callable[[str], Json]
+SHAPES: dict[str, Shape] = {
+    "video_url": lambda url: {"type": "video_url", "video_url": {"url": url}},
+    "video_url, plain": lambda url: {"type": "video_url", "video_url": url},
+    "input_video": lambda url: {"type": "input_video", "input_video": {"data": url.rpartition(",")[2]}},
+    "input_video by video_url": lambda url: {"type": "input_video", "video_url": url},
+    "video": lambda url: {"type": "video", "video": url},
+}
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_clip_arrives_in_each_form(api: str, shape: str, server: Server) -> None:
+    path, field, kind = {
+        "chat": ("/v1/chat/completions", "messages", "text"),
+        "responses": ("/v1/responses", "input", "input_text"),
+    }[api]
+    message = {"role": "user", "content": [{**SHAPES[shape](URL), "fps": 2}, {"type": kind, "text": "What happens?"}]}
+    status, found = server.post(path, field, message)
+    assert status == 200, found
+    assert [frame.index for frame in server.clip.frames] == [0, 6, 12, 17, 23, 29]
+    assert server.message.content == "What happens?"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"type": "url", "url": URL}, {"type": "base64", "media_type": "video/mp4", "data": DATA}],
+    ids=["url", "base64"],
+)
+def test_a_clip_arrives_as_a_block_of_anthropics_messages(source: Json, server: Server) -> None:
+    block = {"type": "video", "source": source, "max_frames": 2}
+    status, found = server.post("/v1/messages", "messages", {"role": "user", "content": [block, TEXT]})
+    assert status == 200, found
+    assert [frame.index for frame in server.clip.frames] == [0, 29]
+    foreign = {**SHAPES["video_url"](URL), "max_frames": 4}
+    assert server.post("/v1/messages", "messages", {"role": "user", "content": [foreign, TEXT]})[0] == 200
+    assert len(server.clip.frames) == 4
+    status, found = server.post("/v1/messages", "messages", {"role": "user", "content": [block, foreign]}, CHAT_MODEL)
+    assert status == 200, found
+    assert "[A video was left out here: this model takes no images.]" in str(server.asked[-1].prompt)
+
+
+def test_the_sampling_may_stand_beside_the_url(server: Server) -> None:
+    source = {"url": URL, "fps": 10, "max_frames": 8, "max_pixels": 300}
+    assert server.chat({"type": "video_url", "video_url": source}, TEXT)[0] == 200
+    first = server.clip.frames[0].image
+    assert (len(server.clip.frames), first.width, first.height) == (8, 20, 15)
+
+
+def test_several_clips_and_an_image_are_shown_together(server: Server) -> None:
+    image = {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/png;base64,{base64.b64encode(as_png(noise(1))).decode()}"},
+    }
+    clip = SHAPES["video_url"](URL)
+    status, found = server.chat(clip, image, image, clip, TEXT, metadata=True)
+    assert status == 200, found
+    texts = [part for part in server.message.parts if isinstance(part, str)]
+    assert texts == ["Video 1:", "Image 1:", "Image 1:", "Video 2:", "What happens?"]
+    content = found["choices"][0]["message"]["content"]
+    assert "🎬 Video Metadata (2 clips)" in content
+    assert "| 2 | video_" in content
+    assert content.endswith("It brightens.")
+
+
+def test_a_clip_alone_is_described(server: Server) -> None:
+    assert server.chat(SHAPES["video"](URL))[0] == 200
+    assert server.message.content == "Describe the video."
+
+
+def test_an_earlier_clip_is_a_note_for_a_model_without_vision(server: Server) -> None:
+    turns = [
+        {"role": "user", "content": [SHAPES["video"](URL), TEXT]},
+        {"role": "assistant", "content": "It brightens."},
+        {"role": "user", "content": "And then?"},
+    ]
+    status, _, found = server.server.post("/v1/chat/completions", {"model": CHAT_MODEL, "messages": turns})
+    assert status == 200, found
+    prompt = server.asked[-1].prompt
+    assert isinstance(prompt, Conversation)
+    assert prompt.messages[0].content == "What happens?\n\n[1 video(s) were attached]"
+
+
+def test_a_clip_is_read_from_an_allowed_folder(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(CLIP)
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n")
+    running = Server(NamedMedia(files=FolderMediaSource((str(tmp_path),))))
+    with running.server:
+        assert running.chat({"type": "video_url", "video_url": {"url": f"{tmp_path}/clip.mp4"}}, TEXT)[0] == 200
+        status, found = running.chat({"type": "video_url", "video_url": {"url": f"{tmp_path}/list.m3u8"}}, TEXT)
+        assert (status, found["error"]["param"]) == (400, "messages[0].content[0].video_url.url")
+
+
+CUT = f"data:video/mp4;base64,{base64.b64encode(CLIP[:300]).decode()}"
+PLAYLIST = f"data:video/mp4;base64,{base64.b64encode(b'#EXTM3U').decode()}"
+
+
+@pytest.mark.parametrize(
+    ("part", "below", "fault"),
+    [
+        (SHAPES["video_url"]("data:video/mp4;base64,!!!!"), "video_url.url", "is not valid base64"),
+        (SHAPES["video_url"]("data:text/plain;base64,AAAA"), "video_url.url", "must be data:video/"),
+        (SHAPES["video_url"]("https://example.com/a.mp4"), "video_url.url", "is an address"),
+        (SHAPES["video"]("/etc/hostname"), "video", "is the path of a file"),
+        (SHAPES["video_url"](PLAYLIST), "video_url.url", "is not a clip in a known container"),
+        (SHAPES["video_url, plain"](CUT), "video_url", "is damaged, or no MP4"),
+        (SHAPES["video_url"](""), "video_url.url", "the clip is empty"),
+        ({"type": "video_url"}, "video_url", "is required"),
+        ({"type": "video_url", "video_url": {}}, "video_url", "needs either url or data"),
+        ({"type": "video", "video": URL, "video_url": URL}, "video", "contradicts video_url"),
+        ({**SHAPES["video"](URL), "fps": 0}, "fps", "must be above 0 and at most 60"),
+        ({"type": "video_url", "video_url": {"url": URL, "max_frames": 129}}, "video_url.max_frames", "at most 128"),
+        ({**SHAPES["video"](URL), "max_pixels": 1}, "max_pixels", "must be at least 256"),
+    ],
+)
+def test_a_fault_is_told_by_its_field(part: Json, below: str, fault: str, server: Server) -> None:
+    status, found = server.chat(TEXT, part)
+    assert status == 400
+    assert (found["error"]["param"], fault in found["error"]["message"]) == (f"messages[0].content[1].{below}", True), (
+        found
+    )
+    content = [{"type": "input_text", "text": "What?"}, part]
+    status, found = server.post("/v1/responses", "input", {"role": "user", "content": content})
+    assert (status, found["error"]["param"]) == (400, f"input[0].content[1].{below}")
+
+
+def test_a_fault_of_a_block_is_told_by_its_field(server: Server) -> None:
+    def fault(source: Json, **more: Any) -> str:
+        block = {"type": "video", "source": source, **more}
+        status, found = server.post("/v1/messages", "messages", {"role": "user", "content": [block, TEXT]})
+        assert status == 400
+        return str(found["error"]["message"])
+
+    cut = CUT.rpartition(",")[2]
+    assert "messages[0].content[0].source.data: is damaged" in fault(
+        {"type": "base64", "media_type": "video/mp4", "data": cut}
+    )
+    assert "messages[0].content[0].fps: must be above 0" in fault({"type": "url", "url": URL}, fps=0)
+    foreign = {"type": "video_url", "video_url": {"url": CUT}}
+    status, found = server.post("/v1/messages", "messages", {"role": "user", "content": [foreign, TEXT]})
+    assert (status, "messages[0].content[0].video_url.url: is damaged" in str(found)) == (400, True), found
+
+
+def test_models_that_take_no_clips_say_so(server: Server) -> None:
+    status, found = server.chat(SHAPES["video"](URL), TEXT, model=CHAT_MODEL)
+    assert (status, found["error"]["param"]) == (422, "messages[0].content[0]")
+    sound = {"data": base64.b64encode(as_wav(tone(440, 0.2))).decode(), "format": "wav"}
+    spoken = {"type": "input_audio", "input_audio": sound}
+    status, found = server.chat(spoken, SHAPES["video"](URL), model=SPEECH_MODEL)
+    assert (status, "takes no clips" in str(found)) == (422, True), found
+
+
+def test_too_many_clips_are_refused(server: Server) -> None:
+    status, found = server.chat(*[SHAPES["video"](URL)] * 9, TEXT)
+    assert (status, "there are 9 clips; at most 8 are taken" in found["error"]["message"]) == (400, True)
+    clips = [{**SHAPES["video"](URL), "fps": 10, "max_frames": 30}] * 5
+    status, found = server.chat(*clips, TEXT)
+    assert (status, "5 clips have 150 frames together; at most 128 are taken" in found["error"]["message"]) == (
+        400,
+        True,
+    )
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_clips_are_for_users(role: str, server: Server) -> None:
+    message = {"role": role, "content": [SHAPES["video"](URL), TEXT]}
+    status, found = server.post("/v1/chat/completions", "messages", message)
+    assert (status, found["error"]["param"]) == (400, "messages[0].content[0].type")
