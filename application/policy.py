@@ -311,22 +311,12 @@ def require_speech_model(description: ModelDescription, needed: Capability = Cap
 
 
 def require_embedding_model(description: ModelDescription, *, images: bool = False) -> None:
-    """Refuse a model that cannot compute embeddings here, of images where there are some; raises as ``require_model``.
-
-    Args:
-        description: The model.
-        images: Whether images are to be embedded.
-    """
+    """Refuse a model that cannot compute embeddings here, of images if need be; raises as ``require_model``."""
     require_model(description, Capability.EMBEDDINGS, *([Capability.VISION] if images else []))
 
 
 def require_reranker(description: ModelDescription, *, images: bool = False) -> None:
-    """Refuse a model that cannot compare documents with a query here; raises as ``require_model``.
-
-    Args:
-        description: The model.
-        images: Whether the query or a document has an image.
-    """
+    """Refuse a model that cannot compare documents with a query here; raises as ``require_model``."""
     require_model(description, Capability.RERANK, *([Capability.VISION] if images else []))
 
 

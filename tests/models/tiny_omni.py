@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.tiny_vision import _tokenizer, write_model
+from models.tiny_vision import write_model
+from models.vision_tokenizer import tokenizer_with
 
 from mlxk.domain.models.model import ModelHandle
 
@@ -34,7 +35,7 @@ def build_omni(directory: Path, architecture: str, seed: int = 3) -> ModelHandle
     wanted = OMNI[architecture]
     if "thinker" not in wanted:
         return write_model(directory, wanted, seed, model_type=architecture)
-    tokenizer = _tokenizer(tuple(wanted["named"].values()), ())
+    tokenizer = tokenizer_with(tuple(wanted["named"].values()), ())
     thinker = copy.deepcopy(wanted["thinker"])
     thinker |= {name: tokenizer.token_to_id(token) for name, token in _THINKERS_TOKENS.items()}
     thinker["text_config"]["vocab_size"] = tokenizer.get_vocab_size()

@@ -4,20 +4,17 @@ Everything else is as in ``tiny_models``; the weights are drawn wide here, too, 
 """
 
 import copy
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
-from models.tiny_models import CORPUS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from models.vision_tokenizer import tokenizer_with
 
 from mlxk.adapters.mlx import library_imports  # noqa: F401 - imports mlx-lm without its side effects
 from mlxk.domain.models.model import ModelHandle, Origin
 
-VOCABULARY = 512
 """Tokens at most."""
 
 CLIP_MARK = "{%- elif part.type == 'video' -%}CLIP"
@@ -317,7 +314,7 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
     directory.mkdir(parents=True, exist_ok=True)
     names = [*wanted["tokens"].values(), *wanted.get("named", {}).values(), *wanted.get("special", ())]
     special = tuple(name for name in dict.fromkeys(names) if name not in wanted.get("ids", {}))
-    tokenizer = _tokenizer(special, tuple(wanted.get("ids", {}).items()))
+    tokenizer = tokenizer_with(special, tuple(wanted.get("ids", {}).items()))
     ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     settings: dict[str, Any] = {
         **copy.deepcopy(wanted["config"]),
@@ -378,29 +375,6 @@ def _widened(name: str, weight: Any) -> Any:
     if name.endswith("_gate"):
         return mx.ones(weight.shape)  # closed gates would hide the images
     return (weight * 2).astype(mx.float32) if mx.issubdtype(weight.dtype, mx.floating) else weight
-
-
-@functools.cache
-def _tokenizer(special: tuple[str, ...], places: tuple[tuple[str, int], ...]) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *special],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([CORPUS], trainer)
-    if not places:
-        return tokenizer
-    written = json.loads(tokenizer.to_str())
-    words = dict(places)
-    between = range(len(written["model"]["vocab"]), max(words.values()))
-    written["model"]["vocab"] |= {f"<{n}>": n for n in between if n not in words.values()} | words
-    template = written["added_tokens"][0]
-    written["added_tokens"] += [{**template, "id": number, "content": token} for token, number in places]
-    return Tokenizer.from_str(json.dumps(written))
 
 
 def _write(path: Path, value: object) -> None:
