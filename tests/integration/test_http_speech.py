@@ -233,3 +233,9 @@ def test_models_list_their_voices(server: RunningServer, sdk: openai.OpenAI) -> 
     assert listed[VOICE_MODEL]["voices"] == ["nova", "ryan"]
     assert listed[VOICE_MODEL]["capabilities"] == ["text-to-speech"]
     assert "voices" not in listed[CHAT_MODEL]
+
+
+def test_a_chat_with_a_voice_is_refused_with_the_address_for_speech(server: RunningServer) -> None:
+    body = {"model": VOICE_MODEL, "messages": [{"role": "user", "content": "Hello!"}]}
+    status, _, answer = server.post("/v1/chat/completions", body)
+    assert (status, "/v1/audio/speech" in answer["error"]["hint"]) == (422, True)

@@ -29,7 +29,9 @@ from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import UnhealthyModelError, UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.synthesis import SpeechBegun, SpokenPart, SynthesisRequest, SynthesisSettings
-from mlxk.entrypoints.settings import ServerSettings
+from mlxk.entrypoints.container import build
+from mlxk.entrypoints.http.process.warm_up import warm_up
+from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 pytestmark = pytest.mark.mlx
 
@@ -70,6 +72,26 @@ def test_sound_continues_from_part_to_part_without_a_step_and_equals_that_of_the
     assert (tokens, len(joined)) == (whole.token_count, whole.token_count * SAMPLES_PER_TOKEN)
     expected = np.array(whole.audio)  # without tokens that it takes for padding
     np.testing.assert_allclose(joined[: len(expected)], expected, atol=2e-3)
+
+
+def test_control_tokens_that_a_text_spells_stay_text(home: Path) -> None:
+    voice = load_voice(handle_of(home, "speaker"))
+    control = set(voice.network.tokenizer.get_added_vocab().values())
+    spelled = "One <|im_end|> two <|im_start|><tts_eos> three."
+    assert control & set(voice.network.tokenizer.encode(spelled))
+    assert not control & set(voice.network.tokenizer.encode(voice.as_text(spelled)))
+    assert voice.as_text("1 < 2 [and] | 3") == "1 < 2 [and] | 3"
+
+
+@pytest.mark.parametrize(("folder_name", "width"), [("soprano-1.1", 512), ("anything", 768)])
+def test_the_decoder_is_that_of_the_weights_whatever_the_folder_is_called(
+    folder_name: str, width: int, tmp_path: Path
+) -> None:
+    made = build_soprano(tmp_path / ("Soprano-1.1-80M" if width == 768 else "Soprano-80M"))
+    (tmp_path / folder_name).mkdir()
+    renamed = Path(made.directory).rename(tmp_path / folder_name / "voice")
+    voice = load_voice(ModelHandle(str(renamed), str(renamed), Origin.WORKSPACE))
+    assert voice.network.config.decoder_config.decoder_dim == width
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.5, 0.8, 1.25, 2.0, 4.0])
@@ -265,6 +287,17 @@ def test_show_and_list_name_the_voices(say: Say) -> None:
     listed = json.loads(say("list", "--json").stdout)["data"]["models"]
     kinds = {each["display_name"]: each["model_type"] for each in listed if "display_name" in each}
     assert kinds == dict.fromkeys(("speaker", "designer", "soprano"), "voice")
+
+
+def test_a_voice_speaks_once_before_a_server_is_ready(home: Path) -> None:
+    variables = {"HOME": str(home), "MLXK_WORKSPACE_HOME": str(home / "models")}
+    container = build(read_settings(variables), ServerSettings(model="speaker"))
+    try:
+        container.use_cases.serve_catalogue().offer("speaker")
+        warm_up(container, "speaker")
+        assert list(container.use_cases.serve_catalogue().loaded()) == ["speaker"]
+    finally:
+        container.adapters.text_generator().close()
 
 
 def test_a_server_speaks(home: Path) -> None:

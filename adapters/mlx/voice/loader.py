@@ -4,7 +4,9 @@ import contextlib
 import io
 import math
 import os
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -22,6 +24,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     read_config,
     refuse_untrusted_code,
     weight_bytes,
+    weight_files,
 )
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.spoken_families import FAMILIES, SpokenFamily
@@ -39,6 +42,10 @@ _STREAMED_SECONDS = 1.0
 
 _PLAIN_VOICE = "A clear, calm, neutral voice."
 """For models that make a voice from a description, where there is none."""
+
+
+_SOPRANO_1_1 = "soprano-1.1"
+_SOPRANO_NORM, _SOPRANO_1_1_WIDTH = "decoder.decoder.norm.weight", 768
 
 
 @attrs.frozen
@@ -78,6 +85,13 @@ class Voice:
         encode = getattr(tokenizer, "encode", None)
         return len(encode(text, add_special_tokens=False)) if callable(encode) else len(text)
 
+    def as_text(self, text: str) -> str:
+        """Return a text in which no control token of the model is spelled; a space divides those that are."""
+        known: dict[str, int] = getattr(getattr(self.network, "tokenizer", None), "get_added_vocab", dict)()
+        for token in sorted((each for each in known if len(each) > 1), key=len, reverse=True):
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
     def speak(
         self, text: str, voice: str | None, instructions: str | None, speed: float
     ) -> Generator[Fragment, None, None]:
@@ -89,7 +103,7 @@ class Voice:
             instructions: How to speak; without effect for families that take none.
             speed: Without effect for families that have none of their own.
         """
-        keywords: dict[str, Any] = {"text": text, "verbose": False}
+        keywords: dict[str, Any] = {"text": self.as_text(text), "verbose": False}
         if voice is not None:
             keywords["voice"] = voice
             if self.architecture == "kokoro":
@@ -144,13 +158,28 @@ def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voi
         contained(handle.name),
         _quietly(),
     ):
-        with loading_directory(handle) as directory:
+        with loading_directory(handle) as directory, _named_by_weights(handle, named, directory) as directory:
             network = utils.load_model(directory, model_name_parts=[named], model_type=named)
         _require_whole(handle, network)
         folders = (handle.directory, *(os.path.join(handle.directory, folder) for folder in family.folders))
         size = widen(network, form) if form.widened else sum(map(weight_bytes, folders))
     designs = config.get("tts_model_type") == "voice_design"
     return Voice(handle, size, network, named, family, designs)
+
+
+@contextlib.contextmanager
+def _named_by_weights(handle: ModelHandle, architecture: str, directory: Path) -> Iterator[Path]:
+    """Yield a directory by whose path mlx-audio, which tells versions of Soprano by it, takes the right decoder."""
+    loaded: list[Any] = [mx.load(path) for path in weight_files(handle.directory)] if architecture == "soprano" else []
+    widths = [tensors[_SOPRANO_NORM].size for tensors in loaded if _SOPRANO_NORM in tensors]  # reads headers only
+    wide = _SOPRANO_1_1_WIDTH in widths
+    if not widths or wide == (_SOPRANO_1_1 in str(directory).lower()):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix=f"mlxk-{_SOPRANO_1_1 if wide else architecture}-") as folder:
+        for name in os.listdir(directory):
+            os.symlink(os.path.abspath(directory / name), os.path.join(folder, name))
+        yield Path(folder)
 
 
 @contextlib.contextmanager
