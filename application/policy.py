@@ -135,13 +135,11 @@ def require_closed(source: ModelHandle, files: ModelFiles) -> None:
 
 
 def require_whole_model(description: ModelDescription) -> None:
-    """Refuse an adapter, which is no model by itself.
-
-    Raises:
-        CapabilityError: It is one.
-    """
+    """Refuse an adapter, which is no model by itself, with ``CapabilityError``."""
     if description.model_type is ModelType.ADAPTER:
-        raise CapabilityError(f"'{description.handle.label}' is an adapter, not a whole model")
+        name = description.handle.label
+        hint = Advice(Remedy.FUSE_FIRST, {"name": name})
+        raise CapabilityError(f"'{name}' is an adapter, not a whole model", hint=hint)
 
 
 def require_memory(

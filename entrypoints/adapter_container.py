@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mlxk.adapters.unix_socket.listener import SocketListener, UseCounts
     from mlxk.adapters.unix_socket.protocol import Program
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
-    from mlxk.application.ports.backends import WeightConverter
     from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
     from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
@@ -236,26 +235,25 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
     return SharedTextEmbedder(lambda: build(generator), ports.running_servers())
 
 
+def _of_extra(path: str, purpose: str, package: str) -> Callable[..., Any]:
+    """Return what ``imported`` does, with the error of a package that may be absent."""
+
+    def made(*arguments: object) -> Any:  # noqa: ANN401
+        try:
+            return imported(path)(*arguments)
+        except ImportError as error:
+            fault = f"{purpose} needs {package}, which is not installed"
+            raise BackendNotInstalledError(fault, hint=f"Install it: pip install {package}") from error
+
+    return made
+
+
 def _chart_writer() -> "ChartWriter":
     try:
-        from mlxk.adapters.plotting import MatplotlibChartWriter
-    except ImportError as error:
-        raise BackendNotInstalledError(
-            "a plot needs matplotlib, which is not installed", hint="Install it: pip install matplotlib"
-        ) from error
+        writer: ChartWriter = _of_extra("mlxk.adapters.plotting:MatplotlibChartWriter", "a plot", "matplotlib")()
     except ValueError as error:  # such as a word in MPLBACKEND that is none of its own
         raise ExecutionError(f"matplotlib refuses its settings: {str(error)[:200]}") from error
-    return MatplotlibChartWriter()
-
-
-def _tool_servers() -> "ToolServers":
-    try:
-        from mlxk.adapters.mcp.tool_servers import McpToolServers
-    except ImportError as error:
-        raise BackendNotInstalledError(
-            "a server of tools needs mcp, which is not installed", hint="Install it: pip install mcp"
-        ) from error
-    return McpToolServers()
+    return writer
 
 
 def _telemetry(ports: "Adapters") -> "Telemetry":
@@ -290,13 +288,12 @@ class Adapters:
             self.model_cache,
             self.workspaces,
         )
-        self.weight_converter: providers.Provider[WeightConverter] = Singleton(
-            imported("mlxk.adapters.mlx.conversion:MlxWeightConverter")
-        )
+        self.weight_converter = Singleton(imported("mlxk.adapters.mlx.conversion:MlxWeightConverter"))
         self.training_files = Singleton(imported("mlxk.adapters.filesystem.training_files:FilesystemTrainingFiles"))
         self.model_tuner: providers.Provider[ModelTuner] = Singleton(_model_tuner, self)
         self.built_in_models = Singleton(PackagedModelSource)
         self.backend_registry = Singleton(MlxBackendRegistry)
+        self.schema_check = _of_extra("mlxk.adapters.schema_checks:schema_check", "--schema", "jsonschema")
         self.recommendations, self.model_pairs = recommendations, model_pairs
         self.clock = Singleton(SystemClock)
         self.event_log = Singleton(_event_log, settings, at_once=server is not None)
@@ -318,7 +315,9 @@ class Adapters:
         self.model_tokenizer: providers.Provider[ModelTokenizer] = Singleton(
             _leasing("mlxk.adapters.mlx.model_tokenizer:MlxModelTokenizer"), generator
         )
-        self.tool_servers = Singleton(_tool_servers)
+        self.tool_servers: providers.Provider[ToolServers] = Singleton(
+            _of_extra("mlxk.adapters.mcp.tool_servers:McpToolServers", "a server of tools", "mcp")
+        )
 
     def _provide_media(self, server: ServerSettings | None) -> None:
         """Provide what reads and decodes images, clips and recordings, and what encodes sound."""

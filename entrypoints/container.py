@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
+    from mlxk.application.use_cases.evaluate_model import EvaluateModel
+    from mlxk.application.use_cases.fuse_adapter import FuseAdapter
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.make_room import MakeRoom
     from mlxk.application.use_cases.measure_servers import CompareSpeed, MeasureServer
@@ -153,11 +155,17 @@ class UseCases:
         self.clone_model: Factory[CloneModel] = _use("clone_model:CloneModel", *cloning)
         converting = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
         self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *converting)
+        running = Factory(_with_adapters, resolve, ports.backend_registry)
         self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", ports.training_files)
         training = (ports.backend_registry, ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
         self.tune_model: Factory[TuneModel] = _use(
             "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *training
         )
+        tuner, generate = ports.model_tuner.provider, self.generate_text
+        fusing = (running, describe, cache, files, workspaces, tuner, generate)
+        self.fuse_adapter: Factory[FuseAdapter] = _use("fuse_adapter:FuseAdapter", *fusing)
+        measuring = (running, describe, ports.memory_probe, self.read_training_data, tuner, generate)
+        self.evaluate_model: Factory[EvaluateModel] = _use("evaluate_model:EvaluateModel", *measuring)
         pushing = (ports.publication_folder, workspaces, ports.model_publisher, describe, ports.settings.home)
         self.push_model: Factory[PushModel] = _use("push_model:PushModel", *pushing)
 

@@ -104,6 +104,15 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk tune demo ./data --into ./taught --epochs 20 --rank 16",
         "mlxk tune demo facts.jsonl --into ./taught --resume",
     ),
+    "fuse": (
+        "mlxk fuse ./taught --into ./taught-whole",
+        "mlxk fuse ./adapter --model ORG/NAME --into ./whole --dequantize",
+    ),
+    "eval": (
+        "mlxk eval demo facts.jsonl",
+        "mlxk eval demo facts.jsonl --adapter ./taught",
+        "mlxk eval ./taught ./data --split test --limit 100",
+    ),
     "push": ("mlxk push ./my-demo ORG/NAME --check-only", "mlxk push ./my-demo ORG/NAME --create --private"),
     "bench": (
         "mlxk bench demo",

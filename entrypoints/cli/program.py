@@ -63,6 +63,8 @@ COMMANDS = {
     "clone": CommandEntry("workspaces:CloneCommand", "make an editable copy of a model"),
     "convert": CommandEntry("workspaces:ConvertCommand", "quantize a model, or repair its index, into a new workspace"),
     "tune": CommandEntry("tuning:TuneCommand", "train a model on examples; what it learns is a new workspace"),
+    "fuse": CommandEntry("tuning:FuseCommand", "build an adapter into its model: a new, whole workspace"),
+    "eval": CommandEntry("tuning:EvalCommand", "measure a model on examples: loss, and answers that are exact"),
     "push": CommandEntry("workspaces:PushCommand", "publish a workspace on the hub"),
     "serve": CommandEntry("serve_models", "serve models to clients of OpenAI, Anthropic and Ollama", ("server",)),
     "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),

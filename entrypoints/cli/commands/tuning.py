@@ -1,4 +1,4 @@
-"""The commands that train models and use what was trained: ``tune``."""
+"""The commands that train models and use what was trained: ``tune``, ``fuse`` and ``eval``."""
 
 import argparse
 import contextlib
@@ -11,14 +11,20 @@ from types import FrameType
 
 import attrs
 
+from mlxk.application.use_cases.evaluate_model import MAX_LENGTH, EvaluateRequest
+from mlxk.application.use_cases.fuse_adapter import FuseRequest
 from mlxk.application.use_cases.tune_model import TrainingWatch, TuneRequest, TuningPlan
-from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.domain.errors import InterruptedRunError, UsageError, ValidationError
+from mlxk.domain.models.file_formats import MAX_DOCUMENT_BYTES, read_document
+from mlxk.domain.tuning.data import SPLITS
 from mlxk.domain.tuning.training import Method, TrainingPoint, TuningChoices
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
     add_model_argument,
+    complete_models,
     computing_settings,
+    model_reference,
     whole_number,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -26,6 +32,7 @@ from mlxk.entrypoints.cli.foreground_processes import handling
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import SECONDS_BETWEEN_LINES, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import tuning
+from mlxk.entrypoints.settings import Settings
 
 _LARGEST = 10**9
 
@@ -225,3 +232,109 @@ class _Shown:
 
     def _line(self, data: dict[str, object]) -> None:
         self.output.line(json.dumps(data, allow_nan=False))
+
+
+class FuseCommand:
+    """``mlxk fuse ADAPTER --into NAME``: a whole model of a base and an adapter."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare adapter, base, target and form."""
+        adapter = parser.add_argument(
+            "adapter", metavar="ADAPTER", type=model_reference, help="a workspace with an adapter, or one of the cache"
+        )
+        complete_models(adapter)
+        parser.add_argument("--into", metavar="NAME", required=True, help="the workspace to make")
+        base = parser.add_argument(
+            "--model", metavar="MODEL", type=model_reference, help="its base; else the model that the adapter names"
+        )
+        complete_models(base)
+        parser.add_argument("--dequantize", action="store_true", help="make plain layers of quantized ones")
+        parser.add_argument(
+            "--accept-changes", action="store_true", help="keep a result that does not answer as model and adapter do"
+        )
+        add_cpu_argument(parser)
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Fuse, have both answer, and print where the result is."""
+        container = context.build(_computed_here(arguments, context))
+        request = FuseRequest(
+            arguments.adapter, arguments.into, arguments.model, arguments.dequantize, arguments.accept_changes
+        )
+        try:
+            with SpinnerBetweenBars(output, "Reading the adapter") as progress:
+                result = container.use_cases.fuse_adapter()(request, progress)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted; nothing was made", hint="Run the same command again.") from None
+        finally:
+            container.adapters.text_generator().close()
+        if output.as_json:
+            output.document("fuse", tuning.fuse_json(result))
+        else:
+            output.text(tuning.fuse_text(result, arguments.into))
+        return DONE
+
+
+class EvalCommand:
+    """``mlxk eval MODEL DATA``: the loss and the exact answers of a model."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare model, data and what is measured."""
+        add_model_argument(parser)
+        parser.add_argument("data", metavar="DATA", help="as for mlxk tune: a file of JSON lines, or a folder")
+        parser.add_argument("--adapter", metavar="DIR", help="measure the model with this adapter")
+        parser.add_argument("--split", choices=SPLITS, help="of a folder; else test, valid, train, the first there is")
+        parser.add_argument("--schema", metavar="FILE", help="count the answers that keep to this JSON Schema")
+        many = whole_number(1, _LARGEST)
+        parser.add_argument("--limit", metavar="N", type=many, help="measure the first N examples (all)")
+        parser.add_argument("--max-tokens", metavar="N", type=many, default=256, help="of an answer (256)")
+        parser.add_argument("--max-length", metavar="N", type=many, help=f"tokens of an example ({MAX_LENGTH})")
+        add_cpu_argument(parser)
+
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+        """Measure, and print the figures."""
+        if arguments.adapter is not None and not arguments.adapter.strip():
+            raise UsageError("--adapter: the path is empty")
+        adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
+        container = context.build(_computed_here(arguments, context))
+        schema = None if arguments.schema is None else _schema(arguments.schema)
+        request = EvaluateRequest(
+            arguments.model,
+            arguments.data,
+            arguments.split,
+            adapter,
+            arguments.limit,
+            arguments.max_tokens,
+            arguments.max_length or MAX_LENGTH,
+            None if schema is None else container.adapters.schema_check(schema),
+        )
+        try:
+            with SpinnerBetweenBars(output, "Reading the examples") as progress:
+                evaluation = container.use_cases.evaluate_model()(request, progress)
+        finally:
+            container.adapters.text_generator().close()
+        if output.as_json:
+            output.document("eval", tuning.eval_json(evaluation, adapter, checked=schema is not None))
+        else:
+            output.text(tuning.eval_text(evaluation, checked=schema is not None))
+        return DONE
+
+
+def _schema(path: str) -> dict[str, object]:
+    """Return the schema in a file.
+
+    Raises:
+        ValidationError: It cannot be read, or holds no JSON object.
+    """
+    try:
+        with open(path, "rb") as file:
+            document = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
+    except OSError as error:
+        raise ValidationError(f"--schema: '{path}' cannot be read: {error.strerror}") from error
+    if not isinstance(document.value, dict):
+        raise ValidationError(f"--schema: '{path}' holds no JSON object")
+    return document.mapping
+
+
+def _computed_here(arguments: argparse.Namespace, context: CommandContext) -> Settings:
+    """Return the settings of a command that computes in its own process, where what it compares is alike."""
+    return attrs.evolve(computing_settings(arguments, context.settings), use_server=False)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from mlxk.application.use_cases.evaluate_model import Evaluation
+from mlxk.application.use_cases.fuse_adapter import FuseResult
 from mlxk.application.use_cases.tune_model import TuneResult, TuningPlan
 from mlxk.domain.charts import Chart, ChartRow, Series
 from mlxk.domain.errors import StorageError
@@ -164,3 +166,60 @@ def write_plot(path: str, picture: bytes) -> None:
             file.write(picture)
     except OSError as error:
         raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
+
+
+def fuse_json(result: FuseResult) -> Json:
+    """Return the data of ``fuse``."""
+    return {
+        "model": result.base.name,
+        "adapter": result.adapter,
+        "target": result.handle.directory,
+        "changed_layers": result.changed,
+        "quantized": result.quantized,
+        "questions": result.asked,
+        "same_answers": result.same,
+        "content_hash": result.workspace.content_hash,
+    }
+
+
+def fuse_text(result: FuseResult, typed: str) -> str:
+    """Return the text of ``fuse``."""
+    layers = counted(result.changed, "layer")
+    same = f"{result.same} of {result.asked} answers are those of model and adapter"
+    return "".join(
+        f"{printable(line)}\n" for line in (f"fuse: {result.base.label} → {typed}: {layers} changed", f"  {same}")
+    )
+
+
+def eval_json(evaluation: Evaluation, adapter: str | None, *, checked: bool) -> Json:
+    """Return the data of ``eval``; ``checked`` says whether answers were held against a schema."""
+    return {
+        "model": evaluation.model.name,
+        "adapter": adapter or evaluation.model.adapter,
+        "split": evaluation.split,
+        "sha256": evaluation.digest,
+        "examples": evaluation.examples,
+        "loss": evaluation.loss,
+        "perplexity": evaluation.perplexity if evaluation.perplexity < _NO_NUMBER else None,
+        "exact_match": evaluation.share(lambda each: each.exact),
+        "valid_json": evaluation.share(lambda each: each.is_json),
+        "schema_match": evaluation.share(lambda each: each.fits) if checked else None,
+        "not_exact_lines": [each.line for each in evaluation.answers if not each.exact],
+    }
+
+
+_NO_NUMBER = float("inf")
+
+
+def eval_text(evaluation: Evaluation, *, checked: bool) -> str:
+    """Return the text of ``eval``."""
+    exact = sum(each.exact for each in evaluation.answers)
+    found = sum(each.is_json for each in evaluation.answers)
+    lines = [
+        f"eval: {evaluation.model.label}, {counted(evaluation.examples, 'example')} ({evaluation.split})",
+        f"  loss {evaluation.loss:.4f}, perplexity {evaluation.perplexity:.4g}",
+    ]
+    if evaluation.answers:
+        kept = f", {sum(each.fits for each in evaluation.answers)} by the schema" if checked else ""
+        lines.append(f"  {exact} of {len(evaluation.answers)} answers exact, {found} JSON{kept}")
+    return "".join(f"{printable(line)}\n" for line in lines)
