@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chatting import PROMPT, leave, say, start
+from models.pictures import as_png, noise
 from models.scripted_model import write_model
 from models.tiny_models import TEMPLATE
 from models.tiny_vision import build as build_vision
@@ -190,12 +191,16 @@ class TestATerminalThatUnderstands:
 def test_sound_and_images_that_a_line_names_are_attached(program_environment: dict[str, str], tmp_path: Path) -> None:
     build_vision(tmp_path / "gemma4", "gemma4", seed=4)
     (tmp_path / "hello.flac").write_bytes((Path(__file__).parents[1] / "sounds" / "hello.flac").read_bytes())
+    (tmp_path / "0.png").write_bytes(as_png(noise(1)))
     terminal = start(program_environment, tmp_path, "run", "./gemma4", "--chat", "--max-tokens", "4")
     say(terminal, "What is said? ./hello.flac", "[attached: ./hello.flac]")
     say(terminal, "/audio hello.flac", "'hello.flac': shown with your next message")
     say(terminal, "/show", "recordings waiting: 1")
-    say(terminal, "/save talk.json", "saved to talk.json, without its sound")
-    say(terminal, "/model demo", "goes on with the 1 turn so far")
+    say(terminal, "And does ./0.png match?", "[attached: ./0.png]")
+    say(terminal, "/show", "turns: 2")
+    say(terminal, "/save talk.json", "saved to talk.json, without its")
+    say(terminal, "/model demo", "goes on with the 2 turns so far")
+    say(terminal, "/undo", "1 turn left")
     say(terminal, "/undo", "0 turns left")
     say(terminal, "/clear", "forgotten")
     say(terminal, "hi ./hello.flac", "[./hello.flac stays words: ")

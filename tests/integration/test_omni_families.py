@@ -13,6 +13,7 @@ from models.answers import read
 from models.pictures import about, noise, oracle, tone
 from models.tiny_omni import OMNI, build_omni
 
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError
@@ -47,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine() -> Iterator[MlxTextGenerator]:
     generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
     yield generator
@@ -99,13 +100,13 @@ def test_a_familys_conversations_and_streams_equal_those_alone(
         request(handle, PROMPTS["both"], max_tokens=3),
     ]
     one_by_one = [read(engine.submit(each)) for each in asked]
-    engine.unload()
-    together = [read(stream) for stream in [engine.submit(each) for each in asked]]
-    assert [each.tokens for each in together] == [each.tokens for each in one_by_one]
-    alone = []
-    for each in asked:
-        engine.unload()
-        alone.append(read(engine.submit(each)).tokens)
+    forgetful = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
+    try:
+        together = [read(stream) for stream in [forgetful.submit(each) for each in asked]]
+        alone = [read(forgetful.submit(each)).tokens for each in asked]
+    finally:
+        forgetful.close()
+    assert [each.tokens for each in one_by_one] == alone
     assert [each.tokens for each in together] == alone
     notes = any("outside the common batch" in note for each in together for note in each.finished.notes)
     assert OMNI[family]["shows"]["batch"] == ("alone" if notes else "shared")
