@@ -183,7 +183,11 @@ class VisionPrompt(Media):
         index = getattr(self._parts.language, "get_rope_index", None)
         if index is None:
             return None
-        positions, offset = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
+        try:
+            found = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
+        except AttributeError:  # one of another family's, without tokens of its own: the whole model has the positions
+            return None
+        positions, offset = found
         return {"position_ids": positions, "rope_deltas": offset}
 
     def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
