@@ -59,12 +59,14 @@ class ModelLease(Generic[M]):
         turns: Those of every lease; its own when not given.
     """
 
-    def __init__(self, thread: OwnerThread[Engine], model: M, log: EventLog, turns: "Turns | None" = None) -> None:
+    def __init__(
+        self, thread: OwnerThread[Engine], model: M, log: EventLog, turns: "TurnsOfLeases | None" = None
+    ) -> None:
         self.model = model
         self._thread = thread
         self._log = log
-        self._turns = turns or Turns()
-        self._seconds = 0.0
+        self._turns = turns or TurnsOfLeases()
+        self.seconds = 0.0
         """Duration of the last call."""
 
     def call(self, work: Callable[[], T]) -> T:
@@ -89,16 +91,23 @@ class ModelLease(Generic[M]):
         much time as the last such function took, of whichever lease. So several recordings at once leave the others
         the same half of the time as one.
         """
-        with self._turns.take():
-            until = self._turns.ended + self._turns.seconds
+        return self._in_turn(work, self._turns.windows)
+
+    def call_batch(self, work: Callable[[], T]) -> T:
+        """Run a function as ``call_in_turn`` does, among those that take a fraction of a second: batches of texts."""
+        return self._in_turn(work, self._turns.batches)
+
+    def _in_turn(self, work: Callable[[], T], turns: "Turns") -> T:
+        with turns.take():
+            until = turns.ended + turns.seconds
             while time.monotonic() < until and self.others_wait:
                 time.sleep(_LOOK_SECONDS)
             began = time.monotonic()
             try:
                 return self.call(work)
             finally:
-                self._turns.ended = time.monotonic()
-                self._turns.seconds = self._turns.ended - began
+                turns.ended = time.monotonic()
+                turns.seconds = turns.ended - began
 
     @property
     def others_wait(self) -> bool:
@@ -106,13 +115,9 @@ class ModelLease(Generic[M]):
         engine = self._thread.worker
         return self._thread.has_posted or (engine is not None and engine.running + engine.waiting > 0)
 
-    def yield_to_generation(self) -> None:
-        """Wait while sequences are computed, at most as long as the last call took: each side gets half of the time."""
-        end = time.monotonic() + self._seconds
-        while time.monotonic() < end and self._engine_is_busy():
-            time.sleep(min(0.01, self._seconds))
-
-    def _engine_is_busy(self) -> bool:
+    @property
+    def is_shared(self) -> bool:
+        """Whether sequences are being computed beside this lease."""
         engine = self._thread.worker
         return engine is not None and engine.running > 0
 
@@ -127,7 +132,7 @@ class ModelLease(Generic[M]):
             self._log.warning("a call on a leased model failed", error=summary.kind, where=summary.place)
             return _Failure(failed(error, "Running the model").with_traceback(None))
         finally:
-            self._seconds = time.monotonic() - began
+            self.seconds = time.monotonic() - began
 
 
 class Turns:
@@ -164,6 +169,14 @@ class Turns:
                     self._queue[0].set()
 
 
+class TurnsOfLeases:
+    """The turns of all leases: those of many seconds and the short ones do not wait for each other."""
+
+    def __init__(self) -> None:
+        self.windows = Turns()
+        self.batches = Turns()
+
+
 class ModelLeases:
     """Leases models that are used on the owner thread.
 
@@ -175,7 +188,7 @@ class ModelLeases:
     def __init__(self, thread: OwnerThread[Engine], log: EventLog) -> None:
         self._thread = thread
         self._log = log
-        self._turns = Turns()
+        self._turns = TurnsOfLeases()
 
     @contextlib.contextmanager
     def lease(self, wanted: WantedModel, kind: type[M]) -> Iterator[ModelLease[M]]:

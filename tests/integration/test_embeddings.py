@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny_embedding import WINDOW, build_bert, build_qwen3
 
+from mlxk.adapters.mlx.embedding.batching import MAX_PAIRS, MAX_ROWS, MAX_TOKENS, batches
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.embedding.encoding import MAX_PAIRS, MAX_ROWS, MAX_TOKENS, Prompts, batches, prompts_of
+from mlxk.adapters.mlx.embedding.encoding import Prompts, prompts_of
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input, InputKind
@@ -268,7 +269,7 @@ def test_weights_that_are_not_numbers_are_a_typed_error(embedder: MlxTextEmbedde
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=200))
 def test_batches_hold_every_text_once_and_stay_within_their_bounds(lengths: list[int]) -> None:
-    made = batches([(0,) * length for length in lengths])
+    made = list(batches([(0,) * length for length in lengths]))
     assert sorted(index for batch in made for index in batch) == list(range(len(lengths)))
     for batch in made:
         longest = max(lengths[index] for index in batch)

@@ -3,7 +3,7 @@
 import re
 import threading
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from mlxk.adapters.mlx.embedding.batching import Pace
 from mlxk.domain.embedding import (
     EmbeddingRequest,
     EmbeddingSettings,
@@ -89,7 +90,7 @@ class Prompts:
 
     query: str = ""
     document: str = ""
-    named: Mapping[str, str] = attrs.field(factory=dict)
+    named: Mapping[str, str] = attrs.field(factory=dict, eq=False)
     """Those of the model itself, by its names."""
 
     def prefix(self, settings: EmbeddingSettings) -> str:
@@ -223,6 +224,8 @@ class EmbeddingModel:
     """Whether a prefix of a vector is a valid vector (Matryoshka training)."""
     lengths: tuple[int, ...] = ()
     """The lengths of prefixes that it was trained for; empty where it does not state any."""
+    pace: Pace = attrs.field(factory=Pace)
+    """How fast it computes here."""
 
     @property
     def name(self) -> str:
@@ -322,36 +325,6 @@ class TextEncoder:
             if framed[start : start + len(plain)] == plain:
                 return framed[:start], framed[start + len(plain) :]
         return (), ()
-
-
-MAX_ROWS = 64
-MAX_TOKENS = 16_384
-"""In a batch, padding included."""
-MAX_PAIRS = 2**24
-"""Pairs of tokens that attend to each other in a batch; 1 GiB at most in a model with 16 heads."""
-
-
-def batches(texts: Sequence[TokenIds], alone: Collection[int] = ()) -> list[list[int]]:
-    """Return the indices of the texts in batches, longest first, so that a text that does not fit fails at once.
-
-    Args:
-        texts: The tokens of each.
-        alone: The indices of those with an image, which has many tokens; each is a batch.
-    """
-    together = [index for index in range(len(texts)) if index not in alone]
-    order = sorted(together, key=lambda index: len(texts[index]), reverse=True)
-    made: list[list[int]] = []
-    for index in order:
-        longest = len(texts[made[-1][0]]) if made else 0
-        if not made or len(made[-1]) >= _max_rows(longest):
-            made.append([])
-        made[-1].append(index)
-    return [*made, *([index] for index in sorted(alone))]
-
-
-def _max_rows(length: int) -> int:
-    length = max(length, 1)
-    return max(1, min(MAX_ROWS, MAX_TOKENS // length, MAX_PAIRS // length**2))
 
 
 def padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":

@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx_vlm import reranker_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mlxk.adapters.mlx.embedding.batching import Pace
 from mlxk.adapters.mlx.embedding.encoding import padded
 from mlxk.adapters.mlx.embedding.loading import require_vocabulary, window_of
 from mlxk.adapters.mlx.embedding.networks import as_rows
@@ -68,6 +69,7 @@ class Reranker:
     handle: ModelHandle
     weight_bytes: int
     scorer: PairScorer
+    pace: Pace = attrs.field(factory=Pace)
 
     @property
     def name(self) -> str:
