@@ -57,12 +57,12 @@ class EmbeddingSettings:
     kind: InputKind = InputKind.DOCUMENT
     instruction: str | None = None
     """The task of queries, for models that take one; None leaves the model's own."""
-    prompt_name: str | None = None
-    """Which of the model's own prompts stands before the texts; None takes the one of their kind."""
     dimensions: int | None = None
     """Length of the vectors, for models whose vectors may be cut; None leaves the model's own."""
     truncate: bool = False
     """Whether a text beyond the context window is truncated instead of refused."""
+    prompt_name: str | None = None
+    """Which of the model's own prompts stands before the texts; None takes the one of their kind."""
 
 
 @attrs.frozen

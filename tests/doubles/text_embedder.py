@@ -36,6 +36,8 @@ class InMemoryTextEmbedder(TextEmbedder):
         self._window = window
         self._can_shorten = can_shorten
         self.requests: list[EmbeddingRequest] = []
+        self.several = False
+        """Whether each word has a vector of its own."""
         self.failure: MlxkError | None = None
         """Raised by every request."""
 
@@ -51,11 +53,13 @@ class InMemoryTextEmbedder(TextEmbedder):
         read = [self._read(each, index, settings.truncate) for index, each in enumerate(request.inputs)]
         prefix = "query: " if settings.kind is InputKind.QUERY else ""
         vectors = tuple(shortened(self._vector(prefix + " ".join(words)), length) for words in read)
+        each_word = tuple(tuple(shortened(self._vector(word), length) for word in words) for words in read)
         lengths = [len(_words(each)) for each in request.inputs]
         truncations = tuple(
             Truncation(index, length, self._window) for index, length in enumerate(lengths) if length > self._window
         )
-        return Embeddings(vectors, sum(len(words) for words in read), "cpu", truncations)
+        several = each_word if self.several else ()
+        return Embeddings(() if several else vectors, sum(map(len, read)), "cpu", truncations, several)
 
     def _read(self, text: Input, index: int, truncate: bool) -> list[str]:
         words = _words(text)

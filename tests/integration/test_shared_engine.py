@@ -16,7 +16,7 @@ from serving.shared import MODEL, PROGRAM, URL, SharedServer, is_taken, socket_f
 
 from mlxk.adapters.unix_socket.protocol import DisconnectedError, Program, decoded, encoded, receive, send
 from mlxk.adapters.unix_socket.servers import socket_name
-from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, InputKind
+from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, ImageInput, InputKind
 from mlxk.domain.errors import (
     Advice,
     CapabilityError,
@@ -143,6 +143,17 @@ def test_vectors_are_those_of_the_server_to_the_last_bit(server: SharedServer) -
     assert server.embedder.requests[0] == request
     assert server.local_embedder.requests == []
     assert found == server.local_embedder.embed(request)
+
+
+def test_images_and_several_vectors_of_an_input_cross_the_socket(server: SharedServer) -> None:
+    picture = ImageInput(DecodedImage(2, 1, bytes(range(6)), "digest"), "beside it")
+    request = EmbeddingRequest(MODEL, ("a b c", picture, "d"), EmbeddingSettings(prompt_name="sts"))
+    server.embedder.several = server.local_embedder.several = True
+    with server.listening():
+        found = server.embedding().embed(request)
+    assert (server.embedder.requests, server.local_embedder.requests) == ([request], [])
+    assert found == server.local_embedder.embed(request)
+    assert [len(each) for each in found.of_tokens] == [3, 3, 1]
 
 
 DIFFERENCES = {
