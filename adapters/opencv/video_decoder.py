@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ from mlxk.domain.generation.video import (
     DecodedVideo,
     EncodedVideo,
     VideoFrame,
+    VideoSampling,
     frame_digest,
 )
 
@@ -39,6 +41,9 @@ WALL_SECONDS = 120.0
 
 MEMORY_BYTES = 1024**3
 """Memory for one clip, beyond three times its size."""
+
+KEPT_BYTES = 128 * 1024**2
+"""Frames of clips that may come again."""
 
 AT_ONCE = 2
 """Clips that are decoded at the same time; others wait."""
@@ -85,13 +90,20 @@ class Limits:
 class OpenCvVideoDecoder(VideoDecoder):
     """Decodes clips by OpenCV.
 
+    The frames of the last clips are kept: clients send those of a conversation with every turn.
+
     Args:
         limits: Of each clip.
+        max_bytes: What the frames that are kept may take.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, max_bytes: int = KEPT_BYTES) -> None:
         self._limits = limits or Limits()
         self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, VideoSampling], ReadVideo] = OrderedDict()
+        self._size_bytes = 0
 
     def decode(self, video: EncodedVideo) -> ReadVideo:
         video.sampling.validate()
@@ -101,8 +113,24 @@ class OpenCvVideoDecoder(VideoDecoder):
                 "is a clip, and decoding that needs OpenCV, which is not installed.",
                 hint="Install it: pip install opencv-python-headless",
             )
+        key = (video.digest, video.sampling)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         with self._places, _Decoding(video, self._limits) as decoding:
-            return decoding.result()
+            found = decoding.result()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = found
+                self._size_bytes += _size(found)
+            while self._size_bytes > self._max_bytes:
+                self._size_bytes -= _size(self._kept.popitem(last=False)[1])
+        return found
+
+
+def _size(read: ReadVideo) -> int:
+    return sum(len(frame.image.pixels) for frame in read.video.frames)
 
 
 class _WrongAnswerError(Exception):

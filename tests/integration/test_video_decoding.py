@@ -97,6 +97,16 @@ def test_a_clip_without_tags_has_no_facts(container: str) -> None:
     assert decoded(written(greys(4), container)).facts.recorded == ImageFacts()
 
 
+def test_a_clip_that_comes_again_is_not_decoded_again() -> None:
+    clip, other = (encoded(written(greys(count))) for count in (6, 8))
+    small = OpenCvVideoDecoder(max_bytes=50_000)
+    first, second = small.decode(clip), small.decode(other)
+    assert small.decode(other) is second
+    assert small.decode(clip) == first
+    assert small.decode(clip) is not first
+    assert OpenCvVideoDecoder().decode(clip) == first
+
+
 def test_frames_of_8k_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"frames with too many pixels \(7680 by 4320\); at most 16 million"):
         decoded(written(greys(1, 7680, 4320), "avi"))

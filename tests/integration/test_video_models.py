@@ -1,5 +1,6 @@
 """Clips, in the engine: tokens for video give mlx-vlm's own answers, and every other vision model gets frames."""
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ from mlxk.domain.models.model import ModelHandle
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
 QUESTION = "What happens?"
-WATCHING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = json.loads((Path(__file__).parents[1] / "models" / "vision_families.json").read_text(encoding="utf-8"))
+WATCHING = sorted(name for name, found in FAMILIES.items() if found["shows"].get("video") is True)
 """Architectures with tokens for video."""
 
 Models = Callable[[str], ModelHandle]
