@@ -9,6 +9,7 @@ import attrs
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import ImageTableDelta
 from mlxk.domain.errors import ExecutionError, InterruptedRunError
+from mlxk.domain.formats.regions import regions_in
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import (
@@ -276,7 +277,7 @@ def interrupted(output: Output, text: str) -> InterruptedRunError:
 
 
 def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reasoning: bool) -> dict[str, object]:
-    """Return the data of ``run``; reasoning and tool calls only when there are any."""
+    """Return the data of ``run``; reasoning, tool calls and places in pictures only when there are any."""
     finished = given.finished
     usage, timings = finished.usage, finished.timings
     fields: dict[str, object] = {
@@ -304,6 +305,12 @@ def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reason
         fields["tool_calls"] = [
             {"id": call.id or f"call_{index}", "name": call.name, "arguments": call.arguments}
             for index, call in enumerate(given.tool_calls)
+        ]
+    regions = regions_in(given.text)
+    if regions:
+        fields["regions"] = [
+            {"label": region.label, "kind": region.kind, "points": [list(point) for point in region.points]}
+            for region in regions
         ]
     if finished.notes:
         fields["notes"] = list(finished.notes)

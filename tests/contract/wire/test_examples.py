@@ -29,7 +29,7 @@ OPTIONAL = {
     },
     "tune": {"loss", "valid_loss", "tokens_per_second", "seconds_left"},
     "training": {"loss", "valid_loss", "tokens_per_second", "seconds_left"},
-    "run": {"reasoning", "tool_calls", "tool_results", "speaker", "words", "notes"},
+    "run": {"reasoning", "tool_calls", "regions", "tool_results", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
 

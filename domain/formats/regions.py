@@ -1,0 +1,129 @@
+"""Points and boxes that vision models write into their answers: the notations of families, read into one shape.
+
+Every notation counts in units of its own, from the upper left corner of the picture; here coordinates are fractions of
+its width and height. What is not whole is text. Models that name absolute pixels (Qwen2.5-VL's JSON) are not read,
+since the pixels are those of a picture that only the model has seen.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import attrs
+
+TASK_MARKS = frozenset(
+    {
+        "<|grounding|>",
+        "<|ref|>",
+        "<|/ref|>",
+        "<|det|>",
+        "<|/det|>",
+        "<|object_ref_start|>",
+        "<|object_ref_end|>",
+        "<|box_start|>",
+        "<|box_end|>",
+    }
+)
+"""Control tokens with which users ask for points and boxes; they begin and end no turn."""
+
+Point = tuple[float, float]
+"""From the left and from the top, as fractions of the width and the height."""
+
+
+@attrs.frozen
+class Region:
+    """A place in a picture."""
+
+    label: str
+    """What is there; empty when the model does not say."""
+    points: tuple[Point, ...]
+    """One; two opposite corners of a box, the upper left one first; or the corners of a polygon."""
+
+    @property
+    def kind(self) -> str:
+        """``point``, ``box`` or ``polygon``."""
+        return {1: "point", 2: "box"}.get(len(self.points), "polygon")
+
+
+def regions_in(text: str) -> tuple[Region, ...]:
+    """Return the points and boxes of an answer, in its order; none when it has none."""
+    found: list[tuple[int, Region]] = []
+    for pattern, read in _READERS:
+        for match in pattern.finditer(text):
+            found += [(match.start(), region) for region in read(match)]
+    return tuple(region for _, region in sorted(found, key=lambda each: each[0]))
+
+
+def _of(label: str, values: list[float], units: float) -> Iterator[Region]:
+    """Yield a region of numbers that alternate between left and top; none when they are no fractions of the units."""
+    points = tuple(
+        (round(left / units, 4), round(top / units, 4)) for left, top in zip(values[::2], values[1::2], strict=False)
+    )
+    whole = bool(points) and len(values) % 2 == 0 and all(0 <= side <= 1 for point in points for side in point)
+    ordered = len(points) != _BOX or (points[0][0] <= points[1][0] and points[0][1] <= points[1][1])
+    if whole and ordered:
+        yield Region(label.strip(), points)
+
+
+_BOX = 2
+
+_LONGEST_LABEL = 200
+"""Characters before coordinates that can be their label."""
+
+
+def _deepseek(match: re.Match[str]) -> Iterator[Region]:
+    try:
+        boxes = json.loads(match["boxes"])
+    except (ValueError, RecursionError):
+        return
+    for box in boxes if isinstance(boxes, list) else ():
+        if isinstance(box, list) and all(type(side) in (int, float) for side in box):
+            yield from _of(match["label"] or "", [float(side) for side in box], 999)
+
+
+def _qwen(match: re.Match[str]) -> Iterator[Region]:
+    yield from _of(match["label"] or "", [float(side) for side in re.findall(r"\d+", match["box"])], 1000)
+
+
+def _tokens(units: float) -> Callable[[re.Match[str]], Iterator[Region]]:
+    def read(match: re.Match[str]) -> Iterator[Region]:
+        before = match.string[max(match.start() - _LONGEST_LABEL, 0) : match.start()]
+        label = re.split(r"[<>\n]", before)[-1]
+        yield from _of(label, [float(side) for side in re.findall(r"\d+", match["box"])], units)
+
+    return read
+
+
+def _paligemma(match: re.Match[str]) -> Iterator[Region]:
+    top, left, bottom, right = (float(side) for side in re.findall(r"\d+", match["box"]))
+    yield from _of(match["label"], [left, top, right, bottom], 1024)
+
+
+def _molmo(match: re.Match[str]) -> Iterator[Region]:
+    attributes = dict(re.findall(r'([xy]\d*|alt)="([^"]*)"', match["attributes"]))
+    for name, left in attributes.items():
+        top = attributes.get(f"y{name[1:]}", "")
+        if name.startswith("x") and _NUMBER.fullmatch(left) and _NUMBER.fullmatch(top):
+            yield from _of(match["label"] or attributes.get("alt", ""), [float(left), float(top)], 100)
+
+
+_NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?")
+
+_READERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Region]]], ...] = (
+    (
+        re.compile(r"(?:<\|ref\|>(?P<label>[^<]{0,200})<\|/ref\|>)?<\|det\|>(?P<boxes>[\[\]\d\s.,]+)<\|/det\|>"),
+        _deepseek,
+    ),
+    (
+        re.compile(
+            r"(?:<\|object_ref_start\|>(?P<label>[^<]{0,200})<\|object_ref_end\|>)?"
+            r"<\|box_start\|>(?P<box>\(\d{1,4},\s?\d{1,4}\)(?:,\s?\(\d{1,4},\s?\d{1,4}\))?)<\|box_end\|>"
+        ),
+        _qwen,
+    ),
+    (re.compile(r"(?P<box>(?:<\|LOC_\d{1,4}\|>){2,64})"), _tokens(1000)),
+    (re.compile(r"(?P<box>(?:<loc_\d{1,3}>){2,64})"), _tokens(999)),
+    (re.compile(r"(?P<box>(?:<loc\d{4}>){4})(?P<label>[^<>;\n]*)"), _paligemma),
+    (re.compile(r"<points?\s(?P<attributes>[^<>]{1,4096})>(?P<label>[^<>]*)</points?>"), _molmo),
+)
+"""DeepSeek-OCR, Qwen2-VL, PaddleOCR-VL, Florence, PaliGemma and Molmo."""
