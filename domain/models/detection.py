@@ -319,7 +319,8 @@ def _beside(snapshot: ModelSnapshot, dedicated: Capability) -> Iterator[Capabili
     """Yield what a model for one operation takes or gives besides what all of them do."""
     named = _named(snapshot.config)
     if dedicated is Capability.EMBEDDINGS:
-        if named in _PICTURE_EMBEDDERS or named == "qwen3_vl":
+        reads = named == "embedding_gemma2" and bool(snapshot.config.get("vision_config"))
+        if reads or named in _PICTURE_EMBEDDERS or named == "qwen3_vl":
             yield Capability.VISION
         if named in _LATE_INTERACTION or (named == "lfm2" and _COLBERT_PROJECTION in snapshot.files):
             yield Capability.MULTI_VECTOR

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from doubles.event_log import InMemoryEventLog
 from models.numpy_decoder import Array, Shape, decoded, linear, positions_of
-from models.tiny_picture_embedders import BASES, DIMENSIONS, build_pictured
+from models.tiny_picture_embedders import BASES, DIMENSIONS, GEMMA, build_pictured
 from tokenizers import Tokenizer
 
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
@@ -202,3 +202,26 @@ def test_vectors_are_cut_to_a_length_that_the_model_states(embedder: MlxTextEmbe
     assert math.isclose(np.linalg.norm(cut.of_tokens[0][0]), 1)
     with pytest.raises(ValidationError, match=r"12 are not supported .it was trained for 8, 16"):
         embed(embedder, model, TEXT, dimensions=12)
+
+
+def test_an_image_of_embedding_gemma_has_the_vector_of_mlx_vlm(embedder: MlxTextEmbedder, tmp_path: Path) -> None:
+    from mlx_vlm.encoder_loader import load_encoder_model
+    from mlx_vlm.models.embedding_gemma2.image_processing_embedding_gemma2 import EmbeddingGemma2ImageProcessor
+    from PIL import Image
+
+    model, picture = build_pictured(tmp_path / "gemma", GEMMA), image()
+    network: Any = load_encoder_model(tmp_path / "gemma", model_remapping={})
+    processor = EmbeddingGemma2ImageProcessor(max_soft_tokens=70, patch_size=16, pooling_kernel_size=2)
+    pixels = processor.preprocess([Image.frombytes("RGB", (96, 64), picture.pixels)])
+    media = {name: mx.array(pixels[name]) for name in ("pixel_values", "image_position_ids")}
+    tokenizer = Tokenizer.from_file(f"{model.directory}/tokenizer.json")
+    count = pixels["num_soft_tokens_per_image"][0]
+    spelled = f"<|image>{'<|image|>' * count}<image|>"
+    for text in ("", TEXT):
+        ids = tokenizer.encode(f"{spelled}{text}").ids
+        expected = np.array(network(mx.array([ids]), **media).text_embeds)[0]
+        found = embed(embedder, model, "a", ImageInput(picture, text), TEXT)
+        assert np.allclose(found.vectors[1], expected, atol=1e-5)
+        assert found.vectors[2] == pytest.approx(embed(embedder, model, TEXT).vectors[0], abs=1e-5)
+    beside = embed(embedder, model, ImageInput(picture, "<|image|>"))
+    assert beside.tokens > count + 3

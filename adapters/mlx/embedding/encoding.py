@@ -167,6 +167,18 @@ class EncodedPicture:
     """The field of the input, for error messages."""
 
 
+class ImageTokens(Protocol):
+    """Makes the tokens of images, and what a network takes of them."""
+
+    @abstractmethod
+    def looked_at(self, picture: EncodedPicture) -> tuple[list[int], dict[str, mx.array]]:
+        """Return the tokens of an image alone, and the network's arguments; on the owner thread.
+
+        Raises:
+            ValidationError: The image cannot be processed.
+        """
+
+
 @attrs.frozen
 class EncodedInputs:
     """The tokens of a request's inputs."""
@@ -242,6 +254,7 @@ class TextEncoder:
         window: Size of the context window, tokens.
         vocabulary: Size of the vocabulary.
         ends_with: The required last token; None without one.
+        pictured: Whether the model takes images.
     """
 
     def __init__(
@@ -251,12 +264,15 @@ class TextEncoder:
         window: int,
         vocabulary: int,
         ends_with: int | None = None,
+        *,
+        pictured: bool = False,
     ) -> None:
         self.window = window
         self.padding = int(tokenizer.pad_token_id or 0)
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._vocabulary = vocabulary
+        self._pictured = pictured
         self._lock = threading.Lock()
         self._before, self._after = self._frame()
         if ends_with is not None and not self._after:
@@ -271,24 +287,44 @@ class TextEncoder:
             CapabilityError: The model takes no instruction, and one is given.
         """
         prefix = self._prompts.prefix(request.settings)
+        images: dict[int, EncodedPicture] = {}
         with self._lock:
+            for index, each in enumerate(request.inputs):
+                if isinstance(each, ImageInput):
+                    images[index] = self._picture(each, prefix, f"input[{index}]")
             plain = [self._plain(each, prefix, index) for index, each in enumerate(request.inputs)]
         frame = len(self._before) + len(self._after)
         room = self.window - frame
         if not request.settings.truncate:
             self._require_room(plain, room)
         return EncodedInputs(
-            tuple((*self._before, *tokens[:room], *self._after) for tokens in plain),
+            tuple(
+                () if index in images else (*self._before, *tokens[:room], *self._after)
+                for index, tokens in enumerate(plain)
+            ),
             tuple(
                 Truncation(index, len(tokens) + frame, self.window)
                 for index, tokens in enumerate(plain)
                 if len(tokens) > room
             ),
+            images,
         )
+
+    def _picture(self, given: ImageInput, prefix: str, place: str) -> EncodedPicture:
+        """Return an image with the tokens around it; a text beside it stands after it, and has no control tokens.
+
+        Raises:
+            CapabilityError: The model takes no images.
+        """
+        if not self._pictured or not isinstance(given.image, DecodedImage):
+            raise CapabilityError.in_field(place, "this model embeds texts, not images")
+        beside = self._tokenizer(given.text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        before = (*self._before, *self._tokens(prefix)) if prefix else self._before
+        return EncodedPicture(given.image, before, (*beside["input_ids"], *self._after), place)
 
     def _plain(self, text: Input, prefix: str, index: int) -> TokenIds:
         if isinstance(text, ImageInput):
-            raise CapabilityError.in_field(f"input[{index}]", "this model embeds texts, not images")
+            return ()
         if isinstance(text, str):
             return self._tokens(prefix + text)
         wrong = next((token for token in text if not 0 <= token < self._vocabulary), None)

@@ -21,6 +21,7 @@ from mlxk.adapters.mlx.embedding.encoding import (
     prompts_of,
     stated_modes,
 )
+from mlxk.adapters.mlx.embedding.gemma import GemmaImages
 from mlxk.adapters.mlx.embedding.networks import ColbertNetwork, ColbertRules, TextNetwork
 from mlxk.adapters.mlx.embedding.pictures import FAMILIES, PictureNetwork
 from mlxk.adapters.mlx.loading.load_errors import translated
@@ -39,6 +40,7 @@ from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.snapshot import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG
 
 _PICTURED = {"qwen3_vl": "qwen3_vl_embedding"}
 """Architectures of which mlx-vlm's embedding model has another name."""
@@ -141,8 +143,14 @@ def _load_text(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[nn.Modul
         prompts, window = _prompts(handle, config), window_of(handle, config, tokenizer)
         return network, ColbertNetwork(network, tokenizer, prompts, rules, window, _vocabulary(config, tokenizer))
     pooling = _place_pooling(handle, network, modes)
-    encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
-    return network, TextNetwork(handle.name, network, encoder, pooling)
+    images = _gemma_images(handle, config) if getattr(network, "vision_tower", None) is not None else None
+    encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()), pictured=images is not None)
+    return network, TextNetwork(handle.name, network, encoder, pooling, images)
+
+
+def _gemma_images(handle: ModelHandle, config: Mapping[str, Any]) -> GemmaImages:
+    stated = (object_in(handle, PROCESSOR_CONFIG) or {}).get("image_processor")
+    return GemmaImages(config, stated if isinstance(stated, dict) else object_in(handle, PREPROCESSOR_CONFIG) or {})
 
 
 def require_vocabulary(handle: ModelHandle) -> None:
@@ -167,6 +175,8 @@ def _encoder(
     config: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     last: bool,
+    *,
+    pictured: bool,
 ) -> TextEncoder:
     return TextEncoder(
         tokenizer,
@@ -174,6 +184,7 @@ def _encoder(
         window_of(handle, config, tokenizer),
         _vocabulary(config, tokenizer),
         tokenizer.eos_token_id if last else None,
+        pictured=pictured,
     )
 
 

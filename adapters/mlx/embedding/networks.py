@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from mlxk.adapters.mlx.embedding.encoding import (
     Computed,
     EncodedInputs,
+    EncodedPicture,
+    ImageTokens,
     InputNetwork,
     Prompts,
     TextEncoder,
@@ -19,12 +21,12 @@ from mlxk.adapters.mlx.embedding.encoding import (
     pool,
 )
 from mlxk.domain.embedding import EmbeddingRequest, InputKind, TokenIds, Truncation
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, IncompatibleModelError
 
 
 @attrs.frozen(eq=False)
 class TextNetwork(InputNetwork):
-    """Makes one vector of a text."""
+    """Makes one vector of a text, and of an image where the network reads both."""
 
     name: str
     network: Any
@@ -32,14 +34,27 @@ class TextNetwork(InputNetwork):
     encoder: TextEncoder
     pooling: tuple[str, ...] | None
     """How the vectors of tokens become one, by ``MODES``; None where the network does it."""
+    images: ImageTokens | None = None
+    """What prepares images; None where the network takes none."""
 
     def encode(self, request: EmbeddingRequest) -> EncodedInputs:
         return self.encoder.encode(request)
 
     def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
-        texts = [inputs.tokens[index] for index in indices]
+        picture = inputs.images.get(indices[0])
+        if picture is not None and self.images is not None:
+            return self._looked_at(picture, self.images)
+        return self._computed([inputs.tokens[index] for index in indices], {})
+
+    def _looked_at(self, picture: EncodedPicture, images: ImageTokens) -> list[Computed]:
+        seen, media = images.looked_at(picture)
+        tokens = (*picture.before, *seen, *picture.after)
+        require_window(len(tokens), len(seen), self.encoder.window, picture.place)
+        return self._computed([tokens], media)
+
+    def _computed(self, texts: Sequence[TokenIds], media: Mapping[str, mx.array]) -> list[Computed]:
         ids, mask = padded(texts, self.encoder.padding)
-        output = self.network(mx.array(ids), attention_mask=mx.array(mask))
+        output = self.network(mx.array(ids), attention_mask=mx.array(mask), **media)
         if self.pooling is None:
             pooled = getattr(output, "text_embeds", None)
         else:
@@ -47,6 +62,20 @@ class TextNetwork(InputNetwork):
         if pooled is None or pooled.ndim != 2:
             raise IncompatibleModelError(f"'{self.name}' does not make one vector of a text.")
         return [Computed(row, len(text)) for row, text in zip(as_rows(pooled), texts, strict=True)]
+
+
+def require_window(tokens: int, of_image: int, window: int, place: str) -> None:
+    """Refuse an image that has, with what stands beside it, more tokens than the window.
+
+    Raises:
+        ContextLengthError: It has.
+    """
+    if tokens > window:
+        raise ContextLengthError(
+            f"{place} has {tokens} tokens, {of_image} of them of the image; the model reads {window}.",
+            hint="Shorten the text, or make the image smaller.",
+            detail={"prompt_tokens": tokens, "context_length": window},
+        )
 
 
 @attrs.frozen

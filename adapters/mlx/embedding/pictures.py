@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlxk.adapters.mlx.embedding.encoding import Computed, EncodedInputs, EncodedPicture, InputNetwork, Prompts, padded
-from mlxk.adapters.mlx.embedding.networks import as_rows
+from mlxk.adapters.mlx.embedding.networks import as_rows, require_window
 from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, ImageInput, InputKind, TokenIds, Truncation
 from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, Remedy, ValidationError
 from mlxk.domain.generation.media import DecodedImage
@@ -241,13 +241,7 @@ class PictureNetwork(InputNetwork):
     def _looked_at(self, picture: EncodedPicture) -> Computed:
         seen, media = self._tokens_of.looked_at(picture.image, picture.place)
         tokens = [*picture.before, *seen, *picture.after]
-        if len(tokens) > self._window:
-            raise ContextLengthError(
-                f"{picture.place} has {len(tokens)} tokens, {len(seen)} of them of the image; "
-                f"the model reads {self._window}.",
-                hint="Shorten the text, or make the image smaller.",
-                detail={"prompt_tokens": len(tokens), "context_length": self._window},
-            )
+        require_window(len(tokens), len(seen), self._window, picture.place)
         return self._computed(as_rows(self._family.hidden(self._network, mx.array([tokens]), media))[0])
 
     def _picture(self, given: ImageInput, place: str, settings: EmbeddingSettings) -> EncodedPicture:
