@@ -280,7 +280,7 @@ NAMED = {"model": CHAT_MODEL}
     [
         ("/api/chat", {"messages": 1}, "messages: must be an array, not a number"),
         ("/api/chat", {"messages": [{"role": "x", "content": "a"}]}, "messages[0].role: must be one of"),
-        ("/api/chat", {"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content: must be a string"),
+        ("/api/chat", {"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]: must be an object"),
         ("/api/chat", {"messages": MESSAGES, "options": {"temperature": "hot"}}, "options.temperature: must be a num"),
         ("/api/chat", {"messages": MESSAGES, "options": {"temperature": 9}}, "options.temperature: must be at most 5"),
         ("/api/chat", {"messages": MESSAGES, "options": []}, "options: must be an object, not an array"),
