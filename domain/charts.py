@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from mlxk.domain.monitoring import LEVELS, GpuReading, MachineSample, Region, engine_memory, server_memory
+from mlxk.domain.monitoring import LEVELS, GpuReading, MachineSample, Period, engine_memory, server_memory
 
 GB = 10**9
 
@@ -41,7 +41,7 @@ class Chart:
     seconds: tuple[float, ...]
     """The time of each sample."""
     rows: tuple[ChartRow, ...]
-    regions: tuple[Region, ...]
+    regions: tuple[Period, ...]
 
 
 _Curve = tuple[str, Callable[[MachineSample], float | None]]
@@ -51,9 +51,9 @@ JOINED_SECONDS = 1.0
 """Regions of one label that lie no further apart are one."""
 
 
-def joined(regions: Iterable[Region]) -> tuple[Region, ...]:
+def joined(regions: Iterable[Period]) -> tuple[Period, ...]:
     """Return regions by start, those of one label that follow one another as one."""
-    found: list[Region] = []
+    found: list[Period] = []
     for each in sorted(regions, key=lambda each: (each.start, each.end)):
         index = next((i for i, one in enumerate(found) if _follows(each, one)), None)
         if index is None:
@@ -63,11 +63,11 @@ def joined(regions: Iterable[Region]) -> tuple[Region, ...]:
     return tuple(found)
 
 
-def _follows(region: Region, former: Region) -> bool:
+def _follows(region: Period, former: Period) -> bool:
     return region.label == former.label and region.start <= former.end + JOINED_SECONDS
 
 
-def chart_of(samples: Sequence[MachineSample], regions: Sequence[Region], title: str) -> Chart:
+def chart_of(samples: Sequence[MachineSample], regions: Sequence[Period], title: str) -> Chart:
     """Return the curves of samples in three rows: memory, processor and GPU, swap and pressure.
 
     Args:
@@ -77,7 +77,7 @@ def chart_of(samples: Sequence[MachineSample], regions: Sequence[Region], title:
     """
     end = samples[-1].elapsed
     shown = [
-        Region(each.label, max(each.start, 0.0), min(each.end, end))
+        Period(each.label, max(each.start, 0.0), min(each.end, end))
         for each in joined(regions)
         if each.end >= 0 and each.start <= end
     ]

@@ -154,7 +154,7 @@ class MachineSample:
 
 
 @attrs.frozen
-class Region:
+class Period:
     """A part of the time, in seconds since the first sample."""
 
     label: str
@@ -202,7 +202,7 @@ class WatchSummary:
     """Memory of the processes of all servers."""
     array_bytes: Extent | None = None
     """Arrays of the engines of all servers."""
-    _ended: list[Region] = attrs.field(factory=list)
+    _ended: list[Period] = attrs.field(factory=list)
     _begun: dict[tuple[str, str], float] = attrs.field(factory=dict)
 
     @classmethod
@@ -232,14 +232,14 @@ class WatchSummary:
         self.array_bytes = Extent.with_value(self.array_bytes, engine_memory(sample))
         present = {(server.url, model.name) for server in sample.servers for model in server.models}
         for key in self._begun.keys() - present:
-            self._ended.append(Region(key[1], self._begun.pop(key), sample.elapsed))
+            self._ended.append(Period(key[1], self._begun.pop(key), sample.elapsed))
         for key in present - self._begun.keys():
             self._begun[key] = sample.elapsed
 
     @property
-    def models(self) -> tuple[Region, ...]:
+    def models(self) -> tuple[Period, ...]:
         """When which model was in a server's memory, by start and name; a model may have several regions."""
-        present = (Region(name, start, self.seconds) for (_, name), start in self._begun.items())
+        present = (Period(name, start, self.seconds) for (_, name), start in self._begun.items())
         return tuple(sorted((*self._ended, *present), key=lambda each: (each.start, each.label, each.end)))
 
 

@@ -88,7 +88,7 @@ def _text(raw: str) -> str:
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapters.safetensors", "adapter_model.safetensors")
-"""The weights of an adapter, as mlx-lm and PEFT name them."""
+"""The weights of an adapter, by the two names that are in use."""
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"

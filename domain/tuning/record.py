@@ -110,7 +110,7 @@ class TrainingRecord:
             f" learning rate {settings.learning_rate:g}, seed {settings.seed}",
             *losses,
             "",
-            f"`{RECORD}` has all settings and figures. The files are in the format of mlx-lm.",
+            f"`{RECORD}` has all settings and figures. The files are in the usual format of adapters for MLX.",
             "",
         ]
         return "\n".join(lines).encode()

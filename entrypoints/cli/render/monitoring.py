@@ -12,8 +12,8 @@ from mlxk.domain.monitoring import (
     Extent,
     GpuReading,
     MachineSample,
+    Period,
     ProcessTree,
-    Region,
     ServerReading,
     WatchSummary,
 )
@@ -127,7 +127,7 @@ def summary_json(summary: WatchSummary, interval: float | None, **facts: object)
     }
 
 
-def regions_json(regions: Sequence[Region]) -> list[dict[str, object]]:
+def regions_json(regions: Sequence[Period]) -> list[dict[str, object]]:
     """Return regions as JSON."""
     return [{"label": each.label, "start_s": round(each.start, 2), "end_s": round(each.end, 2)} for each in regions]
 
@@ -185,7 +185,7 @@ svg { width: 100%; height: auto; } td, th { padding: .15em 1.2em .15em 0; text-a
 .end { text-align: right; }"""
 
 
-def page(title: str, picture: str, summary: WatchSummary, regions: Sequence[Region]) -> str:
+def page(title: str, picture: str, summary: WatchSummary, regions: Sequence[Period]) -> str:
     """Return a page with a picture in SVG, the summary and the regions; it asks for nothing from elsewhere."""
     facts = ["<tr><th>Time<td>" + html.escape(f"{summary.seconds:.1f}s, {counted(summary.samples, 'sample')}")]
     facts += [f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in _machine_rows(summary)]

@@ -17,8 +17,8 @@ from mlxk.domain.monitoring import (
     MachineReading,
     MachineSample,
     MemoryKind,
+    Period,
     ProcessTree,
-    Region,
     ServerReading,
     WatchedModel,
 )
@@ -153,7 +153,7 @@ def _figures(known: Mapping[str, Any]) -> EngineFigures:
     )
 
 
-def report_regions(path: str, began: float) -> tuple[list[Region], list[LineFault]]:
+def report_regions(path: str, began: float) -> tuple[list[Period], list[LineFault]]:
     """Return what a report of benchmarks measured when, and the lines that do not say it.
 
     Args:
@@ -163,12 +163,12 @@ def report_regions(path: str, began: float) -> tuple[list[Region], list[LineFaul
     Raises:
         StorageError: It cannot be read.
     """
-    found: list[Region] = []
+    found: list[Period] = []
     faults: list[LineFault] = []
     for number, line in numbered_lines(path):
         try:
             start, end, label = _measured(json_object(line))
-            found.append(Region(label, start - began, end - began))
+            found.append(Period(label, start - began, end - began))
         except (*_MALFORMED, OverflowError) as error:
             faults.append(LineFault(path, number, _reason(error, "it is no line of a report")))
     return found, faults

@@ -13,7 +13,7 @@ from PIL import Image
 from mlxk.adapters.plotting import MatplotlibChartWriter
 from mlxk.application.ports.monitoring import ChartWriter
 from mlxk.domain.charts import Chart, ChartRow, Series
-from mlxk.domain.monitoring import LEVELS, Region
+from mlxk.domain.monitoring import LEVELS, Period
 
 CHART = Chart(
     "samples $of$ <a> & 模型",
@@ -23,7 +23,7 @@ CHART = Chart(
         ChartRow("Processor", "%", (Series("processor", (0.0, 50.0, 100.0)),), most=100.0),
         ChartRow("Swap", "GB", (), "", (Series("pressure", (1.0, 2.0, 4.0)),), LEVELS),
     ),
-    (Region("$model_{1}", 0.0, 1.0), Region("a name that is far longer than its region", 1.0, 1.2)),
+    (Period("$model_{1}", 0.0, 1.0), Period("a name that is far longer than its region", 1.0, 1.2)),
 )
 
 
@@ -45,7 +45,10 @@ def test_a_picture_is_of_its_kind(writer: ChartWriter, kind: str, begin: bytes) 
         Chart("", (0.0,), (ChartRow("Memory", "GB", (Series("used", (1.0,)),)),), ()),
         Chart("empty", (0.0, 1.0), (ChartRow("Memory", "GB", ()), ChartRow("Swap", "GB", ())), ()),
         Chart(
-            "hours", (0.0, 86400.0), (ChartRow("Memory", "GB", (Series("used", (0.0, 0.0)),)),), (Region("a", 0, 1),)
+            "hours",
+            (0.0, 86400.0),
+            (ChartRow("Memory", "GB", (Series("used", (0.0, 0.0)),)),),
+            (Period("a", 0, 1),),
         ),
     ],
     ids=["whole", "one sample", "without curves", "a day"],

@@ -12,9 +12,9 @@ from mlxk.domain.monitoring import (
     MachineReading,
     MachineSample,
     MemoryKind,
+    Period,
     ProcessTree,
     Rates,
-    Region,
     ServerReading,
     WatchedModel,
     WatchSummary,
@@ -66,14 +66,25 @@ def test_models_have_a_region_from_the_sample_they_appear_in_to_the_one_they_are
         sample(4, None, server("a", "b")),
     ]
     summary = WatchSummary.of(samples)
-    assert summary.models == (Region("a", 1, 3), Region("a", 2, 3), Region("b", 2, 4), Region("a", 4, 4))
+    assert summary.models == (
+        Period("a", 1, 3),
+        Period("a", 2, 3),
+        Period("b", 2, 4),
+        Period("a", 4, 4),
+    )
     assert summary.server_bytes == Extent(1000, 2000, 1250, 4)
     assert summary.array_bytes == Extent(500, 1000, 625, 4)
 
 
 def test_regions_of_one_label_that_follow_one_another_are_one() -> None:
-    regions = [Region("a", 5, 6), Region("a", 0, 2), Region("b", 1, 9), Region("a", 2.5, 4), Region("a", 8, 9)]
-    assert joined(regions) == (Region("a", 0, 6), Region("b", 1, 9), Region("a", 8, 9))
+    regions = [
+        Period("a", 5, 6),
+        Period("a", 0, 2),
+        Period("b", 1, 9),
+        Period("a", 2.5, 4),
+        Period("a", 8, 9),
+    ]
+    assert joined(regions) == (Period("a", 0, 6), Period("b", 1, 9), Period("a", 8, 9))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +106,7 @@ def test_rates_are_of_computed_tokens_and_unknown_when_the_server_began_anew(
 def test_a_chart_has_three_rows_with_the_curves_that_have_values() -> None:
     machine = MachineReading(4 * 10**9, 10**9, 10**9, pressure=1, cpu=CpuShares(20, 10, 70))
     samples = [sample(0), sample(1, machine, server("a"))]
-    chart = chart_of(samples, [Region("a", -5, 0.5), Region("b", 0.9, 7), Region("c", 2, 3)], "title")
+    chart = chart_of(samples, [Period("a", -5, 0.5), Period("b", 0.9, 7), Period("c", 2, 3)], "title")
     assert [row.title for row in chart.rows] == ["Memory", "Processor and GPU", "Swap and pressure"]
     memory, busy, pressure = chart.rows
     assert [each.name for each in memory.series] == ["used", "free", "servers", "arrays of the servers"]
@@ -106,7 +117,7 @@ def test_a_chart_has_three_rows_with_the_curves_that_have_values() -> None:
     ]
     assert (pressure.series, pressure.right_levels[0]) == ((), (1, "normal"))
     assert [each.values for each in pressure.right_series] == [(None, 1)]
-    assert chart.regions == (Region("a", 0, 0.5), Region("b", 0.9, 1))
+    assert chart.regions == (Period("a", 0, 0.5), Period("b", 0.9, 1))
     assert chart.seconds == (0, 1)
 
 
