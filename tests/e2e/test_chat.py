@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chatting import PROMPT, leave, say, start
+from models.clips import greys, written
 from models.tiny_models import build
 
 if TYPE_CHECKING:
@@ -181,6 +182,17 @@ def test_images_are_shown_in_the_chat(terminal: "pexpect.spawn[str]", tmp_path: 
     assert "blue" in (tmp_path / "talk.json").read_text()
     say(terminal, "/model demo", "the model is demo")
     say(terminal, "And now?", "takes no images")
+
+
+@pytest.mark.parametrize("model", ["demo-vision"])
+def test_clips_are_shown_in_the_chat(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
+    (tmp_path / "walk.mp4").write_bytes(written(greys(8)))
+    say(terminal, "/video walk.mp4", "'walk.mp4': shown with your next message")
+    say(terminal, "/show", "clips: 0 shown, 1 waiting")
+    say(terminal, "Describe the video.", "A ")
+    say(terminal, "And here? ./walk.mp4", "attached: ./walk.mp4")
+    say(terminal, "/video nosuch.mp4", "Clip not found: nosuch.mp4")
+    say(terminal, "/save talk.json", "saved to talk.json, without its video")
 
 
 def test_a_text_model_is_shown_no_images_and_the_chat_goes_on(terminal: "pexpect.spawn[str]") -> None:
