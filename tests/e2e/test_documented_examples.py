@@ -58,6 +58,12 @@ ELSEWHERE = (
         "export MLXK2_ENABLE_ALPHA_FEATURES=1\nmlxk embed-serve",
         "two servers; test_embed_serve.py starts them",
     ),
+    (
+        "docs/embeddings.md",
+        "export MLXK2_ENABLE_ALPHA_FEATURES=1\nmlxk embed EMBEDDER --image",
+        "test_embeddings_program.py runs tiny models of that kind",
+    ),
+    ("docs/reranking.md", "mlxk rerank VISION-RERANKER", "test_vision_rerank.py runs a tiny model of that kind"),
     ("docs/bench.md", "", "they take minutes; tests/integration/test_bench.py measures little"),
     ("docs/cluster.md", "$ python docs/examples/scheduler.py", "tests/e2e/test_scheduler_example.py"),
     ("docs/run.md", "sudo apt install", "it installs packages of the system"),
