@@ -122,7 +122,8 @@ class TuneCommand:
         if output.as_json:
             output.document("tune", tuning.tune_json(result, arguments.plot))
         else:
-            output.text(tuning.tune_text(result, arguments.into, arguments.plot))
+            here = context.settings.workspace_home is None and os.sep not in arguments.into
+            output.text(tuning.tune_text(result, f"./{arguments.into}" if here else arguments.into, arguments.plot))
         return DONE
 
 
