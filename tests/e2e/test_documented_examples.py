@@ -18,6 +18,7 @@ import attrs
 import chatting
 import pytest
 from hub.server import LoopbackHub
+from models import clips
 from models.cached_models import put
 from models.tiny_embedding import build_qwen3
 from models.tiny_rerankers import build_cross_encoder
@@ -305,6 +306,7 @@ def write_files(home: Path) -> None:
     (home / "notes").mkdir()
     (home / "notes" / "plants.txt").write_text("\n".join(passages))
     shutil.copy(BUILT_IN / "demo-vision" / "blue-square.jpg", home)
+    (home / "clip.mp4").write_bytes(clips.written(clips.greys(8)))
     shutil.copy(BUILT_IN / "demo-speech" / "hello.wav", home / "clip.wav")
     server = {"command": sys.executable, "args": [str(ROOT / "tests" / "tool_server.py"), "files"]}
     (home / "servers.json").write_text(json.dumps({"mcpServers": {"files": server}}))
