@@ -15,6 +15,7 @@ from models.answers import read
 from models.pictures import about, loaded, noise, oracle, tone
 from models.vision_families import FAMILIES, OTHERS, build_family
 
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
@@ -145,3 +146,29 @@ def test_every_architecture_of_the_library_stands_once_in_the_tables() -> None:
         if entry.is_dir() and not entry.name.startswith("_")
     ]
     assert sorted(named) == sorted(installed)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in sorted(FAMILIES) if "refused" not in str(FAMILIES[name]["shows"]["image"])]
+)
+def test_a_familys_prompts_go_on_from_what_is_kept_as_if_nothing_were(
+    family: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    handle, said = models(family), Message(Role.ASSISTANT, "A fox.")
+    opening = Message.of_parts("Hello there. " * 4, noise(1), "What is it?")
+    turns = [
+        (opening,),
+        (opening, said, Message(Role.USER, "Why is that? " * 3)),
+        (Message(Role.USER, "Hello there. " * 4 + "Who is it?"),),
+        (Message.of_parts("Hello there. " * 4, noise(3), "What is it?"),),
+    ]
+    if FAMILIES[family]["shows"]["images"] is True:
+        turns += [(opening, said, Message.of_parts("And?", noise(seed), "Well? " * 3)) for seed in (4, 5)]
+    asked = [request(handle, Conversation(each)) for each in turns]
+    forgetful = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
+    try:
+        expected = [read(forgetful.submit(each)).tokens for each in asked]
+    finally:
+        forgetful.close()
+    found = [read(engine.submit(each)) for each in asked]
+    assert [each.tokens for each in found] == expected

@@ -170,7 +170,8 @@ class VisionPrompt(Media):
             found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         known = {name: value for name, value in found.to_dict().items() if value is not None}
         stated = {**self._network.remembered(), **inputs, **known, **(positions or {})}
-        if media and self._network.has_positions and stated.get("position_ids") is None:
+        # Without, a language model would number the rest of a prompt that is cached in part from the start.
+        if self._network.has_positions and stated.get("position_ids") is None:
             stated |= self._positions(ids, inputs) or {}
         return stated
 
