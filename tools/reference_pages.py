@@ -95,6 +95,8 @@ def reference(target: str) -> str:
 
 def plural(word: str) -> str:
     """Return the plural of a type's name; a closed set stays as it is."""
+    if word.startswith("list of "):
+        return f"lists{word[4:]}"
     return word if word.startswith("one of") else "entries" if word == "entry" else f"{word}s"
 
 

@@ -3,6 +3,7 @@
 What is shown for each is written beside its configuration, and the page of the families is made of that.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.pictures import about, loaded, noise, oracle, tone
-from models.vision_families import FAMILIES, OTHERS, build_family
+from models.tiny_vision import ARCHITECTURES, write_model
+from models.vision_families import FAMILIES, OMNI, OTHERS, build_family
 
+from mlxk.adapters.mlx.loading.text_model import load_tokenizer
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.mlx.vision.loader import load_template
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
@@ -139,7 +143,7 @@ def test_a_family_without_a_processor_refuses_images_and_answers_words(
 
 
 def test_every_architecture_of_the_library_stands_once_in_the_tables() -> None:
-    named = [*FAMILIES, *OTHERS["vision"], *(name for names in OTHERS["kinds"].values() for name in names)]
+    named = [*FAMILIES, *OMNI, *OTHERS["vision"], *(name for names in OTHERS["kinds"].values() for name in names)]
     installed = [
         entry.name
         for entry in (Path(mlx_vlm.__file__).parent / "models").iterdir()
@@ -172,3 +176,18 @@ def test_a_familys_prompts_go_on_from_what_is_kept_as_if_nothing_were(
         forgetful.close()
     found = [read(engine.submit(each)) for each in asked]
     assert [each.tokens for each in found] == expected
+
+
+def test_what_a_processor_prints_while_it_loads_is_no_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"candidate_resolutions": [[64, 64]], "downsample_ratio": 4, "patch_size": 16}
+    files = {"processor_config.json": {**settings, "processor_class": "DeepseekOCRProcessor"}}
+    described = {**ARCHITECTURES["gemma3"], "files": files, "mark": "<image>", "special": ["<image>"]}
+    handle = write_model(tmp_path / "m", described, 3, model_type="gemma3")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config |= {"model_type": "deepseekocr", "projector_config": {}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    template = load_template(handle, config, load_tokenizer(handle, [2]))
+    assert type(template.processor).__name__ == "DeepseekOCRProcessor"
+    assert capsys.readouterr().out == ""

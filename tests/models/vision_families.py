@@ -90,6 +90,9 @@ _PIXELS: dict[str, Any] = {
 
 FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
 """What each family's files say beyond that, and what its tests show; the page of the families is made of it."""
+OMNI: dict[str, Any] = json.loads(Path(__file__).with_name("omni_families.json").read_text())
+"""The same of families that hear as well."""
+
 OTHERS: dict[str, Any] = json.loads(Path(__file__).with_name("other_architectures.json").read_text())
 """Why other vision architectures have no tiny model, and what the remaining ones of mlx-vlm make."""
 

@@ -9,6 +9,7 @@ what is on disk.
 
 import contextlib
 import functools
+import io
 import json
 import os
 import resource
@@ -197,11 +198,11 @@ def offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress transformers' warnings about configs on standard error."""
+    """Suppress transformers' warnings on standard error, and what processors of mlx-vlm print on standard output."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.set_verbosity(before)
