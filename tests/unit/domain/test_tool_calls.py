@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.written_calls import FAMILIES, FUNCTION, JSON, LLAMA, NOW, TOOLS, WEATHER, parts, read
 
-from mlxk.domain.formats.family_formats import CallSyntax, detect_syntaxes
+from mlxk.domain.formats.family_formats import LAST_RESORT, CallSyntax, detect_syntaxes
 from mlxk.domain.formats.tool_arguments import Reading, Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
@@ -306,3 +306,69 @@ def test_a_long_call_is_read_few_times_however_small_its_pieces_are() -> None:
     (found,) = [delta.call for delta in deltas if isinstance(delta, ToolCallDelta)]
     assert json.loads(found.arguments)["content"] == content
     assert count < 200
+
+
+def renamed(syntax: CallSyntax, name: str) -> CallSyntax:
+    """Return a syntax that reads the same text as a call of another name."""
+
+    def read(*arguments: Any) -> Reading:
+        found = syntax.read(*arguments)
+        return attrs.evolve(found, calls=tuple(attrs.evolve(each, name=name) for each in found.calls))
+
+    return attrs.evolve(syntax, name=name, read=read)
+
+
+def names_read(*syntaxes: CallSyntax) -> list[str]:
+    """Return the names of the calls in a text that each of these syntaxes can read."""
+    splitter = ToolCallSplitter(ToolCallFormat(syntaxes, TOOLS))
+    deltas = [*splitter.feed(f"<tool_call>\n{JSON}\n</tool_call>"), *splitter.flush(True)]
+    return [delta.call.name for delta in deltas if isinstance(delta, ToolCallDelta)]
+
+
+def test_of_two_syntaxes_that_can_read_a_call_the_first_one_does() -> None:
+    (known,) = detect_syntaxes("<tool_call>", frozenset())
+    first, second = renamed(known, "first"), renamed(known, "second")
+    assert names_read(first, second) == ["first"]
+    assert names_read(second, first) == ["second"]
+
+
+def test_a_models_own_syntax_goes_before_those_of_the_last_resort() -> None:
+    (known,) = detect_syntaxes("<tool_call>", frozenset())
+    own = renamed(known, "own")
+    assert known in LAST_RESORT
+    assert names_read(own) == ["own"]
+    assert names_read() == ["get_weather"]
+    assert ToolCallFormat((own,), TOOLS).candidates == (own, *LAST_RESORT)
+    assert ToolCallFormat((known,), TOOLS).candidates == (known, *(each for each in LAST_RESORT if each is not known))
+
+
+def test_a_syntax_that_cannot_read_a_call_leaves_it_to_the_next_one() -> None:
+    json_tags = renamed(detect_syntaxes("<tool_call>", frozenset())[0], "json")
+    other = detect_syntaxes("<arg_key>", frozenset())[0]
+    assert names_read(other, json_tags) == names_read(json_tags, other) == ["json"]
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ("<tool_call> <arg_key>", ["GLM", "tool_call tags with JSON"]),
+        ("<tool_call> <function= <parameter=", ["function and parameter tags", "tool_call tags with JSON"]),
+        ("<|python_tag|> <|python_start|>", ["Llama JSON", "Llama 4 Python"]),
+        ("<tool_call> <tool_calls>", ["tool_calls tags with JSON", "tool_call tags with JSON"]),
+        ("]<]minimax[>[ <minimax:tool_call>", ["invoke tags after markers", "invoke tags"]),
+    ],
+)
+def test_the_most_telling_marks_of_a_template_come_first(template: str, names: list[str]) -> None:
+    assert [each.name for each in detect_syntaxes(template, frozenset())] == names
+    assert [each.name for each in detect_syntaxes(" ".join(reversed(template.split(" "))), frozenset())] == names
+
+
+def test_the_last_resort_is_tried_in_this_order() -> None:
+    assert [each.name for each in LAST_RESORT] == [
+        "tool_call tags with JSON",
+        "function and parameter tags",
+        "Llama JSON",
+        "Llama 4 Python",
+        "plain JSON",
+        "plain Python",
+    ]
