@@ -113,8 +113,8 @@ class VisionPrompt(Media):
         # Expanded, the tokens do not tell what stands between images.
         exact = parts.type in _SHOWN_TO_ALL or len(prompt.given) != len(prompt.tokens)
         self.kind = prompt.identity if exact else ""
-        if network.attends_ahead:
-            # What was computed of a prompt depends on all of it, so that no other prompt may go on from there.
+        if network.attends_ahead or not network.takes_positions:
+            # What was computed depends on the whole prompt, or the rest cannot be given its positions.
             self.kind += f"#whole={hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()}"
         self._parts = parts
         self._network = network
@@ -133,7 +133,7 @@ class VisionPrompt(Media):
         options = self._options(tokens if cached else [*self._prompt.given, *generated], cached)
         embeddings = options.pop("inputs_embeds")
         cache[-1] = self._last_layer(options)
-        chunked = _allows_chunks(self._parts, ids, embeddings, cache, options)
+        chunked = self._network.takes_positions and _allows_chunks(self._parts, ids, embeddings, cache, options)
         mx.eval(embeddings)
         return VisionPrefill(
             network=self._network,

@@ -60,7 +60,7 @@ class CachingEncoder:
         if len(calls) < 2:
             return self._kept((arguments, options))
         try:
-            return _joined([self._kept(call) for call in calls])
+            return _joined([self._kept(call) for call in calls], packed=calls[0][0][0].ndim != _IMAGE_AXES)
         except _NotDivisibleError:
             self._divides = False
             return self._kept((arguments, options))
@@ -126,17 +126,27 @@ SETTINGS = (str, int, float, bool, mx.Dtype, type(None))
 _IMAGE_AXES = 4
 """Images, channels, height and width, in whatever order after the first."""
 
+_FEATURE_AXES = 2
+"""Patches and their features."""
+
 _SIDES = 3
 """Lengths of an image in patches: over time, of its height and of its width."""
 
 
-def _joined(features: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return the features of several images as the encoder would return those of all at once."""
+def _joined(features: Sequence[Any], *, packed: bool) -> Any:  # noqa: ANN401
+    """Return the features of several images as the encoder would return those of all at once.
+
+    Args:
+        features: One for each image.
+        packed: Whether the encoder takes the patches of all images in one row, and so must return them.
+    """
     first = features[0]
     if isinstance(first, mx.array):
+        if packed and first.ndim != _FEATURE_AXES:
+            raise _NotDivisibleError
         return mx.concatenate(list(features), axis=0)
     if type(first) in (list, tuple):
-        return type(first)([_joined(parts) for parts in zip(*features, strict=True)])
+        return type(first)([_joined(parts, packed=packed) for parts in zip(*features, strict=True)])
     if first is None:
         return None
     raise _NotDivisibleError
@@ -309,6 +319,8 @@ class VisionNetwork:
         self._language = language
         self.has_positions = hasattr(language, "_rope_deltas") or hasattr(language, "_position_ids")
         """Whether positions differ from the token count."""
+        self.takes_positions = hasattr(language, "_rope_deltas") or not self.has_positions
+        """Whether it takes those of each chunk of a prompt; otherwise it knows only those of the first one."""
         self.attends_ahead = getattr(getattr(language, "config", None), "use_bidirectional_attention", None) is True
         """Whether tokens of a prompt attend to later ones, whichever they are."""
 
