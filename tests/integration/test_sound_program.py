@@ -84,11 +84,13 @@ def test_images_and_sounds_are_asked_about_together(command: Command, model: Mod
 
 def test_what_a_prompt_names_is_shown_and_played(mlxk: Program, model: ModelHandle, tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(as_png(noise(1)))
-    done = mlxk("run", "./model", "Do ./0.png and ./short.wav match?", "--max-tokens", "8")
+    words = ("run", "./model", "Do ./0.png and ./short.wav match?")
+    done = mlxk(*words, "--max-tokens", "8")
     assert done.returncode == 0, done
     assert "[attached: ./0.png]\n[attached: ./short.wav]\n" in done.stderr
-    named = mlxk("run", "./model", "Do and match?", "--image", "0.png", "--audio", "short.wav", "--max-tokens", "8")
-    assert named.stdout == done.stdout
+    assert "| 1 | image_" in done.stdout
+    shown = mlxk(*words, "--show-prompt").stdout
+    assert (shown.count("<|image|>"), shown.count("<|audio|>")) == (1, 1), shown
 
 
 def test_what_a_model_does_not_take_is_refused_by_name(command: Command, model: ModelHandle, tmp_path: Path) -> None:
