@@ -55,6 +55,7 @@ class Remedy(enum.Enum):
 
     ALLOW_MEDIA_PATHS = "allow-media-paths"
     ALLOW_REMOTE_MEDIA = "allow-remote-media"
+    ACCEPT_CHANGES = "accept-changes"
     ALLOW_SECRET = "allow-secret"
     CHECK_HEALTH = "check-health"
     CLONE_UNCHECKED = "clone-unchecked"

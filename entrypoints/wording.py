@@ -15,6 +15,7 @@ from mlxk.domain.models.model import HealthReport, ModelDescription
 COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.ALLOW_MEDIA_PATHS: "The operator of the server can allow a folder: mlxk serve --allow-media-path DIR",
     Remedy.ALLOW_REMOTE_MEDIA: "The operator of the server can allow it: mlxk serve --allow-remote-media",
+    Remedy.ACCEPT_CHANGES: "Keep it as it is: --accept-changes.",
     Remedy.ALLOW_SECRET: "Take it out, list the file in .hfignore, or say --allow FILE when it is no secret.",
     Remedy.CHECK_HEALTH: "See: mlxk health {name}",
     Remedy.CLONE_UNCHECKED: "Fetch it again, or clone it as it is with --no-health-check.",

@@ -122,7 +122,9 @@ class ModelTuner(Protocol):
         """
 
     @abstractmethod
-    def fuse(self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool) -> int:
+    def fuse(
+        self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
+    ) -> int:
         """Write the weights of a model with its adapter built in, their index and ``config.json``.
 
         Args:
@@ -131,6 +133,7 @@ class ModelTuner(Protocol):
             target: An existing directory, absolute.
             progress: Receives the bytes written.
             dequantize: Whether quantized layers become plain ones; else what was adapted is quantized again.
+            exact: Whether plain layers that were adapted are written in 32 bits, so that nothing is rounded.
 
         Returns:
             How many layers the adapter changed.

@@ -99,11 +99,44 @@ class FuseAdapter:
             self.workspaces.draft(place, provenance, keep_unfinished=False) as draft,
         ):
             self._copy(base, details.strays, draft)
-            changed = self.tuner().fuse(base, adapter, draft.directory, progress, dequantize=request.dequantize)
-            same = self._same(details.description, adapter, draft, request, progress, quantized=quantized)
+            changed, same = self._fused(request, details.description, adapter, draft, progress, quantized=quantized)
             handle = draft.publish()
         asked = len(request.questions)
         return FuseResult(base, adapter, handle, self.workspaces.read(handle), changed, quantized, asked, same)
+
+    def _fused(
+        self,
+        request: FuseRequest,
+        base: ModelDescription,
+        adapter: str,
+        draft: WorkspaceDraft,
+        progress: Progress,
+        *,
+        quantized: bool,
+    ) -> tuple[int, int]:
+        """Write the weights; return how many layers were changed, and how many answers are the same.
+
+        Where plain layers of 16 bits round answers away, they are written in 32 bits.
+        """
+
+        def fused(*, exact: bool) -> int:
+            asked = {"dequantize": request.dequantize, "exact": exact}
+            return self.tuner().fuse(base.handle, adapter, draft.directory, progress, **asked)
+
+        changed = fused(exact=False)
+        same = self._same(base, adapter, draft, request, progress)
+        if same < len(request.questions) and not quantized and not request.accept_changes:
+            progress.note("Rounded to 16 bits it answers otherwise: what was changed is written in 32 bits")
+            changed = fused(exact=True)
+            same = self._same(base, adapter, draft, request, progress)
+        if same < len(request.questions) and not request.accept_changes:
+            count = len(request.questions)
+            raise ConversionFailedError(
+                f"the fused model answers {count - same} of {count} questions differently",
+                hint=Advice(Remedy.ROUND_LESS if quantized else Remedy.ACCEPT_CHANGES),
+                detail={"asked": count, "same": same},
+            )
+        return changed, same
 
     def _found(self, request: FuseRequest) -> tuple[ModelHandle, str]:
         """Return the base and the directory of the adapter."""
@@ -133,13 +166,11 @@ class FuseAdapter:
         draft: WorkspaceDraft,
         request: FuseRequest,
         progress: Progress,
-        *,
-        quantized: bool,
     ) -> int:
         """Return how many questions the result answers as the base does with the adapter.
 
         Raises:
-            ConversionFailedError: It is not whole, or differs and may not.
+            ConversionFailedError: It is not whole.
         """
         made = self.describe(ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE))
         if not made.health.healthy:
@@ -150,14 +181,7 @@ class FuseAdapter:
             got = self._answers(made.handle, EngineOptions(), request.questions)
         finally:
             self.generate.generator.unload()
-        same = sum(one == other for one, other in zip(wanted, got, strict=True))
-        if same < len(wanted) and not request.accept_changes:
-            raise ConversionFailedError(
-                f"the fused model answers {len(wanted) - same} of {len(wanted)} questions differently",
-                hint=Advice(Remedy.ROUND_LESS) if quantized else None,
-                detail={"asked": len(wanted), "same": same},
-            )
-        return same
+        return sum(one == other for one, other in zip(wanted, got, strict=True))
 
     def _answers(self, model: ModelHandle, options: EngineOptions, questions: Sequence[str]) -> list[str]:
         details = self.describe.details(model)

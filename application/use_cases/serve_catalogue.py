@@ -265,6 +265,11 @@ class ServeCatalogue:
             if served_id(handle) not in models:
                 with contextlib.suppress(MlxkError):  # a removed model costs its own requests only
                     models[served_id(handle)] = self._served(handle)
+        for handle in self._named.values():
+            if handle.adapter is not None and handle.alias is not None:
+                with contextlib.suppress(MlxkError):  # as above
+                    served = self._served(handle)
+                    models.setdefault(handle.alias, attrs.evolve(served, id=handle.alias, alias_of=served.id))
         for alias in self._resolve.aliases:
             with contextlib.suppress(MlxkError):  # a name costs nothing but itself, too
                 _, served = self._runnable_model(alias)

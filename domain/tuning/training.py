@@ -214,7 +214,7 @@ def training_bytes(shape: NetworkShape, settings: TuningSettings, longest: int, 
     """
     tokens = settings.batch_size * longest
     a_layer = tokens * (16 * shape.width + 6 * shape.inner + 3 * shape.heads * longest) * _NUMBER
-    kept = settings.layers if not settings.recompute else 1 + settings.layers * shape.width / (16 * shape.width)
+    kept = settings.layers if not settings.recompute else 1.5 + settings.layers / 16
     logits = 4 * tokens * shape.vocabulary * _NUMBER
     if settings.method is Method.FULL:
         trained = 4 * weight_bytes * settings.layers // max(1, shape.layers)
@@ -222,7 +222,7 @@ def training_bytes(shape: NetworkShape, settings: TuningSettings, longest: int, 
         a_layers = settings.rank * (8 * shape.width + 3 * (shape.width + shape.inner)) * _NUMBER
         trained = 4 * settings.layers * a_layers
         if settings.method is Method.DORA:
-            kept = kept * 2
+            kept = kept * 1.5
     return int(a_layer * kept) + logits + trained
 
 

@@ -76,7 +76,9 @@ class InMemoryModelTuner(ModelTuner):
     ) -> float:
         return 1.0 if adapter is None else 0.5
 
-    def fuse(self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool) -> int:
+    def fuse(
+        self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
+    ) -> int:
         files = self._files.directories
         if ADAPTER_FILES[1] not in files.get(adapter, {}):
             raise ValidationError("adapter: there is none")

@@ -40,6 +40,7 @@ READERS = {
     "warm-model": ("warm-model",),
     "operations": ("operations",),
     "publisher": ("quantize-and-publish",),
+    "tuning": ("tuning",),
     "cluster": ("cluster",),
     "server": ("server", "settings", "clients/agents"),
 }
@@ -300,6 +301,8 @@ def write_files(home: Path) -> None:
     for name, lines in {"note.txt": 12, "notes.md": 2, "questions.txt": 1, "CONTRIBUTING.md": 3}.items():
         (home / name).write_text("What is mlxk?\n" * lines)
     (home / "texts.jsonl").write_text('{"text": "a man is eating food"}\n{"text": "hello world", "id": 7}\n')
+    facts = re.findall(r"^\{.*\}\n", (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (home / "facts.jsonl").write_text("".join(facts))
     passages = ("Cars need fuel.", "Plants make sugar from light, by photosynthesis.")
     (home / "passages.txt").write_text("".join(f"{each}\n" for each in passages))
     (home / "passages.jsonl").write_text("".join(f"{json.dumps({'text': each})}\n" for each in passages))

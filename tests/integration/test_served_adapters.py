@@ -74,6 +74,18 @@ def test_adapters_answer_by_name_alone_and_at_the_same_time_as_the_library_does(
         assert (status, answer["response"]) == (200, wanted["my-lora"])
 
 
+def test_an_adapter_alone_is_served_by_its_name_with_the_model_that_it_names(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "poet", handle)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "model": handle.directory}))
+    with mlxk.serve("--model", str(adapter)) as server:
+        assert complete(server, "poet", PROMPT) == oracle(handle, adapter, PROMPT)
+        assert complete(server, "llama", PROMPT) == oracle(handle, None, PROMPT)
+        assert server.get("/v1/models/poet")[2]["parent"] == "llama"
+
+
 def test_adapters_cost_their_own_bytes_and_go_before_their_model(handle: ModelHandle, tmp_path: Path) -> None:
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())
     adapters = [str(write_adapter(tmp_path / f"{seed}", handle, seed=seed)) for seed in (1, 2)]

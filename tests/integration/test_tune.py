@@ -19,7 +19,7 @@ from mlxk.application.ports.tuning import TrainingJob
 from mlxk.domain.models.file_formats import read_header
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.tuning.data import FileCheck
-from mlxk.domain.tuning.training import Method, TuningSettings
+from mlxk.domain.tuning.training import Method, NetworkShape, TuningChoices, TuningSettings, training_bytes
 
 Command = Callable[..., dict[str, Any]]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -144,6 +144,26 @@ def test_every_method_is_continued_to_the_same_bits(method: Method, recompute: b
         assert (result.steps, result.resumed_at) == (6, broken_at)
         digests.append(digest(directory))
     assert len(set(digests)) == 1
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_of_memory_is_near_what_is_measured_and_above(
+    method: Method, recompute: bool, tmp_path: Path
+) -> None:
+    handle = build(tmp_path / "model", hidden_size=128, intermediate_size=256, num_hidden_layers=4, head_dim=32)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    weights = (tmp_path / "model" / "model.safetensors").stat().st_size
+    lines = (json.dumps({"text": f"Hello world {number} " * 40}).encode() for number in range(4))
+    examples = tuple(FileCheck("texts.jsonl").read(lines).examples)
+    settings = TuningChoices(method=method, steps=2, recompute=recompute).settings(config, 4, 4096)
+    tuner = MlxModelTuner()
+    longest = tuner.lengths(handle, examples, settings.max_length, mask_prompt=True).longest
+    estimate = weights + training_bytes(NetworkShape.of(config), settings, longest, weights)
+    (tmp_path / "made").mkdir()
+    job = TrainingJob(handle, WeightForm.STORED, settings, examples, (), str(tmp_path / "made"), "a run", "base")
+    measured = tuner.train(job, lambda point: None, lambda: False, resume=False).peak_bytes
+    assert 1 <= estimate / measured <= 2.5
 
 
 def test_ctrl_c_ends_training_and_keeps_what_was_learned(

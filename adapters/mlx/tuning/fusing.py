@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_unflatten
 from mlx_lm import utils as text_utils
@@ -15,12 +16,12 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.model import ModelHandle
 
 
-def fuse(model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool) -> int:
+def fuse(model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool) -> int:
     """Write a fused model; for arguments and errors see ``ModelTuner.fuse``."""
     files = read_adapter(adapter)
     network, config = load_lazily(model, Library.MLX_LM.value)
     apply_adapter(network, files, model.label)
-    changed = _build_in(network, dequantize=dequantize)
+    changed = _build_in(network, dequantize=dequantize, exact=exact)
     if files.kind == FULL:
         changed = len({name.rpartition(".")[0] for name in files.tensors})
     if not changed:
@@ -32,8 +33,12 @@ def fuse(model: ModelHandle, adapter: str, target: str, progress: Progress, *, d
     return changed
 
 
-def _build_in(network: nn.Module, *, dequantize: bool) -> int:
+def _build_in(network: nn.Module, *, dequantize: bool, exact: bool) -> int:
     """Replace layers with an adapter by plain ones; return how many there were."""
+    if exact:
+        for _, module in network.named_modules():
+            if hasattr(module, "fuse"):
+                _widen(module.get("linear", module.get("embedding")))
     fused: list[tuple[str, Any]] = [
         (name, module.fuse(dequantize=dequantize))
         for name, module in network.named_modules()
@@ -42,3 +47,12 @@ def _build_in(network: nn.Module, *, dequantize: bool) -> int:
     if fused:
         network.update_modules(tree_unflatten(fused))
     return len(fused)
+
+
+def _widen(layer: nn.Module | None) -> None:
+    """Hold the numbers of a layer in 32 bits, packed ones excepted, of which the scales decide."""
+    if layer is None:
+        return
+    for name, value in list(layer.items()):
+        if isinstance(value, mx.array) and value.dtype in (mx.bfloat16, mx.float16):
+            layer[name] = value.astype(mx.float32)

@@ -104,9 +104,11 @@ class MlxModelTuner(ModelTuner):
             loaded.network.eval()
             return _mean_loss(loaded.network, [encoder.encode(each) for each in examples], 1)
 
-    def fuse(self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool) -> int:
+    def fuse(
+        self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
+    ) -> int:
         with _released(model):
-            return fuse(model, adapter, target, progress, dequantize=dequantize)
+            return fuse(model, adapter, target, progress, dequantize=dequantize, exact=exact)
 
 
 @contextlib.contextmanager

@@ -257,7 +257,10 @@ class FuseCommand:
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """Fuse, have both answer, and print where the result is."""
-        container = context.build(_computed_here(arguments, context))
+        settings = _computed_here(arguments, context)
+        if arguments.cpu_dtype is None:  # computing in 16 bits rounds more than fusing does
+            settings = attrs.evolve(settings, cpu_dtype="float32")
+        container = context.build(settings)
         request = FuseRequest(
             arguments.adapter, arguments.into, arguments.model, arguments.dequantize, arguments.accept_changes
         )
