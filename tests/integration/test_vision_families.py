@@ -20,7 +20,8 @@ from models.vision_families import FAMILIES, OMNI, OTHERS, build_family
 from mlxk.adapters.mlx.loading.text_model import load_tokenizer
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.mlx.vision.loader import load_template
+from mlxk.adapters.mlx.vision.loader import load_template, load_vision_model
+from mlxk.adapters.mlx.vision.prompts import known_tokens
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
@@ -191,3 +192,9 @@ def test_what_a_processor_prints_while_it_loads_is_no_output(
     template = load_template(handle, config, load_tokenizer(handle, [2]))
     assert type(template.processor).__name__ == "DeepseekOCRProcessor"
     assert capsys.readouterr().out == ""
+
+
+def test_tokens_of_media_are_brought_into_the_vocabulary_and_others_stay(models: Models) -> None:
+    model = load_vision_model(models("qwen2_vl"))
+    last = model.vocabulary_size - 1
+    assert known_tokens((0, 1, last, last + 1, -200, 7), model) == (0, 1, last, last, 0, 7)
