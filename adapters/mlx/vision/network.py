@@ -134,12 +134,7 @@ _SIDES = 3
 
 
 def _joined(features: Sequence[Any], *, packed: bool) -> Any:  # noqa: ANN401
-    """Return the features of several images as the encoder would return those of all at once.
-
-    Args:
-        features: One for each image.
-        packed: Whether the encoder takes the patches of all images in one row, and so must return them.
-    """
+    """Return the features of images as the encoder would return those of all; packed ones are rows, one for a patch."""
     first = features[0]
     if isinstance(first, mx.array):
         if packed and first.ndim != _FEATURE_AXES:
