@@ -37,6 +37,7 @@ from mlxk.domain.models.model import (
     ModelDescription,
     ModelDetails,
     ModelHandle,
+    ModelType,
     Origin,
     ToolsMissing,
     is_part_of_model,
@@ -131,6 +132,14 @@ def require_closed(source: ModelHandle, files: ModelFiles) -> None:
             hint="Put the file itself there, or remove the link.",
             detail={"links": list(links)},
         )
+
+
+def require_whole_model(description: ModelDescription) -> None:
+    """Refuse an adapter, which is no model by itself, with ``CapabilityError``."""
+    if description.model_type is ModelType.ADAPTER:
+        name = description.handle.label
+        hint = Advice(Remedy.FUSE_FIRST, {"name": name})
+        raise CapabilityError(f"'{name}' is an adapter, not a whole model", hint=hint)
 
 
 def require_memory(

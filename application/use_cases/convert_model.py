@@ -8,12 +8,12 @@ import json
 
 import attrs
 
-from mlxk.application.policy import require_closed
+from mlxk.application.policy import require_closed, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry, ConvertedWeights, WeightConverter
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import FileListing, ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Progress
-from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot, require_whole_model
+from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,

@@ -13,14 +13,7 @@ import attrs
 from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_directories import FileListing, ModelFiles, WorkspaceStore
-from mlxk.domain.errors import (
-    Advice,
-    CapabilityError,
-    ModelNotFoundError,
-    Remedy,
-    RevisionNotFoundError,
-    StorageError,
-)
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats.family_formats import insertion_format, problems_in_text, tools_missing
 from mlxk.domain.formats.reasoning import supports_reasoning
 from mlxk.domain.models import detection, integrity
@@ -351,14 +344,6 @@ class DescribeModel:
         snapshot = ModelSnapshot(name=handle.name, origin=handle.origin, unreadable=error.message)
         workspace = Workspace(managed=False) if handle.origin is Origin.WORKSPACE else None
         return _Reading(snapshot, FileListing((), (), _NEVER), integrity.check(snapshot), workspace)
-
-
-def require_whole_model(description: ModelDescription) -> None:
-    """Refuse an adapter, which is no model by itself, with ``CapabilityError``."""
-    if description.model_type is ModelType.ADAPTER:
-        name = description.handle.label
-        hint = Advice(Remedy.FUSE_FIRST, {"name": name})
-        raise CapabilityError(f"'{name}' is an adapter, not a whole model", hint=hint)
 
 
 def _half_bytes(snapshot: ModelSnapshot) -> int:

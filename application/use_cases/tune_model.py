@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from mlxk.application.policy import require_text_model
+from mlxk.application.policy import require_text_model, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
@@ -20,7 +20,7 @@ from mlxk.application.ports.tuning import (
     TrainingJob,
     UnfinishedTraining,
 )
-from mlxk.application.use_cases.describe_model import DescribeModel, require_whole_model
+from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,

@@ -1,6 +1,6 @@
-"""The state of a run on disk: trained weights, optimizer, step and figures, in one file that appears whole.
+"""What a run leaves on disk: its state, in one file that appears whole, and the adapter that it trained.
 
-The file is a safetensors file, whose metadata says which run it belongs to. The step is the position in the data and in
+The state has trained weights, optimizer, step and figures; its metadata says which run it belongs to. The step is the position in the data and in
 the random numbers: both depend on it and on the seed alone.
 """
 
@@ -12,12 +12,15 @@ from typing import Any
 
 import attrs
 import mlx.core as mx
+from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxk.application.ports.tuning import UnfinishedTraining
+from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS
+from mlxk.adapters.mlx.loading.model_files import read_config
+from mlxk.application.ports.tuning import TrainingJob, UnfinishedTraining
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.models.file_formats import MAX_HEADER_BYTES, PREFIX_BYTES, header_span, read_header
-from mlxk.domain.tuning.training import TrainingPoint
+from mlxk.domain.tuning.training import Method, TrainingPoint
 
 STATE = "training-state.safetensors"
 _WEIGHTS, _OPTIMIZER = "weights:", "optimizer:"
@@ -50,10 +53,10 @@ def write_state(directory: str, state: TrainingState, identity: str, fields: Map
     described: dict[str, object] = {"step": state.step, "identity": identity, "settings": dict(fields)}
     described |= {"points": points, "losses": state.losses}
     metadata = {"format": "mlx", "mlxk_training": _FORMAT, "run": json.dumps(described)}
-    save_whole(os.path.join(directory, STATE), arrays, metadata)
+    _save_whole(os.path.join(directory, STATE), arrays, metadata)
 
 
-def save_whole(path: str, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
+def _save_whole(path: str, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file under another name, and move it into place.
 
     Raises:
@@ -127,3 +130,34 @@ def _described(directory: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return run if isinstance(run, dict) and {"step", "identity", "settings", "points", "losses"} <= run.keys() else None
+
+
+def write_adapter(job: TrainingJob, network: nn.Module) -> None:
+    """Write what was trained as mlx-lm does; whole weights in the type that the model has on disk.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    settings = job.settings
+    weights = dict(tree_flatten(network.trainable_parameters()))
+    if settings.method is Method.FULL and job.form.widened:
+        named = read_config(job.model)
+        stored = _TYPES.get(str(named.get("dtype", named.get("torch_dtype"))))
+        weights = {name: array if stored is None else array.astype(stored) for name, array in weights.items()}
+    _save_whole(os.path.join(job.directory, WEIGHTS), weights, {"format": "mlx"})
+    parameters = {"rank": settings.rank, "scale": settings.scale, "dropout": settings.dropout}
+    config = {
+        "fine_tune_type": settings.method.value,
+        "num_layers": settings.layers,
+        "lora_parameters": None if settings.method is Method.FULL else parameters,
+        "model": job.base,
+    }
+    try:
+        with open(os.path.join(job.directory, CONFIG), "w", encoding="utf-8") as file:
+            file.write(json.dumps(config, indent=2) + "\n")
+    except OSError as error:
+        raise StorageError(f"{CONFIG} cannot be written: {error.strerror}") from error
+
+
+_TYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16}
+"""Types of 16 bits, as configs name them."""

@@ -5,8 +5,6 @@ optimizer, the random numbers and the position in the data go on, which mlx-lm's
 """
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +17,6 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.tuner.trainer import grad_checkpoint
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS
 from mlxk.adapters.mlx.library_imports import contained, failed
 from mlxk.adapters.mlx.loading.adapted import adapted
 from mlxk.adapters.mlx.loading.load_errors import translated
@@ -39,12 +36,12 @@ from mlxk.adapters.mlx.tuning.state import (
     read_state,
     read_unfinished,
     remove_state,
-    save_whole,
+    write_adapter,
     write_state,
 )
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner, TrainingJob, UnfinishedTraining
-from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, ValidationError
+from mlxk.domain.errors import ExecutionError, MlxkError, ValidationError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.tuning.data import batches
@@ -91,7 +88,7 @@ class MlxModelTuner(ModelTuner):
                 run = _Run(job, _prepared(model, settings), train, valid, report)
                 run.begin(resume=resume)
                 result = run.until(stopped)
-            _write_adapter(job, model.network)
+            write_adapter(job, model.network)
             return result
 
     def loss(
@@ -356,30 +353,3 @@ def _mean_loss(network: nn.Module, examples: list[EncodedExample], batch_size: i
         losses.append((_number(_loss(network, tokens, mask)), _count(mask)))
     mx.clear_cache()
     return _weighted(losses) or 0.0
-
-
-def _write_adapter(job: TrainingJob, network: nn.Module) -> None:
-    """Write what was trained as mlx-lm does; whole weights in the type that the model has on disk."""
-    settings = job.settings
-    weights = dict(tree_flatten(network.trainable_parameters()))
-    if settings.method is Method.FULL and job.form.widened:
-        named = read_config(job.model)
-        stored = _TYPES.get(str(named.get("dtype", named.get("torch_dtype"))))
-        weights = {name: array if stored is None else array.astype(stored) for name, array in weights.items()}
-    save_whole(os.path.join(job.directory, WEIGHTS), weights, {"format": "mlx"})
-    parameters = {"rank": settings.rank, "scale": settings.scale, "dropout": settings.dropout}
-    config = {
-        "fine_tune_type": settings.method.value,
-        "num_layers": settings.layers,
-        "lora_parameters": None if settings.method is Method.FULL else parameters,
-        "model": job.base,
-    }
-    try:
-        with open(os.path.join(job.directory, CONFIG), "w", encoding="utf-8") as file:
-            file.write(json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        raise StorageError(f"{CONFIG} cannot be written: {error.strerror}") from error
-
-
-_TYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16}
-"""Types of 16 bits, as configs name them."""
