@@ -1,7 +1,7 @@
 """What a run leaves on disk: its state, in one file that appears whole, and the adapter that it trained.
 
-The state has trained weights, optimizer, step and figures; its metadata says which run it belongs to. The step is the position in the data and in
-the random numbers: both depend on it and on the seed alone.
+The state has trained weights, optimizer, step and figures; its metadata says which run it belongs to. The step is the
+position in the data and in the random numbers: both depend on it and on the seed alone.
 """
 
 import contextlib
