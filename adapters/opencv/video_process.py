@@ -38,7 +38,7 @@ _LARGEST_RATE = 1000.0
 """Frames a second; more is a clock of the container, not a rate."""
 
 
-class Fault(Exception):  # noqa: N818 - never leaves this program
+class ClipError(Exception):
     """The clip cannot be decoded.
 
     Args:
@@ -76,7 +76,7 @@ class Clip:
         if not (0 < rate <= _LARGEST_RATE and total >= 1):
             total, rate = self._counted(most_seconds)
         if total / rate > most_seconds:
-            raise Fault("long", seconds=total / rate)
+            raise ClipError("long", seconds=total / rate)
         codec = code.decode("ascii", "replace")
         return {"width": width, "height": height, "codec": codec, "total": round(total), "rate": rate}
 
@@ -130,9 +130,9 @@ class Clip:
         while self._next():
             count, last = count + 1, max(self._place, 0.0)
             if last > most_seconds:
-                raise Fault("long", seconds=last)
+                raise ClipError("long", seconds=last)
         if not count:
-            raise Fault("damaged")
+            raise ClipError("damaged")
         self._again(seeks=False)
         return count, min((count - 1) / last, _LARGEST_RATE) if last > 0 and count > 1 else 1.0
 
@@ -144,7 +144,7 @@ class Clip:
         source: Any = io.BytesIO(self._data)  # OpenCV takes it, whatever its types say
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
         if not capture.isOpened():
-            raise Fault("damaged")
+            raise ClipError("damaged")
         return capture
 
     def _of(self, name: int) -> float:
@@ -153,9 +153,9 @@ class Clip:
 
     def _require_size(self, width: int, height: int) -> None:
         if width < 1 or height < 1:
-            raise Fault("pictures")
+            raise ClipError("pictures")
         if width * height > self._most_pixels:
-            raise Fault("pixels", width=width, height=height)
+            raise ClipError("pixels", width=width, height=height)
 
 
 def smaller(picture: Any, most_pixels: int) -> Any:  # noqa: ANN401 - numpy's arrays, shape [height, width, 3]
@@ -248,7 +248,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, limits: Mapping[str, int]) -> N
         clip = Clip(read(requests), limits["pixels"])
         write(replies, clip.facts(limits["clip_seconds"]))
         answer(clip, json.loads(read(requests)), replies)
-    except Fault as fault:
+    except ClipError as fault:
         write(replies, fault.document)
     except MemoryError:
         os._exit(EXIT_MEMORY)
