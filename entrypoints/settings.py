@@ -188,9 +188,9 @@ class ServerSettings:
     allow_model_changes: bool = False
     """Whether clients may pull and remove models."""
     media_paths: tuple[str, ...] = ()
-    """Absolute paths of the folders below which clients may name files of images and sound."""
+    """Absolute paths of the folders below which clients may name files of images, clips and sound."""
     allow_remote_media: bool = False
-    """Whether clients may name images and sound at public addresses, which the server then fetches."""
+    """Whether clients may name images, clips and sound at public addresses, which the server then fetches."""
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)

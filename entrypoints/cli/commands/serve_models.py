@@ -157,12 +157,12 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="let clients name images and sound in a folder",
+        help="let clients name images, clips and sound in a folder",
     )
     group.add_argument(
         "--allow-remote-media",
         action=argparse.BooleanOptionalAction,
-        help="fetch images and sound from public addresses that clients name",
+        help="fetch images, clips and sound from public addresses that clients name",
     )
     group.add_argument(
         "--allow-model-changes", action=argparse.BooleanOptionalAction, help="let clients pull and remove models"
