@@ -70,7 +70,7 @@ def test_texts_of_files_stand_before_the_words(mlxk: Program, arguments: list[st
         ("folder", "--file: 'folder' cannot be read: Is a directory"),
         ("/dev/zero", "--file: '/dev/zero' is no regular file"),
         ("latin.md", "--file: 'latin.md' is not UTF-8 text"),
-        ("square.jpg", "Show images with --image, and give sound with --audio."),
+        ("square.jpg", "Show images with --image and clips with --video, and give sound with --audio."),
         ("empty.md", "--file: 'empty.md' is empty"),
         ("large.md", "--file: 'large.md' is larger than 64 MiB"),
     ],

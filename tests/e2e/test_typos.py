@@ -98,7 +98,7 @@ def test_each_command_s_help_ends_with_examples_that_are_valid(mlxk: Program, co
     examples = EXAMPLES[command]
     assert mlxk(command, "--help").stdout.endswith("\n".join(("examples:", *(f"  {line}" for line in examples))) + "\n")
     for line in examples:
-        words = shlex.split(line.removeprefix('eval "$(').removesuffix(')"').partition(" < ")[0].partition(" | ")[0])
+        words = shlex.split(re.split(r" [<>|] ", line.removeprefix('eval "$(').removesuffix(')"'))[0])
         assert parse(build_parser(), words[1:]).command == command
 
 

@@ -276,7 +276,7 @@ def test_tokens_dimensions_and_queries_reach_the_model(server: RunningServer, sd
         ({"model": EMBEDDING_MODEL, "input": []}, 400, "input"),
         ({"model": EMBEDDING_MODEL, "input": ["a", ""]}, 400, "input[1]"),
         ({"model": EMBEDDING_MODEL, "input": ["a", 1]}, 400, "input[1]"),
-        ({"model": EMBEDDING_MODEL, "input": {"text": "a"}}, 400, "input"),
+        ({"model": EMBEDDING_MODEL, "input": {"words": "a"}}, 400, "input"),
         ({"model": EMBEDDING_MODEL, "input": [True]}, 400, "input"),
         ({"model": EMBEDDING_MODEL, "input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
         ({"model": EMBEDDING_MODEL, "input": "a", "input_type": "song"}, 400, "input_type"),

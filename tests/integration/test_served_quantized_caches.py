@@ -76,4 +76,4 @@ def test_a_size_of_groups_without_bits_is_refused(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = Machine(tmp_path, capsys)(*words, "--kv-group-size", "64")
-    assert (done.status, "kv_group_size needs kv_bits" in done.err) == (1, True), done
+    assert (done.status, "--kv-group-size needs --kv-bits" in done.err) == (1, True), done
