@@ -31,7 +31,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 from server import make_model
-from simulated_servers import STREAMS, Costs, Outcome, Router, Turn, demand, load_of, simulated
+from simulated_servers import STREAMS, Costs, Load, Outcome, Router, Turn, demand, load_of, simulated
 
 SHAPE = {
     "hidden_size": 192,
@@ -112,25 +112,25 @@ def measured_costs(replica: Replica) -> tuple[Costs, tuple[float, float]]:
     return Costs(token, step - row, row, max(request, 0.0)), (empty, word)
 
 
-def measured(turns: Sequence[Turn], replicas: Sequence[Replica], words: tuple[float, float]) -> Outcome:
-    """Send a load to real servers, at its moments."""
+def measured(load: Load, replicas: Sequence[Replica], words: tuple[float, float]) -> Outcome:
+    """Send a load to real servers, each conversation by a thread."""
     router, lock, outcome = Router(len(replicas), together=True), threading.Lock(), Outcome()
 
-    def send(turn: Turn) -> None:
-        text = text_of(turn.conversation, round((turn.prompt - words[0]) / words[1]))
-        due = began + turn.at
-        time.sleep(max(0.0, due - time.perf_counter()))
-        with lock:
-            chosen = router.choose(turn.conversation)
-        _, prompt, kept = replicas[chosen].ask(text, turn.answer)
-        with lock:
-            router.busy[chosen] -= 1
-            outcome.latencies.append(time.perf_counter() - due)
-            outcome.prompts, outcome.kept = outcome.prompts + prompt, outcome.kept + kept
-            outcome.end = max(outcome.end, time.perf_counter() - began)
+    def talk(turns: tuple[Turn, ...]) -> None:
+        for turn in turns:
+            text = text_of(turn.conversation, round((turn.prompt - words[0]) / words[1]))
+            time.sleep(turn.pause)
+            with lock:
+                chosen = router.choose(turn.conversation)
+            seconds, prompt, kept = replicas[chosen].ask(text, turn.answer)
+            with lock:
+                router.busy[chosen] -= 1
+                outcome.latencies.append(seconds)
+                outcome.prompts, outcome.kept = outcome.prompts + prompt, outcome.kept + kept
+                outcome.end = time.perf_counter() - began
 
-    threads = [threading.Thread(target=send, args=(turn,)) for turn in turns]
-    began = time.perf_counter() + 0.5
+    threads = [threading.Thread(target=talk, args=(turns,)) for turns in load]
+    began = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -149,18 +149,16 @@ def check(costs: Costs | None, requests: int, share: float) -> Costs:
         replicas = [Replica(model, cores[index % len(cores)]) for index in range(2)]
         try:
             found, words = measured_costs(replicas[0])
-            replicas[1].ask(text_of(5, 40), 4)
+            measured(load_of(8.0, 80, 41, words), replicas, words)  # until the engines know what their steps cost
             costs = costs or found
             print(f"costs: {costs.token:.6f} {costs.step:.6f} {costs.row:.6f} {costs.request:.6f} s\n{HEAD}")
             for count in (1, 2):
-                turns = load_of(1.0, requests, 40 + count, words)
-                turns = load_of(
-                    share * count / demand(turns, costs, kept=True, full=False), requests, 40 + count, words
-                )
-                predicted = simulated(turns, costs, count, together=True)
-                real = measured(turns, replicas[:count], words)
-                print(predicted.line(f"{count}, simulated", requests))
-                print(real.line(f"{count}, measured", requests))
+                rate = share * count / demand(load_of(1.0, requests, 40, words), costs, kept=True, full=False)
+                load = load_of(rate, requests * count, 40, words)
+                predicted = simulated(load, costs, count, together=True)
+                real = measured(load, replicas[:count], words)
+                print(predicted.line(f"{count}, simulated"))
+                print(real.line(f"{count}, measured"))
                 ratio = statistics.mean(predicted.latencies) / statistics.mean(real.latencies)
                 print(f"|  | simulated / measured: {ratio:.2f} | | | |")
         finally:
@@ -174,15 +172,15 @@ def at_scale(costs: Costs, share: float) -> None:
     words = (14.0, 5.0)
     print(HEAD)
     for count in (1, 4, 16, 64):
-        requests = 400 * count
-        once = load_of(1.0, requests, 7, words)
-        turns = load_of(share * count / demand(once, costs, kept=True, full=False), requests, 7, words)
+        once = load_of(1.0, 400 * count, 7, words)
+        load = load_of(share * count / demand(once, costs, kept=True, full=False), 400 * count, 7, words)
         for together, name in ((False, "to the idlest"), (True, "kept together")):
-            print(simulated(turns, costs, count, together=together).line(f"{count}, {name}", requests))
-        limits = [count / demand(once, costs, kept=kept, full=True) for kept in (False, True)]
-        flood = [attrs.evolve(turn, at=0.0) for turn in turns]
-        fastest = requests / simulated(flood, costs, count, together=True).end
-        print(f"| {count}, all at once | | | {fastest:.2f}; limits {limits[0]:.2f} and {limits[1]:.2f} | |")
+            print(simulated(load, costs, count, together=together).line(f"{count}, {name}"))
+        limits = [count / demand(load, costs, kept=kept, full=True) for kept in (False, True)]
+        flood = [tuple(attrs.evolve(turn, pause=0.0) for turn in turns) for turns in load]
+        found = simulated(flood, costs, count, together=True)
+        most = len(found.latencies) / found.end
+        print(f"| {count}, all at once | | | {most:.2f}; limits {limits[0]:.2f} and {limits[1]:.2f} | |")
 
 
 def main() -> None:

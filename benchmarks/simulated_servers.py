@@ -41,8 +41,8 @@ class Costs:
 class Turn:
     """One request of the load."""
 
-    at: float
-    """Seconds since the beginning."""
+    pause: float
+    """Seconds since the answer before it in its conversation, or since the beginning of the load."""
     conversation: int
     prompt: int
     known: int
@@ -60,32 +60,42 @@ class Outcome:
     prompts: int = 0
     end: float = 0.0
 
-    def line(self, name: str, requests: int) -> str:
+    def line(self, name: str) -> str:
         """Return a row of a table."""
         ranked = sorted(self.latencies)
         late = ranked[int(0.95 * (len(ranked) - 1))]
         share = self.kept / self.prompts if self.prompts else 0
         mean = statistics.mean(ranked)
-        return f"| {name} | {mean:.2f} | {late:.2f} | {requests / self.end:.2f} | {share:.0%} |"
+        return f"| {name} | {mean:.2f} | {late:.2f} | {len(ranked) / self.end:.2f} | {share:.0%} |"
 
 
-def load_of(rate: float, requests: int, seed: int, words: tuple[float, float]) -> list[Turn]:
-    """Return requests that come at a mean rate a second; ``words`` has the tokens of an empty prompt, and of a word."""
+Load = Sequence[tuple[Turn, ...]]
+"""Conversations: a turn is sent a while after the answer to the one before it."""
+
+
+def load_of(rate: float, requests: int, seed: int, words: tuple[float, float]) -> Load:
+    """Return conversations that send about so many requests a second, once they have begun.
+
+    Args:
+        rate: Requests a second.
+        requests: How many in all, at least.
+        seed: Of the random numbers.
+        words: The tokens of an empty prompt, and of a word.
+    """
     source = random.Random(seed)
-    turns: list[Turn] = []
-    began, conversation = 0.0, 0
-    while len(turns) < requests:
+    load: list[tuple[Turn, ...]] = []
+    began, total = 0.0, 0
+    while total < requests:
         began += source.expovariate(rate / 4)
-        moment, length, known = began, source.choice((8, 16, 32)), 0
+        moment, length, known, turns = began, source.choice((8, 16, 32)), 0, []
         for _ in range(1 + min(9, int(source.expovariate(1 / 3.5)))):
             prompt = round(words[0] + words[1] * length)
-            turns.append(Turn(moment, conversation, prompt, known, 8 + min(56, int(source.expovariate(1 / 16)))))
+            turns.append(Turn(moment, len(load), prompt, known, 8 + min(56, int(source.expovariate(1 / 16)))))
             known, length = prompt, length + source.choice((2, 4, 12))
-            moment += 2 + source.expovariate(1 / 6)
-        conversation += 1
-    turns = sorted(turns, key=lambda turn: turn.at)[:requests]
-    pace = requests / rate / turns[-1].at  # the mean rate is met exactly, whatever the draw
-    return [attrs.evolve(turn, at=turn.at * pace) for turn in turns]
+            moment = 0.5 + source.expovariate(1 / 2)
+        load.append(tuple(turns))
+        total += len(turns)
+    return load
 
 
 class Router:
@@ -170,29 +180,32 @@ class Engine:
             self._kept.popitem(last=False)
 
 
-def simulated(turns: Sequence[Turn], costs: Costs, servers: int, *, together: bool) -> Outcome:
+def simulated(load: Load, costs: Costs, servers: int, *, together: bool) -> Outcome:
     """Return what a load comes to."""
     engines, router = [Engine(costs) for _ in range(servers)], Router(servers, together=together)
-    outcome = Outcome(prompts=sum(turn.prompt for turn in turns))
-    # Moments at which something happens: a request comes (-1), or a server has done a step.
-    moments: list[tuple[float, int, int]] = [(turn.at, -1, index) for index, turn in enumerate(turns)]
+    outcome = Outcome(prompts=sum(turn.prompt for turns in load for turn in turns))
+    # What happens: a conversation sends its next turn (server -1), or a server has done a step.
+    moments = [(turns[0].pause, -1, index) for index, turns in enumerate(load)]
     heapq.heapify(moments)
+    sent, begun = [0] * len(load), [0.0] * len(load)
     ending: list[list[Turn]] = [[] for _ in engines]
     asleep = [True] * servers
     while moments:
         now, server, index = heapq.heappop(moments)
         if server < 0:
-            chosen = router.choose(turns[index].conversation)
-            engines[chosen].add(turns[index])
+            chosen = router.choose(index)
+            engines[chosen].add(load[index][sent[index]])
+            sent[index], begun[index] = sent[index] + 1, now
             if asleep[chosen]:
                 asleep[chosen] = False
                 heapq.heappush(moments, (now, chosen, 0))
             continue
         for turn in ending[server]:
-            outcome.latencies.append(now - turn.at)
+            outcome.latencies.append(now - begun[turn.conversation])
             router.busy[server] -= 1
-            outcome.end = max(outcome.end, now)
-        ending[server] = []
+            outcome.end = now
+            for following in load[turn.conversation][sent[turn.conversation] :][:1]:
+                heapq.heappush(moments, (now + following.pause, -1, turn.conversation))
         seconds, ending[server] = engines[server].step()
         asleep[server] = seconds == 0
         if seconds:
@@ -201,16 +214,16 @@ def simulated(turns: Sequence[Turn], costs: Costs, servers: int, *, together: bo
     return outcome
 
 
-def demand(turns: Sequence[Turn], costs: Costs, *, kept: bool, full: bool) -> float:
+def demand(load: Load, costs: Costs, *, kept: bool, full: bool) -> float:
     """Return the mean seconds that a request takes of a server.
 
     Args:
-        turns: The load.
+        load: What is asked.
         costs: Its costs.
         kept: Whether all is kept that turns have in common, or nothing.
         full: Whether its answers share their steps with as many as a server computes, or have them alone.
     """
     step = costs.row + costs.step / (STREAMS if full else 1)
     return costs.request + statistics.mean(
-        (turn.prompt - turn.known * kept) * costs.token + turn.answer * step for turn in turns
+        (turn.prompt - turn.known * kept) * costs.token + turn.answer * step for turns in load for turn in turns
     )

@@ -134,10 +134,11 @@ def test_the_terminal_is_as_before_however_it_ends(
     assert CURSOR in last
 
 
-def test_a_shell_has_its_modes_again_after_a_screen(program_environment: dict[str, str]) -> None:
+def test_a_shell_has_its_modes_again_after_a_screen(program_environment: dict[str, str], tmp_path: Path) -> None:
     shell = pexpect.spawn(
         "bash",
         ["--norc", "-i"],
+        cwd=str(tmp_path),
         env={**program_environment, "PS1": "$ ", "TERM": "xterm", "LC_ALL": "C.UTF-8"},
         encoding="utf-8",
         timeout=30,
