@@ -21,6 +21,7 @@ from mlxk.domain.models.file_formats import (
     read_document,
     read_header,
 )
+from mlxk.domain.models.snapshot import adapter_base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 
@@ -149,11 +150,10 @@ def base_of(directory: str) -> str | None:
         return None
     with open(os.path.join(directory, CONFIG), "rb") as file:
         config = read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES).mapping
-    named = config.get("model", config.get("base_model_name_or_path"))
-    if not isinstance(named, str) or not named.strip():
+    named = adapter_base(config)
+    if named is None:
         raise ValidationError(
-            f"adapter: '{_name_of(directory)}' does not say which model it was trained on",
-            hint="Name the model, and the adapter beside it.",
+            "adapter: it does not say which model it was trained on", hint="Name the model, and the adapter beside it."
         )
     return named
 

@@ -21,8 +21,10 @@ import attrs
 from mlxk.adapters.mlx.spoken_families import FAMILIES
 from mlxk.domain.errors import Remedy
 from mlxk.domain.models.detection import Facts, foreign_quantization
-from mlxk.domain.models.model import Capability, Framework, ModelType, Runtime
+from mlxk.domain.models.model import Capability, Framework, ModelType, Origin, Runtime
+from mlxk.domain.models.reference import is_path
 from mlxk.domain.models.snapshot import (
+    ADAPTER_CONFIG,
     CONFIG,
     MODELOPT_CONFIG,
     PREPROCESSOR_CONFIG,
@@ -95,8 +97,8 @@ class InstalledSupport:
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
     """Return which installed libraries can run a model, or the first reason why none can."""
-    if facts.model_type is ModelType.ADAPTER:  # it runs where its base does
-        return Runtime(compatible=True, backends=(Library.MLX_LM.value,))
+    if facts.model_type is ModelType.ADAPTER:
+        return _of_adapter(snapshot)
     if facts.framework is not Framework.MLX and not _is_loaded_from_pytorch(snapshot, facts):
         of_others = f"Incompatible framework: {facts.framework.value}"
         return Runtime(compatible=False, reason=of_others, remedy=Remedy.FIND_CONVERSION)
@@ -107,6 +109,16 @@ def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> R
     refused_weights = reason is not None and reason in _weight_refusals(snapshot, libraries, support)
     remedy = Remedy.FIND_CONVERSION if refused_weights else None
     return Runtime(reason is None, reason, tuple(library.value for library in libraries), remedy)
+
+
+def _of_adapter(snapshot: ModelSnapshot) -> Runtime:
+    """Judge an adapter, which runs where its base does."""
+    base = snapshot.adapter_base
+    if base is None:
+        return Runtime(compatible=False, reason=f"{ADAPTER_CONFIG} does not say which model it was trained on")
+    if snapshot.origin is Origin.CACHE and is_path(base):
+        return Runtime(compatible=False, reason="Its base is named by a path of its maker's machine")
+    return Runtime(compatible=True, backends=(Library.MLX_LM.value,))
 
 
 def _weight_refusals(

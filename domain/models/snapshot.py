@@ -151,6 +151,11 @@ class ModelSnapshot:
         return self.document(CONFIG).mapping
 
     @property
+    def adapter_base(self) -> str | None:
+        """The model that an adapter was trained on; None where it does not say."""
+        return adapter_base(self.document(ADAPTER_CONFIG).mapping)
+
+    @property
     def is_adapter(self) -> bool:
         """Whether it is an adapter alone, which is of use with the model that it was trained on."""
         return CONFIG not in self.files and ADAPTER_CONFIG in self.files
@@ -279,3 +284,9 @@ def own_text_section(config: Mapping[str, object]) -> Mapping[str, object]:
         if isinstance(nested, Mapping) and nested:
             return own_text_section(nested)
     return config
+
+
+def adapter_base(config: Mapping[str, object]) -> str | None:
+    """Return the model that the config of an adapter names as its base."""
+    named = config.get("model", config.get("base_model_name_or_path"))
+    return named if isinstance(named, str) and named.strip() else None

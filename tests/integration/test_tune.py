@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from models.tiny_models import build
+from models.tiny_models import build, write_adapter
 
 from mlxk.adapters.mlx.tuning.trainer import MlxModelTuner
 from mlxk.application.ports.tuning import TrainingJob
@@ -311,3 +311,15 @@ def test_an_adapter_whose_base_is_gone_says_so(mlxk: Program, command: Command, 
     error = command("run", "./taught", "Hi")["error"]
     assert error["type"] == "model_not_found"
     assert "'taught' is an adapter of tiny" in error["message"]
+
+
+def test_an_adapter_that_names_no_base_is_said_not_to_run(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "taught"
+    write_adapter(folder, build(tmp_path / "tiny"))
+    for base in (None, "", 4):
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "model": base}), encoding="utf-8")
+        model = command("show", "./taught")["data"]["model"]
+        assert (model["health"], model["runtime_compatible"]) == ("healthy", False)
+        assert model["reason"] == "adapter_config.json does not say which model it was trained on"
+        assert command("run", "./taught", "Hi")["error"]["type"] == "validation_error"
