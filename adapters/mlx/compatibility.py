@@ -113,10 +113,9 @@ def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> R
 
 def _of_adapter(snapshot: ModelSnapshot) -> Runtime:
     """Judge an adapter, which runs where its base does."""
-    base = snapshot.adapter_base
-    if base is None:
+    if snapshot.adapter_base is None:
         return Runtime(compatible=False, reason=f"{ADAPTER_CONFIG} does not say which model it was trained on")
-    if snapshot.origin is Origin.CACHE and is_path(base):
+    if snapshot.origin is Origin.CACHE and is_path(snapshot.adapter_base):
         return Runtime(compatible=False, reason="Its base is named by a path of its maker's machine")
     return Runtime(compatible=True, backends=(Library.MLX_LM.value,))
 
