@@ -10,13 +10,13 @@ import struct
 import threading
 import warnings
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from PIL import AvifImagePlugin, ExifTags, Image, ImageMath, features
 
 from mlxk.application.ports.media import ImageReader
+from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, ValidationError
 from mlxk.domain.generation.image_table import ImageFacts, camera_name
 from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, DecodedImage, EncodedImage, ImageFormat
@@ -349,23 +349,14 @@ class PillowImageReader(ImageReader):
     """
 
     def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, DecodedImage] = OrderedDict()
-        self._size_bytes = 0
+        self._kept = RecentlyUsed[DecodedImage](max_bytes)
 
     def decode(self, image: EncodedImage) -> DecodedImage:
-        with self._lock:
-            if image.digest in self._kept:
-                self._kept.move_to_end(image.digest)
-                return self._kept[image.digest]
+        kept = self._kept.get(image.digest)
+        if kept is not None:
+            return kept
         decoded = _decoded(image)
-        with self._lock:
-            if image.digest not in self._kept:
-                self._kept[image.digest] = decoded
-                self._size_bytes += len(decoded.pixels)
-            while self._size_bytes > self._max_bytes:
-                self._size_bytes -= len(self._kept.popitem(last=False)[1].pixels)
+        self._kept.put(image.digest, decoded, len(decoded.pixels))
         return decoded
 
     def read_exif(self, image: EncodedImage) -> ImageFacts:

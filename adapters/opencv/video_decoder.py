@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -20,6 +19,7 @@ import attrs
 
 from mlxk.adapters.opencv import container_tags
 from mlxk.application.ports.media import VideoDecoder
+from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.errors import BackendNotInstalledError, ValidationError
 from mlxk.domain.generation.image_table import ReadVideo, VideoFacts
 from mlxk.domain.generation.media import DecodedImage
@@ -29,7 +29,6 @@ from mlxk.domain.generation.video import (
     DecodedVideo,
     EncodedVideo,
     VideoFrame,
-    VideoSampling,
     frame_digest,
 )
 
@@ -100,10 +99,7 @@ class OpenCvVideoDecoder(VideoDecoder):
     def __init__(self, limits: Limits | None = None, max_bytes: int = KEPT_BYTES) -> None:
         self._limits = limits or Limits()
         self._places = threading.BoundedSemaphore(AT_ONCE)
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, VideoSampling], ReadVideo] = OrderedDict()
-        self._size_bytes = 0
+        self._kept = RecentlyUsed[ReadVideo](max_bytes)
 
     def decode(self, video: EncodedVideo) -> ReadVideo:
         video.sampling.validate()
@@ -114,23 +110,13 @@ class OpenCvVideoDecoder(VideoDecoder):
                 hint="Install it: pip install opencv-python-headless",
             )
         key = (video.digest, video.sampling)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
         with self._places, _Decoding(video, self._limits) as decoding:
             found = decoding.result()
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = found
-                self._size_bytes += _size(found)
-            while self._size_bytes > self._max_bytes:
-                self._size_bytes -= _size(self._kept.popitem(last=False)[1])
+        self._kept.put(key, found, sum(len(frame.image.pixels) for frame in found.video.frames))
         return found
-
-
-def _size(read: ReadVideo) -> int:
-    return sum(len(frame.image.pixels) for frame in read.video.frames)
 
 
 class _WrongAnswerError(Exception):

@@ -73,9 +73,9 @@ class VisionProcessor:
     def keep_features(self, max_bytes: int) -> None:
         """Keep the features of images for later prompts, within a size; on the owner thread."""
         if self.parts.encoder is not None:
-            self.parts.encoder.max_bytes = max_bytes
+            self.parts.encoder.kept_features.max_bytes = max_bytes
         if self.prepared is not None:
-            self.prepared.max_bytes = max_bytes // SHARE
+            self.prepared.kept.max_bytes = max_bytes // SHARE
 
     @property
     def features(self) -> FeatureCounters:

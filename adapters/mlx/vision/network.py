@@ -6,7 +6,6 @@ prompt contains the same image. The language model takes token ids and a KV cach
 
 import hashlib
 import itertools
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_vlm.models.cache import make_prompt_cache
+
+from mlxk.application.recently_used import RecentlyUsed
 
 ENCODER_NAMES = ("vision_tower", "vision_model", "vision_encoder", "visual")
 """Attributes under which mlx-vlm's models have their vision encoder."""
@@ -46,15 +47,14 @@ class CachingEncoder:
 
     def __init__(self, encoder: Any) -> None:  # noqa: ANN401
         self._encoder = encoder
-        self.max_bytes = 0
-        """Size limit; the least recently used features are evicted first, and nothing is kept at 0."""
-        self._features: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self.kept_features = RecentlyUsed[Any]()
+        """By the digests of calls."""
         self._divides = True
         self.counters = FeatureCounters()
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         """Return the features from the cache, or compute them."""
-        if self.max_bytes <= 0:
+        if self.kept_features.max_bytes <= 0:
             return self._compute((arguments, options))
         calls = _by_image(arguments, options) if self._divides else []
         if len(calls) < 2:
@@ -73,19 +73,15 @@ class CachingEncoder:
         key = _digest(call)
         if key is None:
             return self._compute(call)
-        if key in self._features:
+        kept = self.kept_features.get(key)
+        if kept is not None:
             self.counters.hits += 1
-            self._features.move_to_end(key)
-            return self._features[key][0]
+            return kept
         features = self._compute(call)
         arrays = [leaf for _, leaf in tree_flatten(features) if isinstance(leaf, mx.array)]
         mx.eval(arrays)
-        size = sum(array.nbytes for array in arrays)
-        self._features[key] = (features, size)
-        self.counters.size_bytes += size
-        while self.counters.size_bytes > self.max_bytes:
-            _, (_, evicted) = self._features.popitem(last=False)
-            self.counters.size_bytes -= evicted
+        self.kept_features.put(key, features, sum(array.nbytes for array in arrays))
+        self.counters.size_bytes = self.kept_features.size_bytes
         return features
 
     def _compute(self, call: Call) -> Any:  # noqa: ANN401

@@ -6,7 +6,6 @@ reading a question where the model has them in its KV cache already.
 
 import copy
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from mlxk.adapters.mlx.vision.network import SETTINGS
+from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.generation.media import DecodedImage
 
 _MARK = "mlxk"
@@ -33,35 +33,28 @@ def as_pillow(image: DecodedImage) -> Image.Image:
 
 
 class PreparedImages:
-    """Results of an image processor, the least recently used evicted first; used on the owner thread only."""
+    """Results of an image processor; used on the owner thread only."""
 
     def __init__(self) -> None:
-        self.max_bytes = 0
-        """Size limit; nothing is kept at 0."""
+        self.kept = RecentlyUsed[Any]()
+        """By their arguments."""
         self.hits = 0
-        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-        self._size_bytes = 0
 
     def __call__(self, compute: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401
         """Return what the processor makes of its arguments."""
-        key = _key([*arguments, options]) if self.max_bytes else None
+        key = _key([*arguments, options]) if self.kept.max_bytes else None
         if key is None:
             return compute(*arguments, **options)
-        if key not in self._kept:
+        found = self.kept.get(key)
+        if found is not None:
+            self.hits += 1
+        else:
             found = compute(*arguments, **options)
             parts = dict(found) if isinstance(found, Mapping) else found
             sizes = [_nbytes(leaf) for _, leaf in tree_flatten(parts)]
             if None in sizes:
                 return found
-            size = sum(filter(None, sizes))
-            self._kept[key] = (found, size)
-            self._size_bytes += size
-            while self._size_bytes > self.max_bytes:
-                self._size_bytes -= self._kept.popitem(last=False)[1][1]
-        else:
-            self.hits += 1
-            self._kept.move_to_end(key)
-            found = self._kept[key][0]
+            self.kept.put(key, found, sum(filter(None, sizes)))
         return copy.copy(found)  # processors take entries out of it
 
 
