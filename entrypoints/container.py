@@ -118,14 +118,12 @@ class UseCases:
         generate: Factory[GenerateText] = Factory(_generate_text, ports, *resolving)
         self.generate_text = generate
         memory = ports.memory_probe
-        hearing = (*resolving, ports.speech_transcriber, memory)
+        hearing = (ports.speech_transcriber, memory)
         self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *hearing)
-        speaking = (*resolving, ports.speech_synthesizer, memory)
-        self.speak_text: Factory[SpeakText] = _use("model_tasks:SpeakText", *speaking)
-        self.embed_text: Factory[EmbedText] = _use(
-            "model_tasks:EmbedText", *resolving, ports.text_embedder, memory, ports.image_reader
-        )
-        comparing = (*resolving, ports.document_reranker, memory, ports.image_reader)
+        self.speak_text: Factory[SpeakText] = _use("model_tasks:SpeakText", ports.speech_synthesizer, memory)
+        embedding = (ports.text_embedder, memory, ports.image_reader)
+        self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *embedding)
+        comparing = (ports.document_reranker, memory, ports.image_reader)
         self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *comparing)
         self.load_model: Factory[LoadModel] = Factory(_load_model, generate)
         tokenizer = ports.model_tokenizer

@@ -27,9 +27,7 @@ from mlxk.application.ports.model_tasks import (
 )
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
-from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, ImageInput, Input
 from mlxk.domain.generation.media import EncodedImage
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
@@ -139,36 +137,32 @@ class EmbeddingResult:
 class EmbedText:
     """Embeds texts and images."""
 
-    resolve: ResolveModel
-    describe: DescribeModel
     embedder: TextEmbedder
     memory: MemoryProbe
     images: ImageReader
 
     def __call__(
-        self, model: str | ModelDescription, inputs: tuple[Input, ...], settings: EmbeddingSettings
+        self, model: ModelDescription, inputs: tuple[Input, ...], settings: EmbeddingSettings
     ) -> EmbeddingResult:
         """Embed texts and images.
 
         Args:
-            model: A reference, as the user typed it; or the description of a model that is resolved.
+            model: A model that the caller has resolved.
             inputs: The texts, and images as they were received.
             settings: How to embed them.
 
         Raises:
-            ValidationError: The request is out of range, the reference is malformed, or an image cannot be read.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            ValidationError: The request is out of range, or an image cannot be read.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
             InsufficientMemoryError: It is beyond the budget.
             ContextLengthError, ExecutionError: See ``TextEmbedder.embed``.
         """
-        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
-        request = EmbeddingRequest(description.handle, inputs, settings)
+        request = EmbeddingRequest(model.handle, inputs, settings)
         request.validate()
-        require_embedding_model(description, images=any(isinstance(each, ImageInput) for each in inputs))
-        require_memory(description, self.memory)
+        require_embedding_model(model, images=any(isinstance(each, ImageInput) for each in inputs))
+        require_memory(model, self.memory)
         request = attrs.evolve(request, inputs=tuple(_decoded(each, self.images) for each in inputs))
-        return EmbeddingResult(self.embedder.embed(request), identity_of(description), description.content_hash)
+        return EmbeddingResult(self.embedder.embed(request), identity_of(model), model.content_hash)
 
 
 Given = TypeVar("Given")
@@ -193,15 +187,13 @@ def identity_of(description: ModelDescription) -> str:
 class RerankDocuments:
     """Finds how relevant documents are to a query."""
 
-    resolve: ResolveModel
-    describe: DescribeModel
     reranker: DocumentReranker
     memory: MemoryProbe
     images: ImageReader
 
     def __call__(
         self,
-        model: str | ModelDescription,
+        model: ModelDescription,
         query: str | ImageInput,
         documents: tuple[str | ImageInput, ...],
         settings: RerankSettings,
@@ -209,23 +201,21 @@ class RerankDocuments:
         """Compare documents with a query.
 
         Args:
-            model: A reference, as the user typed it; or the description of a model that is resolved.
+            model: A model that the caller has resolved.
             query: What is looked for.
             documents: What it is looked for in.
             settings: How to compare them.
 
         Raises:
-            ValidationError: The request is out of range, the reference is malformed, or an image cannot be read.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            ValidationError: The request is out of range, or an image cannot be read.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
             InsufficientMemoryError: It is beyond the budget.
             ContextLengthError, ExecutionError: See ``DocumentReranker.rerank``.
         """
-        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
-        request = RerankRequest(description.handle, query, documents, settings)
+        request = RerankRequest(model.handle, query, documents, settings)
         request.validate()
-        require_reranker(description, images=request.has_images)
-        require_memory(description, self.memory)
+        require_reranker(model, images=request.has_images)
+        require_memory(model, self.memory)
         return self.reranker.rerank(
             attrs.evolve(
                 request,
@@ -239,32 +229,28 @@ class RerankDocuments:
 class TranscribeAudio:
     """Transcribes recordings."""
 
-    resolve: ResolveModel
-    describe: DescribeModel
     transcriber: SpeechTranscriber
     memory: MemoryProbe
 
     def __call__(
-        self, model: str | ModelDescription, recording: Recording, settings: TranscriptionSettings
+        self, model: ModelDescription, recording: Recording, settings: TranscriptionSettings
     ) -> Generator[TranscriptEvent, None, None]:
         """Start a transcription; nothing is computed before the first event is read.
 
         Args:
-            model: A reference, as the user typed it; or the description of a model that is resolved.
+            model: A model that the caller has resolved.
             recording: The audio file.
             settings: How to transcribe.
 
         Raises:
-            ValidationError: A setting is out of range, or the reference is malformed.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            ValidationError: A setting is out of range.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
             InsufficientMemoryError: It is beyond the budget.
         """
         settings.validate()
-        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
-        require_speech_model(description, settings.task.capability)
-        require_memory(description, self.memory)
-        request = TranscriptionRequest(description.handle, recording.path, recording.name, settings)
+        require_speech_model(model, settings.task.capability)
+        require_memory(model, self.memory)
+        request = TranscriptionRequest(model.handle, recording.path, recording.name, settings)
         return self.transcriber.transcribe(request)
 
 
@@ -272,33 +258,29 @@ class TranscribeAudio:
 class SpeakText:
     """Speaks texts."""
 
-    resolve: ResolveModel
-    describe: DescribeModel
     synthesizer: SpeechSynthesizer
     memory: MemoryProbe
 
     def __call__(
-        self, model: str | ModelDetails, text: str, settings: SynthesisSettings
+        self, model: ModelDetails, text: str, settings: SynthesisSettings
     ) -> Generator[SpeechEvent, None, None]:
         """Start to speak; nothing is computed before the first event is read.
 
         Args:
-            model: A reference, as the user typed it; or the details of a model that is resolved.
+            model: A model that the caller has resolved.
             text: What to say.
             settings: How; a voice is meant without regard to upper and lower case.
 
         Raises:
-            ValidationError: A setting is out of range, the text has nothing to say, or the reference is malformed.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            ValidationError: A setting is out of range, or the text has nothing to say.
             UnhealthyModelError, IncompatibleModelError: The model cannot do this.
             CapabilityError: It cannot do this, or has no such voice.
             InsufficientMemoryError: It is beyond the budget.
         """
-        details = self.describe.details(self.resolve(model)) if isinstance(model, str) else model
-        description = details.description
+        description = model.description
         request = SynthesisRequest(description.handle, text, settings)
         request.validate()
         require_voice(description)
-        voice = chosen_voice(settings.voice, details.voices, description.handle.label)
+        voice = chosen_voice(settings.voice, model.voices, description.handle.label)
         require_memory(description, self.memory)
         return self.synthesizer.synthesize(attrs.evolve(request, settings=attrs.evolve(settings, voice=voice)))

@@ -1,4 +1,4 @@
-"""Embedding: the model is found and judged, and the vectors say what they are of."""
+"""Embedding: the model is judged, and the vectors say what they are of."""
 
 import json
 import struct
@@ -14,9 +14,9 @@ from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.model_tasks import EmbedText
+from mlxk.application.use_cases.model_tasks import EmbeddingResult, EmbedText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.embedding import EmbeddingSettings
+from mlxk.domain.embedding import EmbeddingSettings, Input
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
@@ -57,20 +57,19 @@ class Parts:
         cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in MODELS})
         directories = {f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()}
         workspaces = InMemoryWorkspaceStore({MINE: workspace} if workspace else {})
-        describe = DescribeModel(
+        self._describe = DescribeModel(
             InMemoryModelFiles({**directories, MINE: files()}),
             workspaces,
             InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-vlm": {"bert"}}),
             cache,
             default_owner="mlx-community",
         )
-        self.embed = EmbedText(
-            ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
-            describe,
-            self.embedder,
-            InMemoryMemoryProbe(MemoryReading(budget, budget)),
-            InMemoryImageReader(),
-        )
+        self._resolve = ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community")
+        memory = InMemoryMemoryProbe(MemoryReading(budget, budget))
+        self._embed = EmbedText(self.embedder, memory, InMemoryImageReader())
+
+    def embed(self, model: str, inputs: tuple[Input, ...], settings: EmbeddingSettings) -> EmbeddingResult:
+        return self._embed(self._describe(self._resolve(model)), inputs, settings)
 
 
 def test_texts_become_vectors_of_the_model_that_was_named() -> None:

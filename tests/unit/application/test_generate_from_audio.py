@@ -74,7 +74,11 @@ class Parts:
             memory,
             InMemoryEventLog(),
         )
-        self.transcribe = TranscribeAudio(resolve, describe, InMemorySpeechTranscriber(), memory)
+        self._transcribe = TranscribeAudio(InMemorySpeechTranscriber(), memory)
+        self._described = lambda name: describe(resolve(name))
+
+    def transcribe(self, model: str, recording: Recording, settings: TranscriptionSettings) -> None:
+        self._transcribe(self._described(model), recording, settings)
 
     def ask(self, model: str, recording: Recording, prompt: Conversation, **options: Any) -> TextStream:
         prompts = [IncomingConversation.of(prompt, recording)]

@@ -1,7 +1,8 @@
-"""Transcribing: the model is found and judged before anything is heard."""
+"""Transcribing: the model is judged before anything is heard."""
 
 import json
 import struct
+from collections.abc import Generator
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
@@ -20,12 +21,18 @@ from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
     InsufficientMemoryError,
-    ModelNotFoundError,
     UnhealthyModelError,
     ValidationError,
 )
 from mlxk.domain.models.footprint import MemoryReading
-from mlxk.domain.transcription import Segment, SpeechTask, Transcript, TranscriptionProgress, TranscriptionSettings
+from mlxk.domain.transcription import (
+    Segment,
+    SpeechTask,
+    Transcript,
+    TranscriptEvent,
+    TranscriptionProgress,
+    TranscriptionSettings,
+)
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
@@ -59,12 +66,14 @@ class Parts:
         model_files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
         workspaces = InMemoryWorkspaceStore()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
-        self.transcribe = TranscribeAudio(
-            ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
-            DescribeModel(model_files, workspaces, registry, cache, default_owner="mlx-community"),
-            self.transcriber,
-            InMemoryMemoryProbe(MemoryReading(budget, budget)),
-        )
+        self._resolve = ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community")
+        self._describe = DescribeModel(model_files, workspaces, registry, cache, default_owner="mlx-community")
+        self._transcribe = TranscribeAudio(self.transcriber, InMemoryMemoryProbe(MemoryReading(budget, budget)))
+
+    def transcribe(
+        self, model: str, recording: Recording, settings: TranscriptionSettings
+    ) -> Generator[TranscriptEvent, None, None]:
+        return self._transcribe(self._describe(self._resolve(model)), recording, settings)
 
 
 def test_a_recording_is_heard_by_the_model_that_was_named() -> None:
@@ -82,14 +91,9 @@ def test_nothing_is_heard_before_it_is_asked_for() -> None:
     assert parts.transcriber.requests == []
 
 
-def test_a_setting_out_of_range_is_refused_before_the_model_is_looked_for() -> None:
+def test_a_setting_out_of_range_is_refused_before_the_model_is_judged() -> None:
     with pytest.raises(ValidationError, match="temperature"):
-        Parts().transcribe("org/nowhere", CLIP, TranscriptionSettings(temperature=9))
-
-
-def test_a_model_that_is_not_here_is_said_so() -> None:
-    with pytest.raises(ModelNotFoundError):
-        Parts().transcribe("org/nowhere", CLIP, TranscriptionSettings())
+        Parts().transcribe("org/broken-whisper", CLIP, TranscriptionSettings(temperature=9))
 
 
 @pytest.mark.parametrize(
