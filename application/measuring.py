@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from mlxk.application.ports.benchmarking import MachineMeter
-from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
+from mlxk.application.ports.installation import InstallationProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.domain.benchmark import BUSY_LOAD, Machine
 
 Report = Callable[[str, int, int], None]

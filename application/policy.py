@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 import attrs
 
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_directories import ModelFiles
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import (

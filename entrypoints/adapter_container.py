@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
     from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
-    from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
+    from mlxk.application.ports.installation import InstallationProbe
     from mlxk.application.ports.media import MediaSource, SoundEncoder
+    from mlxk.application.ports.memory import MemoryProbe
     from mlxk.application.ports.model_directories import ContentVerifier
     from mlxk.application.ports.model_tasks import (
         DocumentReranker,

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from mlxk.application.ports.benchmarking import MachineMeter
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import Clock
 from mlxk.domain.benchmark import Processor
 from mlxk.domain.models.footprint import Matrices, MemoryReading, Widening

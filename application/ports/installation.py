@@ -1,26 +1,10 @@
-"""Ports to what decides how models run: the memory of the machine, and the program's installation."""
+"""The port to the program's installation, as far as its diagnosis needs it."""
 
 import datetime
 from abc import abstractmethod
 from typing import Protocol
 
 from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, PlatformFacts, PortFacts
-from mlxk.domain.models.footprint import Matrices, MemoryReading
-
-
-class MemoryProbe(Protocol):
-    """Reads what decides how models are held: total and available memory, and what multiplies matrices.
-
-    Cheap enough for every model load.
-    """
-
-    @abstractmethod
-    def read(self) -> MemoryReading | None:
-        """Return the current reading, or None when the system does not report it."""
-
-    @abstractmethod
-    def matrices(self) -> Matrices:
-        """Return what multiplies matrices; a library for it is loaded then."""
 
 
 class InstallationProbe(Protocol):

@@ -5,7 +5,7 @@ import enum
 import attrs
 
 from mlxk.application.ports.hub import ModelHub
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.domain.download import DownloadPlan, check_revision, plan_download
 from mlxk.domain.errors import (

@@ -6,7 +6,8 @@ import attrs
 
 from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.hub import ModelHub
-from mlxk.application.ports.installation import InstallationProbe, MemoryProbe
+from mlxk.application.ports.installation import InstallationProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.other_processes import RunningServers
 from mlxk.application.ports.system import Clock

@@ -7,7 +7,7 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.policy import estimate_memory, require_text_model
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
 from mlxk.application.use_cases.describe_model import DescribeModel

@@ -29,8 +29,8 @@ from mlxk.application.policy import (
     require_tools,
     require_vision,
 )
-from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.media import AudioDecoder, ImageReader, VideoDecoder
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.text_streams import ChunkedStream, DescribedChunk

@@ -13,8 +13,8 @@ from mlxk.application.policy import (
     require_speech_model,
     require_voice,
 )
-from mlxk.application.ports.installation import MemoryProbe
 from mlxk.application.ports.media import ImageReader
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_tasks import (
     DocumentReranker,
     FormatReport,

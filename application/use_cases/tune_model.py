@@ -9,7 +9,7 @@ import attrs
 
 from mlxk.application.policy import require_text_model, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Progress

@@ -4,7 +4,7 @@ probe = InMemoryMemoryProbe(MemoryReading(total=16 * 2**30, available=8 * 2**30)
 probe.reading = None                        # from now on the machine does not tell
 """
 
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.domain.models.footprint import Matrices, MemoryReading
 
 

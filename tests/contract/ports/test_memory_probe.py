@@ -7,7 +7,7 @@ import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
 from mlxk.adapters.system import ProcMemoryProbe, SysctlMemoryProbe
-from mlxk.application.ports.installation import MemoryProbe
+from mlxk.application.ports.memory import MemoryProbe
 from mlxk.domain.models.footprint import MemoryReading
 
 GIB = 1024**3
