@@ -89,8 +89,8 @@ class TrainingRecord:
         head += [] if base.hub_name is None else [f"base_model: {base.hub_name}", "base_model_relation: adapter"]
         losses = [f"- Loss: {_loss(result.first_loss)} at the beginning, {_loss(result.loss)} at the end"]
         if result.valid_loss is not None:
-            first = next(each.valid_loss for each in result.points if each.valid_loss is not None)
-            losses.append(f"- Loss of the validation: {_loss(first)} before, {_loss(result.valid_loss)} after")
+            before, after = _loss(result.first_valid_loss), _loss(result.valid_loss)
+            losses.append(f"- Loss of the validation: {before} before, {after} after")
         layers = f"the last {settings.layers} layers" if settings.layers > 1 else "the last layer"
         how = f"rank {settings.rank}, scale {settings.scale:g}" if settings.method.value != "full" else "whole weights"
         ended = " (ended before its time)" if result.stopped else ""

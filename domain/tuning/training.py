@@ -286,6 +286,11 @@ class TrainingResult:
         return next((each.loss for each in self.points if each.loss is not None), None)
 
     @property
+    def first_valid_loss(self) -> float | None:
+        """The first one of validation."""
+        return next((each.valid_loss for each in self.points if each.valid_loss is not None), None)
+
+    @property
     def valid_loss(self) -> float | None:
         """The last one of validation."""
         return next((each.valid_loss for each in reversed(self.points) if each.valid_loss is not None), None)

@@ -17,6 +17,7 @@ from mlxk.application.use_cases.tune_model import TrainingWatch, TuneRequest, Tu
 from mlxk.domain.errors import InterruptedRunError, UsageError, ValidationError
 from mlxk.domain.models.file_formats import MAX_DOCUMENT_BYTES, read_document
 from mlxk.domain.tuning.data import SPLITS
+from mlxk.domain.tuning.record import point_fields
 from mlxk.domain.tuning.training import Method, TrainingPoint, TuningChoices
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -206,7 +207,7 @@ class _Shown:
         self._points.append(point)
         steps = self._plan.settings.steps
         if self.output.as_json:
-            self._line({"event": "step", "steps": steps, **tuning.point_json(point)})
+            self._line({"event": "step", "steps": steps, **point_fields(point)})
         elif self._spinner is not None:
             self._spinner.show(tuning.progress_text(self._points, steps))
         elif point.step in (0, steps) or time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:

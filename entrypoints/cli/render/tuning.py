@@ -72,11 +72,6 @@ def plan_lines(plan: TuningPlan) -> list[str]:
     return lines
 
 
-def point_json(point: TrainingPoint) -> Json:
-    """Return the figures of a step."""
-    return point_fields(point)
-
-
 def progress_text(points: Sequence[TrainingPoint], steps: int) -> str:
     """Return the last figures on one line."""
     last = points[-1]
@@ -113,7 +108,7 @@ def tune_json(result: TuneResult, plot: str | None) -> Json:
         "resumed_at": trained.resumed_at,
         "train_loss": trained.loss,
         "valid_loss": trained.valid_loss,
-        "losses": [point_json(each) for each in trained.points],
+        "losses": [point_fields(each) for each in trained.points],
         "trained_parameters": trained.trained_parameters,
         "tokens": trained.tokens,
         "seconds": round(trained.seconds, 3),
@@ -130,7 +125,7 @@ def tune_text(result: TuneResult, typed: str, plot: str | None) -> str:
     lines = [f"tune: {result.base.label} → {typed}: {counted(trained.steps, 'step')}{early}, {_time(trained.seconds)}"]
     for name, first, last in (
         ("loss", trained.first_loss, trained.loss),
-        ("validation", _first_valid(trained), trained.valid_loss),
+        ("validation", trained.first_valid_loss, trained.valid_loss),
     ):
         if first is not None and last is not None:
             lines.append(f"  {name}: {first:.3f} → {last:.3f} (perplexity {perplexity(last):.4g})")
@@ -138,10 +133,6 @@ def tune_text(result: TuneResult, typed: str, plot: str | None) -> str:
     lines += [f"  drawn: {plot}"] if plot else []
     lines.append(f'Ask it: mlxk run {typed} "…"')
     return "".join(f"{printable(line)}\n" for line in lines)
-
-
-def _first_valid(result: TrainingResult) -> float | None:
-    return next((each.valid_loss for each in result.points if each.valid_loss is not None), None)
 
 
 def chart(result: TrainingResult, title: str) -> Chart:
