@@ -3,12 +3,15 @@
 Writes the JSON envelope; ``render`` converts values to JSON and text.
 """
 
+import contextlib
+import errno
 import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TextIO
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, TextIO
 
 from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import MlxkError, StorageError
@@ -149,6 +152,39 @@ class Output:
 def success_line(command: str, data: object) -> str:
     """Return the JSON document of a success on one line, where several may come or the reader waits for one."""
     return json.dumps({"status": "success", "command": command, "data": data, "error": None}, allow_nan=False)
+
+
+_READABLE = 0o644
+"""Permissions of a plot or of sound, which everyone may read."""
+
+
+@contextlib.contextmanager
+def result_file(path: str) -> Iterator[IO[bytes]]:
+    """Yield a draft that gets the name of a file when the block has ended without an error; what was there is replaced.
+
+    Raises:
+        StorageError: It cannot be written; what was there is intact.
+    """
+    folder = os.path.dirname(path) or "."
+    try:
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        descriptor, draft = tempfile.mkstemp(prefix=".mlxk-", suffix=os.path.splitext(path)[1], dir=folder)
+        try:
+            with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, _READABLE)
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+            raise
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
 
 
 class TerminalConfirmation(Confirmation):

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import datetime
-import errno
 import json
 import os
 import shlex
@@ -21,13 +20,12 @@ from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.charts import chart_of
 from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, UsageError
 from mlxk.domain.monitoring import MachineSample, WatchSummary
-from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.command_line_parser import own_words
 from mlxk.entrypoints.cli.exit_status import DONE, FAILED
 from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, handling
-from mlxk.entrypoints.cli.output import Output, success_line
+from mlxk.entrypoints.cli.output import Output, result_file, success_line
 from mlxk.entrypoints.cli.render import monitoring, sample_files
 from mlxk.entrypoints.cli.render.benchmark_reports import fault_lines
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -39,8 +37,6 @@ PLOT, KINDS = "plot", ("html", "svg", "png")
 _NOT_FOUND, _NOT_RUN = 127, 126
 """Exit statuses of a shell for a command that does not exist, and one that cannot be run."""
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 86400.0
-_READABLE = 0o644
-"""Permissions of a plot, which has nothing of a model's input."""
 _LAST_SAMPLE_SECONDS = 10.0
 """How long the last sample may take after the command has ended."""
 
@@ -272,7 +268,8 @@ def _plot(names: Sequence[str], arguments: argparse.Namespace, context: CommandC
     picture = context.build(context.settings).adapters.chart_writer().draw(chart, "svg" if kind == "html" else kind)
     if kind == "html":
         picture = monitoring.page(title, picture.decode(), summary, chart.regions).encode()
-    _write(path, picture)
+    with result_file(path) as file:
+        file.write(picture)
     facts = {"summary": monitoring.summary_json(summary, None), "regions": monitoring.regions_json(chart.regions)}
     if output.as_json:
         output.document("monitor", {"file": path, **facts})
@@ -294,17 +291,3 @@ def _place(samples: str, arguments: argparse.Namespace) -> tuple[str, str]:
     if os.path.exists(path) and os.path.samefile(path, samples):
         raise UsageError(f"'{path}' has the samples, and is not overwritten", hint="Name another file with -o.")
     return path, kind
-
-
-def _write(path: str, picture: bytes) -> None:
-    """Write a plot at once; what was there is replaced."""
-    folder = os.path.dirname(path) or "."
-    try:
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        if os.path.isdir(path):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        draft = private_files.draft(folder, os.path.splitext(path)[1], picture, _READABLE)
-        os.replace(draft, path)
-    except OSError as error:
-        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error

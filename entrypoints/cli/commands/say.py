@@ -2,11 +2,9 @@
 
 import argparse
 import contextlib
-import errno
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, cast
 
@@ -34,7 +32,7 @@ from mlxk.entrypoints.cli.command import (
     print_place,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, result_file
 from mlxk.entrypoints.cli.progress import Spinner
 
 if TYPE_CHECKING:
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("wav", "mp3", "opus", "aac", "flac", "pcm")
 STDIN = "-"
-
-_READABLE = 0o644
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,39 +173,14 @@ class _Sink:
             ) from error
 
 
-@contextlib.contextmanager
-def _target(path: str | None) -> Iterator[IO[bytes]]:
-    """Yield where the sound goes: standard output, or a draft that gets the name of the file when it is whole.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    if path is None:
-        # Libraries print, and take what sys.stdout is then for the place.
-        yield _standard_output()
-        return
-    folder = os.path.dirname(path) or "."
-    try:
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        if os.path.isdir(path):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        descriptor, draft = tempfile.mkstemp(prefix=".mlxk-", suffix=os.path.splitext(path)[1], dir=folder)
-    except OSError as error:
-        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, _READABLE)
-            yield file
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        raise
-
-
-def _standard_output() -> IO[bytes]:
-    return cast("IO[bytes]", sys.stdout.buffer) if isinstance(sys.stdout, io.TextIOWrapper) else io.BytesIO()
+def _target(path: str | None) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Return where the sound goes: the file, or standard output."""
+    if path is not None:
+        return result_file(path)
+    # Libraries print, and take what sys.stdout is then for the place.
+    return contextlib.nullcontext(
+        cast("IO[bytes]", sys.stdout.buffer) if isinstance(sys.stdout, io.TextIOWrapper) else io.BytesIO()
+    )
 
 
 @attrs.frozen

@@ -30,7 +30,7 @@ from mlxk.entrypoints.cli.command import (
 )
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.foreground_processes import handling
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, result_file
 from mlxk.entrypoints.cli.progress import SECONDS_BETWEEN_LINES, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import tuning
 from mlxk.entrypoints.settings import Settings
@@ -119,7 +119,9 @@ class TuneCommand:
             raise InterruptedRunError("interrupted", hint=shown.hint) from None
         if chart_writer is not None and kind is not None:
             title = os.path.basename(arguments.into.rstrip("/"))
-            tuning.write_plot(arguments.plot, chart_writer.draw(tuning.chart(result.record.result, title), kind))
+            picture = chart_writer.draw(tuning.chart(result.record.result, title), kind)
+            with result_file(arguments.plot) as file:
+                file.write(picture)
         if output.as_json:
             output.document("tune", tuning.tune_json(result, arguments.plot))
         else:

@@ -6,7 +6,6 @@ from mlxk.application.use_cases.evaluate_model import Evaluation
 from mlxk.application.use_cases.fuse_adapter import FuseResult
 from mlxk.application.use_cases.tune_model import TuneResult, TuningPlan
 from mlxk.domain.charts import Chart, ChartRow, Series
-from mlxk.domain.errors import StorageError
 from mlxk.domain.tuning.data import TrainingData
 from mlxk.domain.tuning.record import point_fields
 from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, perplexity
@@ -144,19 +143,6 @@ def chart(result: TrainingResult, title: str) -> Chart:
     speed = Series("speed", tuple(each.tokens_per_second for each in points))
     rows = (ChartRow("Loss", "nats a token", tuple(losses)), ChartRow("Speed", "tokens/s", (speed,)))
     return Chart(title, tuple(each.step for each in points), rows, ())
-
-
-def write_plot(path: str, picture: bytes) -> None:
-    """Write a plot; what was there is replaced.
-
-    Raises:
-        StorageError: The disk refuses.
-    """
-    try:
-        with open(path, "wb") as file:
-            file.write(picture)
-    except OSError as error:
-        raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
 
 
 def fuse_json(result: FuseResult) -> Json:
