@@ -58,6 +58,35 @@ _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 
+@attrs.frozen
+class MediaKind:
+    """A kind of media that a request holds or names."""
+
+    name: str
+    """In messages."""
+    max_bytes: int
+    """Largest file."""
+    types: tuple[str, ...]
+    """What its media types begin with; what a file really is, its content says."""
+    advice: str | None = None
+    """What to do with a file that is larger."""
+
+    def check_size(self, size_bytes: int, place: str) -> None:
+        """Refuse a file that is empty or too large.
+
+        Raises:
+            ValidationError: It is empty or too large.
+        """
+        if size_bytes == 0:
+            raise ValidationError.in_field(place, f"the {self.name} is empty")
+        if size_bytes > self.max_bytes:
+            fault = f"the {self.name} has {size_bytes / MIB:.1f} MiB; at most {self.max_bytes // MIB} MiB are taken"
+            raise ValidationError.in_field(place, fault, hint=self.advice)
+
+
+IMAGES = MediaKind("image", MAX_IMAGE_BYTES, ("image/",), "Make it smaller; models get a reduced copy anyway.")
+
+
 class ImageFormat(enum.Enum):
     """Encodings of images; values are file name extensions."""
 
@@ -107,7 +136,7 @@ class EncodedImage:
         Raises:
             ValidationError: It is empty, too large, or in an unknown format.
         """
-        check_size(len(data), place)
+        IMAGES.check_size(len(data), place)
         return cls(data, format_of(data[:SIGNATURE_BYTES], place), hashlib.sha256(data).hexdigest(), original, place)
 
     @property
@@ -154,22 +183,6 @@ class DecodedImage:
     """RGB, one byte a channel, rows from top to bottom."""
     digest: str
     """Digest of the encoded image."""
-
-
-def check_size(size_bytes: int, place: str) -> None:
-    """Refuse an image that is empty or too large.
-
-    Raises:
-        ValidationError: It is empty or too large.
-    """
-    if size_bytes == 0:
-        raise ValidationError.in_field(place, "the image is empty")
-    if size_bytes > MAX_IMAGE_BYTES:
-        raise ValidationError.in_field(
-            place,
-            f"the image has {size_bytes / MIB:.1f} MiB; at most {MAX_IMAGE_BYTES // MIB} MiB are taken",
-            hint="Make it smaller; models get a reduced copy anyway.",
-        )
 
 
 def format_of(beginning: bytes, place: str) -> ImageFormat:
@@ -245,19 +258,6 @@ class DecodedAudio:
         return len(self.samples) / _BYTES_PER_SAMPLE / AUDIO_RATE
 
 
-@attrs.frozen
-class MediaKind:
-    """A kind of media that a request may name instead of holding it."""
-
-    name: str
-    """In messages."""
-    max_bytes: int
-    """Largest file."""
-    types: tuple[str, ...]
-    """What its media types begin with; what a file really is, its content says."""
-
-
-IMAGES = MediaKind("image", MAX_IMAGE_BYTES, ("image/",))
 RECORDINGS = MediaKind("recording", MAX_AUDIO_BYTES, ("audio/", "video/", "application/ogg"))
 """Containers of films hold sound alone as well."""
 

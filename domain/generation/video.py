@@ -13,7 +13,12 @@ from mlxk.domain.generation.media import MIB, DecodedImage, MediaKind, Refusal, 
 MAX_VIDEO_BYTES = 256 * MIB
 """Largest size of one encoded clip."""
 
-VIDEOS = MediaKind("clip", MAX_VIDEO_BYTES, ("video/", "image/gif"))
+VIDEOS = MediaKind(
+    "clip",
+    MAX_VIDEO_BYTES,
+    ("video/", "image/gif"),
+    "Cut it, or make it smaller; models get a few reduced frames anyway.",
+)
 
 MAX_VIDEO_SECONDS = 2 * 60 * 60
 """Longest clip."""
@@ -157,7 +162,7 @@ class EncodedVideo:
         Raises:
             ValidationError: It is empty, too large, or in an unknown container.
         """
-        check_video_size(len(data), place)
+        VIDEOS.check_size(len(data), place)
         container = container_of(data[:SIGNATURE_BYTES], place)
         digest = hashlib.sha256(data).hexdigest()
         return cls(data, container, digest, sampling or VideoSampling(), original, place)
@@ -175,22 +180,6 @@ class EncodedVideo:
     def refused(self, kind: type[Refusal], message: str, *, hint: str | None = None) -> Refusal:
         """Return an error about this clip, which names its file or its field; see ``media.refusal``."""
         return refusal(kind, message, self.title, None if self.original else self.place, hint)
-
-
-def check_video_size(size_bytes: int, place: str) -> None:
-    """Refuse a clip that is empty or too large.
-
-    Raises:
-        ValidationError: It is empty or too large.
-    """
-    if size_bytes == 0:
-        raise ValidationError.in_field(place, "the clip is empty")
-    if size_bytes > MAX_VIDEO_BYTES:
-        raise ValidationError.in_field(
-            place,
-            f"the clip has {size_bytes / MIB:.1f} MiB; at most {MAX_VIDEO_BYTES // MIB} MiB are taken",
-            hint="Cut it, or make it smaller; models get a few reduced frames anyway.",
-        )
 
 
 def container_of(beginning: bytes, place: str) -> VideoContainer:

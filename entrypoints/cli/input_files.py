@@ -20,7 +20,7 @@ import attrs
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation import video
-from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, ImageFormat, check_size, format_of
+from mlxk.domain.generation.media import IMAGES, SIGNATURE_BYTES, EncodedImage, ImageFormat, format_of
 from mlxk.domain.generation.video import EncodedVideo, VideoSampling
 
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
@@ -198,7 +198,7 @@ class ImageFile:
                 size = os.fstat(opened.fileno()).st_size
         except OSError as error:
             raise self._unreadable(error) from error
-        check_size(size, self._place)
+        IMAGES.check_size(size, self._place)
         format_of(beginning, self._place)
 
     @property
@@ -245,7 +245,7 @@ def _clip(path: str, typed: str, sampling: VideoSampling, named_by: str) -> Enco
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValidationError(f"{place} is no regular file")
         with open(path, "rb") as file:
-            video.check_video_size(os.fstat(file.fileno()).st_size, place)
+            video.VIDEOS.check_size(os.fstat(file.fileno()).st_size, place)
             video.container_of(file.read(video.SIGNATURE_BYTES), place)
             file.seek(0)
             return EncodedVideo.of(file.read(video.MAX_VIDEO_BYTES + 1), place, sampling, os.path.basename(path))

@@ -19,9 +19,8 @@ from mlxk.domain.generation.media import (
     DecodedAudio,
     EncodedImage,
     check_audio_length,
-    check_size,
 )
-from mlxk.domain.generation.video import VIDEOS, EncodedVideo, VideoSampling, check_video_size
+from mlxk.domain.generation.video import VIDEOS, EncodedVideo, VideoSampling
 from mlxk.entrypoints.http.requests.upload import NAME, Upload, read_base64
 from mlxk.entrypoints.http.requests.validation import located
 
@@ -78,7 +77,7 @@ class PartReader:
             raise _not_readable(url, path)
         encoded = _SPACE.sub("", url[opening.end() :])
         try:
-            check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
+            IMAGES.check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
             return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
         except ValueError as error:
             raise ValidationError.in_field(path, "is not valid base64") from error
@@ -102,7 +101,7 @@ class PartReader:
             raise ValidationError.in_field(path, "must be data:video/<type>;base64,<data>, or data:image/gif")
         encoded = _SPACE.sub("", reference if opening is None else reference[opening.end() :])
         try:
-            check_video_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
+            VIDEOS.check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
             return EncodedVideo.of(base64.b64decode(encoded, validate=True), path, sampling)
         except ValueError as error:
             raise ValidationError.in_field(path, "is not valid base64") from error

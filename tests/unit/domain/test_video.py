@@ -13,12 +13,12 @@ from mlxk.domain.generation.image_table import Chunk, ImageFacts, ReadVideo, Sho
 from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.video import (
     MAX_VIDEO_BYTES,
+    VIDEOS,
     DecodedVideo,
     EncodedVideo,
     VideoContainer,
     VideoFrame,
     VideoSampling,
-    check_video_size,
 )
 
 BEGINNINGS = {
@@ -77,7 +77,7 @@ def test_a_single_frame_is_all_there_is_or_all_that_is_asked_for() -> None:
 @pytest.mark.parametrize("size", [0, MAX_VIDEO_BYTES + 1])
 def test_sizes_out_of_range_are_refused(size: int) -> None:
     with pytest.raises(ValidationError, match="--video"):
-        check_video_size(size, "--video")
+        VIDEOS.check_size(size, "--video")
 
 
 def test_frames_are_images_with_their_times() -> None:
