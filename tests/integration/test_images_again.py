@@ -1,6 +1,7 @@
 """Images that come again with every turn of a conversation: what was made of them, and of the turns, is used again."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,21 +29,8 @@ Models = Callable[[str], ModelHandle]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of an architecture, once."""
-    built: dict[str, ModelHandle] = {}
-
-    def model(architecture: str) -> ModelHandle:
-        if architecture not in built:
-            built[architecture] = build(tmp_path_factory.mktemp("tiny") / architecture, architecture, 3)
-        return built[architecture]
-
-    return model
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
+    folder = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda architecture: build(folder / architecture, architecture, 3))
 
 
 def request(handle: ModelHandle, prompt: Conversation) -> GenerationRequest:

@@ -4,17 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doubles.event_log import InMemoryEventLog
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     ExecutionError,
@@ -27,13 +24,6 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def asking(handle: ModelHandle) -> GenerationRequest:

@@ -1,19 +1,17 @@
 """What a GPU of Apple's asks of the engine, by fakes of MLX's calls: one thread, wired memory, the working set."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 from models.workshop import Workshop
 
 from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
@@ -26,13 +24,6 @@ COMPUTING = ("eval", "async_eval", "synchronize", "clear_cache", "load")
 @pytest.fixture(scope="module")
 def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
     return build(tmp_path_factory.mktemp("tiny") / "llama", max_position_embeddings=8192)
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def answer(engine: MlxTextGenerator, handle: ModelHandle) -> None:

@@ -2,7 +2,6 @@
 
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,6 @@ GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def handle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
     return build(tmp_path_factory.mktemp("tiny") / request.param, request.param)
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def prompts(count: int = 50, seed: int = 1) -> list[str]:

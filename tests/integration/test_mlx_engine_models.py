@@ -4,7 +4,6 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,6 @@ from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx
 PATIENCE_SECONDS = 10.0
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def asking(handle: ModelHandle, max_tokens: int = 20, prompt: str = "Hello world") -> GenerationRequest:

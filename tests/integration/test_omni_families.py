@@ -3,6 +3,7 @@
 What is shown for each is written beside its configuration, and the page of the families is made of that.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,14 +39,8 @@ PROMPTS = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of a family, once."""
-    built: dict[str, ModelHandle] = {}
-
-    def model(family: str) -> ModelHandle:
-        if family not in built:
-            built[family] = build_omni(tmp_path_factory.mktemp("tiny") / family, family)
-        return built[family]
-
-    return model
+    folder = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda family: build_omni(folder / family, family))
 
 
 @pytest.fixture(scope="module")

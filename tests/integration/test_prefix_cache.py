@@ -1,7 +1,6 @@
 """Prompts that begin as earlier ones did: what is used again in memory, for every kind of cache, and by whom."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ OPENING = 24
 """Tokens at most of the words that open an answer."""
 
 RESULTS = ("Count: 1, 2, 3.", "Die Sonne scheint.", "Hello world! How are you today?")
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def turns(count: int) -> Conversation:

@@ -1,7 +1,6 @@
 """Drafters, which read the hidden states of their model: the same text with each kind, reported, given up, refused."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from tokenizers import Tokenizer
 
 from mlxk.adapters.mlx.engine.drafting import PLAIN_STEPS, WINDOW
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
@@ -24,13 +22,6 @@ from mlxk.domain.models.model import ModelHandle
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
 KINDS = ("eagle3", "dflash", "mtp")
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def model_of(folder: Path, kind: str) -> ModelHandle:

@@ -1,19 +1,16 @@
 """Models that write text and take sound beside it, in the engine: mlx-vlm's own answers, shared work, refusals."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import pytest
-from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, read
 from models.pictures import about, noise, oracle, tone
 from models.tiny_models import build as build_text
 from models.tiny_vision import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
 from mlxk.domain.generation.request import GenerationRequest
@@ -29,13 +26,6 @@ QUESTION = "Transcribe this audio."
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
     """Return a model that sees and hears."""
     return build(tmp_path_factory.mktemp("tiny") / "gemma4", "gemma4", seed=4)
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> GenerationRequest:

@@ -1,15 +1,15 @@
 """Clips, in the engine: tokens for video give mlx-vlm's own answers, and every other vision model gets frames."""
 
+import functools
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 import pytest
-from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, read
 from models.clips import encoded, written
 from models.pictures import about, loaded, noise, oracle
@@ -17,7 +17,6 @@ from models.tiny_vision import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
-from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
@@ -37,21 +36,8 @@ Models = Callable[[str], ModelHandle]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of an architecture, once."""
-    built: dict[str, ModelHandle] = {}
-
-    def model(architecture: str) -> ModelHandle:
-        if architecture not in built:
-            built[architecture] = build(tmp_path_factory.mktemp("tiny") / architecture, architecture, 3)
-        return built[architecture]
-
-    return model
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
+    folder = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda architecture: build(folder / architecture, architecture, 3))
 
 
 def clip_file(folder: Path, seed: int, frames: int = 24) -> Path:

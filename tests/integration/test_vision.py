@@ -1,8 +1,9 @@
 """Vision models, in the engine: mlx-vlm's own answers, shared batches, repeated images, refusals."""
 
+import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +35,20 @@ from mlxk.domain.models.model import ModelHandle
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
 QUESTION = "What is in the image?"
-Models = Callable[..., ModelHandle]
+Models = Callable[[str], ModelHandle]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of an architecture, once."""
-    built: dict[str, ModelHandle] = {}
+    folder = tmp_path_factory.mktemp("tiny")
 
-    def model(architecture: str = "qwen2_vl") -> ModelHandle:
-        if architecture not in built:
-            # Seeds whose random weights let the image decide what is said.
-            seed = 0 if architecture == "gemma4" else 3
-            built[architecture] = build(tmp_path_factory.mktemp("tiny") / architecture, architecture, seed)
-        return built[architecture]
+    @functools.cache
+    def model(architecture: str) -> ModelHandle:
+        # Seeds whose random weights let the image decide what is said.
+        return build(folder / architecture, architecture, 0 if architecture == "gemma4" else 3)
 
     return model
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def request(handle: ModelHandle, prompt: Conversation | str, **settings: Any) -> GenerationRequest:
@@ -83,7 +75,7 @@ def test_a_conversation_goes_on_about_its_image_without_looking_again(
 
 
 def test_other_images_never_share_what_was_computed(models: Models, engine: MlxTextGenerator) -> None:
-    handle = models()
+    handle = models("qwen2_vl")
     for seed in (1, 2, 1):
         found = answer(engine, handle, about(noise(seed), QUESTION))
         assert found.tokens == oracle(handle, about(noise(seed), QUESTION))
@@ -93,7 +85,7 @@ def test_other_images_never_share_what_was_computed(models: Models, engine: MlxT
 def test_eight_requests_with_and_without_images_get_together_what_they_get_alone(
     models: Models, engine: MlxTextGenerator
 ) -> None:
-    handle = models()
+    handle = models("qwen2_vl")
     asked = [
         request(handle, about(noise(1), QUESTION)),
         request(handle, about(noise(2, 90, 50), "Describe it."), temperature=1.5, seed=7),
@@ -207,13 +199,13 @@ def test_a_long_prompt_is_read_in_pieces_beside_others(models: Models, engine: M
 
 
 def test_text_as_it_is_takes_no_template(models: Models, engine: MlxTextGenerator) -> None:
-    handle = models()
+    handle = models("qwen2_vl")
     plain = answer(engine, handle, "Hello world!").finished.usage.prompt_tokens
     assert plain < answer(engine, handle, about("Hello world!")).finished.usage.prompt_tokens
 
 
 def test_settings_are_honoured(models: Models, engine: MlxTextGenerator) -> None:
-    handle, shown = models(), about(noise(1), QUESTION)
+    handle, shown = models("qwen2_vl"), about(noise(1), QUESTION)
     greedy = answer(engine, handle, shown)
     stop = greedy.text[3:6]
     stopped = answer(engine, handle, shown, stop=(stop,))
@@ -238,7 +230,7 @@ MARKS = "<|image_pad|><|image_pad|>"
 
 
 def test_marks_of_images_in_the_text_are_text(models: Models, engine: MlxTextGenerator) -> None:
-    handle = models()
+    handle = models("qwen2_vl")
     marked, plain = (
         answer(engine, handle, about(noise(1), text)).finished.usage.prompt_tokens for text in (MARKS, "ab")
     )
@@ -248,7 +240,7 @@ def test_marks_of_images_in_the_text_are_text(models: Models, engine: MlxTextGen
 
 
 def test_marks_of_images_that_take_effect_are_refused_and_harm_nobody(models: Models, engine: MlxTextGenerator) -> None:
-    handle = models()
+    handle = models("qwen2_vl")
     asked = attrs.evolve(request(handle, about(noise(1), MARKS)), parse_special=True)
     with pytest.raises(ValidationError, match="cannot take these images with this prompt"):
         engine.submit(asked)
@@ -288,7 +280,7 @@ def test_tools_reach_the_template_of_a_vision_model(engine: MlxTextGenerator, tm
 def test_what_only_text_models_take_is_refused_by_name(
     models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:
-    handle = models()
+    handle = models("qwen2_vl")
     for engine_options, said in (
         (EngineOptions(kv_bits=8), "kv_bits"),
         (EngineOptions(draft_model=handle), "draft_model"),
@@ -306,7 +298,8 @@ def test_images_for_a_text_model_are_refused(engine: MlxTextGenerator, tmp_path:
 
 
 def test_a_cancelled_answer_about_an_image_ends(models: Models, engine: MlxTextGenerator) -> None:
-    with engine.submit(request(models(), about(noise(1), QUESTION), max_tokens=2000, ignore_eos=True)) as stream:
+    endless = request(models("qwen2_vl"), about(noise(1), QUESTION), max_tokens=2000, ignore_eos=True)
+    with engine.submit(endless) as stream:
         next(stream)
         stream.cancel()
         assert list(stream)[-1].reason is FinishReason.CANCELLED  # type: ignore[union-attr]
@@ -361,12 +354,12 @@ def test_images_of_any_size_are_looked_at_or_refused(models: Models, engine: Mlx
 
 def test_an_image_that_is_too_narrow_is_named(models: Models, engine: MlxTextGenerator) -> None:
     with pytest.raises(ValidationError) as refusal:
-        answer(engine, models(), about(noise(1, 1000, 2), QUESTION))
+        answer(engine, models("qwen2_vl"), about(noise(1, 1000, 2), QUESTION))
     assert refusal.value.hint == "One has 1000 by 2 pixels, which may be too narrow for it."
 
 
 def test_a_picture_is_more_than_its_colours(models: Models, engine: MlxTextGenerator) -> None:
     tall = noise(1, 20, 80)
     wide = DecodedImage(80, 20, tall.pixels, "0" * 64)
-    handle = models()
+    handle = models("qwen2_vl")
     assert answer(engine, handle, about(tall, QUESTION)).tokens != answer(engine, handle, about(wide, QUESTION)).tokens

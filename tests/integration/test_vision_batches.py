@@ -1,15 +1,15 @@
 """Batches of requests with and without images: whatever comes together, each answers as it would alone."""
 
 import base64
+import functools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, read
 from models.pictures import about, as_png, noise
 from models.vision_families import build_family
@@ -17,7 +17,6 @@ from serving.running import RunningServer
 from serving.whole_program import PATH, WholeProgram
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest
@@ -37,21 +36,8 @@ COLOUR: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of a family, once."""
-    built: dict[str, ModelHandle] = {}
-
-    def model(family: str) -> ModelHandle:
-        if family not in built:
-            built[family] = build_family(tmp_path_factory.mktemp("tiny") / family, family, 3)
-        return built[family]
-
-    return model
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
+    folder = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda family: build_family(folder / family, family, 3))
 
 
 def any_request(draw: random.Random, handle: ModelHandle) -> GenerationRequest:

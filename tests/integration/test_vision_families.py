@@ -3,8 +3,9 @@
 What is shown for each is written beside its configuration, and the page of the families is made of that.
 """
 
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,8 @@ Models = Callable[[str], ModelHandle]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of a family, once."""
-    built: dict[str, ModelHandle] = {}
-
-    def model(family: str) -> ModelHandle:
-        if family not in built:
-            folder = tmp_path_factory.mktemp("tiny") / family
-            seed = FAMILIES[family].get("seed", 3)
-            built[family] = build_family(folder, family, seed)
-        return built[family]
-
-    return model
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
+    folder = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda family: build_family(folder / family, family, FAMILIES[family].get("seed", 3)))
 
 
 def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> GenerationRequest:

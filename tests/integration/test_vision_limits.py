@@ -1,27 +1,17 @@
 """Limits on prompts with images."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doubles.event_log import InMemoryEventLog
 from models.pictures import about, noise
 from models.tiny_vision import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import ContextLengthError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
 
 pytestmark = pytest.mark.mlx
-
-
-@pytest.fixture
-def engine() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield generator
-    generator.close()
 
 
 def test_an_endless_prompt_with_an_image_is_refused_by_what_its_beginning_has(

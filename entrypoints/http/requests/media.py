@@ -18,6 +18,7 @@ from mlxk.domain.generation.media import (
     RECORDINGS,
     DecodedAudio,
     EncodedImage,
+    MediaKind,
     check_audio_length,
 )
 from mlxk.domain.generation.video import VIDEOS, EncodedVideo, VideoSampling
@@ -53,6 +54,16 @@ class MediaReader:
         return PartReader(self.decoder, self.named.of_request(self.clock.monotonic))
 
 
+def _decoded(encoded: str, kind: MediaKind, path: str) -> bytes:
+    """Return what is encoded in base64, white space aside, unless it is empty or too large."""
+    encoded = _SPACE.sub("", encoded)
+    kind.check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise ValidationError.in_field(path, "is not valid base64") from error
+
+
 @attrs.frozen
 class PartReader:
     """Reads the media of the parts of one request."""
@@ -75,12 +86,7 @@ class PartReader:
         opening = _DATA_URL.match(url)
         if opening is None:
             raise _not_readable(url, path)
-        encoded = _SPACE.sub("", url[opening.end() :])
-        try:
-            IMAGES.check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
-            return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
-        except ValueError as error:
-            raise ValidationError.in_field(path, "is not valid base64") from error
+        return EncodedImage.of(_decoded(url[opening.end() :], IMAGES, path), path)
 
     def video(self, reference: str, sampling: VideoSampling, path: str) -> EncodedVideo:
         """Return the clip of a part.
@@ -99,12 +105,8 @@ class PartReader:
         opening = _CLIP_URL.match(reference)
         if opening is None and reference[:5].lower() == "data:":
             raise ValidationError.in_field(path, "must be data:video/<type>;base64,<data>, or data:image/gif")
-        encoded = _SPACE.sub("", reference if opening is None else reference[opening.end() :])
-        try:
-            VIDEOS.check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
-            return EncodedVideo.of(base64.b64decode(encoded, validate=True), path, sampling)
-        except ValueError as error:
-            raise ValidationError.in_field(path, "is not valid base64") from error
+        encoded = reference if opening is None else reference[opening.end() :]
+        return EncodedVideo.of(_decoded(encoded, VIDEOS, path), path, sampling)
 
     def recording(self, data: str, path: str) -> bytes:
         """Return the file of a recording.
