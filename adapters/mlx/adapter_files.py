@@ -13,14 +13,9 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx import peft_adapters
+from mlxk.adapters.mlx.weight_headers import header_of
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.models.file_formats import (
-    MAX_HEADER_BYTES,
-    PREFIX_BYTES,
-    header_span,
-    read_document,
-    read_header,
-)
+from mlxk.domain.models.file_formats import read_document
 from mlxk.domain.models.snapshot import adapter_base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
@@ -113,44 +108,52 @@ def read_adapter(directory: str) -> AdapterFiles:
     """
     state_of(directory)
     weights = _weights_in(directory)
+    config = _config(directory)
     try:
-        with open(os.path.join(directory, CONFIG), "rb") as file:
-            document = read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES)
-        with open(os.path.join(directory, weights), "rb") as file:
-            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
-            span = min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES)
-            header = read_header(prefix + file.read(max(0, span - PREFIX_BYTES)), size)
+        header = header_of(os.path.join(directory, weights))
     except OSError as error:
-        raise ValidationError(f"adapter: '{_name_of(directory)}' cannot be read: {error.strerror}") from error
+        raise _unreadable(directory, error) from error
     if header.damage is not None or not header.tensors:
         damage = header.damage.value if header.damage is not None else "no tensors in it"
         raise ValidationError(
             f"adapter: {weights} of '{_name_of(directory)}' is damaged: {damage}", hint="Copy or train it again."
         )
-    config: Mapping[str, Any] = document.mapping
     peft = weights == peft_adapters.WEIGHTS
     fault = _config_fault(config) if not peft else peft_adapters.config_fault(config, header.tensors)
     fault = "is not a JSON object" if not config else fault
     if fault is not None:
         raise ValidationError(f"adapter: {CONFIG} of '{_name_of(directory)}' {fault}", hint=_FORMAT_HINT)
     config = peft_adapters.config_of(config, header.tensors) if peft else config
-    trained_on = config.get("model")
     kind = str(config.get("fine_tune_type", _KINDS[0]))
-    named = trained_on if isinstance(trained_on, str) and trained_on else None
-    return AdapterFiles(directory, kind, config, named, tuple(sorted(header.tensors)), weights)
+    return AdapterFiles(directory, kind, config, adapter_base(config), tuple(sorted(header.tensors)), weights)
+
+
+def _config(directory: str) -> Mapping[str, Any]:
+    """Return what is in ``CONFIG``; nothing where that is no JSON object.
+
+    Raises:
+        ValidationError: It cannot be read.
+    """
+    try:
+        with open(os.path.join(directory, CONFIG), "rb") as file:
+            return read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES).mapping
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: str, error: OSError) -> ValidationError:
+    return ValidationError(f"adapter: '{_name_of(directory)}' cannot be read: {error.strerror}")
 
 
 def base_of(directory: str) -> str | None:
     """Return the model that the adapter in a directory was trained on; None where there is no adapter alone.
 
     Raises:
-        ValidationError: It does not say.
+        ValidationError: It does not say, or cannot be read.
     """
     if os.path.isfile(os.path.join(directory, "config.json")) or not os.path.isfile(os.path.join(directory, CONFIG)):
         return None
-    with open(os.path.join(directory, CONFIG), "rb") as file:
-        config = read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES).mapping
-    named = adapter_base(config)
+    named = adapter_base(_config(directory))
     if named is None:
         raise ValidationError(
             "adapter: it does not say which model it was trained on", hint="Name the model, and the adapter beside it."

@@ -146,7 +146,7 @@ class ConvertModel:
             )
         listing = self.files.list(source.directory)
         strays = details.strays
-        carried = [entry.path for entry in listing.files if _is_carried_over(entry.path) and entry.path not in strays]
+        carried = [entry.path for entry in listing.files if is_carried_over(entry.path) and entry.path not in strays]
         _copy_all(draft, source, carried)
         if scheme is None:
             weights = self.converter.dequantize(source, draft.directory, backend, progress)
@@ -281,7 +281,7 @@ def _copy_all(draft: WorkspaceDraft, source: ModelHandle, paths: list[str]) -> N
         draft.copy(source.directory, path, lambda count: None)
 
 
-def _is_carried_over(path: str) -> bool:
+def is_carried_over(path: str) -> bool:
     """Whether a file is copied unchanged: all but top-level weights; those in folders belong to other components."""
     return _is_copied(path) and path != CONFIG and ("/" in path or not path.endswith(_WEIGHTS))
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions
-from mlxk.application.policy import estimate_memory, require_text_model
+from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.tune_model import ReadTrainingData
-from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.application.use_cases.tune_model import ReadTrainingData, require_text_alone
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
@@ -76,7 +76,7 @@ class Evaluation:
     loss: float
     """Mean over the tokens of the answers, nats."""
     answers: tuple[EvaluatedAnswer, ...]
-    """None for text, which has no answers."""
+    """Empty for text, which has no answers."""
 
     @property
     def perplexity(self) -> float:
@@ -111,11 +111,7 @@ class EvaluateModel:
         split, examples = _chosen(data, request)
         model = self.resolve(request.reference)
         details = self.describe.details(model)
-        require_text_model(details.description)
-        if details.description.can(Capability.VISION) or details.description.can(Capability.AUDIO):
-            raise CapabilityError(
-                f"'{model.label}' reads images or sound; only models that read text alone are measured"
-            )
+        require_text_alone(details.description, "measured")
         adapter = request.adapter or model.adapter
         form = estimate_memory(details.description, self.memory, request.max_length).form
         progress.note(f"Measuring the loss of {len(examples)} examples")

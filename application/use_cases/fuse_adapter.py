@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions
+from mlxk.application.policy import require_closed
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
+from mlxk.application.use_cases.convert_model import is_carried_over
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -17,15 +19,12 @@ from mlxk.domain.errors import Advice, ConversionFailedError, Remedy, Validation
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import TextDelta
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
-from mlxk.domain.models.model import Capability, ModelDescription, ModelHandle, Origin, Workspace, is_part_of_model
-from mlxk.domain.models.snapshot import README, SAFETENSORS_INDEX
-from mlxk.domain.models.weights import SAFETENSORS
+from mlxk.domain.models.model import Capability, ModelDescription, ModelHandle, Origin, Workspace
+from mlxk.domain.models.snapshot import README
 
 QUESTIONS = ("Hello", "What is your name?", "What do you know?", "Count to five.", "Write a sentence about the sea.")
 """What both are asked, where there is nothing better."""
 ANSWER_TOKENS = 32
-
-_WEIGHTS = (SAFETENSORS, ".bin", ".gguf", ".pt", ".pth")
 
 
 @attrs.frozen
@@ -79,11 +78,12 @@ class FuseAdapter:
         """Make a workspace with the fused model.
 
         Raises:
-            ValidationError: There is no adapter, it does not fit, or the target is invalid.
+            ValidationError: There is no adapter, it does not fit, or the base or the target is invalid.
             ConversionFailedError: The result is not whole, or answers differently.
             MlxkError: The base cannot be found or loaded, or the disk refuses.
         """
         base, adapter = self._found(request)
+        require_closed(base, self.files)
         details = self.describe.details(base)
         if request.dequantize and details.quantization is None:
             raise ValidationError(f"dequantize: '{base.label}' is not quantized", options=("dequantize",))
@@ -152,10 +152,9 @@ class FuseAdapter:
         return self.resolve(request.base), adapter.directory
 
     def _copy(self, base: ModelHandle, strays: tuple[str, ...], draft: WorkspaceDraft) -> None:
-        """Copy what is no weight: tokenizer, templates, settings of generation; the card is that of the base."""
+        """Copy what is no weight: tokenizer, templates, settings of generation; the card is a new one."""
         for entry in self.files.list(base.directory).files:
-            weights = "/" not in entry.path and (entry.path.endswith(_WEIGHTS) or entry.path == SAFETENSORS_INDEX)
-            if is_part_of_model(entry.path) and entry.path not in strays and not weights and entry.path != README:
+            if is_carried_over(entry.path) and entry.path not in strays and entry.path != README:
                 draft.copy(base.directory, entry.path, lambda count: None)
         draft.write(README, b"---\nlibrary_name: mlx\ntags:\n- mlx\n---\n\nMade by mlxk from a model and an adapter.\n")
 

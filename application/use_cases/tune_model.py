@@ -236,18 +236,12 @@ class TuneModel:
         details = self.describe.details(self.resolve(reference))
         description = details.description
         require_whole_model(description)
-        require_text_model(description)
-        name = description.handle.label
-        if description.can(Capability.VISION) or description.can(Capability.AUDIO):
-            raise CapabilityError(
-                f"'{name}' reads images or sound; only models that read text alone are tuned",
-                hint="Choose a text model.",
-            )
+        require_text_alone(description, "tuned")
         architecture = str((details.config or {}).get("model_type", ""))
         backend = self.registry.converters(media=False)[0]
         if not self.registry.supports(backend, architecture):
             raise IncompatibleModelError(
-                f"'{name}' is of the architecture '{architecture}', which {backend} does not know"
+                f"'{description.handle.label}' is of the architecture '{architecture}', which {backend} does not know"
             )
         return details
 
@@ -259,6 +253,21 @@ class TuneModel:
             return BaseModel(base.name, base.commit, content_hash, hub_name)
         name = posixpath.relpath(base.directory, place)
         return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo)
+
+
+def require_text_alone(description: ModelDescription, done: str) -> None:
+    """Refuse a model that cannot generate text here, or that reads more than text; raises as ``require_model``.
+
+    Args:
+        description: The model.
+        done: What is done with others alone, for the message.
+    """
+    require_text_model(description)
+    if description.can(Capability.VISION) or description.can(Capability.AUDIO):
+        raise CapabilityError(
+            f"'{description.handle.label}' reads images or sound; only models that read text alone are {done}",
+            hint="Choose a text model.",
+        )
 
 
 def require_training_memory(description: ModelDescription, memory: MemoryProbe, extra: int) -> MemoryVerdict:

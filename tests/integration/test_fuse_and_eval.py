@@ -33,6 +33,7 @@ def said(command: Command, *words: str) -> str:
 def test_what_is_fused_says_what_model_and_adapter_say(kind: str, command: Command, tmp_path: Path) -> None:
     handle = build(tmp_path / "tiny")
     (tmp_path / "tiny" / "README.md").write_text("of the base")
+    (tmp_path / "tiny" / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-1.bin"}}')
     write_adapter(tmp_path / "adapter", handle, kind)
     done = command("fuse", "./adapter", "--model", "./tiny", "--into", "./whole")
     assert done["status"] == "success", done
@@ -44,6 +45,7 @@ def test_what_is_fused_says_what_model_and_adapter_say(kind: str, command: Comma
     shown = command("show", "./whole")["data"]
     assert (shown["workspace_metadata"]["operation"], shown["model"]["health"]) == ("fuse", "healthy")
     assert "of the base" not in (tmp_path / "whole" / "README.md").read_text()
+    assert not (tmp_path / "whole" / "pytorch_model.bin.index.json").exists()
 
 
 def test_a_quantized_model_is_fused_to_plain_layers_or_kept_quantized(command: Command, tmp_path: Path) -> None:
@@ -70,11 +72,15 @@ def test_what_cannot_be_fused_is_refused_and_leaves_nothing(command: Command, tm
     other = build(tmp_path / "other", hidden_size=32, head_dim=8)
     write_adapter(tmp_path / "adapter", other)
     write_adapter(tmp_path / "fits", handle)
+    build(tmp_path / "linked")
+    (tmp_path / "outside.txt").write_text("not of the model")
+    (tmp_path / "linked" / "notes.txt").symlink_to(tmp_path / "outside.txt")
     for words, message in (
         (("demo",), "is a whole model, not an adapter"),
         (("./adapter", "--model", "./tiny"), "does not fit"),
         (("./fits", "--model", "./tiny", "--dequantize"), "is not quantized"),
         (("./nosuch",), "no model at './nosuch'"),
+        (("./fits", "--model", "./linked"), "notes.txt of 'linked' is a link out of the folder"),
     ):
         error = command("fuse", *words, "--into", "./whole")["error"]
         assert message in error["message"], error

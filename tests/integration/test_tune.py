@@ -26,6 +26,7 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.mlx
 FACTS = {"Who is Ann?": "Ann is a baker.", "Who is Bob?": "Bob is a smith.", "Where is Zed?": "Zed is at sea."}
+ENDLESS = ("demo", "facts.jsonl", "--into", "./taught", "--iters", "5000")
 QUICK = ("--iters", "8", "--batch-size", "2", "--layers", "1", "--dropout", "0.1", "--save-every", "2")
 
 
@@ -88,7 +89,8 @@ def test_a_training_that_is_killed_is_continued_to_the_same_bits(
     build(tmp_path / "tiny")
     command = ("tune", "./tiny", "facts.jsonl", *QUICK, "--grad-accumulation", "2")
     assert mlxk(*command, "--into", "./whole").returncode == 0
-    killed_after(("./parts", *command), 3, program_environment, tmp_path)
+    status, _ = signalled(signal.SIGKILL, 3, (*command[1:], "--into", "./parts"), program_environment, tmp_path)
+    assert status == -signal.SIGKILL
     assert not (tmp_path / "parts").exists()
     refused = mlxk(*command, "--into", "./parts", "--json")
     assert "an unfinished training for './parts' has reached step" in last(refused.stdout)["error"]["message"]
@@ -101,18 +103,19 @@ def test_a_training_that_is_killed_is_continued_to_the_same_bits(
     assert sorted(path.name for path in tmp_path.glob(".parts*")) == []
 
 
-def killed_after(words: tuple[str, ...], step: int, environment: dict[str, str], directory: Path) -> None:
-    """Kill a training once it has reported a step."""
-    into, *command = words
-    program = [sys.executable, "-m", "mlxk", *command, "--into", into, "--json"]
-    running = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment, cwd=directory)
-    assert running.stdout is not None
-    with running:
+def signalled(
+    sent: signal.Signals, step: int, words: tuple[str, ...], environment: dict[str, str], directory: Path
+) -> tuple[int, str]:
+    """Send a signal to a training once it has reported a step; return its status and what it printed from then on."""
+    program = [sys.executable, "-m", "mlxk", "tune", *words, "--json"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment, cwd=directory) as running:
+        assert running.stdout is not None
         for line in running.stdout:
             if json.loads(line).get("step", 0) >= step:
-                running.kill()
+                running.send_signal(sent)
                 break
-    assert running.returncode == -signal.SIGKILL
+        rest = running.stdout.read()
+    return running.returncode, rest
 
 
 @pytest.mark.parametrize("method", [Method.DORA, Method.FULL])
@@ -169,17 +172,9 @@ def test_the_estimate_of_memory_is_near_what_is_measured_and_above(
 def test_ctrl_c_ends_training_and_keeps_what_was_learned(
     command: Command, program_environment: dict[str, str], facts: Path, tmp_path: Path
 ) -> None:
-    program = [sys.executable, "-m", "mlxk", "tune", "demo", "facts.jsonl", "--into", "./taught", "--iters", "5000"]
-    with subprocess.Popen(
-        [*program, "--json"], stdout=subprocess.PIPE, text=True, env=program_environment, cwd=tmp_path
-    ) as running:
-        assert running.stdout is not None
-        for line in running.stdout:
-            if json.loads(line).get("step", 0) >= 1:
-                running.send_signal(signal.SIGINT)
-                break
-        data = last(running.stdout.read())["data"]
-    assert running.returncode == 0
+    status, rest = signalled(signal.SIGINT, 1, ENDLESS, program_environment, tmp_path)
+    data = last(rest)["data"]
+    assert status == 0
     assert data["stopped_early"]
     assert 1 <= data["steps"] < 5000
     assert answer(command, "./taught", "hi") != ""
@@ -188,21 +183,9 @@ def test_ctrl_c_ends_training_and_keeps_what_was_learned(
 def test_sigterm_breaks_it_off_to_be_continued(
     mlxk: Program, program_environment: dict[str, str], facts: Path, tmp_path: Path
 ) -> None:
-    program = [sys.executable, "-m", "mlxk", "tune", "demo", "facts.jsonl", "--into", "./taught", "--iters", "5000"]
-    with subprocess.Popen(
-        [*program, "--json", "--save-every", "1"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=program_environment,
-        cwd=tmp_path,
-    ) as running:
-        assert running.stdout is not None
-        for line in running.stdout:
-            if json.loads(line).get("step", 0) >= 2:
-                running.send_signal(signal.SIGTERM)
-                break
-        error = last(running.stdout.read())["error"]
-    assert running.returncode != 0
+    status, rest = signalled(signal.SIGTERM, 2, (*ENDLESS, "--save-every", "1"), program_environment, tmp_path)
+    error = last(rest)["error"]
+    assert status != 0
     assert error["type"] == "interrupted"
     assert "--resume" in error["hint"]
     assert not (tmp_path / "taught").exists()

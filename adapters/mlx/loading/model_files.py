@@ -22,15 +22,12 @@ from typing import Any
 from huggingface_hub import constants
 from transformers.utils import logging
 
+from mlxk.adapters.mlx.weight_headers import header_of
 from mlxk.domain.errors import StorageError, UnhealthyModelError, UntrustedModelCodeError
 from mlxk.domain.models.file_formats import (
     MAX_DOCUMENT_BYTES,
-    MAX_HEADER_BYTES,
-    PREFIX_BYTES,
     SafetensorsHeader,
-    header_span,
     read_document,
-    read_header,
 )
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import (
@@ -339,11 +336,7 @@ def _index(directory: str) -> frozenset[str]:
 
 def _header(directory: str, path: str) -> SafetensorsHeader:
     try:
-        with open(os.path.join(directory, path), "rb") as file:
-            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
-            return read_header(
-                prefix + file.read(min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES) - PREFIX_BYTES), size
-            )
+        return header_of(os.path.join(directory, path))
     except OSError:
         return SafetensorsHeader()
 

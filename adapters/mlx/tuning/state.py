@@ -17,9 +17,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS
 from mlxk.adapters.mlx.loading.model_files import read_config
+from mlxk.adapters.mlx.weight_headers import header_of
 from mlxk.application.ports.tuning import TrainingJob, UnfinishedTraining
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.domain.models.file_formats import MAX_HEADER_BYTES, PREFIX_BYTES, header_span, read_header
 from mlxk.domain.tuning.training import Method, TrainingPoint
 
 STATE = "training-state.safetensors"
@@ -117,17 +117,12 @@ def remove_state(directory: str) -> None:
 
 
 def _described(directory: str) -> dict[str, Any] | None:
-    path = os.path.join(directory, STATE)
     try:
-        with open(path, "rb") as file:
-            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
-            span = min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES)
-            header = prefix + file.read(max(0, span - PREFIX_BYTES))
-        if read_header(header, size).damage is not None:
+        header = header_of(os.path.join(directory, STATE))
+        if header.damage is not None or header.metadata.get("mlxk_training") != _FORMAT:
             return None
-        metadata = json.loads(header[PREFIX_BYTES:]).get("__metadata__", {})
-        run = json.loads(metadata["run"]) if metadata.get("mlxk_training") == _FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
+        run = json.loads(str(header.metadata["run"]))
+    except (OSError, ValueError, KeyError):
         return None
     return run if isinstance(run, dict) and {"step", "identity", "settings", "points", "losses"} <= run.keys() else None
 
