@@ -52,7 +52,7 @@ _CODECS = (
     "h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,mpeg1video,mpeg2video,msmpeg4v2,msmpeg4,"
     "h263,mjpeg,gif,prores,dnxhd,theora,rawvideo,png,ffv1,huffyuv,qtrle,cinepak"
 )
-"""FFmpeg's names of the demuxers and of the decoders of pictures that may be used: it has hundreds of others."""
+"""FFmpeg's names of the demuxers and of the decoders of frames that may be used: it has hundreds of others."""
 
 _ENVIRONMENT = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": (
@@ -199,7 +199,7 @@ class _Decoding:
         codec = _NAMES.get(codec, codec if codec.isalnum() and codec.isascii() else "unknown")
         if not frames:
             raise self._refused(
-                f"has pictures in the codec {codec}, of which none can be decoded",
+                f"has frames in the codec {codec}, of which none can be decoded",
                 hint="It is damaged, or OpenCV has no decoder for this codec here; convert it to H.264.",
             )
         last = frames[-1].seconds
@@ -221,7 +221,7 @@ class _Decoding:
         frames: list[VideoFrame] = []
         for index in (*indices, None):
             document = self._document()
-            if "pictures" in document:
+            if "frames" in document:
                 return tuple(frames)
             self._require_no_fault(document)
             width, height = int(document["width"]), int(document["height"])
@@ -269,8 +269,8 @@ class _Decoding:
             size = f"{document['width']} by {document['height']}"
             most = MAX_FRAME_PIXELS // 1_000_000
             raise self._refused(f"has frames with too many pixels ({size}); at most {most} million are taken")
-        if fault == "pictures":
-            raise self._refused("has no pictures")
+        if fault == "frames":
+            raise self._refused("has no frames")
         raise self._damaged()
 
     def _ended(self) -> ValidationError:
@@ -288,7 +288,7 @@ class _Decoding:
         return self._damaged()
 
     def _damaged(self) -> ValidationError:
-        return self._refused(f"is damaged, or no {self._video.container.name} with pictures that can be decoded")
+        return self._refused(f"is damaged, or no {self._video.container.name} with frames that can be decoded")
 
     def _refused(self, message: str, hint: str | None = None) -> ValidationError:
         return self._video.refused(ValidationError, message, hint=hint)

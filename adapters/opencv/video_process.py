@@ -6,8 +6,8 @@ limits of processor time and memory, beyond which the system ends it. FFmpeg get
 and has no protocol with which it could follow an address or a path inside.
 
 ``decoder`` starts it and talks to it. Through its standard input come the length of the clip (8 bytes, big-endian), the
-clip, and later the times of the frames to return; it writes frames of a length (8 bytes) and a JSON document, after
-those of pictures their pixels. Every failure is a document with a ``fault``, or the end of the process.
+clip, and later the times of the frames to return; it writes messages: a length (8 bytes) and a JSON document, after
+those of frames their pixels. Every failure is a document with a ``fault``, or the end of the process.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _MEMORY_CHECK_SECONDS = 0.05
 """Processor time between two checks of the memory used."""
 
 _SEEK_SECONDS = 2.0
-"""A gap from which on the decoder goes to a picture that needs no earlier one, instead of decoding all between."""
+"""A gap from which on the decoder goes to a frame that needs no earlier one, instead of decoding all between."""
 
 _LARGEST_RATE = 1000.0
 """Frames a second; more is a clock of the container, not a rate."""
@@ -65,7 +65,7 @@ class Clip:
         self._capture = self._opened()
         self._seeks = True
         self._place = -math.inf
-        """The time of the picture that was decoded last, seconds."""
+        """The time of the frame that was decoded last, seconds."""
 
     def facts(self, most_seconds: float) -> dict[str, Any]:
         """Return what the container says, or, where it is not to be believed, what decoding all of it shows."""
@@ -80,30 +80,30 @@ class Clip:
         codec = code.decode("ascii", "replace")
         return {"width": width, "height": height, "codec": codec, "total": round(total), "rate": rate}
 
-    def picture(self, seconds: float, tolerance: float) -> tuple[float, Any] | None:
-        """Return the first picture from a time on, with its own time; None when there is none any more.
+    def frame(self, seconds: float, tolerance: float) -> tuple[float, Any] | None:
+        """Return the first frame from a time on, with its own time; None when there is none any more.
 
         Args:
-            seconds: The time, later than that of the picture returned before.
-            tolerance: How much earlier the picture may be.
+            seconds: The time, later than that of the frame returned before.
+            tolerance: How much earlier the frame may be.
         """
         if self._seeks and seconds - max(self._place, 0.0) > _SEEK_SECONDS and not self._sought(seconds, tolerance):
             self._again(seeks=False)
         if not self._reached(seconds - tolerance):
             return None
-        found, picture = self._capture.retrieve()
-        if not found or picture is None:
+        found, frame = self._capture.retrieve()
+        if not found or frame is None:
             return None
-        self._require_size(picture.shape[1], picture.shape[0])
-        return self._place, picture
+        self._require_size(frame.shape[1], frame.shape[0])
+        return self._place, frame
 
-    def last_picture(self, after: float, tolerance: float) -> tuple[float, Any] | None:
-        """Return the last picture of a clip that has ended, if it is later than a time by more than the tolerance."""
+    def last_frame(self, after: float, tolerance: float) -> tuple[float, Any] | None:
+        """Return the last frame of a clip that has ended, if it is later than a time by more than the tolerance."""
         end = self._place
         if end <= after + tolerance:
             return None
         self._again(seeks=self._seeks)
-        return self.picture(end, tolerance)
+        return self.frame(end, tolerance)
 
     def _reached(self, seconds: float) -> bool:
         while self._place < seconds:
@@ -153,39 +153,39 @@ class Clip:
 
     def _require_size(self, width: int, height: int) -> None:
         if width < 1 or height < 1:
-            raise ClipError("pictures")
+            raise ClipError("frames")
         if width * height > self._most_pixels:
             raise ClipError("pixels", width=width, height=height)
 
 
-def smaller(picture: Any, most_pixels: int) -> Any:  # noqa: ANN401 - numpy's arrays, shape [height, width, 3]
-    """Return a picture as RGB with at most so many pixels."""
-    height, width = picture.shape[:2]
+def smaller(frame: Any, most_pixels: int) -> Any:  # noqa: ANN401 - numpy's arrays, shape [height, width, 3]
+    """Return a frame as RGB with at most so many pixels."""
+    height, width = frame.shape[:2]
     if width * height > most_pixels:
         scale = math.sqrt(most_pixels / (width * height))
         size = (max(int(width * scale), 1), max(int(height * scale), 1))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def answer(clip: Clip, asked: Mapping[str, Any], replies: BinaryIO) -> None:
-    """Write the pictures at some times, and then how many there are."""
+    """Write the frames at some times, and then how many there are."""
     count, place = 0, -1.0
     for seconds in asked["seconds"]:
-        found = clip.picture(seconds, asked["tolerance"])
+        found = clip.frame(seconds, asked["tolerance"])
         ended = found is None
         # Many clips state a little more than they have.
-        found = found or clip.last_picture(place, asked["tolerance"])
+        found = found or clip.last_frame(place, asked["tolerance"])
         if found is None:
             break
-        place, picture = found
-        pixels = smaller(picture, asked["pixels"])
+        place, frame = found
+        pixels = smaller(frame, asked["pixels"])
         write(replies, {"seconds": max(place, 0.0), "width": pixels.shape[1], "height": pixels.shape[0]})
         replies.write(np.ascontiguousarray(pixels).data)
         count += 1
         if ended:
             break
-    write(replies, {"pictures": count})
+    write(replies, {"frames": count})
 
 
 def write(replies: BinaryIO, document: Mapping[str, Any]) -> None:

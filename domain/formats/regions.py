@@ -1,8 +1,8 @@
 """Points and boxes that vision models write into their answers: the notations of families, read into one shape.
 
-Every notation counts in units of its own, from the upper left corner of the picture; here coordinates are fractions of
+Every notation counts in units of its own, from the upper left corner of the image; here coordinates are fractions of
 its width and height. What is not whole is text. Models that name absolute pixels (Qwen2.5-VL's JSON) are not read,
-since the pixels are those of a picture that only the model has seen.
+since the pixels are those of an image that only the model has seen.
 """
 
 import json
@@ -32,7 +32,7 @@ Point = tuple[float, float]
 
 @attrs.frozen
 class Region:
-    """A place in a picture."""
+    """A place in an image."""
 
     label: str
     """What is there; empty when the model does not say."""

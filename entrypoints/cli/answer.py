@@ -277,7 +277,7 @@ def interrupted(output: Output, text: str) -> InterruptedRunError:
 
 
 def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reasoning: bool) -> dict[str, object]:
-    """Return the data of ``run``; reasoning, tool calls and places in pictures only when there are any."""
+    """Return the data of ``run``; reasoning, tool calls and places in images only when there are any."""
     finished = given.finished
     usage, timings = finished.usage, finished.timings
     fields: dict[str, object] = {

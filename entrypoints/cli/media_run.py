@@ -100,7 +100,7 @@ def ask_about_media(
     start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
     if not files and not clips:
         return answer.answer(arguments, prompt, start, output)
-    seen = _looked_at(len(files), len(clips), options.chunk)
+    seen = _shown(len(files), len(clips), options.chunk)
     return answer.answer(arguments, prompt, start, output, f"Looking at {seen}")
 
 
@@ -113,7 +113,7 @@ def _require_sight(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{flag} and --{kind} exclude each other", hint=hint)
 
 
-def _looked_at(images: int, clips: int, chunk: int) -> str:
+def _shown(images: int, clips: int, chunk: int) -> str:
     if clips:
         return " and ".join([*([counted(images, "image")] if images else []), counted(clips, "clip")])
     last = min(chunk, images)

@@ -38,7 +38,7 @@ class InMemoryVideoDecoder(VideoDecoder):
         video.sampling.validate()
         if video.digest in self._damaged:
             raise video.refused(
-                ValidationError, f"is damaged, or no {video.container.name} with pictures that can be decoded"
+                ValidationError, f"is damaged, or no {video.container.name} with frames that can be decoded"
             )
         frames = tuple(self._frame(video, index) for index in video.sampling.indices(self._frames, self._rate))
         facts = VideoFacts(1, 1, self._frames / self._rate, "h264", self._recorded)

@@ -102,7 +102,7 @@ def test_frames_are_as_small_as_asked_for(mlxk: Program, tmp_path: Path) -> None
         (["--video", "notes.mp4"], 2, "--video: 'notes.mp4': is not a clip in a known container"),
         (["--video", "list.m3u8"], 2, "--video: 'list.m3u8': is not a clip in a known container"),
         (["--video", "folder"], 2, "--video: 'folder' is no regular file"),
-        (["--video", "cut.mp4"], 2, "'cut.mp4' is damaged, or no MP4 with pictures that can be decoded"),
+        (["--video", "cut.mp4"], 2, "'cut.mp4' is damaged, or no MP4 with frames that can be decoded"),
         (["--video", "good.mp4", "--fps", "0"], 2, "--fps must be above 0 and at most 60"),
         (["--video", "good.mp4", "--max-frames", "129"], 2, "--max-frames must be at least 1 and at most 128"),
         (["--video", "good.mp4", "--max-pixels", "2x2"], 2, "--max-pixels must be at least 256"),

@@ -51,15 +51,15 @@ class MessagesTranslation:
     """What was left out, as paths for the header."""
 
 
-def translate(body: CountRequest, *, sees: bool, reasons: bool) -> MessagesTranslation:
+def translate(body: CountRequest, *, takes_images: bool, reasons: bool) -> MessagesTranslation:
     """Translate a request.
 
     Args:
         body: The request.
-        sees: Whether the model takes images; if not, a note stands in their place.
+        takes_images: Whether the model takes images; if not, a note stands in their place.
         reasons: Whether the model can reason; if not, a request for it has no effect.
     """
-    conversation = ChatConversation(sees=sees)
+    conversation = ChatConversation(takes_images=takes_images)
     conversation.add_system(body.system)
     conversation.add_all(body.messages)
     reasoning, without_effect = _reasoning(body, reasons=reasons)
@@ -199,7 +199,7 @@ class _MessagesResource:
         details = self._services.catalogue.find(body.model, lambda _: None).details
         translation = translate(
             body,
-            sees=details.description.can(Capability.VISION),
+            takes_images=details.description.can(Capability.VISION),
             reasons=details.may_reason,
         )
         report_ignored(response, translation.ignored)

@@ -67,14 +67,14 @@ class ChatConversation:
     """Collects the messages of a chat request.
 
     Args:
-        sees: See ``translate``.
+        takes_images: See ``translate``.
     """
 
-    def __init__(self, *, sees: bool) -> None:
+    def __init__(self, *, takes_images: bool) -> None:
         self.messages: list[chat.MessageParam] = []
         self.names: dict[str, str] = {}
         self.ignored: list[str] = []
-        self._sees = sees
+        self._takes_images = takes_images
         self._tools: dict[str, str] = {}
         """Names of the tools called, by the ids of the calls."""
         self._held: list[tuple[str, list[_Placed]]] = []
@@ -229,7 +229,7 @@ class ChatConversation:
         elif isinstance(block, VideoBlock):
             yield self._video(block, path)
         elif isinstance(block, chat.VideoPart):
-            yield path, block if self._sees else self._unwatched(path)
+            yield path, block if self._takes_images else self._left_out(path)
         elif isinstance(block, DocumentBlock):
             yield from self._document(block, path)
         elif isinstance(block, SearchResultBlock):
@@ -250,7 +250,7 @@ class ChatConversation:
             yield from self._parts(each, f"{path}.source.content[{index}]")
 
     def _image(self, block: ImageBlock | ImageUrlBlock, path: str) -> _Placed:
-        if not self._sees:
+        if not self._takes_images:
             field = "source" if isinstance(block, ImageBlock) else "image_url"
             self.ignored.append(re.sub(r"\[\d+\]", "[]", f"{path}.{field}"))
             return path, chat.TextPart(text=UNSEEN)
@@ -264,8 +264,8 @@ class ChatConversation:
         return f"{path}.source.url", chat.ImagePart(image_url=chat.ImageUrl(url=source.url))
 
     def _video(self, block: VideoBlock, path: str) -> _Placed:
-        if not self._sees:
-            return path, self._unwatched(f"{path}.source")
+        if not self._takes_images:
+            return path, self._left_out(f"{path}.source")
         source = block.source
         sampling = {name: getattr(block, name) for name in ("fps", "max_frames", "max_pixels")}
         if isinstance(source, Base64Video):
@@ -273,7 +273,7 @@ class ChatConversation:
             return f"{path}.source.data", chat.VideoPart(type="video", video=url, **sampling)
         return f"{path}.source.url", chat.VideoPart(type="video", video=source.url, **sampling)
 
-    def _unwatched(self, field: str) -> chat.TextPart:
+    def _left_out(self, field: str) -> chat.TextPart:
         self.ignored.append(re.sub(r"\[\d+\]", "[]", field))
         return chat.TextPart(text=UNWATCHED)
 
