@@ -91,7 +91,7 @@ class MlxBackendRegistry(BackendRegistry):
 
     def __init__(self, search_path: Sequence[str] | None = None) -> None:
         self._search_path = search_path
-        self._installations: dict[Library, _Installation | None] = {}
+        self._installations: dict[str, _Installation | None] = {}
         self._supports: dict[str | None, InstalledSupport] = {}
 
     def dedicated_to(self, architecture: str) -> Capability | None:
@@ -122,14 +122,16 @@ class MlxBackendRegistry(BackendRegistry):
 
     def installed(self, library: Library) -> bool:
         """Whether a library is installed."""
-        return self._installation(library) is not None
+        return self._installation(_LAYOUTS[library]) is not None
 
     def _support(self, architecture: str | None) -> InstalledSupport:
         if architecture not in self._supports:
             installed = frozenset(library for library in Library if self.installed(library))
             loading, fp8 = frozenset[Library](), frozenset[Library]()
             if architecture:
-                loading = frozenset(library for library in installed if self._implements(library, architecture))
+                loading = frozenset(
+                    library for library in installed if self._implements(_LAYOUTS[library], architecture)
+                )
                 fp8 = frozenset(library for library in loading if self._loads_fp8(library, architecture))
             speaks = bool(architecture) and not loading and self._speaks(architecture or "")
             lacking = self._lacking(architecture or "") if speaks else ()
@@ -137,12 +139,7 @@ class MlxBackendRegistry(BackendRegistry):
         return self._supports[architecture]
 
     def _speaks(self, architecture: str) -> bool:
-        package = _package_directory(_SPOKEN.package, self._search_path)
-        found = None if package is None else _read_installation(package, _SPOKEN)
-        if found is None or architecture in _BACKBONES:
-            return False
-        module = found.aliases.get(architecture, architecture)
-        return module in found.architectures and _defines_model(found.directory, module)
+        return architecture not in _BACKBONES and self._implements(_SPOKEN, architecture)
 
     def _lacking(self, architecture: str) -> tuple[str, ...]:
         """Return the packages that a family of voices needs and that are not installed."""
@@ -150,17 +147,17 @@ class MlxBackendRegistry(BackendRegistry):
         needed = () if family is None else family.packages
         return tuple(each.name for each in needed if _package_directory(each.module, self._search_path) is None)
 
-    def _implements(self, library: Library, architecture: str) -> bool:
-        installation = self._installation(library)
+    def _implements(self, layout: _Layout, architecture: str) -> bool:
+        installation = self._installation(layout)
         if installation is None:
             return False
-        name = architecture.lower() if _LAYOUTS[library].lowercase else architecture
+        name = architecture.lower() if layout.lowercase else architecture
         module = installation.aliases.get(name, name)
         return module in installation.architectures and _defines_model(installation.directory, module)
 
     def _loads_fp8(self, library: Library, architecture: str) -> bool:
         """Whether a library's module for an architecture, or one that it imports, converts weights in FP8."""
-        installation = self._installation(library)
+        installation = self._installation(_LAYOUTS[library])
         if installation is None or library is Library.MLX_AUDIO:
             return False
         if library is Library.MLX_VLM:
@@ -175,12 +172,12 @@ class MlxBackendRegistry(BackendRegistry):
             pending += [name.decode() for name in _SIBLING.findall(text)]
         return False
 
-    def _installation(self, library: Library) -> _Installation | None:
-        if library not in self._installations:
-            layout = _LAYOUTS[library]
+    def _installation(self, layout: _Layout) -> _Installation | None:
+        key = os.path.join(layout.package, layout.models)
+        if key not in self._installations:
             package = _package_directory(layout.package, self._search_path)
-            self._installations[library] = None if package is None else _read_installation(package, layout)
-        return self._installations[library]
+            self._installations[key] = None if package is None else _read_installation(package, layout)
+        return self._installations[key]
 
 
 def _package_directory(package: str, search_path: Sequence[str] | None) -> str | None:

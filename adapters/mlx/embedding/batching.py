@@ -4,8 +4,11 @@ A network computes a batch in one go, during which no answer begins or goes on. 
 ``SHARED_SECONDS``, and the engine has as long after it; without any ``ALONE_SECONDS``, which a new answer may wait.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol, TypeVar
 
+from mlxk.adapters.mlx.text_generator import ModelLease
 from mlxk.domain.embedding import TokenIds
 
 MAX_ROWS = 64
@@ -45,6 +48,43 @@ class Pace:
             return FIRST_TOKENS
         seconds = SHARED_SECONDS if shared else ALONE_SECONDS
         return max(1, min(MAX_TOKENS, int(self._tokens_a_second * seconds)))
+
+
+class Counted(Protocol):
+    """What a network made of a text."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were computed."""
+
+
+M = TypeVar("M")
+R = TypeVar("R", bound=Counted)
+
+
+def in_batches(
+    lease: ModelLease[M],
+    pace: Pace,
+    texts: Sequence[TokenIds],
+    alone: Collection[int],
+    compute: Callable[[list[int]], list[R]],
+) -> Iterator[tuple[int, R]]:
+    """Yield the index of each text and what a network makes of it, in the order in which the batches are computed.
+
+    Args:
+        lease: Of the model.
+        pace: Of the model; learns from every batch.
+        texts: See ``batches``.
+        alone: See ``batches``.
+        compute: Makes a batch of some indices, on the owner thread.
+
+    Raises:
+        MlxkError: See ``ModelLease.call``.
+    """
+    for indices in batches(texts, alone, lambda: pace.most_tokens(shared=lease.is_shared)):
+        found = lease.call_batch(functools.partial(compute, indices))
+        pace.note(len(found) * max(each.tokens for each in found), lease.seconds)
+        yield from zip(indices, found, strict=True)
 
 
 def batches(

@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.batching import batches
+from mlxk.adapters.mlx.embedding.batching import in_batches
 from mlxk.adapters.mlx.embedding.encoding import Computed, EmbeddingModel, device
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLeases
@@ -37,13 +37,10 @@ class MlxTextEmbedder(TextEmbedder):
             model = lease.model
             encoded = model.network.encode(request)
             computed: dict[int, Computed] = {}
-            for indices in batches(
-                encoded.tokens, encoded.images, lambda: model.pace.most_tokens(shared=lease.is_shared)
-            ):
-                found = lease.call_batch(functools.partial(model.network.compute, encoded, indices))
-                model.pace.note(len(found) * max(each.tokens for each in found), lease.seconds)
-                computed.update(zip(indices, found, strict=True))
-                _require_dimensions(request, found[0].rows.shape[-1], model)
+            compute = functools.partial(model.network.compute, encoded)
+            for index, found in in_batches(lease, model.pace, encoded.tokens, encoded.images, compute):
+                _require_dimensions(request, found.rows.shape[-1], model)
+                computed[index] = found
             computed_by = lease.call(device)
         ordered = [computed[index] for index in range(len(request.inputs))]
         vectors = [_unit_vectors(each, request.settings.dimensions) for each in ordered]

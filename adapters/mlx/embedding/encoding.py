@@ -167,18 +167,6 @@ class EncodedPicture:
     """The field of the input, for error messages."""
 
 
-class ImageTokens(Protocol):
-    """Makes the tokens of images, and what a network takes of them."""
-
-    @abstractmethod
-    def looked_at(self, picture: EncodedPicture) -> tuple[list[int], dict[str, mx.array]]:
-        """Return the tokens of an image alone, and the network's arguments; on the owner thread.
-
-        Raises:
-            ValidationError: The image cannot be processed.
-        """
-
-
 @attrs.frozen
 class EncodedInputs:
     """The tokens of a request's inputs."""
@@ -372,6 +360,25 @@ def padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, An
         rows[row, : len(text)] = text
         mask[row, : len(text)] = 1
     return rows, mask
+
+
+def require_window(tokens: int, of_image: int, window: int, place: str) -> None:
+    """Refuse an image that has, with what stands beside it, more tokens than the window.
+
+    Raises:
+        ContextLengthError: It has.
+    """
+    if tokens > window:
+        raise ContextLengthError(
+            f"{place} has {tokens} tokens, {of_image} of them of the image; the model reads {window}.",
+            hint="Shorten the text, or make the image smaller.",
+            detail={"prompt_tokens": tokens, "context_length": window},
+        )
+
+
+def as_rows(array: mx.array) -> NDArray[np.float32]:
+    """Return an array that may leave the owner thread."""
+    return np.array(array.astype(mx.float32))
 
 
 def device() -> str:

@@ -21,9 +21,8 @@ from mlxk.adapters.mlx.embedding.encoding import (
     prompts_of,
     stated_modes,
 )
-from mlxk.adapters.mlx.embedding.gemma import GemmaImages
 from mlxk.adapters.mlx.embedding.networks import ColbertNetwork, ColbertRules, TextNetwork
-from mlxk.adapters.mlx.embedding.pictures import FAMILIES, PictureNetwork
+from mlxk.adapters.mlx.embedding.pictures import FAMILIES, GemmaImages, PictureNetwork
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     json_in,

@@ -6,22 +6,23 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from mlxk.adapters.mlx.embedding.encoding import (
     Computed,
     EncodedInputs,
     EncodedPicture,
-    ImageTokens,
     InputNetwork,
     Prompts,
     TextEncoder,
+    as_rows,
     padded,
     pool,
+    require_window,
 )
+from mlxk.adapters.mlx.embedding.pictures import GemmaImages
 from mlxk.domain.embedding import EmbeddingRequest, InputKind, TokenIds, Truncation
-from mlxk.domain.errors import CapabilityError, ContextLengthError, IncompatibleModelError
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +35,7 @@ class TextNetwork(InputNetwork):
     encoder: TextEncoder
     pooling: tuple[str, ...] | None
     """How the vectors of tokens become one, by ``MODES``; None where the network does it."""
-    images: ImageTokens | None = None
+    images: GemmaImages | None = None
     """What prepares images; None where the network takes none."""
 
     def encode(self, request: EmbeddingRequest) -> EncodedInputs:
@@ -46,8 +47,8 @@ class TextNetwork(InputNetwork):
             return self._looked_at(picture, self.images)
         return self._computed([inputs.tokens[index] for index in indices], {})
 
-    def _looked_at(self, picture: EncodedPicture, images: ImageTokens) -> list[Computed]:
-        seen, media = images.looked_at(picture)
+    def _looked_at(self, picture: EncodedPicture, images: GemmaImages) -> list[Computed]:
+        seen, media = images.looked_at(picture.image, picture.place)
         tokens = (*picture.before, *seen, *picture.after)
         require_window(len(tokens), len(seen), self.encoder.window, picture.place)
         return self._computed([tokens], media)
@@ -62,20 +63,6 @@ class TextNetwork(InputNetwork):
         if pooled is None or pooled.ndim != 2:
             raise IncompatibleModelError(f"'{self.name}' does not make one vector of a text.")
         return [Computed(row, len(text)) for row, text in zip(as_rows(pooled), texts, strict=True)]
-
-
-def require_window(tokens: int, of_image: int, window: int, place: str) -> None:
-    """Refuse an image that has, with what stands beside it, more tokens than the window.
-
-    Raises:
-        ContextLengthError: It has.
-    """
-    if tokens > window:
-        raise ContextLengthError(
-            f"{place} has {tokens} tokens, {of_image} of them of the image; the model reads {window}.",
-            hint="Shorten the text, or make the image smaller.",
-            detail={"prompt_tokens": tokens, "context_length": window},
-        )
 
 
 @attrs.frozen
@@ -195,8 +182,3 @@ class ColbertNetwork(InputNetwork):
             rows[row, : len(text)], mask[row, : len(text)] = text, 1
         output = self._network(mx.array(rows), attention_mask=mx.array(mask))
         return [Computed(vectors, length) for vectors in as_rows(output.text_embeds)]
-
-
-def as_rows(array: mx.array) -> NDArray[np.float32]:
-    """Return an array that may leave the owner thread."""
-    return np.array(array.astype(mx.float32))

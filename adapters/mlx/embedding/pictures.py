@@ -12,11 +12,20 @@ import attrs
 import mlx.core as mx
 import numpy as np
 from mlx_vlm import utils
+from mlx_vlm.models.embedding_gemma2.image_processing_embedding_gemma2 import EmbeddingGemma2ImageProcessor
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlxk.adapters.mlx.embedding.encoding import Computed, EncodedInputs, EncodedPicture, InputNetwork, Prompts, padded
-from mlxk.adapters.mlx.embedding.networks import as_rows, require_window
+from mlxk.adapters.mlx.embedding.encoding import (
+    Computed,
+    EncodedInputs,
+    EncodedPicture,
+    InputNetwork,
+    Prompts,
+    as_rows,
+    padded,
+    require_window,
+)
 from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, ImageInput, InputKind, TokenIds, Truncation
 from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, Remedy, ValidationError
 from mlxk.domain.generation.media import DecodedImage
@@ -167,17 +176,53 @@ class PromptTokens:
         Raises:
             ValidationError: The processor cannot take it.
         """
-        pixels = Image.frombytes("RGB", (image.width, image.height), image.pixels)
-        try:
-            found = utils.prepare_inputs(self._processor, images=[pixels], prompts=self._mark)
-        except (ValueError, IndexError, TypeError) as error:
-            raise ValidationError.in_field(
-                place,
-                f"the model's processor cannot take this image of {image.width} by {image.height} pixels",
-                hint="It may be too narrow for the model.",
-            ) from error
+        found = _processed(
+            image, place, lambda pixels: utils.prepare_inputs(self._processor, images=[pixels], prompts=self._mark)
+        )
         media = {name: mx.array(found[name]) for name in _INPUTS if found.get(name) is not None}
         return np.array(found["input_ids"]).reshape(-1).tolist(), media
+
+
+_GEMMA_MARKS = {"boi_token_id": 255_999, "image_token_id": 258_880, "eoi_token_id": 258_882}
+"""The tokens before, in and after an image, where the config does not state them."""
+
+
+class GemmaImages:
+    """Makes the tokens and the pixels of an image for EmbeddingGemma 2, a bidirectional network.
+
+    mlx-vlm's whole processor also reads films, for which it needs packages that images do not.
+
+    Args:
+        config: Of the model.
+        stated: The image processor's part of its ``processor_config.json``.
+    """
+
+    def __init__(self, config: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
+        self._begin, self._inside, self._end = (int(config.get(name, usual)) for name, usual in _GEMMA_MARKS.items())
+        self._processor = EmbeddingGemma2ImageProcessor(**stated)
+
+    def looked_at(self, image: DecodedImage, place: str) -> tuple[list[int], dict[str, mx.array]]:
+        """Return the tokens of an image, and what the network takes of it; as ``PromptTokens.looked_at``."""
+        found = _processed(image, place, lambda pixels: self._processor.preprocess([pixels]))
+        count = int(found["num_soft_tokens_per_image"][0])
+        media = {name: mx.array(found[name]) for name in ("pixel_values", "image_position_ids")}
+        return [self._begin, *[self._inside] * count, self._end], media
+
+
+def _processed(
+    image: DecodedImage, place: str, process: Callable[[Image.Image], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return what a processor makes of an image.
+
+    Raises:
+        ValidationError: It cannot take it.
+    """
+    pixels = Image.frombytes("RGB", (image.width, image.height), image.pixels)
+    try:
+        return process(pixels)
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        fault = f"the model's processor cannot take this image of {image.width} by {image.height} pixels"
+        raise ValidationError.in_field(place, fault, hint="It may be too narrow for the model.") from error
 
 
 class PictureNetwork(InputNetwork):

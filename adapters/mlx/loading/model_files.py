@@ -195,7 +195,7 @@ def offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress transformers' warnings on standard error, and what processors of mlx-vlm print on standard output."""
+    """Suppress transformers' warnings on standard error, and what the libraries print on standard output."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -7,8 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import padded
-from mlxk.adapters.mlx.embedding.networks import as_rows
+from mlxk.adapters.mlx.embedding.encoding import as_rows, padded
 from mlxk.adapters.mlx.embedding.pictures import QWEN_MARK, Part, Picture, PromptTokens, Text
 from mlxk.adapters.mlx.reranking.pairs import EncodedPairs, PairScorer, PicturedPair, Scored, room_of, truncation_of
 from mlxk.domain.embedding import ImageInput, TokenIds, Truncation

@@ -4,10 +4,9 @@ import functools
 import importlib.util
 import math
 
-from mlxk.adapters.mlx.embedding.batching import batches
+from mlxk.adapters.mlx.embedding.batching import in_batches
 from mlxk.adapters.mlx.embedding.encoding import device
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
-from mlxk.adapters.mlx.reranking.pairs import Scored
 from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import DocumentReranker
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
@@ -34,11 +33,8 @@ class MlxDocumentReranker(DocumentReranker):
         with self._leases.lease(WantedModel(request.model, load=load_reranker), Reranker) as lease:
             scorer, pace = lease.model.scorer, lease.model.pace
             pairs = scorer.encode(request)
-            scored: dict[int, Scored] = {}
-            for indices in batches(pairs.tokens, pairs.pictured, lambda: pace.most_tokens(shared=lease.is_shared)):
-                found = lease.call_batch(functools.partial(scorer.scores, pairs, indices))
-                pace.note(len(found) * max(each.tokens for each in found), lease.seconds)
-                scored.update(zip(indices, found, strict=True))
+            compute = functools.partial(scorer.scores, pairs)
+            scored = dict(in_batches(lease, pace, pairs.tokens, pairs.pictured, compute))
             computed_by = lease.call(device)
         ordered = [scored[index] for index in range(len(request.documents))]
         if not all(math.isfinite(each.logit) for each in ordered):

@@ -15,9 +15,8 @@ from mlx_vlm import reranker_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlxk.adapters.mlx.embedding.batching import Pace
-from mlxk.adapters.mlx.embedding.encoding import padded
+from mlxk.adapters.mlx.embedding.encoding import as_rows, padded
 from mlxk.adapters.mlx.embedding.loading import require_vocabulary, window_of
-from mlxk.adapters.mlx.embedding.networks import as_rows
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     loading_directory,

@@ -14,13 +14,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_audio.tts import utils
-from transformers.utils import logging
 
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     loading_directory,
     offline,
+    quietly,
     read_config,
     refuse_untrusted_code,
     weight_bytes,
@@ -155,8 +155,8 @@ def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voi
     with (
         translated(handle, f"has an architecture mlx-audio does not know ({named})"),
         offline(),
-        contained(handle.name),
-        _quietly(),
+        quietly(),
+        contained(handle.name),  # inside, since it tells what a library prints before it gives up
     ):
         with loading_directory(handle) as directory, _named_by_weights(handle, named, directory) as directory:
             network = utils.load_model(directory, model_name_parts=[named], model_type=named)
@@ -180,17 +180,6 @@ def _named_by_weights(handle: ModelHandle, architecture: str, directory: Path) -
         for name in os.listdir(directory):
             os.symlink(os.path.abspath(directory / name), os.path.join(folder, name))
         yield Path(folder)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Suppress transformers' warnings about architectures that it does not know, on standard error."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _require_whole(handle: ModelHandle, network: nn.Module) -> None:

@@ -41,18 +41,17 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
             yield from self._spoken(lease, request)
 
     def _spoken(self, lease: "ModelLease[Voice]", request: SynthesisRequest) -> Iterator[SpeechEvent]:
-        settings, pieces = request.settings, pieces_of(request.text)
+        pieces = pieces_of(request.text)
         rate, text_tokens = lease.call(lambda: (lease.model.sample_rate, lease.model.count(request.text)))
-        wanted = settings.sample_rate or rate
-        yield SpeechBegun(wanted, lease.model.family.instructions)
-        produced = _Produced()
+        produced = _Produced(rate, request.settings.sample_rate or rate)
+        yield SpeechBegun(produced.wanted, lease.model.family.instructions)
         for index, piece in enumerate(pieces):
             for pcm in filter(None, self._piece(lease, request, piece, produced)):
                 produced.samples += len(pcm) // 2
                 yield SpokenPart(pcm, index, len(pieces))
         if not produced.samples:
             raise ExecutionError("The model made no sound of this text.")
-        yield SpeechEnded(produced.samples / wanted, text_tokens, produced.tokens)
+        yield SpeechEnded(produced.samples / produced.wanted, text_tokens, produced.tokens)
 
     def _piece(
         self, lease: "ModelLease[Voice]", request: SynthesisRequest, piece: str, produced: "_Produced"
@@ -61,8 +60,7 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         from mlxk.adapters.mlx.voice import sound as sounds
 
         settings, model, family = request.settings, lease.model, lease.model.family
-        rate = lease.call(lambda: model.sample_rate)
-        wanted = settings.sample_rate or rate
+        rate, wanted = produced.rate, produced.wanted
         speed = 1.0 if family.own_speed else settings.speed
         speak = functools.partial(model.speak, piece, settings.voice, settings.instructions, settings.speed)
         fragments = lease.call(speak)
@@ -101,5 +99,9 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
 class _Produced:
     """What was made so far."""
 
+    rate: int
+    """Of the model's sound, Hz."""
+    wanted: int
+    """Of the sound that is returned, Hz."""
     samples: int = 0
     tokens: int = 0
