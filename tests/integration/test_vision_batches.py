@@ -83,6 +83,40 @@ def test_every_stream_of_a_batch_equals_the_one_alone(
         assert found.finished.notes == ()
 
 
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_images_of_prompts_that_wait_are_encoded_together(
+    family: str, models: Models, engine: MlxTextGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GenerationSettings(temperature=0.0, max_tokens=3)
+    asked = [
+        GenerationRequest(models(family), about(*shown, "What is it?"), settings, backends=("mlx-vlm",))
+        for shown in [
+            ("Hello.",),
+            *((noise(seed, 60, 60),) for seed in (1, 2, 3, 2)),
+            (noise(4, 60, 60), noise(1, 60, 60)),
+        ]
+    ]
+    expected = [read(engine.submit(each)).text for each in asked]
+    engine.unload()
+    read(engine.submit(asked[0]))
+    encoder = engine._thread.worker._pool.models[0].model.vision.parts.encoder  # type: ignore[union-attr]
+    kind = type(encoder._encoder)
+    calls, encode = [], kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda *arguments, **named: [calls.append(0), encode(*arguments, **named)][1])
+    worker: Any = engine._thread.worker
+    start, waiting = worker.start, []
+    monkeypatch.setattr(worker, "start", waiting.append)
+    streams = [engine.submit(each) for each in asked]
+    engine._thread.post(lambda _: [start(each) for each in waiting])
+    assert [read(stream).text for stream in streams] == expected
+
+    # One call of all four, and one of a single image, which shows that the encoder makes the same of it. Of the prompt
+    # that comes twice nothing is computed again, so that only the last one finds an image that was asked for before.
+    assert len(calls) == 2
+    state = engine.state(5.0)
+    assert (state.vision_cache_misses, state.vision_cache_hits) == (4, 1)
+
+
 def _left(stream: TextStream) -> Answer | None:
     """Read one event, leave, and return the answer if it was complete nevertheless."""
     next(stream)

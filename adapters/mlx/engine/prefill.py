@@ -109,6 +109,13 @@ class Media(Protocol):
     """What else must be equal for a cache to be used; empty for most models."""
 
     @abstractmethod
+    def encode_with(self, others: Sequence["Media"]) -> None:
+        """Encode what this prompt and others show together, where that pays; ``prefill`` encodes what is left.
+
+        On the owner thread; it raises nothing that is wrong with one of them.
+        """
+
+    @abstractmethod
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Begin the prefill of a prompt; on the owner thread.
 

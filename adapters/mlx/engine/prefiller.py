@@ -1,6 +1,7 @@
 """The prompts of sequences: begun with what the prefix cache has of them, computed, and kept for later ones."""
 
 import functools
+from collections.abc import Iterable
 
 import attrs
 import mlx.core as mx
@@ -60,11 +61,12 @@ class Prefiller:
         cpu = mx.default_device() == mx.Device(mx.cpu)
         return ChunkPolicy(SINGLE_CHUNK_CPU if cpu else SINGLE_CHUNK_GPU)
 
-    def begin(self, sequence: Sequence, *, drafted: bool) -> None:
+    def begin(self, sequence: Sequence, waiting: Iterable[Sequence] = (), *, drafted: bool) -> None:
         """Begin the prefill of a sequence with what is known of its prompt.
 
         Args:
             sequence: Not begun.
+            waiting: Others whose prompts are not computed: what they show may be encoded now, too.
             drafted: Whether its draft model reads the prompt, too.
 
         Raises:
@@ -86,6 +88,8 @@ class Prefiller:
         if cache is None:
             cache = make_cache(model.network, sequence.engine_options, model.head_size)
         if sequence.media is not None:
+            others = [each for each in waiting if each.prefill is None and each.model is sequence.model]
+            sequence.media.encode_with([each.media for each in others if each.media is not None])
             prefill = sequence.media.prefill(tokens, cache, match.tokens)
         else:
             stops = self._prefixes.stops(match, sequence.boundaries, cache)

@@ -176,7 +176,7 @@ class Scheduler:
             if sequence.prefill is None:
                 asked = sequence.engine_options.draft_required
                 drafted = self._drafts(sequence) and (asked or self._record(sequence).tries())
-                self._prefiller.begin(sequence, drafted=drafted)
+                self._prefiller.begin(sequence, self._prefilling, drafted=drafted)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
         return sequence.prefill is not None

@@ -14,7 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
 
-from mlxk.adapters.mlx.vision.network import SETTINGS
+from mlxk.adapters.mlx.vision.encoder import SETTINGS
 from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.generation.media import DecodedImage
 

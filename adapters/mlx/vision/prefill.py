@@ -1,0 +1,232 @@
+"""The prefill of prompts with images and audio.
+
+Media are encoded once, in one step of the engine, however long it takes; then the prompt is computed in chunks like
+any other. The features replace the embeddings of the media tokens, and the language model computes embeddings instead
+of tokens. Where all media are in the KV cache already, nothing is encoded.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill
+from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
+from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt
+
+_PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
+"""Inputs with one value a token; generated tokens are text, which is 0."""
+
+_SHOWN_TO_ALL = frozenset({"mllama"})
+"""Architectures whose media are no tokens: every token attends to their features."""
+
+_EVERY_STEP = ("cross_attention_states",)
+_FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
+
+
+class VisionPrompt(Media):
+    """The media of one prompt.
+
+    Args:
+        parts: The model.
+        network: Its language model.
+        prompt: The processed prompt.
+    """
+
+    def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
+        self.shown = prompt.shown
+        # Expanded, the tokens do not tell what stands between images.
+        exact = parts.type in _SHOWN_TO_ALL or len(prompt.given) != len(prompt.tokens)
+        self.kind = prompt.identity if exact else ""
+        if network.attends_ahead or not network.takes_positions:
+            # What was computed depends on the whole prompt, or the rest cannot be given its positions.
+            self.kind += f"#whole={hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()}"
+        self._parts = parts
+        self._network = network
+        self._prompt = prompt
+        self._looked_at = False
+        """Whether it was among prompts whose images were encoded together."""
+
+    def encode_with(self, others: Sequence[Media]) -> None:
+        encoder = self._parts.encoder
+        prompts = [each for each in (self, *others) if isinstance(each, VisionPrompt) and each.awaits(self._parts)]
+        if encoder is None or self not in prompts or len(prompts) < 2:
+            return
+        calls = []
+        for each in prompts:
+            calls += encoder.calls_of(each.embedded_length)
+            each._looked_at = True
+        encoder.compute_ahead(calls)
+
+    def awaits(self, parts: VisionParts) -> bool:
+        """Whether it has media that a model may still have to encode."""
+        return self._parts is parts and bool(self._prompt.identity) and not self._looked_at
+
+    def embedded_length(self) -> int:
+        """Encode the media, and return how many embeddings the prompt has."""
+        return int(self._options(list(self._prompt.given), cached=False)["inputs_embeds"].shape[1])
+
+    def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
+        """Encode the media, and begin the prefill."""
+        # Features that every step attends to are not in the keys and values: they are computed again.
+        cached = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
+        generated = tokens[len(self._prompt.tokens) :]
+        ids = [*self._prompt.tokens, *generated]
+        options = self._options(tokens if cached else [*self._prompt.given, *generated], cached)
+        embeddings = options.pop("inputs_embeds")
+        cache[-1] = self._last_layer(options)
+        chunked = self._network.takes_positions and _allows_chunks(self._parts, ids, embeddings, cache, options)
+        mx.eval(embeddings)
+        return VisionPrefill(
+            network=self._network,
+            tokens=tokens,
+            cache=cache,
+            position=position,
+            language=self._parts.language,
+            ids=mx.array([ids]),
+            embeddings=embeddings,
+            options=options,
+            chunked=chunked,
+        )
+
+    def _options(self, tokens: list[int], cached: bool) -> dict[str, Any]:
+        """Return the language model's keyword arguments for the complete prompt, its embeddings among them.
+
+        Args:
+            tokens: The prompt and the tokens generated so far.
+            cached: Whether the keys and values of all media are in the cache already.
+        """
+        ids = mx.array([tokens])
+        mask = mx.ones_like(ids)
+        self._network.remember(None, None)
+        inputs = self._inputs(len(tokens))
+        pixels = inputs.pop("pixel_values", None)
+        positions = None
+        media = bool(self._prompt.identity)
+        if media and cached:
+            positions = self._positions(ids, inputs)
+        if not media or positions is not None:
+            found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
+            inputs = {}
+        else:
+            found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
+        known = {name: value for name, value in found.to_dict().items() if value is not None}
+        stated = {**self._network.remembered(), **inputs, **known, **(positions or {})}
+        # Without, a language model would number the rest of a prompt that is cached in part from the start.
+        if self._network.has_positions and stated.get("position_ids") is None:
+            stated |= self._positions(ids, inputs) or {}
+        return stated
+
+    def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the positions of a prompt by what the processor says; None when they depend on the features."""
+        if not self._network.has_positions:
+            return {}
+        if "input_features" in inputs:
+            return None  # the number of positions of audio depends on its features
+        index = getattr(self._parts.language, "get_rope_index", None)
+        if index is None:
+            return None
+        try:
+            found = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
+        except AttributeError:  # one of another family's, without tokens of its own: the whole model has the positions
+            return None
+        positions, offset = found
+        return {"position_ids": positions, "rope_deltas": offset}
+
+    def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
+        """Return the additional layer of the cache, with the position offsets or the features of every step."""
+        always = {name: options[name] for name in _EVERY_STEP if name in options}
+        if always or self._network.attends_ahead:  # the latter mask no padding of shorter rows
+            return RowFeatures(always, {name: options[name] for name in _FIRST_STEP if name in options})
+        if not self._network.has_positions:
+            return RowPositions()
+        offset = options.get("rope_deltas")
+        return RowPositions(mx.zeros((1, 1), mx.int32) if offset is None else mx.array(offset).reshape(1, 1))
+
+    def _inputs(self, length: int) -> dict[str, Any]:
+        inputs = dict(self._prompt.inputs)
+        for name in _PER_TOKEN:
+            if name in inputs:
+                values = np.asarray(inputs[name])
+                inputs[name] = np.pad(values, ((0, 0), (0, length - values.shape[1])))
+        found: dict[str, Any] = tree_map(lambda leaf: mx.array(leaf) if isinstance(leaf, np.ndarray) else leaf, inputs)
+        return found
+
+
+@attrs.define(eq=False, kw_only=True)
+class VisionPrefill(Prefill):
+    """The computation of one prompt with media."""
+
+    language: Any
+    ids: mx.array
+    """Shape [1, L]."""
+    embeddings: mx.array
+    """Shape [1, L, D]."""
+    options: dict[str, Any]
+    """Other keyword arguments of the language model, for the complete prompt; it slices them by the cache's length."""
+    chunked: bool
+    """Whether the prompt may be computed in chunks; False when tokens attend to later ones."""
+
+    def advance(self, max_tokens: int) -> int:
+        """Compute the next chunk of at most so many tokens, or the complete prompt; return its size."""
+        last = len(self.tokens) - 1
+        if self.position == last:
+            return 0
+        # Where tokens attend to later ones, the last one is computed with the others, and then once more as any other.
+        whole = not self.chunked and self.network.attends_ahead
+        end = len(self.tokens) if whole else min(self.position + max_tokens, last) if self.chunked else last
+        size = end - self.position
+        if size:
+            positions = self.options.get("position_ids")
+            options = (
+                {**self.options, "position_ids": self._between(positions, end)}
+                if positions is not None
+                else self.options
+            )
+            self.network.remember(positions, self.options.get("rope_deltas"))
+            self.language(
+                inputs=self.ids[:, self.position : end],
+                inputs_embeds=self.embeddings[:, self.position : end],
+                cache=self.cache[:-1],
+                n_to_process=size,
+                logits_to_keep=1,
+                **options,
+            )
+            if whole:
+                for layer in self.cache:
+                    layer.trim(1)
+            mx.eval([layer.state for layer in self.cache])
+            self.position = min(end, last)
+        return size
+
+    def _between(self, positions: mx.array, end: int) -> mx.array:
+        """Return the positions of the next chunk: most models take those of the prompt, all take these."""
+        axis = next((axis for axis in (-1, -2) if positions.shape[axis] == self.embeddings.shape[1]), None)
+        if axis is None:
+            return positions
+        found = positions[..., self.position : end] if axis == -1 else positions[..., self.position : end, :]
+        return found
+
+
+def _allows_chunks(
+    parts: VisionParts, tokens: list[int], embeddings: mx.array, cache: list[Any], options: dict[str, Any]
+) -> bool:
+    """Whether the model allows a chunked prefill of a prompt."""
+    holders = (parts.model, parts.language)
+    for holder in holders:
+        policy = getattr(holder, "chunked_prefill_policy", None)
+        if callable(policy):
+            verdict = policy(
+                input_ids=mx.array([tokens]),
+                inputs_embeds=embeddings,
+                prompt_cache=cache[:-1],
+                draft_model=None,
+                draft_kind=None,
+                prefill_kwargs=options,
+            )
+            return bool(getattr(verdict, "enabled", verdict))
+    return not any(getattr(holder, "no_chunked_prefill", False) for holder in holders)
