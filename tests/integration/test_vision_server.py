@@ -43,6 +43,8 @@ class Eye:
         self.asked.append(request)
         if "fail" in turns(request)[-1].content:
             return ("Half", ExecutionError("It broke."))
+        if "Where" in turns(request)[-1].content:
+            return ("A <|ref|>cat<|/ref|><|det|>[[0, 0,", " 999, 333]]<|/det|>", " and <loc0000><loc0000>")
         return ("Answer ", f"{len(self.asked)}.")
 
     def post(self, *messages: Json, model: str = EYE, **fields: Any) -> tuple[int, Any]:
@@ -100,6 +102,33 @@ def test_an_image_is_shown_and_a_table_stands_before_the_answer(eye: Eye) -> Non
     assert [turn.role for turn in turns(request)] == [Role.SYSTEM, Role.USER]
     assert [type(part) for part in turns(request)[-1].parts] == [str, DecodedImage]
     assert (request.settings.temperature, request.backends[0]) == (0.0, "mlx-vlm")
+
+
+CAT = {"label": "cat", "kind": "box", "points": [[0.0, 0.0], [1.0, 0.3333]]}
+
+
+@pytest.mark.parametrize("fields", [{}, {"n": 2, "temperature": 1}, {"logprobs": True}, {"stop": ["END"]}])
+def test_points_and_boxes_of_an_answer_about_a_picture_are_told_apart(fields: Json, eye: Eye) -> None:
+    status, answer = eye.post(user("Where is the cat?", image(0)), **fields)
+    assert status == 200
+    assert [choice["message"]["regions"] for choice in answer["choices"]] == [[CAT]] * len(answer["choices"])
+    assert all("<|det|>[[0, 0, 999, 333]]" in choice["message"]["content"] for choice in answer["choices"])
+    body = {"model": EYE, "messages": [user("Where is the cat?", image(0))], "stream": True, **fields}
+    choices = [
+        choice
+        for chunk in events_of(read_all(eye.server.raw("/v1/chat/completions", body)))[:-1]
+        for choice in chunk["choices"]
+    ]
+    told = [choice for choice in choices if "regions" in choice["delta"]]
+    assert [(each["delta"]["regions"], each["finish_reason"]) for each in told] == [([CAT], "stop")] * len(told)
+    assert len(told) == fields.get("n", 1)
+
+
+def test_answers_without_a_picture_or_a_place_have_no_regions(eye: Eye) -> None:
+    for asked, model in ((user("What?", image(0)), EYE), (user("Where?"), EYE), (user("Where?"), CHAT_MODEL)):
+        status, answer = eye.post(asked, model=model)
+        assert status == 200
+        assert "regions" not in answer["choices"][0]["message"]
 
 
 FACTS = "[Camera: Apple iPhone SE]\n\nWhat?"

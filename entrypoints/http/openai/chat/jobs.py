@@ -320,6 +320,7 @@ class ChatJobs:
             one_call=chat.parallel_tool_calls is False,
             stops=bool(options.settings.stop),
             json_text=options.settings.grammar is not None,
+            shows=any(message.first_image is not None for message in chat.messages),
         )
 
         def start(client: Client) -> Sequence[TextStream]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 
+from mlxk.domain.formats.regions import regions_in
 from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import (
     GenerationEvent,
@@ -28,6 +29,8 @@ class MessageOptions:
     """Whether the request has stop strings."""
     json_text: bool = False
     """Whether the text must be JSON."""
+    shows: bool = False
+    """Whether the conversation shows a picture, in which an answer may name places."""
 
 
 class ChatRenderer(OpenAiRenderer):
@@ -91,6 +94,8 @@ class MessageRenderer(ChoiceRenderer):
         self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
         self._one_call = options.one_call
         self._called = False
+        self._answer: list[str] | None = [] if options.shows else None
+        """The text so far; None where no places are looked for in it."""
 
     def opening(self) -> Entry | None:
         """Return the role."""
@@ -106,11 +111,13 @@ class MessageRenderer(ChoiceRenderer):
 
     def text_template(self) -> tuple[Entry, str] | None:
         """Return a content delta, unless text is collected."""
-        plain = self._detector is None or not self._detector.json_text
+        plain = self._answer is None and (self._detector is None or not self._detector.json_text)
         return (self._entry({"content": "text"}), "text") if plain else None
 
     def _delta_of(self, event: GenerationEvent) -> Entry:
         if isinstance(event, TextDelta):
+            if self._answer is not None:
+                self._answer.append(event.text)
             return self._entry({"content": event.text}, _logprobs(event.logprobs) if event.logprobs else None)
         if isinstance(event, ReasoningDelta):
             return self._entry({"reasoning_content": event.text})
@@ -118,7 +125,9 @@ class MessageRenderer(ChoiceRenderer):
             self._called = True
             return self._entry({"tool_calls": [_call(event)]})
         truncated = self._detector is not None and self._detector.truncated
-        return self._entry({}, reason=finish_reason(event, self._called, truncated=truncated))
+        regions = _regions("".join(self._answer or ()))
+        reason = finish_reason(event, self._called, truncated=truncated)
+        return self._entry({"regions": regions} if regions else {}, reason=reason)
 
     def _omitted(self, event: GenerationEvent) -> bool:
         return self._one_call and isinstance(event, ToolCallDelta) and event.index > 0
@@ -134,6 +143,9 @@ class MessageRenderer(ChoiceRenderer):
             message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = calls
+        regions = deltas[-1].get("regions") if deltas else None
+        if regions:
+            message["regions"] = regions
         tokens = [token for entry in entries for token in (entry["logprobs"] or {"content": ()})["content"]]
         return {
             "index": self._index,
@@ -144,6 +156,11 @@ class MessageRenderer(ChoiceRenderer):
 
     def _entry(self, delta: Entry, logprobs: Entry | None = None, reason: str | None = None) -> Entry:
         return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _regions(text: str) -> list[Entry]:
+    """Return the points and boxes that an answer names, in its order."""
+    return [{"label": each.label, "kind": each.kind, "points": each.points} for each in regions_in(text)]
 
 
 def _call(event: ToolCallDelta) -> Entry:
