@@ -158,7 +158,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
 
     reading, limits = memory.read(), dict[str, Any]()
     if reading is not None:
-        limits = {"model_budget_bytes": reading.budget}
+        limits = {"model_budget_bytes": reading.budget, "swap_used_bytes": lambda: (memory.read() or reading).swap_used}
         limits |= dict.fromkeys(("cache_budget_bytes", "prefix_cache_bytes"), reading.cache_budget)
     if computes_on_cpu(sys.platform):  # what a GPU has left, the engine asks MLX
         limits["free_bytes"] = lambda: None if (now := memory.read()) is None else now.available

@@ -41,6 +41,8 @@ class EngineLimits:
     """KV caches of running sequences and the prefix cache together; None: no limit."""
     free_bytes: Callable[[], int | None] = _unknown
     """Returns what the machine has free at the moment without swapping; None where that is not to be asked."""
+    swap_used_bytes: Callable[[], int | None] = _unknown
+    """Returns what the system has moved out of memory; None where that is not known."""
     vision_cache_bytes: int = 512 * 1024**2
     """Features of images that one model keeps for later prompts; 0: none."""
     model_budget_bytes: int | None = None

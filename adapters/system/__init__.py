@@ -3,6 +3,7 @@
 import ctypes
 import datetime
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -102,7 +103,7 @@ class ProcMemoryProbe(MemoryProbe):
             used = self._files.number(f"{folder}/{version.used}") or 0
             inactive = self._files.numbers(f"{folder}/memory.stat").get(version.inactive, 0)
             total, available = min(total, limit), min(available, limit - max(used - inactive, 0))
-        return MemoryReading(total, max(0, min(available, total)))
+        return MemoryReading(total, max(0, min(available, total)), swap_used=swap_used(machine))
 
     def matrices(self) -> Matrices:
         return Matrices()
@@ -121,10 +122,16 @@ class ProcMemoryProbe(MemoryProbe):
         return found
 
 
+def swap_used(machine: Mapping[str, int]) -> int | None:
+    """Return what lies in swap, by the lines of ``/proc/meminfo`` in bytes; None where they do not say."""
+    total = machine.get("SwapTotal")
+    return None if total is None else total - machine.get("SwapFree", total)
+
+
 LARGE_MEMORY_BYTES = 36 * 1024**3
 """Total memory from which Metal recommends three quarters of it as working set."""
 
-_SYSCTL = ("/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb")
+_SYSCTL = ("/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb", "vm.swapusage")
 VM_STAT = ("/usr/bin/vm_stat",)
 _AVAILABLE = ("Pages free", "Pages inactive", "Pages speculative")
 _DEFAULT_PAGE_BYTES = 16384
@@ -162,7 +169,10 @@ class SysctlMemoryProbe(MemoryProbe):
 
     def read(self) -> MemoryReading | None:
         """Return the current memory, or None when ``sysctl`` does not report it."""
-        return mac_memory(numbers(self._run(_SYSCTL)), self._run(VM_STAT))
+        settings = self._run(_SYSCTL)
+        reading = mac_memory(numbers(settings), self._run(VM_STAT))
+        swap = swap_usage(sysctl_lines(settings).get("vm.swapusage", ""))
+        return reading and attrs.evolve(reading, swap_used=swap[1] if swap else None)
 
     def matrices(self) -> Matrices:
         return Matrices()
@@ -187,6 +197,31 @@ def numbers(text: str) -> dict[str, int]:
     """Return the numbers of lines such as ``hw.memsize: 17179869184`` and ``Pages free:  12345.``."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: int(value.strip(" .")) for name, _, value in pairs if value.strip(" .").isdecimal()}
+
+
+def sysctl_lines(text: str) -> dict[str, str]:
+    """Return the values that ``sysctl`` prints, by name."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def swap_usage(text: str) -> tuple[int, int] | None:
+    """Return all and used bytes by ``total = 2048.00M  used = 1024.25M  free = …``; None where it is not of that form.
+
+    The decimal separator is a comma in some languages.
+    """
+    found = dict(re.findall(r"(total|used) = (\d+(?:[.,]\d+)?[KMGT]?)", text))
+    if len(found) < 2:
+        return None
+    sizes = [_size(found[name]) for name in ("total", "used")]
+    return sizes[0], sizes[1]
+
+
+def _size(text: str) -> int:
+    unit = _UNITS.get(text[-1])
+    return round(float((text[:-1] if unit else text).replace(",", ".")) * (unit or 1))
 
 
 def page_bytes(statistics: str) -> int:

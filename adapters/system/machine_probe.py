@@ -21,6 +21,9 @@ from mlxk.adapters.system import (
     numbers,
     page_bytes,
     run_quietly,
+    swap_usage,
+    swap_used,
+    sysctl_lines,
     system_library,
 )
 from mlxk.application.ports.monitoring import MachineProbe
@@ -141,13 +144,12 @@ class ProcMachineProbe(MachineProbe):
     def read(self, roots: Sequence[int]) -> tuple[MachineReading, tuple[ProcessTree | None, ...]]:
         memory = self._files.memory()
         reading = self._memory.within_groups(memory)
-        swap = memory.get("SwapTotal")
         machine = MachineReading(
             total_bytes=reading.total if reading else None,
             available_bytes=reading.available if reading else None,
             free_bytes=memory.get("MemFree"),
-            swap_total_bytes=swap,
-            swap_used_bytes=None if swap is None else swap - memory.get("SwapFree", swap),
+            swap_total_bytes=memory.get("SwapTotal"),
+            swap_used_bytes=swap_used(memory),
             stalled_percent=stalled(self._files.text("proc/pressure/memory")),
             load=three_numbers(self._files.text("proc/loadavg")),
             cpu=self._cpu(),
@@ -305,31 +307,6 @@ class MacMachineProbe(MachineProbe):
     def _charged(self, process: int) -> tuple[int, MemoryKind] | None:
         size = footprint(self._library(), process)
         return None if size is None else (size, MemoryKind.FOOTPRINT)
-
-
-def sysctl_lines(text: str) -> dict[str, str]:
-    """Return the values that ``sysctl`` prints, by name."""
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
-
-
-_UNITS = {"K": 1024, "M": _MIB, "G": 1024**3, "T": 1024**4}
-
-
-def swap_usage(text: str) -> tuple[int, int] | None:
-    """Return all and used bytes by ``total = 2048.00M  used = 1024.25M  free = …``; None where it is not of that form.
-
-    The decimal separator is a comma in some languages.
-    """
-    found = dict(re.findall(r"(total|used) = (\d+(?:[.,]\d+)?[KMGT]?)", text))
-    if len(found) < 2:
-        return None
-    sizes = [_size(found[name]) for name in ("total", "used")]
-    return sizes[0], sizes[1]
-
-
-def _size(text: str) -> int:
-    unit = _UNITS.get(text[-1])
-    return round(float((text[:-1] if unit else text).replace(",", ".")) * (unit or 1))
 
 
 def ps_processes(text: str) -> dict[int, Process]:

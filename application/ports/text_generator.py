@@ -162,6 +162,10 @@ class EngineState:
     """Kept prompts that made room for sequences."""
     memory_smaller_chunks: int = 0
     """Chunks of prompts that were made smaller for lack of memory."""
+    memory_step_backs: int = 0
+    """Running completions that had to wait once more, to be continued when others have ended."""
+    memory_swaps: int = 0
+    """Times that the system began to move memory to swap while anything was generated."""
     memory_refusals: int = 0
     """Sequences that were ended for lack of memory."""
 

@@ -107,6 +107,8 @@ class MemoryReading:
     """The most an accelerator may take of unified memory, where one exists."""
     widening: Widening = Widening.NEVER
     """For weights of 16 bits; of use only where no accelerator computes."""
+    swap_used: int | None = None
+    """What the system has moved out of memory; None where it does not say."""
 
     @property
     def budget(self) -> int:
@@ -233,9 +235,7 @@ def quantized_cache_bytes(bytes_per_token: int, bits: int | None, group_size: in
 def _count(values: Mapping[str, object], *names: str) -> int:
     """Return the first positive integer among some keys, else 0."""
     found = (values.get(name) for name in names)
-    return next(
-        (number for number in found if isinstance(number, int) and not isinstance(number, bool) and number > 0), 0
-    )
+    return next((each for each in found if isinstance(each, int) and not isinstance(each, bool) and each > 0), 0)
 
 
 class WasteKind(enum.Enum):

@@ -171,6 +171,8 @@ _HELP = {
     "mlxk_memory_waits_total": ("counter", "Answers that waited for memory though fewer than the most were running."),
     "mlxk_memory_evictions_total": ("counter", "Kept prompts that made room for answers."),
     "mlxk_memory_smaller_chunks_total": ("counter", "Chunks of prompts that were made smaller for lack of memory."),
+    "mlxk_memory_step_backs_total": ("counter", "Running answers that had to wait once more for lack of memory."),
+    "mlxk_memory_swaps_total": ("counter", "Times that the system began to swap while answers were computed."),
     "mlxk_memory_refusals_total": ("counter", "Answers that were ended for lack of memory."),
     "mlxk_prefix_disk_entries": ("gauge", "Kept prompts on disk."),
     "mlxk_prefix_disk_bytes": ("gauge", "What they take there."),

@@ -249,6 +249,8 @@ class MetricsPage(Readable):
             "mlxk_memory_waits_total": state.memory_waits,
             "mlxk_memory_evictions_total": state.memory_evictions,
             "mlxk_memory_smaller_chunks_total": state.memory_smaller_chunks,
+            "mlxk_memory_step_backs_total": state.memory_step_backs,
+            "mlxk_memory_swaps_total": state.memory_swaps,
             "mlxk_memory_refusals_total": state.memory_refusals,
             "mlxk_engine_responding": state.responding,
             **_of_models(state.residents),

@@ -1,6 +1,7 @@
 """The server and the real engine together: clients who leave, and models that take turns in a memory for one."""
 
 import base64
+import itertools
 import shutil
 import threading
 import time
@@ -8,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from models.pictures import as_png, noise
 from serving.running import RunningServer, eventually
 from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
+from mlxk.adapters.mlx.engine import working_memory
+from mlxk.adapters.system import ProcMemoryProbe
 from mlxk.entrypoints.settings import ServerSettings
 
 pytestmark = pytest.mark.mlx
@@ -60,9 +64,20 @@ def test_metrics_say_what_a_step_takes_and_how_much_of_a_prompt_is_computed_at_a
     served.post(PATH, {**QUESTION, "max_tokens": 20, "ignore_eos": True})
     after = gauges()
     assert 0 < after["mlxk_decode_step_seconds"] < 10
-    decided = [after[f"mlxk_memory_{name}_total"] for name in ("waits", "evictions", "smaller_chunks", "refusals")]
-    assert decided == [0, 0, 0, 0]
+    names = ("waits", "evictions", "smaller_chunks", "step_backs", "swaps", "refusals")
+    assert [after[f"mlxk_memory_{name}_total"] for name in names] == [0] * 6
     assert after["mlxk_prompt_chunk_tokens"] >= 4
+
+
+def test_metrics_count_that_memory_moves_to_swap_while_an_answer_is_computed(
+    served: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped, read = itertools.count(2**30, 2**28), ProcMemoryProbe.read
+    monkeypatch.setattr(working_memory, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(ProcMemoryProbe, "read", lambda probe: attrs.evolve(read(probe), swap_used=next(swapped)))
+    status, _, answer = served.post(PATH, {**QUESTION, "max_tokens": 20, "ignore_eos": True})
+    assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
+    assert b"mlxk_memory_swaps_total 1\n" in served.get("/metrics")[2]
 
 
 def test_an_answer_goes_on_to_its_limit_where_a_client_that_measures_asks_for_that(served: RunningServer) -> None:

@@ -18,6 +18,7 @@ from mlxk.adapters.mlx.engine.scheduler import Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.generation.request import GenerationRequest
@@ -55,16 +56,18 @@ class Workshop:
         cache_budget_bytes: int | None = None,
         prefix_bytes: int = 0,
         free_bytes: Callable[[], int | None] = lambda: None,
+        swap_used_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.network = Network(model.network)
         self.model = attrs.evolve(model, network=self.network)
         self.pooled = PooledModel(self.model, 0.0)
         self.released = 0
         self.prefixes = PrefixCache(prefix_bytes)
-        self.memory = WorkingMemory(free_bytes, self.prefixes)
-        self.clock = InMemoryClock()
+        self.clock, self.log = InMemoryClock(), InMemoryEventLog()
+        limits = EngineLimits(free_bytes=free_bytes, swap_used_bytes=swap_used_bytes)
+        self.memory = WorkingMemory(limits, self.prefixes, self.clock, self.log)
         self.scheduler = Scheduler(
-            InMemoryEventLog(),
+            self.log,
             self.clock,
             AdmissionQueue(max_rows, cache_budget_bytes, self.memory),
             self.memory,

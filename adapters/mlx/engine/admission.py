@@ -6,9 +6,11 @@ one always starts. The estimate is the model's measured size of a token, or an u
 """
 
 from collections import deque
+from typing import Any
 
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
+from mlxk.adapters.mlx.loading.text_model import CACHE_STEP
 
 _EXPECTED_GENERATED_TOKENS = 512
 """Upper bound of the generated tokens in the estimate; few sequences use all they are allowed."""
@@ -53,12 +55,24 @@ class AdmissionQueue:
         self._queue.clear()
         return sequences
 
-    def admit(self, running: int, used_bytes: int, prefilling: list[Sequence]) -> list[Sequence]:
-        """Return the sequences that start now, given the size of the caches of all batches."""
+    def put_back(self, sequence: Sequence) -> None:
+        """Have a sequence that was running be the next one to start."""
+        self._queue.appendleft(sequence)
+
+    def admit(self, running: int, used_bytes: int, growth: int, prefilling: list[Sequence]) -> list[Sequence]:
+        """Return the sequences that start now.
+
+        Args:
+            running: Sequences that have started.
+            used_bytes: The size of the caches of all batches.
+            growth: What these will take soon, bytes.
+            prefilling: Sequences whose prompts are computed.
+        """
         admitted: list[Sequence] = []
         while self._queue and running + len(admitted) < self._max_rows:
             first = self._queue[0]
-            fits = self.make_room(used_bytes, [*prefilling, *admitted, first]) and self._is_free(first)
+            fits = self.make_room(used_bytes, [*prefilling, *admitted, first])
+            fits = fits and self._memory.has_room(_estimated_cache_bytes(first) + growth)
             if running + len(admitted) and not fits:
                 self._memory.decisions.waits += first is not self._waited
                 self._waited = first
@@ -74,14 +88,20 @@ class AdmissionQueue:
         self._memory.evict(self._budget - needed)
         return needed <= self._budget
 
-    def _is_free(self, sequence: Sequence) -> bool:
-        """Whether the machine has free what a sequence is estimated to need."""
-        needed = _estimated_cache_bytes(sequence)
-        free = self._memory.room(needed)
-        return free is None or free >= needed
+
+def cache_growth(sequences: list[Sequence], cache: list[Any]) -> int:
+    """Return what the cache of a batch takes more soon, bytes: it grows by ``CACHE_STEP`` tokens at a time.
+
+    Recurrent states and full windows, which cannot be trimmed, do not grow.
+    """
+    held = max((len(each.cache_tokens) for each in sequences), default=0)
+    further = max((each.limits.max_tokens - len(each.generated) for each in sequences), default=0)
+    growing = sum(layer.nbytes for layer in cache if layer.is_trimmable())
+    return int(growing * min(further, CACHE_STEP) / max(held, CACHE_STEP))
 
 
 def _estimated_cache_bytes(sequence: Sequence) -> int:
     """Return the estimated size of a sequence's KV cache, bytes; 0 when neither measured nor in the config."""
-    tokens = len(sequence.prompt) + min(sequence.limits.max_tokens, _EXPECTED_GENERATED_TOKENS)
+    expected = min(sequence.limits.max_tokens, len(sequence.generated) + _EXPECTED_GENERATED_TOKENS)
+    tokens = len(sequence.prompt) + expected
     return int(tokens * (sequence.model.bytes_per_token or sequence.model.model.cache_bytes_per_token))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
+from mlxk.adapters.mlx.engine.admission import cache_growth
 from mlxk.adapters.mlx.engine.drafting import DraftTrial
 from mlxk.adapters.mlx.engine.proposers import Proposer, can_rewind
 from mlxk.adapters.mlx.engine.sampling import (
@@ -44,11 +45,17 @@ class Batch(Protocol):
     alone: bool
     """Whether it holds a single sequence and accepts no other."""
     sequences: list[Sequence]
+    _cache: list[Any]
 
     @property
     @abstractmethod
     def size_bytes(self) -> int:
         """Size of the KV cache."""
+
+    @property
+    def growth_bytes(self) -> int:
+        """What the KV cache takes more soon."""
+        return cache_growth(self.sequences, self._cache)
 
     @abstractmethod
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:

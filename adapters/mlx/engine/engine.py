@@ -201,7 +201,7 @@ class Engine(Worker):
         self._disk = disk
         self.prefixes = PrefixCache(limits.prefix_cache_bytes, None if disk is None else disk.offer)
         self._pool = ModelPool(log, clock, limits, self.prefixes.forget, hold, judge)
-        self._memory = WorkingMemory(limits.free_bytes, self.prefixes)
+        self._memory = WorkingMemory(limits, self.prefixes, clock, log)
         self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self._memory)
         self._counters = EngineCounters()
         self._wired_limit: int | None = None

@@ -34,6 +34,9 @@ from mlxk.domain.generation.request import FinishReason
 _STEPS_BETWEEN_TRIMS = 512
 """Steps after which the buffers that MLX keeps for reuse are freed."""
 
+_STEPS_BETWEEN_LOOKS = 16
+"""Steps after which it is looked whether the caches of running sequences can grow."""
+
 _UNMERGEABLE_NOTE = "Computed outside the common batch because this model's cache cannot be shared."
 
 Outcome = FinishReason | MlxkError
@@ -63,6 +66,7 @@ class Scheduler:
         self._log = log
         self._clock = clock
         self._admission = admission
+        self._memory = memory
         self._prefixes = memory.prefixes
         self._counters = counters
         self._prefiller = Prefiller(log, clock, memory, counters)
@@ -107,7 +111,9 @@ class Scheduler:
         self._steps += 1
         for batch in list(self._batches):
             self._decode(batch, batch.step)
-        self._prefilling += self._admission.admit(self.running, self._used_bytes, self._prefilling)
+        self._look_at_memory()
+        growth = sum(batch.growth_bytes for batch in self._batches) if self._admission.waiting else 0
+        self._prefilling += self._admission.admit(self.running, self._used_bytes, growth, self._prefilling)
         self._end_drafts()
         if self._prefilling:
             # No finished token waits for a prefill chunk.
@@ -131,6 +137,41 @@ class Scheduler:
             self._decoding.clear()
         for sequence in sequences:
             self._end(sequence, error or FinishReason.CANCELLED)
+
+    def _look_at_memory(self) -> None:
+        """Have caches grow only into what is free: prefixes go, the youngest step back, and the last one ends."""
+        self._memory.look()
+        if self._steps % _STEPS_BETWEEN_LOOKS or not self._decoding:
+            return
+        self._admission.make_room(self._used_bytes, self._prefilling)
+        while self._decoding and not self._memory.lets_grow(growth := sum(each.growth_bytes for each in self._batches)):
+            youngest = self._prefilling[-1] if self._prefilling else next(reversed(self._decoding))
+            if self.running > 1:
+                self._step_back(youngest)
+            elif self._memory.can_refuse:
+                self._end(youngest, self._memory.refusal("There is no memory left for this answer.", growth))
+            else:
+                break
+
+    def _step_back(self, sequence: Sequence) -> None:
+        """Have a sequence wait, and give its memory back: it is computed again from its prompt and its tokens."""
+        batch = self._decoding.get(sequence)
+        if batch is None:
+            self._prefilling.remove(sequence)
+            sequence.prefill = None
+        else:
+            self._decode(batch, batch.collect)
+            if self._decoding.get(sequence) is not batch:
+                return  # it ended, or its batch failed
+            del self._decoding[sequence]
+            batch.remove([sequence])
+            if not batch.sequences:
+                self._batches.remove(batch)
+            self._step_began = None
+        self._admission.put_back(sequence)
+        self._memory.decisions.step_backs += 1
+        mx.clear_cache()
+        return_freed_memory()
 
     def _prefill(self, interrupted: Callable[[], bool]) -> None:
         began = self._clock.monotonic()

@@ -43,7 +43,7 @@ from mlxk.domain.models.snapshot import (
     is_template_file,
 )
 
-_CACHE_STEP = 256
+CACHE_STEP = 256
 """Tokens by which mlx-lm's KV caches grow."""
 
 
@@ -133,7 +133,7 @@ class PooledModel:
 
     def measure_cache(self, cache: list[Any], tokens: int) -> None:
         """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
-        self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
+        self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, CACHE_STEP)
 
 
 def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:

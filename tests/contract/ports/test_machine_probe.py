@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from doubles.machine_probe import InMemoryMachineProbe
 
+from mlxk.adapters.system import swap_usage
 from mlxk.adapters.system.machine_probe import (
     MacMachineProbe,
     ProcMachineProbe,
@@ -18,7 +19,6 @@ from mlxk.adapters.system.machine_probe import (
     nvidia_gpus,
     ps_processes,
     stalled,
-    swap_usage,
     three_numbers,
 )
 from mlxk.application.ports.monitoring import MachineProbe
