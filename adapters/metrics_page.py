@@ -11,7 +11,8 @@ from http.client import HTTPException
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.ports.monitoring import ServerProbe
 from mlxk.domain.errors import AccessDeniedError, NetworkError
-from mlxk.domain.monitoring import EngineFigures, ServerReading, WatchedModel
+from mlxk.domain.generation.request import EngineFigures
+from mlxk.domain.monitoring import ServerReading, WatchedModel
 
 _SECONDS = 5.0
 """How long a server may take to report its figures."""

@@ -161,7 +161,10 @@ def require_memory(
     Raises:
         InsufficientMemoryError: It is beyond the budget.
     """
-    verdict = estimate_memory(description, memory, cache=cache)
+    # Weights are widened only where there is room, so the verdict needs no look at what multiplies matrices.
+    tokens, cache = expected_context(description.context_length), cache or EngineOptions()
+    per_token = quantized_cache_bytes(description.cache_per_token, cache.kv_bits, cache.kv_group_size)
+    verdict = judge_memory(memory.read(), description.weight_bytes, per_token, tokens)
     if verdict.fit is not MemoryFit.EXCEEDS or description.handle in loaded():
         return
     numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}

@@ -13,10 +13,6 @@ from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelErr
 from mlxk.domain.models.snapshot import is_litter
 from mlxk.domain.models.weights import stray_weights
 
-MAX_NAME_LENGTH = 96
-"""Most characters of a name; the hub's limit."""
-
-_NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -66,30 +62,6 @@ class RemoteModel:
     def reference(self) -> str | None:
         """The branch or tag that points to the commit; None when a commit was requested."""
         return None if self.revision == self.commit else self.revision or "main"
-
-
-def check_name(name: str) -> str:
-    """Validate the name of a repository, ``org/name``, and return it.
-
-    Raises:
-        ValidationError: It is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
-    """
-    if "://" in name:
-        raise ValidationError(f"Invalid model name: '{name}' is an address", hint="Write only ORG/NAME.")
-    if len(name) > MAX_NAME_LENGTH or name.startswith("/") or name.endswith("/") or "//" in name:
-        raise ValidationError(
-            f"Invalid model name: must be <= {MAX_NAME_LENGTH} chars and not contain leading/trailing or double slashes"
-        )
-    parts = name.split("/")
-    sound = len(parts) == 2 and all(_NAME_PART.fullmatch(part) for part in parts)
-    if name.endswith(".git"):
-        raise ValidationError(f"Invalid model name: '{name}' ends in .git", hint="Write only ORG/NAME, without .git.")
-    if not sound or "--" in name or ".." in name:
-        raise ValidationError(
-            f"Invalid model name: '{name}'",
-            hint=Advice(Remedy.NAME_WITH_OWNER),
-        )
-    return name
 
 
 def check_revision(revision: str) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import attrs
 
+from mlxk.domain.generation.request import EngineFigures
+
 LEVELS = ((1, "normal"), (2, "warning"), (4, "critical"))
 """Of pressure."""
 
@@ -86,25 +88,6 @@ class MachineReading:
         if self.total_bytes is None or self.available_bytes is None:
             return None
         return self.total_bytes - self.available_bytes
-
-
-@attrs.frozen
-class EngineFigures:
-    """What the engine of a server does. Counters start at zero with its process."""
-
-    running: int
-    """Answers being computed."""
-    waiting: int
-    prompt_tokens: int
-    """Of prompts, those from a cache included."""
-    cached_tokens: int
-    """Those of them that were not computed again."""
-    generated_tokens: int
-    array_bytes: int
-    """All arrays: weights, caches of running answers, kept prompts."""
-    kept_prompt_bytes: int
-    responding: bool = True
-    """Whether the engine answered in time; if not, every other figure is out of date."""
 
 
 @attrs.frozen

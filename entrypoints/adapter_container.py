@@ -12,15 +12,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mlxk import __version__
-from mlxk.adapters.builtin import PackagedModelSource, model_pairs, recommendations
+from mlxk.adapters.builtin import PackagedModelSource
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu, has_nvidia_gpu
-from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, run_quietly, system_memory_probe
+from mlxk.adapters.system import CpuMemoryProbe, SystemClock, run_quietly, system_memory_probe
 from mlxk.application.named_media import NamedMedia
 from mlxk.application.policy import estimate_memory
-from mlxk.application.ports.telemetry import NoTelemetry
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
@@ -231,7 +230,7 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
     build = _leasing("mlxk.adapters.mlx.embedding.embedder:MlxTextEmbedder")
     if ports.server is not None or not ports.settings.use_server:
         return build(generator)  # type: ignore[no-any-return]
-    from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
+    from mlxk.adapters.unix_socket.shared_embedder import SharedTextEmbedder
 
     return SharedTextEmbedder(lambda: build(generator), ports.running_servers())
 
@@ -259,7 +258,7 @@ def _chart_writer() -> "ChartWriter":
 
 def _telemetry(ports: "Adapters") -> "Telemetry":
     if ports.server is None or not ports.server.otlp:
-        return NoTelemetry()
+        return imported("mlxk.application.ports.telemetry:NoTelemetry")()  # type: ignore[no-any-return]
     from mlxk.adapters.telemetry import OtlpTelemetry
     from mlxk.entrypoints.start_checks import require_exporter
 
@@ -295,7 +294,8 @@ class Adapters:
         self.built_in_models = Singleton(PackagedModelSource)
         self.backend_registry = Singleton(MlxBackendRegistry)
         self.schema_check = _of_extra("mlxk.adapters.schema_checks:schema_check", "--schema", "jsonschema")
-        self.recommendations, self.model_pairs = recommendations, model_pairs
+        self.recommendations = imported("mlxk.adapters.builtin.lists:recommendations")
+        self.model_pairs = imported("mlxk.adapters.builtin.lists:model_pairs")
         self.clock = Singleton(SystemClock)
         self.event_log = Singleton(_event_log, settings, at_once=server is not None)
         self._provide_media(server)
@@ -346,7 +346,7 @@ class Adapters:
         """Provide what reads the machine, and other servers, and what shows it."""
         self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
         self.installation_probe = Singleton(_installation_probe, settings)
-        self.machine_meter = Singleton(SystemMachineMeter)
+        self.machine_meter = Singleton(imported("mlxk.adapters.system.machine_meter:SystemMachineMeter"))
         self.completion_client: providers.Provider[CompletionClient] = Singleton(
             imported("mlxk.adapters.completion_client:HttpCompletionClient")
         )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.generation.settings import Profile
 from mlxk.domain.models.model import ModelHandle, served_id
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.evaluate_model import EvaluateModel
     from mlxk.application.use_cases.fuse_adapter import FuseAdapter
     from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
     from mlxk.application.use_cases.make_room import MakeRoom
     from mlxk.application.use_cases.measure_servers import CompareSpeed, MeasureServer
     from mlxk.application.use_cases.measure_speed import MeasureEmbeddings, MeasureModel, MeasureSpeech
@@ -102,9 +102,10 @@ class UseCases:
         owner = ports.settings.default_owner
         describe = self.describe_model = Factory(ports.describe)
         resolve = self.resolve_model = Factory(ResolveModel, *stores, owner, ports.names.aliases)
-        self.list_models = Factory(ListModels, resolve, describe)
-        self.show_model = Factory(ShowModel, resolve, describe, ports.workspaces)
-        self.check_health = Factory(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
+        self.list_models: Factory[ListModels] = _use("inspect_models:ListModels", resolve, describe)
+        self.show_model: Factory[ShowModel] = _use("inspect_models:ShowModel", resolve, describe, ports.workspaces)
+        checking = (resolve, describe, ports.workspaces, ports.content_verifier)
+        self.check_health: Factory[CheckHealth] = _use("inspect_models:CheckHealth", *checking)
         own = Factory(ResolveModel, *stores, owner)  # a name of the user's own removes nothing
         self.remove_model: Factory[RemoveModel] = _use("remove_models:RemoveModel", ports.model_cache, own)
         self._wire_generation(ports)

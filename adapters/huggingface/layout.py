@@ -20,11 +20,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from mlxk.application.ports.model_cache import ManifestEntry
-from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel
+
+if TYPE_CHECKING:
+    from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel
 
 MAX_REFERENCE_BYTES = 256
 """A file below ``refs`` holds one commit hash; longer files are ignored."""
@@ -217,7 +220,7 @@ def read_tree(folder: ModelFolder, commit: str) -> tuple[ManifestEntry, ...] | N
         return None
 
 
-def publish_snapshot(folder: ModelFolder, plan: DownloadPlan, links: bool) -> None:
+def publish_snapshot(folder: ModelFolder, plan: "DownloadPlan", links: bool) -> None:
     """Make the files of a plan visible in one step; all of their blobs must be complete.
 
     Args:
@@ -240,7 +243,7 @@ def publish_snapshot(folder: ModelFolder, plan: DownloadPlan, links: bool) -> No
         _write(f"{folder.references}/{model.reference}", model.commit.encode())
 
 
-def _publish_new(folder: ModelFolder, model: RemoteModel, files: tuple[RemoteFile, ...], links: bool) -> None:
+def _publish_new(folder: ModelFolder, model: "RemoteModel", files: tuple["RemoteFile", ...], links: bool) -> None:
     staging, final = f"{folder.directory}/{STAGING}", folder.snapshot(model.commit)
     shutil.rmtree(staging, ignore_errors=True)
     _link_all(folder, files, f"{staging}/{model.commit}", links)
@@ -253,7 +256,7 @@ def _publish_new(folder: ModelFolder, model: RemoteModel, files: tuple[RemoteFil
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _link_all(folder: ModelFolder, files: tuple[RemoteFile, ...], directory: str, links: bool) -> None:
+def _link_all(folder: ModelFolder, files: tuple["RemoteFile", ...], directory: str, links: bool) -> None:
     for file in files:
         path, blob = f"{directory}/{file.path}", folder.blob(file.digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -278,7 +281,7 @@ def _place(blob: str, target: str | None, path: str) -> None:
     shutil.copyfile(blob, path)  # a file system without links, such as exFAT
 
 
-def _tree_entry(file: RemoteFile) -> Mapping[str, object]:
+def _tree_entry(file: "RemoteFile") -> Mapping[str, object]:
     entry: dict[str, object] = {"size": file.size_bytes, "blob_id": file.blob_id}
     if file.sha256:
         entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size_bytes}

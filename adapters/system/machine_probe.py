@@ -16,7 +16,6 @@ from mlxk.adapters.system import (
     ProcFiles,
     ProcMemoryProbe,
     Run,
-    footprint,
     mac_memory,
     numbers,
     page_bytes,
@@ -24,8 +23,8 @@ from mlxk.adapters.system import (
     swap_usage,
     swap_used,
     sysctl_lines,
-    system_library,
 )
+from mlxk.adapters.system.machine_meter import footprint, system_library
 from mlxk.application.ports.monitoring import MachineProbe
 from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MemoryKind, ProcessTree
 

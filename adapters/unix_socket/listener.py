@@ -35,9 +35,8 @@ from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation.request import Finished, GenerationRequest
+from mlxk.domain.generation.request import EngineFigures, Finished, GenerationRequest
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.monitoring import EngineFigures
 
 MAX_CONNECTIONS = 64
 """Connections at a time; further programs compute in their own process."""

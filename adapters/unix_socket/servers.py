@@ -26,8 +26,8 @@ from mlxk.adapters.unix_socket.protocol import (
 from mlxk.application.ports.other_processes import ComputingPlace, RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError, StorageError
+from mlxk.domain.generation.request import EngineFigures
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.monitoring import EngineFigures
 
 SUFFIX = ".sock"
 

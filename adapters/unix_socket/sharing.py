@@ -1,13 +1,9 @@
-"""The ports of the engine on a running server: requests are computed there, or here where no server takes them."""
+"""Text generated on a running server: requests are computed there, or here where no server takes them."""
 
 import contextlib
-import itertools
 import socket
 import threading
-from array import array
-from collections.abc import Callable, Sequence
-
-import attrs
+from collections.abc import Callable
 
 from mlxk.adapters.unix_socket.protocol import (
     DisconnectedError,
@@ -19,16 +15,14 @@ from mlxk.adapters.unix_socket.protocol import (
     send,
 )
 from mlxk.adapters.unix_socket.servers import SocketRunningServers
-from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.application.ports.text_generator import EngineState, KeptPrompts, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.embedding import EmbeddingRequest, Embeddings
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.request import Finished, GenerationRequest, PromptProgress
 from mlxk.domain.models.model import ModelHandle
 
-_ENDED = "the server ended before it answered"
-_ARRIVAL_SECONDS = 30.0
+ENDED = "the server ended before it answered"
+ARRIVAL_SECONDS = 30.0
 """How long a server may take to accept a part of a request."""
 
 
@@ -50,7 +44,7 @@ class SharedTextGenerator(TextGenerator):
         offer = self._servers.offer(request.model)
         if offer is None:
             return self.local.submit(request)
-        stream = SocketTextStream(offer.connection, lambda: self._submit_here(request, _ENDED))
+        stream = SocketTextStream(offer.connection, lambda: self._submit_here(request, ENDED))
         try:
             refused = stream.start(request)
         except BaseException:
@@ -110,7 +104,7 @@ class SocketTextStream(QueuedTextStream):
         try:
             blobs: list[bytes] = []
             document = {"request": encoded(request, blobs)}
-            self._connection.settimeout(_ARRIVAL_SECONDS)
+            self._connection.settimeout(ARRIVAL_SECONDS)
             send(self._connection, document, blobs)
             self._connection.settimeout(None)
             reply, _ = receive(self._connection)
@@ -123,7 +117,7 @@ class SocketTextStream(QueuedTextStream):
         except OversizeFrameError:
             return "the request is too large for the socket"
         except (OSError, DisconnectedError, LookupError, TypeError):
-            return _ENDED
+            return ENDED
         self.on_cancel = self._end
         threading.Thread(target=self._read, name="mlxk-server-events", daemon=True).start()
         return None
@@ -170,49 +164,3 @@ class SocketTextStream(QueuedTextStream):
                     self.put(event)
         except MlxkError as error:
             self.put(error)
-
-
-class SharedTextEmbedder(TextEmbedder):
-    """Embeds texts on a running server of this user, or else with the embedder of this process.
-
-    Args:
-        local: Returns the embedder of this process.
-        servers: Finds the server.
-    """
-
-    def __init__(self, local: Callable[[], TextEmbedder], servers: SocketRunningServers) -> None:
-        self._local = local
-        self._servers = servers
-
-    def embed(self, request: EmbeddingRequest) -> Embeddings:
-        offer = self._servers.offer(request.model)
-        if offer is None:
-            return self._local().embed(request)
-        with offer.connection as connection:
-            try:
-                connection.settimeout(_ARRIVAL_SECONDS)
-                sent: list[bytes] = []
-                send(connection, {"request": encoded(request, sent)}, sent)
-                connection.settimeout(None)
-                reply, blobs = receive(connection)
-                if "error" in reply:
-                    raise error_of(reply["error"])
-                if "embeddings" in reply:
-                    found = decoded(reply["embeddings"])
-                    return _with_vectors(found, blobs[0], int(reply["dimensions"]), reply["counts"])
-                reason = f"the server says: {reply.get('declined')}"
-            except (OSError, DisconnectedError, LookupError, ValueError, TypeError):
-                reason = _ENDED
-        self._servers.computed_here(reason)
-        return self._local().embed(request)
-
-
-def _with_vectors(found: Embeddings, data: bytes, dimensions: int, counts: Sequence[int]) -> Embeddings:
-    """Return embeddings with their vectors, of which an input of a multi-vector model has so many."""
-    numbers = array("d", data)
-    starts = range(0, len(numbers), dimensions or 1)
-    vectors = tuple(tuple(numbers[start : start + dimensions]) for start in starts)
-    if not counts:
-        return attrs.evolve(found, vectors=vectors)
-    rest = iter(vectors)
-    return attrs.evolve(found, of_tokens=tuple(tuple(itertools.islice(rest, count)) for count in counts))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import attrs
 
 from mlxk.application.ports.text_generator import ResidentModel
-from mlxk.domain.monitoring import EngineFigures
+from mlxk.domain.generation.request import EngineFigures
 
 
 @attrs.frozen

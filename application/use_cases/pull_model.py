@@ -14,7 +14,6 @@ from mlxk.domain.download import (
     DownloadPlan,
     RemoteModel,
     abbreviates,
-    check_name,
     check_revision,
     is_commit,
     plan_download,
@@ -31,7 +30,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.model import Framework, HealthReport, ModelHandle
-from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
+from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind, check_name
 from mlxk.domain.text import in_one_unit
 
 SPARE_BYTES = 64 * 1024 * 1024

@@ -8,7 +8,7 @@ from mlxk.application.ports.hub import ModelPublisher, Publication, PublicationF
 from mlxk.application.ports.model_directories import WorkspaceStore
 from mlxk.application.ports.system import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.domain.download import check_name, check_revision
+from mlxk.domain.download import check_revision
 from mlxk.domain.errors import (
     Advice,
     AmbiguousModelError,
@@ -20,7 +20,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin
-from mlxk.domain.models.reference import is_path
+from mlxk.domain.models.reference import check_name, is_path
 from mlxk.domain.publication import (
     MAX_SCANNED_BYTES,
     ChangeSet,

@@ -10,10 +10,18 @@ import attrs
 
 from mlxk.application.ports.model_cache import ModelCache, ModelSource
 from mlxk.application.ports.model_directories import WorkspaceStore
-from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin, served_id
-from mlxk.domain.models.reference import ModelRef, fits_pattern, folded, is_path, is_pattern, only_match, own_name
+from mlxk.domain.models.reference import (
+    ModelRef,
+    check_name,
+    fits_pattern,
+    folded,
+    is_path,
+    is_pattern,
+    only_match,
+    own_name,
+)
 from mlxk.domain.text import AT_MOST, nearest
 
 

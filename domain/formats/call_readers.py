@@ -75,26 +75,27 @@ def _read_any(text: str, start: int, *notations: Notation) -> tuple[Any, int]:
     return read_value(text, start, notations[-1])
 
 
-def json_reader(opening: re.Pattern[str], *ends: str) -> Reader:
+def json_reader(opening: str, *ends: str) -> Reader:
     """Return a reader of JSON after an opening.
 
     Args:
-        opening: Matches everything before the JSON value.
+        opening: The marker before the JSON value.
         ends: Markers that may follow the value; stray brackets before them are dropped.
     """
-    stray = re.compile(rf"[\s}}\]]*(?={'|'.join(map(re.escape, ends))})") if ends else None
+    stray = rf"[\s}}\]]*(?={'|'.join(map(re.escape, ends))})" if ends else ""
     notation = Notation(ends=ends) if ends else JSON
     lenient = Notation(('"""', '"', "'"), nested_quotes=True, ends=ends)
 
     def read(text: str, tools: Tools, final: bool) -> Reading:
-        found = opening.match(text)
-        if found is None or found.end() == len(text):
+        after = text.removeprefix(opening)
+        start = len(text) - len(after.lstrip())
+        if after == text or start == len(text):
             raise UnfinishedValueError
-        if text[found.end()] not in "{[":
+        if text[start] not in "{[":
             raise NoCallError
-        value, end = _read_any(text, found.end(), JSON, notation, lenient)
+        value, end = _read_any(text, start, JSON, notation, lenient)
         calls = _calls_of(value, tools)
-        trailing = stray.match(text, end) if stray is not None else None
+        trailing = re.compile(stray).match(text, end)
         return Reading(calls, trailing.end() if trailing is not None else end)
 
     return read

@@ -46,9 +46,8 @@ def _marked(
     name: str, opening: str, *ends: str, around: tuple[str, ...] = (), marks: tuple[str, ...] = ()
 ) -> CallSyntax:
     """Return a syntax of JSON after a marker."""
-    pattern = re.compile(re.escape(opening) + r"\s*")
     return CallSyntax(
-        name, (opening,), readers.json_reader(pattern, *ends), ends=ends, around=(*ends, *around), marks=marks
+        name, (opening,), readers.json_reader(opening, *ends), ends=ends, around=(*ends, *around), marks=marks
     )
 
 

@@ -49,7 +49,7 @@ def regions_in(text: str) -> tuple[Region, ...]:
     """Return the points and boxes of an answer, in its order; none when it has none."""
     found: list[tuple[int, Region]] = []
     for pattern, read in _READERS:
-        for match in pattern.finditer(text):
+        for match in re.finditer(pattern, text):
             found += [(match.start(), region) for region in read(match)]
     return tuple(region for _, region in sorted(found, key=lambda each: each[0]))
 
@@ -109,21 +109,19 @@ def _molmo(match: re.Match[str]) -> Iterator[Region]:
 
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?")
 
-_READERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Iterator[Region]]], ...] = (
+_READERS: tuple[tuple[str, Callable[[re.Match[str]], Iterator[Region]]], ...] = (
     (
-        re.compile(r"(?:<\|ref\|>(?P<label>[^<]{0,200})<\|/ref\|>)?<\|det\|>(?P<boxes>[\[\]\d\s.,]+)<\|/det\|>"),
+        r"(?:<\|ref\|>(?P<label>[^<]{0,200})<\|/ref\|>)?<\|det\|>(?P<boxes>[\[\]\d\s.,]+)<\|/det\|>",
         _deepseek,
     ),
     (
-        re.compile(
-            r"(?:<\|object_ref_start\|>(?P<label>[^<]{0,200})<\|object_ref_end\|>)?"
-            r"<\|box_start\|>(?P<box>\(\d{1,4},\s?\d{1,4}\)(?:,\s?\(\d{1,4},\s?\d{1,4}\))?)<\|box_end\|>"
-        ),
+        r"(?:<\|object_ref_start\|>(?P<label>[^<]{0,200})<\|object_ref_end\|>)?"
+        r"<\|box_start\|>(?P<box>\(\d{1,4},\s?\d{1,4}\)(?:,\s?\(\d{1,4},\s?\d{1,4}\))?)<\|box_end\|>",
         _qwen,
     ),
-    (re.compile(r"(?P<box>(?:<\|LOC_\d{1,4}\|>){2,64})"), _tokens(1000)),
-    (re.compile(r"(?P<box>(?:<loc_\d{1,3}>){2,64})"), _tokens(999)),
-    (re.compile(r"(?P<box>(?:<loc\d{4}>){4})(?P<label>[^<>;\n]*)"), _paligemma),
-    (re.compile(r"<points?\s(?P<attributes>[^<>]{1,4096})>(?P<label>[^<>]*)</points?>"), _molmo),
+    (r"(?P<box>(?:<\|LOC_\d{1,4}\|>){2,64})", _tokens(1000)),
+    (r"(?P<box>(?:<loc_\d{1,3}>){2,64})", _tokens(999)),
+    (r"(?P<box>(?:<loc\d{4}>){4})(?P<label>[^<>;\n]*)", _paligemma),
+    (r"<points?\s(?P<attributes>[^<>]{1,4096})>(?P<label>[^<>]*)</points?>", _molmo),
 )
 """DeepSeek-OCR, Qwen2-VL, PaddleOCR-VL, Florence, PaliGemma and Molmo."""

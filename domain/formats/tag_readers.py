@@ -16,18 +16,22 @@ from mlxk.domain.formats.values import JSON, MAX_DEPTH, UnfinishedValueError, re
 class _Tags:
     """A syntax with a tag for each argument."""
 
-    call: re.Pattern[str]
-    """Matches from the opening to the end of the name."""
-    argument: re.Pattern[str]
-    """Matches from the beginning of an argument to its value; the name is the first group."""
+    call: str
+    """A pattern from the opening to the end of the name."""
+    argument: str
+    """A pattern from the beginning of an argument to its value; the name is the first group."""
     argument_end: str
     call_end: str
     newlines: bool = False
     """Whether a line break after the start and one before the end of a value belong to the tags."""
 
+    @property
+    def _argument(self) -> re.Pattern[str]:
+        return re.compile(self.argument)  # which compiles it once, in the processes that read calls
+
     def read(self, text: str, tools: Tools, final: bool) -> Reading:
         """Read one call."""
-        opening = self.call.match(text)
+        opening = re.match(self.call, text)
         if opening is None:
             raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
         name = named(opening[1])
@@ -37,7 +41,7 @@ class _Tags:
         arguments: dict[str, Any] = {}
         position = opening.end()
         while True:
-            argument = self.argument.match(text, position)
+            argument = self._argument.match(text, position)
             if argument is None:
                 break
             value_end, position = self._value_end(text, argument.end(), final)
@@ -89,11 +93,11 @@ class _Tags:
         rest = text[position:].lstrip()
         if not rest:
             return final
-        return rest.startswith(self.call_end) or self.argument.match(text, position) is not None
+        return rest.startswith(self.call_end) or self._argument.match(text, position) is not None
 
     def _missing_end(self, text: str, start: int) -> tuple[int, int]:
         """Return the end of a value whose end tag is missing: the next argument or the end of the call."""
-        following = self.argument.search(text, start)
+        following = self._argument.search(text, start)
         call_end = text.find(self.call_end, start)
         places = [found for found in (following.start() if following is not None else -1, call_end) if found >= 0]
         if not places:
@@ -102,8 +106,8 @@ class _Tags:
 
 
 def _tags(opening: str, name_end: str, argument: str, argument_end: str, end: str, newlines: bool = False) -> Reader:
-    call = re.compile(rf"{opening}([^<>\"=\s][^<>\"\n]*?){name_end}")
-    return _Tags(call, re.compile(rf"\s*{argument}"), argument_end, end, newlines).read
+    call = rf"{opening}([^<>\"=\s][^<>\"\n]*?){name_end}"
+    return _Tags(call, rf"\s*{argument}", argument_end, end, newlines).read
 
 
 read_function_tags = _tags(
@@ -127,12 +131,11 @@ def key_value_reader(prefix: str) -> Reader:
     """Return a reader of calls whose arguments have one tag for the name and one for the value (GLM)."""
     start, end = f"<{prefix}tool_call>", f"</{prefix}tool_call>"
     key, value = f"{prefix}arg_key", f"{prefix}arg_value"
-    call = re.compile(rf"{start}\s*([^<>{{}}\[\]\s]+)(?:\s*<tool_sep>)?(?=\s*<{key}>|\s*{end}|\s*\Z)")
-    tags = _Tags(call, re.compile(rf"\s*<{key}>(.*?)</{key}>\s*<{value}>", re.DOTALL), f"</{value}>", end)
-    early = re.compile(rf"{start}\s*[{{\[]")
+    call = rf"{start}\s*([^<>{{}}\[\]\s]+)(?:\s*<tool_sep>)?(?=\s*<{key}>|\s*{end}|\s*\Z)"
+    tags = _Tags(call, rf"\s*<{key}>((?s:.*?))</{key}>\s*<{value}>", f"</{value}>", end)
 
     def read(text: str, tools: Tools, final: bool) -> Reading:
-        if early.match(text):
+        if re.match(rf"{start}\s*[{{\[]", text):
             raise NoCallError
         reading = tags.read(text, tools, final)
         # Any word between the tags would be a call without arguments.
@@ -194,14 +197,14 @@ def _untyped(value: Any) -> Any:  # noqa: ANN401
 
 _K3_ARGUMENT = r'<\|open\|>argument key="([^"]*)"(?:\s+type="(?P<type>\w+)")?[^<]*<\|sep\|>'
 _K3_JSON = re.compile(r"\s*<\|open\|>json[^<]*<\|sep\|>(.*?)<\|close\|>json<\|sep\|>", re.DOTALL)
-_K3_CALL = re.compile(r'<\|open\|>call tool="([^"]*)"[^<]*<\|sep\|>')
+_K3_CALL = r'<\|open\|>call tool="([^"]*)"[^<]*<\|sep\|>'
 KIMI_K3_END = "<|close|>call<|sep|>"
-_k3_tags = _Tags(_K3_CALL, re.compile(rf"\s*{_K3_ARGUMENT}"), "<|close|>argument<|sep|>", KIMI_K3_END)
+_k3_tags = _Tags(_K3_CALL, rf"\s*{_K3_ARGUMENT}", "<|close|>argument<|sep|>", KIMI_K3_END)
 
 
 def read_kimi_k3(text: str, tools: Tools, final: bool) -> Reading:
     """Read a call whose arguments are typed one by one, or are one JSON object."""
-    opening = _K3_CALL.match(text)
+    opening = re.match(_K3_CALL, text)
     raw = _K3_JSON.match(text, opening.end()) if opening is not None else None
     if opening is None or raw is None:
         return _k3_tags.read(text, tools, final)

@@ -1,4 +1,4 @@
-"""Text generation: requests and events.
+"""Text generation: requests and events, and the figures of the engine that computes them.
 
 A stream yields some ``PromptProgress`` while a long prompt is computed, then any number of ``TextDelta``,
 ``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the usage; a failure is raised as ``MlxkError``
@@ -78,6 +78,25 @@ class Timings:
     def first_token_seconds(self) -> float:
         """From submission to the first token."""
         return self.load_seconds + self.queue_seconds + self.prompt_seconds
+
+
+@attrs.frozen
+class EngineFigures:
+    """What the engine of a server does. Counters start at zero with its process."""
+
+    running: int
+    """Answers being computed."""
+    waiting: int
+    prompt_tokens: int
+    """Of prompts, those from a cache included."""
+    cached_tokens: int
+    """Those of them that were not computed again."""
+    generated_tokens: int
+    array_bytes: int
+    """All arrays: weights, caches of running answers, kept prompts."""
+    kept_prompt_bytes: int
+    responding: bool = True
+    """Whether the engine answered in time; if not, every other figure is out of date."""
 
 
 @attrs.frozen

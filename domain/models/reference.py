@@ -5,13 +5,14 @@ Defines the grammar: ``org/name``, ``name``, ``@revision``, explicit paths, buil
 """
 
 import enum
+import re
 import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import attrs
 
-from mlxk.domain.errors import AmbiguousModelError, ValidationError
+from mlxk.domain.errors import Advice, AmbiguousModelError, Remedy, ValidationError
 
 BUILT_IN_NAMES = ("demo", "demo-speech", "demo-vision")
 """Names of the models that come with the program; they precede every other meaning."""
@@ -22,6 +23,12 @@ MAX_REFERENCE_LENGTH = 4096
 
 MAX_OWN_NAME = 200
 """Characters of a name that the user gives a model."""
+
+
+MAX_NAME_LENGTH = 96
+"""Most characters of a name; the hub's limit."""
+
+_NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
 
 
 class ReferenceKind(enum.Enum):
@@ -152,3 +159,27 @@ def only_match(wanted: str, known: Iterable[str]) -> str | None:
             matches=tuple(matches),
         )
     return matches[0] if matches else None
+
+
+def check_name(name: str) -> str:
+    """Validate the name of a repository, ``org/name``, and return it.
+
+    Raises:
+        ValidationError: It is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
+    """
+    if "://" in name:
+        raise ValidationError(f"Invalid model name: '{name}' is an address", hint="Write only ORG/NAME.")
+    if len(name) > MAX_NAME_LENGTH or name.startswith("/") or name.endswith("/") or "//" in name:
+        raise ValidationError(
+            f"Invalid model name: must be <= {MAX_NAME_LENGTH} chars and not contain leading/trailing or double slashes"
+        )
+    parts = name.split("/")
+    sound = len(parts) == 2 and all(_NAME_PART.fullmatch(part) for part in parts)
+    if name.endswith(".git"):
+        raise ValidationError(f"Invalid model name: '{name}' ends in .git", hint="Write only ORG/NAME, without .git.")
+    if not sound or "--" in name or ".." in name:
+        raise ValidationError(
+            f"Invalid model name: '{name}'",
+            hint=Advice(Remedy.NAME_WITH_OWNER),
+        )
+    return name

@@ -17,7 +17,6 @@ import attrs
 from mlxk.application.generation_input import GenerationOptions, ImageSource, IncomingConversation, Prompt, Recording
 from mlxk.application.policy import answers_about_audio, require_speech_model
 from mlxk.application.ports.model_cache import ModelSource
-from mlxk.application.ports.model_tasks import TokenizedText
 from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import (
@@ -47,9 +46,9 @@ from mlxk.entrypoints.cli.input_files import find_images, find_videos, recording
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner, TranscriptionBar
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.render.model_json import Json
 
 if TYPE_CHECKING:
+    from mlxk.application.ports.model_tasks import TokenizedText
     from mlxk.entrypoints.container import Container
 
 
@@ -118,10 +117,6 @@ def _shown(images: int, clips: int, chunk: int) -> str:
         return " and ".join([*([counted(images, "image")] if images else []), counted(clips, "clip")])
     last = min(chunk, images)
     return f"{'image 1' if last == 1 else f'images 1-{last}'} of {images}"
-
-
-if TYPE_CHECKING:
-    from mlxk.entrypoints.container import Container
 
 
 WITHOUT_AUDIO = {
@@ -294,11 +289,7 @@ def _print(arguments: argparse.Namespace, output: Output, transcript: Transcript
         output.text(srt(transcript) if arguments.format == "srt" else vtt(transcript))
 
 
-if TYPE_CHECKING:
-    from mlxk.entrypoints.container import Container
-
-
-def _answered(reference: str, prompt: str, transcript: Transcript, translated: bool) -> Json:
+def _answered(reference: str, prompt: str, transcript: Transcript, translated: bool) -> dict[str, object]:
     """Return the data of ``run --audio``."""
     return {
         "model": reference,
@@ -314,7 +305,7 @@ def _as_json(transcript: Transcript, translated: bool) -> str:
     return json.dumps(_transcribed(transcript, translated), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
-def _transcribed(transcript: Transcript, translated: bool) -> Json:
+def _transcribed(transcript: Transcript, translated: bool) -> dict[str, object]:
     """Return a transcript as a JSON object."""
     return {
         "task": (SpeechTask.TRANSLATE if translated else SpeechTask.TRANSCRIBE).value,
@@ -325,8 +316,8 @@ def _transcribed(transcript: Transcript, translated: bool) -> Json:
     }
 
 
-def _segment(segment: Segment) -> Json:
-    fields: Json = {
+def _segment(segment: Segment) -> dict[str, object]:
+    fields: dict[str, object] = {
         "start": round(segment.start, 3),
         "end": round(segment.end, 3),
         "text": segment.text.strip(),
@@ -338,7 +329,7 @@ def _segment(segment: Segment) -> Json:
     return fields
 
 
-def _word(word: TimedWord) -> Json:
+def _word(word: TimedWord) -> dict[str, object]:
     return {
         "word": word.text.strip(),
         "start": round(word.start, 3),
@@ -388,7 +379,7 @@ def show_prompt(
     return DONE
 
 
-def _count(shown: TokenizedText) -> str:
+def _count(shown: "TokenizedText") -> str:
     count = len(shown.tokens)
     window = "" if shown.context_length is None else f" of the {shown.context_length} of the context window"
     return f"{counted(count, 'token')}{window}"

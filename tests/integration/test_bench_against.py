@@ -17,7 +17,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 
-from mlxk.adapters.builtin import model_pairs
+from mlxk.adapters.builtin.lists import model_pairs
 from mlxk.application.measuring import MachineReader
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.measure_servers import CompareSpeed

@@ -19,7 +19,7 @@ from serving.shared import SharedServer, is_taken, socket_folder_of
 
 from mlxk.adapters.installation import SystemInstallationProbe
 from mlxk.adapters.mlx.library_imports import raise_file_limit
-from mlxk.adapters.system import SystemMachineMeter
+from mlxk.adapters.system.machine_meter import SystemMachineMeter
 from mlxk.adapters.unix_socket.protocol import is_own_peer
 from mlxk.adapters.unix_socket.servers import socket_folders, socket_name
 from mlxk.domain.errors import PortInUseError

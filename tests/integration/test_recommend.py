@@ -9,7 +9,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 from hub.server import LoopbackHub
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.adapters.builtin import recommendations
+from mlxk.adapters.builtin.lists import recommendations
 from mlxk.adapters.system import system_memory_probe
 from mlxk.application.use_cases.browse_hub import RecommendModels
 from mlxk.domain.models.footprint import MemoryReading

@@ -2,13 +2,16 @@
 
 import datetime
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from mlxk.application.use_cases.inspect_models import HealthEntry
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict
 from mlxk.domain.models.model import Capability, FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
+
+if TYPE_CHECKING:
+    from mlxk.application.use_cases.inspect_models import HealthEntry
 
 Json = dict[str, object]
 
@@ -83,7 +86,7 @@ def file_type(path: str) -> str:
     return "readme" if name == "README.md" else "other"
 
 
-def health(entries: Iterable[HealthEntry]) -> Json:
+def health(entries: Iterable["HealthEntry"]) -> Json:
     """Return the data of ``health``."""
     objects = [_health_entry(entry) for entry in entries]
     healthy = [entry for entry in objects if entry["status"] == "healthy"]
@@ -95,7 +98,7 @@ def health(entries: Iterable[HealthEntry]) -> Json:
     }
 
 
-def _health_entry(entry: HealthEntry) -> Json:
+def _health_entry(entry: "HealthEntry") -> Json:
     report = entry.report
     fields: Json = {
         "name": entry.handle.display_name or entry.handle.name,

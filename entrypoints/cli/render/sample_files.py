@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.request import EngineFigures
 from mlxk.domain.monitoring import (
     CpuShares,
-    EngineFigures,
     GpuReading,
     MachineReading,
     MachineSample,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from doubles.machine_meter import InMemoryMachineMeter
 
-from mlxk.adapters.system import SystemMachineMeter
+from mlxk.adapters.system.machine_meter import SystemMachineMeter
 from mlxk.application.ports.benchmarking import MachineMeter
 from mlxk.domain.benchmark import Processor
 

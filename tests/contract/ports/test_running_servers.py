@@ -13,8 +13,7 @@ import mlxk
 from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.monitoring import EngineFigures
+from mlxk.domain.generation.request import EngineFigures, GenerationRequest
 
 GONE = RunningServer("none.sock", 2**22 - 1, "http://127.0.0.1:1", "0", ())
 

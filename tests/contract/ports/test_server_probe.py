@@ -11,7 +11,8 @@ from mlxk.adapters.metrics_page import HttpServerProbe, metrics
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.ports.monitoring import ServerProbe
 from mlxk.domain.errors import AccessDeniedError, NetworkError
-from mlxk.domain.monitoring import EngineFigures, ServerReading, WatchedModel
+from mlxk.domain.generation.request import EngineFigures
+from mlxk.domain.monitoring import ServerReading, WatchedModel
 
 PAGE = r"""# HELP mlxk_answers_running Answers being computed.
 # TYPE mlxk_answers_running gauge

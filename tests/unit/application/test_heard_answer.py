@@ -6,7 +6,7 @@ from collections.abc import Generator
 import pytest
 
 from mlxk.adapters.system import SystemClock
-from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
+from mlxk.application.transcript_stream import TranscriptLimits, TranscriptStream
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, TextDelta
 from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionProgress

@@ -16,16 +16,9 @@ from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.errors import AccessDeniedError
+from mlxk.domain.generation.request import EngineFigures
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.domain.monitoring import (
-    EngineFigures,
-    MachineReading,
-    MachineSample,
-    MemoryKind,
-    ProcessTree,
-    ServerReading,
-    WatchedModel,
-)
+from mlxk.domain.monitoring import MachineReading, MachineSample, MemoryKind, ProcessTree, ServerReading, WatchedModel
 
 ENGINE = EngineFigures(1, 0, 10, 5, 3, 100, 7)
 MODEL = ResidentModel(ModelHandle("org/b", "/models/b", Origin.CACHE), 50, None, in_use=True, tokens_per_second=9.5)

@@ -10,11 +10,11 @@ from mlxk.domain.download import (
     SkipReason,
     check_commit,
     check_file,
-    check_name,
     check_revision,
     plan_download,
 )
 from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
+from mlxk.domain.models.reference import check_name
 
 SHA1, SHA256 = "1" * 40, "2" * 64
 

@@ -4,9 +4,9 @@ import attrs
 import pytest
 
 from mlxk.domain.charts import chart_of, joined
+from mlxk.domain.generation.request import EngineFigures
 from mlxk.domain.monitoring import (
     CpuShares,
-    EngineFigures,
     Extent,
     GpuReading,
     MachineReading,

@@ -3,9 +3,9 @@
 import attrs
 import pytest
 
+from mlxk.domain.generation.request import EngineFigures
 from mlxk.domain.monitoring import (
     CpuShares,
-    EngineFigures,
     GpuReading,
     MachineReading,
     MachineSample,

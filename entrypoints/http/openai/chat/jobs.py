@@ -14,7 +14,7 @@ import attrs
 from mlxk.application.generation_input import GenerationOptions, Recording
 from mlxk.application.policy import require_speech_model, require_text_model
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
+from mlxk.application.transcript_stream import TranscriptLimits, TranscriptStream
 from mlxk.application.use_cases.model_tasks import TranscribeAudio
 from mlxk.domain.errors import CapabilityError, ContextLengthError, PayloadTooLargeError, ValidationError
 from mlxk.domain.generation.conversation import Adaptation
