@@ -89,10 +89,13 @@ PASSING_ON = frozenset({"launch", "service", "monitor"})
 """Commands that start another program, whose arguments stand after ``--``."""
 
 
+HELP = frozenset({"-h", "--help"})
+
+
 def command_of(arguments: Sequence[str]) -> str | None:
-    """Return the command of a command line, which its first word names; None where it names none."""
+    """Return the command of a command line, which its first word names; None where it names none, or asks for help."""
     names = {alias: name for name, entry in COMMANDS.items() for alias in (name, *entry.aliases)}
-    first = next((word for word in arguments if not word.startswith("-")), None)
+    first = next((word for word in arguments if word in HELP or not word.startswith("-")), None)
     return names.get(first) if first is not None else None
 
 
@@ -105,7 +108,8 @@ def build_parser(only: str | None = None) -> CommandLineParser:
     """Build the parser. ``--json`` is accepted before and after the command.
 
     Args:
-        only: The command whose module is loaded; of the others only names are known. None loads all.
+        only: The only command that is known, whose module is loaded. Without one ("") of all commands only the names
+            are known; None loads all.
     """
     parser = CommandLineParser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("-V", "--version", action="store_true", help="print the version and exit")
@@ -113,7 +117,8 @@ def build_parser(only: str | None = None) -> CommandLineParser:
     commands = parser.add_subparsers(
         prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandLineParser
     )
-    for name, entry in COMMANDS.items():
+    known = {only: COMMANDS[only]} if only else COMMANDS
+    for name, entry in known.items():
         sub = commands.add_parser(
             name,
             aliases=entry.aliases,
@@ -179,7 +184,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     try:
         line = context.settings.completion_line
         arguments = in_our_form(arguments)
-        words = arguments if line is None else line.split()[1:]
+        words = arguments if line is None else line.split()[1 : None if line.endswith(" ") else -1]
         parser = build_parser(command_of(words) or "")
         if line is not None:
             _complete(parser)
