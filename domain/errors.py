@@ -39,6 +39,7 @@ has one table from code to exit status or HTTP status, and ``docs/errors.md`` do
     ├── UnauthorizedError          unauthorized
     ├── ForbiddenOriginError       forbidden_origin
     ├── ServerShutdownError        server_shutdown
+    ├── RankLostError              rank_lost
     ├── PortInUseError             port_in_use
     └── InternalError              internal_error
 """
@@ -367,6 +368,13 @@ class ServerShutdownError(MlxkError):
     """The server is shutting down and accepts no requests."""
 
     code = "server_shutdown"
+    retryable = True
+
+
+class RankLostError(MlxkError):
+    """One of the processes that compute a model together has gone."""
+
+    code = "rank_lost"
     retryable = True
 
 

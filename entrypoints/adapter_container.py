@@ -1,14 +1,11 @@
 """The adapter of every port: chosen for this machine, the settings, and a command or a server.
 
-This is the only module that imports adapters or dependency-injector. What ``list`` and ``show`` need is imported at the
-top; all else by the provider that makes the first instance, so that a command loads only what it uses.
+This is the only module that imports adapters. What ``list`` and ``show`` need is imported at the top; all else by the
+provider that makes the first instance, so that a command loads only what it uses.
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlxk import __version__
@@ -25,7 +22,8 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
 from mlxk.entrypoints import deferred
-from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
+from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
+from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
 from mlxk.entrypoints.settings_file import own_names, profile_of
 
 if TYPE_CHECKING:
@@ -53,33 +51,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.telemetry import Telemetry
     from mlxk.application.ports.tuning import ModelTuner
     from mlxk.domain.models.model import ModelHandle
-
-
-class _WithoutConfigurationFiles:
-    """Hides the libraries of dependency-injector's configuration files: ``list`` would cost a fifth more (ADR 0004)."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name in {"pydantic", "pydantic_settings", "yaml"}:
-            raise ModuleNotFoundError(name)
-        return None
-
-
-sys.meta_path.insert(0, _WithoutConfigurationFiles)
-try:
-    from dependency_injector import providers
-finally:
-    sys.meta_path.remove(_WithoutConfigurationFiles)
-
-Factory = providers.Factory
-Singleton = providers.ThreadSafeSingleton
-"""A plain Singleton is built twice when two threads ask for it at once."""
-
-
-def imported(path: str) -> Callable[..., Any]:
-    """Return a function that calls ``MODULE:NAME``, a class or a function; the module is imported with the first."""
-    module, name = path.split(":")
-    return lambda *arguments: getattr(import_module(module), name)(*arguments)
 
 
 def _hub_client(settings: Settings, *, writing: bool = False) -> "HubClient":
@@ -194,8 +165,21 @@ def _model_tuner(ports: "Adapters") -> Any:  # noqa: ANN401 - a ModelTuner
     return imported("mlxk.adapters.mlx.tuning.trainer:MlxModelTuner")()
 
 
+_RANK = "mlxk.entrypoints.rank"
+"""The module that runs a rank other than the first."""
+
+
+def _launched_ranks(ports: "Adapters") -> Any:  # noqa: ANN401 - a Launch, or None
+    ranks = (ports.server or ports.settings).local_ranks
+    if ranks == 1:
+        return None
+    plan = imported("mlxk.adapters.mlx.ranks.launch:local_plan")(ranks, _RANK, {"blas": ports.blas})
+    return imported("mlxk.adapters.mlx.ranks.launch:Launch")(plan)
+
+
 def _engine(ports: "Adapters") -> TextGenerator:
     server = ports.server
+    launch = _launched_ranks(ports)
     _before_mlx(ports)
     if server is not None:
         imported("mlxk.adapters.mlx.memory:use_single_arena")()
@@ -207,7 +191,11 @@ def _engine(ports: "Adapters") -> TextGenerator:
         raise
     limits = engine_limits(ports.memory_probe(), server)
     hold = None if server is None else lambda handle: ports.model_cache().use(handle, "serving it")
-    return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold, ports.judge)
+    arguments = (ports.event_log(), ports.clock(), limits, hold, ports.judge)
+    if launch is None:
+        return MlxTextGenerator(*arguments)
+    ranked = imported("mlxk.adapters.mlx.ranks.generator:RankedTextGenerator")
+    return ranked(launch, ports.rank_surroundings(), lambda: ports.on_rank_loss(), *arguments)  # type: ignore[no-any-return]
 
 
 def _built(generator: TextGenerator) -> TextGenerator:
@@ -272,6 +260,8 @@ class Adapters:
     def __init__(self, settings: Settings, server: ServerSettings | None) -> None:
         self.settings = settings
         self.server = server
+        self.on_rank_loss: Callable[[], None] = lambda: None
+        """Called when a process that computes a model with this one has gone; on any thread."""
         self.cpu_dtype, self.blas = (server or settings).cpu_dtype, (server or settings).blas
         self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
         self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
@@ -279,18 +269,18 @@ class Adapters:
         self.model_cache = Singleton(HuggingFaceModelCache, settings.hub_cache)
         self.model_hub = Singleton(_model_hub, settings)
         self.model_publisher = Singleton(_model_publisher, settings)
-        self.publication_folder: providers.Provider[PublicationFolder] = Singleton(
+        self.publication_folder: Provider[PublicationFolder] = Singleton(
             imported("mlxk.adapters.filesystem.publication_folder:FilesystemPublicationFolder")
         )
         self.workspaces = Singleton(FilesystemWorkspaceStore, settings.workspace_home, (settings.hub_cache,))
-        self.content_verifier: providers.Provider[ContentVerifier] = Singleton(
+        self.content_verifier: Provider[ContentVerifier] = Singleton(
             imported("mlxk.adapters.huggingface.verification:HuggingFaceContentVerifier"),
             self.model_cache,
             self.workspaces,
         )
         self.weight_converter = Singleton(imported("mlxk.adapters.mlx.conversion:MlxWeightConverter"))
         self.training_files = Singleton(imported("mlxk.adapters.filesystem.training_files:FilesystemTrainingFiles"))
-        self.model_tuner: providers.Provider[ModelTuner] = Singleton(_model_tuner, self)
+        self.model_tuner: Provider[ModelTuner] = Singleton(_model_tuner, self)
         self.built_in_models = Singleton(PackagedModelSource)
         self.backend_registry = Singleton(MlxBackendRegistry)
         self.schema_check = _of_extra("mlxk.adapters.schema_checks:schema_check", "--schema", "jsonschema")
@@ -303,59 +293,55 @@ class Adapters:
         self.running_servers = Singleton(_running_servers, self)
         self.text_generator = Singleton(_text_generator, self)
         generator = self.text_generator
-        self.speech_transcriber: providers.Provider[SpeechTranscriber] = Singleton(
+        self.speech_transcriber: Provider[SpeechTranscriber] = Singleton(
             _leasing("mlxk.adapters.mlx.speech.transcriber:MlxSpeechTranscriber"), generator, self.event_log
         )
-        self.speech_synthesizer: providers.Provider[SpeechSynthesizer] = Singleton(
+        self.speech_synthesizer: Provider[SpeechSynthesizer] = Singleton(
             _leasing("mlxk.adapters.mlx.voice.synthesizer:MlxSpeechSynthesizer"), generator
         )
         self.text_embedder = Singleton(_text_embedder, self, self.text_generator)
-        self.document_reranker: providers.Provider[DocumentReranker] = Singleton(
+        self.document_reranker: Provider[DocumentReranker] = Singleton(
             _leasing("mlxk.adapters.mlx.reranking.reranker:MlxDocumentReranker"), generator
         )
-        self.model_tokenizer: providers.Provider[ModelTokenizer] = Singleton(
+        self.model_tokenizer: Provider[ModelTokenizer] = Singleton(
             _leasing("mlxk.adapters.mlx.model_tokenizer:MlxModelTokenizer"), generator
         )
-        self.tool_servers: providers.Provider[ToolServers] = Singleton(
+        self.tool_servers: Provider[ToolServers] = Singleton(
             _of_extra("mlxk.adapters.mcp.tool_servers:McpToolServers", "a server of tools", "mcp")
         )
 
     def _provide_media(self, server: ServerSettings | None) -> None:
         """Provide what reads and decodes images, clips and recordings, and what encodes sound."""
-        self.sound_encoder: providers.Provider[SoundEncoder] = Singleton(
+        self.sound_encoder: Provider[SoundEncoder] = Singleton(
             imported("mlxk.adapters.sound_encoding:FfmpegSoundEncoder")
         )
         self.image_reader = Singleton(
-            deferred.DeferredImageReader, providers.Object(imported("mlxk.adapters.pillow:PillowImageReader"))
+            deferred.DeferredImageReader, Object(imported("mlxk.adapters.pillow:PillowImageReader"))
         )
         self.audio_decoder = Singleton(
-            deferred.DeferredAudioDecoder, providers.Object(imported("mlxk.adapters.mlx.audio_file:MlxAudioDecoder"))
+            deferred.DeferredAudioDecoder, Object(imported("mlxk.adapters.mlx.audio_file:MlxAudioDecoder"))
         )
         self.video_decoder = Singleton(
             deferred.DeferredVideoDecoder,
-            providers.Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder")),
+            Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder")),
         )
-        self.media_folders: providers.Provider[MediaSource] = Singleton(
+        self.media_folders: Provider[MediaSource] = Singleton(
             imported("mlxk.adapters.filesystem.media_folders:FolderMediaSource"), server.media_paths if server else ()
         )
-        self.remote_media: providers.Provider[MediaSource] = Singleton(
-            imported("mlxk.adapters.remote_media:RemoteMediaSource")
-        )
+        self.remote_media: Provider[MediaSource] = Singleton(imported("mlxk.adapters.remote_media:RemoteMediaSource"))
 
     def _provide_measurements(self, settings: Settings) -> None:
         """Provide what reads the machine, and other servers, and what shows it."""
         self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
         self.installation_probe = Singleton(_installation_probe, settings)
         self.machine_meter = Singleton(imported("mlxk.adapters.system.machine_meter:SystemMachineMeter"))
-        self.completion_client: providers.Provider[CompletionClient] = Singleton(
+        self.completion_client: Provider[CompletionClient] = Singleton(
             imported("mlxk.adapters.completion_client:HttpCompletionClient")
         )
-        self.machine_probe: providers.Provider[MachineProbe] = Singleton(
+        self.machine_probe: Provider[MachineProbe] = Singleton(
             imported("mlxk.adapters.system.machine_probe:system_machine_probe"), sys.platform, has_nvidia_gpu
         )
-        self.server_probe: providers.Provider[ServerProbe] = Singleton(
-            imported("mlxk.adapters.metrics_page:HttpServerProbe")
-        )
+        self.server_probe: Provider[ServerProbe] = Singleton(imported("mlxk.adapters.metrics_page:HttpServerProbe"))
         self.chart_writer = Singleton(_chart_writer)
         self.telemetry = Singleton(_telemetry, self)
 
@@ -370,6 +356,16 @@ class Adapters:
         """Return the use case that describes models."""
         reading = (self.model_files(), self.workspaces(), self.backend_registry(), self.model_cache())
         return DescribeModel(*reading, self.settings.default_owner)
+
+    def rank_surroundings(self) -> Any:  # noqa: ANN401 - RankSurroundings, whose module imports MLX
+        """Return what a process that computes a model with others needs of this program."""
+        made = imported("mlxk.adapters.mlx.ranks.follower:RankSurroundings")
+        return made(__version__, lambda handle: self.model_files().content_hash(handle.directory), told_to_libraries)
+
+    def follow_rank_zero(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
+        """Compute a model with the process that sent these orders, until it has gone; see ``follower.follow``."""
+        _before_mlx(self)
+        imported("mlxk.adapters.mlx.ranks.follower:follow")(orders, resolve, self.rank_surroundings())
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:
         """Return what a model takes of the memory, by the same judgement for commands, server and engine."""

@@ -12,7 +12,8 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.generation.settings import Profile
 from mlxk.domain.models.model import ModelHandle, served_id
-from mlxk.entrypoints.adapter_container import Adapters, Factory, Singleton, imported
+from mlxk.entrypoints.adapter_container import Adapters
+from mlxk.entrypoints.providers import Factory, Singleton, imported
 from mlxk.entrypoints.settings import ServerSettings, Settings
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import attrs
@@ -118,3 +119,31 @@ ADDRESS = _of_type("an http or https address", lambda value: _is_word(value) and
 WORDS = _of_type("a list of texts of one line", _is_words)
 TEXTS = _of_type("a list of texts", _is_texts)
 JSON_TABLE = _of_type("a table of JSON values", _is_json_table)
+
+
+_ORIGIN = re.compile(
+    r"\*|null|(?!https?:///?$)[A-Za-z][A-Za-z0-9+.-]*://(?:(?:\*(?:\.[^\s/:@?#*]+)?|[^\s/:@?#*]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?)?/?"
+)
+"""An origin, or a pattern of origins; some desktop apps have no host in theirs."""
+
+_HOST_NAME = re.compile(r"[^\s/:@?#*\[\]]+")
+
+
+def is_origin(text: str) -> bool:
+    """Whether a text is an origin of web pages, or a pattern of origins."""
+    return _ORIGIN.fullmatch(text) is not None
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a text is the name of a host, without scheme, port and wildcard."""
+    return _HOST_NAME.fullmatch(text) is not None
+
+
+def is_switched_on(variables: Mapping[str, str], name: str) -> bool:
+    """Whether a variable says yes."""
+    return variables.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def is_switched_off(variables: Mapping[str, str], name: str) -> bool:
+    """Whether a variable says no."""
+    return variables.get(name, "").strip().lower() in {"0", "false", "no", "off"}

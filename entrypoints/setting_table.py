@@ -36,6 +36,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 CPU_DTYPES = ("auto", "float32", "model")
 BLAS_CHOICES = ("auto", "off")
 
+MOST_RANKS = 64
+"""Processes over which a model may be spread."""
+
 MODELS = "models"
 """The table of names; each name is a table in it."""
 
@@ -229,6 +232,7 @@ _RUN = (
         "audio_segments MLXK2_AUDIO_SEGMENTS",
     ),
     _variable("server", SWITCH, "Compute on a running server of yours.", True, "use_server MLXK2_USE_SERVER --server"),
+    _flagged("local_ranks", whole(1, MOST_RANKS), "Processes over which the model is spread.", 1),
     _flagged("attach", SWITCH, "Show the model images, clips and sound that the prompt names.", True),
     _flagged("stream", SWITCH, "Print the answer on a terminal as it arrives.", True),
     _flagged("reasoning", SWITCH, "Show what the model thinks.", True),
@@ -258,6 +262,7 @@ _SERVE = (
     _variable("api_key", WORD, "A key that clients must send.", None, "serve.api_key MLXK2_API_KEY"),
     _flagged("api_key_file", PATH, "Keys that open the server, one a line.", None, "api_key_file"),
     _flagged("embed_backend", ADDRESS, "Another server makes the vectors.", None, "embed_backend"),
+    _flagged("local_ranks", whole(1, MOST_RANKS), "Processes over which the model is spread.", 1, "local_ranks"),
     _flagged("max_streams", whole(1, 1024), "Answers computed at the same time.", 32, "max_streams"),
     _flagged("max_queue", whole(0, 4096), "Answers that may wait for their turn.", 96, "max_queue"),
     _flagged("max_body", whole(1, 1024), "Size of a request, MiB.", 72, "max_body_mib"),

@@ -4,16 +4,17 @@ This is the only module that reads the environment; ``docs/environment.md`` list
 variables, variables override the settings file, and the file overrides defaults; commands combine them.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints import settings_file
-from mlxk.entrypoints.setting_kinds import is_web_address
+from mlxk.entrypoints.setting_kinds import is_host_name, is_origin, is_switched_off, is_switched_on, is_web_address
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, LOG_LEVELS, TABLES, setting
 from mlxk.entrypoints.settings_file import SettingsFile
 
@@ -114,6 +115,8 @@ class Settings:
     """Those of OpenTelemetry, which reads them itself, but for what may hold credentials."""
     cpu_dtype: str = "auto"
     blas: str = "auto"
+    local_ranks: int = 1
+    """Processes of this machine over which the model is spread."""
 
 
 @attrs.frozen(kw_only=True)
@@ -202,6 +205,8 @@ class ServerSettings:
     """Seconds that completions in progress may take when the server stops."""
     cpu_dtype: str = "auto"
     blas: str = "auto"
+    local_ranks: int = 1
+    """Processes of this machine over which the model is spread."""
     log_level: str = "info"
     log_json: bool = False
     otlp: bool = False
@@ -234,23 +239,15 @@ class ServerSettings:
             f"--cors-origin: '{origin}' is not an origin; write SCHEME://HOST, SCHEME://* for every page of a scheme, "
             "null for pages opened from files, or * for every page"
             for origin in self.cors_origins
-            if not _ORIGIN.fullmatch(origin)
+            if not is_origin(origin)
         ]
         faults += [
             f"--allowed-host: '{name}' is not the name of a host; write it without scheme, port and wildcard"
             for name in self.allowed_hosts
-            if not _HOST_NAME.fullmatch(name)
+            if not is_host_name(name)
         ]
         if faults:
             raise ValidationError("; ".join(faults))
-
-
-_ORIGIN = re.compile(
-    r"\*|null|(?!https?:///?$)[A-Za-z][A-Za-z0-9+.-]*://(?:(?:\*(?:\.[^\s/:@?#*]+)?|[^\s/:@?#*]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?)?/?"
-)
-"""An origin, or a pattern of origins; some desktop apps have no host in theirs."""
-
-_HOST_NAME = re.compile(r"[^\s/:@?#*\[\]]+")
 
 
 def read_settings(
@@ -281,12 +278,12 @@ def read_settings(
         **_hub_settings(known, home),
         chat_history=os.path.join(state, "chat_history"),
         workspace_home=_absolute(workspace_home, home, known) if workspace_home else None,
-        enable_pipes=not _switched_off(known, "MLXK2_ENABLE_PIPES"),
-        enable_alpha=_switch(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
-        audio_segments=_switch(known, "MLXK2_AUDIO_SEGMENTS"),
-        exif_metadata=not _switched_off(known, "MLXK2_EXIF_METADATA"),
+        enable_pipes=not is_switched_off(known, "MLXK2_ENABLE_PIPES"),
+        enable_alpha=is_switched_on(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
+        audio_segments=is_switched_on(known, "MLXK2_AUDIO_SEGMENTS"),
+        exif_metadata=not is_switched_off(known, "MLXK2_EXIF_METADATA"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
-        log_json=_switch(known, "MLXK2_LOG_JSON"),
+        log_json=is_switched_on(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),
         color=not known.get("NO_COLOR") and known.get("TERM") != "dumb",
         temporary_folder=known.get("TMPDIR"),
@@ -299,7 +296,7 @@ def read_settings(
         file=file,
         set_variables=variables,
         file_variables=tuple(from_file.items()),
-        use_server=not _switched_off(known, "MLXK2_USE_SERVER"),
+        use_server=not is_switched_off(known, "MLXK2_USE_SERVER"),
         cpu_dtype=_choice(known, "MLXK2_CPU_DTYPE", CPU_DTYPES, "auto"),
         blas=_choice(known, "MLXK2_BLAS", BLAS_CHOICES, "auto"),
         server_sockets=os.path.join(state, "sockets"),
@@ -314,6 +311,17 @@ def inherited(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+@contextlib.contextmanager
+def told_to_libraries(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the length of the block, for a library that is told in no other way."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
 def _hub_settings(known: Mapping[str, str], home: str) -> dict[str, Any]:
     place = _hugging_face_home(known, home)
     cache = known.get("HF_HUB_CACHE") or known.get("HUGGINGFACE_HUB_CACHE") or os.path.join(place, "hub")
@@ -322,9 +330,9 @@ def _hub_settings(known: Mapping[str, str], home: str) -> dict[str, Any]:
         "hub_token_file": _absolute(known.get("HF_TOKEN_PATH") or os.path.join(place, "token"), home, known),
         "hub_endpoint": _address(known, "HF_ENDPOINT", "https://huggingface.co"),
         "hub_token": next(filter(None, (known.get(name, "").strip() for name in _TOKENS)), None),
-        "hub_offline": _switch(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),
-        "hub_token_for_writing_only": _switch(known, "HF_HUB_DISABLE_IMPLICIT_TOKEN"),
-        "hub_links": not _switch(known, "HF_HUB_DISABLE_SYMLINKS"),
+        "hub_offline": is_switched_on(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),
+        "hub_token_for_writing_only": is_switched_on(known, "HF_HUB_DISABLE_IMPLICIT_TOKEN"),
+        "hub_links": not is_switched_on(known, "HF_HUB_DISABLE_SYMLINKS"),
         "hub_metadata_timeout": _integer(known, "HF_HUB_ETAG_TIMEOUT", range(1, 3601), 10),
         "hub_timeout": _integer(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
     }
@@ -338,7 +346,7 @@ def _serve_variables(known: Mapping[str, str]) -> ServeVariables:
         max_tokens=_number_if_set(known, "MLXK2_MAX_TOKENS", range(1, 2**31)),
         chunk=_number_if_set(known, "MLXK2_VISION_CHUNK_SIZE", range(1, 6)),
         api_key=(known.get("MLXK2_API_KEY") or "").strip() or None,
-        reload=_switch(known, "MLXK2_RELOAD"),
+        reload=is_switched_on(known, "MLXK2_RELOAD"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "") if "MLXK2_LOG_LEVEL" in known else None,
     )
 
@@ -357,14 +365,6 @@ def _absolute(path: str, home: str, known: Mapping[str, str]) -> str:
     expanded = home + path[1:] if path == "~" or path.startswith("~/") else os.path.expanduser(path)
     expanded = _REFERENCE.sub(lambda found: known.get(found[1] or found[2], found[0]), expanded)
     return os.path.abspath(expanded)
-
-
-def _switch(known: Mapping[str, str], name: str) -> bool:
-    return known.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
-
-
-def _switched_off(known: Mapping[str, str], name: str) -> bool:
-    return known.get(name, "").strip().lower() in {"0", "false", "no", "off"}
 
 
 def _choice(known: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

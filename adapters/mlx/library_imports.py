@@ -28,6 +28,7 @@ from mlxk.domain.errors import (
     IncompatibleModelError,
     InsufficientMemoryError,
     MlxkError,
+    RankLostError,
     StorageError,
 )
 
@@ -68,6 +69,10 @@ def exhaustion(error: BaseException) -> MlxkError | None:
     return None
 
 
+_RING = "[ring]"
+"""Begins what MLX says when a process that computes with this one has gone."""
+
+
 def failed(error: BaseException, work: str) -> MlxkError:
     """Return the error for an unexpected exception of a library.
 
@@ -75,6 +80,11 @@ def failed(error: BaseException, work: str) -> MlxkError:
         error: The exception.
         work: What failed, as the beginning of a sentence, such as "Loading 'name'".
     """
+    if str(error).startswith(_RING):
+        return RankLostError(
+            "The model was spread over several processes, and one of them has gone.",
+            hint="They are started again; send the request again in a moment.",
+        )
     summary = ExceptionSummary.of(error)
     return exhaustion(error) or ExecutionError(
         f"{work} failed in a library ({summary.kind} in {summary.place}).",

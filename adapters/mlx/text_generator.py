@@ -351,12 +351,15 @@ class MlxTextGenerator(TextGenerator):
         wanted = [WantedModel(request.model, engine_options.adapter, load, request.keep_alive_seconds)]
         if engine_options.draft_model is not None:
             wanted.append(WantedModel(engine_options.draft_model, load=draft_loader(engine_options.draft_model)))
+        return self._leased(request, tuple(wanted))
+
+    def _leased(self, request: GenerationRequest, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...]:
         engine = self._thread.worker
-        if engine is not None and (models := engine.lease_now(tuple(wanted))) is not None:
+        if engine is not None and (models := engine.lease_now(wanted)) is not None:
             return models
         if isinstance(request.prompt, Conversation):
             template_sandbox.start_ahead()  # It takes as long to start as a small model to load.
-        load_request = LoadRequest(tuple(wanted))
+        load_request = LoadRequest(wanted)
         self._thread.post(lambda engine: engine.load(load_request))
         return load_request.wait(request.is_abandoned)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, UsageError
 from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
-from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES
+from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error, matrices_words
 
@@ -108,6 +108,16 @@ def add_server_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ranks_argument(parser: argparse._ActionsContainer) -> None:
+    """Declare the flag that spreads a model over processes."""
+    parser.add_argument(
+        "--local-ranks",
+        type=whole_number(1, MOST_RANKS),
+        metavar="N",
+        help="spread the model over N processes of this machine",
+    )
+
+
 def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
     """Declare what matters without a GPU."""
     parser.add_argument(
@@ -122,8 +132,12 @@ def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
 
 def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
     """Return the settings with which the container is built: where it computes, in which type and by what."""
-    given = {name: getattr(arguments, name, None) for name in ("cpu_dtype", "blas")}
+    given = {name: getattr(arguments, name, None) for name in ("cpu_dtype", "blas", "local_ranks")}
     given["use_server"] = getattr(arguments, "server", None)
+    if (given["local_ranks"] or 1) > 1:
+        if given["use_server"]:
+            raise UsageError("--local-ranks and --server exclude each other", hint="Leave one of them out.")
+        given["use_server"] = False
     return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
 
 

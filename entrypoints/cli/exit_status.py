@@ -46,6 +46,7 @@ EXIT_STATUS: dict[str, int] = {
     "unauthorized": FAILED,
     "forbidden_origin": FAILED,
     "server_shutdown": FAILED,
+    "rank_lost": FAILED,
     "port_in_use": PORT_IN_USE,
     "internal_error": FAILED,
 }

@@ -25,6 +25,7 @@ from mlxk.domain.generation.settings import (
 )
 from mlxk.domain.generation.video import VideoSampling
 from mlxk.domain.text import require_valid_unicode
+from mlxk.entrypoints.cli.command import add_ranks_argument
 from mlxk.entrypoints.cli.input_files import is_prompt, read_text
 
 
@@ -68,6 +69,7 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the engine options."""
     group = parser.add_argument_group("computing", "Most of these trade memory against speed.")
+    add_ranks_argument(group)
     group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
     add_draft_arguments(group)
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.settings import require_needed
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
@@ -243,6 +243,7 @@ _AS_GIVEN = (
     "thinking_budget",
     "thinking_start_token",
     "thinking_end_token",
+    "local_ranks",
     "max_streams",
     "max_queue",
     "keep_alive",
@@ -258,9 +259,46 @@ _AS_GIVEN = (
 """The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""
 
 
+_ALONE_ONLY = (
+    "draft_model",
+    "adapter",
+    "pin",
+    "kv_bits",
+    "kv_group_size",
+    "max_kv_size",
+    "prefix_cache_dir",
+    "keep_alive",
+)
+"""The flags that a model spread over processes does without, by attribute."""
+
+
+def require_alone(arguments: argparse.Namespace, model: str | None) -> None:
+    """Refuse what a server of one model that is spread over processes does without.
+
+    Args:
+        arguments: The command line, with what the settings file says.
+        model: The model that it has in memory from the start.
+
+    Raises:
+        UsageError: Names the flag.
+    """
+    if (arguments.local_ranks or 1) == 1:
+        return
+    if model is None:
+        raise UsageError("--local-ranks needs --model", hint="Name the model to spread over the processes.")
+    for name in _ALONE_ONLY:
+        if getattr(arguments, name) not in (None, []):
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--local-ranks and --{flag} exclude each other",
+                hint="A model that is spread over processes does without; leave one of them out.",
+            )
+
+
 def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
     """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
     known = context.settings.serve
+    require_alone(arguments, arguments.model or known.model)
     level = "debug" if arguments.verbose else arguments.log_level
     given = {name: getattr(arguments, name) for name in _AS_GIVEN} | {
         "host": _first(arguments.host, known.host),

@@ -63,11 +63,12 @@ HTTP_STATUS: dict[str, int] = {
     "unauthorized": 401,
     "forbidden_origin": 403,
     "server_shutdown": 503,
+    "rank_lost": 503,
     "port_in_use": 500,
     "internal_error": 500,
 }
 
-RETRY_SECONDS = {"queue_full": 1, "server_shutdown": 5, "request_timeout": 1}
+RETRY_SECONDS = {"queue_full": 1, "server_shutdown": 5, "rank_lost": 5, "request_timeout": 1}
 """Value of the header ``Retry-After``."""
 
 

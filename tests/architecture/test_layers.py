@@ -63,7 +63,7 @@ def test_a_forbidden_import_is_noticed(root: Path, tmp_path: Path, path: str, mo
 
 def test_dependency_injector_is_imported_in_one_place(product: Sources) -> None:
     importers = {path for path, tree in product.items() if "dependency_injector" in imported(tree)}
-    assert importers == {"entrypoints/adapter_container.py"}
+    assert importers == {"entrypoints/providers.py"}
 
 
 def lint(folder: Path, source: Path) -> "subprocess.CompletedProcess[str]":

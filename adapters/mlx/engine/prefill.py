@@ -65,9 +65,14 @@ class Prefill:
         end = next((stop for stop in self.stops if self.position < stop < end), end)
         chunk = self.tokens[self.position : end]
         if chunk:
-            logits = exact_logits(self.reading or self.network, mx.array([chunk]), self.cache)
-            mx.eval([layer.state for layer in self.cache])
-            if self.alternatives is not None:
+            network = self.reading or self.network
+            if self.alternatives is None:
+                # Of ranks, which evaluate what they begin: logits that nothing is made of would take much memory.
+                getattr(network, "read", network)(mx.array([chunk]), cache=self.cache)
+                mx.eval([layer.state for layer in self.cache])
+            else:
+                logits = exact_logits(network, mx.array([chunk]), self.cache)
+                mx.eval([layer.state for layer in self.cache])
                 self.scores += score(logits[0], self.tokens[self.position + 1 : end + 1], self.alternatives)
             self.position = end
         return len(chunk)

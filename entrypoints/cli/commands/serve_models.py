@@ -10,6 +10,7 @@ from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
     add_pull_argument,
+    add_ranks_argument,
     complete_models,
     fetch_absent,
     naming_the_flag,
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")
     place.add_argument("--embed-backend", metavar="URL", help="have another server make the vectors")
+    add_ranks_argument(place)
     _add_limits(parser.add_argument_group("limits"))
     _add_thinking(parser.add_argument_group("reasoning", "Where a request does not say otherwise."))
     _add_safety(parser.add_argument_group("who may ask"))

@@ -31,6 +31,7 @@ ERROR_STATUSES: Mapping[str, int] = {
     "insufficient_memory": 400,
     "queue_full": 529,
     "server_shutdown": 529,
+    "rank_lost": 529,
 }
 """Statuses by the code of an error, where they are others than usual: clients send a request again for 409 and for
 everything from 500 on, so what no repetition helps against is 400."""

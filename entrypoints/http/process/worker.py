@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO, cast
 
@@ -86,6 +87,15 @@ SPARE_DESCRIPTORS = 128
 THREADS_LEFT = 70
 """Exit status when a thread did not end; the process then exits without it."""
 
+RANK_LOST = 71
+"""Exit status when a process that computes the model with this one has gone; all of them are started anew."""
+
+ERRORS_SECONDS = 0.3
+"""Time for clients to get the errors of their requests, before what is left is aborted."""
+
+END_SECONDS = 2.5
+"""Time to end after that, in which the engine may wait for the process that has gone."""
+
 Build = Callable[[Settings, ServerSettings | None], Container]
 
 
@@ -148,6 +158,8 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     http = HttpServer(
         application.wsgi, sockets, limits, application.refusal, on_drain=application.drain, on_abort=application.abort
     )
+    lost = threading.Event()
+    container.adapters.on_rank_loss = lambda: end_without_rank(lost, application.drain, http.stop)
     for number in stopping_signals():
         signal.signal(number, http.stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
@@ -164,7 +176,30 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     application.close()
     container.adapters.text_generator().close()
     log.info("stopped", logger="server", pid=os.getpid())
+    if lost.is_set():
+        return RANK_LOST
     return (0 if clean else THREADS_LEFT) if preload.error is None else 1
+
+
+def end_without_rank(lost: threading.Event, drain: Callable[[], None], stop: Callable[[], None]) -> None:
+    """End this process, without its requests, since a process that computes with it has gone.
+
+    Args:
+        lost: Set.
+        drain: Refuses new work.
+        stop: Stops the server; called twice, which aborts its requests.
+    """
+    lost.set()
+    drain()
+
+    def end() -> None:
+        time.sleep(ERRORS_SECONDS)
+        stop()
+        stop()
+        time.sleep(END_SECONDS)
+        os._exit(RANK_LOST)
+
+    threading.Thread(target=end, name="mlxk-rank-lost", daemon=True).start()
 
 
 @contextlib.contextmanager

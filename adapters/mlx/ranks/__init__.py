@@ -1,0 +1,1 @@
+"""One model over several processes, the ranks: each holds a share of its weights and computes every step with it."""

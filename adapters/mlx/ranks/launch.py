@@ -1,0 +1,153 @@
+"""Starting the other ranks of a model, and the port at which they connect. It does not import MLX.
+
+They start while this process imports its own libraries, which takes as long.
+"""
+
+import contextlib
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+import attrs
+
+from mlxk.domain.errors import ExecutionError, RankLostError
+
+_LOOK_SECONDS = 0.2
+"""Between two looks whether the processes still run."""
+
+
+@attrs.frozen
+class RankPlace:
+    """Where a rank runs, and how it is started."""
+
+    label: str
+    """For errors."""
+    command: tuple[str, ...]
+    """Runs the program of a rank, which reads its orders as a line of JSON from standard input."""
+    address: str
+    """The address on which it listens for other ranks."""
+
+
+@attrs.frozen
+class RankPlan:
+    """A group to start."""
+
+    address: str
+    """The address of this machine on which rank 0 listens for the others."""
+    others: tuple[RankPlace, ...]
+    """Of rank 1, 2 …"""
+    same_files: bool
+    """Whether all ranks read the files of one machine, so that their contents need not be compared."""
+    orders: Mapping[str, Any] = attrs.field(factory=dict)
+    """What every rank is told beside."""
+
+    @property
+    def size(self) -> int:
+        """Ranks, this one included."""
+        return len(self.others) + 1
+
+
+def local_plan(ranks: int, module: str, orders: Mapping[str, Any]) -> RankPlan:
+    """Return the plan of a group on this machine.
+
+    Args:
+        ranks: Their number, this one included.
+        module: The one that runs a rank.
+        orders: What every rank is told beside.
+    """
+    # -P keeps modules of the working directory out.
+    command = (sys.executable, "-P", "-m", module)
+    others = tuple(RankPlace(f"rank {rank}", command, "127.0.0.1") for rank in range(1, ranks))
+    return RankPlan("127.0.0.1", others, True, orders)
+
+
+class Launch:
+    """The other ranks, started, until they have connected or are ended.
+
+    Args:
+        plan: What to start.
+
+    Raises:
+        ExecutionError: One cannot be started, or this machine does not have the address.
+    """
+
+    def __init__(self, plan: RankPlan) -> None:
+        self.plan = plan
+        self.key = secrets.token_hex(32)
+        """What a rank that connects must have."""
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._printed: list[IO[bytes]] = []
+        try:
+            self._listener = socket.create_server((plan.address, 0), backlog=plan.size)
+        except OSError as error:
+            raise ExecutionError(f"This machine cannot listen on {plan.address}: {error.strerror}") from error
+        self._listener.settimeout(_LOOK_SECONDS)
+        port = self._listener.getsockname()[1]
+        try:
+            for rank, place in enumerate(plan.others, 1):
+                orders = {"address": plan.address, "port": port, "key": self.key, "rank": rank}
+                self._start(place, {**plan.orders, **orders, "listens": place.address})
+        except BaseException:
+            self.end(0.0)
+            raise
+
+    def connection(self) -> socket.socket | None:
+        """Wait a moment for a process that connects; return None when there was none.
+
+        Raises:
+            RankLostError: A rank has ended.
+        """
+        for place, process, printed in zip(self.plan.others, self._processes, self._printed, strict=True):
+            if process.poll() is not None:
+                said = _last_line(printed)
+                raise RankLostError(
+                    f"{place.label} ended while it was started" + (f": {said}" if said else "."),
+                    hint="See whether the program runs there.",
+                )
+        with contextlib.suppress(TimeoutError):
+            return self._listener.accept()[0]
+        return None
+
+    def stop_listening(self) -> None:
+        """Accept no further connection: all ranks have come."""
+        self._listener.close()
+
+    def end(self, grace: float) -> None:
+        """End all processes, which end by themselves within so many seconds, or are killed."""
+        self.stop_listening()
+        deadline = time.monotonic() + grace
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for file in self._printed:
+            file.close()
+
+    def _start(self, place: RankPlace, orders: dict[str, Any]) -> None:
+        printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+        self._printed.append(printed)
+        try:
+            # A session of its own keeps Ctrl-C of the terminal from it.
+            process = subprocess.Popen(
+                place.command, stdin=subprocess.PIPE, stdout=printed, stderr=printed, start_new_session=True
+            )
+        except OSError as error:
+            raise ExecutionError(f"{place.label} cannot be started: {error.strerror}") from error
+        self._processes.append(process)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # of one that ended, which is seen later
+            pipe.write(json.dumps(orders).encode() + b"\n")
+
+
+def _last_line(printed: IO[bytes]) -> str:
+    printed.seek(0)
+    lines = printed.read(65536).decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else ""

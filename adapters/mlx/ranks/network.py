@@ -1,0 +1,157 @@
+"""Rank 0's view of a model that several ranks hold: a network and KV caches that the engine uses like any other.
+
+Each call and each change of a cache is a step: it is told to the other ranks, then done on rank 0's own share. So the
+engine schedules, samples, cancels, keeps and evicts as with one process, and the others follow what it decided.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlxk.adapters.mlx.ranks.share import Share
+from mlxk.domain.errors import MlxkError
+
+Tell = Callable[[list[Any]], None]
+"""Sends a step to all other ranks; raises ``RankLostError`` when one has gone."""
+
+
+class StepLog:
+    """Steps in the order in which all ranks do them; used on the owner thread, except for ``drop``.
+
+    Args:
+        share: Rank 0's.
+        tell: Sends a step.
+        on_failure: Called when a step failed here, after which the shares may differ.
+    """
+
+    def __init__(self, share: Share, tell: Tell, on_failure: Callable[[], None]) -> None:
+        self.share = share
+        self._tell = tell
+        self._on_failure = on_failure
+        self._numbers = itertools.count()
+        self._dropped: deque[int] = deque()
+
+    def number(self) -> int:
+        """Return a number for a new cache."""
+        return next(self._numbers)
+
+    def do(self, step: str, *arguments: Any) -> None:  # noqa: ANN401 - JSON
+        """Do a step of ``Share.do`` on all ranks."""
+        self._drop()
+        self._step(lambda: self.share.do(step, *arguments), [step, *arguments])
+
+    def read(self, cache: int, tokens: mx.array, *, logits: bool) -> mx.array:
+        """Do ``Share.read`` on all ranks; the tokens, which may be in flight, go through MLX's group."""
+        self._drop()
+        step = ["read", cache, list(tokens.shape), logits]
+        found: mx.array = self._step(lambda: self.share.read(cache, tokens, logits=logits), step)
+        return found
+
+    def drop(self, cache: int) -> None:
+        """Have a cache dropped before the next step; on any thread, also while garbage is collected."""
+        self._dropped.append(cache)
+
+    def _drop(self) -> None:
+        dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
+        if dropped:
+            self._step(lambda: self.share.do("drop", *dropped), ["drop", *dropped])
+
+    def _step(self, work: Callable[[], Any], step: list[Any]) -> Any:  # noqa: ANN401
+        self._tell(step)
+        try:
+            return work()
+        except MlxkError:
+            raise
+        except Exception:
+            self._on_failure()
+            raise
+
+
+class RankedCache:
+    """The KV cache of a sequence, or of a batch, of all layers and all ranks; the engine's one "layer".
+
+    Args:
+        log: Receives what is done with it.
+        number: That of the cache in every share, which has it already.
+    """
+
+    def __init__(self, log: StepLog, number: int) -> None:
+        self._log = log
+        self.number = number
+
+    @classmethod
+    def of_step(cls, log: StepLog, step: str, *arguments: Any) -> "RankedCache":  # noqa: ANN401 - JSON
+        """Return the cache that results from a step."""
+        number = log.number()
+        log.do(step, number, *arguments)
+        return cls(log, number)
+
+    @property
+    def _layers(self) -> list[Any]:
+        return self._log.share.caches[self.number]
+
+    @property
+    def nbytes(self) -> int:
+        """What rank 0 keeps of it, bytes."""
+        return sum(layer.nbytes for layer in self._layers)
+
+    @property
+    def state(self) -> list[Any]:
+        """The arrays of rank 0's share."""
+        return [layer.state for layer in self._layers]
+
+    def is_trimmable(self) -> bool:
+        """Whether tokens can be removed from its end."""
+        return all(layer.is_trimmable() for layer in self._layers)
+
+    def merge(self, caches: "Sequence[RankedCache]") -> "RankedCache":
+        """Return a batch of caches."""
+        return self.of_step(self._log, "merge", [each.number for each in caches])
+
+    def extend(self, other: "RankedCache") -> None:
+        """Add the sequences of another batch."""
+        self._log.do("extend", self.number, other.number)
+
+    def filter(self, keep: list[int]) -> None:
+        """Keep some sequences of a batch."""
+        self._log.do("filter", self.number, keep)
+
+    def extract(self, index: int) -> "RankedCache":
+        """Return the cache of one sequence of a batch."""
+        return self.of_step(self._log, "extract", self.number, index)
+
+    def trim(self, tokens: int) -> None:
+        """Remove tokens from the end."""
+        self._log.do("trim", self.number, tokens)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RankedCache":
+        return self.of_step(self._log, "copy", self.number)
+
+    def __del__(self) -> None:
+        self._log.drop(self.number)
+
+
+class RankedNetwork:
+    """A model that several ranks hold; called as mlx-lm's models are.
+
+    Args:
+        log: Receives what is done with it.
+    """
+
+    def __init__(self, log: StepLog) -> None:
+        self._log = log
+
+    def make_cache(self) -> list[RankedCache]:
+        """Return an empty cache."""
+        return [RankedCache.of_step(self._log, "make")]
+
+    def __call__(self, tokens: mx.array, cache: list[RankedCache]) -> mx.array:
+        """Return the logits, shape [B, L, V], for tokens, shape [B, L]."""
+        return self._log.read(cache[0].number, tokens, logits=True)
+
+    def read(self, tokens: mx.array, cache: list[RankedCache]) -> None:
+        """Compute tokens of a prompt into the cache, without logits, of which a long prompt has many."""
+        self._log.read(cache[0].number, tokens, logits=False)

@@ -1,0 +1,241 @@
+"""One model over several processes: the same answers as from one, and what happens when one of them is killed."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from models import tiny_models
+from models.answers import oracle
+from serving.program import CHAT, ServedProgram
+from serving.running import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
+
+NAME = "spread"
+PROMPTS = [f"{word} and count" for word in ("How", "Why", "Where is", "Who", "When", "What", "Is", "Are")]
+LOST_SECONDS = 3.0
+"""Within which every client has an answer or an error."""
+NEXT_SECONDS = 10.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+"""Within which the next request is answered: ten on a machine that does nothing else."""
+
+
+@attrs.frozen
+class Pair:
+    """The same model served by one process and by two."""
+
+    one: ServedProgram
+    two: ServedProgram
+    ends: tuple[int, ...]
+    """The tokens that end answers."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Start both servers."""
+    folder = tmp_path_factory.mktemp("ranks")
+    handle = tiny_models.build(folder / NAME, "llama")
+    ends = json.loads((folder / NAME / "generation_config.json").read_text())["eos_token_id"]
+    environment = {
+        "HOME": str(folder / "home"),
+        "HF_HOME": str(folder / "hf"),
+        "PATH": os.environ["PATH"],
+        "MLXK2_BLAS": "off",
+    }
+    with ThreadPoolExecutor() as threads:
+        starts = [
+            threads.submit(ServedProgram, folder, environment, "--model", handle.directory, "--local-ranks", str(ranks))
+            for ranks in (1, 2)
+        ]
+        one, two = (each.result() for each in starts)
+    with one, two:
+        yield Pair(one, two, tuple(ends))
+
+
+def question(prompt: str, **fields: Any) -> dict[str, Any]:
+    """Return a request for an answer of some length."""
+    given = {"max_tokens": 20, "temperature": 0, **fields}
+    return {"model": NAME, "messages": [{"role": "user", "content": prompt}], **given}
+
+
+def answer(server: ServedProgram, prompt: str, **fields: Any) -> dict[str, Any]:
+    """Ask, and return the answer without what differs from one to the next."""
+    status, body = server.ask("POST", CHAT, question(prompt, **fields))
+    assert status == 200, body
+    (choice,) = body["choices"]
+    return {**choice, "tokens": body["usage"]["completion_tokens"]}
+
+
+def without_figures(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return a choice without the log probabilities, whose last digits depend on the order of sums."""
+    return {key: value for key, value in choice.items() if key != "logprobs"}
+
+
+def logprobs(choice: dict[str, Any]) -> list[float]:
+    """Return the log probabilities of a choice."""
+    return [each["logprob"] for each in choice["logprobs"]["content"]]
+
+
+def test_eight_answers_at_once_are_those_of_one_process(pair: Pair) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda prompt: answer(pair.two, prompt), PROMPTS))
+    assert together == [answer(pair.one, prompt) for prompt in PROMPTS]
+    assert len({each["message"]["content"] for each in together}) > 1
+
+
+def test_what_rank_0_decides_is_as_with_one_process(pair: Pair) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 1.0, "seed": 7},
+        {"stop": ["e"]},
+        {"logprobs": True, "top_logprobs": 2},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+    ]
+    for fields in kinds:
+        one, two = answer(pair.one, "Hello", **fields), answer(pair.two, "Hello", **fields)
+        assert without_figures(two) == without_figures(one)
+        if "logprobs" in fields:
+            assert logprobs(two) == pytest.approx(logprobs(one), abs=1e-3)
+
+
+def test_a_prompt_that_begins_as_one_before_is_not_computed_again(pair: Pair) -> None:
+    long = "the quick brown fox " * 10
+    first = answer(pair.two, long)
+    status, body = pair.two.ask("POST", CHAT, question(long))
+    assert (status, body["choices"][0]["message"]) == (200, first["message"])
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] > 40
+    assert answer(pair.two, long + "jumps") == answer(pair.one, long + "jumps")
+
+
+def endless(pair: Pair, prompt: str) -> dict[str, Any]:
+    """Return a request whose answer does not end soon."""
+    return question(prompt, max_tokens=3000, stream=True, logit_bias={str(token): -100 for token in pair.ends})
+
+
+def begun(pair: Pair, prompt: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """Begin an endless answer, and wait for its first bytes."""
+    connection = http.client.HTTPConnection("127.0.0.1", pair.two.port, timeout=30)
+    connection.request("POST", CHAT, json.dumps(endless(pair, prompt)), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.read(200)
+    return connection, response
+
+
+def running(server: ServedProgram) -> int:
+    """Return how many answers are computed."""
+    lines = server.ask("GET", "/metrics")[1].decode().splitlines()
+    return int(next(line for line in lines if line.startswith("mlxk_answers_running ")).split()[1])
+
+
+def test_a_client_that_leaves_ends_its_answer_and_no_other(pair: Pair) -> None:
+    connections = [begun(pair, prompt) for prompt in PROMPTS[:2]]
+    for connection, response in connections:
+        response.close()
+        connection.close()
+    assert answer(pair.two, "Hello") == answer(pair.one, "Hello")
+    eventually(lambda: running(pair.two) == 0)
+
+
+def test_another_model_is_refused_by_name(pair: Pair) -> None:
+    status, body = pair.two.ask("POST", CHAT, {**question("Hello"), "model": "demo"})
+    assert (status, body["error"]["type"]) == (422, "capability_not_supported")
+    assert NAME in body["error"]["message"]
+
+
+def rank_process(server: ServedProgram) -> int:
+    """Return the process of rank 1."""
+    worker = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True)
+    pattern = ["pgrep", "-P", worker.stdout.split()[-1], "-f", "mlxk.entrypoints.rank"]
+    return int(subprocess.run(pattern, capture_output=True, text=True, check=True).stdout.split()[0])
+
+
+def test_a_rank_that_is_killed_under_load(pair: Pair) -> None:
+    first = rank_process(pair.two)
+    connections = [begun(pair, prompt) for prompt in PROMPTS]
+    os.kill(first, signal.SIGKILL)
+    killed = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        bodies = list(threads.map(lambda each: each[1].read().decode(), connections))
+    assert time.monotonic() - killed < LOST_SECONDS
+    for connection, _ in connections:
+        connection.close()
+    for body in bodies:
+        last = json.loads(body.strip().split("\n\n")[-1].removeprefix("data: "))
+        assert last["error"]["type"] == "rank_lost", body[-300:]
+    assert pair.two.ask("GET", "/readyz")[0] == 503
+    while (asked := pair.two.ask("POST", CHAT, question("Hello")))[0] == 503:
+        assert time.monotonic() - killed < NEXT_SECONDS
+        time.sleep(0.1)
+    assert asked[0] == 200
+    assert time.monotonic() - killed < NEXT_SECONDS
+    assert rank_process(pair.two) != first
+    assert answer(pair.two, "Hello") == answer(pair.one, "Hello")
+
+
+def run(folder: Path, environment: dict[str, str], *arguments: str) -> Any:
+    """Return what ``mlxk run`` prints as JSON."""
+    command = ["mlxk", "run", *arguments, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, cwd=folder, timeout=100
+    )
+    return json.loads(done.stdout)
+
+
+HEADS = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 96, "intermediate_size": 96}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "ranks", "config"),
+    [
+        ("qwen3", 3, HEADS),  # every layer is cut
+        ("qwen3_moe", 2, EXPERTS),
+        ("qwen2", 3, {"num_hidden_layers": 3}),  # 4 heads are not divided by 3: each rank gets a layer
+    ],
+)
+def test_architectures_give_the_text_of_one_process(
+    architecture: str, ranks: int, config: dict[str, Any], tmp_path: Path, program_environment: dict[str, str]
+) -> None:
+    handle = tiny_models.build(tmp_path / "model", architecture, **config)
+    arguments = ["Hello", "--no-chat-template", "--temperature", "0", "--max-tokens", "24"]
+    document = run(tmp_path, program_environment, "./model", *arguments, "--local-ranks", str(ranks))
+    assert document["status"] == "success", document
+    assert document["data"]["response"] == b"".join(oracle(handle, "Hello")).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "kind", "word"),
+    [
+        ("gemma3_text", [], "incompatible_model", "gemma3_text"),
+        ("llama", ["--kv-bits", "8"], "capability_not_supported", "kv_bits"),
+        ("llama", ["--server"], "usage_error", "--server"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused_by_name(
+    model: str, arguments: list[str], kind: str, word: str, tmp_path: Path, program_environment: dict[str, str]
+) -> None:
+    tiny_models.build(tmp_path / "model", model)
+    document = run(tmp_path, program_environment, "./model", "Hello", "--local-ranks", "2", *arguments)
+    assert document["error"]["type"] == kind
+    assert word in document["error"]["message"]
