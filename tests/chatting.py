@@ -10,8 +10,8 @@ import pexpect
 PROMPT = ">>> "
 
 
-def start(environment: Mapping[str, str], folder: Path, *arguments: str, **variables: str) -> "pexpect.spawn[str]":
-    """Start a chat and wait until it asks for a line.
+def spawn(environment: Mapping[str, str], folder: Path, *arguments: str, **variables: str) -> "pexpect.spawn[str]":
+    """Start the program on a terminal.
 
     Args:
         environment: That of the program.
@@ -19,7 +19,7 @@ def start(environment: Mapping[str, str], folder: Path, *arguments: str, **varia
         arguments: Of ``mlxk``.
         variables: Further variables; ``TERM`` is ``dumb`` unless one of them.
     """
-    process = pexpect.spawn(
+    return pexpect.spawn(
         sys.executable,
         ["-m", "mlxk", *arguments],
         env={**os.environ, **environment, "TERM": "dumb", "NO_COLOR": "1", **variables},
@@ -29,6 +29,11 @@ def start(environment: Mapping[str, str], folder: Path, *arguments: str, **varia
         timeout=20,
         dimensions=(40, 200),
     )
+
+
+def start(environment: Mapping[str, str], folder: Path, *arguments: str, **variables: str) -> "pexpect.spawn[str]":
+    """Start a chat and wait until it asks for a line; for arguments see ``spawn``."""
+    process = spawn(environment, folder, *arguments, **variables)
     process.expect_exact(PROMPT.strip())
     return process
 

@@ -162,6 +162,13 @@ class GenerateText:
             raise
         return tuple(started)
 
+    def require(self, reference: str, options: GenerationOptions) -> None:
+        """Raise what a call would of the model and the options, whatever the prompt; nothing is loaded."""
+        options.settings.validate()
+        details = self._find(reference, (), options)
+        _, options = options.by_profile(self.profile_of(details.description.handle), details, ())
+        self._with_draft_model(options)
+
     def requests(
         self, model: str | ModelDetails, prompt: Prompt, options: GenerationOptions
     ) -> Iterator[GenerationRequest]:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pexpect
 import pytest
-from chatting import PROMPT, leave, say, start
+from chatting import PROMPT, leave, say, spawn, start
 from models.clips import greys, written
 from models.tiny_models import build
 
 if TYPE_CHECKING:
     import subprocess
-
-    import pexpect
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
@@ -198,6 +197,27 @@ def test_clips_are_shown_in_the_chat(terminal: "pexpect.spawn[str]", tmp_path: P
 def test_a_text_model_is_shown_no_images_and_the_chat_goes_on(terminal: "pexpect.spawn[str]") -> None:
     say(terminal, "/image demo-vision/red-circle.png What is it?", "'demo' is a text model and takes no images")
     say(terminal, "hi", "Hello!")
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("demo", "--draft-tokens", "2"), "--draft-tokens needs --draft-model"),
+        (("demo", "--draft-model", "absent"), "absent"),
+        (("demo", "--kv-bits", "4", "--max-kv-size", "64"), "exclude each other"),
+        (("demo-speech",), "demo-speech"),
+    ],
+)
+def test_what_every_turn_would_be_refused_for_is_said_before_the_first(
+    program_environment: dict[str, str], tmp_path: Path, words: tuple[str, ...], fault: str
+) -> None:
+    process = spawn(program_environment, tmp_path, "run", *words, "--chat")
+    process.expect(pexpect.EOF)
+    process.close()
+    said = process.before or ""
+    assert fault in said
+    assert "Chatting with" not in said
+    assert process.exitstatus not in (0, None)
 
 
 def test_without_a_terminal_all_of_standard_input_is_one_prompt(mlxk: Program) -> None:

@@ -82,7 +82,7 @@ def chat(
     session.settings.validate()
     if kept is not None and kept.written is not None:
         session.restore(kept.written, arguments.system)
-    container.use_cases.resolve_model()(arguments.model)
+    session.generate.require(arguments.model, options)
     if not sys.stdin.isatty():
         if opening.prompt.strip() or opening.media:
             Chat(session, output, None, TurnPrinter(session, output, None, toolbox), kept).begin(opening)
