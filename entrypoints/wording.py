@@ -6,11 +6,13 @@ the remedy; exit and HTTP statuses are in tables of the entrypoints.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxk.domain.errors import Advice, MlxkError, Remedy, error_type_of
-from mlxk.domain.models.footprint import Matrices
-from mlxk.domain.models.model import HealthReport, ModelDescription
+
+if TYPE_CHECKING:
+    from mlxk.domain.models.footprint import Matrices
+    from mlxk.domain.models.model import HealthReport, ModelDescription
 
 COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.ALLOW_MEDIA_PATHS: "The operator of the server can allow a folder: mlxk serve --allow-media-path DIR",
@@ -135,7 +137,7 @@ def hint(error: MlxkError, sentences: Mapping[Remedy, str]) -> str | None:
     return error.hint
 
 
-def matrices_words(matrices: Matrices) -> str:
+def matrices_words(matrices: "Matrices") -> str:
     """Return what multiplies matrices on a CPU, and what would help."""
     if matrices.library is not None:
         return f"multiplied by {matrices.library}"
@@ -144,12 +146,12 @@ def matrices_words(matrices: Matrices) -> str:
     return "multiplied slowly, since no library for it may be used"
 
 
-def health_reason(report: HealthReport) -> str:
+def health_reason(report: "HealthReport") -> str:
     """Return the reason of a health report, with the command that repairs the model where there is one."""
     return _with_fix(report.reason, report.fix)
 
 
-def model_reason(description: ModelDescription) -> str | None:
+def model_reason(description: "ModelDescription") -> str | None:
     """Return the first thing that is wrong with a model, with the command that repairs it where there is one."""
     return description.reason and _with_fix(description.reason, description.health.fix)
 

@@ -14,12 +14,13 @@ from mlxk.application.generation_input import (
     GenerationOptions,
     ImageSource,
     IncomingConversation,
+    MediaReaders,
     Prompt,
     Recording,
     encoded_images,
+    is_seen,
     messages_with_images,
 )
-from mlxk.application.message_media import MediaReaders, is_seen
 from mlxk.application.policy import (
     require_audio_input,
     require_draft_model,

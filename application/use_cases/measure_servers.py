@@ -10,11 +10,11 @@ from typing import Protocol
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions
-from mlxk.application.measuring import WORDS, MachineReader, Report, busy_notes
 from mlxk.application.policy import require_text_model
 from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.application.ports.system import Clock
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
+from mlxk.application.use_cases.measure_speed import WORDS, MachineReader, Report, busy_notes
 from mlxk.application.use_cases.model_tasks import LoadModel, identity_of
 from mlxk.domain.benchmark import CACHED_SHARE, Level, Load, RemoteCompletion, Span
 from mlxk.domain.comparison import LEAST_ROUNDS, Comparison, SideResult, Turn

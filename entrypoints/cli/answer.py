@@ -22,8 +22,7 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
     predictions,
 )
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.tool_calls import ToolRounds
 

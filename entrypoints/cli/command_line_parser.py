@@ -4,14 +4,86 @@ Command lines as other programs take them are put into the form of this one firs
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlxk.domain.errors import UsageError
-from mlxk.entrypoints.cli.suggestions import FLAGS_MEANT, MEANT, closest, did_you_mean
+from mlxk.domain.text import AT_MOST, nearest
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+
+MEANT: Mapping[str, str] = {
+    "agent": "launch",
+    "aliases": "alias",
+    "ask": "run",
+    "benchmark": "bench",
+    "chat": "run",
+    "check": "health",
+    "claude": "launch",
+    "codex": "launch",
+    "configure": "config",
+    "copy": "clone",
+    "cp": "clone",
+    "create": "profile",
+    "del": "rm",
+    "delete": "rm",
+    "diagnose": "doctor",
+    "download": "pull",
+    "find": "search",
+    "generate": "run",
+    "get": "pull",
+    "info": "show",
+    "inspect": "show",
+    "install": "pull",
+    "models": "list",
+    "opencode": "launch",
+    "preset": "profile",
+    "publish": "push",
+    "quantize": "convert",
+    "set": "config",
+    "settings": "config",
+    "start": "serve",
+    "suggest": "recommend",
+    "uninstall": "rm",
+    "upload": "push",
+    "verify": "health",
+}
+"""Words that other programs use, with the command that does the same here."""
+
+FLAGS_MEANT: Mapping[str, str] = {
+    "--num-predict": "--max-tokens",
+    "--schema": "--json-schema",
+    "--stats": "--verbose",
+    "--think": "--thinking",
+    "-n": "--max-tokens",
+    "-t": "--temperature",
+}
+"""Flags that other programs use, with the flag that is closest to it here."""
+
+
+def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> list[str]:
+    """Return the known words that begin with a typed one, else those that are spelled like it; at most three.
+
+    Args:
+        typed: What the user typed.
+        known: The words that exist.
+        meant: Words that mean a known one and are not spelled alike.
+    """
+    words = list(known)
+    synonym = (meant or {}).get(typed.lower())
+    if synonym in words:
+        return [synonym]
+    begun = [word for word in words if len(typed.strip("-")) > 1 and word.startswith(typed)]
+    return begun[:AT_MOST] or nearest(typed, words)
+
+
+def did_you_mean(candidates: Iterable[str]) -> str:
+    """Return the question that names the candidates, such as ``Did you mean a or b?``; empty without any."""
+    joined = " or ".join(candidates)
+    return f"Did you mean {joined}?" if joined else ""
+
 
 MODEL_FLAGS = ("-m", "--model")
 

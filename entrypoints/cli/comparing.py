@@ -16,8 +16,7 @@ from mlxk.domain.errors import ModelNotFoundError, StorageError, UsageError
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import fetch_absent, naming_the_flag
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import DONE, Output, TerminalConfirmation
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import comparison
 from mlxk.entrypoints.cli.render.formatting import decimal_size

@@ -40,10 +40,9 @@ from mlxk.domain.transcription import (
 )
 from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import ENGLISH
 from mlxk.entrypoints.cli.input_files import find_images, find_videos, recording_path
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.progress import Spinner, TranscriptionBar
 from mlxk.entrypoints.cli.render.formatting import counted
 

@@ -21,10 +21,8 @@ from mlxk.entrypoints.cli.command_line_parser import (
     own_words,
     typed_flags,
 )
-from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
-from mlxk.entrypoints.cli.output import Output, discard
-from mlxk.entrypoints.cli.settings_of_command import use_settings_file
-from mlxk.entrypoints.cli.suggestions import unknown_variables
+from mlxk.entrypoints.cli.output import CLOSED_PIPE, DONE, USAGE, Output, discard, exit_status
+from mlxk.entrypoints.cli.settings_of_command import unknown_variables, use_settings_file
 
 
 class CommandEntry(NamedTuple):

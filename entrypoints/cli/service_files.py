@@ -20,7 +20,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.reference import is_path
 from mlxk.domain.text import is_valid_unicode
 from mlxk.entrypoints import private_files
-from mlxk.entrypoints.cli.server_processes import PROGRAM
+from mlxk.entrypoints.cli.processes import PROGRAM
 from mlxk.entrypoints.setting_table import TABLES
 from mlxk.entrypoints.settings import Settings
 

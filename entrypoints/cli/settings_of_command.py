@@ -1,4 +1,4 @@
-"""What the settings file says for one command line: values for flags that are not given, and what to do about faults.
+"""What settings file and variables say for one command line: values for flags not given, and what to do about faults.
 
 A command that changes or computes something stops at a fault in what it uses: it would do something else than the user
 has written down. One that only reads says it and goes on.
@@ -6,10 +6,11 @@ has written down. One that only reads says it and goes on.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.reference import own_name
+from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.setting_table import MODELS, TABLES
 from mlxk.entrypoints.settings import Settings
@@ -100,3 +101,39 @@ def shown_path(file: SettingsFile, settings: Settings) -> str:
 def shown_value(value: object) -> str:
     """Return a value of JSON as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+PREFIX = "MLXK2_"
+"""Of the variables that only this program reads."""
+
+VARIABLES = frozenset(
+    {
+        "MLXK2_API_KEY",
+        "MLXK2_AUDIO_SEGMENTS",
+        "MLXK2_BLAS",
+        "MLXK2_CPU_DTYPE",
+        "MLXK2_ENABLE_ALPHA_FEATURES",
+        "MLXK2_ENABLE_PIPES",
+        "MLXK2_EXIF_METADATA",
+        "MLXK2_HOST",
+        "MLXK2_LOG_JSON",
+        "MLXK2_LOG_LEVEL",
+        "MLXK2_MAX_TOKENS",
+        "MLXK2_PORT",
+        "MLXK2_PRELOAD_MODEL",
+        "MLXK2_RELOAD",
+        "MLXK2_USE_SERVER",
+        "MLXK2_VISION_CHUNK_SIZE",
+    }
+)
+"""The variables with our prefix; a variable with it that is none of them is a misspelt one."""
+
+
+def unknown_variables(set_variables: Iterable[str]) -> list[str]:
+    """Return a note for each variable that has our prefix and no effect."""
+    notes = []
+    for name in sorted(set_variables):
+        if name.startswith(PREFIX) and name not in VARIABLES:
+            near = closest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in VARIABLES])
+            notes.append(f"[{name} has no effect. {did_you_mean(PREFIX + each for each in near)}".rstrip() + "]")
+    return notes

@@ -16,11 +16,11 @@ from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Message, Role, ToolCall
 from mlxk.domain.text import is_valid_unicode
+from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.input_files import read_text
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
 from mlxk.entrypoints.settings import variable
 
 MAX_FILE_BYTES = 4 * 1024 * 1024

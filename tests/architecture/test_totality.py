@@ -7,7 +7,7 @@ from pathlib import Path
 from environment_variables import VARIABLES
 
 from mlxk.domain.errors import MlxkError, all_error_types
-from mlxk.entrypoints.cli.exit_status import EXIT_STATUS, exit_status
+from mlxk.entrypoints.cli.output import EXIT_STATUS, exit_status
 from mlxk.entrypoints.http.errors import HTTP_STATUS
 from mlxk.entrypoints.settings import Settings, read_settings
 

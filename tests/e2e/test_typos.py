@@ -10,7 +10,7 @@ from environment_variables import VARIABLES as TABLE
 
 from mlxk.entrypoints.cli.command_line_parser import EXAMPLES
 from mlxk.entrypoints.cli.program import COMMANDS, build_parser, parse
-from mlxk.entrypoints.cli.suggestions import VARIABLES
+from mlxk.entrypoints.cli.settings_of_command import VARIABLES
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e

@@ -18,9 +18,9 @@ from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 
 from mlxk.adapters.builtin.lists import model_pairs
-from mlxk.application.measuring import MachineReader
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.measure_servers import CompareSpeed
+from mlxk.application.use_cases.measure_speed import MachineReader
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import NetworkError, ValidationError
 from mlxk.entrypoints.cli.render.comparison import comparison_text

@@ -16,7 +16,7 @@ from serving.running import RunningServer, events_of, read_all
 from mlxk.domain.errors import MlxkError, all_error_types
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import EXIT_STATUS
+from mlxk.entrypoints.cli.output import EXIT_STATUS
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.errors import HTTP_STATUS, RETRY_SECONDS

@@ -1,5 +1,6 @@
 """Kept chats: transcripts in a private folder, written after every turn, listed, removed and resumed by name."""
 
+import argparse
 import datetime
 import os
 import re
@@ -11,7 +12,8 @@ from mlxk.domain.errors import MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.conversation import turns
 from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.chat.transcript import SavedChat
-from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
+from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
+from mlxk.entrypoints.settings import read_settings
 
 SUFFIX = ".json"
 _NAME = re.compile(r"[\w][\w.-]*", re.ASCII)
@@ -227,3 +229,12 @@ class Keeper:
             self.chats.write(self.name, saved)
         self.written, self._state = saved, self.chats.state(self.name)
         return said
+
+
+def complete_names(action: argparse.Action) -> None:
+    """Have the shell complete an argument with the names of kept chats."""
+    action.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
+
+
+def _completed(prefix: str, **_context: object) -> list[str]:
+    return [name for name in KeptChats.beside(read_settings().chat_history).names() if name.startswith(prefix)]

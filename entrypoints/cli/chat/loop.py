@@ -25,9 +25,8 @@ from mlxk.entrypoints.cli.chat.transcript import first_words
 from mlxk.entrypoints.cli.chat.turn import TurnPrinter, drop, usage
 from mlxk.entrypoints.cli.chat.typed_input import ALIASES, AttachCommand, ChatInput, Prompt, SlashCommand, parse_input
 from mlxk.entrypoints.cli.command import CommandContext, model_names
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.input_files import NamedFile
-from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import DONE, Output, TerminalConfirmation
 from mlxk.entrypoints.cli.prompt_sources import PromptSources
 from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.cli.tool_calls import OfferedTools

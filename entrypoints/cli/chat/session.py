@@ -23,8 +23,8 @@ from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed
 from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.chat.typed_input import ALIASES, HELP, NAMES, SlashCommand
+from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "temperature": float,

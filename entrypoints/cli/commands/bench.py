@@ -30,8 +30,7 @@ from mlxk.entrypoints.cli.command import (
     whole_number,
 )
 from mlxk.entrypoints.cli.comparing import ShownProgress, named_server, refuse, require_writable
-from mlxk.entrypoints.cli.exit_status import DONE, FAILED
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, FAILED, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import benchmark, benchmark_reports, comparison
 from mlxk.entrypoints.server_address import client_address

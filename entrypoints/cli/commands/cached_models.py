@@ -9,9 +9,8 @@ from mlxk.domain.errors import InterruptedRunError, ValidationError
 from mlxk.domain.models.footprint import WasteKind
 from mlxk.domain.models.model import ModelDescription, ModelType
 from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern, complete_models, model_reference
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.fetching import fetch
-from mlxk.entrypoints.cli.output import Output, confirmation
+from mlxk.entrypoints.cli.output import DONE, Output, confirmation
 from mlxk.entrypoints.cli.progress import PausedWhileAsking, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import disk_space, operations, remote_models
 from mlxk.entrypoints.wording import model_reason

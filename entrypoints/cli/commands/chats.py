@@ -5,13 +5,11 @@ import datetime
 from collections.abc import Sequence
 
 from mlxk.domain.errors import RequiresConfirmationError, UsageError
-from mlxk.entrypoints.cli.chat.kept_chats import KeptChats
+from mlxk.entrypoints.cli.chat.kept_chats import KeptChats, complete_names
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, confirmation
+from mlxk.entrypoints.cli.output import DONE, Output, confirmation
 from mlxk.entrypoints.cli.render.formatting import age, counted, table
 from mlxk.entrypoints.cli.render.model_json import timestamp
-from mlxk.entrypoints.settings import read_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     complete_names(names)
     parser.add_argument("-a", "--all", action="store_true", help="remove all of them")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
-
-
-def complete_names(action: argparse.Action) -> None:
-    """Have the shell complete an argument with the names of kept chats."""
-    action.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
-
-
-def _completed(prefix: str, **_context: object) -> list[str]:
-    return [name for name in KeptChats.beside(read_settings().chat_history).names() if name.startswith(prefix)]
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:

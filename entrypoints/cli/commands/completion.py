@@ -5,8 +5,7 @@ import argparse
 from argcomplete.shell_integration import shellcode
 
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 
 SHELLS = ("bash", "zsh", "fish")
 PROGRAMS = ["mlxk", "mlx-run"]

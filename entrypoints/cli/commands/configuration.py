@@ -17,9 +17,8 @@ from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.models.reference import own_name
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.input_files import edited
-from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import DONE, Output, TerminalConfirmation
 from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import report, shown_path, shown_value, tables_used
 from mlxk.entrypoints.setting_table import MODELS, TABLES, Setting

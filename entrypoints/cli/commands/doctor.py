@@ -17,11 +17,10 @@ from mlxk.application.use_cases.diagnose_installation import Configuration
 from mlxk.domain.diagnosis import OLDEST_MACOS, CheckGroup, CheckStatus, Fault, Finding
 from mlxk.domain.errors import MlxkError
 from mlxk.entrypoints.cli.command import CommandContext, model_names
-from mlxk.entrypoints.cli.exit_status import DONE, FAILED
-from mlxk.entrypoints.cli.output import RED, YELLOW, Output
+from mlxk.entrypoints.cli.output import DONE, FAILED, RED, YELLOW, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted, printable
-from mlxk.entrypoints.cli.suggestions import unknown_variables
+from mlxk.entrypoints.cli.settings_of_command import unknown_variables
 from mlxk.entrypoints.settings import Settings
 from mlxk.entrypoints.start_checks import FEWEST_BYTES, is_loopback
 

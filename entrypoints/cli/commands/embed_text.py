@@ -22,9 +22,8 @@ from mlxk.entrypoints.cli.command import (
     naming_the_flag,
     print_place,
 )
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.input_files import find_images
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.model_json import Json
 
 STDIN = "-"

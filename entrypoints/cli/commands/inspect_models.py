@@ -11,13 +11,12 @@ from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import CommandContext, add_cpu_argument, add_model_argument, computing_settings
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import BOLD, RED, Output
+from mlxk.entrypoints.cli.command_line_parser import did_you_mean
+from mlxk.entrypoints.cli.output import BOLD, DONE, RED, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import model_json, tables
 from mlxk.entrypoints.cli.render.formatting import printable
 from mlxk.entrypoints.cli.render.model_table import LEGEND, NOTHING_PULLED, ListView, ModelTable, model_table
-from mlxk.entrypoints.cli.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container

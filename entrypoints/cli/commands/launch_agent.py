@@ -26,12 +26,17 @@ from mlxk.entrypoints.cli.command import (
     computing_settings,
     model_reference,
 )
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, past_proxies
-from mlxk.entrypoints.cli.output import Output, choose
+from mlxk.entrypoints.cli.output import DONE, Output, choose
+from mlxk.entrypoints.cli.processes import (
+    ForegroundRunner,
+    ForeignModel,
+    Server,
+    own_server,
+    past_proxies,
+    served_models,
+)
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import decimal_size, table
-from mlxk.entrypoints.cli.server_processes import ForeignModel, Server, own_server, served_models
 from mlxk.entrypoints.settings import inherited
 
 if TYPE_CHECKING:

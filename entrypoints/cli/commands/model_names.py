@@ -13,8 +13,7 @@ from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import hint, report, shown_path
 from mlxk.entrypoints.setting_kinds import JSON_TABLE, SWITCH, TEXTS

@@ -23,9 +23,8 @@ from mlxk.domain.monitoring import MachineSample, WatchSummary
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.command_line_parser import own_words
-from mlxk.entrypoints.cli.exit_status import DONE, FAILED
-from mlxk.entrypoints.cli.foreground_processes import ForegroundRunner, handling
-from mlxk.entrypoints.cli.output import Output, result_file, success_line
+from mlxk.entrypoints.cli.output import DONE, FAILED, Output, result_file, success_line
+from mlxk.entrypoints.cli.processes import ForegroundRunner, handling
 from mlxk.entrypoints.cli.render import monitoring, sample_files
 from mlxk.entrypoints.cli.render.benchmark_reports import fault_lines
 from mlxk.entrypoints.cli.render.formatting import counted

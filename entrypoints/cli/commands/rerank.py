@@ -20,9 +20,8 @@ from mlxk.entrypoints.cli.command import (
     print_place,
 )
 from mlxk.entrypoints.cli.commands.embed_text import STDIN, records_of
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.input_files import find_images, read_text
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import printable
 

@@ -13,7 +13,7 @@ from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, generation_arguments, media_run, prompt_sources, tool_calls
-from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
+from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats, complete_names
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
@@ -26,7 +26,6 @@ from mlxk.entrypoints.cli.command import (
     naming_the_flag,
     print_place,
 )
-from mlxk.entrypoints.cli.commands.chats import complete_names
 from mlxk.entrypoints.cli.media_run import show_prompt
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.tool_calls import OfferedTools, ToolRounds

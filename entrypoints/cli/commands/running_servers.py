@@ -9,8 +9,7 @@ from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError, StorageError, UsageError, ValidationError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
-from mlxk.entrypoints.cli.exit_status import DONE, INTERRUPTED
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, INTERRUPTED, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 from mlxk.entrypoints.server_log import LogReader

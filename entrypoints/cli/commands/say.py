@@ -31,8 +31,7 @@ from mlxk.entrypoints.cli.command import (
     naming_the_flag,
     print_place,
 )
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, result_file
+from mlxk.entrypoints.cli.output import DONE, Output, result_file
 from mlxk.entrypoints.cli.progress import Spinner
 
 if TYPE_CHECKING:

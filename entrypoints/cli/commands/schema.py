@@ -7,8 +7,7 @@ import os
 from mlxk import contracts
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 
 _SUFFIX = ".schema.json"
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cli", "v0")

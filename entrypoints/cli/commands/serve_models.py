@@ -15,11 +15,10 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     naming_the_flag,
 )
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import add_draft_arguments
-from mlxk.entrypoints.cli.output import Output, success_line
+from mlxk.entrypoints.cli.output import DONE, Output, success_line
+from mlxk.entrypoints.cli.processes import background_server
 from mlxk.entrypoints.cli.progress import Spinner
-from mlxk.entrypoints.cli.server_processes import background_server
 from mlxk.entrypoints.cli.server_settings import server_settings
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import LOG_LEVELS

@@ -11,8 +11,7 @@ from collections.abc import Collection, Sequence
 from mlxk.domain.errors import ExecutionError, StorageError, UsageError, ValidationError
 from mlxk.entrypoints import private_files, server_log
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.program import build_parser, parse
 from mlxk.entrypoints.cli.server_settings import server_settings
 from mlxk.entrypoints.cli.service_files import (

@@ -19,11 +19,10 @@ from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.monitoring import MachineSample, ServerHistory
 from mlxk.entrypoints.cli.command import CommandContext, whole_number
 from mlxk.entrypoints.cli.commands.monitor import USUAL_SECONDS, add_server_arguments, named_server, seconds
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.foreground_processes import handling
-from mlxk.entrypoints.cli.output import Output, success_line
-from mlxk.entrypoints.cli.render import server_screen
-from mlxk.entrypoints.cli.render.server_screen import Moment
+from mlxk.entrypoints.cli.output import DONE, Output, success_line
+from mlxk.entrypoints.cli.processes import handling
+from mlxk.entrypoints.cli.render import monitoring
+from mlxk.entrypoints.cli.render.monitoring import Moment
 
 _MOST_READINGS = 10**9
 _END_SECONDS = 2.0
@@ -88,9 +87,9 @@ def _in_lines(readings: _Readings, use: WatchMachine, output: Output) -> int:
         # The sample at the end of a watch comes too early to have rates.
         moment = None if readings.watch.ended.is_set() else readings.moment(sample)
         if moment is not None and output.as_json:
-            output.line(success_line("top", server_screen.moment_json(moment)))
+            output.line(success_line("top", monitoring.moment_json(moment)))
         elif moment is not None:
-            for line in server_screen.lines(moment):
+            for line in monitoring.lines(moment):
                 output.line(line)
 
     with handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), readings.end):
@@ -167,7 +166,7 @@ class _Screen:
         size = self._application.output.get_size()
         if self._moment is None:
             return [("", "Asking the servers …")]
-        lines = server_screen.screen(self._moment, size.columns, size.rows, plain=self._plain)
+        lines = monitoring.screen(self._moment, size.columns, size.rows, plain=self._plain)
         return [(self._heading if heading else "", f"{text}\n") for text, heading in lines]
 
     def _made(self) -> Application[None]:

@@ -28,9 +28,8 @@ from mlxk.entrypoints.cli.command import (
     model_reference,
     whole_number,
 )
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.foreground_processes import handling
-from mlxk.entrypoints.cli.output import Output, result_file
+from mlxk.entrypoints.cli.output import DONE, Output, result_file
+from mlxk.entrypoints.cli.processes import handling
 from mlxk.entrypoints.cli.progress import SECONDS_BETWEEN_LINES, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import tuning
 from mlxk.entrypoints.settings import Settings

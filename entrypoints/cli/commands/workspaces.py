@@ -7,8 +7,7 @@ from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
 from mlxk.application.use_cases.push_model import PushExtent, PushRequest, Visibility
 from mlxk.domain.errors import InterruptedRunError, UsageError
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument, complete_models, model_reference
-from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, confirmation
+from mlxk.entrypoints.cli.output import DONE, Output, confirmation
 from mlxk.entrypoints.cli.progress import PausedWhileAsking, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.wording import health_reason

@@ -10,7 +10,7 @@ from mlxk.domain.tuning.data import TrainingData
 from mlxk.domain.tuning.record import point_fields
 from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, perplexity
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
-from mlxk.entrypoints.cli.render.server_screen import bars_of
+from mlxk.entrypoints.cli.render.monitoring import bars_of
 
 Json = dict[str, object]
 

@@ -15,7 +15,7 @@ from mlxk.domain.monitoring import (
     ServerReading,
     WatchedModel,
 )
-from mlxk.entrypoints.cli.render.server_screen import Moment, lines, screen, sparkline
+from mlxk.entrypoints.cli.render.monitoring import Moment, lines, screen, sparkline
 
 ENGINE = EngineFigures(2, 1, 1000, 250, 50, 900 * 10**6, 100 * 10**6)
 MACHINE = MachineReading(16 * 10**9, 4 * 10**9, pressure=2, swap_used_bytes=10**6, cpu=CpuShares(20, 10, 70))
