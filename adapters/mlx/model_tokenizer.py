@@ -46,7 +46,8 @@ from mlxk.application.ports.model_tasks import (
     TokenSpelling,
 )
 from mlxk.domain.errors import MlxkError, ValidationError
-from mlxk.domain.formats.family_formats import CALL_UNREAD, NO_TEMPLATE, CallSyntax, detect_syntaxes
+from mlxk.domain.formats.chat_templates import CALL_UNREAD, NO_TEMPLATE
+from mlxk.domain.formats.family_formats import CallSyntax, detect_syntaxes
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.formats.tool_arguments import Tools

@@ -14,7 +14,7 @@ from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_directories import FileListing, ModelFiles, WorkspaceStore
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
-from mlxk.domain.formats.family_formats import insertion_format, problems_in_text, tools_missing
+from mlxk.domain.formats.chat_templates import insertion_format, problems_in_text, tools_missing
 from mlxk.domain.formats.reasoning import supports_reasoning
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models import snapshot as names

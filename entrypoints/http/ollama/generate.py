@@ -15,7 +15,7 @@ from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.model_tasks import TokenizeText
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.formats.family_formats import InsertionFormat, insertion_format
+from mlxk.domain.formats.chat_templates import InsertionFormat, insertion_format
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.family_formats import tools_missing
+from mlxk.domain.formats.chat_templates import tools_missing
 from mlxk.domain.formats.reasoning import detect_reasoning, supports_reasoning
 from mlxk.domain.models.file_formats import ABSENT, Document
 from mlxk.domain.models.model import ToolsMissing

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxk.domain.formats.family_formats import INSERTION_FORMATS, insertion_format
+from mlxk.domain.formats.chat_templates import INSERTION_FORMATS, insertion_format
 
 
 @pytest.mark.parametrize(
