@@ -309,8 +309,8 @@ def video_sampling(arguments: argparse.Namespace) -> VideoSampling:
     return sampling
 
 
-WITHOUT_IMAGES = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with images, by their attribute of the arguments."""
+WITHOUT_IMAGES = {"tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with images outside of a chat, by their attribute of the arguments."""
 
 
 def take_image_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
@@ -364,8 +364,8 @@ def has_audio(arguments: argparse.Namespace) -> bool:
     return False
 
 
-CONVERSATIONS_ONLY = {"chat": "--chat", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
+CONVERSATIONS_ONLY = {"mcp": "--mcp", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with a recording outside of a chat, by their attribute of the arguments."""
 
 
 def take_audio_prompt(arguments: argparse.Namespace) -> list[str]:

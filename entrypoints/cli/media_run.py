@@ -106,9 +106,7 @@ def _require_sight(arguments: argparse.Namespace) -> None:
     """Refuse flags that cannot be combined with images and clips."""
     for name, flag in generation_arguments.WITHOUT_IMAGES.items():
         if getattr(arguments, name):
-            kind = "image" if arguments.image else "video"
-            hint = f"In a chat, type: /{kind} FILE" if name == "chat" else None
-            raise UsageError(f"{flag} and --{kind} exclude each other", hint=hint)
+            raise UsageError(f"{flag} and --{'image' if arguments.image else 'video'} exclude each other")
 
 
 def _shown(images: int, clips: int, chunk: int) -> str:
@@ -180,7 +178,10 @@ def run_audio(
     recordings = _recordings(arguments, container.adapters.built_in_models())
     description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
     if answers_about_audio(description):
-        _require_conversation(arguments)
+        for name, flag in generation_arguments.CONVERSATIONS_ONLY.items():
+            if getattr(arguments, name):
+                raise UsageError(f"{flag} and --audio exclude each other")
+        require_plain_answer(arguments)
         return ask_about_media(arguments, prompt, options, context, container, output)
     require_speech_model(description)
     _require_transcription(arguments, as_json=output.as_json)
@@ -223,11 +224,8 @@ def _require_transcription(arguments: argparse.Namespace, *, as_json: bool) -> N
             raise UsageError(f"{flag} does not apply to --audio")
 
 
-def _require_conversation(arguments: argparse.Namespace) -> None:
-    """Refuse flags that do not apply to a conversation about a recording."""
-    for name, flag in generation_arguments.CONVERSATIONS_ONLY.items():
-        if getattr(arguments, name):
-            raise UsageError(f"{flag} and --audio exclude each other")
+def require_plain_answer(arguments: argparse.Namespace) -> None:
+    """Refuse flags of transcripts for a model that answers about a recording."""
     unknown = next((flag for name, flag in TRANSCRIPTS_ONLY.items() if getattr(arguments, name)), None)
     if arguments.format not in (None, "text"):
         unknown = unknown or f"--format {arguments.format}"

@@ -194,6 +194,51 @@ def test_clips_are_shown_in_the_chat(terminal: "pexpect.spawn[str]", tmp_path: P
     say(terminal, "/save talk.json", "saved to talk.json, without its video")
 
 
+@pytest.mark.parametrize("model", ["demo-vision"])
+@pytest.mark.parametrize("flags", [["--image", "demo-vision/red-circle.png"]])
+def test_what_flags_show_waits_for_the_first_message(terminal: "pexpect.spawn[str]") -> None:
+    assert "red-circle.png: shown with your next message" in str(terminal.before)
+    say(terminal, "/show", "images: 0 shown, 1 waiting")
+    say(terminal, "What color is it?", "It is red.")
+    say(terminal, "What shape is it?", "It is a circle.")
+
+
+@pytest.mark.parametrize("model", ["demo-vision"])
+@pytest.mark.parametrize("flags", [["What color is it?", "--image", "demo-vision/red-circle.png", "--chunk", "2"]])
+def test_a_prompt_beside_what_flags_show_is_the_first_message(terminal: "pexpect.spawn[str]") -> None:
+    said = " ".join(str(terminal.before).split())
+    assert "[--chunk has no effect in a chat: the model sees all images of a message together]" in said
+    assert "It is red." in said
+    say(terminal, "/show", "images: 1 shown, 0 waiting")
+
+
+@pytest.mark.parametrize("model", ["demo-vision"])
+@pytest.mark.parametrize("flags", [["--image", "demo-vision/red-circle.png", "--image", "absent.png"]])
+def test_where_one_file_cannot_be_shown_none_is_and_the_chat_goes_on(terminal: "pexpect.spawn[str]") -> None:
+    assert "Image not found: absent.png" in str(terminal.before)
+    say(terminal, "/show", "turns: 0")
+    assert "waiting" not in str(terminal.before)
+
+
+def test_flags_show_clips_and_images_in_a_chat_without_a_terminal(mlxk: Program, tmp_path: Path) -> None:
+    (tmp_path / "grey.mp4").write_bytes(written(greys(4)))
+    done = mlxk("run", "demo-vision", "--chat", "--image", "demo-vision/red-circle.png", stdin="What color is it?")
+    assert (done.returncode, done.stdout.strip()) == (0, "It is red.")
+    done = mlxk("run", "demo-vision", "--chat", "--video", "grey.mp4", "--fps", "1")
+    assert done.returncode == 0, done
+    assert done.stdout.strip()
+    for flags, fault in (
+        (["demo", "--image", "demo-vision/red-circle.png"], "'demo' is a text model and takes no images"),
+        (["demo-vision", "--video", "absent.mp4"], "Clip not found: absent.mp4"),
+        (["demo-vision", "--image", *["demo-vision/red-circle.png"] * 6], "--image: images in one turn"),
+        (["demo-speech", "--audio", "demo-speech/hello.wav"], "--chat does not apply to --audio"),
+        (["demo-vision", "--audio", "demo-speech/hello.wav"], "audio"),
+    ):
+        refused = mlxk("run", *flags, "--chat")
+        assert refused.returncode in (1, 2)
+        assert fault in refused.stderr, refused
+
+
 def test_a_text_model_is_shown_no_images_and_the_chat_goes_on(terminal: "pexpect.spawn[str]") -> None:
     say(terminal, "/image demo-vision/red-circle.png What is it?", "'demo' is a text model and takes no images")
     say(terminal, "hi", "Hello!")

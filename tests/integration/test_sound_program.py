@@ -50,9 +50,17 @@ def test_what_such_a_model_cannot_do_is_refused_by_name(command: Command, model:
         error = command("run", "./model", "--audio", "short.wav", *flags)["error"]
         assert error["type"] == "capability_not_supported"
         assert error["message"].startswith(f"{flags[0]}: './model' answers in plain text")
-    for flags in (("--chat",), ("--no-chat-template",)):
-        error = command("run", "./model", "--audio", "short.wav", *flags)["error"]
-        assert (error["type"], error["message"]) == ("usage_error", f"{flags[0]} and --audio exclude each other")
+    error = command("run", "./model", "--audio", "short.wav", "--no-chat-template")["error"]
+    assert (error["type"], error["message"]) == ("usage_error", "--no-chat-template and --audio exclude each other")
+
+
+def test_a_chat_begins_with_what_flags_play(mlxk: Program, model: ModelHandle, tmp_path: Path) -> None:
+    sound = MlxAudioDecoder().decode(str(tmp_path / "short.wav"), "short.wav")
+    asked = ("run", "./model", "--chat", "--audio", "short.wav", "--max-tokens", "24")
+    done = mlxk(*asked, "--temperature", "0", stdin="What do you hear?")
+    assert (done.returncode, done.stdout.strip()) == (0, expected(model, about(sound, "What do you hear?")).strip())
+    refused = mlxk(*asked, "--words", stdin="What?")
+    assert (refused.returncode, "--words: './model' answers in plain text" in refused.stderr) == (1, True), refused
 
 
 def test_images_and_sounds_are_asked_about_together(command: Command, model: ModelHandle, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Where standard input is no terminal, all of it is one prompt and there is no loo
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -49,6 +50,13 @@ class Beginning:
     """Keeps the chat, and may have resumed it; None when it is not kept."""
     toolbox: OfferedTools | None = None
     """The tools of servers; None without any."""
+    shown: tuple[tuple[str, str], ...] = ()
+    """What flags attach to the first message: kinds, and what was typed."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is said or shown before the user types."""
+        return not (self.sources.prompt.strip() or self.sources.media or self.shown)
 
 
 def chat(
@@ -83,8 +91,8 @@ def chat(
         session.restore(kept.written, arguments.system)
     session.generate.require(arguments.model, options)
     if not sys.stdin.isatty():
-        if opening.prompt.strip() or opening.media:
-            Chat(session, output, None, TurnPrinter(session, output, None, toolbox), kept).begin(opening)
+        if not beginning.is_empty:
+            Chat(session, output, None, TurnPrinter(session, output, None, toolbox), kept).begin(beginning)
         return DONE
     output.note(BANNER.format(model=arguments.model))
     if kept is not None:
@@ -93,9 +101,9 @@ def chat(
         output.note(f"Tools: {', '.join(toolbox.tools) or 'none'}.")
     terminal = Terminal(context.settings, output, lambda: model_names(container))
     chatting = Chat(session, output, terminal, TurnPrinter(session, output, terminal, toolbox), kept)
-    if opening.prompt or opening.media:
+    if opening.prompt or not beginning.is_empty:
         with chatting.reported():
-            chatting.begin(opening)
+            chatting.begin(beginning)
     while not session.finished:
         line = chatting.read()
         if line is None:
@@ -124,9 +132,14 @@ class Chat:
     kept: Keeper | None = None
     """Keeps the chat; None when it is not kept, or cannot be any more."""
 
-    def begin(self, opening: PromptSources) -> None:
-        """Complete the prompt of the command line, whose files are found already."""
-        self._attach(opening.media)
+    def begin(self, beginning: Beginning) -> None:
+        """Complete the prompt of the command line; what its flags attach waits for the first message without one."""
+        opening = beginning.sources
+        self._attach_all([*map(_kind_of, opening.media), *((*each, f"--{each[0]}") for each in beginning.shown)])
+        if self.terminal is not None and not opening.prompt and not opening.media:
+            names = ", ".join(os.path.basename(typed) for _, typed in beginning.shown)
+            self.output.note(f"{names}: shown with your next message")
+            return
         waiting = self.session.waiting
         usual = DEFAULT_IMAGE_PROMPT
         if not waiting.images and (waiting.videos or waiting.recordings):
@@ -199,13 +212,12 @@ class Chat:
         if command.name in ("clear", "load") and self.kept is not None:
             self.kept.begin_anew()
 
-    def _attach(self, files: Sequence[NamedFile]) -> None:
-        """Attach media to the next message; if one cannot be used, none are."""
+    def _attach_all(self, found: Sequence[tuple[str, str, str | None]]) -> None:
+        """Attach media to the next message, each as ``ChatSession.attach`` does; if one cannot be used, none are."""
         before = self.session.waiting
         try:
-            for file in files:
-                kind = "audio" if file.is_recording else "video" if file.is_video else "image"
-                self.session.attach(kind, file.path)
+            for kind, typed, field in found:
+                self.session.attach(kind, typed, field)
         except MlxkError:
             self.session.waiting = before
             raise
@@ -220,7 +232,7 @@ class Chat:
             try:
                 if not file.is_media:
                     raise CapabilityError(f"its text is added by /file {file.typed}")
-                self._attach([file])
+                self._attach_all([_kind_of(file)])
             except CapabilityError as error:
                 self.output.note(f"[{file.typed} stays words: {error}]")
                 continue
@@ -293,6 +305,11 @@ class Chat:
                 self.output.note(self.session.save(argument, replace=True))
             else:
                 self.output.note("not saved")
+
+
+def _kind_of(file: NamedFile) -> tuple[str, str, None]:
+    """Return what ``ChatSession.attach`` takes for media that words name."""
+    return "audio" if file.is_recording else "video" if file.is_video else "image", file.path, None
 
 
 def _number(argument: str, default: int) -> int:

@@ -167,46 +167,47 @@ class ChatSession:
         self.printed_notes |= frozenset(new)
         return new
 
-    def attach(self, kind: str, typed: str) -> str:
+    def attach(self, kind: str, typed: str, field: str | None = None) -> str:
         """Attach a file, or several images or clips, to the next message and return a confirmation.
 
         Args:
             kind: One of ``ATTACHING``.
             typed: What the user typed.
+            field: Names it in errors; the slash command of the kind when left out.
 
         Raises:
             MlxkError: The model does not take it, or it cannot be used; the session is unchanged.
         """
         ways = {"image": self._attach_images, "video": self._attach_videos, "audio": self._attach_recording}
-        names = ways.get(kind, self._attach_file)(typed)
+        names = ways.get(kind, self._attach_file)(typed, field or f"/{kind}")
         return f"{names}: {'added to' if kind == 'file' else 'shown with'} your next message"
 
-    def _attach_images(self, typed: str) -> str:
+    def _attach_images(self, typed: str, field: str) -> str:
         first = 1 + sum(len(message.images) for message in self.messages) + len(self.waiting.images)
-        files = input_files.find_images(typed, self.built_in, "/image")
+        files = input_files.find_images(typed, self.built_in, field)
         images = (*self.waiting.images, *self.generate.prepare_images(self.model, files, first))
-        check_chunk(len(images), "/image: images in one turn")
-        check_together([len(each.shown.image.data) for each in images], "/image")
+        check_chunk(len(images), f"{field}: images in one turn")
+        check_together([len(each.shown.image.data) for each in images], field)
         self.waiting = attrs.evolve(self.waiting, images=images)
         return ", ".join(each.shown.image.title for each in images)
 
-    def _attach_videos(self, typed: str) -> str:
+    def _attach_videos(self, typed: str, field: str) -> str:
         number = 1 + sum(len(message.videos) for message in self.messages) + len(self.waiting.videos)
-        found = input_files.find_videos(typed, self.built_in, self.sampling, "/video")
-        require_few_videos(len(found) + len(self.waiting.videos), "/video")
+        found = input_files.find_videos(typed, self.built_in, self.sampling, field)
+        require_few_videos(len(found) + len(self.waiting.videos), field)
         clips = [self.generate.prepare_video(self.model, each, place) for place, each in enumerate(found, number)]
-        check_frames([clip.read.video for clip in (*self.waiting.videos, *clips)], "/video")
+        check_frames([clip.read.video for clip in (*self.waiting.videos, *clips)], field)
         self.waiting = attrs.evolve(self.waiting, videos=(*self.waiting.videos, *clips))
         return ", ".join(clip.video.title for clip in clips)
 
-    def _attach_recording(self, typed: str) -> str:
+    def _attach_recording(self, typed: str, _field: str) -> str:
         recording = Recording(input_files.recording_path(typed, self.built_in), typed)
         decoded = self.generate.prepare_recording(self.model, recording)
         self.waiting = attrs.evolve(self.waiting, recordings=(*self.waiting.recordings, decoded))
         return f"'{os.path.basename(recording.path)}'"
 
-    def _attach_file(self, typed: str) -> str:
-        files = input_files.read_files([typed], "/file")
+    def _attach_file(self, typed: str, field: str) -> str:
+        files = input_files.read_files([typed], field)
         self.waiting = attrs.evolve(self.waiting, files=(*self.waiting.files, *files))
         return f"'{typed}', {counted(len(files[0][1].splitlines()), 'line')}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions
+from mlxk.application.policy import answers_about_audio
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
@@ -183,16 +184,18 @@ def _run(
     _, toolbox = further
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
-    has_images = generation_arguments.has_images(arguments)
-    if generation_arguments.has_audio(arguments):
+    has_images, has_audio = generation_arguments.has_images(arguments), generation_arguments.has_audio(arguments)
+    in_chat = arguments.chat and (not has_audio or _answers_about_audio(arguments, container))
+    if has_audio and not in_chat:
         return media_run.run_audio(arguments, prompt, options, context, container, output)
-    if has_images:
+    if has_images and not in_chat:
         return media_run.ask_about_media(arguments, prompt, options, context, container, output)
     if arguments.chat or (not prompt and sys.stdin.isatty()):
         _require_chat(arguments, output)
         from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - loads prompt_toolkit
 
-        return chat(arguments, context, container, output, Beginning(sources, options, *further))
+        shown = tuple((kind, typed) for kind in _SHOWN for typed in getattr(arguments, kind) or ())
+        return chat(arguments, context, container, output, Beginning(sources, options, *further, shown))
     if arguments.keep:
         output.note("[--keep keeps chats, and this is none; --chat begins one with this prompt]")
     if not prompt:
@@ -210,6 +213,15 @@ def _run(
         return generate(arguments.model, [attrs.evolve(given, messages=tuple(rounds.messages))], options)
 
     return answer.answer(arguments, prompt, begin, output, rounds=rounds)
+
+
+_SHOWN = ("image", "video", "audio")
+"""Flags of files that the model is shown, which a chat takes with its first message."""
+
+
+def _answers_about_audio(arguments: argparse.Namespace, container: "Container") -> bool:
+    description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+    return answers_about_audio(description)
 
 
 def _hint(arguments: argparse.Namespace, context: CommandContext) -> str:
@@ -259,6 +271,10 @@ def _require_chat(arguments: argparse.Namespace, output: Output) -> None:
     """Refuse flags that do not apply to a chat."""
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
+    if arguments.audio:
+        media_run.require_plain_answer(arguments)
+    if arguments.chunk is not None and "chunk" not in arguments.from_file:
+        output.note("[--chunk has no effect in a chat: the model sees all images of a message together]")
     if arguments.show_prompt:
         raise UsageError("chat and --show-prompt exclude each other; give a prompt")
     if arguments.no_chat_template:
