@@ -6,6 +6,7 @@ provider that makes the first instance, so that a command loads only what it use
 
 import sys
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from mlxk import __version__
@@ -21,6 +22,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
+from mlxk.domain.ranks import RankHost
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
@@ -170,11 +172,8 @@ _RANK = "mlxk.entrypoints.rank"
 
 
 def _launched_ranks(ports: "Adapters") -> Any:  # noqa: ANN401 - a Launch, or None
-    ranks = (ports.server or ports.settings).local_ranks
-    if ranks == 1:
-        return None
-    plan = imported("mlxk.adapters.mlx.ranks.launch:local_plan")(ranks, _RANK, {"blas": ports.blas})
-    return imported("mlxk.adapters.mlx.ranks.launch:Launch")(plan)
+    chosen, launch = ports.server or ports.settings, imported("mlxk.adapters.mlx.ranks.launch:launched")
+    return launch(chosen.local_ranks, starmap(RankHost, chosen.rank_hosts), _RANK, {"blas": ports.blas})
 
 
 def _engine(ports: "Adapters") -> TextGenerator:
@@ -359,8 +358,7 @@ class Adapters:
 
     def rank_surroundings(self) -> Any:  # noqa: ANN401 - RankSurroundings, whose module imports MLX
         """Return what a process that computes a model with others needs of this program."""
-        made = imported("mlxk.adapters.mlx.ranks.follower:RankSurroundings")
-        return made(__version__, lambda handle: self.model_files().content_hash(handle.directory), told_to_libraries)
+        return imported("mlxk.adapters.mlx.ranks.follower:RankSurroundings")(__version__, told_to_libraries)
 
     def follow_rank_zero(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
         """Compute a model with the process that sent these orders, until it has gone; see ``follower.follow``."""

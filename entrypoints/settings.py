@@ -117,6 +117,8 @@ class Settings:
     blas: str = "auto"
     local_ranks: int = 1
     """Processes of this machine over which the model is spread."""
+    rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
+    """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -207,6 +209,8 @@ class ServerSettings:
     blas: str = "auto"
     local_ranks: int = 1
     """Processes of this machine over which the model is spread."""
+    rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
+    """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
     log_level: str = "info"
     log_json: bool = False
     otlp: bool = False

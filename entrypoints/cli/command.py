@@ -2,15 +2,18 @@
 
 import argparse
 import contextlib
+import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, UsageError
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, UsageError, ValidationError
 from mlxk.domain.models.model import Origin
+from mlxk.domain.ranks import read_hosts
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS
@@ -109,13 +112,49 @@ def add_server_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ranks_argument(parser: argparse._ActionsContainer) -> None:
-    """Declare the flag that spreads a model over processes."""
+    """Declare the flags that spread a model over processes."""
     parser.add_argument(
         "--local-ranks",
         type=whole_number(1, MOST_RANKS),
         metavar="N",
         help="spread the model over N processes of this machine",
     )
+    parser.add_argument("--hostfile", metavar="FILE", help="spread the model over the hosts of a file, this one first")
+
+
+def ranks_flag(arguments: argparse.Namespace) -> str | None:
+    """Return the flag that spreads the model over processes; None where it is in one.
+
+    Raises:
+        UsageError: Both are given.
+    """
+    spread = getattr(arguments, "local_ranks", None) not in (None, 1)
+    if getattr(arguments, "hostfile", None) is None:
+        return "--local-ranks" if spread else None
+    if spread:
+        raise UsageError("--local-ranks and --hostfile exclude each other", hint="Leave one of them out.")
+    return "--hostfile"
+
+
+def rank_hosts(arguments: argparse.Namespace) -> tuple[tuple[str, str, str | None], ...] | None:
+    """Return the hosts of the file, as ``Settings`` have them; None without a file.
+
+    Raises:
+        ValidationError: The file cannot be read, or names its entry and field at fault.
+    """
+    path = getattr(arguments, "hostfile", None)
+    if path is None:
+        return None
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            document = json.load(file)
+        return tuple((host.ssh, host.address, host.python) for host in read_hosts(document))
+    except OSError as error:
+        raise ValidationError(f"--hostfile: '{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValidationError(f"--hostfile: '{path}' is no JSON: {error}") from error
+    except ValidationError as error:
+        raise ValidationError(f"--hostfile: {path}: {error.message}", hint=error.hint) from error
 
 
 def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
@@ -132,11 +171,12 @@ def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
 
 def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
     """Return the settings with which the container is built: where it computes, in which type and by what."""
-    given = {name: getattr(arguments, name, None) for name in ("cpu_dtype", "blas", "local_ranks")}
+    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in ("cpu_dtype", "blas", "local_ranks")}
     given["use_server"] = getattr(arguments, "server", None)
-    if (given["local_ranks"] or 1) > 1:
+    given["rank_hosts"] = rank_hosts(arguments)
+    if (flag := ranks_flag(arguments)) is not None:
         if given["use_server"]:
-            raise UsageError("--local-ranks and --server exclude each other", hint="Leave one of them out.")
+            raise UsageError(f"{flag} and --server exclude each other", hint="Leave one of them out.")
         given["use_server"] = False
     return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
 

@@ -11,7 +11,7 @@ from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.settings import require_needed
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
-from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.command import CommandContext, rank_hosts, ranks_flag
 from mlxk.entrypoints.setting_table import setting
 from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.settings_file import entry_name_fault
@@ -282,15 +282,16 @@ def require_alone(arguments: argparse.Namespace, model: str | None) -> None:
     Raises:
         UsageError: Names the flag.
     """
-    if (arguments.local_ranks or 1) == 1:
+    spread = ranks_flag(arguments)
+    if spread is None:
         return
     if model is None:
-        raise UsageError("--local-ranks needs --model", hint="Name the model to spread over the processes.")
+        raise UsageError(f"{spread} needs --model", hint="Name the model to spread over the processes.")
     for name in _ALONE_ONLY:
         if getattr(arguments, name) not in (None, []):
             flag = name.replace("_", "-")
             raise UsageError(
-                f"--local-ranks and --{flag} exclude each other",
+                f"{spread} and --{flag} exclude each other",
                 hint="A model that is spread over processes does without; leave one of them out.",
             )
 
@@ -319,6 +320,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "allow_paths": arguments.allow_model_paths,
         "otlp": arguments.otlp,
         "supervised": arguments.supervisor,
+        "rank_hosts": rank_hosts(arguments),
     }
     if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:
         raise ValidationError("--prefix-cache-disk needs --prefix-cache-dir", hint="Name a folder to keep prompts in.")

@@ -15,6 +15,7 @@ import attrs
 import pytest
 from models import tiny_models
 from models.answers import oracle
+from models.cached_models import put
 from serving.program import CHAT, ServedProgram
 from serving.running import eventually
 
@@ -239,3 +240,35 @@ def test_what_cannot_be_spread_is_refused_by_name(
     document = run(tmp_path, program_environment, "./model", "Hello", "--local-ranks", "2", *arguments)
     assert document["error"]["type"] == kind
     assert word in document["error"]["message"]
+
+
+SSH = """#!/bin/sh
+while [ "$1" != two ]; do shift; done
+shift
+HF_HOME={hf} exec sh -c "$*"
+"""
+
+
+def test_two_hosts_compute_what_one_does_and_must_have_the_same_files(
+    tmp_path: Path, program_environment: dict[str, str]
+) -> None:
+    handles = [tiny_models.build(tmp_path / str(seed), "llama", seed) for seed in (0, 1)]
+    contents = [{file.name: file.read_bytes() for file in Path(each.directory).iterdir()} for each in handles]
+    for home, files in (("home", 0), ("same", 0), ("other", 1)):
+        put(tmp_path / home, "org/spread", contents[files])
+    (tmp_path / "bin").mkdir()
+    program_environment["PATH"] = f"{tmp_path / 'bin'}:{program_environment['PATH']}"
+    program_environment["HF_HOME"] = str(tmp_path / "home" / "hf")
+    hosts = [{"ssh": name, "ips": ["127.0.0.1"]} for name in ("one", "two")]
+    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
+    arguments = ["Hello", "--no-chat-template", "--temperature", "0", "--max-tokens", "24", "--hostfile", "hosts.json"]
+    documents = []
+    for home in ("same", "other"):
+        ssh = tmp_path / "bin" / "ssh"
+        ssh.write_text(SSH.format(hf=tmp_path / home / "hf"))
+        ssh.chmod(0o755)
+        documents.append(run(tmp_path, program_environment, "org/spread", *arguments))
+    expected = b"".join(oracle(handles[0], "Hello")).decode(errors="replace")
+    assert documents[0]["data"]["response"] == expected, documents[0]
+    assert documents[1]["error"]["type"] == "execution_error"
+    assert documents[1]["error"]["message"] == "rank 1 on two has other files of 'org/spread' than this process."

@@ -12,11 +12,12 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models import tiny_models
 
-from mlxk.adapters.mlx.ranks.follower import RankSurroundings, free_port, versions
+from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest, free_port, versions
 from mlxk.adapters.mlx.ranks.group import RankGroup
-from mlxk.adapters.mlx.ranks.launch import Launch, RankPlace, RankPlan
+from mlxk.adapters.mlx.ranks.launch import Launch, RankPlace, RankPlan, launched
 from mlxk.domain.errors import ExecutionError, IncompatibleModelError, MlxkError, RankLostError
 from mlxk.domain.models.footprint import WeightForm
+from mlxk.domain.ranks import RankHost
 
 pytestmark = pytest.mark.mlx
 
@@ -38,7 +39,7 @@ def started(refused: Callable[[RankGroup], MlxkError], program: str, same_files:
     place = RankPlace("rank 1 on that", (sys.executable, "-c", program), "127.0.0.1")
     log, losses = InMemoryEventLog(), list[RankLostError]()
     launch = Launch(RankPlan("127.0.0.1", (place,) * (ranks - 1), same_files))
-    by = RankSurroundings("1.0", lambda handle: "sha256:ours", lambda variables: nullcontext())
+    by = RankSurroundings("1.0", lambda variables: nullcontext())
     error = refused(RankGroup(launch, log, by, losses.append))
     assert not losses
     return error, log
@@ -76,6 +77,19 @@ def test_other_files_are_refused(
     error, _ = started(refused, rank({"digest": digest, "port": 1}), same_files)
     assert isinstance(error, ExecutionError)
     assert "rank 1 on that has other files of" in error.message
+
+
+def test_the_digest_of_a_model_changes_with_any_byte_and_not_with_its_place(tmp_path: Path) -> None:
+    handle, elsewhere = (tiny_models.build(tmp_path / name / "spread", "llama") for name in ("one", "two"))
+    before = content_digest(handle)
+    assert content_digest(elsewhere) == before
+    (tmp_path / "two" / "spread" / "README.md").write_text("of another machine")
+    assert content_digest(elsewhere) == before
+    weights = tmp_path / "two" / "spread" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1000] ^= 1
+    weights.write_bytes(data)
+    assert content_digest(elsewhere) != before
 
 
 def test_a_rank_that_cannot_take_part_says_why(refused: Callable[[RankGroup], MlxkError]) -> None:
@@ -140,3 +154,20 @@ def test_the_port_for_ranks_is_bound_to_the_address_that_is_given() -> None:
             pass
     finally:
         launch.end(0.0)
+
+
+def test_a_rank_of_another_host_is_started_by_ssh_and_never_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[[RankGroup], MlxkError]
+) -> None:
+    typed = tmp_path / "typed"
+    (tmp_path / "ssh").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {typed}\necho no route to host >&2\nexit 255\n')
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    hosts = [RankHost("one", "127.0.0.1"), RankHost("ada@two", "192.0.2.2", "/opt/my tools/python")]
+    launch = launched(1, hosts, "mlxk.entrypoints.rank", {})
+    assert launch is not None
+    by = RankSurroundings("1.0", lambda variables: nullcontext())
+    error = refused(RankGroup(launch, InMemoryEventLog(), by, lambda loss: None))
+    assert error.message == "rank 1 on ada@two ended while it was started: no route to host"
+    words = typed.read_text().splitlines()
+    assert words[-5:] == ["-T", "-o", "BatchMode=yes", "ada@two", "'/opt/my tools/python' -P -m mlxk.entrypoints.rank"]

@@ -5,6 +5,7 @@ other ranks in a computation.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -36,10 +38,6 @@ CONNECT_SECONDS = 20.0
 GONE = 0
 """Exit status of a rank that ends with rank 0."""
 
-Digest = Callable[[ModelHandle], str | None]
-"""Returns the content hash of a model; None where its files allow none."""
-
-
 Told = Callable[[Mapping[str, str]], contextlib.AbstractContextManager[None]]
 """Sets variables of the environment for the length of a block: MLX is told of a group in no other way."""
 
@@ -49,7 +47,6 @@ class RankSurroundings:
     """What a rank needs of the program that it is part of."""
 
     own_version: str
-    digest: Digest
     told: Told
 
 
@@ -98,6 +95,32 @@ def free_port(host: str) -> int:
         raise RankLostError(f"This machine cannot listen on {host}: {error.strerror}") from error
 
 
+_COMPARED = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt")
+"""Ends of the names of files that a model is computed from."""
+
+_HASHING_THREADS = 8
+
+
+def content_digest(handle: ModelHandle) -> str:
+    """Return a digest of all bytes of the files that a model is computed from, and of their names.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    files = sorted(
+        (name, path) for name, path in require_regular(handle) if name.endswith(_COMPARED) and not name.startswith(".")
+    )
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        digests = list(threads.map(_file_digest, (path for _, path in files)))
+    listed = [[name, digest] for (name, _), digest in zip(files, digests, strict=True)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by: RankSurroundings) -> None:
     """Do what rank 0 decides until it has gone, which ends this process.
 
@@ -139,7 +162,7 @@ def _prepared(
     model = received.get()
     handle = resolve(model["name"])
     require_regular(handle)
-    found = by.digest(handle) if model["by_content"] else identity_of(handle)
+    found = content_digest(handle) if model["by_content"] else identity_of(handle)
     channel.send({"digest": found, "port": free_port(orders["listens"])})
     group = join(orders["rank"], received.get()["addresses"], by.told)
     load = received.get()

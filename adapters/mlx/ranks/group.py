@@ -16,7 +16,7 @@ from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
 from mlxk.adapters.mlx.ranks.channel import Channel, admit, lost
-from mlxk.adapters.mlx.ranks.follower import RankSurroundings, free_port, join, versions
+from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest, free_port, join, versions
 from mlxk.adapters.mlx.ranks.launch import Launch
 from mlxk.adapters.mlx.ranks.network import RankedNetwork, StepLog
 from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share
@@ -185,7 +185,7 @@ class RankGroup:
         name = name if handle.revision is None else f"{name}@{handle.revision}"
         by_content = not self.plan.same_files
         self._tell({"name": name, "by_content": by_content})
-        own = self._by.digest(handle) if by_content else identity_of(handle)
+        own = content_digest(handle) if by_content else identity_of(handle)
         addresses = [f"{self.plan.address}:{free_port(self.plan.address)}"]
         for rank, channel in sorted(self._channels.items()):
             place, answer = self.plan.others[rank - 1], self._answer(rank, channel, "digest")

@@ -6,17 +6,19 @@ They start while this process imports its own libraries, which takes as long.
 import contextlib
 import json
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 import attrs
 
 from mlxk.domain.errors import ExecutionError, RankLostError
+from mlxk.domain.ranks import LOOPBACK, THIS_MACHINE, RankHost
 
 _LOOK_SECONDS = 0.2
 """Between two looks whether the processes still run."""
@@ -53,18 +55,34 @@ class RankPlan:
         return len(self.others) + 1
 
 
-def local_plan(ranks: int, module: str, orders: Mapping[str, Any]) -> RankPlan:
-    """Return the plan of a group on this machine.
+def launched(local_ranks: int, hosts: Iterable[RankHost], module: str, orders: Mapping[str, Any]) -> "Launch | None":
+    """Start the other ranks of a model; return None when there are none.
 
     Args:
-        ranks: Their number, this one included.
+        local_ranks: Ranks of this machine, this one included.
+        hosts: One for each rank instead, of which this machine is the first one.
         module: The one that runs a rank.
         orders: What every rank is told beside.
+
+    Raises:
+        ExecutionError: See ``Launch``.
     """
-    # -P keeps modules of the working directory out.
-    command = (sys.executable, "-P", "-m", module)
-    others = tuple(RankPlace(f"rank {rank}", command, "127.0.0.1") for rank in range(1, ranks))
-    return RankPlan("127.0.0.1", others, True, orders)
+    here = RankHost(THIS_MACHINE[0], LOOPBACK)
+    known = tuple(hosts)
+    first, *others = known or (here,) * local_ranks
+    if not others:
+        return None
+    places = tuple(_place(rank, each, module) for rank, each in enumerate(others, 1))
+    return Launch(RankPlan(first.address, places, not known, orders))
+
+
+def _place(rank: int, host: RankHost, module: str) -> RankPlace:
+    command = (host.python or sys.executable, "-P", "-m", module)
+    if host.is_here:
+        return RankPlace(f"rank {rank}", command, host.address)
+    # The user's own configuration decides how; it is never asked for a password, which nobody would see.
+    over_ssh = ("ssh", "-T", "-o", "BatchMode=yes", host.ssh, shlex.join(command))
+    return RankPlace(f"rank {rank} on {host.ssh}", over_ssh, host.address)
 
 
 class Launch:
@@ -108,7 +126,7 @@ class Launch:
                 said = _last_line(printed)
                 raise RankLostError(
                     f"{place.label} ended while it was started" + (f": {said}" if said else "."),
-                    hint="See whether the program runs there.",
+                    hint="See whether ssh and this program work there: the entry of the host may name its python.",
                 )
         with contextlib.suppress(TimeoutError):
             return self._listener.accept()[0]
