@@ -164,7 +164,8 @@ def _before_mlx(ports: "Adapters") -> None:
 
 def _model_tuner(ports: "Adapters") -> Any:  # noqa: ANN401 - a ModelTuner
     _before_mlx(ports)
-    return imported("mlxk.adapters.mlx.tuning.trainer:MlxModelTuner")()
+    shown = imported("mlxk.application.example_images:ExampleImages")(ports.training_files(), ports.image_reader())
+    return imported("mlxk.adapters.mlx.tuning.trainer:MlxModelTuner")(shown)
 
 
 _RANK = "mlxk.entrypoints.rank"
@@ -290,8 +291,7 @@ class Adapters:
         self._provide_media(server)
         self._provide_measurements(settings)
         self.running_servers = Singleton(_running_servers, self)
-        self.text_generator = Singleton(_text_generator, self)
-        generator = self.text_generator
+        self.text_generator = generator = Singleton(_text_generator, self)
         self.speech_transcriber: Provider[SpeechTranscriber] = Singleton(
             _leasing("mlxk.adapters.mlx.speech.transcriber:MlxSpeechTranscriber"), generator, self.event_log
         )
@@ -371,11 +371,7 @@ class Adapters:
 
 
 def socket_listener(
-    ports: Adapters,
-    url: str,
-    admit: Callable[[], Callable[[], None]],
-    counts: "UseCounts",
-    owner: int,
+    ports: Adapters, url: str, admit: Callable[[], Callable[[], None]], counts: "UseCounts", owner: int
 ) -> "SocketListener":
     """Return the socket through which this user's other programs use a server; for arguments see ``SharedEngine``."""
     from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener

@@ -156,7 +156,11 @@ class UseCases:
         converting = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
         self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *converting)
         running = Factory(_with_adapters, resolve, ports.backend_registry)
-        self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", ports.training_files)
+        images = Factory(
+            imported("mlxk.application.example_images:ExampleImages"), ports.training_files, ports.image_reader
+        )
+        reading = (ports.training_files, images)
+        self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", *reading)
         training = (ports.backend_registry, ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
         self.tune_model: Factory[TuneModel] = _use(
             "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *training

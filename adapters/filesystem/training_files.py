@@ -41,6 +41,17 @@ class FilesystemTrainingFiles(TrainingFiles):
         except OSError as error:
             raise _unreadable(path, error) from error
 
+    def image(self, path: str, limit: int) -> bytes:
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise ValidationError("is no regular file")
+            with open(path, "rb") as file:
+                return file.read(limit + 1)
+        except FileNotFoundError as error:
+            raise ValidationError("there is no such file") from error
+        except OSError as error:
+            raise ValidationError(f"cannot be read: {error.strerror}") from error
+
 
 def _require_lines(file: str, typed: str) -> None:
     """Refuse what is no file, or is named as a file of another kind."""

@@ -45,10 +45,10 @@ class MlxWeightConverter(WeightConverter):
         with _translated(source), _clean_memory(source):
             network, config = load_lazily(source, backend)
             if "quantization" in config:
-                network = _library(backend).dequantize_model(network)
+                network = library_of(backend).dequantize_model(network)
                 forget_quantization(config)
             before = _quantizable(network)
-            network, changed_config = _library(backend).quantize_model(
+            network, changed_config = library_of(backend).quantize_model(
                 network,
                 copy.deepcopy(config),
                 scheme.group_size,
@@ -73,7 +73,7 @@ class MlxWeightConverter(WeightConverter):
         with _translated(source), _clean_memory(source):
             network, config = load_lazily(source, backend)
             before = _quantizable(network)
-            network = _library(backend).dequantize_model(network)
+            network = library_of(backend).dequantize_model(network)
             forget_quantization(config)
             changed = len(_quantizable(network).keys() - before.keys())
             size = write_weights(network, config, target, "Dequantizing", progress)
@@ -116,7 +116,7 @@ def load_lazily(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str,
     return network, config
 
 
-def _library(backend: str) -> ModuleType:
+def library_of(backend: str) -> ModuleType:
     """Return the module with the library's quantization functions."""
     return importlib.import_module("mlx_vlm.quant_utils" if backend == Library.MLX_VLM.value else "mlx_lm.utils")
 

@@ -36,5 +36,5 @@ def library_for(request: GenerationRequest) -> Library:
     if request.has_images or request.has_audio:
         return Library.MLX_VLM
     options = request.engine_options
-    special = options.adapter is not None or (options.cache_required and not options.batchable)
+    special = options.cache_required and not options.batchable
     return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])

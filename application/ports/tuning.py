@@ -39,12 +39,33 @@ class TrainingFiles(Protocol):
             StorageError: It cannot be read.
         """
 
+    @abstractmethod
+    def image(self, path: str, limit: int) -> bytes:
+        """Return the content of a file, at most ``limit`` bytes plus one.
+
+        Args:
+            path: Absolute.
+            limit: Bytes.
+
+        Raises:
+            ValidationError: There is no such regular file, or it cannot be read; the message follows its name.
+        """
+
+
+@attrs.frozen
+class TrainedModel:
+    """A model that is trained, and the library that runs it."""
+
+    handle: ModelHandle
+    backend: str
+    """One of those of its description."""
+
 
 @attrs.frozen
 class TrainingJob:
     """One run of training."""
 
-    model: ModelHandle
+    model: TrainedModel
     form: WeightForm
     """How the weights of the model are held."""
     settings: TuningSettings
@@ -70,14 +91,16 @@ class UnfinishedTraining:
 
 
 class ModelTuner(Protocol):
-    """Trains text models, and measures their loss, on the calling thread. Nothing stays loaded.
+    """Trains models, and measures their loss, on the calling thread. Nothing stays loaded.
+
+    Of models that read images the layers for text are trained, on the tokens that a server computes for images.
 
     Nothing is executed that came with a model, and the network is not used.
     """
 
     @abstractmethod
     def lengths(
-        self, model: ModelHandle, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
+        self, model: TrainedModel, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
     ) -> ExampleLengths:
         """Return the lengths of examples; only the tokenizer of the model is loaded.
 
@@ -113,7 +136,7 @@ class ModelTuner(Protocol):
 
     @abstractmethod
     def loss(
-        self, model: ModelHandle, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
+        self, model: TrainedModel, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
     ) -> float:
         """Return the mean loss over the tokens of all answers, in nats.
 
@@ -123,7 +146,7 @@ class ModelTuner(Protocol):
 
     @abstractmethod
     def fuse(
-        self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
+        self, model: TrainedModel, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
     ) -> int:
         """Write the weights of a model with its adapter built in, their index and ``config.json``.
 

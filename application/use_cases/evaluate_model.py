@@ -13,9 +13,9 @@ from mlxk.application.ports.tuning import ModelTuner
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.tune_model import ReadTrainingData, require_text_alone
+from mlxk.application.use_cases.tune_model import ReadTrainingData, require_taken, trained
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.conversation import Conversation, ToolCall
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle
@@ -111,11 +111,11 @@ class EvaluateModel:
         split, examples = _chosen(data, request)
         model = self.resolve(request.reference)
         details = self.describe.details(model)
-        require_text_alone(details.description, "measured")
+        require_taken(details.description, data, "measured")
         adapter = request.adapter or model.adapter
         form = estimate_memory(details.description, self.memory, request.max_length).form
         progress.note(f"Measuring the loss of {len(examples)} examples")
-        loss = self.tuner().loss(attrs.evolve(model, adapter=None), adapter, form, examples, request.max_length)
+        loss = self.tuner().loss(trained(details.description), adapter, form, examples, request.max_length)
         answers: list[EvaluatedAnswer] = []
         if data.kind is not ExampleKind.TEXT:
             progress.note(f"Asking {len(examples)} questions")
@@ -129,7 +129,7 @@ class EvaluateModel:
         settings = GenerationSettings(max_tokens=request.max_tokens, temperature=0.0)
         options = GenerationOptions(settings, engine_options=EngineOptions(adapter=adapter))
         chats = details.description.can(Capability.CHAT)
-        prompts = [each.asked if chats else each.asked.messages[-1].content for each in examples]
+        prompts = [self._asked(each) if chats else each.asked.messages[-1].content for each in examples]
         streams = self.generate(details, prompts, options)
         found = []
         for example, stream in zip(examples, streams, strict=True):
@@ -143,6 +143,10 @@ class EvaluateModel:
                     calls[event.index] = ToolCall(before.name or event.call.name, arguments)
             found.append(_evaluated(example, text, list(calls.values()), request.fits))
         return found
+
+    def _asked(self, example: Example) -> Conversation:
+        shown = self.read.images(example)
+        return attrs.evolve(shown, messages=shown.messages[:-1])
 
 
 def _chosen(data: TrainingData, request: EvaluateRequest) -> tuple[str, tuple[Example, ...]]:

@@ -15,6 +15,7 @@ from mlxk.application.use_cases.convert_model import is_carried_over
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.tune_model import trained
 from mlxk.domain.errors import Advice, ConversionFailedError, Remedy, ValidationError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import TextDelta
@@ -121,7 +122,7 @@ class FuseAdapter:
 
         def fused(*, exact: bool) -> int:
             asked = {"dequantize": request.dequantize, "exact": exact}
-            return self.tuner().fuse(base.handle, adapter, draft.directory, progress, **asked)
+            return self.tuner().fuse(trained(base), adapter, draft.directory, progress, **asked)
 
         changed = fused(exact=False)
         same = self._same(base, adapter, draft, request, progress)

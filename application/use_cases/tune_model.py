@@ -3,10 +3,11 @@
 import hashlib
 import json
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
+from mlxk.application.example_images import ExampleImages
 from mlxk.application.policy import require_text_model, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.memory import MemoryProbe
@@ -16,6 +17,7 @@ from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import (
     ADAPTER_FILES,
     ModelTuner,
+    TrainedModel,
     TrainingFiles,
     TrainingJob,
     UnfinishedTraining,
@@ -27,6 +29,7 @@ from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
     InsufficientMemoryError,
+    MlxkError,
     Remedy,
     ValidationError,
 )
@@ -44,7 +47,8 @@ from mlxk.domain.tuning.data import (
     divided,
     first_faults,
 )
-from mlxk.domain.tuning.examples import MAX_LINE_BYTES
+from mlxk.domain.tuning.example_lines import MAX_LINE_BYTES
+from mlxk.domain.tuning.examples import ExampleKind, NamedImage
 from mlxk.domain.tuning.record import CARD, RECORD, BaseModel, TrainingRecord, UsedData
 from mlxk.domain.tuning.training import (
     ExampleLengths,
@@ -111,9 +115,10 @@ class ReadTrainingData:
     """Reads and checks data; loads nothing of a model."""
 
     files: TrainingFiles
+    images: ExampleImages
 
     def __call__(self, path: str, progress: Progress) -> TrainingData:
-        """Return the examples of a file or folder.
+        """Return the examples of a file or folder; every image that they name was decoded once.
 
         Remarks go to the progress, and so do the first faults.
 
@@ -126,9 +131,10 @@ class ReadTrainingData:
         checks = {}
         for split, place in sorted(found.items()):
             digest.update(f"{split}\0".encode())
-            checks[split] = FileCheck(posixpath.basename(place)).read(
-                _hashed(self.files.lines(place, MAX_LINE_BYTES), digest)
-            )
+            check = FileCheck(posixpath.basename(place)).read(_hashed(self.files.lines(place, MAX_LINE_BYTES), digest))
+            check.examples = [each.beside(posixpath.dirname(place)) for each in check.examples]
+            checks[split] = check
+        self._look_at_images(checks.values(), digest)
         faults, remarks = across_files(checks)
         faults = [*(each for check in checks.values() for each in check.faults), *faults]
         remarks = [*(each for check in checks.values() for each in check.remarks), *remarks]
@@ -140,6 +146,22 @@ class ReadTrainingData:
         return TrainingData(
             examples.get(TRAIN, ()), examples.get(VALID, ()), examples.get(TEST, ()), f"sha256:{digest.hexdigest()}"
         )
+
+    def _look_at_images(self, checks: Iterable[FileCheck], digest: "hashlib._Hash") -> None:
+        """Decode every image once, add what is wrong with it to the faults, and its content to the digest."""
+        known: dict[NamedImage, str | None] = {}
+        for check in checks:
+            for example in check.examples:
+                for image in example.images:
+                    if image not in known:
+                        try:
+                            digest.update(self.images.check(image).encode())
+                            known[image] = None
+                        except MlxkError as error:
+                            known[image] = error.message
+                    if (fault := known[image]) is not None:
+                        fault = f"{image.place}: the image {image.title}: {fault}"
+                        check.faults.append(DataFault(check.file, example.line, fault))
 
 
 def _hashed(lines: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
@@ -187,27 +209,30 @@ class TuneModel:
         if not data.train:
             raise ValidationError(f"data: there are no examples for training in '{request.data}'")
         data = divided(data, request.held_out, request.choices.seed)
-        details = self._trainable(request.reference)
+        details = self._trainable(request.reference, data)
         base = details.description.handle
         place = self.workspaces.place(request.target, base.short_name)
         config = details.config or {}
-        settings = request.choices.settings(config, len(data.train), details.description.context_length)
+        pairs, context = data.kind is ExampleKind.PAIR, details.description.context_length
+        settings = request.choices.settings(config, len(data.train), context, pairs=pairs)
         with reserved_source(self.cache, base, "training it", progress):
+            model = trained(details.description)
             lengths = self.tuner().lengths(
-                base, (*data.train, *data.valid), settings.max_length, mask_prompt=settings.mask_prompt
+                model, (*data.train, *data.valid), settings.max_length, mask_prompt=settings.mask_prompt
             )
-            extra = training_bytes(NetworkShape.of(config), settings, lengths.longest, details.description.weight_bytes)
+            longest = lengths.longest * (2 if pairs else 1)
+            extra = training_bytes(NetworkShape.of(config), settings, longest, details.description.weight_bytes)
             verdict = require_training_memory(details.description, self.memory, extra)
             origin = self._origin(base, place)
             plan = TuningPlan(settings, data, lengths, verdict, None)
             with self.workspaces.draft(place, _provenance(origin, settings), keep_unfinished=True) as draft:
-                return self._trained(request, plan, base, origin, draft, watch)
+                return self._trained(request, plan, model, origin, draft, watch)
 
     def _trained(
         self,
         request: TuneRequest,
         plan: TuningPlan,
-        base: ModelHandle,
+        model: TrainedModel,
         origin: BaseModel,
         draft: WorkspaceDraft,
         watch: TrainingWatch,
@@ -219,7 +244,7 @@ class TuneModel:
         plan = attrs.evolve(plan, resumed_at=resumed_at)
         watch.planned(plan)
         job = TrainingJob(
-            base, plan.memory.form, settings, data.train, data.valid, draft.directory, identity, origin.name
+            model, plan.memory.form, settings, data.train, data.valid, draft.directory, identity, origin.name
         )
         result = self.tuner().train(job, watch.report, watch.stopped, resume=resumed_at is not None)
         for file in ADAPTER_FILES:
@@ -230,18 +255,18 @@ class TuneModel:
         draft.write(RECORD, record.as_json())
         draft.write(CARD, record.card(posixpath.basename(request.target.rstrip("/"))))
         handle = draft.publish()
-        return TuneResult(base, handle, self.workspaces.read(handle), plan, record)
+        return TuneResult(model.handle, handle, self.workspaces.read(handle), plan, record)
 
-    def _trainable(self, reference: str) -> ModelDetails:
+    def _trainable(self, reference: str, data: TrainingData) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))
-        description = details.description
-        require_whole_model(description)
-        require_text_alone(description, "tuned")
+        require_whole_model(details.description)
+        require_taken(details.description, data, "tuned")
         architecture = str((details.config or {}).get("model_type", ""))
-        backend = self.registry.converters(media=False)[0]
+        backend = trained(details.description).backend
         if not self.registry.supports(backend, architecture):
+            label = details.description.handle.label
             raise IncompatibleModelError(
-                f"'{description.handle.label}' is of the architecture '{architecture}', which {backend} does not know"
+                f"'{label}' is of the architecture '{architecture}', which {backend} does not know"
             )
         return details
 
@@ -255,19 +280,31 @@ class TuneModel:
         return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo)
 
 
-def require_text_alone(description: ModelDescription, done: str) -> None:
-    """Refuse a model that cannot generate text here, or that reads more than text; raises as ``require_model``.
+def require_taken(description: ModelDescription, data: TrainingData, done: str) -> None:
+    """Refuse a model that cannot generate text here, hears sound, or is shown images that it cannot read.
 
     Args:
         description: The model.
-        done: What is done with others alone, for the message.
+        data: Examples for it.
+        done: What is done with models, for the message.
+
+    Raises:
+        CapabilityError, IncompatibleModelError, UnhealthyModelError: It is refused.
     """
     require_text_model(description)
-    if description.can(Capability.VISION) or description.can(Capability.AUDIO):
+    name, sees = description.handle.label, description.can(Capability.VISION)
+    if description.can(Capability.AUDIO) and not sees:
         raise CapabilityError(
-            f"'{description.handle.label}' reads images or sound; only models that read text alone are {done}",
-            hint="Choose a text model.",
+            f"'{name}' reads sound; only models that read text, or text and images, are {done}",
+            hint="Choose another model.",
         )
+    if data.has_images and not sees:
+        raise CapabilityError(f"the data has images, and '{name}' reads text alone", hint="Choose a vision model.")
+
+
+def trained(description: ModelDescription) -> TrainedModel:
+    """Return a model with the library that runs it by preference."""
+    return TrainedModel(attrs.evolve(description.handle, adapter=None), description.runtime.backends[0])
 
 
 def require_training_memory(description: ModelDescription, memory: MemoryProbe, extra: int) -> MemoryVerdict:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from mlxk.domain.tuning.examples import MAX_LINE_BYTES, Example, ExampleFault, ExampleKind, read_example
+from mlxk.domain.tuning.example_lines import MAX_LINE_BYTES, ExampleFault, read_example
+from mlxk.domain.tuning.examples import Example, ExampleKind
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 SPLITS = (TRAIN, VALID, TEST)
@@ -99,7 +100,7 @@ class FileCheck:
         if before != example.line:
             self.remarks.append(f"{self.file}:{example.line}: is the same as line {before}")
         elif example.kind is not ExampleKind.TEXT:
-            other = self._answers.setdefault(example.asked, example.line)
+            other = self._answers.setdefault(example.question, example.line)
             if other != example.line:
                 self.remarks.append(f"{self.file}:{example.line}: answers the question of line {other} differently")
         new = set(example.unknown) - self._unknown
@@ -119,6 +120,11 @@ class TrainingData:
     """``sha256:`` and 64 hexadecimal digits over the content of the files."""
     divided: bool = False
     """Whether the examples for validation were taken from those for training."""
+
+    @property
+    def has_images(self) -> bool:
+        """Whether any example shows images."""
+        return any(each.parts for each in (*self.train, *self.valid, *self.test))
 
     @property
     def kind(self) -> ExampleKind:

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.models.file_formats import read_document
+from mlxk.domain.tuning.examples import ExampleKind
 from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, TuningSettings, perplexity
 
 RECORD = "training.json"
@@ -87,13 +88,15 @@ class TrainingRecord:
         known_as = base.hub_name or base.name.rpartition("/")[2]
         head = ["library_name: mlx", "tags:", "- mlx", "- adapter", f"- {settings.method.value}"]
         head += [] if base.hub_name is None else [f"base_model: {base.hub_name}", "base_model_relation: adapter"]
-        losses = [f"- Loss: {_loss(result.first_loss)} at the beginning, {_loss(result.loss)} at the end"]
+        pairs = data.kind == ExampleKind.PAIR.value
+        begun, ended = (_loss(each, pairs) for each in (result.first_loss, result.loss))
+        losses = [f"- Loss: {begun} at the beginning, {ended} at the end"]
         if result.valid_loss is not None:
-            before, after = _loss(result.first_valid_loss), _loss(result.valid_loss)
+            before, after = (_loss(each, pairs) for each in (result.first_valid_loss, result.valid_loss))
             losses.append(f"- Loss of the validation: {before} before, {after} after")
         layers = f"the last {settings.layers} layers" if settings.layers > 1 else "the last layer"
         how = f"rank {settings.rank}, scale {settings.scale:g}" if settings.method.value != "full" else "whole weights"
-        ended = " (ended before its time)" if result.stopped else ""
+        early = " (ended before its time)" if result.stopped else ""
         lines = [
             "---",
             *head,
@@ -106,7 +109,7 @@ class TrainingRecord:
             f"- Base: {known_as}, content {base.content_hash or 'without a hash'}",
             f"- Data: {data.train} examples of {data.kind}, {data.valid} for validation, content {data.digest}",
             f"- Trained: {layers}, {how}; {result.trained_parameters:,} numbers",
-            f"- Steps: {result.steps} of {settings.steps}{ended}, batches of {settings.batch_size},"
+            f"- Steps: {result.steps} of {settings.steps}{early}, batches of {settings.batch_size},"
             f" learning rate {settings.learning_rate:g}, seed {settings.seed}",
             *losses,
             "",
@@ -116,8 +119,11 @@ class TrainingRecord:
         return "\n".join(lines).encode()
 
 
-def _loss(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f} (perplexity {perplexity(value):.4g})"
+def _loss(value: float | None, pairs: bool) -> str:
+    """Return a loss as text; that of pairs is no surprise at single tokens."""
+    if value is None or pairs:
+        return "unknown" if value is None else f"{value:.3f}"
+    return f"{value:.3f} (perplexity {perplexity(value):.4g})"
 
 
 def point_fields(point: TrainingPoint) -> dict[str, object]:

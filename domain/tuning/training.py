@@ -32,7 +32,7 @@ _WHOLE_RANGES = {
     "validate_every": (1, 10**7),
     "accumulation": (1, 4096),
 }
-_RANGES = {"scale": (0.0, 10_000.0), "dropout": (0.0, 0.99), "learning_rate": (0.0, 10.0)}
+_RANGES = {"scale": (0.0, 10_000.0), "dropout": (0.0, 0.99), "learning_rate": (0.0, 10.0), "beta": (0.0, 100.0)}
 _MAY_BE_ZERO = frozenset({"dropout"})
 
 
@@ -64,6 +64,8 @@ class TuningSettings:
     """Batches whose gradients make one update."""
     recompute: bool = False
     """Whether what layers computed is computed again instead of kept, which takes less memory and more time."""
+    beta: float = 0.1
+    """Of pairs: how much it counts that the model moves away from what it was."""
 
     def validate(self) -> None:
         """Refuse a value out of range.
@@ -114,14 +116,18 @@ class TuningChoices:
     validate_every: int | None = None
     accumulation: int | None = None
     recompute: bool = False
+    beta: float | None = None
 
-    def settings(self, config: Mapping[str, object], examples: int, context_length: int | None) -> TuningSettings:
+    def settings(
+        self, config: Mapping[str, object], examples: int, context_length: int | None, *, pairs: bool = False
+    ) -> TuningSettings:
         """Return the settings of a run.
 
         Args:
             config: Of the model.
             examples: That are trained.
             context_length: Tokens of the model's context window; None when unknown.
+            pairs: Whether they are pairs of a better and a worse answer.
 
         Raises:
             ValidationError: A value is out of range, or two of them exclude each other.
@@ -146,7 +152,7 @@ class TuningChoices:
             batch_size=batch_size,
             layers=shape.layers if self.layers is None else min(self.layers, shape.layers),
             max_length=min(self.max_length or _USUAL_LENGTH, context_length or _MOST_TOKENS),
-            learning_rate=_usual_rate(shape, self.method) if self.learning_rate is None else self.learning_rate,
+            learning_rate=_usual_rate(shape, self.method, pairs) if self.learning_rate is None else self.learning_rate,
             recompute=self.recompute,
             **stated,
         )
@@ -154,7 +160,7 @@ class TuningChoices:
         return made
 
 
-_STATED = ("rank", "scale", "dropout", "mask_prompt", "seed", "save_every", "validate_every", "accumulation")
+_STATED = ("rank", "scale", "dropout", "mask_prompt", "seed", "save_every", "validate_every", "accumulation", "beta")
 _USUAL_BATCH, _USUAL_LENGTH, _MOST_TOKENS, _MOST_EPOCHS = 4, 2048, 10**7, 10_000
 _FEW_STEPS, _FEW_EPOCHS, _USUAL_EPOCHS = 200, 60, 3
 
@@ -164,9 +170,9 @@ def _usual_steps(an_epoch: int) -> int:
     return max(_USUAL_EPOCHS * an_epoch, min(_FEW_STEPS, _FEW_EPOCHS * an_epoch))
 
 
-def _usual_rate(shape: "NetworkShape", method: Method) -> float:
-    """Return the learning rate: narrow networks take larger steps."""
-    rate = min(3e-3, 2e-4 * (4096 / shape.width) ** 0.75)
+def _usual_rate(shape: "NetworkShape", method: Method, pairs: bool) -> float:
+    """Return the learning rate: narrow networks take larger steps, and pairs of answers small ones."""
+    rate = min(3e-3, 2e-4 * (4096 / shape.width) ** 0.75) / (10 if pairs else 1)
     return float(f"{rate if method is not Method.FULL else rate / 20:.1g}")
 
 

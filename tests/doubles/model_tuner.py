@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 from doubles.model_files import InMemoryModelFiles
 from mlxk.application.ports.system import Progress
-from mlxk.application.ports.tuning import ADAPTER_FILES, ModelTuner, TrainingJob, UnfinishedTraining
+from mlxk.application.ports.tuning import ADAPTER_FILES, ModelTuner, TrainedModel, TrainingJob, UnfinishedTraining
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.models.footprint import WeightForm
-from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.tuning.examples import Example
 from mlxk.domain.tuning.training import ExampleLengths, TrainingPoint, TrainingResult
 
@@ -33,7 +32,7 @@ class InMemoryModelTuner(ModelTuner):
         self.jobs: list[TrainingJob] = []
 
     def lengths(
-        self, model: ModelHandle, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
+        self, model: TrainedModel, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
     ) -> ExampleLengths:
         counts = [_words(each) for each in examples]
         return ExampleLengths(
@@ -72,12 +71,12 @@ class InMemoryModelTuner(ModelTuner):
         return TrainingResult(step, resumed_at, step < job.settings.steps, tuple(points), 1, step, float(step), 1)
 
     def loss(
-        self, model: ModelHandle, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
+        self, model: TrainedModel, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
     ) -> float:
         return 1.0 if adapter is None else 0.5
 
     def fuse(
-        self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
+        self, model: TrainedModel, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
     ) -> int:
         files = self._files.directories
         if ADAPTER_FILES[1] not in files.get(adapter, {}):

@@ -36,3 +36,8 @@ class InMemoryTrainingFiles(TrainingFiles):
             raise StorageError(f"data: '{path}' cannot be read")
         for line in io.BytesIO(self.files[path]):
             yield line[: limit + 1]
+
+    def image(self, path: str, limit: int) -> bytes:
+        if path not in self.files:
+            raise ValidationError("there is no such file")
+        return self.files[path][: limit + 1]

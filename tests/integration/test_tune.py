@@ -15,7 +15,7 @@ import pytest
 from models.tiny_models import build, write_adapter
 
 from mlxk.adapters.mlx.tuning.trainer import MlxModelTuner
-from mlxk.application.ports.tuning import TrainingJob
+from mlxk.application.ports.tuning import TrainedModel, TrainingJob
 from mlxk.domain.models.file_formats import read_header
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.tuning.data import FileCheck
@@ -132,7 +132,16 @@ def test_every_method_is_continued_to_the_same_bits(method: Method, recompute: b
     for broken_at in (None, 1, 4):
         directory = tmp_path / f"broken-at-{broken_at}"
         directory.mkdir()
-        job = TrainingJob(handle, WeightForm.STORED, settings, examples, examples[:1], str(directory), "a run", "tiny")
+        job = TrainingJob(
+            TrainedModel(handle, "mlx-lm"),
+            WeightForm.STORED,
+            settings,
+            examples,
+            examples[:1],
+            str(directory),
+            "a run",
+            "tiny",
+        )
         steps = iter(range(1, 100))
 
         def stopped(broken_at: int | None = broken_at, steps: Iterator[int] = steps) -> bool:
@@ -164,7 +173,16 @@ def test_the_estimate_of_memory_is_near_what_is_measured_and_above(
     longest = tuner.lengths(handle, examples, settings.max_length, mask_prompt=True).longest
     estimate = weights + training_bytes(NetworkShape.of(config), settings, longest, weights)
     (tmp_path / "made").mkdir()
-    job = TrainingJob(handle, WeightForm.STORED, settings, examples, (), str(tmp_path / "made"), "a run", "base")
+    job = TrainingJob(
+        TrainedModel(handle, "mlx-lm"),
+        WeightForm.STORED,
+        settings,
+        examples,
+        (),
+        str(tmp_path / "made"),
+        "a run",
+        "base",
+    )
     measured = tuner.train(job, lambda point: None, lambda: False, resume=False).peak_bytes
     assert 1 <= estimate / measured <= 2.5
 
@@ -192,10 +210,12 @@ def test_sigterm_breaks_it_off_to_be_continued(
     assert (tmp_path / ".taught.mlxk-draft" / "training-state.safetensors").exists()
 
 
+@pytest.mark.parametrize("bits", ["4", "8"])
 def test_a_quantized_model_is_trained_beside_its_weights(
-    mlxk: Program, command: Command, facts: Path, tmp_path: Path
+    bits: str, mlxk: Program, command: Command, facts: Path, tmp_path: Path
 ) -> None:
-    assert command("convert", "demo", "./small", "--quantize", "4", "--q-group-size", "32")["status"] == "success"
+    quantized = command("convert", "demo", "./small", "--quantize", bits, "--q-group-size", "32")
+    assert quantized["status"] == "success"
     before = hashlib.sha256((tmp_path / "small" / "model.safetensors").read_bytes()).hexdigest()
     done = mlxk("tune", "./small", "facts.jsonl", "--into", "./taught", "--iters", "80", "--json")
     assert last(done.stdout)["data"]["base"]["name"] == "../small"
@@ -240,7 +260,6 @@ def test_what_is_cut_and_how_much_is_held_out_is_said_before_training(mlxk: Prog
 
 
 REFUSED = {
-    "images": ("demo-vision", (), "reads images or sound"),
     "speech": ("demo-speech", (), "does not generate text"),
     "batch": ("demo", ("--batch-size", "9"), "a batch of 9 takes more than the 3 examples"),
     "rank": ("demo", ("--rank", "5000"), "rank: must be from 1 to 4096"),

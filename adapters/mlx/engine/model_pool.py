@@ -50,7 +50,7 @@ class WantedModel:
 
     handle: ModelHandle
     adapter: str | None = None
-    """Absolute directory of a LoRA adapter to apply; for text models only."""
+    """Absolute directory of a LoRA adapter to apply."""
     load: Loader = load_model
     """Models of other loaders than the one for text are used through a ``ModelLease`` only."""
     keep_alive_seconds: float | None = None
@@ -70,7 +70,7 @@ class WantedModel:
     @property
     def plain(self) -> "WantedModel | None":
         """The model without its adapter; None where it has none."""
-        return None if self.adapter is None else WantedModel(self.handle)
+        return None if self.adapter is None else WantedModel(self.handle, load=self.load)
 
 
 class LoadRequest:

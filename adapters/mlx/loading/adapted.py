@@ -37,8 +37,9 @@ def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
         ValidationError: The adapter cannot be used, or does not fit the model.
     """
     files = read_adapter(adapter)
-    shared = {id(array): array for array in _arrays(model.network)}
-    network = copy.deepcopy(model.network, dict(shared))
+    whole = whole_network(model)
+    shared: dict[int, Any] = {id(array): array for array in _arrays(whole)}
+    network = copy.deepcopy(whole, {**shared, **_untouched(whole)})
     apply_adapter(network, files, model.name)
     network.eval()
     if form.widened:
@@ -47,12 +48,21 @@ def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
     if not own:
         raise ValidationError(f"adapter: {CONFIG} of '{files.name}' names no layer of '{model.name}'")
     mx.eval(own)
+    vision = None if model.vision is None else model.vision.over(network)
+    loader = "" if vision is None else f"|{type(vision).__module__}"
     return attrs.evolve(
         model,
-        network=network,
-        identity=identity_of(model.handle, adapter),
+        network=network if vision is None else vision.network,
+        vision=vision,
+        identity=identity_of(model.handle, adapter) + loader,
         weight_bytes=sum(array.nbytes for array in own),
     )
+
+
+def whole_network(model: LoadedModel) -> nn.Module:
+    """Return the modules of a model: of one that reads images those of its language model and of what else it has."""
+    network: nn.Module = model.network if model.vision is None else model.vision.parts.model
+    return network
 
 
 def apply_adapter(network: nn.Module, files: AdapterFiles, model: str) -> None:
@@ -87,6 +97,12 @@ def _arrays(network: nn.Module) -> Iterator[mx.array]:
                 pending += value.values()
             elif isinstance(value, list | tuple):
                 pending += value
+
+
+def _untouched(network: nn.Module) -> dict[int, Any]:
+    """Return what no adapter changes and cannot be copied: functions, and the wrapped encoder of images."""
+    found = (value for module in network.modules() for value in vars(module).values())
+    return {id(value): value for value in found if callable(value) and not isinstance(value, nn.Module)}
 
 
 def _unfit(files: AdapterFiles, model: str, error: Exception) -> ValidationError:

@@ -20,6 +20,10 @@ class EncodedExample:
     """Where answers are: the index of their first token, and that after their last one."""
     uncut: int
     """How many tokens there were before it was cut."""
+    source: Example
+    """What they are the tokens of."""
+    worse: "EncodedExample | None" = None
+    """The same with the worse answer, of a pair."""
 
     @property
     def learned_tokens(self) -> int:
@@ -28,7 +32,7 @@ class EncodedExample:
 
 
 class ExampleEncoder:
-    """Makes tokens of the examples of one model.
+    """Makes tokens of the examples of a model that reads text.
 
     Args:
         tokenizer: Of the model.
@@ -50,6 +54,9 @@ class ExampleEncoder:
         Raises:
             ValidationError: The template refuses it, or nothing of its answers would be left; names the line.
         """
+        if example.rejected is not None:
+            worse = self.encode(example.worse)
+            return attrs.evolve(self.encode(attrs.evolve(example, rejected=None)), source=example, worse=worse)
         try:
             tokens, learned = self._whole(example)
         except MlxkError as error:
@@ -63,7 +70,7 @@ class ExampleEncoder:
                 f"line {example.line}: its {len(tokens)} tokens are cut to {limit}, and nothing is left to learn",
                 hint="Allow more tokens, or shorten it.",
             )
-        return EncodedExample(tuple(tokens[:limit]), kept, len(tokens))
+        return EncodedExample(tuple(tokens[:limit]), kept, len(tokens), example)
 
     def _whole(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
         if example.kind is ExampleKind.TEXT:
@@ -81,10 +88,10 @@ class ExampleEncoder:
 
     def _conversation(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the tokens of a conversation, and where those of its answers are that the template repeats as such."""
-        tokens = self._trimmed(self._rendered(example.conversation))
+        conversation = self._shown(example)
+        tokens, messages = self._trimmed(self._rendered(conversation)), conversation.messages
         learned = []
         for index in example.learned:
-            messages = example.conversation.messages
             before = Conversation(messages[:index], example.conversation.tools)
             start = _common(tokens, self._rendered(before, opens=True))
             if index == len(messages) - 1:
@@ -95,6 +102,9 @@ class ExampleEncoder:
             if end > start:
                 learned.append((start, end))
         return tokens, learned
+
+    def _shown(self, example: Example) -> Conversation:
+        return example.conversation
 
     def _rendered(self, conversation: Conversation, *, opens: bool = False) -> list[int]:
         return list(self._renderer.render(conversation, RenderingJob(opens_answer=opens)).tokens)
@@ -122,9 +132,10 @@ def _common(one: list[int], other: list[int]) -> int:
     )
 
 
-def measured(encoded: list[EncodedExample], examples: tuple[Example, ...]) -> ExampleLengths:
+def measured(examples: list[EncodedExample]) -> ExampleLengths:
     """Return how long examples are."""
-    cut = tuple(example.line for each, example in zip(encoded, examples, strict=True) if each.uncut > len(each.tokens))
+    encoded = [each for example in examples for each in (example, example.worse) if each is not None]
+    cut = tuple(dict.fromkeys(each.source.line for each in encoded if each.uncut > len(each.tokens)))
     return ExampleLengths(
         longest=max(len(each.tokens) for each in encoded),
         total=sum(len(each.tokens) for each in encoded),

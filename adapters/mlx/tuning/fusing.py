@@ -5,29 +5,27 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_unflatten
-from mlx_lm import utils as text_utils
 
 from mlxk.adapters.mlx.adapter_files import FULL, read_adapter
-from mlxk.adapters.mlx.compatibility import Library
-from mlxk.adapters.mlx.conversion import forget_quantization, load_lazily, write_weights
+from mlxk.adapters.mlx.conversion import forget_quantization, library_of, load_lazily, write_weights
 from mlxk.adapters.mlx.loading.adapted import apply_adapter
 from mlxk.application.ports.system import Progress
+from mlxk.application.ports.tuning import TrainedModel
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.models.model import ModelHandle
 
 
-def fuse(model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool) -> int:
+def fuse(model: TrainedModel, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool) -> int:
     """Write a fused model; for arguments and errors see ``ModelTuner.fuse``."""
     files = read_adapter(adapter)
-    network, config = load_lazily(model, Library.MLX_LM.value)
-    apply_adapter(network, files, model.label)
+    network, config = load_lazily(model.handle, model.backend)
+    apply_adapter(network, files, model.handle.label)
     changed = _build_in(network, dequantize=dequantize, exact=exact)
     if files.kind == FULL:
         changed = len({name.rpartition(".")[0] for name in files.tensors})
     if not changed:
-        raise ValidationError(f"adapter: '{files.name}' changes no layer of '{model.label}'")
+        raise ValidationError(f"adapter: '{files.name}' changes no layer of '{model.handle.label}'")
     if dequantize and "quantization" in config:
-        network = text_utils.dequantize_model(network)
+        network = library_of(model.backend).dequantize_model(network)
         forget_quantization(config)
     write_weights(network, config, target, "Fusing", progress)
     return changed

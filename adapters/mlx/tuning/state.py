@@ -136,7 +136,7 @@ def write_adapter(job: TrainingJob, network: nn.Module) -> None:
     settings = job.settings
     weights = dict(tree_flatten(network.trainable_parameters()))
     if settings.method is Method.FULL and job.form.widened:
-        named = read_config(job.model)
+        named = read_config(job.model.handle)
         stored = _TYPES.get(str(named.get("dtype", named.get("torch_dtype"))))
         weights = {name: array if stored is None else array.astype(stored) for name, array in weights.items()}
     _save_whole(os.path.join(job.directory, WEIGHTS), weights, {"format": "mlx"})

@@ -7,6 +7,7 @@ optimizer, the random numbers and the position in the data go on, which mlx-lm's
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -17,20 +18,21 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.tuner.trainer import grad_checkpoint
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
+from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, failed
+from mlxk.adapters.mlx.loaders import loader_of
 from mlxk.adapters.mlx.loading.adapted import adapted
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import (
     LoadedModel,
-    LoadedTokenizer,
     assemble_tokenizer,
     identity_of,
-    load_model,
     load_tokenizer,
 )
 from mlxk.adapters.mlx.tuning.examples import EncodedExample, ExampleEncoder, measured
 from mlxk.adapters.mlx.tuning.fusing import fuse
+from mlxk.adapters.mlx.tuning.objective import Losses, Objective, number, weighted
 from mlxk.adapters.mlx.tuning.state import (
     TrainingState,
     read_state,
@@ -40,8 +42,9 @@ from mlxk.adapters.mlx.tuning.state import (
     write_state,
 )
 from mlxk.application.ports.system import Progress
-from mlxk.application.ports.tuning import ModelTuner, TrainingJob, UnfinishedTraining
+from mlxk.application.ports.tuning import ModelTuner, TrainedModel, TrainingJob, UnfinishedTraining
 from mlxk.domain.errors import ExecutionError, MlxkError, ValidationError
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.tuning.data import batches
@@ -63,13 +66,21 @@ _POINTS = 100
 
 
 class MlxModelTuner(ModelTuner):
-    """Trains on the calling thread."""
+    """Trains on the calling thread.
+
+    Args:
+        shown: Returns the conversation of an example with its images, decoded.
+    """
+
+    def __init__(self, shown: Callable[[Example], Conversation] = attrgetter("conversation")) -> None:
+        self._shown = shown
 
     def lengths(
-        self, model: ModelHandle, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
+        self, model: TrainedModel, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
     ) -> ExampleLengths:
-        encoder = ExampleEncoder(_tokenizer(model), max_length, mask_prompt=mask_prompt)
-        return measured([encoder.encode(each) for each in examples], examples)
+        with contained(model.handle.name):
+            encoder = self._encoder(model, max_length, mask_prompt=mask_prompt)
+            return measured([encoder.encode(each) for each in examples])
 
     def unfinished(self, directory: str) -> UnfinishedTraining | None:
         return read_unfinished(directory)
@@ -78,34 +89,66 @@ class MlxModelTuner(ModelTuner):
         self, job: TrainingJob, report: Callable[[TrainingPoint], None], stopped: Callable[[], bool], *, resume: bool
     ) -> TrainingResult:
         settings = job.settings
-        with _released(job.model):
+        with _released(job.model.handle):
             mx.reset_peak_memory()
-            model = load_model(job.model, job.form)
-            encoder = ExampleEncoder(model, settings.max_length, mask_prompt=settings.mask_prompt)
+            model = _loaded(job.model, job.form)
+            losses = self._losses(model)
+            encoder = losses.encoder(model, settings.max_length, mask_prompt=settings.mask_prompt)
             train = [encoder.encode(each) for each in job.train]
             valid = [encoder.encode(each) for each in job.valid[:_MOST_VALIDATED]]
-            with _recomputing(model.network, wanted=settings.recompute):
-                run = _Run(job, _prepared(model, settings), train, valid, report)
+            network = _prepared(losses.network, model.name, settings)
+            with _recomputing(network, wanted=settings.recompute):
+                run = _Run(job, network, Objective(losses, settings.beta), train, valid, report)
                 run.begin(resume=resume)
                 result = run.until(stopped)
-            write_adapter(job, model.network)
+            write_adapter(job, network)
             return result
 
     def loss(
-        self, model: ModelHandle, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
+        self, model: TrainedModel, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
     ) -> float:
-        with _released(model):
-            loaded = load_model(model, form)
+        with _released(model.handle):
+            loaded = _loaded(model, form)
             loaded = loaded if adapter is None else adapted(loaded, adapter, form)
-            encoder = ExampleEncoder(loaded, max_length, mask_prompt=True)
-            loaded.network.eval()
-            return _mean_loss(loaded.network, [encoder.encode(each) for each in examples], 1)
+            losses = self._losses(loaded)
+            encoder = losses.encoder(loaded, max_length, mask_prompt=True)
+            losses.network.eval()
+            encoded = [encoder.encode(attrs.evolve(each, rejected=None)) for each in examples]
+            return Objective(losses, 0.0).mean(encoded, 1)
 
     def fuse(
-        self, model: ModelHandle, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
+        self, model: TrainedModel, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
     ) -> int:
-        with _released(model):
+        with _released(model.handle):
             return fuse(model, adapter, target, progress, dequantize=dequantize, exact=exact)
+
+    def _losses(self, model: LoadedModel) -> Losses:
+        if model.vision is None:
+            return Losses(model)
+        from mlxk.adapters.mlx.tuning.pictures import PictureLosses  # only now: it imports mlx-vlm
+
+        return PictureLosses(model, self._shown)
+
+    def _encoder(self, model: TrainedModel, max_length: int, *, mask_prompt: bool) -> ExampleEncoder:
+        """Return what makes tokens of examples, without the weights of the model."""
+        handle = model.handle
+        require_regular(handle)
+        config = read_config(handle)
+        with translated(handle, "has an architecture that is not known"):
+            wrapped = load_tokenizer(handle, config.get("eos_token_id"))
+            tokenizer = assemble_tokenizer(handle, identity_of(handle), wrapped, config)
+            if model.backend != Library.MLX_VLM.value:
+                return ExampleEncoder(tokenizer, max_length, mask_prompt=mask_prompt)
+            from mlxk.adapters.mlx.tuning.pictures import PictureEncoder  # only now: they import mlx-vlm
+            from mlxk.adapters.mlx.vision.loader import load_template
+
+            template = load_template(handle, config, wrapped)
+        return PictureEncoder(tokenizer, template, self._shown, max_length, mask_prompt=mask_prompt)
+
+
+def _loaded(model: TrainedModel, form: WeightForm) -> LoadedModel:
+    loaded: LoadedModel = loader_of(Library(model.backend))(model.handle, form)
+    return loaded
 
 
 @contextlib.contextmanager
@@ -122,22 +165,16 @@ def _released(model: ModelHandle) -> Iterator[None]:
         mx.clear_cache()
 
 
-def _tokenizer(model: ModelHandle) -> LoadedTokenizer:
-    require_regular(model)
-    config = read_config(model)
-    with translated(model, "has an architecture that is not known"), contained(model.name):
-        tokenizer = load_tokenizer(model, config.get("eos_token_id"))
-    return assemble_tokenizer(model, identity_of(model), tokenizer, config)
-
-
-def _prepared(model: LoadedModel, settings: TuningSettings) -> nn.Module:
+def _prepared(network: nn.Module, name: str, settings: TuningSettings) -> nn.Module:
     """Return the network with the layers that are trained, which alone are not frozen."""
-    network: nn.Module = model.network
     mx.random.seed(settings.seed)
+    for module in network.modules():  # mlx-vlm makes some without what a module has
+        vars(module).setdefault("_no_grad", set())
+        vars(module).setdefault("_training", False)
     network.freeze()
     layers = getattr(network, "layers", None)
     if not layers:
-        raise ValidationError(f"'{model.name}' is of an architecture whose layers cannot be trained")
+        raise ValidationError(f"'{name}' is of an architecture whose layers cannot be trained")
     count = min(settings.layers, len(layers))
     if settings.method is Method.FULL:
         if any(isinstance(each, nn.QuantizedLinear) for each in network.modules()):
@@ -151,11 +188,9 @@ def _prepared(model: LoadedModel, settings: TuningSettings) -> nn.Module:
     try:
         linear_to_lora_layers(network, count, parameters, use_dora=settings.method is Method.DORA)
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValidationError(
-            f"the layers of '{model.name}' take no {settings.method.value}: {str(error)[:200]}"
-        ) from error
+        raise ValidationError(f"the layers of '{name}' take no {settings.method.value}: {str(error)[:200]}") from error
     if not tree_flatten(network.trainable_parameters()):
-        raise ValidationError(f"'{model.name}' has no layers that can be adapted")
+        raise ValidationError(f"'{name}' has no layers that can be adapted")
     return network
 
 
@@ -182,6 +217,7 @@ class _Run:
 
     job: TrainingJob
     network: nn.Module
+    objective: Objective
     train: list[EncodedExample]
     valid: list[EncodedExample]
     report: Callable[[TrainingPoint], None]
@@ -198,6 +234,8 @@ class _Run:
 
     def begin(self, *, resume: bool) -> None:
         """Begin, or take over the state of the run that was broken off."""
+        self.network.eval()
+        self.objective.refer([*self.train, *self.valid])
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=_WEIGHT_DECAY, bias_correction=True)
         self.optimizer.init(self.network.trainable_parameters())
         if resume:
@@ -216,7 +254,7 @@ class _Run:
         settings = self.job.settings
         if self.step == 0:
             self._give(kept=bool(self.valid), validated=True)
-        gradients = nn.value_and_grad(self.network, _loss)
+        gradients = nn.value_and_grad(self.network, self.objective.loss)
         stream = batches(len(self.train), settings.batch_size, settings.seed)
         for _ in range(self.step * settings.accumulation):
             next(stream)
@@ -268,18 +306,18 @@ class _Run:
         total: Any = None
         for batch in indices:
             examples = [self.train[index] for index in batch]
-            tokens, mask = _batch(examples)
-            loss, found = gradients(self.network, tokens, mask)
+            prepared, count = self.objective.batch(examples)
+            loss, found = gradients(self.network, prepared)
             total = found if total is None else tree_map(mx.add, total, found)
             mx.eval(total, loss)
-            value = _number(loss)
+            value = number(loss)
             if not value < float("inf"):
                 raise ExecutionError(
                     f"the loss is no longer a number after {self.step} steps",
                     hint="Train with a lower learning rate, or a smaller scale.",
                 )
-            self._losses.append((value, _count(mask)))
-            self.tokens += sum(len(each.tokens) for each in examples)
+            self._losses.append((value, count))
+            self.tokens += sum(_length(each) for each in examples)
         if len(indices) > 1:
             total = tree_map(lambda each: each / len(indices), total)
         total, _ = optim.clip_grad_norm(total, _LARGEST_GRADIENT)
@@ -297,13 +335,13 @@ class _Run:
         valid_loss = None
         if validated and self.valid:
             self.network.eval()
-            valid_loss = _mean_loss(self.network, self.valid, self.job.settings.batch_size)
+            valid_loss = self.objective.mean(self.valid, self.job.settings.batch_size)
             self.network.train()
         seconds, made = now - when, self.step - step
         point = TrainingPoint(
             step=self.step,
             seconds=now - self._began,
-            loss=_weighted(self._losses),
+            loss=weighted(self._losses),
             valid_loss=valid_loss,
             tokens_per_second=(self.tokens - tokens) / seconds if made and seconds else None,
             seconds_left=(self.job.settings.steps - self.step) * seconds / made if made else None,
@@ -315,41 +353,5 @@ class _Run:
         self.report(point)
 
 
-def _weighted(losses: list[tuple[float, int]]) -> float | None:
-    count = sum(tokens for _, tokens in losses)
-    return sum(loss * tokens for loss, tokens in losses) / count if count else None
-
-
-def _number(value: mx.array) -> float:
-    found: Any = value.item()
-    return float(found)
-
-
-def _count(mask: mx.array) -> int:
-    return round(_number(mask.sum()))
-
-
-def _batch(examples: list[EncodedExample]) -> tuple[mx.array, mx.array]:
-    """Return the tokens of examples, shape [B, L], and which of them are learned, as 0 or 1; padding is not."""
-    length = max(len(each.tokens) for each in examples)
-    tokens = [[*each.tokens, *[0] * (length - len(each.tokens))] for each in examples]
-    mask = [[float(any(a <= at < b for a, b in each.learned)) for at in range(1, length)] for each in examples]
-    return mx.array(tokens, dtype=mx.int32), mx.array(mask, dtype=mx.float32)
-
-
-def _loss(network: nn.Module, tokens: mx.array, mask: mx.array) -> mx.array:
-    """Return the mean loss over what is learned, in nats."""
-    logits = network(tokens[:, :-1]).astype(mx.float32)
-    losses = nn.losses.cross_entropy(logits, tokens[:, 1:]) * mask
-    mean: mx.array = losses.sum() / mask.sum()
-    return mean
-
-
-def _mean_loss(network: nn.Module, examples: list[EncodedExample], batch_size: int) -> float:
-    ordered = sorted(examples, key=lambda each: len(each.tokens))
-    losses = []
-    for start in range(0, len(ordered), batch_size):
-        tokens, mask = _batch(ordered[start : start + batch_size])
-        losses.append((_number(_loss(network, tokens, mask)), _count(mask)))
-    mx.clear_cache()
-    return _weighted(losses) or 0.0
+def _length(example: EncodedExample) -> int:
+    return len(example.tokens) + (0 if example.worse is None else len(example.worse.tokens))

@@ -23,7 +23,7 @@ from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.encoder import FeatureCounters, with_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prefill import VisionPrompt
-from mlxk.adapters.mlx.vision.prepared import SHARE, PreparedImages, with_prepared
+from mlxk.adapters.mlx.vision.prepared import SHARE, PreparedImages, WithoutTextOptions, with_prepared
 from mlxk.adapters.mlx.vision.prompts import known_tokens, process_prompt, render_prompt
 from mlxk.domain.errors import IncompatibleModelError, UntrustedModelCodeError
 from mlxk.domain.generation.request import GenerationRequest
@@ -52,6 +52,11 @@ class VisionProcessor:
             self.parts.encoder.kept_features.max_bytes = max_bytes
         if self.prepared is not None:
             self.prepared.kept.max_bytes = max_bytes // SHARE
+
+    def over(self, model: Any) -> "VisionProcessor":  # noqa: ANN401 - mlx-vlm has no types to name
+        """Return it for another network with the same encoder, such as this one with an adapter."""
+        parts = attrs.evolve(self.parts, model=model)
+        return attrs.evolve(self, parts=parts, network=VisionNetwork(parts.language))
 
     @property
     def features(self) -> FeatureCounters:
@@ -140,27 +145,8 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
         model, processor = utils.load(str(directory), trust_remote_code=False)
     disable_word_cache(processor)
     if getattr(model.config, "model_type", None) in _TEXT_OPTIONS:
-        processor.image_processor = _ImageProcessor(processor.image_processor)
+        processor.image_processor = WithoutTextOptions(processor.image_processor)
     return model, processor
-
-
-class _ImageProcessor:
-    """Drops the options of the text, which processors of transformers refuse and mlx-vlm's pass on.
-
-    Args:
-        wrapped: Of transformers.
-    """
-
-    def __init__(self, wrapped: Any) -> None:  # noqa: ANN401
-        self._wrapped = wrapped
-
-    def __call__(self, images: Any, **options: Any) -> Any:  # noqa: ANN401
-        """Return what it makes of images."""
-        return self._wrapped(images, **{name: value for name, value in options.items() if name != "padding"})
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        """Delegate everything else."""
-        return getattr(self._wrapped, name)
 
 
 def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401

@@ -66,9 +66,13 @@ class VisionPrompt(Media):
         """Whether it has media that a model may still have to encode."""
         return self._parts is parts and bool(self._prompt.identity) and not self._looked_at
 
+    def embedded(self) -> dict[str, Any]:
+        """Encode the media; return the language model's keyword arguments for the complete prompt."""
+        return self._options(list(self._prompt.given), cached=False)
+
     def embedded_length(self) -> int:
         """Encode the media, and return how many embeddings the prompt has."""
-        return int(self._options(list(self._prompt.given), cached=False)["inputs_embeds"].shape[1])
+        return int(self.embedded()["inputs_embeds"].shape[1])
 
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Encode the media, and begin the prefill."""
@@ -151,7 +155,7 @@ class VisionPrompt(Media):
         inputs = dict(self._prompt.inputs)
         for name in _PER_TOKEN:
             if name in inputs:
-                values = np.asarray(inputs[name])
+                values = np.asarray(inputs[name])[:, :length]
                 inputs[name] = np.pad(values, ((0, 0), (0, length - values.shape[1])))
         found: dict[str, Any] = tree_map(lambda leaf: mx.array(leaf) if isinstance(leaf, np.ndarray) else leaf, inputs)
         return found

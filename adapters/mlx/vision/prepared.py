@@ -103,3 +103,22 @@ def _nbytes(leaf: Any) -> int | None:  # noqa: ANN401
     if isinstance(leaf, (mx.array, np.ndarray)):
         return int(leaf.nbytes)
     return 0 if isinstance(leaf, (*SETTINGS, np.generic)) else None
+
+
+class WithoutTextOptions:
+    """Drops the options of the text, which processors of transformers refuse and mlx-vlm's pass on.
+
+    Args:
+        wrapped: Of transformers.
+    """
+
+    def __init__(self, wrapped: Any) -> None:  # noqa: ANN401
+        self._wrapped = wrapped
+
+    def __call__(self, images: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Return what it makes of images."""
+        return self._wrapped(images, **{name: value for name, value in options.items() if name != "padding"})
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Delegate everything else."""
+        return getattr(self._wrapped, name)

@@ -100,7 +100,7 @@ def process_prompt(
         return rendered, ProcessedPrompt(rendered.tokens, {}, frozenset(), -1, "")
     conversation = clips.shown(conversation, parts.template)
     with model.lock:
-        processed = _process(text.rendering, conversation, parts, model)
+        processed = process_conversation(text.rendering, conversation, parts.template, model)
     return text.with_tokens(known_tokens(processed.tokens, model)), processed
 
 
@@ -257,23 +257,35 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
     return None
 
 
-def _process(
-    rendering: Rendering, conversation: Conversation, parts: VisionParts, model: LoadedModel
+def process_conversation(
+    rendering: Rendering, conversation: Conversation, model: VisionTemplate, tokenizer: LoadedTokenizer
 ) -> ProcessedPrompt:
+    """Run the model's processor on a rendered conversation, whose clips are as ``clips.shown`` returns them.
+
+    Args:
+        rendering: Of the conversation.
+        conversation: With its media.
+        model: The model.
+        tokenizer: Its tokenizer, locked by the caller.
+
+    Raises:
+        ValidationError: The media do not match the prompt.
+        CapabilityError: The model accepts fewer media.
+    """
     images, recordings, videos = conversation.images, conversation.audio, conversation.videos
-    _require_audio_support(conversation.messages, parts)
+    _require_audio_support(conversation.messages, model)
     if rendering.spelled and not images and not recordings and not videos:
-        return ProcessedPrompt(tuple(encode_text(rendering, model, parts.template)), {}, frozenset(), -1, "")
+        return ProcessedPrompt(tuple(encode_text(rendering, tokenizer, model)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
     text = broken_up(rendering)
     try:
         inputs = utils.prepare_inputs(
-            parts.processor,
+            model.processor,
             images=[as_pillow(image) for image in images] or None,
             audio=[_waveform(audio) for audio in recordings] or None,
             prompts=text,
-            image_token_index=getattr(parts.model.config, "image_token_index", None),
-            add_special_tokens=_adds_special_tokens(text, parts.template),
+            image_token_index=getattr(model.config, "image_token_index", None),
+            add_special_tokens=_adds_special_tokens(text, model),
             **clips.inputs(videos),
         )
         rows = _token_ids(inputs["input_ids"])
@@ -283,14 +295,14 @@ def _process(
     except _PROCESSOR_ERRORS as error:
         raise _refusal(error, conversation) from error
     if len(rows) > 1:
-        fault = f"this model ({parts.type}) takes one image at a time, not at {len(images)}"
+        fault = f"this model ({model.type}) takes one image at a time, not at {len(images)}"
         raise CapabilityError.in_field("messages", fault, hint="Show one in a conversation.")
     tokens = rows[0]
     if images and not any(word in name for name in remainder for word in ("pixel", "image")):
         # mlx-vlm falls back to the tokenizer where it cannot build the processor, and would answer without looking.
-        fault = f"the model's processor ({type(parts.processor).__name__}) makes nothing of images"
+        fault = f"the model's processor ({type(model.processor).__name__}) makes nothing of images"
         raise CapabilityError.in_field("messages", fault, hint="Files of the processor may be missing or damaged.")
-    media_tokens = _media_tokens(parts.model.config)
+    media_tokens = _media_tokens(model.config)
     last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
     if not images and not recordings and not videos:
         return ProcessedPrompt(tuple(tokens), remainder, media_tokens, -1, "")
@@ -304,19 +316,19 @@ def _process(
     return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation), shown)
 
 
-def _require_audio_support(messages: Sequence[Message], parts: VisionParts) -> None:
+def _require_audio_support(messages: Sequence[Message], model: VisionTemplate) -> None:
     """Refuse audio that mlx-vlm would silently drop, or process at a wrong sample rate."""
     recordings = [audio for message in messages for audio in message.audio]
-    if len(recordings) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
-        fault = f"this model ({parts.type}) takes one recording in a conversation, not {len(recordings)}"
+    if len(recordings) > 1 and not getattr(model.processor, "supports_multiple_audio", False):
+        fault = f"this model ({model.type}) takes one recording in a conversation, not {len(recordings)}"
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
     together = max((len(message.audio) for message in messages), default=0)
-    if together > 1 and parts.type in _MERGING_SOUNDS:
-        fault = f"this model ({parts.type}) takes one recording in a message, not {together}"
+    if together > 1 and model.type in _MERGING_SOUNDS:
+        fault = f"this model ({model.type}) takes one recording in a message, not {together}"
         raise CapabilityError.in_field("messages", fault, hint="Play them in a message each.")
-    rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
+    rate = getattr(getattr(model.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
     if recordings and rate != AUDIO_RATE:
-        raise CapabilityError(f"This model ({parts.type}) takes {rate} samples a second; prompts have {AUDIO_RATE}.")
+        raise CapabilityError(f"This model ({model.type}) takes {rate} samples a second; prompts have {AUDIO_RATE}.")
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError:

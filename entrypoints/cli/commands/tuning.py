@@ -84,6 +84,7 @@ class TuneCommand:
         how.add_argument(
             "--max-length", metavar="N", type=many, help="tokens of an example; longer ones are cut (2048)"
         )
+        how.add_argument("--beta", metavar="X", type=number, help="of pairs: how much moving away costs (0.1)")
         how.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
         how.add_argument(
             "--seed", metavar="N", type=whole_number(0, 2**32 - 1), default=0, help="same seed, same result"
@@ -152,6 +153,7 @@ def _request(arguments: argparse.Namespace) -> TuneRequest:
         validate_every=arguments.validate_every,
         accumulation=arguments.grad_accumulation,
         recompute=arguments.grad_checkpoint,
+        beta=arguments.beta,
     )
     return TuneRequest(
         arguments.model, arguments.data, arguments.into, choices, share, arguments.resume, arguments.restart

@@ -7,6 +7,7 @@ from mlxk.application.use_cases.fuse_adapter import FuseResult
 from mlxk.application.use_cases.tune_model import TuneResult, TuningPlan
 from mlxk.domain.charts import Chart, ChartRow, Series
 from mlxk.domain.tuning.data import TrainingData
+from mlxk.domain.tuning.examples import ExampleKind
 from mlxk.domain.tuning.record import point_fields
 from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, perplexity
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
@@ -121,13 +122,15 @@ def tune_text(result: TuneResult, typed: str, plot: str | None) -> str:
     """Return the text of ``tune``."""
     trained = result.record.result
     early = f" of {result.plan.settings.steps}, ended early" if trained.stopped else ""
+    pairs = result.plan.data.kind is ExampleKind.PAIR
     lines = [f"tune: {result.base.label} → {typed}: {counted(trained.steps, 'step')}{early}, {_time(trained.seconds)}"]
     for name, first, last in (
         ("loss", trained.first_loss, trained.loss),
         ("validation", trained.first_valid_loss, trained.valid_loss),
     ):
         if first is not None and last is not None:
-            lines.append(f"  {name}: {first:.3f} → {last:.3f} (perplexity {perplexity(last):.4g})")
+            wondering = "" if pairs else f" (perplexity {perplexity(last):.4g})"
+            lines.append(f"  {name}: {first:.3f} → {last:.3f}{wondering}")
     lines.append(f"  {trained.trained_parameters:,} numbers trained, {decimal_size(trained.peak_bytes)} of memory used")
     lines += [f"  drawn: {plot}"] if plot else []
     lines.append(f'Ask it: mlxk run {typed} "…"')

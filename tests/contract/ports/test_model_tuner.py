@@ -11,7 +11,7 @@ from doubles.progress import InMemoryProgress
 from models.tiny_models import build as build_model
 
 from mlxk.adapters.mlx.tuning.trainer import MlxModelTuner
-from mlxk.application.ports.tuning import ADAPTER_FILES, ModelTuner, TrainingJob
+from mlxk.application.ports.tuning import ADAPTER_FILES, ModelTuner, TrainedModel, TrainingJob
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle, Origin
@@ -26,7 +26,7 @@ EXAMPLES = tuple(
 )
 SETTINGS = TuningSettings(steps=4, batch_size=2, layers=1, max_length=64, learning_rate=1e-3, save_every=2)
 Has = Callable[[str, str], bool]
-Bench = tuple[ModelTuner, TrainingJob, Has]
+Bench = tuple[ModelTuner, TrainedModel, TrainingJob, Has]
 
 
 @pytest.fixture(params=["mlx", "in_memory"])
@@ -42,7 +42,9 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
         handle = build_model(source)
         target.mkdir()
         tuner, has = MlxModelTuner(), lambda directory, name: (Path(directory) / name).exists()
-    job = TrainingJob(handle, WeightForm.STORED, SETTINGS, EXAMPLES, (), str(target), "a run", "base")
+    job = TrainingJob(
+        TrainedModel(handle, "mlx-lm"), WeightForm.STORED, SETTINGS, EXAMPLES, (), str(target), "a run", "base"
+    )
     return tuner, job, has
 
 
@@ -130,4 +132,6 @@ def test_a_model_and_an_adapter_become_one_model(bench: Bench, tmp_path: Path) -
 def test_what_is_no_adapter_is_refused(bench: Bench, tmp_path: Path) -> None:
     tuner, job, _ = bench
     with pytest.raises(ValidationError):
-        tuner.fuse(job.model, job.model.directory, str(tmp_path), InMemoryProgress(), dequantize=False, exact=False)
+        tuner.fuse(
+            job.model, job.model.handle.directory, str(tmp_path), InMemoryProgress(), dequantize=False, exact=False
+        )

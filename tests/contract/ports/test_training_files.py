@@ -63,3 +63,12 @@ def test_a_long_line_is_cut_and_the_next_one_is_a_line_of_its_own(build: Build, 
 
 def test_an_empty_file_has_no_lines(build: Build, tmp_path: Path) -> None:
     assert list(build(facts=b"").lines(f"{tmp_path}/facts.jsonl", 10)) == []
+
+
+def test_images_are_read_up_to_a_limit(build: Build, tmp_path: Path) -> None:
+    files = build(picture=b"pixels")
+    assert files.image(f"{tmp_path}/picture.jsonl", 100) == b"pixels"
+    assert files.image(f"{tmp_path}/picture.jsonl", 3) == b"pixe"
+    for path in ("none", "", "data"):
+        with pytest.raises(ValidationError, match=r"^(there is no such|is no regular) file"):
+            files.image(f"{tmp_path}/{path}", 10)

@@ -8,7 +8,8 @@ import pytest
 
 from mlxk.domain.generation.conversation import Role
 from mlxk.domain.tuning.data import FileCheck, TrainingData, across_files, batches, divided, first_faults
-from mlxk.domain.tuning.examples import MAX_LINE_BYTES, ExampleKind
+from mlxk.domain.tuning.example_lines import MAX_LINE_BYTES
+from mlxk.domain.tuning.examples import ExampleKind
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -51,8 +52,31 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "completion empty": (b'{"prompt": "a", "completion": ""}', "completion: is empty"),
     "half a pair": (b'{"text": "\\ud83d"}', "half a surrogate pair"),
     "NUL": (b'{"text": "a\\u0000"}', "holds a NUL character"),
-    "preferences": (b'{"prompt": "a", "chosen": "b", "rejected": "c"}', "pairs of preferences are not trained"),
-    "an image": (b'{"messages": [], "image": "a.png"}', "models that read images are not tuned"),
+    "half of two answers": (b'{"prompt": "a", "chosen": "b"}', "rejected: is missing beside chosen"),
+    "two answers to nothing": (b'{"chosen": "a", "rejected": "b"}', "prompt: is missing beside chosen"),
+    "two answers and another": (b'{"text": "a", "chosen": "b", "rejected": "c"}', "stand beside another answer"),
+    "the same answer twice": (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "rejected: is the same as chosen"),
+    "a pair of numbers": (b'{"prompt": "a", "chosen": 1, "rejected": 2}', "chosen: is a number, neither a text nor"),
+    "a pair of empty answers": (b'{"prompt": "a", "chosen": " ", "rejected": "b"}', "chosen: is empty"),
+    "a pair of questions": (
+        json.dumps({"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "Other"}, ANSWER]}).encode(),
+        "rejected: answers another question than chosen",
+    ),
+    "an image beside text": (b'{"text": "a", "image": "a.png"}', "image: stands beside text"),
+    "an image at an address": (
+        b'{"prompt": "a", "completion": "b", "images": ["https://a/b.png"]}',
+        "images[0]: is an address, and the network is not used",
+    ),
+    "an image that is no path": (b'{"prompt": "a", "completion": "b", "images": [7]}', "images[0]: is a number"),
+    "an image without a name": (b'{"prompt": "a", "completion": "b", "image": ""}', "image: is not the path"),
+    "more marks than images": (
+        chat({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}, ANSWER),
+        "images: there are 0, and 1 in messages that name no file",
+    ),
+    "an image of the assistant": (
+        chat(USER, {"role": "assistant", "content": [{"type": "image", "image": "a.png"}, {"type": "text"}]}),
+        "messages[1].content: ",
+    ),
     "messages no list": (b'{"messages": {"role": "user"}}', "messages: is an object, not a list"),
     "no messages": (chat(), "messages: is empty"),
     "message no object": (chat("Hi"), "messages[0]: is a text, not an object"),
@@ -62,7 +86,11 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "empty answer": (chat(USER, {"role": "assistant", "content": ""}), "messages[1].content: is empty"),
     "blank answer": (chat(USER, {"role": "assistant", "content": "\n"}), "messages[1].content: is empty"),
     "content no text": (chat({"role": "user", "content": 7}), "messages[0].content: is a number, not a text"),
-    "a picture": (chat({"role": "user", "content": [{"type": "image_url"}]}), "content[0]: is no text"),
+    "a recording": (chat({"role": "user", "content": [{"type": "input_audio"}]}), "content[0]: is neither text nor"),
+    "a picture of nothing": (
+        chat({"role": "user", "content": [{"type": "image_url"}]}, ANSWER),
+        "messages[0].content[0].image_url: is null, not the path",
+    ),
     "late system": (chat(USER, ANSWER, {"role": "system", "content": "x"}), "messages[2].role: a system message"),
     "answer first": (chat(ANSWER), "messages[0].role: the assistant answers before"),
     "two users": (chat(USER, USER, ANSWER), "messages[1].role: two messages of the user"),

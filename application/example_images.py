@@ -1,0 +1,67 @@
+"""The images of training data: read and decoded when they are needed, and shown to a model as a request shows them."""
+
+import base64
+import binascii
+import posixpath
+
+import attrs
+
+from mlxk.application.ports.media import ImageReader
+from mlxk.application.ports.tuning import TrainingFiles
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.conversation import Conversation, MessagePart
+from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage
+from mlxk.domain.generation.media import MAX_IMAGE_BYTES, EncodedImage
+from mlxk.domain.tuning.examples import Example, ExamplePart, NamedImage
+
+
+@attrs.frozen
+class ExampleImages:
+    """Reads the images that examples name; nothing of them is kept."""
+
+    files: TrainingFiles
+    reader: ImageReader
+
+    def __call__(self, example: Example) -> Conversation:
+        """Return the conversation of an example with its images, numbered as those of a request.
+
+        Raises:
+            ValidationError: An image is not there, or is none.
+        """
+        conversation, numbers = example.conversation, ImageNumbers()
+        if not example.parts:
+            return conversation
+        messages = list(conversation.messages)
+        for index, parts in enumerate(example.parts):
+            if parts:
+                read = [self.encoded(part) if isinstance(part, NamedImage) else part for part in parts]
+                shown = [ShownImage(numbers.of(part), part) for part in read if isinstance(part, EncodedImage)]
+                messages[index] = Chunk(tuple(shown)).message([self._decoded(part) for part in read])
+        return attrs.evolve(conversation, messages=tuple(messages))
+
+    def check(self, image: NamedImage) -> str:
+        """Return the digest of an image that can be shown.
+
+        Raises:
+            ValidationError: It is not there, or is none.
+        """
+        encoded = self.encoded(image)
+        self.reader.decode(encoded)
+        return encoded.digest
+
+    def encoded(self, image: NamedImage) -> EncodedImage:
+        """Return the file of an image; raises as ``check``."""
+        if not image.is_content:
+            data = self.files.image(image.reference, MAX_IMAGE_BYTES)
+            return EncodedImage.of(data, image.place, posixpath.basename(image.reference))
+        head, _, content = image.reference.partition(",")
+        if not head.endswith(";base64"):
+            raise ValidationError("holds its content in another form than base64")
+        try:
+            return EncodedImage.of(base64.b64decode(content, validate=True), image.place)
+        except binascii.Error as error:
+            raise ValidationError("is not base64") from error
+
+    def _decoded(self, part: ExamplePart | EncodedImage) -> MessagePart:
+        assert not isinstance(part, NamedImage)
+        return self.reader.decode(part) if isinstance(part, EncodedImage) else part
