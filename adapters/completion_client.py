@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
+from mlxk.application.ports.measuring import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.benchmark import RemoteCompletion, StatedTimes
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 

@@ -8,8 +8,7 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 
-from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.application.ports.monitoring import ServerProbe
+from mlxk.application.ports.measuring import CompletionServer, ServerProbe
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 from mlxk.domain.generation.request import EngineFigures
 from mlxk.domain.monitoring import ServerReading, WatchedModel

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mlxk.application.ports.monitoring import ChartWriter
+from mlxk.application.ports.measuring import ChartWriter
 from mlxk.domain.charts import Chart, ChartRow, Series
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import attrs
 
-from mlxk.domain.download import RemoteFile
+from mlxk.domain.hub import RemoteFile
 from mlxk.domain.models.model import SENTINEL_NAME
 
 IGNORE_FILE = ".hfignore"

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from mlxk.adapters.unix_socket.listener import SocketListener, UseCounts
     from mlxk.adapters.unix_socket.protocol import Program
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
-    from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
     from mlxk.application.ports.installation import InstallationProbe
+    from mlxk.application.ports.measuring import ChartWriter, CompletionClient, MachineProbe, ServerProbe
     from mlxk.application.ports.media import MediaSource, SoundEncoder
     from mlxk.application.ports.memory import MemoryProbe
     from mlxk.application.ports.model_directories import ContentVerifier
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
         SpeechTranscriber,
         TextEmbedder,
     )
-    from mlxk.application.ports.monitoring import ChartWriter, MachineProbe, ServerProbe
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog
     from mlxk.application.ports.telemetry import Telemetry

@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-from mlxk.domain.search import Fact, ModelPair, Purpose, Recommendations, RecommendedModel
+from mlxk.domain.hub import Fact, ModelPair, Purpose, Recommendations, RecommendedModel
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 

@@ -14,8 +14,8 @@ import httpx2
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
 from mlxk.adapters.huggingface.client import MAX_ANSWER_BYTES, HubClient, origin_of
-from mlxk.domain.download import RemoteFile, check_commit, check_file
 from mlxk.domain.errors import DownloadFailedError
+from mlxk.domain.hub import RemoteFile, check_commit, check_file
 from mlxk.domain.models.file_formats import header_span, read_header
 
 MAX_PAGES = 1000

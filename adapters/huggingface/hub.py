@@ -30,13 +30,12 @@ from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
 from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.system import Progress
-from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel, check_revision
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.hub import DownloadPlan, FoundModel, RemoteCard, RemoteFile, RemoteModel, check_revision
 from mlxk.domain.models.file_formats import element_bits, read_document
 from mlxk.domain.models.reference import check_name
 from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX
 from mlxk.domain.models.weights import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
-from mlxk.domain.search import FoundModel, RemoteCard
 
 FIELDS = ("downloads", "gated", "library_name", "safetensors", "tags")
 """What is asked for of each model."""

@@ -27,7 +27,7 @@ import attrs
 from mlxk.application.ports.model_cache import ManifestEntry
 
 if TYPE_CHECKING:
-    from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel
+    from mlxk.domain.hub import DownloadPlan, RemoteFile, RemoteModel
 
 MAX_REFERENCE_BYTES = 256
 """A file below ``refs`` holds one commit hash; longer files are ignored."""

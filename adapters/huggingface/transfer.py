@@ -23,8 +23,8 @@ from mlxk.adapters.huggingface.client import (
 )
 from mlxk.adapters.huggingface.layout import ModelFolder
 from mlxk.adapters.huggingface.locks import UNSUPPORTED
-from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
+from mlxk.domain.hub import RemoteFile
 
 READ_BYTES = 1024 * 1024
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlxk.adapters.system import Run, run_quietly
-from mlxk.application.ports.benchmarking import MachineMeter
+from mlxk.application.ports.measuring import MachineMeter
 from mlxk.domain.benchmark import Processor
 
 _PROCESSOR = ("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")

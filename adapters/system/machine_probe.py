@@ -25,7 +25,7 @@ from mlxk.adapters.system import (
     sysctl_lines,
 )
 from mlxk.adapters.system.machine_meter import footprint, system_library
-from mlxk.application.ports.monitoring import MachineProbe
+from mlxk.application.ports.measuring import MachineProbe
 from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MemoryKind, ProcessTree
 
 _MIB = 1024**2

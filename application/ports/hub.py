@@ -7,9 +7,8 @@ from typing import Protocol
 import attrs
 
 from mlxk.application.ports.system import Progress
-from mlxk.domain.download import DownloadPlan, RemoteModel
+from mlxk.domain.hub import DownloadPlan, FoundModel, RemoteCard, RemoteModel
 from mlxk.domain.publication import ChangeSet, ContentDigests, FolderScan, RemoteState
-from mlxk.domain.search import FoundModel, RemoteCard
 
 
 class ModelHub(Protocol):

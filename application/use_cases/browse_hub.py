@@ -7,7 +7,6 @@ import attrs
 from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.domain.download import DownloadPlan, check_revision, plan_download
 from mlxk.domain.errors import (
     AccessDeniedError,
     Advice,
@@ -16,6 +15,20 @@ from mlxk.domain.errors import (
     Remedy,
     RevisionNotFoundError,
     ValidationError,
+)
+from mlxk.domain.hub import (
+    MAX_RESULTS,
+    DownloadPlan,
+    FoundModel,
+    Purpose,
+    Recommendation,
+    Recommendations,
+    RemoteCard,
+    best_first,
+    check_revision,
+    check_terms,
+    mlx_first,
+    plan_download,
 )
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.footprint import (
@@ -27,17 +40,6 @@ from mlxk.domain.models.footprint import (
     judge_memory,
 )
 from mlxk.domain.models.reference import ModelRef
-from mlxk.domain.search import (
-    MAX_RESULTS,
-    FoundModel,
-    Purpose,
-    Recommendation,
-    Recommendations,
-    RemoteCard,
-    best_first,
-    check_terms,
-    mlx_first,
-)
 
 DEFAULT_RESULTS = 20
 

@@ -9,8 +9,8 @@ from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.download import check_revision
 from mlxk.domain.errors import Advice, Remedy, UnhealthyModelError, ValidationError
+from mlxk.domain.hub import check_revision
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspace, is_part_of_model
 from mlxk.domain.models.reference import ModelRef, ReferenceKind

@@ -11,7 +11,7 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.policy import require_text_model
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
+from mlxk.application.ports.measuring import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.application.ports.system import Clock
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
 from mlxk.application.use_cases.measure_speed import WORDS, MachineReader, Report, busy_notes
@@ -22,8 +22,8 @@ from mlxk.domain.errors import ExecutionError, NetworkError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.hub import ModelPair
 from mlxk.domain.models.model import ModelDetails
-from mlxk.domain.search import ModelPair
 from mlxk.domain.speed import ServerSpeed
 
 _ORDER = " Go on with this list of words, one a line, and do not stop."

@@ -11,8 +11,8 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions, IncomingConversation, Recording
 from mlxk.application.policy import require_embedding_model, require_text_model
-from mlxk.application.ports.benchmarking import MachineMeter
 from mlxk.application.ports.installation import InstallationProbe
+from mlxk.application.ports.measuring import MachineMeter
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_tasks import ModelTokenizer, TokenizedText
 from mlxk.application.ports.system import Clock

@@ -10,14 +10,6 @@ from mlxk.application.ports.model_cache import ModelCache, ModelSource, reserved
 from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import close_names, without_revisions
-from mlxk.domain.download import (
-    DownloadPlan,
-    RemoteModel,
-    abbreviates,
-    check_revision,
-    is_commit,
-    plan_download,
-)
 from mlxk.domain.errors import (
     Advice,
     AmbiguousModelError,
@@ -28,6 +20,14 @@ from mlxk.domain.errors import (
     RevisionNotFoundError,
     StorageError,
     ValidationError,
+)
+from mlxk.domain.hub import (
+    DownloadPlan,
+    RemoteModel,
+    abbreviates,
+    check_revision,
+    is_commit,
+    plan_download,
 )
 from mlxk.domain.models.model import Framework, HealthReport, ModelHandle
 from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind, check_name

@@ -8,7 +8,6 @@ from mlxk.application.ports.hub import ModelPublisher, Publication, PublicationF
 from mlxk.application.ports.model_directories import WorkspaceStore
 from mlxk.application.ports.system import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.domain.download import check_revision
 from mlxk.domain.errors import (
     Advice,
     AmbiguousModelError,
@@ -18,6 +17,7 @@ from mlxk.domain.errors import (
     SecretsFoundError,
     ValidationError,
 )
+from mlxk.domain.hub import check_revision
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin
 from mlxk.domain.models.reference import check_name, is_path

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.application.ports.monitoring import MachineProbe, ServerProbe
+from mlxk.application.ports.measuring import CompletionServer, MachineProbe, ServerProbe
 from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.system import Clock
 from mlxk.domain.errors import AccessDeniedError, NetworkError

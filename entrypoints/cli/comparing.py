@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer
 from mlxk.application.use_cases.measure_servers import QUESTIONS, ServerSide, Side
 from mlxk.domain.comparison import LEAST_ROUNDS
 from mlxk.domain.errors import ModelNotFoundError, StorageError, UsageError

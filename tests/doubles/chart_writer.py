@@ -3,7 +3,7 @@
 writer = InMemoryChartWriter()              # writer.drawn has every chart
 """
 
-from mlxk.application.ports.monitoring import ChartWriter
+from mlxk.application.ports.measuring import ChartWriter
 from mlxk.domain.charts import Chart
 
 

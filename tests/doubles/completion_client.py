@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
+from mlxk.application.ports.measuring import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.benchmark import RemoteCompletion
 from mlxk.domain.errors import NetworkError
 

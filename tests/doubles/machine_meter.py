@@ -3,7 +3,7 @@
 meter = InMemoryMachineMeter(load=0.9)      # a busy machine
 """
 
-from mlxk.application.ports.benchmarking import MachineMeter
+from mlxk.application.ports.measuring import MachineMeter
 from mlxk.domain.benchmark import Processor
 
 

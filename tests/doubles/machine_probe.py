@@ -6,7 +6,7 @@ probe.trees[4711] = ProcessTree(2, 10**8, MemoryKind.RESIDENT)
 
 from collections.abc import Sequence
 
-from mlxk.application.ports.monitoring import MachineProbe
+from mlxk.application.ports.measuring import MachineProbe
 from mlxk.domain.monitoring import MachineReading, ProcessTree
 
 

@@ -15,10 +15,9 @@ from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.system import Progress
-from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel, check_revision
 from mlxk.domain.errors import AccessDeniedError, MlxkError, ModelNotFoundError, RevisionNotFoundError
+from mlxk.domain.hub import DownloadPlan, FoundModel, RemoteCard, RemoteFile, RemoteModel, check_revision
 from mlxk.domain.models.reference import check_name
-from mlxk.domain.search import FoundModel, RemoteCard
 
 
 @attrs.frozen

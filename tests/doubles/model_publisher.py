@@ -12,8 +12,8 @@ import attrs
 from doubles.publication_folder import InMemoryPublicationFolder
 from mlxk.application.ports.hub import ModelPublisher, Publication, Published
 from mlxk.application.ports.system import Progress
-from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
+from mlxk.domain.hub import RemoteFile
 from mlxk.domain.publication import RemoteState
 
 ADDRESS = "https://hub.example"

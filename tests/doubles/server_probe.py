@@ -5,8 +5,7 @@ probe = InMemoryServerProbe({"http://example.test": ServerReading("http://exampl
 
 from collections.abc import Mapping
 
-from mlxk.application.ports.benchmarking import CompletionServer
-from mlxk.application.ports.monitoring import ServerProbe
+from mlxk.application.ports.measuring import CompletionServer, ServerProbe
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 from mlxk.domain.monitoring import ServerReading
 

@@ -23,7 +23,7 @@ from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 from typed_commands import BUILT_IN
 
-from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer
 from mlxk.application.use_cases.measure_servers import MeasureServer
 from mlxk.application.use_cases.measure_speed import MachineReader
 from mlxk.domain.benchmark import Load

@@ -18,7 +18,7 @@ from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 
 from mlxk.adapters.builtin.lists import model_pairs
-from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer
 from mlxk.application.use_cases.measure_servers import CompareSpeed
 from mlxk.application.use_cases.measure_speed import MachineReader
 from mlxk.domain.diagnosis import PlatformFacts

@@ -10,8 +10,8 @@ from hub.server import LoopbackHub
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
-from mlxk.domain.download import DownloadPlan, plan_download
 from mlxk.domain.errors import DownloadFailedError, MlxkError
+from mlxk.domain.hub import DownloadPlan, plan_download
 
 MEGABYTE = 1024 * 1024
 WEIGHTS = "model.safetensors"

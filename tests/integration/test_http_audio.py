@@ -22,7 +22,7 @@ from serving.running import RunningServer, eventually
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.transcription import SpeechTask
-from mlxk.entrypoints.http.requests.upload import MAX_UPLOAD_BYTES
+from mlxk.entrypoints.http.requests.media import MAX_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.settings import ServerSettings
 

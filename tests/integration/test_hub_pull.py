@@ -14,8 +14,8 @@ from hub.server import LoopbackHub
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy, parse_retry_after
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
-from mlxk.domain.download import plan_download
 from mlxk.domain.errors import DownloadFailedError, MlxkError, NetworkError
+from mlxk.domain.hub import plan_download
 
 Command = Callable[..., dict[str, Any]]
 MEGABYTE = 1024 * 1024

@@ -12,8 +12,8 @@ from syrupy.assertion import SnapshotAssertion
 from mlxk.adapters.builtin.lists import recommendations
 from mlxk.adapters.system import system_memory_probe
 from mlxk.application.use_cases.browse_hub import RecommendModels
+from mlxk.domain.hub import Purpose
 from mlxk.domain.models.footprint import MemoryReading
-from mlxk.domain.search import Purpose
 from mlxk.entrypoints.cli.render.remote_models import recommend_table
 
 Command = Callable[..., dict[str, Any]]

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.application.use_cases.browse_hub import DEFAULT_RESULTS
-from mlxk.domain.search import Purpose, mlx_first
+from mlxk.domain.hub import Purpose, mlx_first
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.progress import Spinner

@@ -15,7 +15,7 @@ from typing import IO
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine
 from mlxk.domain.charts import chart_of
 from mlxk.domain.errors import ExecutionError, MlxkError, StorageError, UsageError

@@ -7,7 +7,7 @@ from mlxk.application.use_cases.convert_model import ConvertMode, ConvertResult
 from mlxk.application.use_cases.pull_model import PullResult, PullStatus
 from mlxk.application.use_cases.push_model import PushExtent, PushResult
 from mlxk.application.use_cases.remove_models import RemoveResult
-from mlxk.domain.download import SkipReason
+from mlxk.domain.hub import SkipReason
 from mlxk.domain.models.model import HealthReport, Origin
 from mlxk.domain.publication import ChangeSet
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Sequence
 
 from mlxk.application.use_cases.browse_hub import ComparedModel, Freshness, RemoteDetails, SearchResult
+from mlxk.domain.hub import Fact, Purpose, Recommendation
 from mlxk.domain.models.footprint import MemoryFit, MemoryReading
-from mlxk.domain.search import Fact, Purpose, Recommendation
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table, table_lines
 from mlxk.entrypoints.cli.render.model_json import memory_estimate
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH

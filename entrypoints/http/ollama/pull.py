@@ -8,7 +8,6 @@ import falcon
 
 from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.pull_model import PullRequest
-from mlxk.domain.download import DownloadPlan, RemoteFile
 from mlxk.domain.errors import (
     InternalError,
     InterruptedRunError,
@@ -16,6 +15,7 @@ from mlxk.domain.errors import (
     QueueFullError,
     ServerShutdownError,
 )
+from mlxk.domain.hub import DownloadPlan, RemoteFile
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.generation.renderer import QueuedBody, ResponseBody

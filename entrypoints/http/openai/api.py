@@ -21,7 +21,7 @@ from mlxk.entrypoints.http.openai.rerank import PATHS, RerankResource
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.openai.tokens import RESOURCES
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.upload import MAX_UPLOAD_BYTES
+from mlxk.entrypoints.http.requests.media import MAX_UPLOAD_BYTES
 
 
 class ChatCompletions:

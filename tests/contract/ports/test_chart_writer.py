@@ -11,7 +11,7 @@ from doubles.chart_writer import InMemoryChartWriter
 from PIL import Image
 
 from mlxk.adapters.plotting import MatplotlibChartWriter
-from mlxk.application.ports.monitoring import ChartWriter
+from mlxk.application.ports.measuring import ChartWriter
 from mlxk.domain.charts import Chart, ChartRow, Series
 from mlxk.domain.monitoring import LEVELS, Period
 

@@ -12,7 +12,7 @@ from doubles.completion_client import InMemoryCompletionClient
 from serving.fake_ollama import FakeOllama
 
 from mlxk.adapters.completion_client import HttpCompletionClient
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
+from mlxk.application.ports.measuring import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.benchmark import StatedTimes
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 

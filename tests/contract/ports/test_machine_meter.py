@@ -7,7 +7,7 @@ import pytest
 from doubles.machine_meter import InMemoryMachineMeter
 
 from mlxk.adapters.system.machine_meter import SystemMachineMeter
-from mlxk.application.ports.benchmarking import MachineMeter
+from mlxk.application.ports.measuring import MachineMeter
 from mlxk.domain.benchmark import Processor
 
 

@@ -21,7 +21,7 @@ from mlxk.adapters.system.machine_probe import (
     stalled,
     three_numbers,
 )
-from mlxk.application.ports.monitoring import MachineProbe
+from mlxk.application.ports.measuring import MachineProbe
 from mlxk.domain.monitoring import CpuShares, GpuReading, MachineReading, MachineSample, MemoryKind, ProcessTree
 from mlxk.entrypoints.cli.render.monitoring import sample_json
 

@@ -16,8 +16,8 @@ from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.domain.download import plan_download
 from mlxk.domain.errors import AccessDeniedError, ModelNotFoundError, RevisionNotFoundError, ValidationError
+from mlxk.domain.hub import plan_download
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(1000), "sub/tokenizer.json": b"[1]", "own.py": b"1"}
 Build = Callable[[Mapping[str, bytes]], tuple[ModelHub, ModelCache]]

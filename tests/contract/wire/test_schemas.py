@@ -7,9 +7,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mlxk.domain.errors import all_error_types
+from mlxk.domain.hub import Purpose
 from mlxk.domain.models.footprint import MemoryFit
 from mlxk.domain.models.model import Capability, Framework, HealthStatus, ModelType, Origin
-from mlxk.domain.search import Purpose
 from mlxk.entrypoints.cli.program import COMMANDS
 
 Schemas = dict[str, dict[str, Any]]

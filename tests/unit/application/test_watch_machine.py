@@ -11,7 +11,7 @@ from doubles.running_servers import InMemoryRunningServers
 from doubles.server_probe import InMemoryServerProbe
 
 from mlxk.adapters.system import SystemClock
-from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer
 from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.watch_machine import Watch, WatchMachine

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.download import (
+from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
+from mlxk.domain.hub import (
     RemoteFile,
     RemoteModel,
     SkipReason,
@@ -13,7 +14,6 @@ from mlxk.domain.download import (
     check_revision,
     plan_download,
 )
-from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
 from mlxk.domain.models.reference import check_name
 
 SHA1, SHA256 = "1" * 40, "2" * 64

@@ -1,6 +1,6 @@
 """What a push changes: by content, in the way the branch knows it."""
 
-from mlxk.domain.download import RemoteFile
+from mlxk.domain.hub import RemoteFile
 from mlxk.domain.publication import ChangeSet, ContentDigests, compare
 
 ONE, TWO = ContentDigests("1" * 64, "1" * 40), ContentDigests("2" * 64, "2" * 40)

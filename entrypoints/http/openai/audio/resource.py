@@ -28,7 +28,7 @@ from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import report_ignored
-from mlxk.entrypoints.http.requests.upload import Upload
+from mlxk.entrypoints.http.requests.media import Upload
 from mlxk.entrypoints.http.requests.validation import located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 from mlxk.entrypoints.http.tracing import trace_of

@@ -27,8 +27,7 @@ from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, Mes
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames
-from mlxk.entrypoints.http.requests.media import MediaReader
-from mlxk.entrypoints.http.requests.upload import NAME, Upload
+from mlxk.entrypoints.http.requests.media import NAME, MediaReader, Upload
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
 
 SHORTENED = Adaptation("oldest-turns-dropped", "The oldest turns were left out, since the context window is too small.")
