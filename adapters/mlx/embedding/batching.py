@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from mlxk.adapters.mlx.text_generator import ModelLease
 from mlxk.domain.embedding import TokenIds
 
 MAX_ROWS = 64
@@ -58,12 +57,31 @@ class Counted(Protocol):
         """Tokens that were computed."""
 
 
-M = TypeVar("M")
+T = TypeVar("T")
 R = TypeVar("R", bound=Counted)
 
 
+class BatchLease(Protocol):
+    """What runs batches on the owner thread: a ``ModelLease``, whose module loads the engine."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the last batch."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether sequences are being computed beside it."""
+
+    def call_batch(self, work: Callable[[], T]) -> T:
+        """Run a function on the owner thread, in turn with those of others.
+
+        Raises:
+            MlxkError: See ``ModelLease.call``.
+        """
+
+
 def in_batches(
-    lease: ModelLease[M],
+    lease: BatchLease,
     pace: Pace,
     texts: Sequence[TokenIds],
     alone: Collection[int],
@@ -79,7 +97,7 @@ def in_batches(
         compute: Makes a batch of some indices, on the owner thread.
 
     Raises:
-        MlxkError: See ``ModelLease.call``.
+        MlxkError: See ``BatchLease.call_batch``.
     """
     for indices in batches(texts, alone, lambda: pace.most_tokens(shared=lease.is_shared)):
         found = lease.call_batch(functools.partial(compute, indices))
