@@ -167,7 +167,7 @@ LINGER_BYTES = 64 * 2**20
 """How much of the remainder is read."""
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """One connection. Read on the I/O thread, served on worker threads, written by them or by a detached writer."""
 
     error_task_class = ProtocolErrorTask
@@ -298,7 +298,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         self._refused = request.error is not None
         super().service()
 
-    def task_class(self, channel: "Channel", request: HTTPRequestParser) -> TwoStepTask:
+    def task_class(self, channel: "ClientChannel", request: HTTPRequestParser) -> TwoStepTask:
         """Return the task that already ran, so that waitress ends its response."""
         # Another thread may serve the connection's next request as soon as waitress has ended this one.
         task, self._task = self._task, None

@@ -14,7 +14,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import Task, ThreadedTaskDispatcher
 
 from mlxk.entrypoints.http.errors import Refusal
-from mlxk.entrypoints.http.server.channel import Channel
+from mlxk.entrypoints.http.server.channel import ClientChannel
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
@@ -54,7 +54,7 @@ CONNECTIONS_IN_RESERVE = 16
 class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """Accepts connections on one socket."""
 
-    channel_class = Channel
+    channel_class = ClientChannel
     refusal: Refusal
     header_seconds = 20.0
     """From a request's first byte to the end of its headers."""
