@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 import attrs
 
+from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_directories import ModelFiles
 from mlxk.application.ports.system import EventLog
@@ -74,8 +75,8 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
         )
     require_kind(description)
     if not runtime.compatible:
-        hint = None if runtime.remedy is None else Advice(runtime.remedy)
-        raise IncompatibleModelError(f"'{handle.label}' cannot run here: {runtime.reason}", hint=hint)
+        fault = f"'{handle.label}' cannot run here: {runtime.reason}"
+        raise IncompatibleModelError(fault, hint=runtime.remedy and Advice(runtime.remedy))
 
 
 def estimate_memory(
@@ -112,10 +113,8 @@ def _widening_pays(description: ModelDescription, reading: MemoryReading, matric
     Quantized layers and speech models are slow in 16 bits. Multiplying plain matrices of 32 bits is faster only with
     a library made for it.
     """
-    asked = reading.widening is Widening.WITHIN_BUDGET
-    of_sound = description.operation in (Capability.AUDIO, Capability.TEXT_TO_SPEECH)
-    slow = description.quantized or of_sound
-    return asked or slow or matrices.are_fast
+    slow = description.quantized or description.operation in (Capability.AUDIO, Capability.TEXT_TO_SPEECH)
+    return reading.widening is Widening.WITHIN_BUDGET or slow or matrices.are_fast
 
 
 def require_closed(source: ModelHandle, files: ModelFiles) -> None:
@@ -382,10 +381,15 @@ def require_reasoning(details: ModelDetails, field: str) -> None:
         CapabilityError: It does not support it.
     """
     if not details.may_reason:
-        name = details.description.handle.label
-        raise CapabilityError.in_field(
-            field, f"'{name}' cannot be told to reason", hint=Advice(Remedy.LEAVE_OUT_REASONING)
-        )
+        fault = f"'{details.description.handle.label}' cannot be told to reason"
+        raise CapabilityError.in_field(field, fault, hint=Advice(Remedy.LEAVE_OUT_REASONING))
+
+
+def require_quantized_activations(registry: BackendRegistry) -> None:
+    """Refuse, with ``CapabilityError``, to quantize activations where no device multiplies them."""
+    if not registry.quantizes_activations():
+        fault = "quantize_activations: only CUDA has products of quantized activations, and no NVIDIA GPU computes here"
+        raise CapabilityError(fault, hint="Leave it out: quantized weights are computed without it as well.")
 
 
 def _refused(

@@ -196,6 +196,7 @@ GENERATION = (
     _generation("kv_bits", one_of(*KV_BITS), "Bits of cached keys and values."),
     _generation("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale."),
     _generation("max_kv_size", whole(16), "Remember only the last tokens, this many."),
+    _generation("quantize_activations", SWITCH, "Quantize activations for mxfp8 and nvfp4 weights (CUDA)."),
 )
 """What a profile and ``run`` may say about a generation."""
 
@@ -249,6 +250,7 @@ _SERVE = (
     _flagged("kv_bits", one_of(4, 8), "Bits of cached keys and values.", None),
     _flagged("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale.", None),
     _flagged("max_kv_size", whole(16), "Remember only the last tokens of each answer.", None),
+    _flagged("quantize_activations", SWITCH, "Quantize activations for mxfp8 and nvfp4 weights (CUDA).", None),
     _flagged("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that it proposes at a time.", None),
     _flagged("draft_kind", one_of(*DRAFT_KINDS), "What it must be.", None),
     _flagged("top_logprobs_k", _ALTERNATIVES, "Most alternatives with a log probability.", None),

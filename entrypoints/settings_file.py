@@ -331,6 +331,7 @@ def profile_of(values: Values) -> Profile:
             kv_bits=values.get("kv_bits"),
             kv_group_size=values.get("kv_group_size"),
             max_kv_size=values.get("max_kv_size"),
+            quantize_activations=values.get("quantize_activations"),
         ),
         draft_reference=values.get("draft_model"),
         draft_kind=values.get("draft_kind"),

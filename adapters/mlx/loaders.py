@@ -1,12 +1,20 @@
 """The library that runs a request, and the function that loads its models."""
 
+import functools
+from typing import Any
+
+import attrs
+from mlx.utils import tree_flatten
+
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.model_pool import Loader
 from mlxk.adapters.mlx.loading.drafter import load_drafter
 from mlxk.adapters.mlx.loading.model_files import read_config
-from mlxk.adapters.mlx.loading.text_model import load_model
+from mlxk.adapters.mlx.loading.text_model import identity_of, load_model
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.detection import drafting_of
+from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -27,6 +35,39 @@ def draft_loader(draft: ModelHandle) -> Loader:
         UnhealthyModelError: Its config cannot be read.
     """
     return load_model if drafting_of(read_config(draft)) is None else load_drafter
+
+
+@functools.cache
+def quantizing_activations(load: Loader) -> Loader:
+    """Return a function that loads a model as another one does, and has its inputs of quantized layers quantized.
+
+    A model that is loaded so is another one to the pool and to the prefix cache.
+    """
+    name = f"{load.__module__}|{__name__}"
+
+    def loading(handle: ModelHandle, form: WeightForm) -> Any:  # noqa: ANN401 - what the loader returns
+        model = load(handle, form)
+        try:
+            quantize_activations(model.network if model.vision is None else model.vision.parts.model)
+        except ValueError as error:
+            raise CapabilityError(f"quantize_activations: '{handle.name}' has layers without it: {error}") from error
+        return attrs.evolve(model, identity=f"{identity_of(handle)}|{name}")
+
+    loading.__module__ = name  # by which the pool tells loaders apart
+    return loading
+
+
+def quantize_activations(network: Any) -> None:  # noqa: ANN401 - of either library
+    """Have mlx-vlm replace the quantized layers of a network by those that quantize their inputs; weights stay.
+
+    Raises:
+        ValueError: A layer has a bias, or is quantized in another way.
+    """
+    from mlx_vlm import utils
+
+    weights = tree_flatten(network.parameters())
+    utils.quantize_activations(network)  # the new layers have random weights
+    network.load_weights(weights)
 
 
 def library_for(request: GenerationRequest) -> Library:

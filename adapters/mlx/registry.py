@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 
@@ -110,6 +111,10 @@ class MlxBackendRegistry(BackendRegistry):
     def supports(self, backend: str, architecture: str) -> bool:
         """Whether a library is installed and implements an architecture."""
         return any(library.value == backend for library in self._support(architecture).loading)
+
+    def quantizes_activations(self) -> bool:
+        """Whether they are computed on a GPU of NVIDIA: MLX has no such product elsewhere."""
+        return sys.platform != "darwin" and not computes_on_cpu(sys.platform)
 
     def base_of(self, directory: str) -> str | None:
         """Return the base that an adapter names; a directory with a model of its own is none."""

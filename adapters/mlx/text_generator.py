@@ -22,7 +22,7 @@ from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, Wanted
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
-from mlxk.adapters.mlx.loaders import draft_loader, library_for, loader_of
+from mlxk.adapters.mlx.loaders import draft_loader, library_for, loader_of, quantizing_activations
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.prompting import template_sandbox
@@ -346,6 +346,8 @@ class MlxTextGenerator(TextGenerator):
         """Lease the models of a request, loading those that are not loaded."""
         engine_options = request.engine_options
         load = loader_of(library_for(request))
+        if engine_options.quantize_activations:
+            load = quantizing_activations(load)
         wanted = [WantedModel(request.model, engine_options.adapter, load, request.keep_alive_seconds)]
         if engine_options.draft_model is not None:
             wanted.append(WantedModel(engine_options.draft_model, load=draft_loader(engine_options.draft_model)))

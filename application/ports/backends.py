@@ -57,6 +57,10 @@ class BackendRegistry(Protocol):
         """Whether a backend is installed and implements an architecture, named as in ``config.json``."""
 
     @abstractmethod
+    def quantizes_activations(self) -> bool:
+        """Whether models are computed on a device that multiplies quantized numbers with quantized ones."""
+
+    @abstractmethod
     def base_of(self, directory: str) -> str | None:
         """Return the model that an adapter was trained on, as its files name it; None where there is no adapter alone.
 

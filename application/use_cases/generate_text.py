@@ -25,6 +25,7 @@ from mlxk.application.policy import (
     require_audio_input,
     require_draft_model,
     require_memory,
+    require_quantized_activations,
     require_reasoning,
     require_text_model,
     require_tools,
@@ -48,7 +49,7 @@ from mlxk.domain.generation.media import (
     check_together,
 )
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
-from mlxk.domain.generation.settings import EngineOptions, Profile
+from mlxk.domain.generation.settings import ACTIVATION_MODES, EngineOptions, Profile
 from mlxk.domain.generation.video import EncodedVideo, check_frames, require_few_videos
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
@@ -145,7 +146,7 @@ class GenerateText:
             details = model
         description = details.description
         prompts, options = options.by_profile(self.profile_of(description.handle), details, prompts)
-        options = self._with_draft_model(options)
+        options = self._with_activations(details, self._with_draft_model(options))
         # A text model beyond the budget is slow, since it pages. A vision or audio tower takes its memory in one
         # allocation, and a system without it kills the process.
         media = _require_media(description, prompts)
@@ -235,6 +236,18 @@ class GenerateText:
             self.log.warning("a default draft model is not used", model=options.draft_reference, reason=error.message)
             return options
         return attrs.evolve(options, engine_options=attrs.evolve(options.engine_options, draft_model=draft))
+
+    def _with_activations(self, model: ModelDetails, options: GenerationOptions) -> GenerationOptions:
+        """Return the options without quantized activations where they would have no effect, or refuse them."""
+        if not options.engine_options.quantize_activations:
+            return options
+        require_quantized_activations(self.describe.registry)
+        known = model.quantization
+        if known is not None and known.mode in ACTIVATION_MODES:
+            return options
+        reason = f"the weights are quantized neither as {' nor as '.join(ACTIVATION_MODES)}"
+        self.log.warning("activations are not quantized", model=model.description.handle.label, reason=reason)
+        return attrs.evolve(options, engine_options=attrs.evolve(options.engine_options, quantize_activations=None))
 
     def _complete(
         self, description: ModelDescription, prompt: Prompt, options: GenerationOptions

@@ -175,6 +175,9 @@ KV_BITS = (2, 4, 8)
 KV_GROUP_SIZES = (32, 64, 128)
 """Quantized numbers that may share a scale."""
 
+ACTIVATION_MODES = ("mxfp8", "nvfp4")
+"""Kinds of quantized weights with which quantized inputs are multiplied."""
+
 MIN_KV_SIZE = 16
 """Fewest tokens of a rotating KV cache."""
 
@@ -220,6 +223,8 @@ class EngineOptions:
     """Numbers of it that share a scale; None takes 64, or 32 where 64 does not divide an attention head."""
     max_kv_size: int | None = None
     """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
+    quantize_activations: bool | None = None
+    """Whether inputs of quantized layers are quantized as well; None as False."""
     cache_required: bool = True
     """Whether a model that cannot keep such a cache is refused; else it keeps its usual one, and a note says so."""
 
@@ -249,6 +254,8 @@ class EngineOptions:
             faults.append("max_kv_size and kv_bits exclude each other")
         if self.max_kv_size is not None and self.draft_model is not None and self.draft_required:
             faults.append("max_kv_size and draft_model exclude each other")
+        if self.quantize_activations and self.adapter is not None:
+            faults.append("quantize_activations and adapter exclude each other")
         if faults:
             raise ValidationError("; ".join(faults))
         require_needed({"kv_group_size": self.kv_group_size, "kv_bits": self.kv_bits})
@@ -304,6 +311,7 @@ class Profile:
                 draft_model=first.draft_model,
                 draft_required=first.draft_required,
                 draft_tokens=_first(first.draft_tokens, second.draft_tokens),
+                quantize_activations=_first(first.quantize_activations, second.quantize_activations),
             ),
             draft_reference=_first(self.draft_reference, other.draft_reference),
             draft_kind=_first(self.draft_kind, other.draft_kind),

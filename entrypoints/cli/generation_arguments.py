@@ -76,6 +76,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
     group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens")
+    add_activations_argument(group)
     group.add_argument(
         "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse a model that exceeds the memory budget"
     )
@@ -84,6 +85,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="refuse tools for a model that is not made for them",
     )
+
+
+def add_activations_argument(group: argparse._ActionsContainer) -> None:
+    """Declare whether activations are quantized."""
+    text = "quantize activations too, for weights in mxfp8 or nvfp4 on NVIDIA's GPUs"
+    group.add_argument("--quantize-activations", action=argparse.BooleanOptionalAction, help=text)
 
 
 def add_draft_arguments(group: argparse._ActionsContainer) -> None:
@@ -122,6 +129,7 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         kv_bits=arguments.kv_bits,
         kv_group_size=arguments.kv_group_size,
         max_kv_size=arguments.max_kv_size,
+        quantize_activations=arguments.quantize_activations,
     )
 
 

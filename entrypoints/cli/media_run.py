@@ -146,6 +146,7 @@ WITHOUT_AUDIO = {
     "kv_bits": "--kv-bits",
     "kv_group_size": "--kv-group-size",
     "max_kv_size": "--max-kv-size",
+    "quantize_activations": "--quantize-activations",
     "no_chat_template": "--no-chat-template",
     "show_prompt": "--show-prompt",
     "special_tokens_in_content": "--special-tokens-in-content",

@@ -220,7 +220,7 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     Raises:
         ValidationError: A flag is out of range, or flags exclude each other.
     """
-    names = ("kv_bits", "kv_group_size", "max_kv_size", "top_logprobs_k")
+    names = ("kv_bits", "kv_group_size", "max_kv_size", "top_logprobs_k", "quantize_activations")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):

@@ -23,6 +23,7 @@ class InMemoryBackendRegistry(BackendRegistry):
         convert: The backends that convert weights, the one for models with media last.
         adapters: The adapters, by directory.
         voices: The architectures that speak.
+        activations: Whether activations are quantized here.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class InMemoryBackendRegistry(BackendRegistry):
         convert: tuple[str, ...] = ("mlx-lm", "mlx-vlm"),
         adapters: Mapping[str, Adapter] | None = None,
         voices: Collection[str] = ("qwen3_tts",),
+        activations: bool = False,
     ) -> None:
+        self._activations = activations
         self._voices = frozenset(voices)
         self._adapters = adapters or {}
         self._supported = {backend: frozenset(types) for backend, types in (supported or {}).items()}
@@ -60,6 +63,9 @@ class InMemoryBackendRegistry(BackendRegistry):
 
     def supports(self, backend: str, architecture: str) -> bool:
         return architecture in self._supported.get(backend, frozenset())
+
+    def quantizes_activations(self) -> bool:
+        return self._activations
 
     def base_of(self, directory: str) -> str | None:
         adapter = self._adapters.get(directory)

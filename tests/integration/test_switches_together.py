@@ -29,6 +29,7 @@ def mlxk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
         (["--model", "demo", "--draft-kind", "mtp"], "--draft-kind needs --draft-model"),
         (["--kv-group-size", "32"], "--kv-group-size needs --kv-bits"),
         (["--prefix-cache-disk", "2"], "--prefix-cache-disk needs --prefix-cache-dir"),
+        (["--quantize-activations"], "quantize_activations: only CUDA has products of quantized activations"),
         (["--alias", "a=demo", "--adapter", "a=/nowhere"], "'a' is an alias already"),
     ],
 )
@@ -48,6 +49,7 @@ def test_flags_that_exclude_each_other_stop_the_start_by_name(mlxk: Machine, fla
         ({"draft_tokens": 4}, "draft_tokens needs draft_model"),
         ({"draft_kind": "mtp"}, "draft_kind needs draft_model"),
         ({"kv_group_size": 32}, "kv_group_size needs kv_bits"),
+        ({"quantize_activations": True, "adapter": "/x"}, "quantize_activations and adapter exclude each other"),
         ({"draft_tokens": 17}, "draft_tokens must be at least 1 and at most 16"),
     ],
 )

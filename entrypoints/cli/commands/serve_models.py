@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from mlxk.application.policy import require_quantized_activations
 from mlxk.domain.errors import FeatureGateError, UsageError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.command import (
@@ -15,7 +16,7 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     naming_the_flag,
 )
-from mlxk.entrypoints.cli.generation_arguments import add_draft_arguments
+from mlxk.entrypoints.cli.generation_arguments import add_activations_argument, add_draft_arguments
 from mlxk.entrypoints.cli.output import DONE, Output, success_line
 from mlxk.entrypoints.cli.processes import background_server
 from mlxk.entrypoints.cli.progress import Spinner
@@ -101,6 +102,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8 or 4 bits")
     group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens of each answer")
+    add_activations_argument(group)
     add_cpu_argument(group)
     group.add_argument(
         "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse models beyond the memory budget"
@@ -179,6 +181,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     server = server_settings(arguments, context)
     server.validate()
+    asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
+    if any(values.get("quantize_activations") for values in asked):
+        require_quantized_activations(context.build(context.settings).adapters.backend_registry())
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)

@@ -65,6 +65,9 @@ class TestBackendRegistry:
     def test_a_type_is_matched_exactly(self, build: Build, backend: str, model_type: str) -> None:
         assert not build({backend: {"llama"}}).supports(backend, model_type)
 
+    def test_activations_are_quantized_on_no_processor(self, build: Build) -> None:
+        assert build({}).quantizes_activations() is False
+
     def test_asking_twice_gives_the_same_answer(self, build: Build) -> None:
         registry = build({"mlx-lm": {"llama"}})
         assert [registry.supports("mlx-lm", "llama") for _ in range(2)] == [True, True]

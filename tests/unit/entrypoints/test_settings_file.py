@@ -26,7 +26,8 @@ ALPHA = {"MLXK2_ENABLE_ALPHA_FEATURES": "1"}
 Named = tuple[str, Setting]
 ALL = [(table, setting) for table, settings in TABLES.items() for setting in settings]
 IN_FLAGS = [each for each in ALL if each[1].flag and each[0] not in ("", "hub")]
-SERVED = [each for each in IN_FLAGS if each[0] == "serve" and each[1].key not in ("api_key_file", "embed_backend")]
+APART = ("api_key_file", "embed_backend", "quantize_activations")  # these need more than a value, such as a GPU
+SERVED = [each for each in IN_FLAGS if each[0] == "serve" and each[1].key not in APART]
 OTHERS = {
     "color": (True, False),
     "log_level": ("debug", "error"),
@@ -387,13 +388,6 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        if setting.key not in (
-            "desktop_apps",
-            "api_key",
-            "kv_bits",
-            "kv_group_size",
-            "max_kv_size",
-            "top_logprobs_k",
-            *BESIDE,
-        ):
+        preferred = ("kv_bits", "kv_group_size", "max_kv_size", "quantize_activations", "top_logprobs_k")
+        if setting.key not in ("desktop_apps", "api_key", *preferred, *BESIDE):
             assert getattr(server, setting.attribute) == setting.default, setting.key
