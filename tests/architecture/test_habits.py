@@ -19,16 +19,16 @@ def test_only_the_settings_read_the_environment(product: Sources) -> None:
     assert readers == {SETTINGS}
 
 
-def test_nobody_writes_the_environment(product: Sources) -> None:
-    written = [
+def test_the_environment_is_written_where_mlx_is_told_of_a_group_only(product: Sources) -> None:
+    written = {
         path
         for path, tree in product.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Subscript)
         and isinstance(node.ctx, ast.Store | ast.Del)
         and reads_environment(node.value)
-    ]
-    assert written == []
+    }
+    assert written == {SETTINGS}
 
 
 def test_comments_name_no_ticket_and_leave_nothing_to_do(everything: Sources, root: Path) -> None:

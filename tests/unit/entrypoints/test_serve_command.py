@@ -287,3 +287,24 @@ def test_whoever_asks_is_answered_with_the_flags_that_the_page_names(row: tuple[
 
 def test_the_page_names_every_kind_of_client() -> None:
     assert len(ASKING.findall(PAGE.read_text(encoding="utf-8"))) == 13
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ((), "--model"),
+        (("--model", "demo", "--draft-model", "demo"), "--draft-model"),
+        (("--model", "demo", "--pin", "demo"), "--pin"),
+        (("--model", "demo", "--adapter", "a=b"), "--adapter"),
+        (("--model", "demo", "--kv-bits", "8"), "--kv-bits"),
+        (("--model", "demo", "--max-kv-size", "64"), "--max-kv-size"),
+        (("--model", "demo", "--keep-alive", "5"), "--keep-alive"),
+        (("--model", "demo", "--prefix-cache-dir", "kept"), "--prefix-cache-dir"),
+    ],
+)
+def test_what_a_spread_model_does_without_is_refused_by_name(
+    flags: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve("--local-ranks", "2", *flags) == (2, [])
+    assert word in capsys.readouterr().err
+    assert serve("--local-ranks", "1", *(flags if word == "--keep-alive" else ()))[0] == 0

@@ -169,7 +169,7 @@ def test_a_flag_decides_before_the_file(machine: Machine, table: str, setting: S
 
 _MODEL = ("--model", "demo")
 BESIDE = {"draft_model": _MODEL} | dict.fromkeys(("draft_tokens", "draft_kind"), (*_MODEL, "--draft-model", "demo"))
-REFUSED_WITHOUT = {**BESIDE, "prefix_cache_disk": ("--prefix-cache-dir", "/kept")}
+REFUSED_WITHOUT = {**BESIDE, "prefix_cache_disk": ("--prefix-cache-dir", "/kept"), "local_ranks": _MODEL}
 
 
 @pytest.mark.parametrize(("table", "setting"), names(SERVED))
