@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mlxk.application.adapter_bases import AdapterBases
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.generation.settings import Profile
@@ -18,6 +19,7 @@ from mlxk.entrypoints.settings import ServerSettings, Settings
 
 if TYPE_CHECKING:
     from mlxk.application.ports.backends import BackendRegistry
+    from mlxk.application.ports.model_directories import ModelFiles
     from mlxk.application.use_cases.browse_hub import FindOutdated, RecommendModels, SearchModels, ShowRemoteModel
     from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache
     from mlxk.application.use_cases.clone_model import CloneModel
@@ -73,10 +75,18 @@ def _with_adapters(resolve: ResolveModel, registry: "BackendRegistry") -> Resolv
     return attrs.evolve(resolve, base_of=registry.base_of)
 
 
+def _adapter_bases(resolve: ResolveModel, files: "ModelFiles") -> AdapterBases:
+    return AdapterBases(resolve.with_base, files)
+
+
+def _describe_model(describe: DescribeModel, bases: AdapterBases) -> DescribeModel:
+    return attrs.evolve(describe, bases=bases)
+
+
 def _load_model(generate: "GenerateText") -> "LoadModel":
     from mlxk.application.use_cases.model_tasks import LoadModel
 
-    return LoadModel(generate.generator, generate.memory, generate.log, generate.profile_of)
+    return LoadModel(generate.generator, generate.memory, generate.log, generate.profile_of, generate.compare_base)
 
 
 def _serve_catalogue(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":
@@ -101,8 +111,9 @@ class UseCases:
     def __init__(self, ports: Adapters) -> None:
         stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
         owner = ports.settings.default_owner
-        describe = self.describe_model = Factory(ports.describe)
         resolve = self.resolve_model = Factory(ResolveModel, *stores, owner, ports.names.aliases)
+        bases = Singleton(_adapter_bases, Factory(_with_adapters, resolve, ports.backend_registry), ports.model_files)
+        describe = self.describe_model = Factory(_describe_model, Factory(ports.describe), bases)
         self.list_models: Factory[ListModels] = _use("inspect_models:ListModels", resolve, describe)
         self.show_model: Factory[ShowModel] = _use("inspect_models:ShowModel", resolve, describe, ports.workspaces)
         checking = (resolve, describe, ports.workspaces, ports.content_verifier)
@@ -155,7 +166,6 @@ class UseCases:
         self.clone_model: Factory[CloneModel] = _use("clone_model:CloneModel", *cloning)
         converting = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
         self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *converting)
-        running = Factory(_with_adapters, resolve, ports.backend_registry)
         images = Factory(
             imported("mlxk.application.example_images:ExampleImages"), ports.training_files, ports.image_reader
         )
@@ -166,6 +176,7 @@ class UseCases:
             "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *training
         )
         tuner, generate = ports.model_tuner.provider, self.generate_text
+        running = Factory(_with_adapters, resolve, ports.backend_registry)
         fusing = (running, describe, cache, files, workspaces, tuner, generate)
         self.fuse_adapter: Factory[FuseAdapter] = _use("fuse_adapter:FuseAdapter", *fusing)
         measuring = (running, describe, ports.memory_probe, self.read_training_data, tuner, generate)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from mlxk.application.adapter_bases import OTHER_BASE, AdapterBases
 from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_directories import FileListing, ModelFiles, WorkspaceStore
@@ -206,6 +207,8 @@ class DescribeModel:
     cache: ModelCache
     default_owner: str = ""
     """The hub owner whose weights are all in the format of MLX; empty for none."""
+    bases: AdapterBases | None = None
+    """Finds the bases of adapters; None takes them to be there."""
 
     def __call__(self, handle: ModelHandle) -> ModelDescription:
         """Return the description of a model for a listing.
@@ -241,6 +244,7 @@ class DescribeModel:
             template_text=template,
             inserts=insertion_format(detection.added_tokens(snapshot).__contains__) is not None,
             voices=detection.voices(snapshot),
+            base=self.bases.of(handle) if snapshot.is_adapter and self.bases is not None else None,
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:
@@ -261,6 +265,10 @@ class DescribeModel:
         if not reading.report.healthy:
             return reading.report, ()
         described = self._description(handle, reading)
+        if reading.snapshot.is_adapter:
+            base = None if self.bases is None else self.bases.of(handle)
+            other = f"{OTHER_BASE}: {base.name}" if base is not None and base.differs else None
+            return reading.report, tuple(filter(None, (described.runtime.reason, other)))
         template, for_chat = detection.chat_template_text(reading.snapshot), described.model_type is ModelType.CHAT
         generates = Capability.TEXT_GENERATION in described.capabilities
         return reading.report, problems_in_text(template, for_chat=for_chat) if generates else ()
@@ -270,6 +278,10 @@ class DescribeModel:
         architecture = detection.architecture(snapshot)
         facts = detection.detect(snapshot, None if architecture is None else self.registry.dedicated_to(architecture))
         report = reading.report
+        runtime = self.registry.judge(snapshot, facts) if report.healthy else Runtime(False, report.reason)
+        if snapshot.is_adapter and runtime.compatible and self.bases is not None:
+            problem = self.bases.problem(handle)
+            runtime = runtime if problem is None else Runtime(False, problem)
         return ModelDescription(
             handle=handle,
             size_bytes=sum(snapshot.files.values()),
@@ -279,7 +291,7 @@ class DescribeModel:
             capabilities=facts.capabilities,
             context_length=facts.context_length,
             health=report,
-            runtime=self.registry.judge(snapshot, facts) if report.healthy else Runtime(False, report.reason),
+            runtime=runtime,
             workspace=reading.workspace,
             weight_bytes=sum(size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)),
             cache_per_token=cache_bytes_per_token(snapshot.config),

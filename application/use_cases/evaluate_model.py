@@ -10,10 +10,11 @@ from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
+from mlxk.application.training_policy import require_taken, trained
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.tune_model import ReadTrainingData, require_taken, trained
+from mlxk.application.use_cases.tune_model import ReadTrainingData
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, ToolCall
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
@@ -113,6 +114,7 @@ class EvaluateModel:
         details = self.describe.details(model)
         require_taken(details.description, data, "measured")
         adapter = request.adapter or model.adapter
+        self.generate.compare_base(model, adapter)
         form = estimate_memory(details.description, self.memory, request.max_length).form
         progress.note(f"Measuring the loss of {len(examples)} examples")
         loss = self.tuner().loss(trained(details.description), adapter, form, examples, request.max_length)

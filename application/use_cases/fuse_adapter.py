@@ -11,11 +11,11 @@ from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
+from mlxk.application.training_policy import trained
 from mlxk.application.use_cases.convert_model import is_carried_over
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.tune_model import trained
 from mlxk.domain.errors import Advice, ConversionFailedError, Remedy, ValidationError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import TextDelta
@@ -85,6 +85,7 @@ class FuseAdapter:
         """
         base, adapter = self._found(request)
         require_closed(base, self.files)
+        self.generate.compare_base(base, adapter)
         details = self.describe.details(base)
         if request.dequantize and details.quantization is None:
             raise ValidationError(f"dequantize: '{base.label}' is not quantized", options=("dequantize",))

@@ -98,6 +98,11 @@ class GenerateText:
             usual = Profile(engine_options=EngineOptions(adapter=model.adapter)).over(usual)
         return usual if own is None else own.over(usual)
 
+    def compare_base(self, model: ModelHandle, adapter: str | None) -> None:
+        """Warn, once, where a model is used with an adapter that was trained on another one."""
+        if adapter is not None and self.describe.bases is not None:
+            self.describe.bases.warn(model, adapter, self.log)
+
     def default_draft(self, model: ModelDetails, *, unloads: bool = False) -> str | None:
         """Return the draft model that the user wants for a model; named in the options, it must fit.
 
@@ -147,6 +152,7 @@ class GenerateText:
         description = details.description
         prompts, options = options.by_profile(self.profile_of(description.handle), details, prompts)
         options = self._with_activations(details, self._with_draft_model(options))
+        self.compare_base(description.handle, options.engine_options.adapter)
         # A text model beyond the budget is slow, since it pages. A vision or audio tower takes its memory in one
         # allocation, and a system without it kills the process.
         media = _require_media(description, prompts)

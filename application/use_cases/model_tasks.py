@@ -47,6 +47,8 @@ class LoadModel:
     log: EventLog
     profile_of: Callable[[ModelHandle], Profile] = lambda _: Profile()
     """What the user has said about a model: its adapter is loaded with it, and whether it is pinned holds."""
+    compare_base: Callable[[ModelHandle, str | None], None] = lambda model, adapter: None
+    """Warns where an adapter was trained on another model."""
 
     def __call__(
         self, model: ModelDescription, keep_alive_seconds: float | None = None, *, strict_memory: bool = False
@@ -68,6 +70,7 @@ class LoadModel:
         own = self.profile_of(model.handle)
         kept = own.keep_alive_seconds if own.pins else keep_alive_seconds
         adapter = EngineOptions(adapter=own.engine_options.adapter)
+        self.compare_base(model.handle, adapter.adapter)
         request = GenerationRequest(model.handle, "", engine_options=adapter, keep_alive_seconds=kept)
         self.generator.load(request.routed(model.runtime.backends))
 

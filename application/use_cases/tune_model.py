@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
+from mlxk.application.adapter_bases import fingerprint
 from mlxk.application.example_images import ExampleImages
-from mlxk.application.policy import require_text_model, require_whole_model
+from mlxk.application.policy import require_whole_model
 from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
@@ -22,20 +23,20 @@ from mlxk.application.ports.tuning import (
     TrainingJob,
     UnfinishedTraining,
 )
+from mlxk.application.training_policy import require_taken, require_training_memory, trained
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,
-    CapabilityError,
     IncompatibleModelError,
-    InsufficientMemoryError,
     MlxkError,
     Remedy,
     ValidationError,
 )
-from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, WeightForm, judge_memory
+from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.integrity import listed
-from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin, Workspace
+from mlxk.domain.models.model import ModelDetails, ModelHandle, Origin, Workspace
+from mlxk.domain.tuning.base import RECORD, BaseModel
 from mlxk.domain.tuning.data import (
     TEST,
     TRAIN,
@@ -49,7 +50,7 @@ from mlxk.domain.tuning.data import (
 )
 from mlxk.domain.tuning.example_lines import MAX_LINE_BYTES
 from mlxk.domain.tuning.examples import ExampleKind, NamedImage
-from mlxk.domain.tuning.record import CARD, RECORD, BaseModel, TrainingRecord, UsedData
+from mlxk.domain.tuning.record import CARD, TrainingRecord, UsedData
 from mlxk.domain.tuning.training import (
     ExampleLengths,
     NetworkShape,
@@ -272,67 +273,12 @@ class TuneModel:
 
     def _origin(self, base: ModelHandle, place: str) -> BaseModel:
         """Return how the adapter names its base: never by an absolute path."""
-        content_hash = self.files.content_hash(base.directory)
+        content_hash, found = self.files.content_hash(base.directory), fingerprint(self.files, base.directory)
         if base.origin is not Origin.WORKSPACE:
             hub_name = base.name if base.origin is Origin.CACHE else None
-            return BaseModel(base.name, base.commit, content_hash, hub_name)
+            return BaseModel(base.name, base.commit, content_hash, hub_name, found)
         name = posixpath.relpath(base.directory, place)
-        return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo)
-
-
-def require_taken(description: ModelDescription, data: TrainingData, done: str) -> None:
-    """Refuse a model that cannot generate text here, hears sound, or is shown images that it cannot read.
-
-    Args:
-        description: The model.
-        data: Examples for it.
-        done: What is done with models, for the message.
-
-    Raises:
-        CapabilityError, IncompatibleModelError, UnhealthyModelError: It is refused.
-    """
-    require_text_model(description)
-    name, sees = description.handle.label, description.can(Capability.VISION)
-    if description.can(Capability.AUDIO) and not sees:
-        raise CapabilityError(
-            f"'{name}' reads sound; only models that read text, or text and images, are {done}",
-            hint="Choose another model.",
-        )
-    if data.has_images and not sees:
-        raise CapabilityError(f"the data has images, and '{name}' reads text alone", hint="Choose a vision model.")
-
-
-def trained(description: ModelDescription) -> TrainedModel:
-    """Return a model with the library that runs it by preference."""
-    return TrainedModel(attrs.evolve(description.handle, adapter=None), description.runtime.backends[0])
-
-
-def require_training_memory(description: ModelDescription, memory: MemoryProbe, extra: int) -> MemoryVerdict:
-    """Return how much memory training takes, and in which form the weights of the model are held.
-
-    A CPU, which emulates numbers of 16 bits, trains in 32 bits where that fits.
-
-    Args:
-        description: The model.
-        memory: Reads the machine's memory.
-        extra: What training takes beside the weights, bytes.
-
-    Raises:
-        InsufficientMemoryError: It is beyond the budget.
-    """
-    reading, matrices = memory.read(), memory.matrices()
-    verdict = judge_memory(reading, description.weight_bytes + extra)
-    if matrices.on_cpu:
-        wide = judge_memory(reading, description.weight_bytes + description.half_bytes + extra)
-        if wide.fit in {MemoryFit.FITS, MemoryFit.UNKNOWN}:
-            verdict = attrs.evolve(wide, form=WeightForm.WIDE, widening_bytes=description.half_bytes)
-    if verdict.fit is MemoryFit.EXCEEDS:
-        raise InsufficientMemoryError(
-            f"training '{description.handle.label}' does not fit into this machine's memory budget",
-            hint=Advice(Remedy.TRAIN_LESS_AT_ONCE),
-            detail={"needed_bytes": verdict.needed, "budget_bytes": verdict.budget},
-        )
-    return attrs.evolve(verdict, matrices=matrices)
+        return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo, found)
 
 
 def _provenance(origin: BaseModel, settings: TuningSettings) -> Provenance:

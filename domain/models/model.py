@@ -290,6 +290,18 @@ class ToolsMissing(enum.Enum):
 
 
 @attrs.frozen
+class AdapterBase:
+    """The model that an adapter belongs to."""
+
+    name: str | None
+    """Its name in messages; None where it is not here."""
+    problem: str | None
+    """Why it is not here."""
+    differs: bool | None = None
+    """Whether it has other weights than what the adapter was trained on; None when unknown."""
+
+
+@attrs.frozen
 class ModelDetails:
     """A description with the details that ``show`` adds."""
 
@@ -316,6 +328,8 @@ class ModelDetails:
     """Whether the files of its tokenizer name tokens for text between a prefix and a suffix."""
     voices: tuple[str, ...] = ()
     """The names of the voices in which it speaks, the usual one first; none for one that has no names for them."""
+    base: AdapterBase | None = None
+    """Of an adapter alone."""
 
     @property
     def may_reason(self) -> bool:

@@ -1,31 +1,14 @@
 """What is recorded of a training beside the adapter that it made, for programs and as a card for people."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import attrs
 
-from mlxk.domain.models.file_formats import read_document
+from mlxk.domain.tuning.base import RECORD, BaseModel
 from mlxk.domain.tuning.examples import ExampleKind
 from mlxk.domain.tuning.training import TrainingPoint, TrainingResult, TuningSettings, perplexity
 
-RECORD = "training.json"
 CARD = "README.md"
-
-
-@attrs.frozen
-class BaseModel:
-    """The model that was trained on."""
-
-    name: str
-    """``org/name``, the name of a built-in model, or the path of a workspace as seen from the folder of the adapter."""
-    revision: str | None
-    """Of a cached model."""
-    content_hash: str | None
-    """``sha256:`` and 64 hexadecimal digits, as workspaces have them."""
-    hub_name: str | None = None
-    """The name of the model, or of what it was made of, on the hub; None without one."""
 
 
 @attrs.frozen
@@ -133,23 +116,3 @@ def point_fields(point: TrainingPoint) -> dict[str, object]:
 
 def _rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
-
-
-@attrs.frozen
-class KnownTraining:
-    """What a record in a folder says, read without trust."""
-
-    base: str
-    """See ``BaseModel.name``."""
-    base_hash: str | None
-    document: Mapping[str, Any]
-
-
-def read_record(content: bytes | None) -> KnownTraining | None:
-    """Return what a record says; None when it is none."""
-    document = read_document(content or b"").mapping
-    base = document.get("base")
-    if not isinstance(base, dict) or not isinstance(base.get("name"), str) or not base["name"]:
-        return None
-    known = base.get("content_hash")
-    return KnownTraining(base["name"], known if isinstance(known, str) else None, document)

@@ -1,6 +1,10 @@
 """``mlxk fuse`` and ``mlxk eval``: what is fused says what model and adapter say, and figures before and after."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,3 +142,24 @@ def test_answers_are_held_against_a_schema(command: Command, tmp_path: Path) -> 
         (tmp_path / "schema.json").write_text(content)
         error = command("eval", "demo", "examples.jsonl", "--schema", "schema.json")["error"]
         assert (error["type"], message in error["message"]) == ("validation_error", True), error
+
+
+@pytest.mark.parametrize("until", ["taught", "taught/config.json", "taught/model.safetensors"])
+def test_a_fusion_that_is_killed_leaves_no_half_workspace(
+    until: str, command: Command, program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "adapter", build(tmp_path / "tiny"))
+    words = ("fuse", "./adapter", "--model", "./tiny", "--into", "./whole")
+    program = [sys.executable, "-m", "mlxk", *words, "--json"]
+    pattern = until.replace("taught", ".whole*")
+    with subprocess.Popen(program, stdout=subprocess.PIPE, env=program_environment, cwd=tmp_path) as running:
+        while running.poll() is None and not list(tmp_path.glob(pattern)):
+            time.sleep(0.005)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
+    assert not (tmp_path / "whole").exists()
+    assert "whole" not in json.dumps(command("list", "./", "--all"))
+    done = command(*words)
+    assert done["status"] == "success", done
+    assert said(command, "./whole", "Hello") == said(command, "./tiny", "Hello", "--adapter", "adapter")
+    assert [path.name for path in tmp_path.glob(".whole*")] == []

@@ -151,6 +151,9 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
         fields["hash_updated"] = True
     if details.strays:
         fields["strays"] = list(details.strays)
+    if details.base is not None:
+        differs = details.base.differs
+        fields["base"] = {"name": details.base.name, "same": None if differs is None else not differs}
     if section == "files":
         return {**fields, "files": [file(entry) for entry in details.files], "metadata": None}
     if section == "config":

@@ -92,6 +92,10 @@ def _summary(details: ModelDetails, now: datetime.datetime) -> list[str]:
     ]
     if details.strays:
         lines.append(f"Not part of the model: {listed(details.strays)}")
+    base = details.base
+    if base is not None and base.name is not None:
+        known = {None: "", False: " (as it was trained on)", True: " (with other weights than it was trained on)"}
+        lines.append(f"Base: {base.name}{known[base.differs]}")
     reason = model_reason(description)
     return [*lines, f"Reason: {reason}"] if reason else lines
 
