@@ -49,15 +49,15 @@ COMMANDS = {
     "bench": CommandEntry("bench", "measure how fast a model is here, or a server under load"),
     "monitor": CommandEntry("monitor", "sample memory, processor and servers, around a command or by themselves"),
     "top": CommandEntry("top", "show what servers do now: models, queue, tokens a second, memory"),
-    "search": CommandEntry("find_models:SearchCommand", "find models on the hub, those for MLX first"),
-    "recommend": CommandEntry("find_models:RecommendCommand", "models to begin with that fit this machine"),
-    "pull": CommandEntry("cached_models:PullCommand", "fetch a model from the hub"),
+    "search": CommandEntry("hub_and_cache:SearchCommand", "find models on the hub, those for MLX first"),
+    "recommend": CommandEntry("hub_and_cache:RecommendCommand", "models to begin with that fit this machine"),
+    "pull": CommandEntry("hub_and_cache:PullCommand", "fetch a model from the hub"),
     "outdated": CommandEntry(
-        "cached_models:OutdatedCommand", "find cached models of which the hub has a newer revision"
+        "hub_and_cache:OutdatedCommand", "find cached models of which the hub has a newer revision"
     ),
-    "rm": CommandEntry("cached_models:RmCommand", "remove models from the cache", ("remove",)),
-    "du": CommandEntry("cached_models:DuCommand", "show what cached models take on the disk, and what nothing uses"),
-    "prune": CommandEntry("cached_models:PruneCommand", "remove old revisions, partial downloads and orphaned files"),
+    "rm": CommandEntry("hub_and_cache:RmCommand", "remove models from the cache", ("remove",)),
+    "du": CommandEntry("hub_and_cache:DuCommand", "show what cached models take on the disk, and what nothing uses"),
+    "prune": CommandEntry("hub_and_cache:PruneCommand", "remove old revisions, partial downloads and orphaned files"),
     "clone": CommandEntry("workspaces:CloneCommand", "make an editable copy of a model"),
     "convert": CommandEntry("workspaces:ConvertCommand", "quantize a model, or repair its index, into a new workspace"),
     "tune": CommandEntry("tuning:TuneCommand", "train a model on examples; what it learns is a new workspace"),
