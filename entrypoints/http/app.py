@@ -20,9 +20,8 @@ from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECOND
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
 from mlxk.entrypoints.http.ollama.api import ollama_api
-from mlxk.entrypoints.http.openai.api import openai_api
+from mlxk.entrypoints.http.openai.api import model_document, openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
-from mlxk.entrypoints.http.openai.models import model_document
 from mlxk.entrypoints.http.page import INDEX, PREFIX, ChatPage, PageFile, asks_for_page
 from mlxk.entrypoints.http.resources import (
     Alive,
