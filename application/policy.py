@@ -206,6 +206,8 @@ _NO_TRANSCRIPTION = attrs.evolve(
 )
 """The refusal to transcribe. Web pages put the sound into a chat when the message has "not a" and "transcription"."""
 
+_NO_CLIPS = attrs.evolve(_LACKING[Capability.VISION], message="'{name}' is a text model and takes no video")
+
 _LACKING_ANY_OTHER = _Refusal("'{name}' does not do {capability}; it can do: {abilities}")
 
 _OTHER_OPERATION = {
@@ -340,8 +342,10 @@ def require_chat(description: ModelDescription) -> None:
         raise CapabilityError(f"'{description.handle.name}' has no chat template", hint=Advice(Remedy.USE_COMPLETIONS))
 
 
-def require_vision(description: ModelDescription) -> None:
-    """Refuse a model that takes no images; raises as ``require``."""
+def require_vision(description: ModelDescription, *, clips: bool = False) -> None:
+    """Refuse a model that takes no images, or no clips, of which a model gets frames; raises as ``require``."""
+    if clips and not description.can(Capability.VISION):
+        raise _refused(description, Capability.VISION, _NO_CLIPS)
     require(description, Capability.VISION)
 
 

@@ -210,7 +210,7 @@ class GenerateText:
         """Decode a clip for a later message of a conversation, with its number; raises as ``prepare_images``."""
         description = self.describe(self.resolve(reference))
         require_text_model(description)
-        require_vision(description)
+        require_vision(description, clips=True)
         return self._media.shown_video(video, number, facts=True)
 
     def prepare_recording(self, reference: str, recording: Recording) -> MessagePart:
@@ -362,20 +362,24 @@ def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> 
     Raises:
         CapabilityError: It cannot take them.
     """
-    images = audio = False
+    images = clips = audio = False
     for prompt in prompts:
         if isinstance(prompt, Conversation):
-            images, audio = images or bool(prompt.images or prompt.videos), audio or bool(prompt.audio)
+            images, clips, audio = (
+                images or bool(prompt.images),
+                clips or bool(prompt.videos),
+                audio or bool(prompt.audio),
+            )
         elif isinstance(prompt, IncomingConversation):
-            last = prompt.messages[-1]
-            decoded = (each.message for each in prompt.messages)
-            images = images or bool(last.images or last.videos) or any(each.images or each.videos for each in decoded)
+            last, decoded = prompt.messages[-1], [each.message for each in prompt.messages]
+            images = images or bool(last.images) or any(each.images for each in decoded)
+            clips = clips or bool(last.videos) or any(each.videos for each in decoded)
             audio = audio or any(each.has_audio for each in prompt.messages)
-    if images:
-        require_vision(description)
+    if images or clips:
+        require_vision(description, clips=not images)
     if audio:
         require_audio_input(description)
-    return images or audio
+    return images or clips or audio
 
 
 def _is_chunked(description: ModelDescription, prompt: Prompt, options: GenerationOptions) -> bool:

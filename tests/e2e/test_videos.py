@@ -136,3 +136,4 @@ def test_a_text_model_takes_no_clip(mlxk: Program, tmp_path: Path) -> None:
     assert "demo" in refused.stderr
     words = mlxk("run", "demo", f"What is mlxk? ./{clip}")
     assert f"[./{clip} stays words: 'demo' takes no video]" in words.stderr
+    assert "'demo' is a text model and takes no video" in mlxk("run", "demo", "--video", clip).stderr

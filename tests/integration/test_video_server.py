@@ -107,7 +107,7 @@ def test_a_clip_arrives_as_a_block_of_anthropics_messages(source: Json, server: 
     assert len(server.clip.frames) == 4
     status, found = server.post("/v1/messages", "messages", {"role": "user", "content": [block, foreign]}, CHAT_MODEL)
     assert status == 200, found
-    assert "[A video was left out here: this model takes no images.]" in str(server.asked[-1].prompt)
+    assert "[A video was left out here: this model takes no video.]" in str(server.asked[-1].prompt)
 
 
 def test_the_sampling_may_stand_beside_the_url(server: Server) -> None:
@@ -214,6 +214,12 @@ def test_a_fault_of_a_block_is_told_by_its_field(server: Server) -> None:
 def test_models_that_take_no_clips_say_so(server: Server) -> None:
     status, found = server.chat(SHAPES["video"](URL), TEXT, model=CHAT_MODEL)
     assert (status, found["error"]["param"]) == (422, "messages[0].content[0]")
+    refusal = f"'{CHAT_MODEL}' is a text model and takes no video"
+    assert refusal in found["error"]["message"]
+    message = {"role": "user", "content": [SHAPES["video_url"](URL), TEXT]}
+    for path, field in (("/v1/responses", "input"), ("/api/chat", "messages")):
+        status, found = server.post(path, field, message, CHAT_MODEL)
+        assert (status in (400, 422), refusal in str(found)) == (True, True), found
     sound = {"data": base64.b64encode(as_wav(tone(440, 0.2))).decode(), "format": "wav"}
     spoken = {"type": "input_audio", "input_audio": sound}
     status, found = server.chat(spoken, SHAPES["video"](URL), model=SPEECH_MODEL)

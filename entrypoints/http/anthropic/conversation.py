@@ -37,7 +37,7 @@ BILLING = "x-anthropic-billing-header:"
 """Begins a line that a client puts before its system prompt; it differs between conversations, so it would keep the
 prompt cache from being shared by them, and says nothing to a model."""
 
-UNWATCHED = "[A video was left out here: this model takes no images.]"
+UNWATCHED = "[A video was left out here: this model takes no video.]"
 UNSEEN = "[An image was left out here: this model takes no images.]"
 FOLLOWING = "[The image is in the next message.]"
 

@@ -1,5 +1,6 @@
 """The body of ``POST /v1/chat/completions``: its fields, among them reasoning and the response format, and faults."""
 
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import ServedModel
-from mlxk.entrypoints.http.openai.chat.messages import MessageParam
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam, VideoPart
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
@@ -262,9 +263,10 @@ class ChatRequest(ReasoningFields):
         Raises:
             CapabilityError: The model lacks the capability.
         """
-        place = self.messages[-1].first_image
-        if place is not None:
-            _require_in(f"messages[{len(self.messages) - 1}].content[{place}]", require_vision, model)
+        place, content = self.messages[-1].first_image, self.messages[-1].content
+        if place is not None and isinstance(content, list):
+            require = functools.partial(require_vision, clips=isinstance(content[place], VideoPart))
+            _require_in(f"messages[{len(self.messages) - 1}].content[{place}]", require, model)
 
     def require_audio_input(self, model: ServedModel) -> None:
         """Refuse a model without audio input for audio in the conversation.
