@@ -94,11 +94,11 @@ function messageOf(node) {
 
 function contentOf(node) {
   if (!node.attachments?.length) return node.content;
-  const parts = node.attachments.map(({ kind, url, format }) =>
-    kind === "image"
-      ? { type: "image_url", image_url: { url } }
-      : { type: "input_audio", input_audio: { data: url.slice(url.indexOf(",") + 1), format } },
-  );
+  const parts = node.attachments.map(({ kind, url, format }) => {
+    if (kind === "image") return { type: "image_url", image_url: { url } };
+    if (kind === "video") return { type: "video_url", video_url: { url } };
+    return { type: "input_audio", input_audio: { data: url.slice(url.indexOf(",") + 1), format } };
+  });
   return node.content ? [...parts, { type: "text", text: node.content }] : parts;
 }
 
@@ -108,6 +108,8 @@ export function openCalls(chat, node) {
   for (const place of places(chat)) if (place.node.role === "tool") answered.add(place.node.call);
   return (node.calls ?? []).filter((call) => !answered.has(call.id));
 }
+
+const KIND = /^data:(image|video|audio)\/[a-z0-9.+-]+;base64,/;
 
 const TEXTS = ["content", "reasoning", "model", "finish", "round", "call", "name", "note", "form"];
 
@@ -139,9 +141,9 @@ function readNode(id, node) {
   const read = { id, parent: node.parent || null, role: node.role, time: Number(node.time) || 0, content: "" };
   for (const name of TEXTS) if (typeof node[name] === "string") read[name] = node[name];
   read.attachments = (Array.isArray(node.attachments) ? node.attachments : [])
-    .filter((each) => /^data:(image|audio)\/[a-z0-9.+-]+;base64,/.test(each?.url))
+    .filter((each) => KIND.test(each?.url))
     .map((each) => ({
-      kind: each.url.startsWith("data:image/") ? "image" : "audio",
+      kind: KIND.exec(each.url)[1],
       url: each.url,
       name: String(each.name ?? ""),
       format: each.format === "mp3" ? "mp3" : "wav",

@@ -1,10 +1,11 @@
-// Where the person writes: text, images and sound by drop, paste and file, and recordings.
+// Where the person writes: text, images, clips and sound by drop, paste and file, and recordings.
 
 import { transcribe } from "./api.js";
 import { announce, byId, button, element } from "./dom.js";
-import { attachmentOf, blobOf, Recorder } from "./media.js";
+import { attachmentOf, blobOf, Recorder, soundOf } from "./media.js";
 
 const MOST_ROWS = 12;
+const KINDS = { image: "Image", video: "Clip", audio: "Sound" };
 
 /** The form at the bottom of the page. */
 export class Composer {
@@ -101,7 +102,7 @@ export class Composer {
   }
 
   chip(attachment) {
-    const name = attachment.name || (attachment.kind === "image" ? "Image" : "Sound");
+    const name = attachment.name || KINDS[attachment.kind];
     const remove = button("Remove", () => {
       this.attachments = this.attachments.filter((each) => each !== attachment);
       this.showAttachments();
@@ -110,8 +111,27 @@ export class Composer {
     if (attachment.kind === "image") {
       return element("li", {}, element("img", { src: attachment.url, alt: "" }), element("span", {}, name), remove);
     }
+    if (attachment.kind === "video") {
+      const clip = element("video", { src: attachment.url, controls: true, muted: true, "aria-label": name });
+      const hear = button("Sound only", () => this.hear(attachment), { "aria-label": `Only the sound of ${name}` });
+      return element("li", {}, clip, element("span", {}, name), hear, remove);
+    }
     const write = button("Transcribe", () => this.write(blobOf(attachment.url)), { "aria-label": `Transcribe ${name}` });
     return element("li", {}, element("audio", { src: attachment.url, controls: true, "aria-label": name }), element("span", {}, name), write, remove);
+  }
+
+  /** Puts the sound of a clip in its place. */
+  async hear(clip) {
+    this.note("");
+    try {
+      const sound = await soundOf(blobOf(clip.url), clip.name);
+      this.attachments = this.attachments.map((each) => (each === clip ? sound : each));
+      announce(`Only the sound of ${clip.name} is attached.`);
+    } catch (fault) {
+      this.note(fault.message);
+    }
+    this.showAttachments();
+    this.field.focus();
   }
 
   async record() {

@@ -1,9 +1,18 @@
-// Images and sound for a message, and recordings. Sound becomes WAV here, which every server reads.
+// Images, clips and sound for a message, and recordings. Sound becomes WAV here, which every server reads.
 
 const RATE = 16_000;
 
 // Some browsers do not know them.
-const BY_ENDING = { heic: "image/heic", heif: "image/heif", avif: "image/avif", flac: "audio/flac", m4a: "audio/mp4" };
+const BY_ENDING = {
+  heic: "image/heic",
+  heif: "image/heif",
+  avif: "image/avif",
+  flac: "audio/flac",
+  m4a: "audio/mp4",
+  avi: "video/x-msvideo",
+  mkv: "video/x-matroska",
+  mov: "video/quicktime",
+};
 
 /** Returns a file as an attachment: {kind, name, url, format}. */
 export async function attachmentOf(file) {
@@ -11,11 +20,27 @@ export async function attachmentOf(file) {
   if (type.startsWith("image/")) {
     return { kind: "image", name: file.name, url: await dataUrl(new Blob([file], { type })), format: "" };
   }
-  if (type.startsWith("audio/") || type.startsWith("video/")) {
-    if (type === "audio/mpeg") return { kind: "audio", name: file.name, url: await dataUrl(file), format: "mp3" };
-    return { kind: "audio", name: file.name, url: await dataUrl(await wav(file)), format: "wav" };
+  if (type.startsWith("video/") && (await hasPictures(file))) {
+    return { kind: "video", name: file.name, url: await dataUrl(new Blob([file], { type })), format: "" };
   }
-  throw new Error(`${file.name || "This"} is neither an image nor sound (${type || "of unknown type"}).`);
+  if (type === "audio/mpeg") return { kind: "audio", name: file.name, url: await dataUrl(file), format: "mp3" };
+  if (type.startsWith("audio/") || type.startsWith("video/")) return soundOf(file, file.name);
+  throw new Error(`${file.name || "This"} is no image, clip or sound (${type || "of unknown type"}).`);
+}
+
+/** Returns the sound of a file as an attachment. */
+export async function soundOf(blob, name) {
+  return { kind: "audio", name, url: await dataUrl(await wav(blob)), format: "wav" };
+}
+
+/** Whether a file of a type for clips has pictures; recordings of some browsers have none. Unreadable ones may. */
+function hasPictures(file) {
+  const video = document.createElement("video");
+  video.src = URL.createObjectURL(file);
+  return new Promise((resolve) => {
+    video.onloadedmetadata = () => resolve(video.videoWidth > 0);
+    video.onerror = () => resolve(true);
+  }).finally(() => URL.revokeObjectURL(video.src));
 }
 
 function dataUrl(blob) {
@@ -27,7 +52,7 @@ function dataUrl(blob) {
   });
 }
 
-/** Returns the sound of an attachment as a file. */
+/** Returns an attachment as a file. */
 export function blobOf(url) {
   const [head, data] = url.split(",");
   const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));

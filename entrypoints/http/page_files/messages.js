@@ -124,10 +124,10 @@ class UserView extends View {
   }
 
   showText() {
-    const shown = (this.node.attachments ?? []).map((each) =>
-      each.kind === "image"
-        ? element("img", { src: each.url, alt: each.name || "Image", loading: "lazy" })
-        : element("audio", { src: each.url, controls: true, "aria-label": each.name || "Sound" }),
+    const shown = (this.node.attachments ?? []).map(({ kind, url, name }) =>
+      kind === "image"
+        ? element("img", { src: url, alt: name || "Image", loading: "lazy" })
+        : element(kind, { src: url, controls: true, "aria-label": name || (kind === "video" ? "Clip" : "Sound") }),
     );
     const text = element("div", { class: "plain" });
     appendText(text, this.node.content);
