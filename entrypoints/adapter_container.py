@@ -206,9 +206,10 @@ def _leasing(path: str) -> Callable[..., Any]:
     """Return a function that makes a ``MODULE:NAME`` that leases models of the engine."""
 
     def made(generator: TextGenerator, *further: object) -> object:
+        engine = _built(generator)  # before anything that imports MLX: it takes a library for matrices first
         from mlxk.adapters.mlx.text_generator import leases_of
 
-        return imported(path)(leases_of(_built(generator)), *further)
+        return imported(path)(leases_of(engine), *further)
 
     return made
 

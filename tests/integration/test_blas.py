@@ -16,6 +16,7 @@ import mlx_lm
 import pytest
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map
+from models.tiny_embedding import build_bert
 from models.tiny_models import build
 from serving.program import ServedProgram
 
@@ -63,6 +64,18 @@ WITH_BLAS = {"MLXK2_BLAS": "auto"}
 """Other tests run without, to have the same numbers everywhere."""
 
 
+WATCH = """
+import atexit, sys
+
+def say():
+    blas = sys.modules.get("mlxk.adapters.mlx.blas")
+    print("at the end:", blas and blas.in_use(), file=sys.stderr)
+
+atexit.register(say)
+"""
+"""Has a program say which library it has loaded."""
+
+
 @pytest.fixture(scope="module")
 def fitting(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the folder of a library that fits."""
@@ -87,6 +100,29 @@ def test_show_and_run_use_the_library_and_say_so(mlxk: Program, fitting: str) ->
     assert "[matrices are multiplied slowly, since no library for it may be used]" in unused.stderr
     assert used.stdout
     assert unused.stdout
+
+
+@compiled
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "demo", "-p", "8", "-n", "2", "-r", "1"),
+        ("run", "demo-speech", "--audio", "demo-speech/hello.wav", "-v"),
+        ("embed", "./bert", "Hello", "--cpu-dtype", "model"),
+    ],
+    ids=["bench", "transcription", "embeddings"],
+)
+def test_what_leases_models_of_the_engine_computes_with_the_library(
+    mlxk: Program, tmp_path: Path, fitting: str, command: tuple[str, ...]
+) -> None:
+    """Its process loads it, which nothing can once MLX is there."""
+    build_bert(tmp_path / "bert")
+    watched = tmp_path / "sitecustomize.py"
+    watched.write_text(WATCH)
+    variables = {"PYTHONPATH": str(tmp_path), "MLXK2_ENABLE_ALPHA_FEATURES": "1", "LD_LIBRARY_PATH": fitting}
+    done = mlxk(*command, **WITH_BLAS, **variables)
+    assert done.returncode == 0, done.stderr
+    assert "at the end: OpenBLAS 9.9.9" in done.stderr
 
 
 @compiled
