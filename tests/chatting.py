@@ -26,7 +26,7 @@ def spawn(environment: Mapping[str, str], folder: Path, *arguments: str, **varia
         cwd=str(folder),
         encoding="utf-8",
         codec_errors="replace",
-        timeout=20,
+        timeout=60,
         dimensions=(40, 200),
     )
 

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # A server that somebody runs on this machine is none of the tests' business.
 os.environ["MLXK2_USE_SERVER"] = "0"
+# A shell that starts this in the background has it ignore interrupts, and every program that tests interrupt as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 Command = Callable[..., dict[str, Any]]

@@ -57,7 +57,7 @@ def terminal(program_environment: dict[str, str], hub_variables: dict[str, str],
                 env={**program_environment, **hub_variables, "TERM": "dumb", **variables},
                 cwd=str(tmp_path),
                 encoding="utf-8",
-                timeout=30,
+                timeout=60,
                 dimensions=(40, 120),
             )
         )

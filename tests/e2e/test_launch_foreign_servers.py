@@ -227,5 +227,5 @@ def test_a_program_that_heeds_no_signal_is_killed_in_the_end(environment: dict[s
             assert process.stdout is not None
             assert process.stdout.readline() == "started\n"
             process.terminate()
-            assert process.wait(40) == 128 + signal.SIGKILL
+            assert process.wait(60) == 128 + signal.SIGKILL
             assert process.stdout.read() == ""  # nothing has it open any more

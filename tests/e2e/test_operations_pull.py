@@ -92,7 +92,7 @@ def assert_continued(hub: LoopbackHub, kept: dict[str, int], seen: int) -> None:
             assert call.range == (f"bytes={kept[digest]}-" if kept.get(digest) else None)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait for something that another process brings about."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -150,7 +150,7 @@ def test_an_interrupted_pull_ends_with_one_envelope_and_says_how_to_continue(
     running = start("pull", "org/m", "--json")
     wait_until(lambda: bytes_served(hub) > MEGABYTE)
     running.send_signal(signal.SIGINT)
-    output, errors = running.communicate(timeout=10)
+    output, errors = running.communicate(timeout=60)
     assert running.returncode == 130
     assert json.loads(output)["error"]["type"] == "interrupted"
     assert "mlxk pull org/m --force-resume" in json.loads(output)["error"]["hint"]
@@ -171,7 +171,7 @@ def test_two_pulls_at_once_download_once_and_rm_waits_for_neither(
     (holder,) = failure(refused)["detail"]["processes"]
     assert holder in {first.pid, second.pid}
     assert f"process {holder}, which is pulling it" in failure(refused)["message"]
-    outcomes = [json.loads(process.communicate(timeout=30)[0]) for process in (first, second)]
+    outcomes = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
     assert sorted(each["data"]["download_status"] for each in outcomes) == ["already_exists", "success"]
     assert bytes_served(hub) == sum(map(len, files.values()))
     assert_verified(cache, "org/m", files)
@@ -218,7 +218,7 @@ def test_a_faltering_network_is_survived(hub: LoopbackHub, pull: Program, cache:
     asked_to_wait = next(call for call in hub.calls(r"^/cdn/") if call.status == 429)
     assert any(call.started >= asked_to_wait.started + 1 for call in hub.calls(r"^/cdn/"))
     assert bytes_served(hub) <= sum(map(len, files.values())) + len(faults) * MEGABYTE
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
 
 
 def test_a_byte_flipped_on_the_way_is_refused_and_fetched_again(hub: LoopbackHub, pull: Program, cache: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_full_disk_is_named_leaves_nothing_half_visible_and_is_resumed(
         running = start("pull", "org/m", "--json", HF_HUB_CACHE=str(cache))
         wait_until(lambda: bytes_served(hub) > 5 * MEGABYTE)
         fill(ballast)
-        error = json.loads(running.communicate(timeout=20)[0])["error"]
+        error = json.loads(running.communicate(timeout=60)[0])["error"]
         assert (error["type"], error["message"]) == ("storage_error", "the disk of the model cache is full")
         assert not list((cache / "models--org--m" / "snapshots").iterdir())
         ballast.unlink()

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ class Served:
     def stop(self) -> int:
         """End it and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +222,7 @@ def test_a_client_that_goes_stops_the_computing(served: Served) -> None:
     )
     assert connection.recv(1)
     connection.close()
-    assert eventually(lambda: "mlxk_answers_running 0" in served.ask("GET", "/metrics")[2], 2)
+    assert eventually(lambda: "mlxk_answers_running 0" in served.ask("GET", "/metrics")[2])
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -351,17 +350,16 @@ def test_memory_is_given_back_on_request_and_after_a_while(tmp_path: Path, envir
         assert server.ask("POST", "/v1/unload", b"{}")[2]["data"] == ["demo"]
         assert not loaded()
         assert server.chat()[0] == 200
-        assert eventually(lambda: not loaded(), 5)
+        assert eventually(lambda: not loaded())
         assert server.ask("POST", "/v1/unload", json.dumps({"model": "demo"}).encode())[0] == 400
     finally:
         assert server.stop() == 0
 
 
 def test_a_port_in_use_is_known_before_anything_is_loaded(served: Served, mlxk: Callable[..., Any]) -> None:
-    began = time.monotonic()
     done = mlxk("serve", "--port", str(served.port), "--model", "demo", "--json")
-    assert time.monotonic() - began < 3
     assert done.returncode == 3
+    assert "loaded a model" not in done.stderr
     assert json.loads(done.stdout)["error"]["type"] == "port_in_use"
 
 

@@ -37,7 +37,7 @@ def test_a_spinner_is_shown_on_standard_error_while_standard_output_has_the_answ
     )
     os.close(slave)
     answer, _ = process.communicate(timeout=120)
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     os.close(terminal)
     assert process.returncode == 0
     assert b"".join(shown).strip() != b""

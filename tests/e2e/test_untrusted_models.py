@@ -89,7 +89,7 @@ class Server:
     def stop(self) -> int:
         """End it; return its status."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(20)
+        return self._process.wait(60)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The extension point for HTTP APIs, with an API of other frames, keep-alive lines and error bodies."""
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,10 +93,8 @@ def test_a_disconnect_cancels_the_generation(whole: bool) -> None:
     with server((" word",) * 100_000, step_seconds=0.002) as it:
         connection = it.raw(PATH, {**BODY, "whole": whole})
         assert eventually(lambda: it.parts.generator.state(0.1).running == 1)
-        began = time.monotonic()
         connection.close()
         assert eventually(lambda: it.parts.generator.state(0.1).running == 0)
-        assert time.monotonic() - began < 1
 
 
 def test_a_full_queue_is_refused_for_every_api() -> None:

@@ -205,7 +205,7 @@ def through(answer: bytes) -> tuple[int, dict[str, str], Any]:
     backend = Backend(answer)
     try:
         with RunningServer(Parts(settings=ServerSettings(embed_backend=backend.url))) as front:
-            connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=60)
             connection.request(
                 "POST", "/v1/embeddings", b'{"model": "any", "input": "one"}', {"Content-Type": JSON[14:]}
             )
@@ -289,7 +289,7 @@ def test_a_busy_model_stays_loaded_and_the_client_is_told() -> None:
         }  # fmt: skip
         status, _, refused = alone.post("/v1/unload", {"model": CHAT_MODEL})
         assert (status, refused["error"]["param"]) == (400, "model")
-        connection = http.client.HTTPConnection("127.0.0.1", alone.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", alone.port, timeout=60)
         words = "word " * 4000
         asked = {**ASKED, "stream": True, "messages": [{"role": "user", "content": words}]}
         connection.request("POST", CHAT, json.dumps(asked), {"Content-Type": "application/json"})

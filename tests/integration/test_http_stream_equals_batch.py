@@ -55,7 +55,7 @@ class Client:
     """Asks over one connection."""
 
     def __init__(self, server: RunningServer) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
 
     def ask(self, path: str, body: Json) -> bytes:
         """Return the body of an answer."""

@@ -112,14 +112,18 @@ def test_the_memory_of_a_server_follows_a_model_that_is_loaded_and_unloaded(
         (*_, line) = lines_so_far(file)
         return int(line["servers"][0]["engine"]["array_bytes"])
 
+    def until_seen_again() -> None:
+        many = len(lines_so_far(file))
+        until(lambda: len(lines_so_far(file)) >= many + 4)
+
     until(lambda: any(line["servers"] for line in lines_so_far(file)))
-    time.sleep(0.5)
+    until_seen_again()
     assert server.chat(model="heavy") == 200
     until(lambda: arrays() >= size)
-    time.sleep(0.5)
+    until_seen_again()
     assert server.ask("POST", "/v1/unload", {"model": "heavy"})[0] == 200
     until(lambda: arrays() < size / 10)
-    time.sleep(0.5)
+    until_seen_again()
     monitor.send_signal(signal.SIGINT)
     printed, said = monitor.communicate(timeout=60)
     assert (monitor.returncode, said) == (0, "")

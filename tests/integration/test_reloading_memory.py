@@ -96,7 +96,7 @@ def given_back() -> Iterator[None]:
     """Expect memory that was littered before the block to be given back after what happens inside of it."""
     pins, before = litter()
     yield
-    assert eventually(lambda: resident_bytes() < before - 40_000_000, 5)
+    assert eventually(lambda: resident_bytes() < before - 40_000_000)
     assert len(pins) == 20
 
 

@@ -96,7 +96,7 @@ def test_nobody_waits_for_a_rendering_that_nobody_wants_any_more() -> None:
 
 def test_who_waits_for_the_rendering_of_another_gets_a_text_and_who_has_gone_waits_no_longer() -> None:
     sandbox, said = TemplateSandbox(seconds=600), list[str]()
-    going, gone = threading.Event(), threading.Event()
+    going, gone, rendering = threading.Event(), threading.Event(), threading.Event()
 
     def render(template: str, name: str, is_abandoned: Callable[[], bool]) -> None:
         try:
@@ -104,9 +104,13 @@ def test_who_waits_for_the_rendering_of_another_gets_a_text_and_who_has_gone_wai
         except InterruptedRunError:
             said.append(f"{name} has gone")
 
-    first = threading.Thread(target=render, args=(_LOOPS, "first", gone.is_set), daemon=True)
+    def renders() -> bool:
+        rendering.set()
+        return gone.is_set()
+
+    first = threading.Thread(target=render, args=(_LOOPS, "first", renders), daemon=True)
     first.start()
-    time.sleep(0.3)  # until it renders
+    assert rendering.wait(60)
     waiting = [
         threading.Thread(target=render, args=("{{ name }}", "second", nobody_left), daemon=True),
         threading.Thread(target=render, args=("{{ name }}", "third", going.is_set), daemon=True),
@@ -116,7 +120,7 @@ def test_who_waits_for_the_rendering_of_another_gets_a_text_and_who_has_gone_wai
     time.sleep(3 * template_sandbox._LOOK_SECONDS)
     assert said == []
     going.set()
-    waiting[1].join(20)
+    waiting[1].join(60)
     assert said == ["third has gone"]
     gone.set()
     for thread in (first, waiting[0]):

@@ -41,7 +41,7 @@ def terminal(program_environment: dict[str, str], tmp_path: Path) -> Iterator[Te
             env={**program_environment, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **variables},
             cwd=str(tmp_path),
             encoding="utf-8",
-            timeout=30,
+            timeout=60,
             dimensions=(rows, columns),
         )
         started.append(process)
@@ -141,7 +141,7 @@ def test_a_shell_has_its_modes_again_after_a_screen(program_environment: dict[st
         cwd=str(tmp_path),
         env={**program_environment, "PS1": "$ ", "TERM": "xterm", "LC_ALL": "C.UTF-8"},
         encoding="utf-8",
-        timeout=30,
+        timeout=60,
     )
     shell.sendline("stty -a > before")
     shell.sendline(f"{' '.join(MLXK)} top --interval 0.2")

@@ -122,7 +122,7 @@ def send_large(port: int, bodies: Iterator[Callable[[], bytes]], statuses: list[
     """Send large bodies, each whole, and note the statuses."""
     for make in bodies:
         body = make()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         with contextlib.closing(connection):
             connection.request("POST", PATH, body, {"Content-Type": "application/json", "Connection": "close"})
             statuses.append(connection.getresponse().status)
@@ -166,7 +166,7 @@ def watch(port: int) -> float:
     slowest = 0.0
     while not select.select([sys.stdin], [], [], 0.02)[0]:
         began, ready = time.monotonic(), False
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/readyz")
             ready = connection.getresponse().status == 200

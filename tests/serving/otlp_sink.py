@@ -72,7 +72,7 @@ class OtlpSink:
                 for measured in one.scope_metrics:
                     self.metrics |= {metric.name: metric for metric in measured.metrics}
 
-    def wait_for(self, spans: int, seconds: float = 20.0) -> list[Any]:
+    def wait_for(self, spans: int, seconds: float = 60.0) -> list[Any]:
         """Return the spans once there are as many."""
         assert eventually(lambda: len(self.spans) >= spans, seconds), f"{len(self.spans)} spans of {spans}"
         return self.spans

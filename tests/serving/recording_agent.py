@@ -23,7 +23,7 @@ def answer(address: str, key: str) -> object:
     """Return the models of a server, or the status of its refusal."""
     request = urllib.request.Request(f"{address}/v1/models", headers={"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return [each["id"] for each in json.load(response)["data"]]
     except urllib.error.HTTPError as error:
         return error.code

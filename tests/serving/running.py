@@ -77,7 +77,7 @@ class RunningServer:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
         """Return status, headers and the body, parsed when it is JSON, and held against the contract."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -93,7 +93,7 @@ class RunningServer:
         finally:
             connection.close()
 
-    def connect(self, timeout: float = 20.0) -> socket.socket:
+    def connect(self, timeout: float = 60.0) -> socket.socket:
         """Return a connection without having said anything on it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
@@ -141,8 +141,11 @@ def unchunked(body: bytes) -> bytes:
     return b"".join(parts)
 
 
-def eventually(condition: Any, seconds: float = 5.0) -> bool:
-    """Wait until a condition holds; return whether it came to hold in time."""
+def eventually(condition: Any, seconds: float = 60.0) -> bool:
+    """Wait until a condition holds; return whether it came to hold.
+
+    The limit is only there for what never comes to hold: a machine in use may take long for what is done at once.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

@@ -62,7 +62,7 @@ def test_a_reader_of_many_streams_is_told_when_there_is_something() -> None:
     stream, told, events = answered(("One.",), ("Two.",)), threading.Semaphore(0), []
     stream.subscribe(told.release)
     while not any(isinstance(event, Finished) for event in events):
-        assert told.acquire(timeout=5)
+        assert told.acquire(timeout=60)
         while taken := stream.take():
             events += taken
     assert stream.take() == ()

@@ -270,6 +270,16 @@ def test_a_body_that_another_server_closes_cancels_its_stream(setting: Setting) 
 
 
 def test_every_silent_stream_is_kept_alive_when_its_own_time_has_come() -> None:
+    """A machine in use may be late, but not every time; what waits for another's time is late every time."""
+    times: list[dict[str, float]] = []
+    while len(times) < 8 and not (times and all(seconds < 1.4 for seconds in times[-1].values())):
+        times.append(keep_alive_times())
+        assert all(seconds >= 1.0 for seconds in times[-1].values()), times
+    assert len(times) < 8, times
+
+
+def keep_alive_times() -> dict[str, float]:
+    """Return when each of two silent streams, half a second apart, was kept alive, which they are after a second."""
     began: dict[str, float] = {}
     kept: dict[str, float] = {}
 
@@ -287,6 +297,6 @@ def test_every_silent_stream_is_kept_alive_when_its_own_time_has_come() -> None:
         began[name] = time.monotonic()
         dispatcher.add(StreamDelivery([ScriptedStream()], Waiting(name), Ends()))
         time.sleep(0.5)
-    assert eventually(lambda: len(kept) == 2, 5)
+    assert eventually(lambda: len(kept) == 2)
     dispatcher.close()
-    assert all(1.0 <= seconds < 1.4 for seconds in kept.values()), kept
+    return kept
