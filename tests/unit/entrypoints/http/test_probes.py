@@ -9,6 +9,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from falcon.testing import TestClient
 from serving.parts import CHAT_MODEL, OTHER_MODEL, Parts
 
+from mlxk.application.ports.text_generator import EngineState
 from mlxk.domain.models.footprint import MemoryReading
 from mlxk.entrypoints.http.resources import STALLED_SECONDS, EngineWatch
 from mlxk.entrypoints.settings import ServerSettings
@@ -91,3 +92,16 @@ def test_a_model_beyond_the_memory_is_refused_only_where_the_operator_says_so(st
     warned = parts.log.named("the model exceeds this machine's memory budget; expect swapping")
     assert len(warned) == (0 if strict else 1)
     assert MemoryReading(1000, 1000).budget < 1000
+
+
+def test_a_probe_waits_for_the_engine_for_less_than_the_second_that_orchestrators_wait_for_a_probe() -> None:
+    waited: list[float] = []
+
+    class Timed(InMemoryTextGenerator):
+        def state(self, timeout_seconds: float) -> EngineState:
+            waited.append(timeout_seconds)
+            return super().state(timeout_seconds)
+
+    EngineWatch(Timed(), InMemoryClock()).read()
+    assert len(waited) == 1
+    assert 0 < waited[0] < 1
