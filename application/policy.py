@@ -303,12 +303,7 @@ def require_draft_model(details: ModelDetails, kind: str | None = None) -> None:
 
 
 def require_speech_model(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:
-    """Refuse a model that cannot transcribe or translate speech here; raises as ``require_model``.
-
-    Args:
-        description: The model.
-        needed: See ``SpeechTask.capability``.
-    """
+    """Refuse a model that cannot do with speech what ``SpeechTask.capability`` says; raises as ``require_model``."""
     require_model(description, Capability.AUDIO, needed)
 
 
