@@ -17,7 +17,7 @@ from typing import TextIO, cast
 
 import attrs
 
-from mlxk.domain.errors import InsufficientMemoryError, MlxkError
+from mlxk.domain.errors import InsufficientMemoryError, MlxkError, RankLostError
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import Application
@@ -45,6 +45,7 @@ class Preload(threading.Thread):
         server: Names the model.
         report: Called with the outcome, unless the server stops meanwhile.
         stop: Stops the server after an error.
+        again: Whether this process is there because a rank was lost: then another loss is no reason to give up.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Preload(threading.Thread):
         server: ServerSettings,
         report: Report,
         stop: Callable[[], None],
+        again: bool = False,
     ) -> None:
         super().__init__(name="mlxk-preload", daemon=True)
         self.error: MlxkError | None = None
@@ -62,6 +64,12 @@ class Preload(threading.Thread):
         self._server = server
         self._report = report
         self._stop_server = stop
+        self._again = again
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended for want of a rank, so that the next process tries again."""
+        return self._again and isinstance(self.error, RankLostError)
 
     def run(self) -> None:
         """Load the model, then report."""
@@ -71,7 +79,8 @@ class Preload(threading.Thread):
         except MlxkError as error:
             if not self._lifecycle.draining:
                 self.error = error
-                self._report(error)
+                if not self.lost:
+                    self._report(error)
                 self._stop_server()
             return
         if not self._lifecycle.draining:
@@ -163,7 +172,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     for number in stopping_signals():
         signal.signal(number, http.stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
-    preload = Preload(container, application, server, report, http.stop)
+    preload = Preload(container, application, server, report, http.stop, orders.died == RANK_LOST)
     preload.start()
     address = ServerAddress(host=server.host, port=port_of(sockets))
     others = OtherProcesses(container, application.admit, application.metrics, address.url, orders.owner)
@@ -176,7 +185,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     application.close()
     container.adapters.text_generator().close()
     log.info("stopped", logger="server", pid=os.getpid())
-    if lost.is_set():
+    if lost.is_set() or preload.lost:
         return RANK_LOST
     return (0 if clean else THREADS_LEFT) if preload.error is None else 1
 
