@@ -62,6 +62,23 @@ def test_an_answer_that_breaks_every_batch_fails_and_no_other_does(model: Loaded
     assert workshop.released == len(PROMPTS) + 1
 
 
+@pytest.mark.parametrize("prompt_tokens", [1, 2], ids=["step", "prompt"])
+def test_a_model_of_several_processes_is_told_of_a_failure(workshop: Workshop, prompt_tokens: int) -> None:
+    told: list[bool] = []
+    workshop.network.give_up = lambda: told.append(True)
+
+    def fail_once(tokens: mx.array) -> None:
+        if not told and (tokens.shape[1] == 1) == (prompt_tokens == 1):
+            raise RuntimeError("the device went away")
+
+    workshop.network.before = fail_once
+    _, stream = workshop.start("Hello world")
+    workshop.run()
+    assert told == [True]
+    if prompt_tokens == 1:
+        assert read(stream).text
+
+
 def test_logits_that_are_no_numbers_fail_their_own_answer_only(model: LoadedModel, workshop: Workshop) -> None:
     shy = {"logit_bias": ((POISON, -100.0),)}
     expected = Workshop(model).texts(*PROMPTS, **shy)

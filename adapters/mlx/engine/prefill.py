@@ -15,7 +15,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity, ShownMedia, snapshot
 from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
-from mlxk.domain.errors import CapabilityError
+from mlxk.domain.errors import CapabilityError, MlxkError
 from mlxk.domain.generation.settings import EngineOptions
 
 _KEPT_FROM_START = 4
@@ -103,6 +103,12 @@ def advance_together(prefills: Sequence[Prefill]) -> int:
     for each, cache, length in zip(prefills, caches, lengths, strict=True):
         each.cache, each.position = cache, each.position + length
     return longest * len(prefills)
+
+
+def give_up(network: Any, error: Exception) -> None:  # noqa: ANN401
+    """Tell a model of several ranks of a failure, after which it would wait for what it has not sent to the others."""
+    if not isinstance(error, MlxkError) and hasattr(network, "give_up"):
+        network.give_up()
 
 
 class Media(Protocol):

@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
-from mlxk.adapters.mlx.engine.prefill import Prefill
+from mlxk.adapters.mlx.engine.prefill import Prefill, give_up
 from mlxk.adapters.mlx.engine.prefiller import EngineCounters, Prefiller
 from mlxk.adapters.mlx.engine.proposers import Drafter, DraftModel, Proposer
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
@@ -207,6 +207,7 @@ class Scheduler:
         try:
             self._prefiller.advance(sequence, prefill, alone=self.running == 1)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
+            give_up(sequence.model.model.network, error)
             self._end(sequence, _failure(error))
             return []
         return [] if prefill.remaining else [sequence]
@@ -334,6 +335,7 @@ class Scheduler:
     def _rebuild(self, batch: Batch, error: Exception) -> None:
         """Compute every sequence of a failed batch again, each alone; a second failure ends a sequence."""
         self._log.warning("a batch failed and is rebuilt", rows=len(batch.sequences), error=type(error).__name__)
+        give_up(batch.network, error)
         if is_compile_failure(error):
             mx.disable_compile()  # the sequences are computed again without
         self._batches.remove(batch)

@@ -50,6 +50,10 @@ class StepLog:
         found: mx.array = self._step(lambda: self.share.read(cache, tokens, logits=logits), step)
         return found
 
+    def give_up(self) -> None:
+        """Have no further step done: the shares may differ."""
+        self._on_failure()
+
     def drop(self, cache: int) -> None:
         """Have a cache dropped before the next step; on any thread, also while garbage is collected."""
         self._dropped.append(cache)
@@ -155,3 +159,7 @@ class RankedNetwork:
     def read(self, tokens: mx.array, cache: list[RankedCache]) -> None:
         """Compute tokens of a prompt into the cache, without logits, of which a long prompt has many."""
         self._log.read(cache[0].number, tokens, logits=False)
+
+    def give_up(self) -> None:
+        """End the group: what failed here may not have been sent to the others, which wait for it."""
+        self._log.give_up()
