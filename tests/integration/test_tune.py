@@ -170,7 +170,8 @@ def test_the_estimate_of_memory_is_near_what_is_measured_and_above(
     examples = tuple(FileCheck("texts.jsonl").read(lines).examples)
     settings = TuningChoices(method=method, steps=2, recompute=recompute).settings(config, 4, 4096)
     tuner = MlxModelTuner()
-    longest = tuner.lengths(handle, examples, settings.max_length, mask_prompt=True).longest
+    model = TrainedModel(handle, "mlx-lm")
+    longest = tuner.lengths(model, examples, settings.max_length, mask_prompt=True).longest
     estimate = weights + training_bytes(NetworkShape.of(config), settings, longest, weights)
     (tmp_path / "made").mkdir()
     job = TrainingJob(
