@@ -1,12 +1,18 @@
 """``mlxk bench --url`` beside GuideLLM, against the same server.
 
-    python benchmarks/beside_guidellm.py GUIDELLM [--rounds N] [--streams N,N] [--requests N] [--tokens N] [--paced S]
+    python benchmarks/beside_guidellm.py GUIDELLM [--rounds N] [--streams N,N] [--requests N] [--tokens N]
+        [--large | --paced S]
 
 GUIDELLM is its program, in an environment of its own: ``uv venv D && uv pip install --python D/bin/python guidellm``,
 then ``D/bin/guidellm``. One server, one random model, whose tokenizer GuideLLM reads from its folder. In each round
 both ask as many requests with prompts of as many tokens, in turns; figures are medians of the rounds. The exit status
-is 1 when one of them differs by more than a tenth. With ``--paced`` the server has scripted answers in place of the
-model, a token every S seconds: what differs then is how the two measure, and not what else the machine does.
+is 1 when one of them differs by more than a tenth. With ``--large`` the model has 29 million parameters in place of 3.
+With ``--paced`` the server has scripted answers in place of the model, a token every S seconds: what differs then is
+how the two measure, and not what else the machine does.
+
+The model only generates tokens that are text. Others, such as parts of a character, arrive with a later token, and both
+programs take the first part of the answer for the first token: they would measure answers from one token or another,
+as the prompts have it.
 """
 
 import argparse
@@ -22,8 +28,19 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent)]
 
+import mlx.core as mx  # noqa: E402
 from server import SHAPE, Server, make_model  # noqa: E402 - needs the path above
+from tokenizers import Tokenizer  # noqa: E402
 
+LARGE = {
+    "hidden_size": 512,
+    "num_hidden_layers": 10,
+    "intermediate_size": 1408,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+}
+"""29 million parameters."""
 WORDS = 16
 ALLOWED = 0.1
 FIGURES = ("first token, ms", "between tokens, ms", "end to end, ms", "tokens/s")
@@ -112,6 +129,17 @@ def _theirs(metrics: dict[str, Any]) -> list[float]:
     return [*times, found["request_latency"]["median"] * 1000, found["output_tokens_per_second"]["mean"]]
 
 
+def only_text(model: str) -> None:
+    """Have the most likely token be one of letters, digits and spaces always."""
+    place, tokenizer = Path(model, "model.safetensors"), Tokenizer.from_file(f"{model}/tokenizer.json")
+    texts = [tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())]
+    weights = dict(mx.load(str(place)))
+    kept = mx.array([float(text.isascii() and text.replace(" ", "x").isalnum()) for text in texts])
+    weights["model.embed_tokens.weight"] *= kept[:, None]  # its rows give the logits, too
+    mx.eval(weights)
+    mx.save_safetensors(str(place), weights, {"format": "mlx"})
+
+
 def main() -> int:
     """Compare, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -120,10 +148,13 @@ def main() -> int:
     parser.add_argument("--streams", type=lambda text: [int(each) for each in text.split(",")], default=[1, 4])
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--paced", type=float)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--large", action="store_true")
+    kind.add_argument("--paced", type=float)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = make_model(Path(folder), "beside", SHAPE)
+        model = make_model(Path(folder), "beside", LARGE if options.large else SHAPE)
+        only_text(model)
         command = f"{sys.executable} -m mlxk serve --allow-model-paths --port {{port}} --model {{model}}"
         name = model
         if options.paced is not None:
