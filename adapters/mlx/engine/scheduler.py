@@ -201,8 +201,7 @@ class Scheduler:
         group = [each for each in candidates if self._has_begun(each) and each.shares_passes]
         if len(group) > 1 and self._prefiller.advance_together(group):
             return group
-        prefill = sequence.prefill
-        if prefill is None:
+        if (prefill := sequence.prefill) is None:
             return []
         try:
             self._prefiller.advance(sequence, prefill, alone=self.running == 1)
