@@ -1,5 +1,7 @@
 """Adapters that a server has under names of their own: on the weights of their model, beside it and each other."""
 
+import base64
+import io
 import itertools
 import json
 from collections.abc import Callable
@@ -9,7 +11,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from doubles.event_log import InMemoryEventLog
+from models import tiny_vision
 from models.tiny_models import build, write_adapter
+from PIL import Image
 from serving.running import RunningServer
 from serving.settings_home import Machine
 
@@ -84,6 +88,29 @@ def test_an_adapter_alone_is_served_by_its_name_with_the_model_that_it_names(
         assert complete(server, "poet", PROMPT) == oracle(handle, adapter, PROMPT)
         assert complete(server, "llama", PROMPT) == oracle(handle, None, PROMPT)
         assert server.get("/v1/models/poet")[2]["parent"] == "llama"
+
+
+def test_adapters_of_models_that_read_images_answer_with_images_and_without(mlxk: Machine, tmp_path: Path) -> None:
+    handle = tiny_vision.build(tmp_path / "sees", "qwen3_vl")
+    adapter = write_adapter(tmp_path / "poet", handle)
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(picture, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    asked = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": PROMPT}]
+
+    def looks(model: str) -> str:
+        messages = [{"role": "user", "content": asked}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 12}
+        status, _, answer = server.post("/v1/chat/completions", body)
+        assert status == 200, answer
+        return str(answer["choices"][0]["message"]["content"])
+
+    with mlxk.serve("--model", handle.directory, "--adapter", f"poet={adapter}") as server:
+        plain, adapted = looks("sees"), looks("poet")
+        assert plain != adapted
+        assert (looks("poet"), looks("sees")) == (adapted, plain)
+        assert complete(server, "sees", PROMPT) == oracle(handle, None, PROMPT)
+        assert complete(server, "poet", PROMPT) == oracle(handle, adapter, PROMPT)
 
 
 def test_adapters_cost_their_own_bytes_and_go_before_their_model(handle: ModelHandle, tmp_path: Path) -> None:
