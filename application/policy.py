@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 
 import attrs
 
-from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_directories import ModelFiles
 from mlxk.application.ports.system import EventLog
@@ -382,13 +381,6 @@ def require_reasoning(details: ModelDetails, field: str) -> None:
     if not details.may_reason:
         fault = f"'{details.description.handle.label}' cannot be told to reason"
         raise CapabilityError.in_field(field, fault, hint=Advice(Remedy.LEAVE_OUT_REASONING))
-
-
-def require_quantized_activations(registry: BackendRegistry) -> None:
-    """Refuse, with ``CapabilityError``, to quantize activations where no device multiplies them."""
-    if not registry.quantizes_activations():
-        fault = "quantize_activations: only CUDA has products of quantized activations, and no NVIDIA GPU computes here"
-        raise CapabilityError(fault, hint="Leave it out: quantized weights are computed without it as well.")
 
 
 def _refused(

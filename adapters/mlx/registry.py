@@ -21,6 +21,7 @@ from mlxk.adapters.mlx.adapter_files import base_of, read_adapter
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
 from mlxk.adapters.mlx.spoken_families import FAMILIES
 from mlxk.application.ports.backends import Adapter, BackendRegistry
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
@@ -112,9 +113,13 @@ class MlxBackendRegistry(BackendRegistry):
         """Whether a library is installed and implements an architecture."""
         return any(library.value == backend for library in self._support(architecture).loading)
 
-    def quantizes_activations(self) -> bool:
-        """Whether they are computed on a GPU of NVIDIA: MLX has no such product elsewhere."""
-        return sys.platform != "darwin" and not computes_on_cpu(sys.platform)
+    def require_quantized_activations(self) -> None:
+        """Refuse them without a GPU of NVIDIA: MLX has no such product elsewhere."""
+        if sys.platform == "darwin" or computes_on_cpu(sys.platform):
+            raise CapabilityError(
+                "quantize_activations: only CUDA has products of quantized activations, and no GPU of it computes here",
+                hint="Leave it out: quantized weights are computed without it as well.",
+            )
 
     def base_of(self, directory: str) -> str | None:
         """Return the base that an adapter names; a directory with a model of its own is none."""

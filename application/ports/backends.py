@@ -57,8 +57,12 @@ class BackendRegistry(Protocol):
         """Whether a backend is installed and implements an architecture, named as in ``config.json``."""
 
     @abstractmethod
-    def quantizes_activations(self) -> bool:
-        """Whether models are computed on a device that multiplies quantized numbers with quantized ones."""
+    def require_quantized_activations(self) -> None:
+        """Refuse to quantize activations where no device multiplies quantized numbers with quantized ones.
+
+        Raises:
+            CapabilityError: Says which device would.
+        """
 
     @abstractmethod
     def base_of(self, directory: str) -> str | None:

@@ -25,7 +25,6 @@ from mlxk.application.policy import (
     require_audio_input,
     require_draft_model,
     require_memory,
-    require_quantized_activations,
     require_reasoning,
     require_text_model,
     require_tools,
@@ -247,7 +246,7 @@ class GenerateText:
         """Return the options without quantized activations where they would have no effect, or refuse them."""
         if not options.engine_options.quantize_activations:
             return options
-        require_quantized_activations(self.describe.registry)
+        self.describe.registry.require_quantized_activations()
         known = model.quantization
         if known is not None and known.mode in ACTIVATION_MODES:
             return options

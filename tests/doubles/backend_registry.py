@@ -8,7 +8,7 @@ registry.judge(snapshot, facts).backends        # ("mlx-lm",) for a llama
 from collections.abc import Collection, Mapping
 
 from mlxk.application.ports.backends import Adapter, BackendRegistry
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Framework, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
@@ -64,8 +64,9 @@ class InMemoryBackendRegistry(BackendRegistry):
     def supports(self, backend: str, architecture: str) -> bool:
         return architecture in self._supported.get(backend, frozenset())
 
-    def quantizes_activations(self) -> bool:
-        return self._activations
+    def require_quantized_activations(self) -> None:
+        if not self._activations:
+            raise CapabilityError("quantize_activations: no device does")
 
     def base_of(self, directory: str) -> str | None:
         adapter = self._adapters.get(directory)

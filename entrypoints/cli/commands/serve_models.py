@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from mlxk.application.policy import require_quantized_activations
 from mlxk.domain.errors import FeatureGateError, UsageError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.command import (
@@ -183,7 +182,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     server.validate()
     asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
     if any(values.get("quantize_activations") for values in asked):
-        require_quantized_activations(context.build(context.settings).adapters.backend_registry())
+        context.build(context.settings).adapters.backend_registry().require_quantized_activations()
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)

@@ -8,7 +8,7 @@ from doubles.backend_registry import InMemoryBackendRegistry
 
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.ports.backends import BackendRegistry
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.models.detection import detect
 from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.model import Capability
@@ -66,7 +66,8 @@ class TestBackendRegistry:
         assert not build({backend: {"llama"}}).supports(backend, model_type)
 
     def test_activations_are_quantized_on_no_processor(self, build: Build) -> None:
-        assert build({}).quantizes_activations() is False
+        with pytest.raises(CapabilityError, match="quantize_activations: "):
+            build({}).require_quantized_activations()
 
     def test_asking_twice_gives_the_same_answer(self, build: Build) -> None:
         registry = build({"mlx-lm": {"llama"}})
