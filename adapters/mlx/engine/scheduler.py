@@ -66,8 +66,7 @@ class Scheduler:
         self._log = log
         self._clock = clock
         self._admission = admission
-        self._memory = memory
-        self._prefixes = memory.prefixes
+        self._memory, self._prefixes = memory, memory.prefixes
         self._counters = counters
         self._prefiller = Prefiller(log, clock, memory, counters)
         self._release = release
