@@ -185,7 +185,6 @@ def test_what_is_seen_goes_down_a_pipe(
         (["demo-vision", "--image", "1-red-circle.jpg", "--chunk", "6"], 1, "at most 5 (got 6)"),
         (["demo-vision", "--chunk", "2", "x"], 2, "--chunk requires --image"),
         (["demo-speech", "--image", "1-red-circle.jpg", "--audio", "x.wav"], 2, "--image does not apply to --audio"),
-        (["demo-vision", "--image", "1-red-circle.jpg", "--chat"], 2, "--chat and --image"),
         (["demo", "--image", "1-red-circle.jpg"], 1, "'demo' is a text model and takes no images"),
         (["nosuch", "--image", "1-red-circle.jpg"], 1, "nosuch"),
     ],
