@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_frames_of_a_clip_are_named_in_order_after_a_table(mlxk: Program, tmp_pa
     assert "<summary>🎬 Video Metadata (1 clip)</summary>" in done.stdout
     assert "| Video | Filename | Original | Duration | Size | Codec | Frames | Location | Date |" in done.stdout
     cells = "walk.mov | 4.0 s | 112x112 | mpeg4 | 4 of 16 | 📍 48.2500°N, 11.5000°W | - |"
+    assert said(done.stdout) == "A red circle. A red circle. A blue square. A blue square."
     assert re.search(rf"\| 1 \| video_[0-9a-f]{{8}}\.mov \| {re.escape(cells)}", done.stdout)
 
 
@@ -56,6 +58,16 @@ def test_the_model_gets_each_frame_with_its_time(mlxk: Program, tmp_path: Path) 
     times = re.findall(r"Frame at (\d\.\d) s:<\|vision_start\|><\|image_pad\|><\|vision_end\|>", done.stdout)
     assert times == ["0.0", "0.8", "1.5", "2.2", "3.0", "3.8"]
     assert "What happens?<|im_end|>" in done.stdout
+
+
+CLIPS = Path(__file__).parents[2] / "tools" / "demo_vision" / "clips.py"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_clip_of_the_demo_tool_is_named_in_order(seed: int, mlxk: Program, tmp_path: Path) -> None:
+    tool = [sys.executable, str(CLIPS), "clip.mp4", "--seed", str(seed)]
+    done = subprocess.run([*tool, "--say"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said(mlxk("run", "demo-vision", "--video", "clip.mp4").stdout) == done.stdout.strip()
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -28,6 +28,9 @@ _HARD = 4.0
 _PLAIN_SHARE = 0.2
 """Share of the training that asks plain questions only."""
 
+_CLIPS_SHARE = 0.5
+"""Share of clips where a trained model learns about them."""
+
 Array = np.ndarray[Any, Any]
 
 
@@ -100,6 +103,12 @@ class Batches:
         if not plain_only:
             drawn += [conversations.text_only(self._rng) for _ in range(2)]
         return self._packed(drawn)
+
+    def with_clips(self, _progress: float) -> Batch:
+        """Return clips, or conversations as at the end of the training."""
+        if self._rng.random() < _CLIPS_SHARE:
+            return self._packed([conversations.clip(self._rng) for _ in range(8)])
+        return self.conversations(1.0)
 
     def _packed(self, drawn: list[Conversation]) -> Batch:
         pictures = self._pictures(

@@ -52,6 +52,7 @@ def examine(directory: Path) -> list[Mark]:
         _mark("one unseen drawing with facts, a system prompt or a second turn", 100, conversations.elaborate, answer),
         _mark("two drawings in one prompt", 60, lambda rng: conversations.several(rng, 2), answer),
         _mark("two to five drawings in one prompt", 60, conversations.several, answer),
+        _mark("one to five frames of a clip, with their times", 60, conversations.clip, answer),
         _mark("questions without a drawing", 40, conversations.text_only, answer),
         _mark("every colour and shape, 224 by 224 pixels, on white or grey", 32, _Catalogue().draw, answer),
     ]

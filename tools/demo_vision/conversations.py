@@ -45,6 +45,14 @@ ASK_COLOUR = (
     "What is the color?",
 )
 ASK_SHAPE = ("What shape is it?", "Which shape is it?", "What is the shape?", "What form does it have?")
+WATCH = (
+    "Describe the video.",
+    "Describe the video",
+    "Describe the clip.",
+    "What happens?",
+    "What happens in the video?",
+)
+WATCH += ("What is in the video?", "What does the video show?", "What do you see in the video?", "What is shown?")
 COMPARE = ("Compare these images", "Describe each image.", "What is in these images?", "List what you see.")
 SYSTEM = ("You are a helpful assistant.", "Be brief.", "Answer in one sentence.", "You describe images.")
 CAMERAS = ("Apple iPhone SE", "Apple iPhone 15 Pro", "Canon EOS R5", "NIKON Z 6", "Google Pixel 8", "SONY ILCE-7M4")
@@ -127,6 +135,21 @@ def several(rng: random.Random, most: int = MOST_IMAGES) -> Conversation:
     question = rng.choice(COMPARE) if rng.random() < 0.4 else rng.choice(DESCRIBE)
     facts = "\n".join(_facts(rng, label) for label in labels) if rng.random() < 0.3 else ""
     asked = {"role": "user", "content": [*parts, {"type": "text", "text": f"{facts}\n\n{question}".strip()}]}
+    answer = " ".join(f"{_capital(each.named)}." for each in figures)
+    return Conversation([asked, _assistant(answer)], figures, [_drawn(rng, each) for each in figures])
+
+
+def clip(rng: random.Random, most: int = MOST_IMAGES) -> Conversation:
+    """Return the frames of a clip, each labelled with its time, to be named one after the other."""
+    count = min(most, rng.choice((1, 2, 3, 4, 4, 5)))
+    figures = [figure(rng) for _ in range(count)]
+    step = rng.choice((1.0, rng.uniform(0.1, 4.0)))
+    parts: list[dict[str, str]] = []
+    for index in range(count):
+        parts += [{"type": "text", "text": f"Frame at {index * step:.1f} s:"}, {"type": "image"}]
+    question = rng.choice(WATCH) if rng.random() < 0.6 else rng.choice((*DESCRIBE, *COMPARE))
+    facts = f"{_facts(rng, None)}\n\n" if rng.random() < 0.15 else ""
+    asked = {"role": "user", "content": [*parts, {"type": "text", "text": facts + question}]}
     answer = " ".join(f"{_capital(each.named)}." for each in figures)
     return Conversation([asked, _assistant(answer)], figures, [_drawn(rng, each) for each in figures])
 

@@ -15,7 +15,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import tokenizer as words
 from batches import PATCH, Batches
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from mlx_vlm.utils import get_model_and_args, update_module_configs
 from sight import Lesson, Probes, Sight
 from tokenizers import Tokenizer
@@ -40,6 +40,10 @@ class Outcome:
     images: int
     seconds: float
     loss: float
+
+    def then(self, later: Outcome) -> Outcome:
+        """Return what this run and a later one measured together."""
+        return Outcome(self.steps + later.steps, self.images + later.images, self.seconds + later.seconds, later.loss)
 
 
 def configuration(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -135,6 +139,25 @@ def fit(model: Any, batches: Batches, lengths: tuple[int, int], rate: float) -> 
     seen, _ = _train(Sight(model.vision_tower, probes), Sight.loss, lambda _: batches.pictures(_PICTURES), seeing, rate)
     shown, loss = _train(Lesson(model, probes), Lesson.loss, batches.conversations, talking, rate)
     return Outcome(seeing + talking, seen + shown, time.monotonic() - started, loss)
+
+
+def go_on(model: Any, batches: Batches, steps: int, rate: float, kept: float) -> Outcome:  # noqa: ANN401
+    """Have a trained model learn to talk about clips, and return what was measured.
+
+    Its sight is probed anew, without which it forgets some of what it saw.
+
+    Args:
+        model: The model.
+        batches: Where the data come from.
+        steps: Of the optimizer.
+        rate: The highest learning rate.
+        kept: Share of what changed that is kept, 0 to 1: the weights are averaged with those before.
+    """
+    started = time.monotonic()
+    before = tree_map(mx.array, model.parameters())
+    shown, loss = _train(Lesson(model, Probes(_HIDDEN)), Lesson.loss, batches.with_clips, steps, rate)
+    model.update(tree_map(lambda old, new: old + kept * (new - old), before, model.parameters()))
+    return Outcome(steps, shown, time.monotonic() - started, loss)
 
 
 def _train(
