@@ -51,6 +51,13 @@ def test_the_readme_is_short() -> None:
     assert len(read(ROOT / "README.md").split()) <= 1500
 
 
+def test_the_table_of_features_names_every_command_and_no_other() -> None:
+    features = read(ROOT / "README.md").partition("## Features\n")[2].partition("\n## ")[0]
+    cells = [row.split("|")[1] for row in features.splitlines() if row.startswith("| `") or row.startswith("| [")]
+    named = {words.split()[0] for cell in cells for words in re.findall(r"`([^`]+)`", cell)}
+    assert {name for name in named if not name.startswith("-")} == set(COMMANDS)
+
+
 def test_the_help_that_is_shown_is_the_real_one(mlxk: Program) -> None:
     help_text = mlxk("--help", COLUMNS="80").stdout
     assert f"```console\n$ mlxk --help\n{help_text}```" in read(ROOT / "docs" / "command-line.md")
