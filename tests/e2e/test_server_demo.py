@@ -1,5 +1,6 @@
 """``mlxk serve`` as installed, with the built-in model: what the documents show, what the SDK sees, what logs hide."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -62,12 +63,11 @@ class Served:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, Any]:
         """Ask; return status, kind and body, held against the contract."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, {"Content-Type": "application/json", **named})
-        response = connection.getresponse()
-        data = response.read().decode()
-        connection.close()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, body, {"Content-Type": "application/json", **named})
+            response = connection.getresponse()
+            data = response.read().decode()
         kind = (response.getheader("Content-Type") or "").partition(";")[0]
         parsed = json.loads(data) if kind == "application/json" else data
         contract.check(method, path, response.status, kind, parsed)

@@ -1,5 +1,6 @@
 """The life of a server: its worker dies and is replaced, signals end it, and nothing outlives what it belongs to."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -61,16 +62,18 @@ class Server:
         data = json.dumps(body).encode()
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        try:
+            connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def get(self, path: str) -> int:
         """Return the status of an address."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("GET", path)
-        status = connection.getresponse().status
-        connection.close()
-        return status
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().status
 
     def end(self) -> None:
         """Kill what is left."""

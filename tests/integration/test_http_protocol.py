@@ -339,9 +339,9 @@ def test_a_flood_of_nonsense_does_not_keep_others_waiting(server: RunningServer)
     def flood() -> None:
         while not stop.is_set():
             try:
-                connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
-                connection.sendall(b"\x00\xff" * 500 + b"\r\n\r\n")
-                read_all(connection)
+                with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+                    connection.sendall(b"\x00\xff" * 500 + b"\r\n\r\n")
+                    read_all(connection)
             except OSError:
                 continue
 

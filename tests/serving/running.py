@@ -103,7 +103,11 @@ class RunningServer:
         data = b"" if body is None else json.dumps(body).encode()
         head = f"{method or ('GET' if body is None else 'POST')} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{extra}"
         kind = f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n" if body is not None else ""
-        connection.sendall(f"{head}{kind}\r\n".encode() + data)
+        try:
+            connection.sendall(f"{head}{kind}\r\n".encode() + data)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
 
