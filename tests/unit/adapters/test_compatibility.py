@@ -80,7 +80,7 @@ IMAGE = Conversation((Message.of_parts(DecodedImage(4, 4, b"0" * 48, "digest"), 
         (ALONE, IMAGE, PLAIN, Library.MLX_VLM),
         (VISION_FIRST, "Hello", EngineOptions(kv_bits=8), Library.MLX_VLM),
         (VISION_FIRST, "Hello", EngineOptions(max_kv_size=64), Library.MLX_LM),
-        (VISION_FIRST, "Hello", EngineOptions(adapter="/adapter"), Library.MLX_LM),
+        (VISION_FIRST, "Hello", EngineOptions(adapter="/adapter"), Library.MLX_VLM),
         (("mlx-vlm",), "Hello", EngineOptions(kv_bits=8), Library.MLX_VLM),
     ],
 )
