@@ -6,6 +6,7 @@ A part stands between ``<!-- KIND: WORDS -->`` and ``<!-- end -->``:
 - ``help: COMMAND …``: what ``--help`` prints, 80 columns wide, of one command after the other;
 - ``endpoints: PATH …``: requests and answers of addresses, from the OpenAPI document in ``contracts/http/v1``;
 - ``objects: PREFIX``: the objects of which those bodies consist, of one API, whose names begin with the prefix;
+- ``features: PAGE``: what the commands do, of ``tests/features.json``, and beside ``README.md`` the tests for it;
 - ``families: PART``: what the tests show of each architecture of mlx-vlm: ``shown``, ``others`` or ``kinds``;
 - ``failures: PREFIX``: the answers that endpoints share, of one API, whose names begin with the prefix.
 
@@ -20,12 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from what_tests_show import families, features
+
 from mlxk.entrypoints.cli.program import COMMANDS, build_parser
 from mlxk.entrypoints.http.resources import openapi_document
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/json-api.md", "docs/commands.md", "docs/http-api.md", "docs/vision-families.md")
-MODELS = ROOT / "tests" / "models"
+NAMES = ("features", "json-api", "commands", "http-api", "vision-families")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 SCHEMAS = ROOT / "contracts" / "cli" / "v0"
 SUFFIX = ".schema.json"
 BLOCK = re.compile(r"(<!-- (?P<kind>[a-z]+): (?P<words>[^>]*?) ?-->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,7 +55,7 @@ def main(arguments: list[str]) -> int:
 def filled(text: str) -> str:
     """Return a page with every part between markers written anew."""
     kinds = {"fields": fields, "help": helps, "endpoints": endpoints, "objects": objects, "failures": failures}
-    kinds["families"] = families
+    kinds |= {"families": families, "features": features}
     return BLOCK.sub(lambda block: block[1] + kinds[block["kind"]](*block["words"].split()) + block[4], text)
 
 
@@ -359,39 +362,6 @@ def literal(value: object) -> str:
 def escaped(text: str) -> str:
     """Return a text that may stand in a table, where a stroke ends a cell and <…> would be markup."""
     return re.sub(r"<(\S+?)>", r"`<\1>`", text).replace("|", "\\|")
-
-
-# The families of vision models
-
-
-def families(part: str) -> str:
-    """Return what the tests of vision models show, in one of three parts."""
-    others = json.loads((MODELS / "other_architectures.json").read_text(encoding="utf-8"))
-    if part == "others":
-        rows = [f"| `{name}` | {reason} |" for name, reason in sorted(others["vision"].items())]
-        return "\n".join(["| architecture | why |", "|---|---|", *rows, ""])
-    if part == "kinds":
-        rows = [f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in others["kinds"].items()]
-        return "\n".join(["| what they make | architectures |", "|---|---|", *rows, ""])
-    files = ("vision_families.json", "omni_families.json")
-    written = {k: v for each in files for k, v in json.loads((MODELS / each).read_text(encoding="utf-8")).items()}
-    notes: list[str] = []
-    rows = [f"| `{name}` | {_shown(found['shows'], notes)} |" for name, found in sorted(written.items())]
-    heads = [
-        "| architecture | one image | two images | shared batches | sound | image and sound | video |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*heads, *rows, "", *(f"{number}. {note}." for number, note in enumerate(notes, 1)), ""])
-
-
-def _shown(shows: dict[str, Any], notes: list[str]) -> str:
-    """Return the cells of a family, and add what they refer to."""
-    words = {None: "\N{EN DASH}", True: "yes", "shared": "yes", "alone": "alone"}
-    columns = [shows.get(name) for name in ("image", "images", "batch", "sound", "both", "video")]
-    notes += [each for each in (*columns, shows.get("note")) if each not in (*words, *notes)]
-    cells = [words[each] if each in words else f"({notes.index(each) + 1})" for each in columns]
-    note = f" ({notes.index(shows['note']) + 1})" if "note" in shows else ""
-    return " | ".join([cells[0] + note, *cells[1:]])
 
 
 if __name__ == "__main__":

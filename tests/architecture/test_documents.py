@@ -1,6 +1,6 @@
 """Documents that say what is true: help, tables, links, commands and decisions are held against the program."""
 
-import importlib.util
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -38,12 +38,7 @@ def read(path: Path) -> str:
 
 def tool(name: str) -> ModuleType:
     """Load one of our tools."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 def test_the_readme_is_short() -> None:
