@@ -195,7 +195,7 @@ import os, resource, shutil, sys
 from mlxk.adapters.filesystem.workspace_draft import copy_file
 
 try:
-    from mlxk.adapters.system import SystemMachineMeter
+    from mlxk.adapters.system.machine_meter import SystemMachineMeter
 except ImportError as error:
     sys.exit(f"the meter has moved: {error}")
 
