@@ -17,7 +17,6 @@ MemFree:         2000000 kB
 MemAvailable:   {48 * GIB // 1024} kB
 Buffers:          500000 kB
 Cached:         40000000 kB
-SwapTotal:             0 kB
 HugePages_Total:       0
 """
 

@@ -16,11 +16,13 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.mlx
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 def test_lines_and_documents_keep_to_the_contracts(
-    mlxk: Program, command: Command, faults: Faults, tmp_path: Path
+    pairs: bool, mlxk: Program, command: Command, faults: Faults, tmp_path: Path
 ) -> None:
     build(tmp_path / "tiny")
-    lines = ({"prompt": f"Hello {number}", "completion": "Hello world!"} for number in range(3))
+    answers = {"chosen": "Hello world!", "rejected": "The end."} if pairs else {"completion": "Hello world!"}
+    lines = ({"prompt": f"Hello {number}", **answers} for number in range(3))
     (tmp_path / "facts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     flags = ("--iters", "3", "--valid-share", "0.3", "--validate-every", "1", "--max-length", "24")
     printed = mlxk("tune", "./tiny", "facts.jsonl", "--into", "./taught", *flags, "--json").stdout.splitlines()
