@@ -54,7 +54,7 @@ class VideoDecoder(Protocol):
         memory that it takes are limited, and nothing of it goes on after the return.
 
         Raises:
-            ValidationError: The clip is damaged, cut off or too long, has too many pixels or no pictures, or takes too
+            ValidationError: The clip is damaged, cut off or too long, has too many pixels or no frames, or takes too
                 much time or memory; or the sampling is out of range.
             BackendNotInstalledError: It needs a package that is not installed.
         """

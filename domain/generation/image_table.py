@@ -77,7 +77,7 @@ class VideoFacts:
     seconds: float
     """Its duration."""
     codec: str
-    """The common name of the encoding of its pictures, such as ``h264``."""
+    """The common name of the encoding of its frames, such as ``h264``."""
     recorded: ImageFacts | None = None
     """When, where and with what it was recorded; None when that is not reported."""
 

@@ -177,7 +177,9 @@ class Reader:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = str(free.getsockname()[1])
-        self.variables = {**reader_environment(home, hub.url), "MLXK2_PORT": self.port}
+        # What pages say of memory is without a library for matrices, which a machine may have or not.
+        own = {"MLXK2_PORT": self.port, "MLXK2_BLAS": "off"}
+        self.variables = {**reader_environment(home, hub.url), **own}
         self._server: StartedServer | None = None
 
     def follow(self, block: Block) -> None:
@@ -303,7 +305,7 @@ def write_files(home: Path) -> None:
     for name, lines in {"note.txt": 12, "notes.md": 2, "questions.txt": 1, "CONTRIBUTING.md": 3}.items():
         (home / name).write_text("What is mlxk?\n" * lines)
     (home / "texts.jsonl").write_text('{"text": "a man is eating food"}\n{"text": "hello world", "id": 7}\n')
-    facts = re.findall(r"^\{.*\}\n", (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8"), re.MULTILINE)
+    facts = re.findall(r'^\{"prompt".*\}\n', (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8"), re.MULTILINE)
     (home / "facts.jsonl").write_text("".join(facts))
     passages = ("Cars need fuel.", "Plants make sugar from light, by photosynthesis.")
     (home / "passages.txt").write_text("".join(f"{each}\n" for each in passages))

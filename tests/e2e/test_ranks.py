@@ -1,4 +1,7 @@
-"""One model over several processes: the same answers as from one, and what happens when one of them is killed."""
+"""One model over several processes: the same answers as from one, and what happens when one of them is killed.
+
+Its commands are those of docs/cluster.md.
+"""
 
 import http.client
 import json

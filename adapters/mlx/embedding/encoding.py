@@ -157,7 +157,7 @@ def _text(stated: Mapping[str, object], *names: str) -> str:
 
 
 @attrs.frozen
-class EncodedPicture:
+class ImagePrompt:
     """An image, and the tokens around it."""
 
     image: DecodedImage
@@ -175,7 +175,7 @@ class EncodedInputs:
     """Of each input, special tokens included; none of an image."""
     truncations: tuple[Truncation, ...] = ()
     """Of the inputs that were longer than the window."""
-    images: Mapping[int, EncodedPicture] = attrs.field(factory=dict)
+    images: Mapping[int, ImagePrompt] = attrs.field(factory=dict)
     """The images, by their place among the inputs; they have no tokens before they are computed."""
     expands: bool = False
     """Whether they are queries that are filled up to one length."""
@@ -242,7 +242,7 @@ class TextEncoder:
         window: Size of the context window, tokens.
         vocabulary: Size of the vocabulary.
         ends_with: The required last token; None without one.
-        pictured: Whether the model takes images.
+        takes_images: Whether the model takes images.
     """
 
     def __init__(
@@ -253,14 +253,14 @@ class TextEncoder:
         vocabulary: int,
         ends_with: int | None = None,
         *,
-        pictured: bool = False,
+        takes_images: bool = False,
     ) -> None:
         self.window = window
         self.padding = int(tokenizer.pad_token_id or 0)
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._vocabulary = vocabulary
-        self._pictured = pictured
+        self._takes_images = takes_images
         self._lock = threading.Lock()
         self._before, self._after = self._frame()
         if ends_with is not None and not self._after:
@@ -275,11 +275,11 @@ class TextEncoder:
             CapabilityError: The model takes no instruction, and one is given.
         """
         prefix = self._prompts.prefix(request.settings)
-        images: dict[int, EncodedPicture] = {}
+        images: dict[int, ImagePrompt] = {}
         with self._lock:
             for index, each in enumerate(request.inputs):
                 if isinstance(each, ImageInput):
-                    images[index] = self._picture(each, prefix, f"input[{index}]")
+                    images[index] = self._image_prompt(each, prefix, f"input[{index}]")
             plain = [self._plain(each, prefix, index) for index, each in enumerate(request.inputs)]
         frame = len(self._before) + len(self._after)
         room = self.window - frame
@@ -298,17 +298,17 @@ class TextEncoder:
             images,
         )
 
-    def _picture(self, given: ImageInput, prefix: str, place: str) -> EncodedPicture:
+    def _image_prompt(self, given: ImageInput, prefix: str, place: str) -> ImagePrompt:
         """Return an image with the tokens around it; a text beside it stands after it, and has no control tokens.
 
         Raises:
             CapabilityError: The model takes no images.
         """
-        if not self._pictured or not isinstance(given.image, DecodedImage):
+        if not self._takes_images or not isinstance(given.image, DecodedImage):
             raise CapabilityError.in_field(place, "this model embeds texts, not images")
         beside = self._tokenizer(given.text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         before = (*self._before, *self._tokens(prefix)) if prefix else self._before
-        return EncodedPicture(given.image, before, (*beside["input_ids"], *self._after), place)
+        return ImagePrompt(given.image, before, (*beside["input_ids"], *self._after), place)
 
     def _plain(self, text: Input, prefix: str, index: int) -> TokenIds:
         if isinstance(text, ImageInput):

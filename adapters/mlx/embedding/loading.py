@@ -21,8 +21,8 @@ from mlxk.adapters.mlx.embedding.encoding import (
     prompts_of,
     stated_modes,
 )
+from mlxk.adapters.mlx.embedding.images import FAMILIES, GemmaImages, ImageNetwork
 from mlxk.adapters.mlx.embedding.networks import ColbertNetwork, ColbertRules, TextNetwork
-from mlxk.adapters.mlx.embedding.pictures import FAMILIES, GemmaImages, PictureNetwork
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     json_in,
@@ -115,14 +115,14 @@ def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STOR
     family = _PICTURED.get(_architecture(config), _architecture(config))
     with translated(handle, "has an architecture that makes no vectors"), offline(), quietly():
         if family in FAMILIES:
-            network, made = _load_pictured(handle, config, family)
+            network, made = _load_with_images(handle, config, family)
         else:
             network, made = _load_text(handle, config)
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
     return EmbeddingModel(handle, size, made, _is_shortenable(handle, config), _lengths(config))
 
 
-def _load_pictured(handle: ModelHandle, config: Mapping[str, Any], family: str) -> tuple[nn.Module, InputNetwork]:
+def _load_with_images(handle: ModelHandle, config: Mapping[str, Any], family: str) -> tuple[nn.Module, InputNetwork]:
     with loading_directory(handle) as directory:
         network = encoder_loader.load_encoder_model(directory, model_remapping=_PICTURED, config=dict(config))
         processor = PROCESSORS[family].from_pretrained(str(directory), trust_remote_code=False)
@@ -130,7 +130,7 @@ def _load_pictured(handle: ModelHandle, config: Mapping[str, Any], family: str) 
     tokenizer = processor.tokenizer
     prompts = _prompts(handle, config)
     window = window_of(handle, config, tokenizer)
-    return network, PictureNetwork(network, processor, FAMILIES[family], prompts, window, len(tokenizer))
+    return network, ImageNetwork(network, processor, FAMILIES[family], prompts, window, len(tokenizer))
 
 
 def _load_text(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[nn.Module, InputNetwork]:
@@ -143,7 +143,7 @@ def _load_text(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[nn.Modul
         return network, ColbertNetwork(network, tokenizer, prompts, rules, window, _vocabulary(config, tokenizer))
     pooling = _place_pooling(handle, network, modes)
     images = _gemma_images(handle, config) if getattr(network, "vision_tower", None) is not None else None
-    encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()), pictured=images is not None)
+    encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()), takes_images=images is not None)
     return network, TextNetwork(handle.name, network, encoder, pooling, images)
 
 
@@ -175,7 +175,7 @@ def _encoder(
     tokenizer: PreTrainedTokenizerBase,
     last: bool,
     *,
-    pictured: bool,
+    takes_images: bool,
 ) -> TextEncoder:
     return TextEncoder(
         tokenizer,
@@ -183,7 +183,7 @@ def _encoder(
         window_of(handle, config, tokenizer),
         _vocabulary(config, tokenizer),
         tokenizer.eos_token_id if last else None,
-        pictured=pictured,
+        takes_images=takes_images,
     )
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from mlxk.adapters.mlx.embedding.encoding import (
     Computed,
     EncodedInputs,
-    EncodedPicture,
+    ImagePrompt,
     InputNetwork,
     Prompts,
     TextEncoder,
@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.embedding.encoding import (
     pool,
     require_window,
 )
-from mlxk.adapters.mlx.embedding.pictures import GemmaImages
+from mlxk.adapters.mlx.embedding.images import GemmaImages
 from mlxk.domain.embedding import EmbeddingRequest, InputKind, TokenIds, Truncation
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 
@@ -42,15 +42,15 @@ class TextNetwork(InputNetwork):
         return self.encoder.encode(request)
 
     def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
-        picture = inputs.images.get(indices[0])
-        if picture is not None and self.images is not None:
-            return self._looked_at(picture, self.images)
+        prompt = inputs.images.get(indices[0])
+        if prompt is not None and self.images is not None:
+            return self._of_image(prompt, self.images)
         return self._computed([inputs.tokens[index] for index in indices], {})
 
-    def _looked_at(self, picture: EncodedPicture, images: GemmaImages) -> list[Computed]:
-        seen, media = images.looked_at(picture.image, picture.place)
-        tokens = (*picture.before, *seen, *picture.after)
-        require_window(len(tokens), len(seen), self.encoder.window, picture.place)
+    def _of_image(self, prompt: ImagePrompt, images: GemmaImages) -> list[Computed]:
+        seen, media = images.image_tokens(prompt.image, prompt.place)
+        tokens = (*prompt.before, *seen, *prompt.after)
+        require_window(len(tokens), len(seen), self.encoder.window, prompt.place)
         return self._computed([tokens], media)
 
     def _computed(self, texts: Sequence[TokenIds], media: Mapping[str, mx.array]) -> list[Computed]:

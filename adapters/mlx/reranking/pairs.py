@@ -13,7 +13,7 @@ from mlxk.domain.reranking import RerankRequest
 
 
 @attrs.frozen
-class PicturedPair:
+class ImagePair:
     """A prompt with images."""
 
     pieces: tuple[TokenIds | DecodedImage, ...]
@@ -38,7 +38,7 @@ class EncodedPairs:
     truncations: tuple[Truncation, ...]
     segments: tuple[TokenIds, ...] = ()
     """Of cross-encoders: for each token 1 where it is the document's, as their tokenizer numbers the two texts."""
-    pictured: Mapping[int, PicturedPair] = attrs.field(factory=dict)
+    with_images: Mapping[int, ImagePair] = attrs.field(factory=dict)
     """The pairs with an image, by the index of their document; their tokens are known when they are computed."""
 
 

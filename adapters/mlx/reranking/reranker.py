@@ -34,7 +34,7 @@ class MlxDocumentReranker(DocumentReranker):
             scorer, pace = lease.model.scorer, lease.model.pace
             pairs = scorer.encode(request)
             compute = functools.partial(scorer.scores, pairs)
-            scored = dict(in_batches(lease, pace, pairs.tokens, pairs.pictured, compute))
+            scored = dict(in_batches(lease, pace, pairs.tokens, pairs.with_images, compute))
             computed_by = lease.call(device)
         ordered = [scored[index] for index in range(len(request.documents))]
         if not all(math.isfinite(each.logit) for each in ordered):

@@ -28,8 +28,8 @@ from mlxk.adapters.mlx.loading.model_files import (
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
+from mlxk.adapters.mlx.reranking.images import ImageScorer
 from mlxk.adapters.mlx.reranking.pairs import EncodedPairs, PairScorer, Scored, room_of, texts_of, truncation_of
-from mlxk.adapters.mlx.reranking.pictures import PictureScorer
 from mlxk.adapters.mlx.vision.loader import VisionProcessor, load_vision_model
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.models.footprint import WeightForm
@@ -101,7 +101,7 @@ def load_reranker(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> 
         parts = seeing.vision.parts if isinstance(seeing.vision, VisionProcessor) else None
         if parts is None:
             raise IncompatibleModelError(f"'{handle.name}' was loaded without what reads images.")
-        scorer = PictureScorer(handle.name, parts.model, parts.processor, seeing.context_length)
+        scorer = ImageScorer(handle.name, parts.model, parts.processor, seeing.context_length)
         return Reranker(handle, seeing.weight_bytes, scorer)
     _require_known_variant(handle, config)
     with translated(handle, "has an architecture that makes no scores"), offline():

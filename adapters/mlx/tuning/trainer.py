@@ -125,9 +125,9 @@ class MlxModelTuner(ModelTuner):
     def _losses(self, model: LoadedModel) -> Losses:
         if model.vision is None:
             return Losses(model)
-        from mlxk.adapters.mlx.tuning.pictures import PictureLosses  # only now: it imports mlx-vlm
+        from mlxk.adapters.mlx.tuning.images import ImageLosses  # only now: it imports mlx-vlm
 
-        return PictureLosses(model, self._shown)
+        return ImageLosses(model, self._shown)
 
     def _encoder(self, model: TrainedModel, max_length: int, *, mask_prompt: bool) -> ExampleEncoder:
         """Return what makes tokens of examples, without the weights of the model."""
@@ -139,11 +139,11 @@ class MlxModelTuner(ModelTuner):
             tokenizer = assemble_tokenizer(handle, identity_of(handle), wrapped, config)
             if model.backend != Library.MLX_VLM.value:
                 return ExampleEncoder(tokenizer, max_length, mask_prompt=mask_prompt)
-            from mlxk.adapters.mlx.tuning.pictures import PictureEncoder  # only now: they import mlx-vlm
+            from mlxk.adapters.mlx.tuning.images import ImageExampleEncoder  # only now: they import mlx-vlm
             from mlxk.adapters.mlx.vision.loader import load_template
 
             template = load_template(handle, config, wrapped)
-        return PictureEncoder(tokenizer, template, self._shown, max_length, mask_prompt=mask_prompt)
+        return ImageExampleEncoder(tokenizer, template, self._shown, max_length, mask_prompt=mask_prompt)
 
 
 def _loaded(model: TrainedModel, form: WeightForm) -> LoadedModel:

@@ -48,7 +48,7 @@ class VisionPrompt(Media):
         self._parts = parts
         self._network = network
         self._prompt = prompt
-        self._looked_at = False
+        self._encoded = False
         """Whether it was among prompts whose images were encoded together."""
 
     def encode_with(self, others: Sequence[Media]) -> None:
@@ -59,12 +59,12 @@ class VisionPrompt(Media):
         calls = []
         for each in prompts:
             calls += encoder.calls_of(each.embedded_length)
-            each._looked_at = True
+            each._encoded = True
         encoder.compute_ahead(calls)
 
     def awaits(self, parts: VisionParts) -> bool:
         """Whether it has media that a model may still have to encode."""
-        return self._parts is parts and bool(self._prompt.identity) and not self._looked_at
+        return self._parts is parts and bool(self._prompt.identity) and not self._encoded
 
     def embedded(self) -> dict[str, Any]:
         """Encode the media; return the language model's keyword arguments for the complete prompt."""

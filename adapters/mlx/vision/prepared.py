@@ -19,7 +19,7 @@ from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.generation.media import DecodedImage
 
 _MARK = "mlxk"
-"""Entry of a picture's notes, which Pillow hands on to copies."""
+"""Entry of an image's notes, which Pillow hands on to copies."""
 
 SHARE = 4
 """The pixels may take this part of what the features of images may."""
@@ -27,9 +27,9 @@ SHARE = 4
 
 def as_pillow(image: DecodedImage) -> Image.Image:
     """Return an image for a processor, marked by its content."""
-    picture = Image.frombytes("RGB", (image.width, image.height), image.pixels)
-    picture.info[_MARK] = image.digest
-    return picture
+    copy = Image.frombytes("RGB", (image.width, image.height), image.pixels)
+    copy.info[_MARK] = image.digest
+    return copy
 
 
 class PreparedImages:

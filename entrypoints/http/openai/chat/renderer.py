@@ -30,7 +30,7 @@ class MessageOptions:
     json_text: bool = False
     """Whether the text must be JSON."""
     shows: bool = False
-    """Whether the conversation shows a picture, in which an answer may name places."""
+    """Whether the conversation shows an image, in which an answer may name places."""
 
 
 class ChatRenderer(OpenAiRenderer):

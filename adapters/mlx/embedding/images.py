@@ -19,7 +19,7 @@ from PIL import Image
 from mlxk.adapters.mlx.embedding.encoding import (
     Computed,
     EncodedInputs,
-    EncodedPicture,
+    ImagePrompt,
     InputNetwork,
     Prompts,
     as_rows,
@@ -38,11 +38,11 @@ class Text:
     text: str
 
 
-class Picture:
+class ImagePlaceholder:
     """The place of the image in a prompt."""
 
 
-Part = str | Text | Picture
+Part = str | Text | ImagePlaceholder
 """A part of a prompt; a plain string may spell control tokens."""
 
 
@@ -86,7 +86,7 @@ def _qwen_text(text: str, settings: EmbeddingSettings, prompts: Prompts) -> list
 
 
 def _qwen_image(text: str, settings: EmbeddingSettings, prompts: Prompts) -> list[Part]:
-    return _chat(_qwen_instruction(settings, prompts), ["\n", Picture(), Text(text)])
+    return _chat(_qwen_instruction(settings, prompts), ["\n", ImagePlaceholder(), Text(text)])
 
 
 def _late_text(filling: str) -> Callable[[str, EmbeddingSettings, Prompts], list[Part]]:
@@ -101,11 +101,11 @@ def _late_text(filling: str) -> Callable[[str, EmbeddingSettings, Prompts], list
 
 
 def _colqwen_image(_: str, settings: EmbeddingSettings, prompts: Prompts) -> list[Part]:
-    return ["<|im_start|>user\n", Picture(), "Describe the image.<|im_end|><|endoftext|>"]
+    return ["<|im_start|>user\n", ImagePlaceholder(), "Describe the image.<|im_end|><|endoftext|>"]
 
 
 def _colidefics_image(_: str, settings: EmbeddingSettings, prompts: Prompts) -> list[Part]:
-    return ["<|im_start|>User:", Picture(), "Describe the image.<end_of_utterance>\nAssistant:"]
+    return ["<|im_start|>User:", ImagePlaceholder(), "Describe the image.<end_of_utterance>\nAssistant:"]
 
 
 def _qwen_hidden(network: Any, ids: mx.array, media: Mapping[str, mx.array]) -> mx.array:  # noqa: ANN401
@@ -163,14 +163,14 @@ class PromptTokens:
         """Return the tokens of parts without images; on one thread at a time."""
         found: list[int] = []
         for part in parts:
-            if not isinstance(part, Picture):
+            if not isinstance(part, ImagePlaceholder):
                 text = part.text if isinstance(part, Text) else part
                 found += self._processor.tokenizer(
                     text, add_special_tokens=False, verbose=False, split_special_tokens=isinstance(part, Text)
                 )["input_ids"]
         return tuple(found)
 
-    def looked_at(self, image: DecodedImage, place: str) -> tuple[list[int], dict[str, mx.array]]:
+    def image_tokens(self, image: DecodedImage, place: str) -> tuple[list[int], dict[str, mx.array]]:
         """Return the tokens of an image, and what the network takes of it; on the owner thread.
 
         Raises:
@@ -201,8 +201,8 @@ class GemmaImages:
         self._begin, self._inside, self._end = (int(config.get(name, usual)) for name, usual in _GEMMA_MARKS.items())
         self._processor = EmbeddingGemma2ImageProcessor(**stated)
 
-    def looked_at(self, image: DecodedImage, place: str) -> tuple[list[int], dict[str, mx.array]]:
-        """Return the tokens of an image, and what the network takes of it; as ``PromptTokens.looked_at``."""
+    def image_tokens(self, image: DecodedImage, place: str) -> tuple[list[int], dict[str, mx.array]]:
+        """Return the tokens of an image, and what the network takes of it; as ``PromptTokens.image_tokens``."""
         found = _processed(image, place, lambda pixels: self._processor.preprocess([pixels]))
         count = int(found["num_soft_tokens_per_image"][0])
         media = {name: mx.array(found[name]) for name in ("pixel_values", "image_position_ids")}
@@ -225,7 +225,7 @@ def _processed(
         raise ValidationError.in_field(place, fault, hint="It may be too narrow for the model.") from error
 
 
-class PictureNetwork(InputNetwork):
+class ImageNetwork(InputNetwork):
     """Makes one vector, or several, of a text, an image, or both.
 
     Args:
@@ -263,7 +263,7 @@ class PictureNetwork(InputNetwork):
         with self._lock:
             for index, each in enumerate(request.inputs):
                 if isinstance(each, ImageInput):
-                    images[index] = self._picture(each, f"input[{index}]", request.settings)
+                    images[index] = self._image_prompt(each, f"input[{index}]", request.settings)
                     tokens.append(())
                     continue
                 found, length = self._text(each, f"input[{index}]", request.settings)
@@ -274,7 +274,7 @@ class PictureNetwork(InputNetwork):
 
     def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
         if indices[0] in inputs.images:
-            return [self._looked_at(inputs.images[indices[0]])]
+            return [self._of_image(inputs.images[indices[0]])]
         texts = [inputs.tokens[index] for index in indices]
         ids, _ = padded(texts, self._padding)
         hidden = as_rows(self._family.hidden(self._network, mx.array(ids), {}))
@@ -283,20 +283,20 @@ class PictureNetwork(InputNetwork):
     def _computed(self, rows: NDArray[np.float32]) -> Computed:
         return Computed(rows if self._family.several else rows[-1], len(rows))
 
-    def _looked_at(self, picture: EncodedPicture) -> Computed:
-        seen, media = self._tokens_of.looked_at(picture.image, picture.place)
-        tokens = [*picture.before, *seen, *picture.after]
-        require_window(len(tokens), len(seen), self._window, picture.place)
+    def _of_image(self, prompt: ImagePrompt) -> Computed:
+        seen, media = self._tokens_of.image_tokens(prompt.image, prompt.place)
+        tokens = [*prompt.before, *seen, *prompt.after]
+        require_window(len(tokens), len(seen), self._window, prompt.place)
         return self._computed(as_rows(self._family.hidden(self._network, mx.array([tokens]), media))[0])
 
-    def _picture(self, given: ImageInput, place: str, settings: EmbeddingSettings) -> EncodedPicture:
+    def _image_prompt(self, given: ImageInput, place: str, settings: EmbeddingSettings) -> ImagePrompt:
         if given.text and not self._family.takes_text_beside:
             raise CapabilityError.in_field(place, "this model embeds an image without a text beside it")
         if not isinstance(given.image, DecodedImage):
             raise TypeError("the image is not decoded")
         parts = self._family.image(given.text, settings, self._prompts)
-        middle = next(index for index, part in enumerate(parts) if isinstance(part, Picture))
-        return EncodedPicture(
+        middle = next(index for index, part in enumerate(parts) if isinstance(part, ImagePlaceholder))
+        return ImagePrompt(
             given.image, self._tokens_of.tokens(parts[:middle]), self._tokens_of.tokens(parts[middle + 1 :]), place
         )
 

@@ -33,7 +33,7 @@ _KEPT_BYTES = 512 * 1024 * 1024
 """Of processed images, and as much of their features."""
 
 
-class PictureEncoder(ExampleEncoder):
+class ImageExampleEncoder(ExampleEncoder):
     """Makes tokens of the examples of a model that reads images; arguments as those of ``ExampleEncoder``.
 
     Args:
@@ -98,7 +98,7 @@ class _Shown:
     """Shape [L - 1]."""
 
 
-class PictureLosses(Losses):
+class ImageLosses(Losses):
     """Computes the losses of examples with a model that reads images, one example after the other.
 
     Args:
@@ -113,10 +113,10 @@ class PictureLosses(Losses):
         self._stepped = model.vision.network
         self._parts: VisionParts = model.vision.parts
         model.vision.keep_features(_KEPT_BYTES)
-        self._encoder: PictureEncoder
+        self._encoder: ImageExampleEncoder
 
-    def encoder(self, tokenizer: LoadedTokenizer, max_length: int, *, mask_prompt: bool) -> PictureEncoder:
-        self._encoder = PictureEncoder(
+    def encoder(self, tokenizer: LoadedTokenizer, max_length: int, *, mask_prompt: bool) -> ImageExampleEncoder:
+        self._encoder = ImageExampleEncoder(
             tokenizer, self._parts.template, self._shown, max_length, mask_prompt=mask_prompt
         )
         return self._encoder

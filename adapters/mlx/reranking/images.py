@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlxk.adapters.mlx.embedding.encoding import as_rows, padded
-from mlxk.adapters.mlx.embedding.pictures import QWEN_MARK, Part, Picture, PromptTokens, Text
-from mlxk.adapters.mlx.reranking.pairs import EncodedPairs, PairScorer, PicturedPair, Scored, room_of, truncation_of
+from mlxk.adapters.mlx.embedding.images import QWEN_MARK, ImagePlaceholder, Part, PromptTokens, Text
+from mlxk.adapters.mlx.reranking.pairs import EncodedPairs, ImagePair, PairScorer, Scored, room_of, truncation_of
 from mlxk.domain.embedding import ImageInput, TokenIds, Truncation
 from mlxk.domain.errors import ContextLengthError, IncompatibleModelError
 from mlxk.domain.generation.media import DecodedImage
@@ -28,7 +28,7 @@ _WINDOW = 8192
 """Tokens of a pair that the model was trained with, although its config states more."""
 
 
-class PictureScorer(PairScorer):
+class ImageScorer(PairScorer):
     """Asks a model of the family Qwen3-VL.
 
     Args:
@@ -51,22 +51,22 @@ class PictureScorer(PairScorer):
 
     def encode(self, request: RerankRequest) -> EncodedPairs:
         tokens: list[TokenIds] = []
-        pictured: dict[int, PicturedPair] = {}
+        with_images: dict[int, ImagePair] = {}
         truncations: list[Truncation] = []
         instruction = request.settings.instruction or _INSTRUCTION
         with self._lock:
             for index, document in enumerate(request.documents):
                 before = [Text(f"\n<Instruct>: {instruction}<Query>:"), *_parts(request.query), Text("\n<Document>:")]
                 parts = [_SYSTEM, *_joined([*before, *_parts(document)]), _ENDING]
-                if Picture in map(type, parts):
+                if ImagePlaceholder in map(type, parts):
                     images = [each.image for each in (request.query, document) if isinstance(each, ImageInput)]
-                    pictured[index] = self._pictured(parts, images, index)
+                    with_images[index] = self._with_images(parts, images, index)
                     tokens.append(())
                     continue
                 found, cut = self._text(request, [*before], str(document), index)
                 tokens.append(found)
                 truncations += [cut] if cut else []
-        return EncodedPairs(tuple(tokens), tuple(truncations), pictured=pictured)
+        return EncodedPairs(tuple(tokens), tuple(truncations), with_images=with_images)
 
     def _text(
         self, request: RerankRequest, before: list[Part], document: str, index: int
@@ -81,28 +81,28 @@ class PictureScorer(PairScorer):
         truncation = truncation_of(request, index, len(content) - length, room) if cut else None
         return (*system, *kept, *ending), truncation
 
-    def _pictured(self, parts: Sequence[Part], images: Sequence[Any], index: int) -> PicturedPair:
+    def _with_images(self, parts: Sequence[Part], images: Sequence[Any], index: int) -> ImagePair:
         pieces: list[TokenIds | DecodedImage] = []
         rest = iter(images)
         for part in parts:
-            pieces.append(next(rest) if isinstance(part, Picture) else self._tokens_of.tokens([part]))
-        return PicturedPair(tuple(pieces), f"documents[{index}]")
+            pieces.append(next(rest) if isinstance(part, ImagePlaceholder) else self._tokens_of.tokens([part]))
+        return ImagePair(tuple(pieces), f"documents[{index}]")
 
     def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
-        pair = pairs.pictured.get(indices[0])
+        pair = pairs.with_images.get(indices[0])
         if pair is not None:
-            return [self._looked_at(pair)]
+            return [self._of_image(pair)]
         texts = [pairs.tokens[index] for index in indices]
         ids, mask = padded(texts, self._padding)  # on the right: no token attends to what comes after it
         logits = self._logits(mx.array(ids), mask.sum(axis=1) - 1, {})
         return [Scored(logit, len(text)) for logit, text in zip(logits, texts, strict=True)]
 
-    def _looked_at(self, pair: PicturedPair) -> Scored:
+    def _of_image(self, pair: ImagePair) -> Scored:
         tokens: list[int] = []
         media: dict[str, list[mx.array]] = {}
         for piece in pair.pieces:
             if isinstance(piece, DecodedImage):
-                seen, found = self._tokens_of.looked_at(piece, pair.place)
+                seen, found = self._tokens_of.image_tokens(piece, pair.place)
                 tokens += seen
                 for name, value in found.items():
                     media.setdefault(name, []).append(value)
@@ -137,7 +137,7 @@ class PictureScorer(PairScorer):
 
 
 def _parts(given: str | ImageInput) -> list[Part]:
-    return [Picture(), Text(given.text)] if isinstance(given, ImageInput) else [Text(given)]
+    return [ImagePlaceholder(), Text(given.text)] if isinstance(given, ImageInput) else [Text(given)]
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:
