@@ -1,11 +1,15 @@
 """The hosts over which a model is spread, in the form of MLX's launcher: a list of names for ssh, with addresses."""
 
+import enum
 import ipaddress
 import re
+from collections.abc import Sequence
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, fit_of
+from mlxk.domain.models.model import ModelHandle, Origin
 
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]*")
 """What ssh is given: never what it would take as an option."""
@@ -73,3 +77,96 @@ def _host(entry: object, where: str) -> RankHost:
     if python is not None and (not isinstance(python, str) or not python.startswith("/")):
         raise ValidationError(f"{where} ({ssh}): python must be the absolute path of an interpreter")
     return RankHost(ssh, str(address), python)
+
+
+@attrs.frozen
+class HostAccount:
+    """What a host says of itself and of a model; None where it did not say it."""
+
+    reading: MemoryReading | None = None
+    digest: str | None = None
+    """Of the content of the model's files there."""
+    is_absent: bool = False
+    """Whether it says that it does not have the model."""
+    cut: str | None = None
+    """How the model is divided; asked of the first host only."""
+    whole: str | None = None
+    """Why it cannot be divided."""
+    problem: str | None = None
+    """Why something is not known, in a sentence."""
+
+
+def name_everywhere(handle: ModelHandle) -> str:
+    """Return the name by which other hosts find a model: a workspace by its path, others by name and revision."""
+    name = handle.directory if handle.origin is Origin.WORKSPACE else handle.name
+    return name if handle.revision is None else f"{name}@{handle.revision}"
+
+
+class HostFiles(enum.Enum):
+    """How the files of a model on a host relate to those of the first one."""
+
+    SAME = "same"
+    OTHER = "other"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen
+class HostShare:
+    """A host's share of a model."""
+
+    host: RankHost
+    verdict: MemoryVerdict
+    """Of the share, in the memory of the host."""
+    files: HostFiles
+    problem: str | None
+
+
+@attrs.frozen
+class Spread:
+    """A model over hosts, before it is started."""
+
+    shares: tuple[HostShare, ...]
+    """That of rank 0 first."""
+    cut: str | None
+    """How the model is divided; None when it cannot be, or that is not known."""
+    reason: str | None
+    """Why it cannot be, or why that is not known."""
+
+    @classmethod
+    def judged(cls, hosts: Sequence[RankHost], accounts: Sequence[HostAccount], whole: MemoryVerdict) -> "Spread":
+        """Judge what hosts say of a model.
+
+        Args:
+            hosts: That of rank 0 first.
+            accounts: What they say, in the same order.
+            whole: The estimate for the whole model.
+        """
+        first = accounts[0]
+        shares = tuple(
+            HostShare(host, judge_share(whole, each.reading, len(hosts)), _files(each, first), each.problem)
+            for host, each in zip(hosts, accounts, strict=True)
+        )
+        return cls(shares, first.cut, first.whole or (first.problem if first.cut is None else None))
+
+
+def judge_share(whole: MemoryVerdict, reading: MemoryReading | None, shares: int) -> MemoryVerdict:
+    """Estimate whether an equal share of a model fits: of the weights only, with the whole cache and reserve.
+
+    Args:
+        whole: Of the whole model, whose form all shares have.
+        reading: The memory of the machine that would hold the share; None when it is not known.
+        shares: How many there are.
+    """
+    weights = -(-whole.weights // shares)
+    needed = whole.needed - whole.weights + weights
+    budget = None if reading is None else reading.budget
+    return attrs.evolve(whole, fit=fit_of(reading, needed), weights=weights, needed=needed, budget=budget)
+
+
+def _files(account: HostAccount, first: HostAccount) -> HostFiles:
+    if account.is_absent:
+        return HostFiles.ABSENT
+    if account.digest is None or first.digest is None:
+        return HostFiles.UNKNOWN
+    return HostFiles.SAME if account.digest == first.digest else HostFiles.OTHER

@@ -5,7 +5,7 @@ provider that makes the first instance, so that a command loads only what it use
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
-from mlxk.domain.ranks import RankHost
+from mlxk.domain.ranks import HostAccount, RankHost
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
@@ -364,6 +364,16 @@ class Adapters:
         """Compute a model with the process that sent these orders, until it has gone; see ``follower.follow``."""
         _before_mlx(self)
         imported("mlxk.adapters.mlx.ranks.follower:follow")(orders, resolve, self.rank_surroundings())
+
+    def account_of_model(self, asked: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> dict[str, Any]:
+        """Return what this host says of a model; see ``follower.account``."""
+        _before_mlx(self)
+        memory = self.memory_probe().read()
+        return imported("mlxk.adapters.mlx.ranks.follower:account")(asked, resolve, memory)  # type: ignore[no-any-return]
+
+    def ask_hosts(self, hosts: Sequence[RankHost], *model: object) -> tuple[HostAccount, ...]:
+        """Return what hosts say of a model; see ``inquiry.asked``."""
+        return imported("mlxk.adapters.mlx.ranks.inquiry:asked")(hosts, _RANK, {"blas": self.blas}, *model)  # type: ignore[no-any-return]
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:
         """Return what a model takes of the memory, by the same judgement for commands, server and engine."""

@@ -1,6 +1,7 @@
 """The program of a rank other than the first: ``python -m mlxk.entrypoints.rank``, started by rank 0, never by hand.
 
-Its orders are a line of JSON on standard input.
+Its orders are a line of JSON on standard input. Those with ``asked`` only ask about a model, which a line of JSON on
+standard output answers.
 """
 
 import json
@@ -15,13 +16,18 @@ from mlxk.entrypoints.settings import read_settings
 
 
 def main() -> int:
-    """Follow rank 0 until it has gone; return the exit status."""
+    """Follow rank 0 until it has gone, or answer it; return the exit status."""
     line = sys.stdin.readline()
     if not line:
         return 0
     try:
         orders = json.loads(line)
         container = build(attrs.evolve(read_settings(), blas=orders["blas"]))
+        if "asked" in orders:
+            said = container.adapters.account_of_model(orders["asked"], container.use_cases.resolve_model())
+            sys.stdout.write(json.dumps(said) + "\n")
+            sys.stdout.flush()
+            return 0
         container.adapters.follow_rank_zero(orders, container.use_cases.resolve_model())
     except MlxkError as error:
         sys.stderr.write(error.message + "\n")

@@ -13,7 +13,7 @@ import attrs
 
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, UsageError, ValidationError
 from mlxk.domain.models.model import Origin
-from mlxk.domain.ranks import read_hosts
+from mlxk.domain.ranks import RankHost, read_hosts
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS
@@ -145,16 +145,25 @@ def rank_hosts(arguments: argparse.Namespace) -> tuple[tuple[str, str, str | Non
     path = getattr(arguments, "hostfile", None)
     if path is None:
         return None
+    return tuple((host.ssh, host.address, host.python) for host in hosts_of_file("--hostfile", path))
+
+
+def hosts_of_file(flag: str, path: str) -> tuple[RankHost, ...]:
+    """Return the hosts of the file that a flag names.
+
+    Raises:
+        ValidationError: The file cannot be read, or names its entry and field at fault.
+    """
     try:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
             document = json.load(file)
-        return tuple((host.ssh, host.address, host.python) for host in read_hosts(document))
+        return read_hosts(document)
     except OSError as error:
-        raise ValidationError(f"--hostfile: '{path}' cannot be read: {error.strerror}") from error
+        raise ValidationError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValidationError(f"--hostfile: '{path}' is no JSON: {error}") from error
+        raise ValidationError(f"{flag}: '{path}' is no JSON: {error}") from error
     except ValidationError as error:
-        raise ValidationError(f"--hostfile: {path}: {error.message}", hint=error.hint) from error
+        raise ValidationError(f"{flag}: {path}: {error.message}", hint=error.hint) from error
 
 
 def add_cpu_argument(parser: argparse._ActionsContainer) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 
 import attrs
 import pytest
+from jsonschema import Draft202012Validator
 from models import tiny_models
 from models.answers import oracle
 from models.cached_models import put
+from referencing import Registry, Resource
 from serving.program import CHAT, ServedProgram
 from serving.running import eventually
 
@@ -252,9 +254,27 @@ HF_HOME={hf} exec sh -c "$*"
 """
 
 
-def test_two_hosts_compute_what_one_does_and_must_have_the_same_files(
-    tmp_path: Path, program_environment: dict[str, str]
-) -> None:
+@attrs.frozen
+class Hosts:
+    """Two hosts of a file ``hosts.json``, this machine and one behind a stand-in for ssh, with a cache each."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def becomes(self, home: str) -> None:
+        """Give the second host the cache of a folder."""
+        self.answers(SSH.format(hf=self.folder / home / "hf"))
+
+    def answers(self, script: str) -> None:
+        """Put a script in the place of ssh."""
+        ssh = self.folder / "bin" / "ssh"
+        ssh.write_text(script)
+        ssh.chmod(0o755)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, program_environment: dict[str, str]) -> Hosts:
+    """Make caches: of this machine, one with the same model, one with another of the same name, and an empty one."""
     handles = [tiny_models.build(tmp_path / str(seed), "llama", seed) for seed in (0, 1)]
     contents = [{file.name: file.read_bytes() for file in Path(each.directory).iterdir()} for each in handles]
     for home, files in (("home", 0), ("same", 0), ("other", 1)):
@@ -262,16 +282,101 @@ def test_two_hosts_compute_what_one_does_and_must_have_the_same_files(
     (tmp_path / "bin").mkdir()
     program_environment["PATH"] = f"{tmp_path / 'bin'}:{program_environment['PATH']}"
     program_environment["HF_HOME"] = str(tmp_path / "home" / "hf")
-    hosts = [{"ssh": name, "ips": ["127.0.0.1"]} for name in ("one", "two")]
-    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
+    entries = [{"ssh": name, "ips": ["127.0.0.1"]} for name in ("one", "two")]
+    (tmp_path / "hosts.json").write_text(json.dumps(entries))
+    return Hosts(tmp_path, program_environment)
+
+
+def test_two_hosts_compute_what_one_does_and_must_have_the_same_files(hosts: Hosts) -> None:
     arguments = ["Hello", "--no-chat-template", "--temperature", "0", "--max-tokens", "24", "--hostfile", "hosts.json"]
     documents = []
     for home in ("same", "other"):
-        ssh = tmp_path / "bin" / "ssh"
-        ssh.write_text(SSH.format(hf=tmp_path / home / "hf"))
-        ssh.chmod(0o755)
-        documents.append(run(tmp_path, program_environment, "org/spread", *arguments))
-    expected = b"".join(oracle(handles[0], "Hello")).decode(errors="replace")
+        hosts.becomes(home)
+        documents.append(run(hosts.folder, hosts.environment, "org/spread", *arguments))
+    expected = b"".join(oracle(tiny_models.build(hosts.folder / "again", "llama", 0), "Hello")).decode(errors="replace")
     assert documents[0]["data"]["response"] == expected, documents[0]
     assert documents[1]["error"]["type"] == "execution_error"
     assert documents[1]["error"]["message"] == "rank 1 on two has other files of 'org/spread' than this process."
+
+
+def faults(document: object) -> list[str]:
+    """Return what a document breaks of the contract of ``show``."""
+    folder = Path(__file__).parents[2] / "contracts" / "cli" / "v0"
+    parts = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.schema.json")}
+    registry: Registry[Any] = Registry().with_resources(
+        (name, Resource.from_contents(part)) for name, part in parts.items()
+    )
+    check = Draft202012Validator(parts["show.schema.json"], registry=registry)
+    return [each.message for each in check.iter_errors(document)]
+
+
+def shown(hosts: Hosts, *arguments: str, model: str = "org/spread") -> str:
+    """Return what ``mlxk show --hosts`` prints."""
+    command = ["mlxk", "show", model, "--hosts", "hosts.json", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=hosts.environment, cwd=hosts.folder, timeout=100
+    ).stdout
+
+
+@pytest.mark.parametrize("home", ["same", "other", "empty"])
+def test_show_says_what_fits_on_which_host_and_whether_the_files_are_the_same(home: str, hosts: Hosts) -> None:
+    hosts.becomes(home)
+    document = json.loads(shown(hosts, "--json"))
+    assert faults(document) == []
+    data = document["data"]
+    files = [(each["host"], each["files"]) for each in data["hosts"]]
+    assert files == [("one", "same"), ("two", "absent" if home == "empty" else home)]
+    memory = data["memory"]
+    for each in data["hosts"]:
+        assert (each["problem"], each["fit"]) == (None, "fits")
+        assert each["budget_bytes"] == memory["budget_bytes"]
+        assert each["needed_bytes"] == memory["needed_bytes"] - memory["weights_bytes"] // 2
+    assert data["cut"] == {"kind": "tensor", "reason": None}
+
+
+def test_a_host_that_does_not_answer_is_shown_with_what_ssh_said(
+    hosts: Hosts,
+) -> None:
+    hosts.answers('#!/bin/sh\necho "$@" > asked\necho "ssh: No route to host" >&2\nexit 255\n')
+    document = json.loads(shown(hosts, "--json"))
+    assert faults(document) == []
+    one, two = document["data"]["hosts"]
+    assert (one["fit"], one["files"]) == ("fits", "same")
+    assert (two["fit"], two["files"], two["problem"]) == ("unknown", "unknown", "ssh: No route to host")
+    assert (hosts.folder / "asked").read_text().startswith("-T -o BatchMode=yes two ")
+    table = shown(hosts).partition("Hosts:")[2].splitlines()
+    assert [line.split(" | ")[0].strip() for line in table[3:5]] == ["one", "two"]
+    assert table[4].endswith("| unknown | unknown | ssh: No route to host")
+    assert table[5] == "Division: every layer is cut (tensor parallel)"
+
+
+def test_show_says_why_a_model_cannot_be_divided(hosts: Hosts) -> None:
+    tiny_models.build(hosts.folder / "uneven", "gemma3_text")
+    hosts.becomes("same")
+    data = json.loads(shown(hosts, "--json", model="./uneven"))["data"]
+    assert data["cut"]["kind"] is None
+    assert "mlx-lm has no way to divide 'gemma3_text'" in data["cut"]["reason"]
+    assert [each["files"] for each in data["hosts"]] == ["same", "same"]  # the path is the same one
+
+
+def test_layers_are_distributed_where_heads_cannot_be(hosts: Hosts) -> None:
+    tiny_models.build(hosts.folder / "layers", "qwen2", num_hidden_layers=3)
+    names = ("one", "two", "localhost")
+    (hosts.folder / "hosts.json").write_text(json.dumps([{"ssh": name, "ips": ["127.0.0.1"]} for name in names]))
+    hosts.becomes("same")
+    data = json.loads(shown(hosts, "--json", model="./layers"))["data"]
+    assert data["cut"] == {"kind": "pipeline", "reason": None}
+    assert [(each["host"], each["files"]) for each in data["hosts"]] == [(name, "same") for name in names]
+
+
+@pytest.mark.parametrize("flag", [["--remote"], ["--files"], ["--config"], ["--format-report"], ["--kv-bits", "8"]])
+def test_hosts_are_not_asked_for_other_sections(flag: list[str], hosts: Hosts) -> None:
+    error = json.loads(shown(hosts, "--json", *flag))["error"]
+    assert (error["type"], error["message"]) == ("usage_error", f"--hosts and {flag[0]} exclude each other")
+
+
+def test_a_file_of_hosts_that_is_wrong_names_its_entry(hosts: Hosts) -> None:
+    (hosts.folder / "hosts.json").write_text('[{"ssh": "one", "ips": ["127.0.0.1"]}, {"ssh": "-oProxy", "ips": []}]')
+    error = json.loads(shown(hosts, "--json"))["error"]
+    assert error["type"] == "validation_error"
+    assert error["message"].startswith("--hosts: hosts.json: host 2: ssh must be a name for ssh")

@@ -22,12 +22,13 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.library_imports import ExceptionSummary
-from mlxk.adapters.mlx.loading.model_files import require_regular
+from mlxk.adapters.mlx.loading.load_errors import translated, unreadable_files
+from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import identity_of
 from mlxk.adapters.mlx.ranks.channel import Channel, introduce
-from mlxk.adapters.mlx.ranks.share import Cut, Share, load_share
-from mlxk.domain.errors import MlxkError, RankLostError
-from mlxk.domain.models.footprint import WeightForm
+from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share, require_library
+from mlxk.domain.errors import MlxkError, ModelNotFoundError, RankLostError, RevisionNotFoundError
+from mlxk.domain.models.footprint import MemoryReading, WeightForm
 from mlxk.domain.models.model import ModelHandle
 
 BEAT_SECONDS = 0.5
@@ -149,6 +150,43 @@ def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by:
     except Exception as error:  # noqa: BLE001 - boundary: rank 0 must learn why this rank ends
         summary = ExceptionSummary.of(error)
         _report(channel, f"{summary.kind} in {summary.place}")
+
+
+def account(
+    orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], reading: MemoryReading | None
+) -> dict[str, Any]:
+    """Return what this host says of a model, as ``inquiry`` reads it.
+
+    Args:
+        orders: The ``name`` of the model; of the first host how many ranks it would be ``divided`` among, and the
+            ``backends`` that can compute it.
+        resolve: Finds a model of this machine by its name.
+        reading: The memory of this machine.
+    """
+    said: dict[str, Any] = {"reading": None}
+    if reading is not None:
+        said["reading"] = [reading.total, reading.available, reading.accelerator_limit]
+    try:
+        handle = resolve(orders["name"])
+    except (ModelNotFoundError, RevisionNotFoundError):
+        return {**said, "is_absent": True}
+    except MlxkError as error:
+        return {**said, "problem": error.message}
+    if orders["divided"] is not None:
+        try:
+            require_regular(handle)
+            require_library(handle, orders["backends"])
+            with translated(handle, "has an architecture mlx-lm does not know"):
+                said["cut"] = cut_of(handle, read_config(handle), orders["divided"]).value
+        except MlxkError as error:
+            said["whole"] = error.message
+    try:
+        said["digest"] = content_digest(handle)
+    except OSError as error:
+        said["problem"] = unreadable_files(error, handle).message
+    except MlxkError as error:
+        said["problem"] = error.message
+    return said
 
 
 def _prepared(

@@ -11,12 +11,12 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.ranks.follower import RankSurroundings
 from mlxk.adapters.mlx.ranks.group import RankGroup
 from mlxk.adapters.mlx.ranks.launch import Launch
+from mlxk.adapters.mlx.ranks.share import require_library
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextStream
@@ -95,11 +95,6 @@ def _plain(request: GenerationRequest) -> GenerationRequest:
             f"{name}: a model that is spread over several processes does without.",
             hint="Leave it out, or run the model in one process.",
         )
-    if request.backends and Library.MLX_LM.value not in request.backends:
-        raise CapabilityError(
-            f"'{request.model.name}' is computed by {request.backends[0]}, whose models are not spread over several"
-            " processes.",
-            hint="Run it in one process.",
-        )
+    require_library(request.model, request.backends)
     plain = attrs.evolve(options, draft_model=None, kv_bits=None, kv_group_size=None, max_kv_size=None)
     return attrs.evolve(request, engine_options=plain)

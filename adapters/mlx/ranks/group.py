@@ -23,7 +23,8 @@ from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import CapabilityError, ExecutionError, RankLostError
 from mlxk.domain.models.footprint import WeightForm
-from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.ranks import name_everywhere
 
 START_SECONDS = 60.0
 """Time for all ranks to start and connect."""
@@ -181,10 +182,8 @@ class RankGroup:
 
     def _checked(self, handle: ModelHandle) -> list[str]:
         """Have all ranks find the model, compare their files, and return the addresses on which all listen."""
-        name = handle.directory if handle.origin is Origin.WORKSPACE else handle.name
-        name = name if handle.revision is None else f"{name}@{handle.revision}"
         by_content = not self.plan.same_files
-        self._tell({"name": name, "by_content": by_content})
+        self._tell({"name": name_everywhere(handle), "by_content": by_content})
         own = content_digest(handle) if by_content else identity_of(handle)
         addresses = [f"{self.plan.address}:{free_port(self.plan.address)}"]
         for rank, channel in sorted(self._channels.items()):

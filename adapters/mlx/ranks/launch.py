@@ -72,13 +72,16 @@ def launched(local_ranks: int, hosts: Iterable[RankHost], module: str, orders: M
     first, *others = known or (here,) * local_ranks
     if not others:
         return None
-    places = tuple(_place(rank, each, module) for rank, each in enumerate(others, 1))
+    places = tuple(place_of(rank, each, module) for rank, each in enumerate(others, 1))
     return Launch(RankPlan(first.address, places, not known, orders))
 
 
-def _place(rank: int, host: RankHost, module: str) -> RankPlace:
-    command = (host.python or sys.executable, "-P", "-m", module)
-    if host.is_here:
+def place_of(rank: int, host: RankHost, module: str) -> RankPlace:
+    """Return how a rank is started on a host; the first one is started here, whatever its name."""
+    is_first = rank == 0
+    python = None if is_first else host.python
+    command = (python or sys.executable, "-P", "-m", module)
+    if host.is_here or is_first:
         return RankPlace(f"rank {rank}", command, host.address)
     # The user's own configuration decides how; it is never asked for a password, which nobody would see.
     over_ssh = ("ssh", "-T", "-o", "BatchMode=yes", host.ssh, shlex.join(command))
@@ -123,7 +126,7 @@ class Launch:
         """
         for place, process, printed in zip(self.plan.others, self._processes, self._printed, strict=True):
             if process.poll() is not None:
-                said = _last_line(printed)
+                said = last_line(printed)
                 raise RankLostError(
                     f"{place.label} ended while it was started" + (f": {said}" if said else "."),
                     hint="See whether ssh and this program work there: the entry of the host may name its python.",
@@ -165,7 +168,8 @@ class Launch:
             pipe.write(json.dumps(orders).encode() + b"\n")
 
 
-def _last_line(printed: IO[bytes]) -> str:
+def last_line(printed: IO[bytes]) -> str:
+    """Return the last line of what a process has printed, or its beginning; an empty one when there is none."""
     printed.seek(0)
     lines = printed.read(65536).decode(errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else ""

@@ -17,9 +17,10 @@ from mlx.utils import tree_flatten
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.loading.model_files import loading_directory
 from mlxk.adapters.mlx.loading.widening import widen
-from mlxk.domain.errors import IncompatibleModelError
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 
@@ -42,6 +43,23 @@ class _Counted:
 
     def rank(self) -> int:
         return 0
+
+
+def require_library(handle: ModelHandle, backends: Sequence[str]) -> None:
+    """Refuse a model of a library whose models are not divided.
+
+    Args:
+        handle: The model.
+        backends: Names of the libraries that can compute it; empty when that is not known.
+
+    Raises:
+        CapabilityError: It is such a model.
+    """
+    if backends and Library.MLX_LM.value not in backends:
+        raise CapabilityError(
+            f"'{handle.name}' is computed by {backends[0]}, whose models are not spread over several processes.",
+            hint="Run it in one process.",
+        )
 
 
 def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:

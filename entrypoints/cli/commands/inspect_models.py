@@ -9,8 +9,15 @@ from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
+from mlxk.domain.ranks import RankHost, Spread, name_everywhere
 from mlxk.entrypoints import settings_edit
-from mlxk.entrypoints.cli.command import CommandContext, add_cpu_argument, add_model_argument, computing_settings
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_cpu_argument,
+    add_model_argument,
+    computing_settings,
+    hosts_of_file,
+)
 from mlxk.entrypoints.cli.command_line_parser import did_you_mean
 from mlxk.entrypoints.cli.output import BOLD, DONE, RED, Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -90,6 +97,11 @@ class ShowCommand:
         parser.add_argument(
             "--recalc-hash", action="store_true", help="record the content hash of a managed workspace anew"
         )
+        parser.add_argument(
+            "--hosts",
+            metavar="FILE",
+            help="ask the hosts of a file, as serve --hostfile takes it, what each would hold",
+        )
         add_cpu_argument(parser)
         parser.add_argument(
             "--kv-bits", type=int, choices=KV_BITS, help="estimate the memory with keys and values in so many bits"
@@ -108,6 +120,7 @@ class ShowCommand:
         cache = EngineOptions(kv_bits=arguments.kv_bits, kv_group_size=arguments.kv_group_size)
         cache.validate()
         section = "files" if arguments.files else "config" if arguments.config else "metadata"
+        hosts = None if arguments.hosts is None else _hosts_to_ask(arguments)
         if arguments.remote:
             return _show_remote(arguments, section, container, output)
         with Spinner(output, "Reading the model"):
@@ -117,15 +130,44 @@ class ShowCommand:
             output.note("The content hash is recorded anew; the workspace is clean.")
         if arguments.format_report:
             return _report_formats(details, verdict, arguments.recalc_hash, container, output)
+        spread = None if hosts is None else _spread(hosts, details, verdict, container, output)
         if output.as_json:
-            output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
+            data = model_json.model_details(details, section, verdict, arguments.recalc_hash)
+            output.document("show", data if spread is None else {**data, **model_json.spread(spread)})
             return DONE
         name = details.description.handle.alias
         if name is not None:
             values = settings_edit.values_text(context.settings.file.entries[name])
             output.line(printable(f"Name: {name} ({values})"))
         output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
+        if spread is not None:
+            output.text(tables.spread_text(spread, output.width))
         return DONE
+
+
+def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
+    """Return the hosts of the file.
+
+    Raises:
+        UsageError: Another section is asked for, or what a model over several hosts does without.
+        ValidationError: See ``hosts_of_file``.
+    """
+    for flag in ("remote", "files", "config", "format_report", "kv_bits", "kv_group_size"):
+        if getattr(arguments, flag):
+            option = flag.replace("_", "-")
+            raise UsageError(f"--hosts and --{option} exclude each other", hint="Leave one of them out.")
+    return hosts_of_file("--hosts", arguments.hosts)
+
+
+def _spread(
+    hosts: tuple[RankHost, ...], details: ModelDetails, verdict: MemoryVerdict, container: "Container", output: Output
+) -> Spread:
+    description = details.description
+    with Spinner(output, "Asking the hosts"):
+        accounts = container.adapters.ask_hosts(
+            hosts, name_everywhere(description.handle), description.runtime.backends
+        )
+    return Spread.judged(hosts, accounts, verdict)
 
 
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:

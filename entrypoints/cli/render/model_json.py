@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict
 from mlxk.domain.models.model import Capability, FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.domain.models.snapshot import text_section
+from mlxk.domain.ranks import Spread
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
 
@@ -212,3 +213,20 @@ def memory_estimate(verdict: MemoryVerdict) -> Json:
         "budget_bytes": verdict.budget,
         "fit": verdict.fit.value,
     }
+
+
+def spread(found: Spread) -> Json:
+    """Return the fields of ``show`` about a model over several hosts."""
+    hosts = [
+        {
+            "host": share.host.ssh,
+            "address": share.host.address,
+            "needed_bytes": share.verdict.needed,
+            "budget_bytes": share.verdict.budget,
+            "fit": share.verdict.fit.value,
+            "files": share.files.value,
+            "problem": share.problem,
+        }
+        for share in found.shares
+    ]
+    return {"hosts": hosts, "cut": {"kind": found.cut, "reason": found.reason}}

@@ -18,7 +18,8 @@ from mlxk.domain.models.model import (
     Workspace,
 )
 from mlxk.domain.models.snapshot import text_section
-from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
+from mlxk.domain.ranks import Spread
+from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable, table
 from mlxk.entrypoints.cli.render.model_json import Json, file_type
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH, type_text
 from mlxk.entrypoints.wording import health_reason, matrices_words, model_reason
@@ -241,3 +242,27 @@ def _conversation(each: FittedConversation) -> str:
     if each.refusal is not None:
         return f"  {each.kind}: refused"
     return f"  {each.kind}: {', '.join(each.steps) or 'as it is'}"
+
+
+_CUT_WORDS = {
+    "tensor": "every layer is cut (tensor parallel)",
+    "pipeline": "each host has some of the layers (pipeline)",
+}
+
+
+def spread_text(found: Spread, width: int | None) -> str:
+    """Return the table of hosts that ``show`` prints, and how the model is divided among them."""
+    header = ("Host", "Share", "Budget", "Fit", "Files", "Problem")
+    rows = [
+        (
+            share.host.ssh,
+            decimal_size(share.verdict.needed),
+            "-" if share.verdict.budget is None else decimal_size(share.verdict.budget),
+            share.verdict.fit.value,
+            share.files.value,
+            share.problem or "-",
+        )
+        for share in found.shares
+    ]
+    how = _CUT_WORDS[found.cut] if found.cut is not None else f"none: {printable(found.reason or 'not known')}"
+    return f"\nHosts:\n{table(header, rows, width, 60)}Division: {how}\n"

@@ -14,7 +14,7 @@ Faults = Callable[[str, Any], list[str]]
 OPTIONAL = {
     "error": {"hint", "matches", "detail"},
     "model": {"display_name", "quantization"},
-    "show": {"hash_updated", "config", "model_config"},
+    "show": {"hash_updated", "config", "model_config", "hosts", "cut"},
     "config": {"settings", "models", "faults", "changed"},
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},

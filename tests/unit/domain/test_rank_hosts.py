@@ -3,8 +3,10 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.ranks import RankHost, read_hosts
+from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading, judge_memory
+from mlxk.domain.ranks import RankHost, judge_share, read_hosts
 
+GIB = 1024**3
 FIRST = {"ssh": "mac1", "ips": ["192.0.2.1"]}
 
 
@@ -41,3 +43,21 @@ def test_a_wrong_entry_is_named(second: object, fault: str) -> None:
 def test_fewer_than_two_hosts_are_refused(document: object) -> None:
     with pytest.raises(ValidationError, match="two hosts or more"):
         read_hosts(document)
+
+
+@pytest.mark.parametrize(
+    ("shares", "available", "expected"),
+    [(2, 16 * GIB, MemoryFit.EXCEEDS), (3, 16 * GIB, MemoryFit.FITS), (3, 4 * GIB, MemoryFit.TIGHT)],
+)
+def test_a_share_has_its_part_of_the_weights_and_the_whole_cache(
+    shares: int, available: int, expected: MemoryFit
+) -> None:
+    whole = judge_memory(MemoryReading(8 * GIB, 8 * GIB), 24 * GIB, cache_per_token=1000, context_tokens=4096)
+    share = judge_share(whole, MemoryReading(16 * GIB, available), shares)
+    assert share.needed == 24 * GIB // shares + 1000 * 4096 + RESERVE_BYTES
+    assert (share.fit, share.budget) == (expected, MemoryReading(16 * GIB, available).budget)
+
+
+def test_a_share_on_a_machine_that_says_nothing_gives_no_verdict() -> None:
+    share = judge_share(judge_memory(MemoryReading(16 * GIB, 16 * GIB), GIB), None, 2)
+    assert (share.fit, share.budget) == (MemoryFit.UNKNOWN, None)
