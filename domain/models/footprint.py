@@ -186,15 +186,15 @@ def judge_memory(
 
 def _judge(reading: MemoryReading | None, weights: int, cache_per_token: int, context_tokens: int) -> MemoryVerdict:
     needed = weights + cache_per_token * context_tokens + RESERVE_BYTES
-    return MemoryVerdict(fit_of(reading, needed), weights, cache_per_token, needed, reading and reading.budget)
+    budget = None if reading is None else reading.budget
+    return MemoryVerdict(fit_of(reading, needed), weights, cache_per_token, needed, budget)
 
 
 def fit_of(reading: MemoryReading | None, needed: int) -> MemoryFit:
     """Return how so many bytes relate to a machine's memory."""
-    if reading is None:
-        return MemoryFit.UNKNOWN
-    within = MemoryFit.TIGHT if needed > reading.available else MemoryFit.FITS
-    return MemoryFit.EXCEEDS if needed > reading.budget else within
+    if reading is None or needed > reading.budget:
+        return MemoryFit.UNKNOWN if reading is None else MemoryFit.EXCEEDS
+    return MemoryFit.TIGHT if needed > reading.available else MemoryFit.FITS
 
 
 def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
