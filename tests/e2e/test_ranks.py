@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,7 +195,7 @@ def test_a_rank_that_is_killed_under_load(pair: Pair) -> None:
 
 def run(folder: Path, environment: dict[str, str], *arguments: str) -> Any:
     """Return what ``mlxk run`` prints as JSON."""
-    command = ["mlxk", "run", *arguments, "--json"]
+    command = [sys.executable, "-m", "mlxk", "run", *arguments, "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, cwd=folder, timeout=100
     )
@@ -312,7 +313,7 @@ def faults(document: object) -> list[str]:
 
 def shown(hosts: Hosts, *arguments: str, model: str = "org/spread") -> str:
     """Return what ``mlxk show --hosts`` prints."""
-    command = ["mlxk", "show", model, "--hosts", "hosts.json", *arguments]
+    command = [sys.executable, "-m", "mlxk", "show", model, "--hosts", "hosts.json", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=hosts.environment, cwd=hosts.folder, timeout=100
     ).stdout
