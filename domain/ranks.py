@@ -3,7 +3,7 @@
 import enum
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -84,6 +84,8 @@ class HostAccount:
     """What a host says of itself and of a model; None where it did not say it."""
 
     reading: MemoryReading | None = None
+    versions: Mapping[str, str] | None = None
+    """Of what must be equal on all hosts, by name."""
     digest: str | None = None
     """Of the content of the model's files there."""
     is_absent: bool = False
@@ -120,6 +122,7 @@ class HostShare:
     """Of the share, in the memory of the host."""
     files: HostFiles
     problem: str | None
+    """Why something is not known, or else the first thing that has another version than on the first host."""
 
 
 @attrs.frozen
@@ -144,7 +147,12 @@ class Spread:
         """
         first = accounts[0]
         shares = tuple(
-            HostShare(host, judge_share(whole, each.reading, len(hosts)), _files(each, first), each.problem)
+            HostShare(
+                host,
+                judge_share(whole, each.reading, len(hosts)),
+                _files(each, first),
+                each.problem or _version(each, first),
+            )
             for host, each in zip(hosts, accounts, strict=True)
         )
         return cls(shares, first.cut, first.whole or (first.problem if first.cut is None else None))
@@ -162,6 +170,16 @@ def judge_share(whole: MemoryVerdict, reading: MemoryReading | None, shares: int
     needed = whole.needed - whole.weights + weights
     budget = None if reading is None else reading.budget
     return attrs.evolve(whole, fit=fit_of(reading, needed), weights=weights, needed=needed, budget=budget)
+
+
+def _version(account: HostAccount, first: HostAccount) -> str | None:
+    if account.versions is None or first.versions is None:
+        return None
+    for name, here in first.versions.items():
+        there = account.versions.get(name)
+        if there != here:
+            return f"it has {name} {there}, and the first host {here}"
+    return None
 
 
 def _files(account: HostAccount, first: HostAccount) -> HostFiles:

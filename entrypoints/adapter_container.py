@@ -368,8 +368,8 @@ class Adapters:
     def account_of_model(self, asked: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> dict[str, Any]:
         """Return what this host says of a model; see ``follower.account``."""
         _before_mlx(self)
-        memory = self.memory_probe().read()
-        return imported("mlxk.adapters.mlx.ranks.follower:account")(asked, resolve, memory)  # type: ignore[no-any-return]
+        known = (self.memory_probe().read(), __version__)
+        return imported("mlxk.adapters.mlx.ranks.follower:account")(asked, resolve, *known)  # type: ignore[no-any-return]
 
     def ask_hosts(self, hosts: Sequence[RankHost], *model: object) -> tuple[HostAccount, ...]:
         """Return what hosts say of a model; see ``inquiry.asked``."""

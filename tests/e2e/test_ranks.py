@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,14 @@ def test_a_host_that_does_not_answer_is_shown_with_what_ssh_said(
     assert [line.split(" | ")[0].strip() for line in table[3:5]] == ["one", "two"]
     assert table[4].endswith("| unknown | unknown | ssh: No route to host")
     assert table[5] == "Division: every layer is cut (tensor parallel)"
+
+
+def test_a_host_with_another_version_is_shown_with_it(hosts: Hosts) -> None:
+    line = SSH.format(hf=hosts.folder / "same" / "hf").replace("exec ", "")
+    hosts.answers(line.replace('"$*"', """"$*" | sed 's/"mlx-lm": "[^"]*"/"mlx-lm": "0.1"/'"""))
+    one, two = json.loads(shown(hosts, "--json"))["data"]["hosts"]
+    assert (one["problem"], two["files"]) == (None, "same")
+    assert two["problem"] == f"it has mlx-lm 0.1, and the first host {version('mlx-lm')}"
 
 
 def test_show_says_why_a_model_cannot_be_divided(hosts: Hosts) -> None:

@@ -153,7 +153,7 @@ def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by:
 
 
 def account(
-    orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], reading: MemoryReading | None
+    orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], reading: MemoryReading | None, own_version: str
 ) -> dict[str, Any]:
     """Return what this host says of a model, as ``inquiry`` reads it.
 
@@ -162,8 +162,9 @@ def account(
             ``backends`` that can compute it.
         resolve: Finds a model of this machine by its name.
         reading: The memory of this machine.
+        own_version: That of this program.
     """
-    said: dict[str, Any] = {"reading": None}
+    said: dict[str, Any] = {"reading": None, "versions": versions(own_version)}
     if reading is not None:
         said["reading"] = [reading.total, reading.available, reading.accelerator_limit]
     try:

@@ -53,7 +53,7 @@ def _answer(place: RankPlace, question: Mapping[str, Any]) -> HostAccount:
         lines = done.stdout.decode(errors="replace").strip().splitlines()
         try:
             return _read(json.loads(lines[-1]))  # a shell may have greeted before
-        except (IndexError, ValueError, TypeError):
+        except (LookupError, ValueError, TypeError, AttributeError):
             return HostAccount(problem=last_line(errors) or f"it ended with status {done.returncode} and no answer")
 
 
