@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev  ## install with development tools, and run every c
 	@$(MAKE) --no-print-directory check
 	@$(if $(CI),$(MAKE) --no-print-directory audit AUDIT_ARGS=--where-reachable)
 	@$(if $(CI),if $(MAKE) --no-print-directory $(DIST)/.installed; then $(MAKE) --no-print-directory packaging $(if $(COMMIT),dist); \
-		else echo "Not checked, since their tools cannot be installed: packaging, dist"; fi)
+		else echo "Packaging and dist were not checked: their tools cannot be installed."; fi)
 	@$(if $(CI),$(if $(COMMIT),,echo "Not built, since this is no checkout of git: make dist"))
 	@$(if $(CI),$(MAKE) --no-print-directory clients,echo "Clients of other projects were not run: make clients")
 
