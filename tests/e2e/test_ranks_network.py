@@ -35,8 +35,9 @@ def may_make_networks() -> bool:
     """Whether this process may make a network namespace with a link to it."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    made = ip("netns", "add", "mlxk-try") and ip("link", "add", "mlxk-try", "type", "veth", "peer", "netns", "mlxk-try")
-    ip("netns", "del", "mlxk-try")
+    name = f"mlxk-t{os.getpid()}"
+    made = ip("netns", "add", name) and ip("link", "add", name, "type", "veth", "peer", "netns", name)
+    ip("netns", "del", name)
     return made
 
 
