@@ -104,7 +104,7 @@ async function images(chat) {
 
   await begin(chat);
   await chat.options({ "Begin answers about images with the table of their metadata": true });
-  await chat.page.getByLabel("Images and sound").setInputFiles(BLUE);
+  await chat.page.getByLabel("Images, clips and sound").setInputFiles(BLUE);
   await chat.button("Remove blue-square.jpg").waitFor();
   await chat.ask("What color is it?");
   await chat.answers.last().getByText("It is blue.").waitFor();
@@ -118,7 +118,7 @@ async function images(chat) {
 async function sound(chat) {
   await begin(chat);
   await chat.model("demo");
-  await chat.page.getByLabel("Images and sound").setInputFiles(HELLO);
+  await chat.page.getByLabel("Images, clips and sound").setInputFiles(HELLO);
   await chat.button("Transcribe hello.wav").click();
   await eventually("a transcript of the file", async () => /hello/i.test(await chat.prompt.inputValue()));
   await chat.button("Remove hello.wav").click();
