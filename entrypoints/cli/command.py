@@ -1,17 +1,18 @@
-"""The interface of a command, its context, and the MODEL argument that most commands share."""
+"""The interface of a command, its context, and the arguments and the reading of files that commands share."""
 
 import argparse
 import contextlib
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, UsageError, ValidationError
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError, UsageError, ValidationError
 from mlxk.domain.models.model import Origin
 from mlxk.domain.ranks import RankHost, read_hosts
 from mlxk.entrypoints.cli.output import Output
@@ -111,6 +112,61 @@ def add_server_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF-8 text.") -> str:
+    """Return the text of a file or of a pipe, such as a shell's ``<(command)``.
+
+    Args:
+        path: As typed; ``~`` is the home directory.
+        flag: The flag that it was given to, for error messages.
+        most_bytes: The largest size that is read.
+        hint: What to do about a file that is not UTF-8 text.
+
+    Raises:
+        StorageError: It cannot be read.
+        ValidationError: It is no file, too large, or no UTF-8 text.
+    """
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+                raise ValidationError(f"{flag}: '{path}' is no regular file")
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise StorageError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL among the characters
+        raise ValidationError(f"{flag}: '{path}' cannot be the name of a file") from error
+    if len(content) > most_bytes:
+        raise ValidationError(f"{flag}: '{path}' is larger than {most_bytes // 1024**2} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
+
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""Larger files of JSON are refused."""
+
+
+def read_json(path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
+    """Return the document of a file of JSON.
+
+    Args:
+        path: As ``read_text`` takes it.
+        flag: The flag that it was given to, for error messages.
+        hint: What to do about one that is not JSON.
+
+    Raises:
+        StorageError, ValidationError: See ``read_text``; or it is not JSON.
+    """
+    text = read_text(path, flag, MAX_JSON_BYTES)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValidationError(f"{flag}: '{path}' is nested too deeply", hint=hint) from error
+    except ValueError as error:
+        raise ValidationError(f"{flag}: '{path}' is not valid JSON: {error}", hint=hint) from error
+
+
 def add_ranks_argument(parser: argparse._ActionsContainer) -> None:
     """Declare the flags that spread a model over processes."""
     parser.add_argument(
@@ -152,16 +208,11 @@ def hosts_of_file(flag: str, path: str) -> tuple[RankHost, ...]:
     """Return the hosts of the file that a flag names.
 
     Raises:
-        ValidationError: The file cannot be read, or names its entry and field at fault.
+        StorageError, ValidationError: The file cannot be read, or names its entry and field at fault.
     """
+    document = read_json(path, flag)
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
-            document = json.load(file)
         return read_hosts(document)
-    except OSError as error:
-        raise ValidationError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValidationError(f"{flag}: '{path}' is no JSON: {error}") from error
     except ValidationError as error:
         raise ValidationError(f"{flag}: {path}: {error.message}", hint=error.hint) from error
 

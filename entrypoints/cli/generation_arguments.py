@@ -25,8 +25,8 @@ from mlxk.domain.generation.settings import (
 )
 from mlxk.domain.generation.video import VideoSampling
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli.command import add_ranks_argument
-from mlxk.entrypoints.cli.input_files import is_prompt, read_text
+from mlxk.entrypoints.cli.command import MAX_JSON_BYTES, add_ranks_argument, read_json, read_text
+from mlxk.entrypoints.cli.input_files import is_prompt
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -61,9 +61,6 @@ def _faults(tool: dict[str, object]) -> Iterator[str]:
 FORMATS = ("text", "json", "srt", "vtt")
 
 ENGLISH = "en"
-
-MAX_FILE_BYTES = 4 * 1024 * 1024
-"""Largest file of a schema or of tool definitions."""
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +138,7 @@ def grammar(arguments: argparse.Namespace) -> Grammar | None:
     """
     if arguments.json_schema is None:
         return None
-    schema = Grammar.json_schema(read_text(arguments.json_schema, "--json-schema", MAX_FILE_BYTES))
+    schema = Grammar.json_schema(read_text(arguments.json_schema, "--json-schema", MAX_JSON_BYTES))
     schema.validate()
     return schema
 
@@ -155,12 +152,7 @@ def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
     if arguments.tools is None:
         return ()
 
-    try:
-        definitions = json.loads(read_text(arguments.tools, "--tools", MAX_FILE_BYTES))
-    except RecursionError as error:
-        raise ValidationError(f"--tools: '{arguments.tools}' is nested too deeply") from error
-    except ValueError as error:
-        raise ValidationError(f"--tools: '{arguments.tools}' is not valid JSON: {error}") from error
+    definitions = read_json(arguments.tools, "--tools")
     if faults := tool_faults(definitions):
         raise ValidationError(
             f"--tools: '{arguments.tools}': {'; '.join(faults)}",

@@ -16,15 +16,12 @@ from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Message, Role, ToolCall
 from mlxk.domain.text import is_valid_unicode
+from mlxk.entrypoints.cli.command import read_json
 from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
-from mlxk.entrypoints.cli.input_files import read_text
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.settings import variable
-
-MAX_FILE_BYTES = 4 * 1024 * 1024
-"""Largest file of servers."""
 
 MAX_ROUNDS = 16
 """How often a model may call tools for one prompt."""
@@ -70,10 +67,7 @@ def read_servers(paths: Sequence[str], output: Output) -> list[ToolServer]:
     """
     servers: list[ToolServer] = []
     for path in paths:
-        try:
-            document = json.loads(read_text(path, "--mcp", MAX_FILE_BYTES))
-        except (ValueError, RecursionError) as error:
-            raise ValidationError(f"--mcp: '{path}' is not valid JSON: {error}", hint=_HINT) from error
+        document = read_json(path, "--mcp", _HINT)
         named = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
         if not isinstance(named, dict) or not named:
             raise ValidationError(f"--mcp: '{path}' has no mcpServers", hint=_HINT)

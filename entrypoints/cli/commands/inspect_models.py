@@ -9,7 +9,7 @@ from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
-from mlxk.domain.ranks import RankHost, Spread, name_everywhere
+from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -161,13 +161,13 @@ def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
 
 def _spread(
     hosts: tuple[RankHost, ...], details: ModelDetails, verdict: MemoryVerdict, container: "Container", output: Output
-) -> Spread:
+) -> SpreadModel:
     description = details.description
     with Spinner(output, "Asking the hosts"):
         accounts = container.adapters.ask_hosts(
             hosts, name_everywhere(description.handle), description.runtime.backends
         )
-    return Spread.judged(hosts, accounts, verdict)
+    return SpreadModel.judged(hosts, accounts, verdict)
 
 
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict
 from mlxk.domain.models.model import Capability, FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.domain.models.snapshot import text_section
-from mlxk.domain.ranks import Spread
+from mlxk.domain.ranks import SpreadModel
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
 
@@ -215,7 +215,7 @@ def memory_estimate(verdict: MemoryVerdict) -> Json:
     }
 
 
-def spread(found: Spread) -> Json:
+def spread(found: SpreadModel) -> Json:
     """Return the fields of ``show`` about a model over several hosts."""
     hosts = [
         {

@@ -18,7 +18,7 @@ from mlxk.domain.models.model import (
     Workspace,
 )
 from mlxk.domain.models.snapshot import text_section
-from mlxk.domain.ranks import Spread
+from mlxk.domain.ranks import SpreadModel
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable, table
 from mlxk.entrypoints.cli.render.model_json import Json, file_type
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH, type_text
@@ -250,7 +250,7 @@ _CUT_WORDS = {
 }
 
 
-def spread_text(found: Spread, width: int | None) -> str:
+def spread_text(found: SpreadModel, width: int | None) -> str:
     """Return the table of hosts that ``show`` prints, and how the model is divided among them."""
     header = ("Host", "Share", "Budget", "Fit", "Files", "Problem")
     rows = [

@@ -1,4 +1,4 @@
-"""The tools of a file."""
+"""The tools of a file, and files of JSON that cannot be read."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -9,6 +9,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import MAX_TOOL_BYTES, MAX_TOOLS, ToolCall
 from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.answer import call_line
+from mlxk.entrypoints.cli.command import hosts_of_file
 from mlxk.entrypoints.cli.generation_arguments import tool_faults
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
@@ -71,3 +72,11 @@ def test_a_file_that_cannot_be_read_as_json_is_refused_with_the_reason(tmp_path:
     with pytest.raises(ValidationError) as refusal:
         generation_arguments.tools(Namespace(tools=str(path)))
     assert refusal.value.message == f"--tools: '{path}' {said}"
+    with pytest.raises(ValidationError) as refusal:
+        hosts_of_file("--hosts", str(path))
+    assert refusal.value.message == f"--hosts: '{path}' {said}"
+
+
+def test_a_device_is_no_file_of_hosts() -> None:
+    with pytest.raises(ValidationError, match="'/dev/zero' is no regular file"):
+        hosts_of_file("--hostfile", "/dev/zero")
