@@ -126,7 +126,7 @@ class HostShare:
 
 
 @attrs.frozen
-class Spread:
+class SpreadModel:
     """A model over hosts, before it is started."""
 
     shares: tuple[HostShare, ...]
@@ -137,7 +137,7 @@ class Spread:
     """Why it cannot be, or why that is not known."""
 
     @classmethod
-    def judged(cls, hosts: Sequence[RankHost], accounts: Sequence[HostAccount], whole: MemoryVerdict) -> "Spread":
+    def judged(cls, hosts: Sequence[RankHost], accounts: Sequence[HostAccount], whole: MemoryVerdict) -> "SpreadModel":
         """Judge what hosts say of a model.
 
         Args:
