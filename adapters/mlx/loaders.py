@@ -8,6 +8,7 @@ from mlx.utils import tree_flatten
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.model_pool import Loader
+from mlxk.adapters.mlx.loading.adapted import whole_network
 from mlxk.adapters.mlx.loading.drafter import load_drafter
 from mlxk.adapters.mlx.loading.model_files import read_config
 from mlxk.adapters.mlx.loading.text_model import identity_of, load_model
@@ -48,7 +49,7 @@ def quantizing_activations(load: Loader) -> Loader:
     def loading(handle: ModelHandle, form: WeightForm) -> Any:  # noqa: ANN401 - what the loader returns
         model = load(handle, form)
         try:
-            quantize_activations(model.network if model.vision is None else model.vision.parts.model)
+            quantize_activations(whole_network(model))
         except ValueError as error:
             raise CapabilityError(f"quantize_activations: '{handle.name}' has layers without it: {error}") from error
         return attrs.evolve(model, identity=f"{identity_of(handle)}|{name}")

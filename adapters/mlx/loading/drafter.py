@@ -11,12 +11,11 @@ from typing import Any
 
 import attrs
 from mlx import nn
-from mlx.utils import tree_flatten
 
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
-from mlxk.adapters.mlx.loading.widening import widen
+from mlxk.adapters.mlx.loading.widening import parameter_bytes, widen
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, MAX_DRAFT_TOKENS
 from mlxk.domain.models.detection import Drafting, drafting_of
@@ -105,8 +104,7 @@ def load_drafter(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> L
         network = utils.load_model(Path(directory))
         if form.widened:
             widen(network, WeightForm.WIDE)
-    size = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
-    return LoadedDrafter(handle, identity_of(handle), network, drafting, size)
+    return LoadedDrafter(handle, identity_of(handle), network, drafting, parameter_bytes(network))
 
 
 def _inner(network: Any) -> Any:  # noqa: ANN401

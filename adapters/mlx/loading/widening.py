@@ -44,6 +44,11 @@ def widen(network: nn.Module, form: WeightForm = WeightForm.WIDE) -> int:
             module.dtype = mx.float32
         if type(module) is nn.QuantizedLinear and blas.in_use() is not None:
             module.__class__ = UnpackingLinear
+    return parameter_bytes(network)
+
+
+def parameter_bytes(network: nn.Module) -> int:
+    """Return what the parameters of a network take, bytes; computes nothing."""
     return sum(array.nbytes for _, array in tree_flatten(network.parameters()))
 
 

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.loading.model_files import loading_directory
-from mlxk.adapters.mlx.loading.widening import widen
+from mlxk.adapters.mlx.loading.widening import parameter_bytes, widen
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
@@ -132,12 +131,7 @@ def load_share(handle: ModelHandle, cut: Cut, group: Any, form: WeightForm) -> t
     """
     network, config = _lazy(handle)
     _divide(network, cut, group)
-    if form.widened:
-        size = widen(network, WeightForm.WIDE)
-    else:
-        arrays = tree_flatten(network.parameters())
-        mx.eval([array for _, array in arrays])
-        size = sum(array.nbytes for _, array in arrays)
+    size = widen(network, WeightForm.WIDE) if form.widened else parameter_bytes(network)
     mx.eval(network.parameters())
     network.eval()
     return network, config, size
