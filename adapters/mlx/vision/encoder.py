@@ -34,6 +34,15 @@ class FeatureCounters:
     """What is kept."""
 
 
+@attrs.define(eq=False)
+class _Features:
+    """What an encoder made of an image."""
+
+    value: Any
+    is_awaited: bool = False
+    """Whether it was computed before it was asked for, and has not been since."""
+
+
 class CachingEncoder:
     """Wraps a vision encoder with a cache; used on the owner thread only.
 
@@ -46,13 +55,11 @@ class CachingEncoder:
 
     def __init__(self, encoder: Any) -> None:  # noqa: ANN401
         self._encoder = encoder
-        self.kept_features = RecentlyUsed[Any]()
+        self.kept_features = RecentlyUsed[_Features]()
         """By the digests of calls."""
         self._divides = True
         self._joins: bool | None = None
         """Whether features are the same when several images are computed together; None until it was tried."""
-        self._ahead: set[str] = set()
-        """Digests of what was computed before it was asked for."""
         self._noting = False
         self.counters = FeatureCounters()
 
@@ -117,8 +124,7 @@ class CachingEncoder:
             return False
         self.counters.computed += len(calls)
         for key, part in zip(keys, parts, strict=True):
-            self._keep(key, part)
-            self._ahead.add(key)
+            self._keep(key, _Features(part, is_awaited=True))
         return True
 
     def _kept(self, call: Call) -> Any:  # noqa: ANN401
@@ -127,15 +133,15 @@ class CachingEncoder:
             return self._compute(call)
         kept = self.kept_features.get(key)
         if kept is not None:
-            self.counters.hits += key not in self._ahead
-            self._ahead.discard(key)
-            return kept
+            self.counters.hits += not kept.is_awaited
+            kept.is_awaited = False
+            return kept.value
         features = self._compute(call)
-        self._keep(key, features)
+        self._keep(key, _Features(features))
         return features
 
-    def _keep(self, key: str, features: Any) -> None:  # noqa: ANN401
-        arrays = [leaf for _, leaf in tree_flatten(features) if isinstance(leaf, mx.array)]
+    def _keep(self, key: str, features: "_Features") -> None:
+        arrays = [leaf for _, leaf in tree_flatten(features.value) if isinstance(leaf, mx.array)]
         mx.eval(arrays)
         self.kept_features.put(key, features, sum(array.nbytes for array in arrays))
         self.counters.size_bytes = self.kept_features.size_bytes
