@@ -155,14 +155,18 @@ class ReadTrainingData:
             for example in check.examples:
                 for image in example.images:
                     if image not in known:
-                        try:
-                            digest.update(self.images.check(image).encode())
-                            known[image] = None
-                        except MlxkError as error:
-                            known[image] = error.message
+                        known[image] = self._fault_of(image, digest)
                     if (fault := known[image]) is not None:
                         fault = f"{image.place}: the image {image.title}: {fault}"
                         check.faults.append(DataFault(check.file, example.line, fault))
+
+    def _fault_of(self, image: NamedImage, digest: "hashlib._Hash") -> str | None:
+        """Return why an image cannot be shown; None, and its content is added to the digest, where it can."""
+        try:
+            digest.update(self.images.check(image).encode())
+        except MlxkError as error:
+            return error.message
+        return None
 
 
 def _hashed(lines: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
