@@ -32,6 +32,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # A server that somebody runs on this machine is none of the tests' business.
 os.environ["MLXK2_USE_SERVER"] = "0"
+# Programs that tests start, and the processes of pytest-xdist, import transformers in half the time.
+os.environ["PYTHONPATH"] = str(Path(__file__).parent / "quick_imports")
 # A shell that starts this in the background has it ignore interrupts, and every program that tests interrupt as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -91,6 +93,7 @@ def program_environment(tmp_path: Path) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "MLX_DISABLE_COMPILE": "1",
         "MLXK2_BLAS": "off",  # the same numbers wherever tests run
+        "PYTHONPATH": os.environ["PYTHONPATH"],
         "PYTHONWARNINGS": "error::ResourceWarning",
     }
 

@@ -48,6 +48,7 @@ def reader_environment(home: Path, hub_url: str) -> dict[str, str]:
         "HF_TOKEN": "hf_write",
         "HF_HUB_DISABLE_XET": "1",
         "MLX_DISABLE_COMPILE": "1",
+        "PYTHONPATH": os.environ["PYTHONPATH"],
     }
 
 

@@ -34,7 +34,12 @@ def blocks(page: str, language: str) -> list[str]:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A clean environment with a home of its own."""
     home = tmp_path_factory.mktemp("home")
-    return {"HOME": str(home), "PATH": os.environ["PATH"], "MLX_DISABLE_COMPILE": "1"}
+    return {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+        "MLX_DISABLE_COMPILE": "1",
+    }
 
 
 @pytest.fixture(scope="module")

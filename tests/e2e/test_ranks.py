@@ -56,6 +56,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         "HOME": str(folder / "home"),
         "HF_HOME": str(folder / "hf"),
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ["PYTHONPATH"],
         "MLXK2_BLAS": "off",
     }
     with ThreadPoolExecutor() as threads:

@@ -22,7 +22,13 @@ KEY = "of-the-cluster"
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """A clean environment with the key."""
-    return {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MLXK2_API_KEY": KEY, "MLX_DISABLE_COMPILE": "1"}
+    return {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+        "MLXK2_API_KEY": KEY,
+        "MLX_DISABLE_COMPILE": "1",
+    }
 
 
 @pytest.fixture

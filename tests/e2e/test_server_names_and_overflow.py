@@ -26,7 +26,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProgram]:
 
     home = tmp_path_factory.mktemp("home")
     build_bert(home / "workspaces" / "bert")
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "MLX_DISABLE_COMPILE": "1"}
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+        "MLX_DISABLE_COMPILE": "1",
+    }
     environment |= {"MLXK_WORKSPACE_HOME": str(home / "workspaces"), "HF_HOME": str(home / "hf")}
     with ServedProgram(Path(home), environment, "--model", "demo") as started:
         yield started

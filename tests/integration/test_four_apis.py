@@ -50,7 +50,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProgram]:
         special=("<|im_start|>",),
         added=("<think>", "</think>", "<tool_call>", "</tool_call>"),
     )
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "MLX_DISABLE_COMPILE": "1"}
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+        "MLX_DISABLE_COMPILE": "1",
+    }
     environment |= {"MLXK_WORKSPACE_HOME": str(home / "models"), "HF_HOME": str(home / "hf")}
     with ServedProgram(Path(home), environment, "--model", "scripted") as started:
         yield started
