@@ -22,7 +22,7 @@ SWAPPED: dict[type[ast.AST], Any] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult},
 }
 SWAPPED_NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
-ORDERLESS = {*SWAPPED_NAMES, "isinstance", "issubclass", "cast"}  # swapped arguments change nothing, or never run
+ORDERLESS = {*SWAPPED_NAMES, "isinstance", "issubclass", "suppress", "cast"}  # swapped: nothing changes, or never runs
 LEVELS = {"debug", "info", "warning", "error"}
 DECLARATIONS = {"annotation", "returns", "decorator_list", "bases", "type_params"}
 

@@ -326,7 +326,6 @@ class OpenApi(Readable):
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Send it."""
-        response.content_type = "application/json"
         response.data = self._document
 
 

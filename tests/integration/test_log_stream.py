@@ -82,6 +82,16 @@ def test_a_reader_that_stops_delays_nobody_and_is_told_how_many_lines_it_has_mis
     assert sum(pipe.lost) == lost
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"), [("z" * (MAX_QUEUED_BYTES + 1) + "\n", 1), ("z\n" * MAX_QUEUED_BYTES, MAX_QUEUED_BYTES)]
+)
+def test_each_line_of_what_is_lost_is_counted(pipe: Pipe, text: str, lines: int) -> None:
+    pipe.stream.write(text)
+    pipe.stream.write("next\n")
+    assert eventually(lambda: pipe.lost == [lines])
+    assert pipe.holds(b"next\n")
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_closing_waits_for_a_reader_for_a_moment_only(pipe: Pipe, blocking: bool) -> None:
     os.set_blocking(pipe.writer, blocking)

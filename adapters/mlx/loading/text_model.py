@@ -306,10 +306,9 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
         tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
         found = getattr(unwrapped(tokenizer), "chat_template", None)
         templates = _templates_elsewhere(handle, found)
-        if templates is not None and templates != found:
+        if templates != found:
             options["chat_template"] = templates
             tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
-        if templates != found:
             unwrapped(tokenizer).chat_template = templates
     disable_word_cache(tokenizer)
     return tokenizer

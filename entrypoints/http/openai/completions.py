@@ -68,8 +68,8 @@ class CompletionRequest(SamplingFields):
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
         faults = super().faults()
-        if len(self.prompts) * (self.n or 1) > max(MAX_PROMPTS, MAX_CHOICES):
-            faults.append(FieldError("n", f"and prompt together ask for more than {MAX_PROMPTS} answers"))
+        if len(self.prompts) * (self.n or 1) > MAX_CHOICES:
+            faults.append(FieldError("n", f"and prompt together ask for more than {MAX_CHOICES} answers"))
         return faults
 
     def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:

@@ -93,6 +93,14 @@ def test_a_server_that_is_none_is_named(build: Callable[[], ToolServers]) -> Non
         build().start([ToolServer("nowhere", ("/no/such/program",))])
 
 
+@pytest.mark.parametrize(("secret", "hidden"), [("k9-a!", False), ("k9-a!z", True)])
+def test_a_value_too_short_to_be_a_secret_is_left_as_the_word_it_may_be(secret: str, hidden: bool) -> None:
+    code = "import os, sys; sys.exit('bad key: ' + os.environ['API_KEY'])"
+    server = ToolServer("a", (sys.executable, "-c", code), environment={"API_KEY": secret})
+    with pytest.raises(ExecutionError, match=f"it wrote: bad key: {'<hidden>' if hidden else secret}$"):
+        McpToolServers().start([server])
+
+
 def test_a_call_that_takes_too_long_is_given_up_and_the_server_goes_on() -> None:
     running = McpToolServers(call_seconds=0.5)
     tools = {tool.name: tool for tool in running.start([program(), program("second")])}

@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 import wave
 
 import pytest
@@ -76,7 +77,14 @@ def test_a_wav_header_states_the_rate_and_the_length() -> None:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth(), file.getnframes()) == (22_050, 1, 2, 100)
 
 
-def test_a_wav_header_without_a_length_lets_the_sound_go_on_to_the_end() -> None:
-    header = wav_header(24_000)
+@pytest.mark.parametrize("length", [None, 2**32 - 44, 2**40])
+def test_a_wav_header_without_a_length_that_it_can_state_lets_the_sound_go_on_to_the_end(length: int | None) -> None:
+    header = wav_header(24_000, length)
     assert len(header) == 44
     assert header[4:8] == header[-4:] == b"\xff" * 4
+
+
+def test_a_wav_header_states_the_longest_length_that_fits() -> None:
+    header = wav_header(24_000, 2**32 - 45)
+    assert struct.unpack("<I", header[-4:])[0] == 2**32 - 45
+    assert struct.unpack("<I", header[4:8])[0] == 2**32 - 9

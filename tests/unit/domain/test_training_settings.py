@@ -54,6 +54,35 @@ def test_a_value_out_of_range_is_named(choices: TuningChoices, field: str) -> No
         choices.settings(TINY, 20, None)
 
 
+BOUNDS: list[tuple[str, list[float], list[float]]] = [
+    ("steps", [1, 10**7], [0, 10**7 + 1]),
+    ("batch_size", [1, 4096], [-1, 4097]),
+    ("rank", [1, 4096], [0, 4097]),
+    ("max_length", [8, 10**7], [7]),
+    ("seed", [0, 2**32 - 1], [-1, 2**32]),
+    ("save_every", [1, 10**7], [0, 10**7 + 1]),
+    ("validate_every", [1, 10**7], [0, 10**7 + 1]),
+    ("accumulation", [1, 4096], [0, 4097]),
+    ("scale", [1e-9, 10_000.0], [0.0, 10_000.1]),
+    ("dropout", [0.0, 0.99], [-0.01, 0.991]),
+    ("learning_rate", [1e-9, 10.0], [0.0, 10.1]),
+    ("beta", [1e-9, 100.0], [0.0, 100.1]),
+    ("epochs", [1e-9, 10_000.0], [0.0, -1.0, 10_000.1]),
+]
+
+
+@pytest.mark.parametrize(("field", "taken", "refused"), BOUNDS, ids=[bounds[0] for bounds in BOUNDS])
+def test_the_least_and_the_most_are_taken_and_what_is_beyond_is_refused_by_name(
+    field: str, taken: list[float], refused: list[float]
+) -> None:
+    examples = 5000 if field == "batch_size" else 20
+    for value in taken:
+        TuningChoices(**{field: value}).settings(TINY, examples, None)  # type: ignore[arg-type]
+    for value in refused:
+        with pytest.raises(ValidationError, match=f"^{field}: must be "):
+            TuningChoices(**{field: value}).settings(TINY, examples, None)  # type: ignore[arg-type]
+
+
 def test_the_learning_rate_rises_and_falls_to_a_tenth() -> None:
     settings = TuningSettings(steps=200, batch_size=1, layers=1, max_length=64, learning_rate=1.0)
     rates = [settings.learning_rate_at(step) for step in range(1, 201)]

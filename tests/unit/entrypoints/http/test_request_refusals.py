@@ -251,6 +251,13 @@ def test_more_answers_than_there_is_ever_room_for_are_refused_by_the_field_that_
     assert [problem["param"] for problem in answer.json["error"]["detail"]["problems"]] == [param]
 
 
+def test_prompts_and_their_answers_together_are_bounded_and_the_bound_is_said() -> None:
+    assert ask("/v1/completions", prompt=["a"] * 64, n=2)[0] == 200
+    status, answer, _, _ = ask("/v1/completions", prompt=["a"] * 43, n=3)
+    assert (status, answer["error"]["param"]) == (400, "n")
+    assert answer["error"]["message"] == "n: and prompt together ask for more than 128 answers"
+
+
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "./model", "~", "a\u0000b", "a@", " "], ids=lambda name: repr(name[:9])
 )
@@ -294,6 +301,26 @@ def test_whether_and_how_much_to_reason_must_agree(thinking: bool, effort: str, 
     status, answer, _, _ = ask("/v1/chat/completions", enable_thinking=thinking, reasoning_effort=effort)
     assert status == (200 if taken else 400)
     assert taken or answer["error"]["param"] == "enable_thinking"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "in_the_template", "taken"),
+    [
+        (True, False, False),
+        (False, True, False),
+        (False, "no", True),
+        (True, True, True),
+        (None, False, True),
+        (True, None, True),
+    ],
+)
+def test_what_the_template_is_told_of_reasoning_must_agree_too(
+    thinking: Any, in_the_template: Any, taken: bool
+) -> None:
+    options = {"enable_thinking": in_the_template}
+    status, answer, _, _ = ask("/v1/chat/completions", enable_thinking=thinking, chat_template_kwargs=options)
+    assert status == (200 if taken else 400)
+    assert taken or answer["error"]["param"] == "chat_template_kwargs.enable_thinking"
 
 
 @pytest.mark.parametrize(
