@@ -178,6 +178,8 @@ def test_a_generator_that_was_never_used_responds_and_has_no_models(generator: T
     state = generator.state(TIMEOUT_SECONDS)
     assert state.responding
     assert (state.running, state.waiting, state.models) == (0, 0, ())
+    assert (state.prompt_tokens, state.cached_tokens, state.generated_tokens) == (0, 0, 0)
+    assert (state.ended, state.failed) == (0, 0)
 
 
 def test_a_model_stays_loaded_after_its_sequence(generator: TextGenerator, handle: ModelHandle) -> None:

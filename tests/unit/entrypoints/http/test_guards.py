@@ -145,7 +145,12 @@ def test_every_spelling_of_an_origin_allows_what_it_says(allowed: str, right: li
 
 
 @pytest.mark.parametrize(
-    "origin", ["app://obsidian.md", "file://", "tauri://localhost", "http://tauri.localhost", "vscode-webview://1a2b"]
+    "origin",
+    [
+        *("app://obsidian.md", "capacitor://localhost", "file://", "ionic://localhost", "tauri://localhost"),
+        *("http://tauri.localhost", "https://tauri.localhost", "vscode-file://vscode-app", "vscode-webview://1a2b"),
+        "wails://wails",
+    ],
 )
 def test_desktop_apps_can_be_allowed(origin: str) -> None:
     assert get(ServerSettings(cors_origins=DESKTOP_ORIGINS), Origin=origin).status_code == 200
