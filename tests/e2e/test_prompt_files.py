@@ -59,8 +59,10 @@ def prompt_of(done: "subprocess.CompletedProcess[str]") -> str:
         (["--file", "/dev/stdin", "Who?"], "piped", "piped\n\nWho?"),
     ],
 )
-def test_texts_of_files_stand_before_the_words(mlxk: Program, arguments: list[str], stdin: str, prompt: str) -> None:
-    assert prompt_of(mlxk("run", "demo", *arguments, *SHOWN, stdin=stdin)) == prompt
+def test_texts_of_files_stand_before_the_words(
+    mlxk_here: Program, arguments: list[str], stdin: str, prompt: str
+) -> None:
+    assert prompt_of(mlxk_here("run", "demo", *arguments, *SHOWN, stdin=stdin)) == prompt
 
 
 @pytest.mark.parametrize(
@@ -75,10 +77,10 @@ def test_texts_of_files_stand_before_the_words(mlxk: Program, arguments: list[st
         ("large.md", "--file: 'large.md' is larger than 64 MiB"),
     ],
 )
-def test_a_file_that_is_no_text_is_refused_by_name(mlxk: Program, tmp_path: Path, file: str, named: str) -> None:
+def test_a_file_that_is_no_text_is_refused_by_name(mlxk_here: Program, tmp_path: Path, file: str, named: str) -> None:
     with open(tmp_path / "large.md", "wb") as large:
         large.truncate(64 * 1024**2 + 1)
-    done = mlxk("run", "demo", "Who?", "--file", file)
+    done = mlxk_here("run", "demo", "Who?", "--file", file)
     assert (done.returncode, done.stdout) == (1, "")
     assert named in done.stderr
 
@@ -99,10 +101,10 @@ def test_a_file_that_is_no_text_is_refused_by_name(mlxk: Program, tmp_path: Path
     ],
 )
 def test_an_image_that_typed_words_name_is_attached_and_said(
-    mlxk: Program, tmp_path: Path, words: list[str], prompt: str, attached: str
+    mlxk_here: Program, tmp_path: Path, words: list[str], prompt: str, attached: str
 ) -> None:
     words = [word.format(folder=tmp_path) for word in words]
-    done = mlxk("run", "demo-vision", *words, *SHOWN, HOME=str(tmp_path))
+    done = mlxk_here("run", "demo-vision", *words, *SHOWN, HOME=str(tmp_path))
     assert (prompt_of(done), done.stderr) == (prompt, f"[attached: {attached.format(folder=tmp_path)}]\n")
 
 
@@ -111,8 +113,8 @@ def test_an_attached_image_is_seen(mlxk: Program) -> None:
     assert done.stdout.endswith("\nA blue square.\n")
 
 
-def test_several_images_keep_their_names_in_the_sentence(mlxk: Program) -> None:
-    done = mlxk("run", "demo-vision", "Compare ./square.jpg with ./circle.png", "--json", "--chunk", "2")
+def test_several_images_keep_their_names_in_the_sentence(mlxk_here: Program) -> None:
+    done = mlxk_here("run", "demo-vision", "Compare ./square.jpg with ./circle.png", "--json", "--chunk", "2")
     assert prompt_of(done) == "Compare square.jpg with circle.png"
     assert done.stderr.startswith("[attached: ./square.jpg]\n[attached: ./circle.png]\n")
     assert "| 2 |" in json.loads(done.stdout)["data"]["response"]
@@ -154,14 +156,16 @@ def test_a_named_recording_is_transcribed(mlxk: Program) -> None:
         ),
     ],
 )
-def test_what_is_no_image_for_the_model_stays_words(mlxk: Program, arguments: list[str], stdin: str, said: str) -> None:
-    done = mlxk("run", *arguments, *SHOWN, stdin=stdin)
+def test_what_is_no_image_for_the_model_stays_words(
+    mlxk_here: Program, arguments: list[str], stdin: str, said: str
+) -> None:
+    done = mlxk_here("run", *arguments, *SHOWN, stdin=stdin)
     assert arguments[1] in prompt_of(done)
     assert done.stderr == said
 
 
-def test_a_named_image_that_is_damaged_is_refused(mlxk: Program) -> None:
-    done = mlxk("run", "demo-vision", "What is in ./damaged.jpg?")
+def test_a_named_image_that_is_damaged_is_refused(mlxk_here: Program) -> None:
+    done = mlxk_here("run", "demo-vision", "What is in ./damaged.jpg?")
     assert done.returncode == 1
     assert "is not an image of a known format" in done.stderr
 
