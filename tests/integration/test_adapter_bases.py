@@ -18,11 +18,11 @@ OTHER = "the adapter was trained on a model with other weights"
 
 
 @pytest.fixture
-def taught(mlxk: Program, tmp_path: Path) -> Path:
+def taught(mlxk_here: Program, tmp_path: Path) -> Path:
     """Train an adapter of a tiny model; return its folder."""
     build(tmp_path / "tiny")
     (tmp_path / "facts.jsonl").write_text('{"prompt": "Who?", "completion": "Ann."}\n' * 2, encoding="utf-8")
-    done = mlxk("tune", "./tiny", "facts.jsonl", "--into", "./taught", "--iters", "1")
+    done = mlxk_here("tune", "./tiny", "facts.jsonl", "--into", "./taught", "--iters", "1")
     assert done.returncode == 0, done.stderr
     return tmp_path / "taught"
 
@@ -36,7 +36,7 @@ def change(base: Path) -> None:
 
 @pytest.mark.usefixtures("taught")
 def test_what_runs_an_adapter_warns_once_where_its_base_is_another_one(
-    mlxk: Program, command: Command, tmp_path: Path
+    mlxk_here: Program, command: Command, tmp_path: Path
 ) -> None:
     uses = (
         ("run", "./taught", "Hi", "--max-tokens", "2"),
@@ -44,16 +44,16 @@ def test_what_runs_an_adapter_warns_once_where_its_base_is_another_one(
         ("eval", "./taught", "facts.jsonl", "--max-tokens", "2"),
         ("fuse", "./taught", "--into", "./whole", "--accept-changes"),
     )
-    assert all(OTHER not in mlxk(*words).stderr for words in uses[:2])
+    assert all(OTHER not in mlxk_here(*words).stderr for words in uses[:2])
     assert command("show", "./taught")["data"]["base"] == {"name": str(tmp_path / "tiny"), "same": True}
-    assert "Base: " in mlxk("show", "./taught").stdout
+    assert "Base: " in mlxk_here("show", "./taught").stdout
     change(tmp_path / "tiny")
     for words in uses:
-        done = mlxk(*words)
+        done = mlxk_here(*words)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count(OTHER) == 1, words
     assert command("show", "./taught")["data"]["base"]["same"] is False
-    assert "(with other weights than it was trained on)" in mlxk("show", "./taught").stdout
+    assert "(with other weights than it was trained on)" in mlxk_here("show", "./taught").stdout
     (entry,) = command("health", "./taught")["data"]["healthy"]
     assert entry["notes"] == [f"{OTHER}: {tmp_path / 'tiny'}"]
 

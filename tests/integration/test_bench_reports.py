@@ -96,15 +96,15 @@ def test_lines_of_every_version_are_shown_by_model_and_test(mlxk: Program, comma
     ],
 )
 def test_a_bad_line_is_named_and_the_others_are_read(
-    mlxk: Program, command: Command, tmp_path: Path, line: object, reason: str
+    mlxk_here: Program, command: Command, tmp_path: Path, line: object, reason: str
 ) -> None:
     name = written(tmp_path / "a.jsonl", OLD, b"", line)
-    done = mlxk("bench", "report", name)
+    done = mlxk_here("bench", "report", name)
     assert done.returncode == 1
     assert f"a.jsonl, line 3: {reason}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "test_stop[phi]" in done.stdout
-    (fault,) = json.loads(mlxk("bench", "report", name, "--json").stdout)["data"]["reports"][0]["faults"]
+    (fault,) = json.loads(mlxk_here("bench", "report", name, "--json").stdout)["data"]["reports"][0]["faults"]
     assert (fault["file"], fault["line"], fault["reason"].startswith(reason)) == ("a.jsonl", 3, True)
     alone = command("bench", "report", written(tmp_path / "b.jsonl", line))["error"]
     assert alone["message"].startswith(f"'b.jsonl' is no report of a benchmark: line 1: {reason}")
@@ -131,10 +131,12 @@ def test_what_is_no_report_is_refused_by_name(
     assert (error["type"], said in error["message"]) == (code, True), error
 
 
-def test_a_null_is_as_good_as_nothing_and_a_later_schema_is_read_with_a_note(mlxk: Program, tmp_path: Path) -> None:
+def test_a_null_is_as_good_as_nothing_and_a_later_schema_is_read_with_a_note(
+    mlxk_here: Program, tmp_path: Path
+) -> None:
     unusual = {"unit": {"of": 1}, "repeats": "5", "tokens_per_second": {"median": "fast"}}
     later = {**OLD, "schema_version": "1.0.0", "duration": None, "metadata": unusual, "stop_tokens": None, "new": [1]}
-    done = mlxk("bench", "report", written(tmp_path / "a.jsonl", later))
+    done = mlxk_here("bench", "report", written(tmp_path / "a.jsonl", later))
     assert (done.returncode, "40.0 tokens/s" in done.stdout) == (0, True)
     assert "schema 1.0.0 is not known" in done.stderr
 
@@ -144,7 +146,9 @@ def of_runs(test: str, *speeds: float, **fields: Any) -> list[dict[str, Any]]:
     return [{**OLD, "test": test, "performance": {"tokens_per_sec": speed}, **fields} for speed in speeds]
 
 
-def test_what_changed_is_said_only_where_the_runs_support_it(mlxk: Program, command: Command, tmp_path: Path) -> None:
+def test_what_changed_is_said_only_where_the_runs_support_it(
+    mlxk_here: Program, command: Command, tmp_path: Path
+) -> None:
     steady, apart = (40, 40.1, 40.2, 39.9, 39.8), (20, 60, 40, 80, 30)
     failed = {**OLD, "test": "x::breaks", "outcome": "failed"}
     before = [*of_runs("x::faster", *steady), *of_runs("x::noisy", *apart), *of_runs("x::few", 40), OLD]
@@ -167,13 +171,13 @@ def test_what_changed_is_said_only_where_the_runs_support_it(mlxk: Program, comm
     back = command("bench", "report", "b.jsonl", "--compare", "a.jsonl")["data"]["comparison"]
     assert [each["test"] for each in back["now_passing"]] == ["x::breaks"]
     assert [each["difference"] for each in back["changes"]][:1] == ["worse"]
-    text = mlxk("bench", "report", "a.jsonl", "--compare", "b.jsonl").stdout
+    text = mlxk_here("bench", "report", "a.jsonl", "--compare", "b.jsonl").stdout
     (row,) = [line.split("|") for line in text.splitlines() if line.startswith("faster")]
     assert [cell.strip() for cell in row] == [
         *("faster", "speed", "40.0 tokens/s (39.9 to 40.1)", "60.0 tokens/s (59.8 to 60.2)", "+50.0 %", "better")
     ]
     assert "x::breaks of acme/Phi-4bit fails now, and did not" in text
-    marked = mlxk("bench", "report", "a.jsonl", "--compare", "b.jsonl", "--markdown").stdout
+    marked = mlxk_here("bench", "report", "a.jsonl", "--compare", "b.jsonl", "--markdown").stdout
     assert "| faster | speed | 40.0 tokens/s (39.9 to 40.1) |" in marked
     assert "- t::large is in the second report only" in marked
 
@@ -208,10 +212,10 @@ OURS = {
 
 
 @pytest.mark.mlx
-def test_a_report_of_ours_is_read_and_compared(command: Command, mlxk: Program, tmp_path: Path) -> None:
+def test_a_report_of_ours_is_read_and_compared(command: Command, mlxk_here: Program, tmp_path: Path) -> None:
     small = ("bench", "demo", "-p", "8", "-n", "4", "-r", "5", "--report")
     for name in ("a.jsonl", "b.jsonl"):
-        assert mlxk(*small, name).returncode == 0
+        assert mlxk_here(*small, name).returncode == 0
     report = command("bench", "report", "a.jsonl")["data"]["reports"][0]
     assert [(each["test"], each["passed"]) for each in report["tests"]] == [
         *[("bench::pp8[streams=1]", 1), ("bench::tg4[streams=1]", 1)]
@@ -233,13 +237,13 @@ def test_a_report_of_ours_is_read_and_compared(command: Command, mlxk: Program, 
 
 @needs_real_files
 @pytest.mark.parametrize("name", ["report-0.2.2.jsonl", "example-0.1.0.jsonl"])
-def test_real_reports_are_read(name: str, command: Command, mlxk: Program, tmp_path: Path) -> None:
+def test_real_reports_are_read(name: str, command: Command, mlxk_here: Program, tmp_path: Path) -> None:
     assert REAL is not None
     shutil.copy(REAL / name, tmp_path)
     lines = len((REAL / name).read_text().splitlines())
     report = command("bench", "report", name)["data"]["reports"][0]
     assert (report["records"], report["faults"]) == (lines, [])
-    done = mlxk("bench", "report", name)
+    done = mlxk_here("bench", "report", name)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(each["test"].rpartition("::")[2] in done.stdout for each in report["tests"])
     same = command("bench", "report", name, "--compare", name)["data"]["comparison"]
