@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,8 @@ def _piped(text: str) -> Iterator[None]:
     os.write(writing, text.encode())
     os.close(writing)
     try:
-        yield
+        with open(0, encoding="utf-8", closefd=False) as stream, mock.patch.object(sys, "stdin", stream):
+            yield
     finally:
         os.dup2(kept, 0)
         os.close(kept)
