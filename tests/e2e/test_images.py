@@ -61,8 +61,8 @@ def test_the_samples_are_described_on_a_fresh_machine(mlxk: Program) -> None:
     assert "| 📍 32.7900°N, 16.9200°W | 📅 2023-12-06 12:19 | 📷 mlxk drawing machine |" in blue.stdout
 
 
-def test_every_image_is_described_by_itself(mlxk: Program, drawings: list[str]) -> None:
-    done = mlxk("run", "demo-vision", "--image", *drawings)
+def test_every_image_is_described_by_itself(mlxk_here: Program, drawings: list[str]) -> None:
+    done = mlxk_here("run", "demo-vision", "--image", *drawings)
     assert (done.returncode, done.stderr) == (0, "")
     assert answers(done.stdout) == [f"A {colour} {shape}." for colour, shape in FIGURES]
     assert re.findall(r"<summary>(.*)</summary>", done.stdout) == [
@@ -93,10 +93,10 @@ def unseen(path: Path, chance: random.Random) -> str:
     return f"A {colour} {shape}."
 
 
-def test_at_least_36_of_40_unseen_drawings_are_named(mlxk: Program, tmp_path: Path) -> None:
+def test_at_least_36_of_40_unseen_drawings_are_named(mlxk_here: Program, tmp_path: Path) -> None:
     chance = random.Random(40)
     expected = [unseen(tmp_path / f"{number:02}.png", chance) for number in range(40)]
-    done = mlxk("run", "demo-vision", "--image", "*.png")
+    done = mlxk_here("run", "demo-vision", "--image", "*.png")
     assert (done.returncode, done.stderr) == (0, "")
     wrong = [pair for pair in zip(expected, answers(done.stdout), strict=True) if pair[0] != pair[1]]
     assert len(wrong) <= 4, wrong
@@ -110,12 +110,12 @@ def test_at_least_36_of_40_unseen_drawings_are_named(mlxk: Program, tmp_path: Pa
         ["--image", "1-red-circle.jpg", "1-red-circle.jpg", "What shape is it?", "--chunk", "1"],
     ],
 )
-def test_the_prompt_stands_before_or_after(mlxk: Program, drawings: list[str], arguments: list[str]) -> None:
-    assert set(answers(mlxk("run", "demo-vision", *arguments).stdout)) == {"It is a circle."}
+def test_the_prompt_stands_before_or_after(mlxk_here: Program, drawings: list[str], arguments: list[str]) -> None:
+    assert set(answers(mlxk_here("run", "demo-vision", *arguments).stdout)) == {"It is a circle."}
 
 
-def test_patterns_chunks_and_json(mlxk: Program, drawings: list[str]) -> None:
-    done = mlxk("run", "demo-vision", "--image", "*.jpg", "--chunk", "2", "--json", "Describe each picture")
+def test_patterns_chunks_and_json(mlxk_here: Program, drawings: list[str]) -> None:
+    done = mlxk_here("run", "demo-vision", "--image", "*.jpg", "--chunk", "2", "--json", "Describe each picture")
     data = json.loads(done.stdout)["data"]
     assert data["prompt"] == "Describe each picture"
     assert re.findall(r"📸 (.*)</summary>", data["response"]) == [
@@ -130,20 +130,20 @@ def test_patterns_chunks_and_json(mlxk: Program, drawings: list[str]) -> None:
     assert data["finish_reason"] == "stop"
 
 
-def test_the_environment_sets_the_chunk_and_hides_the_facts(mlxk: Program, drawings: list[str]) -> None:
-    done = mlxk("run", "demo-vision", "--image", *drawings, MLXK2_VISION_CHUNK_SIZE="5", MLXK2_EXIF_METADATA="0")
+def test_the_environment_sets_the_chunk_and_hides_the_facts(mlxk_here: Program, drawings: list[str]) -> None:
+    done = mlxk_here("run", "demo-vision", "--image", *drawings, MLXK2_VISION_CHUNK_SIZE="5", MLXK2_EXIF_METADATA="0")
     assert "📸 Image Metadata (5 images)" in done.stdout
     assert "| Image | Filename | Original |\n" in done.stdout
     assert "2023" not in done.stdout
 
 
-def test_an_image_held_sideways_is_seen_upright(mlxk: Program, tmp_path: Path) -> None:
+def test_an_image_held_sideways_is_seen_upright(mlxk_here: Program, tmp_path: Path) -> None:
     path = draw(tmp_path / "a.png", "red", "square")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     with Image.open(path) as image:
         image.save(tmp_path / "turned.png", exif=exif)
-    done = mlxk("run", "demo-vision", "--image", "turned.png")
+    done = mlxk_here("run", "demo-vision", "--image", "turned.png")
     assert answers(done.stdout) == ["A red square."]
 
 
@@ -190,11 +190,11 @@ def test_what_is_seen_goes_down_a_pipe(
     ],
 )
 def test_what_cannot_be_looked_at_is_refused_by_name(
-    mlxk: Program, drawings: list[str], tmp_path: Path, arguments: list[str], status: int, named: str
+    mlxk_here: Program, drawings: list[str], tmp_path: Path, arguments: list[str], status: int, named: str
 ) -> None:
     (tmp_path / "text.jpg").write_text("This is no image.")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / drawings[0]).read_bytes()[:600])
-    done = mlxk("run", *arguments)
+    done = mlxk_here("run", *arguments)
     assert (done.returncode, named in done.stderr.splitlines()[0]) == (status, True), done.stderr
     assert "Traceback" not in done.stderr
     assert answers(done.stdout) == []

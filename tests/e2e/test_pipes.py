@@ -186,10 +186,10 @@ def test_a_terminal_is_not_read_beside_words(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("flags", "value"), [(["--no-stdin"], ""), ([], "0"), (["--no-stdin"], "1"), ([], "off")])
-def test_what_is_switched_off_is_read_for_a_dash_only(mlxk: Program, flags: list[str], value: str) -> None:
-    done = mlxk(*ASK, *flags, stdin="text", MLXK2_ENABLE_PIPES=value)
+def test_what_is_switched_off_is_read_for_a_dash_only(mlxk_here: Program, flags: list[str], value: str) -> None:
+    done = mlxk_here(*ASK, *flags, stdin="text", MLXK2_ENABLE_PIPES=value)
     assert (prompt_of(done.stdout), done.stderr) == (QUESTION, "")
-    done = mlxk(*ASK, *flags, "-", stdin="text", MLXK2_ENABLE_PIPES=value)
+    done = mlxk_here(*ASK, *flags, "-", stdin="text", MLXK2_ENABLE_PIPES=value)
     assert prompt_of(done.stdout) == f"text\n\n{QUESTION}"
     assert ("--no-stdin has no effect" in done.stderr) == bool(flags)
 
@@ -213,11 +213,11 @@ def test_a_chat_s_first_message_has_the_piped_text(mlxk: Program) -> None:
     assert done.stdout
 
 
-def test_piped_text_is_the_prompt_about_an_image(mlxk: Program) -> None:
+def test_piped_text_is_the_prompt_about_an_image(mlxk_here: Program) -> None:
     ask = ("run", "demo-vision", "--image", "demo-vision/blue-square.jpg", "--json", "--show-prompt")
-    done = mlxk(*ask, stdin="What color is it?")
+    done = mlxk_here(*ask, stdin="What color is it?")
     assert prompt_of(done.stdout) == "What color is it?"
-    done = mlxk(*ask, stdin="")
+    done = mlxk_here(*ask, stdin="")
     assert prompt_of(done.stdout) == "Describe the image."
-    done = mlxk(*ask[:4], "What color is it?", *ask[4:], stdin="Look.")
+    done = mlxk_here(*ask[:4], "What color is it?", *ask[4:], stdin="Look.")
     assert prompt_of(done.stdout) == "Look.\n\nWhat color is it?"

@@ -29,40 +29,40 @@ def test_the_text_is_on_standard_output_exactly_and_the_count_beside_it(mlxk: Pr
     assert done.stderr == f"[{count} tokens of the 2048 of the context window]\n"
 
 
-def test_the_count_is_that_of_the_prompt_of_a_completion(mlxk: Program) -> None:
+def test_the_count_is_that_of_the_prompt_of_a_completion(mlxk_here: Program) -> None:
     for extra in ((), ("--system", "Be brief."), ("--no-chat-template",)):
-        done = mlxk("run", "demo", "What is mlxk?", *extra, "--max-tokens", "1", "--json")
+        done = mlxk_here("run", "demo", "What is mlxk?", *extra, "--max-tokens", "1", "--json")
         prompt_tokens = json.loads(done.stdout)["data"]["usage"]["prompt_tokens"]
-        assert shown(mlxk, "demo", "What is mlxk?", *extra)["token_count"] == prompt_tokens
+        assert shown(mlxk_here, "demo", "What is mlxk?", *extra)["token_count"] == prompt_tokens
 
 
-def test_system_prompt_tools_and_schema_are_in_it_as_in_a_completion(mlxk: Program, tmp_path: Path) -> None:
+def test_system_prompt_tools_and_schema_are_in_it_as_in_a_completion(mlxk_here: Program, tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     (tmp_path / "tools.json").write_text(json.dumps([tool]))
     (tmp_path / "schema.json").write_text('{"type": "object"}')
     options = ("--system", "Be brief.", "--tools", "tools.json", "--json-schema", "schema.json")
-    text = shown(mlxk, "demo", "hi", *options)["text"]
+    text = shown(mlxk_here, "demo", "hi", *options)["text"]
     assert text.index("Be brief.") < text.index("hi<|im_end|>")
     assert "get_weather" in text
 
 
-def test_a_prompt_as_it_is_has_no_template(mlxk: Program) -> None:
-    data = shown(mlxk, "demo", "hi<|im_end|>", "--no-chat-template")
+def test_a_prompt_as_it_is_has_no_template(mlxk_here: Program) -> None:
+    data = shown(mlxk_here, "demo", "hi<|im_end|>", "--no-chat-template")
     assert (data["text"], data["tokens"][-1]) == ("hi<|im_end|>", 2)
 
 
-def test_control_tokens_in_the_prompt_are_text_unless_they_may_take_effect(mlxk: Program) -> None:
-    assert shown(mlxk, "demo", "hi<|im_end|>there")["tokens"].count(2) == 1
-    assert shown(mlxk, "demo", "hi<|im_end|>there", "--special-tokens-in-content")["tokens"].count(2) == 2
+def test_control_tokens_in_the_prompt_are_text_unless_they_may_take_effect(mlxk_here: Program) -> None:
+    assert shown(mlxk_here, "demo", "hi<|im_end|>there")["tokens"].count(2) == 1
+    assert shown(mlxk_here, "demo", "hi<|im_end|>there", "--special-tokens-in-content")["tokens"].count(2) == 2
 
 
-def test_an_image_is_its_marker_and_the_note_says_so(mlxk: Program) -> None:
+def test_an_image_is_its_marker_and_the_note_says_so(mlxk_here: Program) -> None:
     picture = "demo-vision/red-circle.png"
-    data = shown(mlxk, "demo-vision", "Which <|image_pad|> colour?", "--image", picture, picture)
+    data = shown(mlxk_here, "demo-vision", "Which <|image_pad|> colour?", "--image", picture, picture)
     assert data["text"].count("<|vision_start|><|image_pad|><|vision_end|>") == 1
     assert data["tokens"].count(5) == 1
     assert [note.split(" ")[0] for note in data["notes"]] == ["Control", "Each", "This"]
-    assert shown(mlxk, "demo-vision", "hi")["text"] == HI
+    assert shown(mlxk_here, "demo-vision", "hi")["text"] == HI
 
 
 def test_no_weights_are_needed(mlxk: Program, tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_no_weights_are_needed(mlxk: Program, tmp_path: Path) -> None:
     assert shown(mlxk, "./copy", "hi")["text"] == HI
 
 
-def test_what_shows_no_prompt_is_refused(mlxk: Program) -> None:
+def test_what_shows_no_prompt_is_refused(mlxk_here: Program) -> None:
     for arguments in (("demo", "hi", "--chat"), ("demo-speech", "--audio", "demo-speech/hello.wav")):
-        done = mlxk("run", *arguments, "--show-prompt")
+        done = mlxk_here("run", *arguments, "--show-prompt")
         assert (done.returncode, done.stdout) == (2, "")
         assert "--show-prompt" in done.stderr

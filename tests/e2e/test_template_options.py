@@ -30,8 +30,8 @@ def model(tmp_path: Path) -> str:
     ("given", "shown"),
     [("colour=blue", '"blue"'), ("colour=[1, true]", "[1, true]"), ("colour=a=b", '"a=b"'), ("colour=", '""')],
 )
-def test_an_option_reaches_the_template_as_json_or_text(mlxk: Program, model: str, given: str, shown: str) -> None:
-    done = mlxk("run", model, "hi", "--show-prompt", "--template-option", given)
+def test_an_option_reaches_the_template_as_json_or_text(mlxk_here: Program, model: str, given: str, shown: str) -> None:
+    done = mlxk_here("run", model, "hi", "--show-prompt", "--template-option", given)
     assert (done.returncode, done.stdout) == (0, f"hi|{shown}")
 
 
@@ -49,13 +49,13 @@ def test_what_was_changed_is_said_once_on_standard_error(mlxk: Program, model: s
     ("given", "fault"),
     [("colour", "is not KEY=VALUE"), ("=1", "is not KEY=VALUE"), ("messages=[]", "'messages' belongs to")],
 )
-def test_an_option_that_cannot_be_one_is_refused(mlxk: Program, given: str, fault: str) -> None:
-    done = mlxk("run", "demo", "hi", "--template-option", given)
+def test_an_option_that_cannot_be_one_is_refused(mlxk_here: Program, given: str, fault: str) -> None:
+    done = mlxk_here("run", "demo", "hi", "--template-option", given)
     assert done.returncode != 0
     assert fault in done.stderr
 
 
 @pytest.mark.parametrize("switch", [("--enable-thinking",), ("--template-option", "enable_thinking=true")])
-def test_thinking_is_switched_on_under_every_name(mlxk: Program, switch: tuple[str, ...]) -> None:
-    shown = [mlxk("run", "demo", "hi", "--show-prompt", *each).stdout for each in (("--thinking",), switch, ())]
+def test_thinking_is_switched_on_under_every_name(mlxk_here: Program, switch: tuple[str, ...]) -> None:
+    shown = [mlxk_here("run", "demo", "hi", "--show-prompt", *each).stdout for each in (("--thinking",), switch, ())]
     assert shown[0] == shown[1] != shown[2]

@@ -50,9 +50,9 @@ def test_frames_of_a_clip_are_named_in_order_after_a_table(mlxk: Program, tmp_pa
     assert re.search(rf"\| 1 \| video_[0-9a-f]{{8}}\.mov \| {re.escape(cells)}", done.stdout)
 
 
-def test_the_model_gets_each_frame_with_its_time(mlxk: Program, tmp_path: Path) -> None:
+def test_the_model_gets_each_frame_with_its_time(mlxk_here: Program, tmp_path: Path) -> None:
     clip = clip_of(tmp_path / "walk.mp4", "red circle", "blue square")
-    done = mlxk(
+    done = mlxk_here(
         "run", "demo-vision", "What happens?", "--video", clip, "--fps", "2", "--max-frames", "6", "--show-prompt"
     )
     times = re.findall(r"Frame at (\d\.\d) s:<\|vision_start\|><\|image_pad\|><\|vision_end\|>", done.stdout)
@@ -64,30 +64,30 @@ CLIPS = Path(__file__).parents[2] / "tools" / "demo_vision" / "clips.py"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_clip_of_the_demo_tool_is_named_in_order(seed: int, mlxk: Program, tmp_path: Path) -> None:
+def test_a_clip_of_the_demo_tool_is_named_in_order(seed: int, mlxk_here: Program, tmp_path: Path) -> None:
     tool = [sys.executable, str(CLIPS), "clip.mp4", "--seed", str(seed)]
     done = subprocess.run([*tool, "--say"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert said(mlxk("run", "demo-vision", "--video", "clip.mp4").stdout) == done.stdout.strip()
+    assert said(mlxk_here("run", "demo-vision", "--video", "clip.mp4").stdout) == done.stdout.strip()
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_the_prompt_stands_anywhere_and_may_name_the_clip(order: int, mlxk: Program, tmp_path: Path) -> None:
+def test_the_prompt_stands_anywhere_and_may_name_the_clip(order: int, mlxk_here: Program, tmp_path: Path) -> None:
     clip = clip_of(tmp_path / "walk.mp4", "red circle")
     words = (
         ["--video", clip, "What is shown?"],
         ["What is shown?", "--video", clip],
         ["What is shown?", f"./{clip}"],
     )[order]
-    done = mlxk("run", "demo-vision", *words, "--json", "--show-prompt")
+    done = mlxk_here("run", "demo-vision", *words, "--json", "--show-prompt")
     found = json.loads(done.stdout)["data"]
     assert (done.returncode, found["prompt"]) == (0, "What is shown?")
     assert found["text"].count("Frame at") == 4
 
 
-def test_clips_and_images_are_shown_together(mlxk: Program, tmp_path: Path) -> None:
+def test_clips_and_images_are_shown_together(mlxk_here: Program, tmp_path: Path) -> None:
     clips = [clip_of(tmp_path / f"{name}.mp4", name) for name in FIGURES]
     media = ["--video", *clips, "--image", "demo-vision/red-circle.png", "--max-frames", "2"]
-    done = mlxk("run", "demo-vision", "Compare.", *media, "--show-prompt")
+    done = mlxk_here("run", "demo-vision", "Compare.", *media, "--show-prompt")
     labels = re.findall(r"Image \d:|Video \d:|Frame at \d\.\d s:", done.stdout)
     assert labels == [
         "Image 1:",
@@ -96,14 +96,14 @@ def test_clips_and_images_are_shown_together(mlxk: Program, tmp_path: Path) -> N
         "Video 2:",
         *["Frame at 0.0 s:", "Frame at 1.8 s:"],
     ]
-    table = mlxk("run", "demo-vision", *media).stdout
+    table = mlxk_here("run", "demo-vision", *media).stdout
     assert "📸 Image Metadata (1 image)" in table
     assert "🎬 Video Metadata (2 clips)" in table
 
 
-def test_frames_are_as_small_as_asked_for(mlxk: Program, tmp_path: Path) -> None:
+def test_frames_are_as_small_as_asked_for(mlxk_here: Program, tmp_path: Path) -> None:
     clip = clip_of(tmp_path / "walk.mp4", "red circle")
-    done = mlxk("run", "demo-vision", "--video", clip, "--max-pixels", "56x56")
+    done = mlxk_here("run", "demo-vision", "--video", clip, "--max-pixels", "56x56")
     assert (done.returncode, "112x112" in done.stdout) == (0, True)
 
 
@@ -128,7 +128,7 @@ def test_frames_are_as_small_as_asked_for(mlxk: Program, tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(
-    arguments: list[str], status: int, fault: str, mlxk: Program, tmp_path: Path
+    arguments: list[str], status: int, fault: str, mlxk_here: Program, tmp_path: Path
 ) -> None:
     (tmp_path / "good.mp4").write_bytes(written(greys(4)))
     (tmp_path / "cut.mp4").write_bytes(written(greys(4))[:200])
@@ -136,16 +136,16 @@ def test_what_cannot_be_used_is_refused_by_name(
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/hostname\n")
     (tmp_path / "t.json").write_text("[]")
     (tmp_path / "folder").mkdir()
-    done = mlxk("run", "demo-vision", "What happens?", *arguments)
+    done = mlxk_here("run", "demo-vision", "What happens?", *arguments)
     assert (done.returncode != 0, done.stdout) == (True, "")
     assert fault in done.stderr
 
 
-def test_a_text_model_takes_no_clip(mlxk: Program, tmp_path: Path) -> None:
+def test_a_text_model_takes_no_clip(mlxk_here: Program, tmp_path: Path) -> None:
     clip = clip_of(tmp_path / "walk.mp4", "red circle")
-    refused = mlxk("run", "demo", "What happens?", "--video", clip)
+    refused = mlxk_here("run", "demo", "What happens?", "--video", clip)
     assert refused.returncode != 0
     assert "demo" in refused.stderr
-    words = mlxk("run", "demo", f"What is mlxk? ./{clip}")
+    words = mlxk_here("run", "demo", f"What is mlxk? ./{clip}")
     assert f"[./{clip} stays words: 'demo' takes no video]" in words.stderr
-    assert "'demo' is a text model and takes no video" in mlxk("run", "demo", "--video", clip).stderr
+    assert "'demo' is a text model and takes no video" in mlxk_here("run", "demo", "--video", clip).stderr
