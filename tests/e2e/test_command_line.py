@@ -49,11 +49,11 @@ def test_no_command_prints_the_help_and_exits_2(mlxk: Program) -> None:
     ],
 )
 def test_a_failure_is_one_clear_line_on_standard_error(
-    mlxk: Program, arguments: list[str], status: int, named: str
+    mlxk_here: Program, arguments: list[str], status: int, named: str
 ) -> None:
     if any("\0" in argument for argument in arguments):
         arguments = [argument.replace("\0", "\x01") for argument in arguments]  # a process cannot be given a NUL
-    done = mlxk(*arguments)
+    done = mlxk_here(*arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert named in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
@@ -85,13 +85,13 @@ def test_run_json_is_one_document_with_usage_and_timings(mlxk: Program) -> None:
     assert data["timings"]["generation_seconds"] > 0
 
 
-def test_a_stop_string_ends_the_answer_before_it(mlxk: Program) -> None:
-    done = mlxk("run", "demo", "Count to ten.", "--stop", "5")
+def test_a_stop_string_ends_the_answer_before_it(mlxk_here: Program) -> None:
+    done = mlxk_here("run", "demo", "Count to ten.", "--stop", "5")
     assert done.stdout == "1, 2, 3, 4, \n"
 
 
-def test_a_cut_answer_says_so_on_standard_error(mlxk: Program) -> None:
-    done = mlxk("run", "demo", "Count to ten.", "--max-tokens", "3")
+def test_a_cut_answer_says_so_on_standard_error(mlxk_here: Program) -> None:
+    done = mlxk_here("run", "demo", "Count to ten.", "--max-tokens", "3")
     assert done.returncode == 0
     assert "[Output cut at 3 tokens (--max-tokens)" in done.stderr
 
@@ -99,25 +99,25 @@ def test_a_cut_answer_says_so_on_standard_error(mlxk: Program) -> None:
 THINK_FIRST = "Think first: what is the capital of Spain?"
 
 
-def test_thinking_goes_to_standard_error_and_can_be_hidden(mlxk: Program) -> None:
-    shown, hidden = mlxk("run", "demo", THINK_FIRST), mlxk("run", "demo", THINK_FIRST, "--no-reasoning")
+def test_thinking_goes_to_standard_error_and_can_be_hidden(mlxk_here: Program) -> None:
+    shown, hidden = mlxk_here("run", "demo", THINK_FIRST), mlxk_here("run", "demo", THINK_FIRST, "--no-reasoning")
     assert shown.stdout == hidden.stdout == "The capital of Spain is Madrid.\n"
     assert "The user asks" in shown.stderr
     assert hidden.stderr == ""
-    assert "The user asks" in json.loads(mlxk("run", "demo", THINK_FIRST, "--json").stdout)["data"]["reasoning"]
+    assert "The user asks" in json.loads(mlxk_here("run", "demo", THINK_FIRST, "--json").stdout)["data"]["reasoning"]
 
 
-def test_a_tool_call_is_printed_as_json(mlxk: Program, tmp_path: Path) -> None:
+def test_a_tool_call_is_printed_as_json(mlxk_here: Program, tmp_path: Path) -> None:
     tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
     (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]))
-    done = mlxk("run", "demo", "What is the weather in Paris?", "--tools", "tools.json")
+    done = mlxk_here("run", "demo", "What is the weather in Paris?", "--tools", "tools.json")
     assert json.loads(done.stdout) == {"name": "get_weather", "arguments": {"city": "Paris"}}
 
 
-def test_an_answer_follows_a_json_schema(mlxk: Program, tmp_path: Path) -> None:
+def test_an_answer_follows_a_json_schema(mlxk_here: Program, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"capital": {"enum": ["Rome", "Oslo"]}}, "required": ["capital"]}
     (tmp_path / "schema.json").write_text(json.dumps({**schema, "additionalProperties": False}))
-    done = mlxk("run", "demo", "What is the capital of Italy?", "--json-schema", "schema.json")
+    done = mlxk_here("run", "demo", "What is the capital of Italy?", "--json-schema", "schema.json")
     assert json.loads(done.stdout)["capital"] in {"Rome", "Oslo"}
 
 
@@ -130,21 +130,21 @@ def test_a_json_schema_may_be_what_another_program_writes(mlxk: Program) -> None
 @pytest.mark.parametrize("flag", ["--json-schema", "--tools"])
 @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[" * 100_000, b"3"])
 def test_a_file_that_is_not_what_a_flag_wants_is_refused_by_name(
-    mlxk: Program, tmp_path: Path, flag: str, content: bytes | None
+    mlxk_here: Program, tmp_path: Path, flag: str, content: bytes | None
 ) -> None:
     if content is None:
         (tmp_path / "wanted").mkdir()
     else:
         (tmp_path / "wanted").write_bytes(content)
-    done = mlxk("run", "demo", "hi", flag, "wanted")
+    done = mlxk_here("run", "demo", "hi", flag, "wanted")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Error" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("flags", [["--draft-model", "demo"], ["--kv-bits", "8"], ["--max-kv-size", "256"]])
-def test_ways_to_compute_do_not_change_the_answer(mlxk: Program, flags: list[str]) -> None:
-    assert mlxk("run", "demo", "Count to ten.", *flags).stdout == f"{answers()['Count to ten.']}\n"
+def test_ways_to_compute_do_not_change_the_answer(mlxk_here: Program, flags: list[str]) -> None:
+    assert mlxk_here("run", "demo", "Count to ten.", *flags).stdout == f"{answers()['Count to ten.']}\n"
 
 
 def test_an_endless_pipe_is_refused_by_its_size(mlxk: Program) -> None:
@@ -154,8 +154,8 @@ def test_an_endless_pipe_is_refused_by_its_size(mlxk: Program) -> None:
     assert "context window holds 2048" in done.stderr
 
 
-def test_a_dash_reads_the_prompt_from_a_pipe(mlxk: Program) -> None:
-    done = mlxk("run", "demo", "-", stdin="What is mlxk?")
+def test_a_dash_reads_the_prompt_from_a_pipe(mlxk_here: Program) -> None:
+    done = mlxk_here("run", "demo", "-", stdin="What is mlxk?")
     assert done.stdout == f"{answers()['What is mlxk?']}\n"
 
 
@@ -194,8 +194,10 @@ def test_a_closed_standard_input_is_an_empty_one(
         (["hi", "--chat", "--system", b"\xff"], "--system"),
     ],
 )
-def test_a_prompt_that_is_not_utf8_is_refused_by_name(mlxk: Program, arguments: list[str | bytes], named: str) -> None:
-    done = mlxk("run", "demo", *(os.fsdecode(each) for each in arguments))
+def test_a_prompt_that_is_not_utf8_is_refused_by_name(
+    mlxk_here: Program, arguments: list[str | bytes], named: str
+) -> None:
+    done = mlxk_here("run", "demo", *(os.fsdecode(each) for each in arguments))
     assert done.returncode != 0
     assert f"Error: {named}: is not UTF-8 text" in done.stderr
 
@@ -303,16 +305,16 @@ def test_talk_that_cannot_be_written_does_not_stop_the_work(
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith("-draft")] == []
 
 
-def test_what_was_done_otherwise_than_usual_is_told(mlxk: Program) -> None:
-    assert "max_kv_size" in mlxk("run", "demo", "hi", "--max-kv-size", "64").stderr
+def test_what_was_done_otherwise_than_usual_is_told(mlxk_here: Program) -> None:
+    assert "max_kv_size" in mlxk_here("run", "demo", "hi", "--max-kv-size", "64").stderr
 
 
-def test_a_model_cannot_write_on_the_terminal_by_its_metadata(mlxk: Program, tmp_path: Path) -> None:
+def test_a_model_cannot_write_on_the_terminal_by_its_metadata(mlxk_here: Program, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     config = {"model_type": "\x1b]0;owned\x07\x1b[31mred\nHealth: healthy", "architectures": ["\x9b31m"]}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     for arguments in (["show", "./m"], ["show", "./m", "--config"], ["run", "./m", "hi"]):
-        done = mlxk(*arguments)
+        done = mlxk_here(*arguments)
         told = done.stdout + done.stderr
         assert {"\x1b", "\x07", "\x9b"}.isdisjoint(told)
         assert "Health: healthy" not in told.splitlines()
@@ -346,16 +348,16 @@ def test_on_a_terminal_the_answer_streams(program_environment: dict[str, str], t
 @pytest.mark.parametrize(
     "command", [["list"], ["health"], ["show", "demo"], ["list", "--all", "--health", "--verbose"]]
 )
-def test_the_built_in_model_is_listed_whole_and_described(mlxk: Program, command: list[str]) -> None:
-    done = mlxk(*command)
+def test_the_built_in_model_is_listed_whole_and_described(mlxk_here: Program, command: list[str]) -> None:
+    done = mlxk_here(*command)
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo" in done.stdout
     assert "healthy" in done.stdout or command == ["list"]
 
 
-def test_completion_offers_the_models_on_this_disk(mlxk: Program, program_environment: dict[str, str]) -> None:
+def test_completion_offers_the_models_on_this_disk(mlxk_here: Program, program_environment: dict[str, str]) -> None:
     for shell in ("bash", "zsh", "fish"):
-        assert "mlxk" in mlxk("completion", shell).stdout
+        assert "mlxk" in mlxk_here("completion", shell).stdout
     answer = subprocess.run(
         f'exec 8>&1; "{sys.executable}" -m mlxk',
         shell=True,

@@ -52,16 +52,18 @@ def hint(done: "subprocess.CompletedProcess[str]") -> str:
         ("run ./nosuch hi", "A workspace is a directory with a config.json; for a cached model leave out the path."),
     ],
 )
-def test_a_name_that_means_nothing_is_answered_with_what_was_meant(mlxk: Program, typed: str, expected: str) -> None:
-    assert hint(mlxk(*typed.split())) == expected
+def test_a_name_that_means_nothing_is_answered_with_what_was_meant(
+    mlxk_here: Program, typed: str, expected: str
+) -> None:
+    assert hint(mlxk_here(*typed.split())) == expected
 
 
-def test_a_folder_right_here_is_named_as_a_path_that_is_taken(mlxk: Program, tmp_path: Path) -> None:
+def test_a_folder_right_here_is_named_as_a_path_that_is_taken(mlxk_here: Program, tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_bytes(WITHOUT_WEIGHTS["config.json"])
-    said = hint(mlxk("show", "tiny"))
+    said = hint(mlxk_here("show", "tiny"))
     assert said == "Did you mean the folder ./tiny? A path begins with ./ or /."
-    assert mlxk("show", "./tiny").returncode == 0
+    assert mlxk_here("show", "./tiny").returncode == 0
 
 
 def test_what_was_interrupted_is_completed_by_the_command_that_run_names(
@@ -82,14 +84,14 @@ def test_what_was_interrupted_is_completed_by_the_command_that_run_names(
 
 @pytest.mark.usefixtures("home")
 def test_a_misspelt_pull_is_told_to_check_the_spelling(
-    mlxk: Program, hub: LoopbackHub, hub_variables: dict[str, str]
+    mlxk_here: Program, hub: LoopbackHub, hub_variables: dict[str, str]
 ) -> None:
-    said = hint(mlxk("pull", "mlx-community/Bigg-1B-4bit", **hub_variables))
+    said = hint(mlxk_here("pull", "mlx-community/Bigg-1B-4bit", **hub_variables))
     assert said == (
         "Did you mean mlx-community/Big-1B-4bit, which is in the cache? Check the spelling. "
         "If it is private: set HF_TOKEN to a token that may."
     )
-    said = hint(mlxk("pull", "org/unlike-anything", "--dry-run", **hub_variables))
+    said = hint(mlxk_here("pull", "org/unlike-anything", "--dry-run", **hub_variables))
     assert said == "Check the spelling. If it is private: set HF_TOKEN to a token that may."
 
 
@@ -103,10 +105,10 @@ def test_a_misspelt_pull_is_told_to_check_the_spelling(
     ],
 )
 def test_the_address_of_a_model_s_page_stands_for_its_name(
-    mlxk: Program, hub: LoopbackHub, hub_variables: dict[str, str], address: str
+    mlxk_here: Program, hub: LoopbackHub, hub_variables: dict[str, str], address: str
 ) -> None:
     hub.add("org/page", small_model())
-    done = mlxk("pull", address, "--dry-run", **hub_variables)
+    done = mlxk_here("pull", address, "--dry-run", **hub_variables)
     assert (done.returncode, done.stdout.split(" — ")[0]) == (0, "pull: org/page"), done.stderr
 
 

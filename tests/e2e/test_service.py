@@ -37,8 +37,8 @@ def files_below(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if not path.is_dir()}
 
 
-def test_the_unit_is_what_systemd_takes_and_holds_no_secret(mlxk: Program, home: Path, tmp_path: Path) -> None:
-    done = mlxk("service", "install", "--manager", "systemd", *FLAGS, **SECRETS)
+def test_the_unit_is_what_systemd_takes_and_holds_no_secret(mlxk_here: Program, home: Path, tmp_path: Path) -> None:
+    done = mlxk_here("service", "install", "--manager", "systemd", *FLAGS, **SECRETS)
     assert done.returncode == 0, done
     assert "It is not started yet" in done.stdout
     assert "systemctl --user restart mlxk.service" in done.stdout
@@ -84,58 +84,58 @@ def test_the_property_list_is_what_launchd_takes(mlxk: Program, home: Path) -> N
     assert not log.exists()
 
 
-def test_uninstall_removes_what_install_wrote_and_nothing_else(mlxk: Program, home: Path) -> None:
+def test_uninstall_removes_what_install_wrote_and_nothing_else(mlxk_here: Program, home: Path) -> None:
     other = unit_of(home).with_name("other.service")
     other.parent.mkdir(parents=True)
     other.write_text("[Unit]\n")
     before = files_below(home)
-    assert mlxk("service", "install", "--manager", "systemd").returncode == 0
-    assert "installed" in mlxk("service", "status", "--manager", "systemd").stdout
-    done = mlxk("service", "uninstall", "--manager", "systemd")
+    assert mlxk_here("service", "install", "--manager", "systemd").returncode == 0
+    assert "installed" in mlxk_here("service", "status", "--manager", "systemd").stdout
+    done = mlxk_here("service", "uninstall", "--manager", "systemd")
     assert "systemctl --user disable --now mlxk.service" in done.stdout
     assert files_below(home) == before
-    again = mlxk("service", "uninstall", "--manager", "systemd", "--json")
+    again = mlxk_here("service", "uninstall", "--manager", "systemd", "--json")
     assert json.loads(again.stdout)["data"]["state"] == "absent"
 
 
 @pytest.mark.parametrize("manager", ["systemd", "launchd"])
-def test_a_file_of_somebody_else_is_left_alone(mlxk: Program, home: Path, manager: str) -> None:
+def test_a_file_of_somebody_else_is_left_alone(mlxk_here: Program, home: Path, manager: str) -> None:
     paths = {"systemd": unit_of(home), "launchd": home / "Library" / "LaunchAgents" / "dev.mlxk.server.plist"}
     path = paths[manager]
     path.parent.mkdir(parents=True)
     path.write_text("[Unit]\nDescription=mine\n")
     for action in ("install", "uninstall"):
-        done = mlxk("service", action, "--manager", manager)
+        done = mlxk_here("service", action, "--manager", manager)
         assert (done.returncode, "mlxk" in done.stderr) == (1, True), done
     assert path.read_text() == "[Unit]\nDescription=mine\n"
-    status = json.loads(mlxk("service", "status", "--manager", manager, "--json").stdout)
+    status = json.loads(mlxk_here("service", "status", "--manager", manager, "--json").stdout)
     assert status["data"]["state"] == "foreign"
 
 
 def test_start_and_stop_run_the_commands_that_are_printed(
-    mlxk: Program, program_environment: dict[str, str], tmp_path: Path
+    mlxk_here: Program, program_environment: dict[str, str], tmp_path: Path
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "systemctl").write_text(f'#!/bin/sh\necho "systemctl $*" >> {tmp_path}/calls\n')
     (programs / "systemctl").chmod(0o755)
     path = f"{programs}:{program_environment['PATH']}"
-    shown = mlxk("service", "install", "--manager", "systemd", "--start", "--json", PATH=path)
+    shown = mlxk_here("service", "install", "--manager", "systemd", "--start", "--json", PATH=path)
     data = json.loads(shown.stdout)["data"]
     assert data["started"] is True
-    assert mlxk("service", "uninstall", "--manager", "systemd", "--stop", PATH=path).returncode == 0
+    assert mlxk_here("service", "uninstall", "--manager", "systemd", "--stop", PATH=path).returncode == 0
     assert (tmp_path / "calls").read_text().splitlines() == [*data["start_commands"], *data["stop_commands"]]
     (programs / "systemctl").write_text("#!/bin/sh\necho no bus >&2; exit 1\n")
-    failed = mlxk("service", "install", "--manager", "systemd", "--start", PATH=path)
+    failed = mlxk_here("service", "install", "--manager", "systemd", "--start", PATH=path)
     assert (failed.returncode, "no bus" in failed.stderr) == (1, True)
 
 
-def test_flags_that_serve_does_not_know_are_refused_before_anything_is_written(mlxk: Program, home: Path) -> None:
+def test_flags_that_serve_does_not_know_are_refused_before_anything_is_written(mlxk_here: Program, home: Path) -> None:
     for flags, named in (
         (["--prot", "1"], "--port"),
         (["--background"], "--background"),
         (["--chunk", "9"], "--chunk"),
     ):
-        done = mlxk("service", "install", "--manager", "systemd", "--", *flags)
+        done = mlxk_here("service", "install", "--manager", "systemd", "--", *flags)
         assert (done.returncode > 0, named in done.stderr) == (True, True), done
     assert not unit_of(home).exists()

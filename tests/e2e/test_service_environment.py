@@ -79,14 +79,14 @@ def test_a_service_has_every_variable_of_the_shell_but_its_secrets(
     assert all(f'Environment="{name}=' in unit for name in given.keys() - {"PATH"})
 
 
-def test_a_service_has_the_variables_of_opentelemetry_but_for_credentials(mlxk: Program) -> None:
+def test_a_service_has_the_variables_of_opentelemetry_but_for_credentials(mlxk_here: Program) -> None:
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:sekret-5@collector:4318/v1/traces",
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=sekret-6",
         "OTEL_RESOURCE_ATTRIBUTES": "a=b,c=100%",
     }
-    done = mlxk("service", "install", "--manager", "launchd", "--print", "--", "--otlp", **variables)
+    done = mlxk_here("service", "install", "--manager", "launchd", "--print", "--", "--otlp", **variables)
     given = plistlib.loads(done.stdout.encode())["EnvironmentVariables"]
     assert {name: value for name, value in given.items() if name.startswith("OTEL_")} == {
         name: variables[name] for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_RESOURCE_ATTRIBUTES")
@@ -95,33 +95,33 @@ def test_a_service_has_the_variables_of_opentelemetry_but_for_credentials(mlxk: 
     assert "sekret" not in done.stdout + done.stderr
 
 
-def test_a_home_of_the_hub_and_of_caches_is_that_of_the_service(mlxk: Program) -> None:
+def test_a_home_of_the_hub_and_of_caches_is_that_of_the_service(mlxk_here: Program) -> None:
     for name, folder in (("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/c/huggingface")):
-        text = installed(mlxk, "systemd", **{"HF_HOME": "", name: folder.removesuffix("/huggingface")})
+        text = installed(mlxk_here, "systemd", **{"HF_HOME": "", name: folder.removesuffix("/huggingface")})
         assert f'"HF_TOKEN_PATH={folder}/token"' in text
         assert f'"HF_HUB_CACHE={folder}/hub"' in text
 
 
 def test_a_server_for_others_is_not_installed_without_the_key_that_the_shell_has(
-    mlxk: Program, program_environment: dict[str, str], tmp_path: Path
+    mlxk_here: Program, program_environment: dict[str, str], tmp_path: Path
 ) -> None:
     open_to_all, key = ("--", "--host", "0.0.0.0"), {"MLXK2_API_KEY": "sekret-1"}
-    assert "without a key" in refused(mlxk, *open_to_all, **key)
-    assert "without a key" in refused(mlxk, MLXK2_HOST="192.0.2.1", **key)
+    assert "without a key" in refused(mlxk_here, *open_to_all, **key)
+    assert "without a key" in refused(mlxk_here, MLXK2_HOST="192.0.2.1", **key)
     (tmp_path / "keys").write_text("sekret-2\n")
     for manager in MANAGERS:
-        assert "0.0.0.0" in installed(mlxk, manager, *open_to_all, "--api-key-file", "keys", **key)
-        installed(mlxk, manager, *open_to_all)  # a server that has no key in the shell either
+        assert "0.0.0.0" in installed(mlxk_here, manager, *open_to_all, "--api-key-file", "keys", **key)
+        installed(mlxk_here, manager, *open_to_all)  # a server that has no key in the shell either
     folder = Path(program_environment["HOME"]) / ".config" / "mlxk"
     folder.mkdir(parents=True)
     (folder / "service.env").write_text("# MLXK2_API_KEY=no\nMLXK2_API_KEY=\n")
-    assert "without a key" in refused(mlxk, *open_to_all, **key)
+    assert "without a key" in refused(mlxk_here, *open_to_all, **key)
     (folder / "service.env").write_text("# mine\nMLXK2_API_KEY=sekret-3\n")
-    installed(mlxk, "systemd", *open_to_all, **key)
+    installed(mlxk_here, "systemd", *open_to_all, **key)
     (folder / "service.env").unlink()
     (folder / "config.toml").write_text('[serve]\napi_key = "sekret-4"\n')
     for manager in MANAGERS:
-        assert "sekret" not in installed(mlxk, manager, *open_to_all, **key)
+        assert "sekret" not in installed(mlxk_here, manager, *open_to_all, **key)
 
 
 def write_adapter_files(directory: Path) -> None:
@@ -134,56 +134,56 @@ def write_adapter_files(directory: Path) -> None:
     (directory / "adapters.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
 
 
-def test_paths_of_flags_and_variables_are_whole(mlxk: Program, tmp_path: Path) -> None:
+def test_paths_of_flags_and_variables_are_whole(mlxk_here: Program, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sekret-2\n")
     flags = ("-m./a", "--default-model", "../b", "--alias=x=./c d", "--alias", "y=demo", "--api-key-file=keys")
     write_adapter_files(tmp_path / "lora")
     flags = (*flags, "--adapter", "z=lora")
-    known = plistlib.loads(installed(mlxk, "launchd", "--", *flags).encode())
+    known = plistlib.loads(installed(mlxk_here, "launchd", "--", *flags).encode())
     command = known["ProgramArguments"][5:]
     expected = (f"-m{tmp_path}/a", "--default-model", f"{tmp_path.parent}/b", f"--alias=x={tmp_path}/c d")
     last = ("--adapter", f"z={tmp_path}/lora")
     assert command == [*expected, "--alias", "y=demo", f"--api-key-file={tmp_path}/keys", *last]
-    assert f'"MLXK2_PRELOAD_MODEL={tmp_path}/a"' in installed(mlxk, "systemd", MLXK2_PRELOAD_MODEL="./a")
+    assert f'"MLXK2_PRELOAD_MODEL={tmp_path}/a"' in installed(mlxk_here, "systemd", MLXK2_PRELOAD_MODEL="./a")
 
 
 @pytest.mark.parametrize("key", ["model", "default_model"])
 def test_a_path_of_the_settings_file_that_depends_on_a_directory_is_refused(
-    mlxk: Program, program_environment: dict[str, str], key: str
+    mlxk_here: Program, program_environment: dict[str, str], key: str
 ) -> None:
     file = Path(program_environment["HOME"]) / ".config" / "mlxk" / "config.toml"
     file.parent.mkdir(parents=True)
     file.write_text(f'[serve]\n{key} = "./a"\n')
-    assert "'./a' depends on the directory" in refused(mlxk)
+    assert "'./a' depends on the directory" in refused(mlxk_here)
     file.write_text(f'[serve]\n{key} = "~/a"\n')
-    installed(mlxk, "systemd")
+    installed(mlxk_here, "systemd")
 
 
-def test_what_a_service_cannot_have_is_refused(mlxk: Program) -> None:
+def test_what_a_service_cannot_have_is_refused(mlxk_here: Program) -> None:
     for flag in ("--until-eof", "--background"):
-        assert flag in refused(mlxk, "--", flag)
+        assert flag in refused(mlxk_here, "--", flag)
     for text in ("a\x01", "a\x0b", "a\udcff"):
-        assert "cannot stand in the file" in refused(mlxk, "--", "--thinking-start-token", text)
-        assert "cannot stand in the file" in refused(mlxk, HF_HUB_CACHE=f"/{text}")
+        assert "cannot stand in the file" in refused(mlxk_here, "--", "--thinking-start-token", text)
+        assert "cannot stand in the file" in refused(mlxk_here, HF_HUB_CACHE=f"/{text}")
     for text in ("a\nb", "a\rb", "a\x7f"):
-        done = mlxk("service", "install", "--manager", "systemd", HF_HUB_CACHE=f"/{text}")
+        done = mlxk_here("service", "install", "--manager", "systemd", HF_HUB_CACHE=f"/{text}")
         assert (done.returncode, "cannot stand in the file" in done.stderr) == (1, True), done
 
 
-def test_a_key_file_that_cannot_be_read_again_is_refused(mlxk: Program) -> None:
+def test_a_key_file_that_cannot_be_read_again_is_refused(mlxk_here: Program) -> None:
     flags = ("--", "--api-key-file", "/dev/stdin")
-    done = mlxk("service", "install", "--manager", "systemd", *flags, stdin="sekret-1\n")
+    done = mlxk_here("service", "install", "--manager", "systemd", *flags, stdin="sekret-1\n")
     assert (done.returncode, "not a file that a service can read again" in done.stderr) == (1, True), done
 
 
-def test_a_line_break_in_a_flag_is_no_line_of_a_unit(mlxk: Program) -> None:
+def test_a_line_break_in_a_flag_is_no_line_of_a_unit(mlxk_here: Program) -> None:
     text = '<t>\n\tExecStartPre=/bin/evil\\n "'
     flags = ("--", "--thinking-start-token", text)
-    unit = installed(mlxk, "systemd", *flags)
-    plain = installed(mlxk, "systemd", "--", "--thinking-start-token", "t")
+    unit = installed(mlxk_here, "systemd", *flags)
+    plain = installed(mlxk_here, "systemd", "--", "--thinking-start-token", "t")
     assert len(unit.splitlines()) == len(plain.splitlines())
     assert '"<t>\\n\\tExecStartPre=/bin/evil\\\\n \\""' in unit
-    assert plistlib.loads(installed(mlxk, "launchd", *flags).encode())["ProgramArguments"][-1] == text
+    assert plistlib.loads(installed(mlxk_here, "launchd", *flags).encode())["ProgramArguments"][-1] == text
 
 
 DICT = "<plist><dict><key>Label</key><string>dev.mlxk.server</string><key>ProgramArguments</key>{}</dict></plist>"
@@ -208,30 +208,30 @@ FOREIGN = {
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("manager", MANAGERS)
 def test_a_damaged_file_is_left_alone(
-    mlxk: Program, program_environment: dict[str, str], manager: str, content: bytes
+    mlxk_here: Program, program_environment: dict[str, str], manager: str, content: bytes
 ) -> None:
-    status = json.loads(mlxk("service", "status", "--manager", manager, "--json").stdout)["data"]
+    status = json.loads(mlxk_here("service", "status", "--manager", manager, "--json").stdout)["data"]
     path = Path(status["path"])
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    again = json.loads(mlxk("service", "status", "--manager", manager, "--json").stdout)["data"]
+    again = json.loads(mlxk_here("service", "status", "--manager", manager, "--json").stdout)["data"]
     assert (status["state"], again["state"]) == ("absent", "foreign")
     assert path.read_bytes() == content
 
 
 def test_a_pipe_is_not_waited_for_and_a_link_and_a_draft_are_no_obstacle(
-    mlxk: Program, program_environment: dict[str, str], tmp_path: Path
+    mlxk_here: Program, program_environment: dict[str, str], tmp_path: Path
 ) -> None:
     unit = Path(program_environment["HOME"]) / ".config" / "systemd" / "user" / "mlxk.service"
     unit.parent.mkdir(parents=True)
     os.mkfifo(unit)
     for action in ("status", "install", "uninstall"):
-        assert "no regular file" in mlxk("service", action, "--manager", "systemd").stderr
+        assert "no regular file" in mlxk_here("service", action, "--manager", "systemd").stderr
     unit.unlink()
-    assert mlxk("service", "install", "--manager", "systemd").returncode == 0
+    assert mlxk_here("service", "install", "--manager", "systemd").returncode == 0
     unit.rename(tmp_path / "real")
     unit.symlink_to(tmp_path / "real")
-    assert mlxk("service", "install", "--manager", "systemd", "--", "--port", "9000").returncode == 0
+    assert mlxk_here("service", "install", "--manager", "systemd", "--", "--port", "9000").returncode == 0
     assert unit.is_symlink()
     assert '"9000"' in (tmp_path / "real").read_text()
     assert os.listdir(unit.parent) == [unit.name]
@@ -265,36 +265,36 @@ def called(programs: Path) -> list[str]:
     return [next(word for word in line.split()[1:] if not word.startswith("-")) for line in calls]
 
 
-def test_a_start_takes_the_new_flags_also_where_the_service_runs(mlxk: Program, programs: Path) -> None:
-    assert mlxk("service", "install", "--manager", "systemd", "--start").returncode == 0
+def test_a_start_takes_the_new_flags_also_where_the_service_runs(mlxk_here: Program, programs: Path) -> None:
+    assert mlxk_here("service", "install", "--manager", "systemd", "--start").returncode == 0
     assert called(programs) == ["daemon-reload", "enable", "restart"]
     start, stop = ("service", "install", "--manager", "launchd", "--start"), ("bootout", "bootstrap")
-    assert mlxk(*start).returncode == 0
+    assert mlxk_here(*start).returncode == 0
     assert called(programs) == list(stop)
     (programs / "bootout").write_text("113\n")  # nothing is loaded
-    assert mlxk(*start).returncode == 0
+    assert mlxk_here(*start).returncode == 0
     (programs / "bootstrap").write_text("5\n37\n")  # the one before is still ending
-    assert mlxk(*start).returncode == 0
+    assert mlxk_here(*start).returncode == 0
     assert called(programs) == [*stop, *stop, "bootstrap", "bootstrap"]
     (programs / "bootout").write_text("3\n")
     (programs / "bootstrap").write_text("5\n")
-    assert mlxk(*start).returncode == 1
+    assert mlxk_here(*start).returncode == 1
 
 
-def test_what_does_not_run_is_uninstalled(mlxk: Program, programs: Path) -> None:
+def test_what_does_not_run_is_uninstalled(mlxk_here: Program, programs: Path) -> None:
     for manager, action, status, calls in (
         ("systemd", "--user", "5", ["disable", "daemon-reload"]),
         ("launchd", "bootout", "3", ["bootout"]),
         ("launchd", "bootout", "113", ["bootout"]),
     ):
-        assert mlxk("service", "install", "--manager", manager).returncode == 0
+        assert mlxk_here("service", "install", "--manager", manager).returncode == 0
         (programs / action).write_text(f"{status}\n")
-        done = mlxk("service", "uninstall", "--manager", manager, "--stop", "--json")
+        done = mlxk_here("service", "uninstall", "--manager", manager, "--stop", "--json")
         data = json.loads(done.stdout)["data"]
         assert (data["state"], os.path.exists(data["path"])) == ("uninstalled", False)
         assert called(programs) == calls
-        assert mlxk("service", "install", "--manager", manager).returncode == 0
+        assert mlxk_here("service", "install", "--manager", manager).returncode == 0
         (programs / action).write_text("1\n")
-        failed = mlxk("service", "uninstall", "--manager", manager, "--stop")
+        failed = mlxk_here("service", "uninstall", "--manager", manager, "--stop")
         assert (failed.returncode, "failed" in failed.stderr, os.path.exists(data["path"])) == (1, True, True)
         (programs / "calls").unlink()

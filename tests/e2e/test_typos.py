@@ -52,8 +52,8 @@ pytestmark = pytest.mark.e2e
         ),
     ],
 )
-def test_a_typo_is_answered_with_what_was_meant(mlxk: Program, typed: str, said: str, hint: str) -> None:
-    done = mlxk(*typed.split())
+def test_a_typo_is_answered_with_what_was_meant(mlxk_here: Program, typed: str, said: str, hint: str) -> None:
+    done = mlxk_here(*typed.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [f"Error: {said}", hint]
 
@@ -82,21 +82,23 @@ def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:
         ("rm x -y", "rm x --yes"),
     ],
 )
-def test_words_and_letters_that_other_programs_have_do_the_same(mlxk: Program, typed: str, like: str) -> None:
-    short, long = mlxk(*typed.split()), mlxk(*like.split())
+def test_words_and_letters_that_other_programs_have_do_the_same(mlxk_here: Program, typed: str, like: str) -> None:
+    short, long = mlxk_here(*typed.split()), mlxk_here(*like.split())
     assert (short.returncode, short.stdout, short.stderr) == (long.returncode, long.stdout, long.stderr)
 
 
-def test_a_model_after_joined_short_flags_is_the_model(mlxk: Program) -> None:
-    assert mlxk("run", "-vm", "demo", "Hello!").stdout == mlxk("run", "demo", "Hello!").stdout != ""
+def test_a_model_after_joined_short_flags_is_the_model(mlxk_here: Program) -> None:
+    assert mlxk_here("run", "-vm", "demo", "Hello!").stdout == mlxk_here("run", "demo", "Hello!").stdout != ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_s_help_ends_with_examples_that_are_valid(mlxk: Program, command: str) -> None:
+def test_each_command_s_help_ends_with_examples_that_are_valid(mlxk_here: Program, command: str) -> None:
     import shlex
 
     examples = EXAMPLES[command]
-    assert mlxk(command, "--help").stdout.endswith("\n".join(("examples:", *(f"  {line}" for line in examples))) + "\n")
+    assert mlxk_here(command, "--help").stdout.endswith(
+        "\n".join(("examples:", *(f"  {line}" for line in examples))) + "\n"
+    )
     for line in examples:
         words = shlex.split(re.split(r" [<>|] ", line.removeprefix('eval "$(').removesuffix(')"'))[0])
         assert parse(build_parser(), words[1:]).command == command
@@ -109,14 +111,14 @@ def test_run_says_how_fast_it_was_when_asked(mlxk: Program) -> None:
     assert re.fullmatch(lines, done.stderr)
 
 
-def test_the_script_for_zsh_works_where_completion_is_not_set_up(mlxk: Program) -> None:
-    first = mlxk("completion", "zsh").stdout.splitlines()[0]
+def test_the_script_for_zsh_works_where_completion_is_not_set_up(mlxk_here: Program) -> None:
+    first = mlxk_here("completion", "zsh").stdout.splitlines()[0]
     assert first == "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }"
-    assert "compinit" not in mlxk("completion", "bash").stdout
+    assert "compinit" not in mlxk_here("completion", "bash").stdout
 
 
-def test_a_misspelt_variable_is_named_with_what_was_meant(mlxk: Program) -> None:
-    done = mlxk("list", MLXK2_PRELOAD_MODL="demo", MLXK2_PORT="9001", MLXK2_NOTHING_LIKE_IT="1")
+def test_a_misspelt_variable_is_named_with_what_was_meant(mlxk_here: Program) -> None:
+    done = mlxk_here("list", MLXK2_PRELOAD_MODL="demo", MLXK2_PORT="9001", MLXK2_NOTHING_LIKE_IT="1")
     assert (done.returncode, done.stderr.splitlines()[:2]) == (
         0,
         [
