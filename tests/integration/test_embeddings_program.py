@@ -5,13 +5,13 @@ import io
 import json
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import this_process
 from models.tiny_embedding import build_bert, build_qwen3
 from models.tiny_picture_embedders import build_pictured
 from PIL import Image
@@ -62,18 +62,10 @@ def variables(home: Path) -> dict[str, str]:
 def command(
     home: Path, variables: dict[str, str], program_environment: dict[str, str]
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run a command as a program in that folder."""
+    """Run a command in that folder."""
 
-    def run(*arguments: str, standard_input: str = "") -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "mlxk", *arguments],
-            cwd=home,
-            env={**program_environment, **variables},
-            input=standard_input,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return this_process.run(arguments, {**program_environment, **variables}, home)
 
     return run
 

@@ -160,26 +160,26 @@ def test_it_is_printed_for_people_and_as_json(mlxk: Program, tmp_path: Path) -> 
 
 
 @pytest.mark.e2e
-def test_a_tokenizer_that_cannot_be_used_is_one_error(mlxk: Program, tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_used_is_one_error(mlxk_here: Program, tmp_path: Path) -> None:
     folder = scripted(tmp_path / "model", CHATML)
     (folder / "tokenizer.json").write_text("{}")
-    done = mlxk("show", str(folder), "--format-report", "--json")
+    done = mlxk_here("show", str(folder), "--format-report", "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["type"]) == (1, "model_unhealthy")
 
 
 @pytest.mark.e2e
-def test_it_excludes_the_other_sections(mlxk: Program) -> None:
-    done = mlxk("show", "demo", "--format-report", "--files")
+def test_it_excludes_the_other_sections(mlxk_here: Program) -> None:
+    done = mlxk_here("show", "demo", "--format-report", "--files")
     assert done.returncode == 2
     assert "--format-report" in done.stderr
 
 
 @pytest.mark.e2e
-def test_what_else_was_asked_for_is_reported_with_it(mlxk: Program, tmp_path: Path) -> None:
+def test_what_else_was_asked_for_is_reported_with_it(mlxk_here: Program, tmp_path: Path) -> None:
     folder = str(tmp_path / "copy")
-    assert mlxk("clone", "demo", folder).returncode == 0
+    assert mlxk_here("clone", "demo", folder).returncode == 0
     for section in ([], ["--files"], ["--config"], ["--format-report"]):
-        done = mlxk("show", folder, "--recalc-hash", *section)
+        done = mlxk_here("show", folder, "--recalc-hash", *section)
         assert (done.returncode, "recorded anew" in done.stderr) == (0, True), section
-        document = json.loads(mlxk("show", folder, "--recalc-hash", *section, "--json").stdout)
+        document = json.loads(mlxk_here("show", folder, "--recalc-hash", *section, "--json").stdout)
         assert document["data"]["hash_updated"] is True, section

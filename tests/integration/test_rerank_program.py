@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import this_process
 from doubles.event_log import InMemoryEventLog
 from models.tiny_rerankers import DOCUMENTS, QUERY, WINDOW, build_answering, build_cross_encoder
 from serving.running import RunningServer
@@ -48,14 +49,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rerank(home: Path, program_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run ``mlxk rerank`` as a program in that folder."""
+    """Run ``mlxk rerank`` in that folder."""
 
-    def run(*arguments: str, standard_input: str | None = None) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, standard_input: str = "") -> "subprocess.CompletedProcess[str]":
         environment = {**program_environment, "MLXK_WORKSPACE_HOME": str(home / "models")}
-        command = [sys.executable, "-m", "mlxk", "rerank", *arguments]
-        return subprocess.run(
-            command, cwd=home, env=environment, input=standard_input, capture_output=True, text=True, check=False
-        )
+        return this_process.run(("rerank", *arguments), environment, home, standard_input)
 
     return run
 
@@ -75,14 +73,14 @@ def test_the_lines_of_a_file_are_printed_by_relevance(
 @pytest.mark.parametrize(
     ("arguments", "standard_input"),
     [
-        (("passages.jsonl",), None),
+        (("passages.jsonl",), ""),
         (("-",), PASSAGES),
         (("-", "--jsonl"), "".join(json.dumps({"text": each}) + "\n" for each in DOCUMENTS)),
     ],
     ids=["jsonl", "standard input", "jsonl on standard input"],
 )
 def test_every_source_of_documents_gives_the_same_order(
-    arguments: tuple[str, ...], standard_input: str | None, rerank: Callable[..., Any]
+    arguments: tuple[str, ...], standard_input: str, rerank: Callable[..., Any]
 ) -> None:
     expected = json.loads(rerank("cross", QUERY, "passages.txt", "--json").stdout)["data"]
     found = json.loads(rerank("cross", QUERY, *arguments, "--json", standard_input=standard_input).stdout)["data"]

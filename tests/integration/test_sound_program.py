@@ -54,12 +54,12 @@ def test_what_such_a_model_cannot_do_is_refused_by_name(command: Command, model:
     assert (error["type"], error["message"]) == ("usage_error", "--no-chat-template and --audio exclude each other")
 
 
-def test_a_chat_begins_with_what_flags_play(mlxk: Program, model: ModelHandle, tmp_path: Path) -> None:
+def test_a_chat_begins_with_what_flags_play(mlxk_here: Program, model: ModelHandle, tmp_path: Path) -> None:
     sound = MlxAudioDecoder().decode(str(tmp_path / "short.wav"), "short.wav")
     asked = ("run", "./model", "--chat", "--audio", "short.wav", "--max-tokens", "24")
-    done = mlxk(*asked, "--temperature", "0", stdin="What do you hear?")
+    done = mlxk_here(*asked, "--temperature", "0", stdin="What do you hear?")
     assert (done.returncode, done.stdout.strip()) == (0, expected(model, about(sound, "What do you hear?")).strip())
-    refused = mlxk(*asked, "--words", stdin="What?")
+    refused = mlxk_here(*asked, "--words", stdin="What?")
     assert (refused.returncode, "--words: './model' answers in plain text" in refused.stderr) == (1, True), refused
 
 
@@ -90,14 +90,14 @@ def test_images_and_sounds_are_asked_about_together(command: Command, model: Mod
     assert one_by_one[1] == alone[1]
 
 
-def test_what_a_prompt_names_is_shown_and_played(mlxk: Program, model: ModelHandle, tmp_path: Path) -> None:
+def test_what_a_prompt_names_is_shown_and_played(mlxk_here: Program, model: ModelHandle, tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(as_png(noise(1)))
     words = ("run", "./model", "Do ./0.png and ./short.wav match?")
-    done = mlxk(*words, "--max-tokens", "8")
+    done = mlxk_here(*words, "--max-tokens", "8")
     assert done.returncode == 0, done
     assert "[attached: ./0.png]\n[attached: ./short.wav]\n" in done.stderr
     assert "| 1 | image_" in done.stdout
-    shown = mlxk(*words, "--show-prompt").stdout
+    shown = mlxk_here(*words, "--show-prompt").stdout
     assert (shown.count("<|image|>"), shown.count("<|audio|>")) == (1, 1), shown
 
 
@@ -121,14 +121,14 @@ def test_a_long_recording_is_refused_with_both_numbers(command: Command, model: 
     assert error["message"].startswith("long.wav has 31.5 s of sound; in a prompt a model takes at most 30 s")
 
 
-def test_the_text_alone_is_printed(mlxk: Program, model: ModelHandle) -> None:
+def test_the_text_alone_is_printed(mlxk_here: Program, model: ModelHandle) -> None:
     asked = ("run", "./model", "--audio", "short.wav", "--max-tokens", "8")
-    plain, same = mlxk(*asked), mlxk(*asked, "--format", "text")
+    plain, same = mlxk_here(*asked), mlxk_here(*asked, "--format", "text")
     assert plain.returncode == 0
     assert plain.stdout == same.stdout != ""
     assert plain.stderr.startswith("[Output cut at 8 tokens")
     assert plain.stderr.count("\n") == 1
-    error = json.loads(mlxk("run", "./model", "--audio", "nowhere.wav", "--json").stdout)["error"]
+    error = json.loads(mlxk_here("run", "./model", "--audio", "nowhere.wav", "--json").stdout)["error"]
     assert error["message"] == "Audio file not found: nowhere.wav"
 
 

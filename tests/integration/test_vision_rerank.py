@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import this_process
 from doubles.event_log import InMemoryEventLog
 from models.numpy_decoder import Array, Shape, decoded, positions_of
 from models.tiny_rerankers import DOCUMENTS, QUERY, build_cross_encoder, build_picturing
@@ -189,12 +189,11 @@ def test_what_is_too_long_is_cut_or_refused(reranker: MlxDocumentReranker, model
 
 @pytest.fixture
 def command(home: Path, program_environment: dict[str, str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run ``mlxk rerank`` as a program in that folder."""
+    """Run ``mlxk rerank`` in that folder."""
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {**program_environment, "MLXK_WORKSPACE_HOME": str(home / "models")}
-        line = [sys.executable, "-m", "mlxk", "rerank", *arguments]
-        return subprocess.run(line, cwd=home, env=environment, input="", capture_output=True, text=True, check=False)
+        return this_process.run(("rerank", *arguments), environment, home)
 
     return run
 
