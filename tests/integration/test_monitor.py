@@ -270,11 +270,11 @@ def test_samples_come_no_sooner_than_asked_and_lines_follow_the_schema(mlxk: Pro
     ],
 )
 def test_what_cannot_be_watched_is_refused_by_name(
-    mlxk: Program, tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
+    mlxk_here: Program, tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     (tmp_path / "plain").write_bytes(b"\x00\x01")
     (tmp_path / "plain").chmod(0o755)
-    done = mlxk("monitor", *arguments)
+    done = mlxk_here("monitor", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -96,7 +96,7 @@ def test_our_own_samples_have_the_regions_of_the_models_in_them(command: Command
     assert data["summary"]["ram_used_max_bytes"] == 2**34
 
 
-def test_lines_that_are_no_samples_are_named_and_the_rest_is_drawn(mlxk: Program, files: Path) -> None:
+def test_lines_that_are_no_samples_are_named_and_the_rest_is_drawn(mlxk_here: Program, files: Path) -> None:
     lines = [
         line(0),
         "{",
@@ -111,7 +111,7 @@ def test_lines_that_are_no_samples_are_named_and_the_rest_is_drawn(mlxk: Program
         line(3)[:40],
     ]
     (files / "mixed.jsonl").write_text("\n".join(lines))
-    done = mlxk("monitor", "plot", "mixed.jsonl")
+    done = mlxk_here("monitor", "plot", "mixed.jsonl")
     assert (done.returncode, done.stdout) == (0, "2 samples drawn: mixed.html\n")
     assert [each.split(":")[0] for each in done.stderr.splitlines()] == [
         f"[mixed.jsonl, line {number}" for number in (2, 3, 4, 5, 6, 7, 8, 11)
@@ -126,9 +126,9 @@ def test_samples_with_only_their_moment_are_placed_by_it(command: Command, tmp_p
     assert command("monitor", "plot", "moments.jsonl")["data"]["summary"]["duration_s"] == 5.0
 
 
-def test_a_report_of_another_time_and_faulty_lines_are_said(mlxk: Program, files: Path) -> None:
+def test_a_report_of_another_time_and_faulty_lines_are_said(mlxk_here: Program, files: Path) -> None:
     (files / "other.jsonl").write_text(report("org/a", 100, 110).replace("20:46:113", "21:00:13") + "\n{}\n")
-    done = mlxk("monitor", "plot", "memory.jsonl", "other.jsonl")
+    done = mlxk_here("monitor", "plot", "memory.jsonl", "other.jsonl")
     assert done.returncode == 0
     assert "[nothing in 'other.jsonl' was measured while 'memory.jsonl' was sampled]" in done.stderr
     assert "[other.jsonl, line 2: it is no line of a report; it is left out]" in done.stderr
@@ -151,12 +151,12 @@ def test_a_report_of_another_time_and_faulty_lines_are_said(mlxk: Program, files
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(
-    mlxk: Program, files: Path, arguments: tuple[str, ...], status: int, said: str
+    mlxk_here: Program, files: Path, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     (files / "empty.jsonl").touch()
     (files / "folder.svg").mkdir()
     before = sorted(os.listdir(files))
-    done = mlxk("monitor", "plot", *arguments)
+    done = mlxk_here("monitor", "plot", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert sorted(os.listdir(files)) == before

@@ -257,7 +257,7 @@ def test_a_server_with_a_key_is_asked_with_it(
         (("--api-key-file", "keys"), "--api-key-file goes with --url"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_by_name(mlxk: Program, arguments: tuple[str, ...], said: str) -> None:
-    done = mlxk("top", *arguments)
+def test_what_cannot_be_shown_is_refused_by_name(mlxk_here: Program, arguments: tuple[str, ...], said: str) -> None:
+    done = mlxk_here("top", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
