@@ -20,7 +20,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("cache")]
 MEGABYTE = 1024 * 1024
-KILLS = 30
+KILLS = 16
 
 
 @pytest.fixture
