@@ -19,7 +19,7 @@ lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-has
 # from the others, of which the slow ones lie together.
 PYTEST_ARGS ?= -n 3 --dist worksteal -q
 
-.PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented docs pytest lock licences sbom audit figures dist dist-try packaging demo-model clean help
+.PHONY: demo test check static clients clients-all tokenizers speech images format lint types types-here types-macos layers documented docs pytest lock licences sbom audit figures dist dist-try packaging demo-model clean help
 
 # What make dist builds; empty where there is none.
 COMMIT = $(shell git rev-parse --verify --quiet HEAD 2> /dev/null)
@@ -33,21 +33,29 @@ demo: $(VENV)/.installed  ## install, and ask the built-in model a question
 test: $(VENV)/.installed-dev  ## install with development tools, and run every check
 	@$(MAKE) --no-print-directory check
 	@$(if $(CI),$(MAKE) --no-print-directory audit AUDIT_ARGS=--where-reachable)
-	@$(if $(CI),if $(MAKE) --no-print-directory $(DIST)/.installed; then $(MAKE) --no-print-directory packaging $(if $(COMMIT),dist); \
+	@$(if $(CI),if $(MAKE) --no-print-directory $(DIST)/.installed; then $(MAKE) --no-print-directory -j 2 packaging $(if $(COMMIT),dist); \
 		else echo "Packaging and dist were not checked: their tools cannot be installed."; fi)
 	@$(if $(CI),$(if $(COMMIT),,echo "Not built, since this is no checkout of git: make dist"))
 	@$(if $(CI),$(MAKE) --no-print-directory clients,echo "Clients of other projects were not run: make clients")
 
-check: lint types layers docs pytest  ## format, lint, docstrings, types, layers, links, tests, contracts
+check: static pytest  ## format, lint, docstrings, types, layers, links, tests, contracts
+
+# One process each on two cores.
+static:  ## lint, types, layers and docs, two at a time
+	@$(MAKE) --no-print-directory -j 2 types lint layers docs
 
 lint:  ## formatting and lint rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types:  ## static types of the product, also as macOS has them, and of the test doubles
+types: types-here types-macos  ## static types of the product, also as macOS has them, and of the test doubles
+
+types-here:
 	$(BIN)/mypy -p mlxk --strict
-	$(BIN)/mypy -p mlxk --strict --platform darwin --cache-dir .mypy_cache/darwin
 	MYPYPATH=src:tests $(BIN)/mypy --strict tests/doubles
+
+types-macos:
+	$(BIN)/mypy -p mlxk --strict --platform darwin --cache-dir .mypy_cache/darwin
 
 layers:  ## the direction of imports
 	$(BIN)/lint-imports
