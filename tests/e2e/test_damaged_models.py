@@ -73,62 +73,64 @@ def test_a_whole_model_is_healthy_quickly_and_deeply(mlxk: Program, model: Cache
 
 
 def test_a_flipped_byte_is_found_by_the_deep_check_and_not_claimed_by_the_quick_one(
-    mlxk: Program, model: CachedModel
+    mlxk_here: Program, model: CachedModel
 ) -> None:
     content = bytearray(model.blob(SHARDS[1]).read_bytes())
     content[-1] ^= 1
     model.blob(SHARDS[1]).write_bytes(content)
-    quick, deep = check(mlxk), check(mlxk, "--deep")
+    quick, deep = check(mlxk_here), check(mlxk_here, "--deep")
     assert quick["status"] == "healthy"
     assert "verified" not in str(quick["reason"])
     assert (deep["status"], deep["files"]) == ("unhealthy", [SHARDS[1]])
 
 
-def test_a_truncated_shard_is_named_with_the_bytes_it_lacks(mlxk: Program, model: CachedModel) -> None:
+def test_a_truncated_shard_is_named_with_the_bytes_it_lacks(mlxk_here: Program, model: CachedModel) -> None:
     blob = model.blob(SHARDS[0])
     blob.write_bytes(blob.read_bytes()[:-100])
-    entry = check(mlxk)
+    entry = check(mlxk_here)
     assert (entry["status"], entry["files"], entry["missing_bytes"]) == ("unhealthy", [SHARDS[0]], 100)
 
 
-def test_a_missing_shard_is_named(mlxk: Program, model: CachedModel) -> None:
+def test_a_missing_shard_is_named(mlxk_here: Program, model: CachedModel) -> None:
     (model.snapshot / SHARDS[1]).unlink()
-    entry = check(mlxk)
+    entry = check(mlxk_here)
     assert entry["status"] == "unhealthy"
     assert SHARDS[1] in entry["files"]  # type: ignore[operator]
 
 
-def test_a_link_to_nowhere_is_named(mlxk: Program, model: CachedModel) -> None:
+def test_a_link_to_nowhere_is_named(mlxk_here: Program, model: CachedModel) -> None:
     model.blob(SHARDS[1]).unlink()
-    entry = check(mlxk)
+    entry = check(mlxk_here)
     assert entry["status"] == "unhealthy"
     assert SHARDS[1] in entry["files"]  # type: ignore[operator]
 
 
-def test_a_pointer_in_place_of_a_file_is_named(mlxk: Program, model: CachedModel) -> None:
+def test_a_pointer_in_place_of_a_file_is_named(mlxk_here: Program, model: CachedModel) -> None:
     model.write(SHARDS[0], b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n")
-    entry = check(mlxk)
+    entry = check(mlxk_here)
     assert (entry["status"], entry["files"]) == ("unhealthy", [SHARDS[0]])
     assert "LFS" in str(entry["reason"])
 
 
-def test_a_wrong_index_is_named(mlxk: Program, model: CachedModel) -> None:
+def test_a_wrong_index_is_named(mlxk_here: Program, model: CachedModel) -> None:
     model.write("model.safetensors.index.json", json.dumps({"weight_map": {"a": "nosuch.safetensors"}}).encode())
-    entry = check(mlxk)
+    entry = check(mlxk_here)
     assert entry["status"] == "unhealthy"
     assert "nosuch.safetensors" in json.dumps(entry)
 
 
-def test_a_config_nested_fifty_thousand_deep_is_a_finding_and_not_a_crash(mlxk: Program, model: CachedModel) -> None:
+def test_a_config_nested_fifty_thousand_deep_is_a_finding_and_not_a_crash(
+    mlxk_here: Program, model: CachedModel
+) -> None:
     model.write("config.json", b"[" * 50_000)
     for command in (["health"], ["list", "--all"], ["show", "org/model"], ["run", "org/model", "hi"]):
-        done = mlxk(*command)
+        done = mlxk_here(*command)
         assert "Traceback" not in done.stderr
-    assert check(mlxk)["status"] == "unhealthy"
+    assert check(mlxk_here)["status"] == "unhealthy"
 
 
-def test_one_revision_is_checked_by_its_name(mlxk: Program, model: CachedModel) -> None:
-    done = mlxk("health", f"org/model@{COMMIT[:6]}", "--json")
+def test_one_revision_is_checked_by_its_name(mlxk_here: Program, model: CachedModel) -> None:
+    done = mlxk_here("health", f"org/model@{COMMIT[:6]}", "--json")
     assert json.loads(done.stdout)["data"]["summary"]["healthy_count"] == 1
-    missing = mlxk("health", "org/model@ffffff", "--json")
+    missing = mlxk_here("health", "org/model@ffffff", "--json")
     assert (missing.returncode, json.loads(missing.stdout)["error"]["type"]) == (1, "hash_not_found")

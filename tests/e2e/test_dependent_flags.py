@@ -37,7 +37,7 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
         ("bench demo --results x", "--results goes with --against"),
     ],
 )
-def test_a_flag_about_another_one_is_refused_without_it(mlxk: Program, line: str, fault: str) -> None:
-    done = mlxk(*line.split())
+def test_a_flag_about_another_one_is_refused_without_it(mlxk_here: Program, line: str, fault: str) -> None:
+    done = mlxk_here(*line.split())
     assert (done.returncode in (1, 2), done.stdout) == (True, "")
     assert fault in done.stderr

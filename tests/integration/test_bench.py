@@ -61,10 +61,10 @@ def test_a_model_is_measured_by_prompts_generation_and_streams(command: Command)
     assert {"mlxk", "python", "mlx"} <= {each["name"] for each in data["versions"]}
 
 
-def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path: Path) -> None:
+def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk_here: Program, tmp_path: Path) -> None:
     shutil.copytree(BUILT_IN / "demo", tmp_path / "own")
     (tmp_path / "runs.jsonl").write_text('{"earlier": true}\n')
-    done = mlxk("bench", "-m", "./own", *SMALL, "--report", "runs.jsonl")
+    done = mlxk_here("bench", "-m", "./own", *SMALL, "--report", "runs.jsonl")
     assert done.returncode == 0, done.stderr
     assert [line.split("|")[0].strip() for line in done.stdout.splitlines() if " | " in line] == ["test", "pp8", "tg4"]
     assert done.stdout.startswith("Model: own\n")
@@ -82,7 +82,7 @@ def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path
         assert str(tmp_path) not in json.dumps(record)
 
 
-def test_a_model_for_images_is_measured_by_images_too(command: Command, mlxk: Program, tmp_path: Path) -> None:
+def test_a_model_for_images_is_measured_by_images_too(command: Command, mlxk_here: Program, tmp_path: Path) -> None:
     data = command("bench", "demo-vision", *SMALL, "--image-size", "32,64")["data"]
     assert [row["test"] for row in data["rows"]] == ["pp8", "tg4"]
     assert [(task["test"], task["unit"], task["amount"]) for task in data["tasks"]] == [
@@ -91,23 +91,27 @@ def test_a_model_for_images_is_measured_by_images_too(command: Command, mlxk: Pr
     for task in data["tasks"]:
         assert task["repeats"] == 2
         assert task["per_second"]["most"] == pytest.approx(1 / task["seconds"]["least"], rel=1e-3)
-    done = mlxk("bench", "demo-vision", "-p", "0", "-n", "0", "-r", "3", "--image-size", "32", "--report", "a.jsonl")
+    done = mlxk_here(
+        "bench", "demo-vision", "-p", "0", "-n", "0", "-r", "3", "--image-size", "32", "--report", "a.jsonl"
+    )
     cells = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if " | " in line]
     assert [row[0] for row in cells] == ["test", "image32"]
     assert cells[1][1].endswith(" images/s")
     record = json.loads((tmp_path / "a.jsonl").read_text())
     assert (record["test"], record["metadata"]["inference_modality"]) == ("bench::image32", "vision")
-    assert "images/s" in mlxk("bench", "report", "a.jsonl").stdout
+    assert "images/s" in mlxk_here("bench", "report", "a.jsonl").stdout
 
 
-def test_a_model_for_speech_is_measured_by_seconds_of_sound(command: Command, mlxk: Program, tmp_path: Path) -> None:
+def test_a_model_for_speech_is_measured_by_seconds_of_sound(
+    command: Command, mlxk_here: Program, tmp_path: Path
+) -> None:
     data = command("bench", "demo-speech", "-r", "1")["data"]
     assert (data["rows"], data["load_seconds"], data["levels"]) == ([], None, [])
     (task,) = data["tasks"]
     assert (task["test"], task["unit"], task["amount"]) == ("sound30", "s of sound", 30.0)
     assert task["per_second"]["median"] == pytest.approx(30 / task["seconds"]["median"], rel=1e-3)
     own = str(BUILT_IN / "demo-speech" / "hello.wav")
-    done = mlxk("bench", "demo-speech", "--audio", own, "-r", "1", "--markdown", "--report", "a.jsonl")
+    done = mlxk_here("bench", "demo-speech", "--audio", own, "-r", "1", "--markdown", "--report", "a.jsonl")
     assert "| sound1 | " in done.stdout
     assert " s of sound/s | " in done.stdout
     (line,) = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
@@ -261,7 +265,7 @@ def test_a_server_with_several_models_or_without_answers_is_refused() -> None:
 
 
 def test_a_server_of_ollama_is_found_out_and_measured_by_its_own_counts(
-    command: Command, mlxk: Program, tmp_path: Path
+    command: Command, mlxk_here: Program, tmp_path: Path
 ) -> None:
     with FakeOllama({"tiny:latest": 10**8}, step_seconds=0.004, load_seconds=0.25) as server:
         data = command("bench", "--url", server.url, "-p", "16", "-n", "8", "-r", "3", "--streams", "1,3")["data"]
@@ -279,7 +283,7 @@ def test_a_server_of_ollama_is_found_out_and_measured_by_its_own_counts(
         assert three["first_token_seconds"]["p75"] > 8 * 0.004  # they wait for the answer of another
         assert len({each["messages"][0]["content"] for each in server.asked}) == len(server.asked) == 16
         server.longest = 2
-        done = mlxk("bench", "--url", f"{server.url}/api/chat", "tiny", "-p", "16", "-n", "8", "-r", "1")
+        done = mlxk_here("bench", "--url", f"{server.url}/api/chat", "tiny", "-p", "16", "-n", "8", "-r", "1")
         assert "Note: Answers ended before the limit of 8 tokens, after 2 on average." in done.stdout
         assert "Load time, as the server says: " in done.stdout
         assert "server's own tokens/s prompt/output" in done.stdout

@@ -41,46 +41,48 @@ def file(program_environment: dict[str, str]) -> Path:
 
 
 def test_a_model_is_pulled_and_shown_by_its_name_in_any_case(
-    mlxk: Program, file: Path, hub: LoopbackHub, hub_variables: dict[str, str]
+    mlxk_here: Program, file: Path, hub: LoopbackHub, hub_variables: dict[str, str]
 ) -> None:
     for line in (["pull", "REMOTE"], ["show", "Remote", "--remote"]):
-        done = mlxk(*line, **hub_variables)
+        done = mlxk_here(*line, **hub_variables)
         assert (done.returncode > 0, "org/model" in done.stderr) == (True, True), done
         assert "REMOTE" not in done.stderr
-    assert mlxk("show", "POET").stdout.startswith("Name: poet (temperature = 0.5)")
+    assert mlxk_here("show", "POET").stdout.startswith("Name: poet (temperature = 0.5)")
 
 
-def test_a_fault_of_a_name_stops_a_command_that_means_it(mlxk: Program, file: Path) -> None:
+def test_a_fault_of_a_name_stops_a_command_that_means_it(mlxk_here: Program, file: Path) -> None:
     for line in (["run", "broken", "hi"], ["show", "BROKEN"]):
-        message = json.loads(mlxk(*line, "--json").stdout)["error"]["message"]
+        message = json.loads(mlxk_here(*line, "--json").stdout)["error"]["message"]
         assert "there is no setting 'temprature'" in message
 
 
-def test_the_settings_of_a_name_are_shown_for_a_command_line(mlxk: Program, file: Path) -> None:
-    shown = json.loads(mlxk("config", "--for", "run POET hi", "--json").stdout)["data"]["settings"]
+def test_the_settings_of_a_name_are_shown_for_a_command_line(mlxk_here: Program, file: Path) -> None:
+    shown = json.loads(mlxk_here("config", "--for", "run POET hi", "--json").stdout)["data"]["settings"]
     (row,) = (each for each in shown if (each["table"], each["key"]) == ("run", "temperature"))
     assert (row["value"], row["source"]) == (0.5, "file")
 
 
-def test_a_name_is_changed_shown_and_removed_in_any_case_and_never_written_twice(mlxk: Program, file: Path) -> None:
-    assert mlxk("profile", "POET", "--seed", "3").stdout == "poet = demo\n"
-    assert mlxk("alias", "Poet", "demo-vision").stdout == "poet = demo-vision\n"
+def test_a_name_is_changed_shown_and_removed_in_any_case_and_never_written_twice(
+    mlxk_here: Program, file: Path
+) -> None:
+    assert mlxk_here("profile", "POET", "--seed", "3").stdout == "poet = demo\n"
+    assert mlxk_here("alias", "Poet", "demo-vision").stdout == "poet = demo-vision\n"
     assert file.read_text().lower().count("[models.poet]") == 1
-    assert json.loads(mlxk("profile", "Poet", "--json").stdout)["data"]["names"][0]["name"] == "poet"
-    assert "poet is no name any more" in mlxk("alias", "rm", "pOET").stdout
+    assert json.loads(mlxk_here("profile", "Poet", "--json").stdout)["data"]["names"][0]["name"] == "poet"
+    assert "poet is no name any more" in mlxk_here("alias", "rm", "pOET").stdout
     assert "poet" not in file.read_text().lower()
 
 
-def test_a_name_does_not_stand_for_another_in_any_case(mlxk: Program, file: Path) -> None:
-    refused = mlxk("alias", "second", "POET")
+def test_a_name_does_not_stand_for_another_in_any_case(mlxk_here: Program, file: Path) -> None:
+    refused = mlxk_here("alias", "second", "POET")
     assert (refused.returncode, "'poet' is itself a name of this file" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("text", ["models = 3\n", "[models]\npoet = 3\n", "models = [1]\n"])
-def test_names_that_are_no_tables_are_refused(mlxk: Program, file: Path, text: str) -> None:
+def test_names_that_are_no_tables_are_refused(mlxk_here: Program, file: Path, text: str) -> None:
     file.write_text(text)
     for line in (["alias", "poet", "demo"], ["alias", "rm", "poet"], ["profile", "poet", "--seed", "1"]):
-        done = mlxk(*line)
+        done = mlxk_here(*line)
         assert (done.returncode, "must hold tables" in done.stderr) == (1, True), done
     assert file.read_text() == text
 

@@ -129,9 +129,9 @@ def name_of(arguments: list[str]) -> str:
 
 @pytest.mark.parametrize("arguments", SUCCESSES, ids=" ".join)
 def test_a_success_validates(
-    arguments: list[str], mlxk: Program, populated_disk: dict[str, str], faults: Faults, schemas: Schemas
+    arguments: list[str], mlxk_here: Program, populated_disk: dict[str, str], faults: Faults, schemas: Schemas
 ) -> None:
-    done = mlxk(*arguments, "--json", **populated_disk)
+    done = mlxk_here(*arguments, "--json", **populated_disk)
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr, document["status"]) == (0, "", "success"), document
     assert faults(name_of(arguments), document) == []
@@ -140,42 +140,42 @@ def test_a_success_validates(
 
 @pytest.mark.mlx
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
-def test_an_answer_validates(arguments: list[str], mlxk: Program, faults: Faults, schemas: Schemas) -> None:
-    done = mlxk(*arguments, "--json")
+def test_an_answer_validates(arguments: list[str], mlxk_here: Program, faults: Faults, schemas: Schemas) -> None:
+    done = mlxk_here(*arguments, "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr, document["status"]) == (0, "", "success"), document
     assert faults(name_of(arguments), document) == []
     assert misordered(document, schemas[name_of(arguments)], schemas, name_of(arguments)) == []
 
 
-def test_what_reports_say_validates(mlxk: Program, faults: Faults, schemas: Schemas, tmp_path: Path) -> None:
+def test_what_reports_say_validates(mlxk_here: Program, faults: Faults, schemas: Schemas, tmp_path: Path) -> None:
     record = {"schema_version": "0.2.2", "timestamp": "2026-01-01T00:00:00Z", "mlx_knife_version": "2.0.8", "test": "a"}
     lines = [json.dumps({**record, "outcome": outcome, "duration": 1.5}) for outcome in ("passed", "failed", "skipped")]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     (tmp_path / "b.jsonl").write_text(lines[0])
     for arguments in (["a.jsonl"], ["a.jsonl", "--compare", "b.jsonl"]):
-        document = json.loads(mlxk("bench", "report", *arguments, "--json").stdout)
+        document = json.loads(mlxk_here("bench", "report", *arguments, "--json").stdout)
         assert faults("bench", document) == []
         assert misordered(document, schemas["bench"], schemas, "bench") == []
 
 
-def test_what_is_said_of_servers_validates(mlxk: Program, faults: Faults, schemas: Schemas) -> None:
+def test_what_is_said_of_servers_validates(mlxk_here: Program, faults: Faults, schemas: Schemas) -> None:
     with FakeOllama({"tiny:latest": 10**8}) as server:
         asked = ["bench", "--url", server.url, "tiny", "-n", "4", "-r", "1", "--json"]
         for arguments in ([], ["--against", f"{server.url}#tiny"]):
-            document = json.loads(mlxk(*asked, *arguments).stdout)
+            document = json.loads(mlxk_here(*asked, *arguments).stdout)
             assert faults("bench", document) == []
             assert misordered(document, schemas["bench"], schemas, "bench") == []
 
 
 @pytest.mark.mlx
 def test_an_answer_of_calls_validates_and_waits_for_results(
-    mlxk: Program, faults: Faults, schemas: Schemas, tmp_path: Path
+    mlxk_here: Program, faults: Faults, schemas: Schemas, tmp_path: Path
 ) -> None:
     tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
     (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]))
     document = json.loads(
-        mlxk("run", "demo", "What is the weather in Paris?", "--tools", "tools.json", "--json").stdout
+        mlxk_here("run", "demo", "What is the weather in Paris?", "--tools", "tools.json", "--json").stdout
     )
     assert faults("run", document) == []
     assert misordered(document, schemas["run"], schemas, "run") == []
@@ -197,9 +197,9 @@ def test_an_answer_with_notes_validates(mlxk: Program, faults: Faults, schemas: 
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_a_failure_validates(
-    arguments: list[str], code: str, status: int, mlxk: Program, populated_disk: dict[str, str], faults: Faults
+    arguments: list[str], code: str, status: int, mlxk_here: Program, populated_disk: dict[str, str], faults: Faults
 ) -> None:
-    done = mlxk(*arguments, "--json", **populated_disk)
+    done = mlxk_here(*arguments, "--json", **populated_disk)
     document = json.loads(done.stdout)
     assert (done.returncode, document["error"]["type"], done.stderr) == (status, code, ""), document
     assert faults(name_of(arguments), document) == []
@@ -209,9 +209,9 @@ def test_a_failure_validates(
     "command", [["list"], ["show", "demo"], ["health"], ["run", "demo", "hi"], ["--version"]], ids=" ".join
 )
 def test_a_wrong_environment_variable_is_a_failure_like_any_other(
-    command: list[str], mlxk: Program, faults: Faults
+    command: list[str], mlxk_here: Program, faults: Faults
 ) -> None:
-    done = mlxk(*command, "--json", MLXK2_LOG_LEVEL="loud")
+    done = mlxk_here(*command, "--json", MLXK2_LOG_LEVEL="loud")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (1, "")
     assert (document["error"]["type"], "MLXK2_LOG_LEVEL" in document["error"]["message"]) == ("validation_error", True)
@@ -223,12 +223,14 @@ def test_json_may_stand_before_the_command(arguments: list[str], mlxk: Program) 
     assert mlxk("--json", *arguments).stdout == mlxk(*arguments, "--json").stdout
 
 
-def test_every_model_of_the_disk_is_listed_and_described_alike(mlxk: Program, populated_disk: dict[str, str]) -> None:
-    listed = json.loads(mlxk("list", "--json", **populated_disk).stdout)["data"]["models"]
+def test_every_model_of_the_disk_is_listed_and_described_alike(
+    mlxk_here: Program, populated_disk: dict[str, str]
+) -> None:
+    listed = json.loads(mlxk_here("list", "--json", **populated_disk).stdout)["data"]["models"]
     assert len(listed) == 11 + len(BUILT_IN_NAMES)
     assert [model["name"] for model in listed] == sorted(model["name"] for model in listed)
     for model in listed:
-        shown = json.loads(mlxk("show", model["name"], "--json", **populated_disk).stdout)["data"]["model"]
+        shown = json.loads(mlxk_here("show", model["name"], "--json", **populated_disk).stdout)["data"]["model"]
         shown.pop("quantization", None)
         model.pop("display_name", None)
         assert shown == model

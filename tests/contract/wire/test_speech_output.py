@@ -15,8 +15,8 @@ Program = Callable[..., "CompletedProcess[str]"]
 Faults = Callable[[str, Any], list[str]]
 
 
-def test_a_transcript(mlxk: Program, faults: Faults) -> None:
-    done = mlxk("run", "demo-speech", "--audio", "demo-speech/hello.wav", "--words", "--json")
+def test_a_transcript(mlxk_here: Program, faults: Faults) -> None:
+    done = mlxk_here("run", "demo-speech", "--audio", "demo-speech/hello.wav", "--words", "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
     assert faults("run", document) == []
@@ -32,14 +32,14 @@ def test_a_transcript(mlxk: Program, faults: Faults) -> None:
     ],
     ids=["missing", "several", "translation"],
 )
-def test_a_refusal_to_listen(arguments: list[str], code: str, mlxk: Program, faults: Faults) -> None:
-    document = json.loads(mlxk("run", "demo-speech", *arguments, "--json").stdout)
+def test_a_refusal_to_listen(arguments: list[str], code: str, mlxk_here: Program, faults: Faults) -> None:
+    document = json.loads(mlxk_here("run", "demo-speech", *arguments, "--json").stdout)
     assert (document["error"]["type"], faults("run", document)) == (code, [])
 
 
-def test_vectors(mlxk: Program, faults: Faults, tmp_path: Path) -> None:
+def test_vectors(mlxk_here: Program, faults: Faults, tmp_path: Path) -> None:
     build_bert(tmp_path / "bert")
-    done = mlxk("embed", "./bert", "hello world", "--json", MLXK2_ENABLE_ALPHA_FEATURES="1")
+    done = mlxk_here("embed", "./bert", "hello world", "--json", MLXK2_ENABLE_ALPHA_FEATURES="1")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
     assert faults("embed", document) == []
@@ -47,6 +47,6 @@ def test_vectors(mlxk: Program, faults: Faults, tmp_path: Path) -> None:
     assert record["metadata"]["dimensions"] == len(record["embedding"]) == 32
 
 
-def test_a_refusal_to_embed(mlxk: Program, faults: Faults) -> None:
-    document = json.loads(mlxk("embed", "demo", "hello", "--json").stdout)
+def test_a_refusal_to_embed(mlxk_here: Program, faults: Faults) -> None:
+    document = json.loads(mlxk_here("embed", "demo", "hello", "--json").stdout)
     assert (document["error"]["type"], faults("embed", document)) == ("feature_disabled", [])
