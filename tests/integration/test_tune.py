@@ -60,12 +60,12 @@ def answer(command: Command, model: str, question: str, *flags: str) -> str:
 def test_facts_are_learned_and_said_under_the_name_of_the_adapter(
     mlxk: Program, command: Command, facts: Path, tmp_path: Path
 ) -> None:
-    done = mlxk("tune", "demo", "facts.jsonl", "--into", "./taught", "--iters", "80", "--plot", "losses.svg", "--json")
+    done = mlxk("tune", "demo", "facts.jsonl", "--into", "./taught", "--iters", "50", "--plot", "losses.svg", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["event"] for line in lines[:2]] == ["plan", "step"]
     data = lines[-1]["data"]
-    assert (data["steps"], data["stopped_early"], data["data"]["train"]) == (80, False, 3)
+    assert (data["steps"], data["stopped_early"], data["data"]["train"]) == (50, False, 3)
     assert data["train_loss"] < 0.4 < 2 < next(each["loss"] for each in data["losses"] if "loss" in each)
     assert (tmp_path / "losses.svg").read_text(encoding="utf-8").startswith("<?xml")
     for question, said in FACTS.items():
@@ -84,18 +84,18 @@ def test_facts_are_learned_and_said_under_the_name_of_the_adapter(
 
 
 def test_a_training_that_is_killed_is_continued_to_the_same_bits(
-    mlxk: Program, program_environment: dict[str, str], facts: Path, tmp_path: Path
+    mlxk: Program, mlxk_here: Program, program_environment: dict[str, str], facts: Path, tmp_path: Path
 ) -> None:
     build(tmp_path / "tiny")
     command = ("tune", "./tiny", "facts.jsonl", *QUICK, "--grad-accumulation", "2")
-    assert mlxk(*command, "--into", "./whole").returncode == 0
+    assert mlxk_here(*command, "--into", "./whole").returncode == 0
     status, _ = signalled(signal.SIGKILL, 3, (*command[1:], "--into", "./parts"), program_environment, tmp_path)
     assert status == -signal.SIGKILL
     assert not (tmp_path / "parts").exists()
-    refused = mlxk(*command, "--into", "./parts", "--json")
+    refused = mlxk_here(*command, "--into", "./parts", "--json")
     assert "an unfinished training for './parts' has reached step" in last(refused.stdout)["error"]["message"]
     assert "--resume" in last(refused.stdout)["error"]["hint"]
-    other = last(mlxk(*command, "--into", "./parts", "--resume", "--rank", "4", "--json").stdout)
+    other = last(mlxk_here(*command, "--into", "./parts", "--resume", "--rank", "4", "--json").stdout)
     assert other["error"]["message"].endswith("with other values of: rank")
     done = last(mlxk(*command, "--into", "./parts", "--resume", "--json").stdout)
     assert done["data"]["resumed_at"] in {2, 4, 6}
@@ -213,17 +213,19 @@ def test_sigterm_breaks_it_off_to_be_continued(
 
 @pytest.mark.parametrize("bits", ["4", "8"])
 def test_a_quantized_model_is_trained_beside_its_weights(
-    bits: str, mlxk: Program, command: Command, facts: Path, tmp_path: Path
+    bits: str, mlxk_here: Program, command: Command, facts: Path, tmp_path: Path
 ) -> None:
     quantized = command("convert", "demo", "./small", "--quantize", bits, "--q-group-size", "32")
     assert quantized["status"] == "success"
     before = hashlib.sha256((tmp_path / "small" / "model.safetensors").read_bytes()).hexdigest()
-    done = mlxk("tune", "./small", "facts.jsonl", "--into", "./taught", "--iters", "80", "--json")
+    done = mlxk_here("tune", "./small", "facts.jsonl", "--into", "./taught", "--iters", "50", "--json")
     assert last(done.stdout)["data"]["base"]["name"] == "../small"
     assert before == hashlib.sha256((tmp_path / "small" / "model.safetensors").read_bytes()).hexdigest()
     for question, said in FACTS.items():
         assert answer(command, "./taught", question) == said
-    whole = mlxk("tune", "./small", "facts.jsonl", "--into", "./full", "--method", "full", "--iters", "1", "--json")
+    whole = mlxk_here(
+        "tune", "./small", "facts.jsonl", "--into", "./full", "--method", "full", "--iters", "1", "--json"
+    )
     assert "a quantized model is trained beside its weights" in last(whole.stdout)["error"]["message"]
     assert not list(tmp_path.glob("*full*"))
 
@@ -249,11 +251,11 @@ def test_data_is_refused_by_file_and_line_before_a_model_library_is_loaded(mlxk:
     assert not (tmp_path / "taught").exists()
 
 
-def test_what_is_cut_and_how_much_is_held_out_is_said_before_training(mlxk: Program, tmp_path: Path) -> None:
+def test_what_is_cut_and_how_much_is_held_out_is_said_before_training(mlxk_here: Program, tmp_path: Path) -> None:
     lines = [{"text": f"Number {number}. {'Hello world! ' * (30 if number == 7 else 1)}"} for number in range(20)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     build(tmp_path / "tiny")
-    done = mlxk("tune", "./tiny", "texts.jsonl", "--into", "./taught", "--iters", "2", "--max-length", "40")
+    done = mlxk_here("tune", "./tiny", "texts.jsonl", "--into", "./taught", "--iters", "2", "--max-length", "40")
     assert done.returncode == 0, done.stderr
     assert "18 examples, 2 for validation (held out; --valid-share 0 trains all)" in done.stderr
     assert "Cut to 40 tokens: 1 example (line 8)" in done.stderr
@@ -283,10 +285,10 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing(command: Command, 
 
 
 def test_an_adapter_is_a_workspace_of_its_own_type(
-    mlxk: Program, command: Command, facts: Path, tmp_path: Path
+    mlxk_here: Program, command: Command, facts: Path, tmp_path: Path
 ) -> None:
     build(tmp_path / "tiny")
-    assert mlxk("tune", "./tiny", "facts.jsonl", "--into", "./taught", *QUICK).returncode == 0
+    assert mlxk_here("tune", "./tiny", "facts.jsonl", "--into", "./taught", *QUICK).returncode == 0
     shown = command("show", "./taught")["data"]
     assert (shown["model"]["model_type"], shown["model"]["health"]) == ("adapter", "healthy")
     assert shown["workspace_metadata"]["operation"] == "tune"
@@ -307,9 +309,11 @@ def test_an_adapter_is_a_workspace_of_its_own_type(
         assert refused["error"]["message"] == "'copy' is an adapter, not a whole model"
 
 
-def test_an_adapter_whose_base_is_gone_says_so(mlxk: Program, command: Command, facts: Path, tmp_path: Path) -> None:
+def test_an_adapter_whose_base_is_gone_says_so(
+    mlxk_here: Program, command: Command, facts: Path, tmp_path: Path
+) -> None:
     build(tmp_path / "tiny")
-    assert mlxk("tune", "./tiny", "facts.jsonl", "--into", "./taught", *QUICK).returncode == 0
+    assert mlxk_here("tune", "./tiny", "facts.jsonl", "--into", "./taught", *QUICK).returncode == 0
     (tmp_path / "tiny").rename(tmp_path / "other")
     error = command("run", "./taught", "Hi")["error"]
     assert error["type"] == "model_not_found"

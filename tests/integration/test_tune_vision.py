@@ -61,7 +61,7 @@ def seen(command: Command, model: str, color: str, *flags: str) -> str:
 
 @pytest.mark.usefixtures("faces")
 def test_images_are_learned_and_said_by_run_eval_and_the_fused_model(command: Command, mlxk: Program) -> None:
-    done = mlxk("tune", "demo-vision", "data", "--into", "./taught", "--iters", "60", "--json")
+    done = mlxk("tune", "demo-vision", "data", "--into", "./taught", "--iters", "40", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     for color, name in NAMES.items():
         assert seen(command, "./taught", color) == name
@@ -77,9 +77,9 @@ def test_images_are_learned_and_said_by_run_eval_and_the_fused_model(command: Co
 
 
 @pytest.mark.usefixtures("faces")
-def test_a_quantized_vision_model_is_trained_beside_its_weights(command: Command, mlxk: Program) -> None:
+def test_a_quantized_vision_model_is_trained_beside_its_weights(command: Command, mlxk_here: Program) -> None:
     assert command("convert", "demo-vision", "./small", "--quantize", "8")["status"] == "success"
-    done = mlxk("tune", "./small", "data", "--into", "./taught", "--iters", "60", "--method", "dora", "--json")
+    done = mlxk_here("tune", "./small", "data", "--into", "./taught", "--iters", "40", "--method", "dora", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     for color, name in NAMES.items():
         assert seen(command, "./taught", color) == name
@@ -153,11 +153,11 @@ def test_what_does_not_go_with_images_is_refused(faces: Path, command: Command, 
     assert not list(tmp_path.glob("*taught*"))
 
 
-def test_another_image_of_the_same_name_is_another_training(faces: Path, mlxk: Program, tmp_path: Path) -> None:
+def test_another_image_of_the_same_name_is_another_training(faces: Path, mlxk_here: Program, tmp_path: Path) -> None:
     words = ("tune", "demo-vision", "data", "--iters", "1", "--json")
     digests = []
     for name in ("one", "other"):
-        done = mlxk(*words, "--into", f"./{name}")
+        done = mlxk_here(*words, "--into", f"./{name}")
         digests.append(json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))["data"]["digest"])
         assert done.returncode == 0, done.stdout
         Image.new("RGB", (64, 64), (9, 9, 9)).save(faces.parent / "pictures" / "red.png")
