@@ -1,0 +1,78 @@
+"""Command lines that contradict themselves or lack something: refused before anything is loaded, and why is said."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.container import build
+from mlxk.entrypoints.pipe.standard_input import StandardInput
+from mlxk.entrypoints.settings import read_settings
+
+USAGE = [
+    ("run demo --chat --json", "chat and --json exclude each other; give a prompt"),
+    ("run demo --chat --show-prompt", "chat and --show-prompt exclude each other; give a prompt"),
+    ("run demo --chat --no-chat-template", "chat and --no-chat-template exclude each other; give a prompt"),
+    ("run demo hi --prompt hi", "the prompt is given twice, as words and with --prompt"),
+    ("config path --for serve", "--for belongs to 'config show'"),
+    ("config show --for nonsense", "--for: 'nonsense' does not begin with a command"),
+    ("chats list --all", "NAME, --all and --yes belong to rm"),
+    ("chats rm", "rm needs the names of chats, or --all"),
+    ("launch claude -m demo --json", "--json goes with the list of agents, or with --print"),
+    ("show org/m --remote --recalc-hash", "--recalc-hash works on a model that is here, not with --remote"),
+    ("show org/m --remote --kv-bits 8", "--kv-bits works on a model that is here, not with --remote"),
+    ("alias fast", "a name needs a model"),
+    ("alias rm", "rm needs one name"),
+    ("monitor mlxk run demo", "the command stands after --"),
+    ("run demo --audio a.wav --json --format srt", "--json and --format exclude each other"),
+    ("profile a b", "a profile needs one name"),
+    ("profile poet", "there is no name 'poet'"),
+    ("monitor --seconds 2 -- ls", "--seconds goes without a command: it ends the watch"),
+    ("rerank demo why", "the following arguments are required: FILE"),
+    ("logs --follow --json", "--follow and --json exclude each other"),
+    ("say demo hi --json", "--json prints a document on standard output; name a file for the sound with -o FILE"),
+    ("serve --background --until-eof", "--background and --until-eof exclude each other"),
+    ("service status -- --port 1", "flags of the server belong to install"),
+    ("tune demo a.jsonl --into ./b --resume --restart", "--resume and --restart exclude each other"),
+    ("tune demo a.jsonl --into ./b --valid-share 1", "--valid-share: '1' is no number from 0 to below 1"),
+    ("tune demo a.jsonl --into ./b --plot a.pdf", "--plot: 'a.pdf' ends in neither .svg nor .png"),
+    ("eval demo a.jsonl --adapter ''", "--adapter: the path is empty"),
+    ("convert demo ./b", "Must specify conversion mode (--repair-index, --quantize N or --dequantize)"),
+    ("bench demo --prompt-tokens 0 --generate 0", "nothing to measure: --prompt-tokens and --generate are 0"),
+    ("bench demo --generate 1", "--generate takes 2 tokens at least: the first one ends the prompt"),
+    ("bench --url http://127.0.0.1:9 demo --prompt-tokens 0", "a server needs a prompt and something to generate"),
+    ("bench --against ollama:a --generate 0", "--against takes one number for --generate, from 1"),
+    ("bench report", "the following arguments are required: FILE"),
+]
+FAULTY = [
+    ("run demo hi --template-option colour", "--template-option: 'colour' is not KEY=VALUE"),
+    ("run demo hi --template-option tools=1", "--template-option: 'tools' belongs to the conversation"),
+    ("run demo hi --adapter ''", "--adapter: the path is empty"),
+    ("alias rm fast", "there is no name 'fast' in"),
+    ("rerank demo why a.txt --top-n 0", "--top-n must be at least 1 (got 0)"),
+    ("logs --lines -1", "--lines must be at least 0 (got -1)"),
+    ("schema nonsense", "there is no schema named 'nonsense'"),
+]
+CASES = [(2, *each) for each in USAGE] + [(1, *each) for each in FAULTY]
+
+
+@pytest.mark.parametrize(("status", "line", "said"), CASES, ids=[line for _, line, _ in CASES])
+def test_the_contradiction_is_said_and_nothing_is_done(
+    status: int,
+    line: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = read_settings({"HOME": str(tmp_path), "PATH": os.defpath})
+    monkeypatch.chdir(tmp_path)
+    with open(os.devnull) as null:
+        monkeypatch.setattr("sys.stdin", null)
+        ended = run(shlex.split(line), CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1))
+    printed = capsys.readouterr()
+    assert (ended, said in printed.err + printed.out) == (status, True), printed
+    assert list(tmp_path.iterdir()) == []
