@@ -3,13 +3,13 @@
 import enum
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, fit_of
-from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelDescription, ModelHandle, Origin
 
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]*")
 """What ssh is given: never what it would take as an option."""
@@ -35,6 +35,55 @@ class RankHost:
     def is_here(self) -> bool:
         """Whether its rank is started without ssh."""
         return self.ssh in THIS_MACHINE
+
+
+@attrs.frozen
+class Division:
+    """Over which processes a model is spread."""
+
+    hosts: tuple[RankHost, ...]
+    """One for each rank, that of rank 0 first, which is this machine."""
+    same_files: bool
+    """Whether all ranks read the files of one machine, so that their contents need not be compared."""
+    silent_seconds: float
+    """A rank that shows no sign of life for so long is lost."""
+
+    @classmethod
+    def of(cls, local_ranks: int, hosts: Iterable[tuple[str, str, str | None]], silent_seconds: float) -> "Division":
+        """Return the division among processes of this machine, or among hosts.
+
+        Args:
+            local_ranks: Processes of this machine.
+            hosts: The fields of a host for each rank instead.
+            silent_seconds: A rank that shows no sign of life for so long is lost.
+        """
+        listed = tuple(RankHost(*each) for each in hosts)
+        here = RankHost(THIS_MACHINE[0], LOOPBACK)
+        return cls(listed or (here,) * local_ranks, not listed, silent_seconds)
+
+    @property
+    def shares_here(self) -> int:
+        """How many of the ranks this machine runs."""
+        return 1 + sum(host.is_here for host in self.hosts[1:])
+
+    def held_here(self, model: ModelDescription) -> ModelDescription:
+        """Return the description of a model with what all ranks of this machine hold of it: weights and cache."""
+        return model if len(self.hosts) == 1 else share_of(model, len(self.hosts), self.shares_here)
+
+
+def share_of(model: ModelDescription, ranks: int, held: int = 1) -> ModelDescription:
+    """Return the description of a model with what some ranks hold of it: equal parts of its layers, and all else.
+
+    Args:
+        model: The whole model.
+        ranks: How many there are.
+        held: How many of them are meant.
+    """
+    layers = model.weight_bytes - model.undivided_bytes
+    weights = held * (model.undivided_bytes + -(-layers // ranks))
+    half_bytes = -(-model.half_bytes * weights // max(1, model.weight_bytes))
+    cache = -(-held * model.cache_per_token // ranks)
+    return attrs.evolve(model, weight_bytes=weights, half_bytes=half_bytes, cache_per_token=cache, plain_bytes=None)
 
 
 def read_hosts(document: object) -> tuple[RankHost, ...]:
@@ -137,39 +186,32 @@ class SpreadModel:
     """Why it cannot be, or why that is not known."""
 
     @classmethod
-    def judged(cls, hosts: Sequence[RankHost], accounts: Sequence[HostAccount], whole: MemoryVerdict) -> "SpreadModel":
+    def judged(cls, hosts: Sequence[RankHost], accounts: Sequence[HostAccount], share: MemoryVerdict) -> "SpreadModel":
         """Judge what hosts say of a model.
 
         Args:
             hosts: That of rank 0 first.
             accounts: What they say, in the same order.
-            whole: The estimate for the whole model.
+            share: The estimate for the share of one host.
         """
         first = accounts[0]
+        machines = ["" if number == 0 or host.is_here else host.ssh for number, host in enumerate(hosts)]
         shares = tuple(
             HostShare(
                 host,
-                judge_share(whole, each.reading, len(hosts)),
+                _on(each.reading, share, machines.count(machine)),
                 _files(each, first),
                 each.problem or _version(each, first),
             )
-            for host, each in zip(hosts, accounts, strict=True)
+            for host, machine, each in zip(hosts, machines, accounts, strict=True)
         )
         return cls(shares, first.cut, first.whole or (first.problem if first.cut is None else None))
 
 
-def judge_share(whole: MemoryVerdict, reading: MemoryReading | None, shares: int) -> MemoryVerdict:
-    """Estimate whether an equal share of a model fits: of the weights only, with the whole cache and reserve.
-
-    Args:
-        whole: Of the whole model, whose form all shares have.
-        reading: The memory of the machine that would hold the share; None when it is not known.
-        shares: How many there are.
-    """
-    weights = -(-whole.weights // shares)
-    needed = whole.needed - whole.weights + weights
+def _on(reading: MemoryReading | None, share: MemoryVerdict, held: int) -> MemoryVerdict:
+    """Return the verdict for a share on a machine that holds so many of them."""
     budget = None if reading is None else reading.budget
-    return attrs.evolve(whole, fit=fit_of(reading, needed), weights=weights, needed=needed, budget=budget)
+    return attrs.evolve(share, fit=fit_of(reading, held * share.needed), budget=budget)
 
 
 def _version(account: HostAccount, first: HostAccount) -> str | None:

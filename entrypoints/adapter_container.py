@@ -6,7 +6,6 @@ provider that makes the first instance, so that a command loads only what it use
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from mlxk import __version__
@@ -22,7 +21,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
-from mlxk.domain.ranks import HostAccount, RankHost
+from mlxk.domain.ranks import Division, HostAccount, RankHost
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
@@ -171,14 +170,9 @@ _RANK = "mlxk.entrypoints.rank"
 """The module that runs a rank other than the first."""
 
 
-def _launched_ranks(ports: "Adapters") -> Any:  # noqa: ANN401 - a Launch, or None
-    chosen, launch = ports.server or ports.settings, imported("mlxk.adapters.mlx.ranks.launch:launched")
-    return launch(chosen.local_ranks, starmap(RankHost, chosen.rank_hosts), _RANK, {"blas": ports.blas})
-
-
 def _engine(ports: "Adapters") -> TextGenerator:
     server = ports.server
-    launch = _launched_ranks(ports)
+    launch = imported("mlxk.adapters.mlx.ranks.launch:launched")(ports.division, _RANK, {"blas": ports.blas})
     _before_mlx(ports)
     if server is not None:
         imported("mlxk.adapters.mlx.memory:use_single_arena")()
@@ -262,7 +256,9 @@ class Adapters:
         self.server = server
         self.on_rank_loss: Callable[[], None] = lambda: None
         """Called when a process that computes a model with this one has gone; on any thread."""
-        self.cpu_dtype, self.blas = (server or settings).cpu_dtype, (server or settings).blas
+        chosen = server or settings
+        self.cpu_dtype, self.blas = chosen.cpu_dtype, chosen.blas
+        self.division = Division.of(chosen.local_ranks, chosen.rank_hosts, chosen.rank_timeout)
         self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
         self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
         self.model_files = Singleton(FilesystemModelFiles)
@@ -377,7 +373,7 @@ class Adapters:
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:
         """Return what a model takes of the memory, by the same judgement for commands, server and engine."""
-        return estimate_memory(self.describe()(handle), self.memory_probe())
+        return estimate_memory(self.division.held_here(self.describe()(handle)), self.memory_probe())
 
 
 def socket_listener(

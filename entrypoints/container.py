@@ -68,6 +68,7 @@ def _generate_text(ports: "Adapters", resolve: ResolveModel, describe: DescribeM
         ports.names.profiles,
         ports.names.usual,
         lambda model: profiles().get(served_id(model), Profile()),
+        ports.division.held_here,
     )
 
 
@@ -86,7 +87,8 @@ def _describe_model(describe: DescribeModel, bases: AdapterBases) -> DescribeMod
 def _load_model(generate: "GenerateText") -> "LoadModel":
     from mlxk.application.use_cases.model_tasks import LoadModel
 
-    return LoadModel(generate.generator, generate.memory, generate.log, generate.profile_of, generate.compare_base)
+    by = (generate.generator, generate.memory, generate.log, generate.profile_of, generate.compare_base)
+    return LoadModel(*by, generate.held)
 
 
 def _serve_catalogue(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":

@@ -39,6 +39,9 @@ BLAS_CHOICES = ("auto", "off")
 MOST_RANKS = 64
 """Processes over which a model may be spread."""
 
+RANK_TIMEOUTS = (2, 3600)
+"""Bounds of the silence after which one of them is lost, seconds; each shows a sign of life twice a second."""
+
 MODELS = "models"
 """The table of names; each name is a table in it."""
 
@@ -234,6 +237,7 @@ _RUN = (
     ),
     _variable("server", SWITCH, "Compute on a running server of yours.", True, "use_server MLXK2_USE_SERVER --server"),
     _flagged("local_ranks", whole(1, MOST_RANKS), "Processes over which the model is spread.", 1),
+    _flagged("rank_timeout", number(*RANK_TIMEOUTS), "Seconds of silence after which one of them counts as lost.", 5.0),
     _flagged("attach", SWITCH, "Show the model images, clips and sound that the prompt names.", True),
     _flagged("stream", SWITCH, "Print the answer on a terminal as it arrives.", True),
     _flagged("reasoning", SWITCH, "Show what the model thinks.", True),
@@ -265,6 +269,13 @@ _SERVE = (
     _flagged("api_key_file", PATH, "Keys that open the server, one a line.", None, "api_key_file"),
     _flagged("embed_backend", ADDRESS, "Another server makes the vectors.", None, "embed_backend"),
     _flagged("local_ranks", whole(1, MOST_RANKS), "Processes over which the model is spread.", 1, "local_ranks"),
+    _flagged(
+        "rank_timeout",
+        number(*RANK_TIMEOUTS),
+        "Seconds of silence after which one of them counts as lost.",
+        5.0,
+        "rank_timeout",
+    ),
     _flagged("max_streams", whole(1, 1024), "Answers computed at the same time.", 32, "max_streams"),
     _flagged("max_queue", whole(0, 4096), "Answers that may wait for their turn.", 96, "max_queue"),
     _flagged("max_body", whole(1, 1024), "Size of a request, MiB.", 72, "max_body_mib"),

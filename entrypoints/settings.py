@@ -48,8 +48,22 @@ class ServeVariables:
     log_level: str | None = None
 
 
+@attrs.frozen(kw_only=True)
+class ComputingSettings:
+    """Where a model is computed, and in what form; of commands as of the server."""
+
+    cpu_dtype: str = "auto"
+    blas: str = "auto"
+    local_ranks: int = 1
+    """Processes of this machine over which the model is spread."""
+    rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
+    """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
+    rank_timeout: float = 5.0
+    """Seconds without a sign of life after which such a process counts as lost."""
+
+
 @attrs.frozen
-class Settings:
+class Settings(ComputingSettings):
     """The settings that variables and the settings file give, for all commands."""
 
     hub_cache: str
@@ -113,16 +127,10 @@ class Settings:
     """Variables of libraries that change how models are computed, with their values, sorted."""
     telemetry_variables: tuple[tuple[str, str], ...] = ()
     """Those of OpenTelemetry, which reads them itself, but for what may hold credentials."""
-    cpu_dtype: str = "auto"
-    blas: str = "auto"
-    local_ranks: int = 1
-    """Processes of this machine over which the model is spread."""
-    rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
-    """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
 
 
 @attrs.frozen(kw_only=True)
-class ServerSettings:
+class ServerSettings(ComputingSettings):
     """The settings of the server. JSON values only, since they are passed to the worker process."""
 
     host: str = "127.0.0.1"
@@ -205,12 +213,6 @@ class ServerSettings:
     """Absolute path of a file with further keys, read again when it changes."""
     drain_seconds: float = 30.0
     """Seconds that completions in progress may take when the server stops."""
-    cpu_dtype: str = "auto"
-    blas: str = "auto"
-    local_ranks: int = 1
-    """Processes of this machine over which the model is spread."""
-    rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
-    """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
     log_level: str = "info"
     log_json: bool = False
     otlp: bool = False
@@ -273,9 +275,8 @@ def read_settings(
     file = settings_file.read(path) if handed_down is None else SettingsFile(path)
     from_file = file.as_variables(known) if handed_down is None else dict(handed_down)
     known = {**from_file, **known}
-    state = os.path.join(
-        _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home, known), "mlxk"
-    )
+    states = known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state")
+    state = os.path.join(_absolute(states, home, known), "mlxk")
     workspace_home = known.get("MLXK_WORKSPACE_HOME")
     return Settings(
         home=home,

@@ -32,6 +32,7 @@ from mlxk.domain.models.file_formats import (
     half_bytes,
     header_span,
     is_quantized,
+    outside_layers,
     read_document,
     read_header,
     unpacked_bytes,
@@ -296,6 +297,7 @@ class DescribeModel:
             weight_bytes=sum(size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)),
             cache_per_token=cache_bytes_per_token(snapshot.config),
             half_bytes=_half_bytes(snapshot),
+            undivided_bytes=sum(map(outside_layers, snapshot.headers.values())),
             quantized=any(map(is_quantized, snapshot.headers.values())),
             plain_bytes=_plain_bytes(snapshot),
         )

@@ -84,6 +84,8 @@ class GenerateText:
     """What the user has said about every model."""
     of_model: Callable[[ModelHandle], Profile] = lambda _: Profile()
     """Returns what the user has said about a model under each of its names."""
+    held: Callable[[ModelDescription], ModelDescription] = lambda model: model
+    """Returns what this machine holds of a model."""
 
     @property
     def _media(self) -> MediaReaders:
@@ -145,9 +147,7 @@ class GenerateText:
         """
         if isinstance(model, str):
             options.settings.validate()
-            details = self._find(model, prompts, options)
-        else:
-            details = model
+        details = self._find(model, prompts, options) if isinstance(model, str) else model
         description = details.description
         prompts, options = options.by_profile(self.profile_of(description.handle), details, prompts)
         options = self._with_activations(details, self._with_draft_model(options))
@@ -157,7 +157,8 @@ class GenerateText:
         media = _require_media(description, prompts)
         warn = None if media or options.strict_memory else self.log
         kept = options.engine_options
-        require_memory(description, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, kept)
+        held = self.held(description)
+        require_memory(held, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, kept)
         started: list[TextStream] = []
         try:
             for prompt in prompts:

@@ -49,6 +49,8 @@ class LoadModel:
     """What the user has said about a model: its adapter is loaded with it, and whether it is pinned holds."""
     compare_base: Callable[[ModelHandle, str | None], None] = lambda model, adapter: None
     """Warns where an adapter was trained on another model."""
+    held: Callable[[ModelDescription], ModelDescription] = lambda model: model
+    """Returns what this machine holds of a model."""
 
     def __call__(
         self, model: ModelDescription, keep_alive_seconds: float | None = None, *, strict_memory: bool = False
@@ -66,7 +68,7 @@ class LoadModel:
             MlxkError: See ``TextGenerator.load``.
         """
         warn = None if strict_memory else self.log
-        require_memory(model, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
+        require_memory(self.held(model), self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
         own = self.profile_of(model.handle)
         kept = own.keep_alive_seconds if own.pins else keep_alive_seconds
         adapter = EngineOptions(adapter=own.engine_options.adapter)

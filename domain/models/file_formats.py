@@ -301,6 +301,15 @@ def half_bytes(header: SafetensorsHeader, size_bytes: int) -> int:
     return sum(end - begin for begin, end in spans)
 
 
+def outside_layers(header: SafetensorsHeader) -> int:
+    """Return the bytes of a file of weights that are no part of a layer, such as embeddings; 0 where it is damaged."""
+    if header.damage is not None:
+        return 0
+    tensors: Iterable[tuple[str, Any]] = header.tensors.items()
+    spans = (each["data_offsets"] for name, each in tensors if ".layers." not in f".{name}")
+    return sum(end - begin for begin, end in spans)
+
+
 def unpacked_bytes(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
     """Return what weights take as floating-point numbers of 32 bits, their quantized layers unpacked.
 

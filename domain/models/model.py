@@ -252,6 +252,8 @@ class ModelDescription:
     """What floating-point numbers of 16 bits take of the weights, at most."""
     quantized: bool = False
     """Whether some of its weights are packed in fewer bits."""
+    undivided_bytes: int = 0
+    """What is not part of a layer, such as embeddings, which every process holds that computes it with others."""
     plain_bytes: int | None = None
     """What its weights take as numbers of 32 bits, its quantized layers unpacked; None where none are, or unknown."""
 

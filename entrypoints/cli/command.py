@@ -17,7 +17,7 @@ from mlxk.domain.models.model import Origin
 from mlxk.domain.ranks import RankHost, read_hosts
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
-from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS
+from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS, RANK_TIMEOUTS
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error, matrices_words
 
@@ -176,6 +176,12 @@ def add_ranks_argument(parser: argparse._ActionsContainer) -> None:
         help="spread the model over N processes of this machine",
     )
     parser.add_argument("--hostfile", metavar="FILE", help="spread the model over the hosts of a file, this one first")
+    parser.add_argument(
+        "--rank-timeout",
+        type=seconds_within(*RANK_TIMEOUTS),
+        metavar="S",
+        help="seconds of silence after which one of them counts as lost (5)",
+    )
 
 
 def ranks_flag(arguments: argparse.Namespace) -> str | None:
@@ -231,7 +237,8 @@ def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
 
 def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
     """Return the settings with which the container is built: where it computes, in which type and by what."""
-    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in ("cpu_dtype", "blas", "local_ranks")}
+    names = ("cpu_dtype", "blas", "local_ranks", "rank_timeout")
+    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
     given["use_server"] = getattr(arguments, "server", None)
     given["rank_hosts"] = rank_hosts(arguments)
     if (flag := ranks_flag(arguments)) is not None:
@@ -259,6 +266,18 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} to {most}")
         return int(text)
+
+    return read
+
+
+def seconds_within(least: float, most: float) -> Callable[[str], float]:
+    """Return a reader of seconds in a range."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= (seconds := float(text)) <= most:
+                return seconds
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds from {least:g} to {most:g}")
 
     return read
 

@@ -244,6 +244,7 @@ _AS_GIVEN = (
     "thinking_start_token",
     "thinking_end_token",
     "local_ranks",
+    "rank_timeout",
     "max_streams",
     "max_queue",
     "keep_alive",

@@ -12,9 +12,10 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models import tiny_models
 
-from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest, free_port, versions
+from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest, versions
 from mlxk.adapters.mlx.ranks.group import RankGroup
 from mlxk.adapters.mlx.ranks.launch import Launch, RankPlace, RankPlan, launched
+from mlxk.adapters.mlx.ranks.ring import Ring
 from mlxk.domain.errors import ExecutionError, IncompatibleModelError, MlxkError, RankLostError
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.ranks import RankHost
@@ -93,7 +94,7 @@ def test_the_digest_of_a_model_changes_with_any_byte_and_not_with_its_place(tmp_
 
 
 def test_a_rank_that_cannot_take_part_says_why(refused: Callable[[RankGroup], MlxkError]) -> None:
-    error, _ = started(refused, rank({"failed": "no model found"}))
+    error, _ = started(refused, rank({"failed": "no model found", "lost_another": False}))
     assert error.message == "rank 1 on that cannot take part: no model found"
 
 
@@ -114,13 +115,13 @@ orders["key"] = orders["key"][::-1] if {wrong} else orders["key"]
 
 
 def test_strangers_are_turned_away_and_ranks_let_in(refused: Callable[[RankGroup], MlxkError]) -> None:
-    error, log = started(refused, rank({"failed": "as a rank"}, STRANGERS.format(wrong=False)))
+    error, log = started(refused, rank({"failed": "as a rank", "lost_another": False}, STRANGERS.format(wrong=False)))
     assert "as a rank" in error.message
     assert [each.event for each in log.events] == ["a connection that is no rank's was refused"] * 4
 
 
 def test_a_rank_with_another_key_is_no_rank(refused: Callable[[RankGroup], MlxkError]) -> None:
-    error, _ = started(refused, rank({"failed": "as a rank"}, STRANGERS.format(wrong=True)))
+    error, _ = started(refused, rank({"failed": "as a rank", "lost_another": False}, STRANGERS.format(wrong=True)))
     assert "as a rank" not in error.message
 
 
@@ -141,7 +142,7 @@ def test_a_model_that_is_not_divided_is_refused_before_any_rank_has_loaded(
 
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(RankLostError, match="cannot listen"):
-        free_port("192.0.2.1")
+        Ring("192.0.2.1")
     with pytest.raises(ExecutionError, match="cannot listen"):
         Launch(RankPlan("192.0.2.1", (), False))
 
@@ -164,7 +165,7 @@ def test_a_rank_of_another_host_is_started_by_ssh_and_never_asks(
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     hosts = [RankHost("one", "127.0.0.1"), RankHost("ada@two", "192.0.2.2", "/opt/my tools/python")]
-    launch = launched(1, hosts, "mlxk.entrypoints.rank", {})
+    launch = launched(1, hosts, "mlxk.entrypoints.rank", {}, 5.0)
     assert launch is not None
     by = RankSurroundings("1.0", lambda variables: nullcontext())
     error = refused(RankGroup(launch, InMemoryEventLog(), by, lambda loss: None))

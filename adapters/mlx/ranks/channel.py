@@ -13,6 +13,8 @@ import secrets
 import socket
 import struct
 import threading
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from mlxk.domain.errors import RankLostError
@@ -21,6 +23,15 @@ _LENGTH = struct.Struct(">I")
 _MOST_BYTES = 2**20
 """Of a document."""
 _HANDSHAKE_SECONDS = 10.0
+
+_CHALLENGE_SECONDS = 60.0
+"""Rank 0 may still import its libraries when a rank has connected."""
+
+BEAT_SECONDS = 0.5
+"""Between two signs of life."""
+
+SIGN_OF_LIFE: Mapping[str, Any] = {}
+"""What both ends send beside what they have to say, so that a silent network is told from one that nobody uses."""
 
 
 class Channel:
@@ -72,6 +83,13 @@ class Channel:
             raise lost(self.peer, "has closed its connection") from error
         except ValueError as error:
             raise lost(self.peer, "sends what no rank sends") from error
+
+    def beat(self) -> None:
+        """Show signs of life until the other end has gone."""
+        with contextlib.suppress(RankLostError):
+            while True:
+                time.sleep(BEAT_SECONDS)
+                self.send(SIGN_OF_LIFE)
 
     def close(self) -> None:
         """End the connection, which wakes whoever waits on it."""
@@ -129,7 +147,7 @@ def introduce(address: tuple[str, int], key: str, facts: dict[str, Any], seconds
     except OSError as error:
         raise lost("rank 0", f"cannot be reached at {address[0]}:{address[1]}") from error
     channel = Channel(connection, "rank 0")
-    challenge = channel.receive(_HANDSHAKE_SECONDS)
+    challenge = channel.receive(_CHALLENGE_SECONDS)
     if not isinstance(challenge, dict) or not isinstance(challenge.get("nonce"), str):
         raise lost("rank 0", "sends what no rank sends")
     channel.send({**facts, "proof": _proof(key, challenge["nonce"])})

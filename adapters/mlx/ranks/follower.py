@@ -1,7 +1,7 @@
 """A rank other than the first: it joins the group, loads its share, and does the steps that rank 0 decides.
 
-What rank 0 sends is read by a thread of its own, so that the process ends at once with rank 0, even while it waits for
-other ranks in a computation.
+What rank 0 sends is read by a thread of its own, so that the process ends with rank 0, even while it waits for other
+ranks in a computation: at once when the connection ends, and after some seconds when nothing comes over it any more.
 """
 
 import contextlib
@@ -9,11 +9,8 @@ import hashlib
 import json
 import os
 import queue
-import socket
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
@@ -25,22 +22,17 @@ from mlxk.adapters.mlx.library_imports import ExceptionSummary
 from mlxk.adapters.mlx.loading.load_errors import translated, unreadable_files
 from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import identity_of
-from mlxk.adapters.mlx.ranks.channel import Channel, introduce
+from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, introduce
+from mlxk.adapters.mlx.ranks.ring import Ring, Told
 from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share, require_library
 from mlxk.domain.errors import MlxkError, ModelNotFoundError, RankLostError, RevisionNotFoundError
 from mlxk.domain.models.footprint import MemoryReading, WeightForm
 from mlxk.domain.models.model import ModelHandle
 
-BEAT_SECONDS = 0.5
-"""Between two signs of life of a rank."""
-
 CONNECT_SECONDS = 20.0
 
 GONE = 0
 """Exit status of a rank that ends with rank 0."""
-
-Told = Callable[[Mapping[str, str]], contextlib.AbstractContextManager[None]]
-"""Sets variables of the environment for the length of a block: MLX is told of a group in no other way."""
 
 
 @attrs.frozen
@@ -58,42 +50,6 @@ def versions(own: str) -> dict[str, str]:
         own: That of this program.
     """
     return {"mlxk": own, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")}
-
-
-def join(rank: int, addresses: Sequence[str], told: Told) -> Any:  # noqa: ANN401
-    """Join MLX's group of all ranks over TCP, and return it; a process joins once in its life.
-
-    Args:
-        rank: This one's number.
-        addresses: HOST:PORT of each rank, at which it listens.
-        told: See ``Told``.
-
-    Raises:
-        RankLostError: Not all ranks came.
-    """
-    with tempfile.NamedTemporaryFile("w", prefix="mlxk-", suffix=".json") as file:
-        json.dump([[each] for each in addresses], file)
-        file.flush()
-        # MLX reads them when a group is made.
-        with told({"MLX_RANK": str(rank), "MLX_HOSTFILE": file.name}):
-            try:
-                return mx.distributed.init(strict=True, backend="ring")
-            except RuntimeError as error:
-                raise RankLostError(f"The ranks cannot reach each other: {str(error)[:200]}") from error
-
-
-def free_port(host: str) -> int:
-    """Return a port of an address of this machine that nothing listens on.
-
-    Raises:
-        RankLostError: This machine does not have the address.
-    """
-    try:
-        with socket.create_server((host, 0)) as found:
-            port: int = found.getsockname()[1]
-            return port
-    except OSError as error:
-        raise RankLostError(f"This machine cannot listen on {host}: {error.strerror}") from error
 
 
 _COMPARED = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt")
@@ -126,16 +82,17 @@ def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by:
     """Do what rank 0 decides until it has gone, which ends this process.
 
     Args:
-        orders: From rank 0, which started this process: its ``address`` and ``port``, the ``key``, this ``rank``, and
-            the address on which it ``listens``.
+        orders: From rank 0, which started this process: its ``address`` and ``port``, the ``key``, this ``rank``, the
+            address on which it ``listens``, and after how many seconds what is ``silent`` counts as gone.
         resolve: Finds a model of this machine by its name.
         by: The program.
     """
     facts = {"rank": orders["rank"], "versions": versions(by.own_version)}
     channel = introduce((orders["address"], orders["port"]), orders["key"], facts, CONNECT_SECONDS)
     received: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(channel, received), name="mlxk-rank-orders", daemon=True).start()
-    threading.Thread(target=_beat, args=(channel,), name="mlxk-rank-beat", daemon=True).start()
+    reading = (channel, received, orders["silent"])
+    threading.Thread(target=_receive, args=reading, name="mlxk-rank-orders", daemon=True).start()
+    threading.Thread(target=channel.beat, name="mlxk-rank-beat", daemon=True).start()
     try:
         share = _prepared(channel, received, orders, resolve, by)
         while True:
@@ -146,7 +103,7 @@ def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by:
             else:
                 share.do(*step)
     except MlxkError as error:
-        _report(channel, error.message)
+        _report(channel, error.message, lost_another=isinstance(error, RankLostError))
     except Exception as error:  # noqa: BLE001 - boundary: rank 0 must learn why this rank ends
         summary = ExceptionSummary.of(error)
         _report(channel, f"{summary.kind} in {summary.place}")
@@ -202,28 +159,25 @@ def _prepared(
     handle = resolve(model["name"])
     require_regular(handle)
     found = content_digest(handle) if model["by_content"] else identity_of(handle)
-    channel.send({"digest": found, "port": free_port(orders["listens"])})
-    group = join(orders["rank"], received.get()["addresses"], by.told)
+    ring = Ring(orders["listens"])
+    channel.send({"digest": found, "port": ring.port})
+    ring.meet(orders["rank"], received.get()["addresses"], orders["silent"])
+    channel.send({"met": True})
     load = received.get()
+    group = ring.join(by.told, orders["silent"])
     network, _, size = load_share(handle, Cut(load["cut"]), group, WeightForm(load["form"]))
     channel.send({"loaded": size})
     return Share(network, group)
 
 
-def _report(channel: Channel, reason: str) -> None:
+def _report(channel: Channel, reason: str, *, lost_another: bool = False) -> None:
     with contextlib.suppress(RankLostError):
-        channel.send({"failed": reason[:500]})
+        channel.send({"failed": reason[:500], "lost_another": lost_another})
 
 
-def _receive(channel: Channel, received: "queue.SimpleQueue[Any]") -> None:
+def _receive(channel: Channel, received: "queue.SimpleQueue[Any]", silent_seconds: float) -> None:
     with contextlib.suppress(RankLostError):
         while True:
-            received.put(channel.receive())
+            if (order := channel.receive(silent_seconds)) != SIGN_OF_LIFE:
+                received.put(order)
     os._exit(GONE)
-
-
-def _beat(channel: Channel) -> None:
-    with contextlib.suppress(RankLostError):
-        while True:
-            time.sleep(BEAT_SECONDS)
-            channel.send({})

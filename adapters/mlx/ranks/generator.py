@@ -14,14 +14,14 @@ import attrs
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.ranks.follower import RankSurroundings
-from mlxk.adapters.mlx.ranks.group import RankGroup
+from mlxk.adapters.mlx.ranks.group import LOOK_SECONDS, RankGroup
 from mlxk.adapters.mlx.ranks.launch import Launch
 from mlxk.adapters.mlx.ranks.share import require_library
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextStream
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.errors import CapabilityError, RankLostError
+from mlxk.domain.errors import CapabilityError, MlxkError
 from mlxk.domain.generation.request import GenerationRequest
 
 
@@ -46,7 +46,7 @@ class RankedTextGenerator(MlxTextGenerator):
     ) -> None:
         super().__init__(log, *further)
         self._on_loss = on_loss
-        self._group = RankGroup(launch, log, by, self._lost)
+        self._group = RankGroup(launch, log, by, self._lost, lambda: self._engine_state(LOOK_SECONDS).responding)
         self._streams: weakref.WeakSet[QueuedTextStream] = weakref.WeakSet()
 
     def submit(self, request: GenerationRequest) -> TextStream:
@@ -68,7 +68,7 @@ class RankedTextGenerator(MlxTextGenerator):
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
         return self._leased(request, (WantedModel(request.model, None, self._group.load, math.inf),))
 
-    def _lost(self, error: RankLostError) -> None:
+    def _lost(self, error: MlxkError) -> None:
         # The owner thread may wait in a computation with the rank that has gone.
         for stream in list(self._streams):
             stream.put(error)

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import IO, Any
 
 import attrs
 
 from mlxk.domain.errors import ExecutionError, RankLostError
-from mlxk.domain.ranks import LOOPBACK, THIS_MACHINE, RankHost
+from mlxk.domain.ranks import Division, RankHost
 
 _LOOK_SECONDS = 0.2
 """Between two looks whether the processes still run."""
@@ -48,6 +48,8 @@ class RankPlan:
     """Whether all ranks read the files of one machine, so that their contents need not be compared."""
     orders: Mapping[str, Any] = attrs.field(factory=dict)
     """What every rank is told beside."""
+    silent_seconds: float = 5.0
+    """A rank that shows no sign of life for so long is lost."""
 
     @property
     def size(self) -> int:
@@ -55,25 +57,22 @@ class RankPlan:
         return len(self.others) + 1
 
 
-def launched(local_ranks: int, hosts: Iterable[RankHost], module: str, orders: Mapping[str, Any]) -> "Launch | None":
+def launched(division: Division, module: str, orders: Mapping[str, Any]) -> "Launch | None":
     """Start the other ranks of a model; return None when there are none.
 
     Args:
-        local_ranks: Ranks of this machine, this one included.
-        hosts: One for each rank instead, of which this machine is the first one.
+        division: Over which processes it is spread.
         module: The one that runs a rank.
         orders: What every rank is told beside.
 
     Raises:
         ExecutionError: See ``Launch``.
     """
-    here = RankHost(THIS_MACHINE[0], LOOPBACK)
-    known = tuple(hosts)
-    first, *others = known or (here,) * local_ranks
+    first, *others = division.hosts
     if not others:
         return None
     places = tuple(place_of(rank, each, module) for rank, each in enumerate(others, 1))
-    return Launch(RankPlan(first.address, places, not known, orders))
+    return Launch(RankPlan(first.address, places, division.same_files, orders, division.silent_seconds))
 
 
 def place_of(rank: int, host: RankHost, module: str) -> RankPlace:
@@ -113,7 +112,8 @@ class Launch:
         try:
             for rank, place in enumerate(plan.others, 1):
                 orders = {"address": plan.address, "port": port, "key": self.key, "rank": rank}
-                self._start(place, {**plan.orders, **orders, "listens": place.address})
+                further = {"listens": place.address, "silent": plan.silent_seconds}
+                self._start(place, {**plan.orders, **orders, **further})
         except BaseException:
             self.end(0.0)
             raise

@@ -9,7 +9,7 @@ from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
-from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere
+from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere, share_of
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -130,7 +130,7 @@ class ShowCommand:
             output.note("The content hash is recorded anew; the workspace is clean.")
         if arguments.format_report:
             return _report_formats(details, verdict, arguments.recalc_hash, container, output)
-        spread = None if hosts is None else _spread(hosts, details, verdict, container, output)
+        spread = None if hosts is None else _spread(hosts, details, container, output)
         if output.as_json:
             data = model_json.model_details(details, section, verdict, arguments.recalc_hash)
             output.document("show", data if spread is None else {**data, **model_json.spread(spread)})
@@ -159,15 +159,14 @@ def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
     return hosts_of_file("--hosts", arguments.hosts)
 
 
-def _spread(
-    hosts: tuple[RankHost, ...], details: ModelDetails, verdict: MemoryVerdict, container: "Container", output: Output
-) -> SpreadModel:
+def _spread(hosts: tuple[RankHost, ...], details: ModelDetails, container: "Container", output: Output) -> SpreadModel:
     description = details.description
     with Spinner(output, "Asking the hosts"):
         accounts = container.adapters.ask_hosts(
             hosts, name_everywhere(description.handle), description.runtime.backends
         )
-    return SpreadModel.judged(hosts, accounts, verdict)
+    share = estimate_memory(share_of(description, len(hosts)), container.adapters.memory_probe())
+    return SpreadModel.judged(hosts, accounts, share)
 
 
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:

@@ -99,10 +99,10 @@ THREADS_LEFT = 70
 RANK_LOST = 71
 """Exit status when a process that computes the model with this one has gone; all of them are started anew."""
 
-ERRORS_SECONDS = 0.3
-"""Time for clients to get the errors of their requests, before what is left is aborted."""
+ERRORS_SECONDS = 1.5
+"""Most time for clients to get the errors of their requests, before what is left is aborted."""
 
-END_SECONDS = 2.5
+END_SECONDS = 1.5
 """Time to end after that, in which the engine may wait for the process that has gone."""
 
 Build = Callable[[Settings, ServerSettings | None], Container]
@@ -196,14 +196,14 @@ def end_without_rank(lost: threading.Event, drain: Callable[[], None], stop: Cal
     Args:
         lost: Set.
         drain: Refuses new work.
-        stop: Stops the server; called twice, which aborts its requests.
+        stop: Stops the server once its requests have ended; called again, it aborts them.
     """
     lost.set()
     drain()
 
     def end() -> None:
-        time.sleep(ERRORS_SECONDS)
         stop()
+        time.sleep(ERRORS_SECONDS)
         stop()
         time.sleep(END_SECONDS)
         os._exit(RANK_LOST)

@@ -1,5 +1,6 @@
 """What every model must pass before it is loaded: in this order, and with these words."""
 
+import contextlib
 import datetime
 
 import attrs
@@ -28,6 +29,7 @@ from mlxk.domain.models.model import (
     healthy,
     unhealthy,
 )
+from mlxk.domain.ranks import Division, share_of
 
 GIB = 1024**3
 
@@ -125,3 +127,31 @@ def test_the_estimate_includes_the_cache_of_a_long_chat_or_of_a_shorter_window(w
     verdict = estimate_memory(model, InMemoryMemoryProbe(None))
     assert (verdict.weights, verdict.needed) == (GIB, GIB + 1000 * tokens + RESERVE_BYTES)
     assert estimate_memory(model, InMemoryMemoryProbe(None), 7).needed == GIB + 7000 + RESERVE_BYTES
+
+
+SPREAD = attrs.evolve(
+    MODEL, weight_bytes=10 * GIB, undivided_bytes=GIB, half_bytes=10 * GIB, cache_per_token=2000, plain_bytes=GIB
+)
+
+
+def test_ranks_hold_equal_parts_of_the_layers_and_of_the_cache_and_all_that_is_outside_of_layers() -> None:
+    share = share_of(SPREAD, 3)
+    assert (share.weight_bytes, share.cache_per_token) == (4 * GIB, 667)
+    assert (share.half_bytes, share.plain_bytes) == (4 * GIB, None)
+    assert share_of(SPREAD, 3, held=2).weight_bytes == 8 * GIB
+
+
+@pytest.mark.parametrize(
+    ("local_ranks", "hosts", "is_refused"),
+    [
+        (1, (), True),
+        (2, (), True),  # both are on this machine
+        (1, (("one", "192.0.2.1", None), ("two", "192.0.2.2", None)), False),
+    ],
+)
+def test_memory_is_judged_by_what_the_ranks_of_this_machine_hold(
+    local_ranks: int, hosts: tuple[tuple[str, str, None], ...], is_refused: bool
+) -> None:
+    held = Division.of(local_ranks, hosts, 5.0).held_here(SPREAD)
+    with pytest.raises(InsufficientMemoryError) if is_refused else contextlib.nullcontext():
+        require_memory(held, InMemoryMemoryProbe(MemoryReading(9 * GIB, 9 * GIB)))

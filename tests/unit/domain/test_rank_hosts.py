@@ -4,7 +4,7 @@ import pytest
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading, judge_memory
-from mlxk.domain.ranks import RankHost, judge_share, read_hosts
+from mlxk.domain.ranks import Division, HostAccount, RankHost, SpreadModel, read_hosts
 
 GIB = 1024**3
 FIRST = {"ssh": "mac1", "ips": ["192.0.2.1"]}
@@ -45,19 +45,37 @@ def test_fewer_than_two_hosts_are_refused(document: object) -> None:
         read_hosts(document)
 
 
+HERE, THERE = ("localhost", "127.0.0.1", None), ("mac2", "192.0.2.2", None)
+
+
 @pytest.mark.parametrize(
-    ("shares", "available", "expected"),
-    [(2, 16 * GIB, MemoryFit.EXCEEDS), (3, 16 * GIB, MemoryFit.FITS), (3, 4 * GIB, MemoryFit.TIGHT)],
+    ("local_ranks", "hosts", "shares", "held"),
+    [(1, (), 1, 1), (3, (), 3, 3), (1, (HERE, THERE), 2, 1), (1, (HERE, THERE, HERE), 3, 2)],
 )
-def test_a_share_has_its_part_of_the_weights_and_the_whole_cache(
-    shares: int, available: int, expected: MemoryFit
+def test_a_division_has_a_rank_on_each_host_and_knows_those_of_this_machine(
+    local_ranks: int, hosts: tuple[tuple[str, str, None], ...], shares: int, held: int
 ) -> None:
-    whole = judge_memory(MemoryReading(8 * GIB, 8 * GIB), 24 * GIB, cache_per_token=1000, context_tokens=4096)
-    share = judge_share(whole, MemoryReading(16 * GIB, available), shares)
-    assert share.needed == 24 * GIB // shares + 1000 * 4096 + RESERVE_BYTES
-    assert (share.fit, share.budget) == (expected, MemoryReading(16 * GIB, available).budget)
+    division = Division.of(local_ranks, hosts, 5.0)
+    assert (len(division.hosts), division.shares_here) == (shares, held)
+    assert division.same_files is not bool(hosts)
 
 
-def test_a_share_on_a_machine_that_says_nothing_gives_no_verdict() -> None:
-    share = judge_share(judge_memory(MemoryReading(16 * GIB, 16 * GIB), GIB), None, 2)
-    assert (share.fit, share.budget) == (MemoryFit.UNKNOWN, None)
+SHARE = judge_memory(MemoryReading(8 * GIB, 8 * GIB), 9 * GIB, cache_per_token=1000, context_tokens=4096)
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"), [(16 * GIB, MemoryFit.FITS), (4 * GIB, MemoryFit.TIGHT), (None, MemoryFit.UNKNOWN)]
+)
+def test_a_share_is_judged_by_the_memory_of_its_host(available: int | None, expected: MemoryFit) -> None:
+    reading = None if available is None else MemoryReading(16 * GIB, available)
+    found = SpreadModel.judged([RankHost("one", "192.0.2.1")], [HostAccount(reading)], SHARE)
+    (verdict,) = (each.verdict for each in found.shares)
+    assert (verdict.fit, verdict.budget) == (expected, None if reading is None else reading.budget)
+    assert verdict.needed == 9 * GIB + 1000 * 4096 + RESERVE_BYTES
+
+
+def test_shares_on_one_machine_must_fit_there_together() -> None:
+    hosts = [RankHost("one", "192.0.2.1"), RankHost("localhost", "192.0.2.2"), RankHost("two", "192.0.2.3")]
+    accounts = [HostAccount(MemoryReading(16 * GIB, 16 * GIB))] * 3
+    fits = [each.verdict.fit for each in SpreadModel.judged(hosts, accounts, SHARE).shares]
+    assert fits == [MemoryFit.EXCEEDS, MemoryFit.EXCEEDS, MemoryFit.FITS]

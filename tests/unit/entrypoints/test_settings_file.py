@@ -39,6 +39,7 @@ OTHERS = {
     "blas": ("off", "auto"),
     **{"kv_bits": (4, 8), "kv_group_size": (32, 64), "max_kv_size": (64, 128)},
     "draft_kind": ("mtp", "model"),
+    "rank_timeout": (10, 20),
     "reasoning_effort": ("low", "high"),
     "template_option": ({"date": "today"}, {"date": "tomorrow"}),
 }
