@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.ranks.launch import Launch, RankPlace, RankPlan, launched
 from mlxk.adapters.mlx.ranks.ring import Ring
 from mlxk.domain.errors import ExecutionError, IncompatibleModelError, MlxkError, RankLostError
 from mlxk.domain.models.footprint import WeightForm
-from mlxk.domain.ranks import RankHost
+from mlxk.domain.ranks import Division, RankHost
 
 pytestmark = pytest.mark.mlx
 
@@ -35,11 +35,17 @@ channel.receive()
 SAME = versions("1.0")
 
 
-def started(refused: Callable[[RankGroup], MlxkError], program: str, same_files: bool = True, ranks: int = 2) -> Any:
+def started(
+    refused: Callable[[RankGroup], MlxkError],
+    program: str,
+    same_files: bool = True,
+    ranks: int = 2,
+    silent_seconds: float = 5.0,
+) -> Any:
     """Start ranks that run a program, have a group refused, and return the error with the log."""
     place = RankPlace("rank 1 on that", (sys.executable, "-c", program), "127.0.0.1")
     log, losses = InMemoryEventLog(), list[RankLostError]()
-    launch = Launch(RankPlan("127.0.0.1", (place,) * (ranks - 1), same_files))
+    launch = Launch(RankPlan("127.0.0.1", (place,) * (ranks - 1), same_files, silent_seconds=silent_seconds))
     by = RankSurroundings("1.0", lambda variables: nullcontext())
     error = refused(RankGroup(launch, log, by, losses.append))
     assert not losses
@@ -96,6 +102,48 @@ def test_the_digest_of_a_model_changes_with_any_byte_and_not_with_its_place(tmp_
 def test_a_rank_that_cannot_take_part_says_why(refused: Callable[[RankGroup], MlxkError]) -> None:
     error, _ = started(refused, rank({"failed": "no model found", "lost_another": False}))
     assert error.message == "rank 1 on that cannot take part: no model found"
+
+
+def test_a_rank_that_hangs_is_lost_by_its_silence(refused: Callable[[RankGroup], MlxkError]) -> None:
+    hanging = rank().replace("channel.send(None)", "import os; os.kill(os.getpid(), 19)")
+    error, _ = started(refused, hanging, silent_seconds=1.0)
+    assert isinstance(error, RankLostError)
+    assert "rank 1 on that has been silent for 1 seconds" in error.message
+
+
+def test_a_step_that_is_never_done_ends_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxk.adapters.mlx.ranks.group.LOOK_SECONDS", 0.01)
+    launch = Launch(RankPlan("127.0.0.1", (), True, silent_seconds=0.01))
+    by = RankSurroundings("1.0", lambda variables: nullcontext())
+    group = RankGroup(launch, InMemoryEventLog(), by, lambda loss: None, lambda: False)
+    group._watch_steps()
+    with pytest.raises(RankLostError, match=r"has not done a step within 0\.06 seconds"):
+        group.require_whole()
+
+
+def test_neighbours_that_do_not_reach_each_other_are_named() -> None:
+    ring, other = Ring("127.0.0.1"), Ring("127.0.0.1")
+    addresses = [f"127.0.0.1:{each.port}" for each in (ring, other)]
+    with pytest.raises(RankLostError, match=f"rank 1 has not reached rank 0 at {addresses[0]}"):
+        ring.meet(0, addresses, 0.1)
+    with pytest.raises(RankLostError, match=f"rank 1 cannot reach rank 0 at {addresses[0]}: Connection refused"):
+        other.meet(1, addresses, 0.1)
+
+
+def test_the_connections_of_a_ring_are_found_by_their_addresses_and_ended_with_it() -> None:
+    ring = Ring("127.0.0.1")
+    ring._addresses = [f"127.0.0.1:{ring.port}"]
+    with (
+        socket.create_connection(("127.0.0.1", ring.port)) as neighbour,
+        ring._listener.accept()[0],
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as stranger,
+        server.accept()[0] as answering,
+    ):
+        ring.break_up()
+        assert neighbour.recv(1) == b""
+        answering.sendall(b"x")
+        assert stranger.recv(1) == b"x"
 
 
 def test_a_rank_that_ends_is_named_with_its_last_words(refused: Callable[[RankGroup], MlxkError]) -> None:
@@ -164,8 +212,8 @@ def test_a_rank_of_another_host_is_started_by_ssh_and_never_asks(
     (tmp_path / "ssh").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {typed}\necho no route to host >&2\nexit 255\n')
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    hosts = [RankHost("one", "127.0.0.1"), RankHost("ada@two", "192.0.2.2", "/opt/my tools/python")]
-    launch = launched(1, hosts, "mlxk.entrypoints.rank", {}, 5.0)
+    hosts = (RankHost("one", "127.0.0.1"), RankHost("ada@two", "192.0.2.2", "/opt/my tools/python"))
+    launch = launched(Division(hosts, same_files=False, silent_seconds=5.0), "mlxk.entrypoints.rank", {})
     assert launch is not None
     by = RankSurroundings("1.0", lambda variables: nullcontext())
     error = refused(RankGroup(launch, InMemoryEventLog(), by, lambda loss: None))
