@@ -181,9 +181,13 @@ class _Refusal:
     hint: str | Advice | None = None
 
 
+def _listed(capability: Capability) -> Advice:
+    return Advice(Remedy.LIST_CAPABLE_MODELS, {"capability": capability.value})
+
+
 _LACKING = {
     Capability.TEXT_GENERATION: _Refusal("'{name}' does not generate text; it can do: {abilities}"),
-    Capability.VISION: _Refusal("'{name}' is a text model and takes no images", Advice(Remedy.LIST_VISION_MODELS)),
+    Capability.VISION: _Refusal("'{name}' is a text model and takes no images", _listed(Capability.VISION)),
     Capability.AUDIO: _Refusal(
         "Model '{name}' does not support audio inputs (no audio capability detected).",
         "Use a speech model, such as one of the Whisper family.",
@@ -195,6 +199,10 @@ _LACKING = {
     Capability.EMBEDDINGS: _Refusal("'{name}' is not an embedding model; it can do: {abilities}"),
     Capability.RERANK: _Refusal("'{name}' is not a reranker; it can do: {abilities}"),
     Capability.TEXT_TO_SPEECH: _Refusal("'{name}' does not speak; it can do: {abilities}"),
+    Capability.VOICE_CLONING: _Refusal(
+        "'{name}' does not imitate the voice of a recording; Qwen3-TTS Base and VoxCPM do",
+        _listed(Capability.VOICE_CLONING),
+    ),
 }
 """The refusals of models that lack a capability, where they differ from the general one."""
 
@@ -316,9 +324,9 @@ def require_reranker(description: ModelDescription, *, images: bool = False) -> 
     require_model(description, Capability.RERANK, *([Capability.VISION] if images else []))
 
 
-def require_voice(description: ModelDescription) -> None:
-    """Refuse a model that cannot speak a text here; raises as ``require_model``."""
-    require_model(description, Capability.TEXT_TO_SPEECH)
+def require_voice(description: ModelDescription, *, cloning: bool = False) -> None:
+    """Refuse a model that cannot speak a text here, in the voice of a recording if need be; as ``require_model``."""
+    require_model(description, Capability.TEXT_TO_SPEECH, *([Capability.VOICE_CLONING] if cloning else []))
 
 
 def answers_about_audio(description: ModelDescription) -> bool:

@@ -56,6 +56,7 @@ class Remedy(enum.Enum):
 
     ALLOW_MEDIA_PATHS = "allow-media-paths"
     ALLOW_REMOTE_MEDIA = "allow-remote-media"
+    ALLOW_VOICE_CLONING = "allow-voice-cloning"
     ACCEPT_CHANGES = "accept-changes"
     ALLOW_SECRET = "allow-secret"
     CHECK_HEALTH = "check-health"
@@ -74,7 +75,7 @@ class Remedy(enum.Enum):
     LEAVE_OUT_REASONING = "leave-out-reasoning"
     LEAVE_OUT_TOOLS = "leave-out-tools"
     LIST_ALL = "list-all"
-    LIST_VISION_MODELS = "list-vision-models"
+    LIST_CAPABLE_MODELS = "list-capable-models"
     MAKE_MANAGED = "make-managed"
     MAKE_MANAGED_BY_CLONING = "make-managed-by-cloning"
     NAME_SERVED_MODEL = "name-served-model"
@@ -112,8 +113,7 @@ class MlxkError(Exception):
     """An error with a stable code, a message, and optionally a hint.
 
     Args:
-        message: One sentence that names the field, file or model at fault. No absolute path of the machine
-            unless the user typed it, no prompt text, no token.
+        message: One sentence that names what is at fault; no absolute path but one typed, no prompt text, no token.
         hint: What to do next: a sentence, or an ``Advice`` where the sentence depends on the entrypoint.
         matches: The names that an ambiguous reference matches, sorted.
         detail: Numbers and names for programs, JSON values only.

@@ -16,11 +16,33 @@ MAX_INSTRUCTION_CHARACTERS = 4096
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
+MIN_SAMPLE_SECONDS, MAX_SAMPLE_SECONDS = 1, 60
+"""Sound that a recording has to have, and its length at most, for its voice to be imitated; 5 to 15 s are usual."""
+
+MAX_SAMPLE_CHARACTERS = 2000
+"""Length of what is said in such a recording."""
+
 PIECE_CHARACTERS = 300
 """Length from which a sentence is divided: models lose the thread of longer ones."""
 
 SHORT_CHARACTERS = 30
 """Length up to which a sentence is spoken with the next one: models speak very short texts badly."""
+
+
+SAMPLE, SAMPLE_TEXT = "clone_voice", "clone_text"
+"""What errors call the recording whose voice is imitated, and what is said in it."""
+
+
+@attrs.frozen
+class VoiceSample:
+    """A recording whose voice is imitated. Nothing of it is kept or logged."""
+
+    path: str
+    """The file, on this machine."""
+    name: str
+    """Its name in messages."""
+    text: str | None = attrs.field(default=None, repr=False)
+    """What is said in it, word for word."""
 
 
 @attrs.frozen
@@ -35,6 +57,8 @@ class SynthesisSettings:
     """How to speak, in words, for models that take them."""
     sample_rate: int | None = None
     """Hz; None keeps the model's."""
+    sample: VoiceSample | None = None
+    """Whose voice to imitate, for models with the capability; then there is no ``voice``."""
 
     def faults(self) -> dict[str, str]:
         """Return the fault of each setting out of range, by the setting's name for users."""
@@ -46,6 +70,15 @@ class SynthesisSettings:
         if self.instructions is not None and len(self.instructions) > MAX_INSTRUCTION_CHARACTERS:
             most, got = MAX_INSTRUCTION_CHARACTERS, len(self.instructions)
             faults["instructions"] = f"must have at most {most} characters (got {got})"
+        if self.sample is not None and self.voice is not None:
+            faults["voice"] = "cannot be given with a recording whose voice is imitated"
+        if self.sample is not None and self.sample.text is not None:
+            if not _SPOKEN.search(self.sample.text):
+                faults[SAMPLE_TEXT] = "has no letter or digit that could be said in the recording"
+            elif len(self.sample.text) > MAX_SAMPLE_CHARACTERS:
+                faults[SAMPLE_TEXT] = (
+                    f"must have at most {MAX_SAMPLE_CHARACTERS} characters (got {len(self.sample.text)})"
+                )
         return faults
 
 
@@ -68,7 +101,8 @@ class SynthesisRequest:
             faults["input"] = f"must have at most {MAX_CHARACTERS} characters (got {len(self.text)})"
         faults |= self.settings.faults()
         if faults:
-            raise ValidationError("; ".join(f"{name} {wrong}" for name, wrong in faults.items()))
+            wrong = "; ".join(f"{name} {fault}" for name, fault in faults.items())
+            raise ValidationError(wrong, options=(SAMPLE_TEXT,))
 
 
 @attrs.frozen
@@ -79,6 +113,8 @@ class SpeechBegun:
     """Of all that follows, Hz."""
     takes_instructions: bool
     """Whether the instructions have an effect; a model that takes none ignores them."""
+    takes_sample_text: bool = True
+    """Whether it matters to it what is said in the recording whose voice it imitates."""
 
 
 @attrs.frozen

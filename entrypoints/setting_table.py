@@ -314,6 +314,9 @@ _SERVE = (
         False,
         "allow_remote_media",
     ),
+    _flagged(
+        "allow_voice_cloning", SWITCH, "Let clients have voices of recordings imitated.", False, "allow_voice_cloning"
+    ),
     _flagged("allow_model_changes", SWITCH, "Let clients pull and remove models.", False, "allow_model_changes"),
     _flagged("drain_timeout", number(0), "Seconds that answers may take to finish.", 30.0, "drain_seconds"),
     _flagged("otlp", SWITCH, "Send traces and metrics to an OpenTelemetry collector.", False, "otlp"),

@@ -204,6 +204,8 @@ class ServerSettings(ComputingSettings):
     """Absolute paths of the folders below which clients may name files of images, clips and sound."""
     allow_remote_media: bool = False
     """Whether clients may name images, clips and sound at public addresses, which the server then fetches."""
+    allow_voice_cloning: bool = False
+    """Whether clients may send recordings whose voices are imitated."""
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
@@ -328,7 +330,8 @@ def told_to_libraries(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _hub_settings(known: Mapping[str, str], home: str) -> dict[str, Any]:
-    place = _hugging_face_home(known, home)
+    caches = known.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    place = known.get("HF_HOME") or os.path.join(caches, "huggingface")
     cache = known.get("HF_HUB_CACHE") or known.get("HUGGINGFACE_HUB_CACHE") or os.path.join(place, "hub")
     return {
         "hub_cache": _absolute(cache, home, known),
@@ -358,11 +361,6 @@ def _serve_variables(known: Mapping[str, str]) -> ServeVariables:
 
 def _number_if_set(known: Mapping[str, str], name: str, allowed: range) -> int | None:
     return _integer(known, name, allowed, 0) if name in known else None
-
-
-def _hugging_face_home(known: Mapping[str, str], home: str) -> str:
-    caches = known.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    return known.get("HF_HOME") or os.path.join(caches, "huggingface")
 
 
 def _absolute(path: str, home: str, known: Mapping[str, str]) -> str:

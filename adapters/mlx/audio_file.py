@@ -60,13 +60,14 @@ class AudioSamples:
         return len(self.samples) / self.rate
 
 
-def read_audio(path: str, name: str, rate: int) -> AudioSamples:
+def read_audio(path: str, name: str, rate: int, longest: int = MAX_AUDIO_SECONDS) -> AudioSamples:
     """Decode a file.
 
     Args:
         path: The file.
         name: Its name in error messages.
         rate: Sample rate of the result, Hz.
+        longest: Seconds that it may take; little more is decoded.
 
     Raises:
         ValidationError: It is missing, empty, too large, too long, or not audio.
@@ -74,12 +75,13 @@ def read_audio(path: str, name: str, rate: int) -> AudioSamples:
         BackendNotInstalledError: Its format needs ffmpeg, which is not installed.
     """
     kind, is_ours = _format_of_file(path, name)
-    samples = _in_process(path, name, kind, rate) if is_ours else _with_ffmpeg(path, name, kind, rate)
+    samples = (_in_process if is_ours else _with_ffmpeg)(path, name, kind, rate, longest)
     audio = AudioSamples(samples, rate)
     if len(samples) == 0:
         raise ValidationError(f"The audio file holds no sound: {name}")
-    if audio.seconds > MAX_AUDIO_SECONDS:
-        raise ValidationError(f"Audio file too long (>{MAX_AUDIO_SECONDS // 3600} h): {name}", hint="Split it.")
+    if audio.seconds > longest:
+        limit = f"{longest // 3600} h" if longest >= 3600 else f"{longest} s"
+        raise ValidationError(f"Audio file too long (>{limit}): {name}", hint="Split it.")
     return audio
 
 
@@ -178,7 +180,7 @@ def _behind_tags(path: str) -> str | None:
     return None
 
 
-def _in_process(path: str, name: str, kind: str, rate: int) -> Samples:
+def _in_process(path: str, name: str, kind: str, rate: int, longest: int) -> Samples:
     # Not at the top: mlx-audio, which brings miniaudio, may be absent.
     import miniaudio
     from mlx_audio.resample import resample_audio_chunks
@@ -198,13 +200,11 @@ def _in_process(path: str, name: str, kind: str, rate: int) -> Samples:
             np.asarray(chunk, np.float32).reshape(-1, stated.nchannels) @ weights
             for chunk in stream(path, min(stated.sample_rate, _CHUNK_FRAMES))
         )
-        longest = (MAX_AUDIO_SECONDS + 1) * rate
+        most = (longest + 1) * rate
         if stated.sample_rate != rate:
-            samples = resample_audio_chunks(
-                chunks, stated.sample_rate, rate, stated.num_frames, max_output_frames=longest
-            )
+            samples = resample_audio_chunks(chunks, stated.sample_rate, rate, stated.num_frames, max_output_frames=most)
         else:
-            samples = _first_samples(chunks, longest)
+            samples = _first_samples(chunks, most)
     except (miniaudio.MiniaudioError, ValueError, RuntimeError, ArithmeticError, EOFError, MemoryError) as error:
         raise ValidationError(damaged) from error
     return np.nan_to_num(np.asarray(samples, dtype=np.float32).reshape(-1))
@@ -217,14 +217,14 @@ def _require_supported(stated: int, channels: int, rate: int, name: str) -> None
         raise ValidationError(f"{channels} channels are not supported, at most {_MAX_CHANNELS} are: {name}")
 
 
-def _first_samples(chunks: Iterable[Samples], longest: int) -> Samples:
+def _first_samples(chunks: Iterable[Samples], most: int) -> Samples:
     kept, count = [np.zeros(0, np.float32)], 0
     for chunk in chunks:
         kept.append(chunk)
         count += len(chunk)
-        if count >= longest:
+        if count >= most:
             break
-    return np.concatenate(kept)[:longest]
+    return np.concatenate(kept)[:most]
 
 
 _FRONT, _CENTER, _SURROUND = math.sqrt(0.5), 1.0, 0.5
@@ -287,7 +287,7 @@ class _WavFormat:
         return cls(int.from_bytes(body[24:26], order), int.from_bytes(body[20:24], order))
 
 
-def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
+def _with_ffmpeg(path: str, name: str, kind: str, rate: int, longest: int) -> Samples:
     program = shutil.which("ffmpeg")
     if program is None:
         raise _needs_ffmpeg(name, f"{kind} in this encoding" if kind in IN_PROCESS else kind)
@@ -296,7 +296,7 @@ def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
     protocols, source = ("cache,pipe", "cache:pipe:0") if kind in _NEEDS_SEEKING else ("pipe", "pipe:0")
     command = [program, "-nostdin", "-v", "error", "-timelimit", str(_FFMPEG_SECONDS), "-threads", "1"]
     command += ["-protocol_whitelist", protocols, "-f", _DEMUXERS[kind], "-i", source, "-map", "0:a:0", "-vn"]
-    command += ["-t", str(MAX_AUDIO_SECONDS + 1), "-fs", str((MAX_AUDIO_SECONDS + 1) * rate * 2)]
+    command += ["-t", str(longest + 1), "-fs", str((longest + 1) * rate * 2)]
     command += ["-f", "s16le", "-ac", "1", "-ar", str(rate), "pipe:1"]
     try:
         with open(path, "rb") as file:

@@ -1,8 +1,8 @@
 """The families of mlx-audio's text to speech that load from their own folder, as data; imports no model library.
 
 Most other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used; the rest
-was not tried. Of those listed here Soprano and Qwen3-TTS were loaded without a network, as tiny models; the code of the
-others was read.
+was not tried. Of those listed here Soprano, Qwen3-TTS and VoxCPM were loaded without a network, as tiny models; the
+code of the others was read.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,23 @@ class Package:
 
 
 @attrs.frozen
+class Cloning:
+    """How a family is given the recording whose voice it imitates: the keywords of its ``generate``."""
+
+    sound: tuple[str, ...] = ("ref_audio",)
+    sound_with_text: tuple[str, ...] = ("ref_audio",)
+    """The same where it is known what is said in the recording."""
+    text: str = "ref_text"
+    needs_text: bool = False
+    """Whether it imitates nothing without it."""
+
+
+@attrs.frozen
 class SpokenFamily:
     """One family."""
 
     tokens_per_second: float
-    """How much it generates for a second of sound, in its own units; 0 where it generates the whole at once."""
+    """How much it generates for a second of sound, in its own units; 0 for the whole at once and for patches."""
     packages: tuple[Package, ...] = ()
     """What its text front end needs; without it some front ends fetch it themselves."""
     folders: tuple[str, ...] = ()
@@ -36,19 +48,35 @@ class SpokenFamily:
     """Whether it reads how to speak."""
     streams: bool = False
     """Whether it yields sound while it generates, each part continuing the one before."""
+    cloning: Cloning | None = None
+    """For the models of it that imitate voices, which ``domain.models.detection.clones_voices`` tells."""
+    patches: bool = False
+    """Whether it generates patches of sound of a size that its config says, and does not count them."""
 
 
 _MISAKI = (Package("misaki", "misaki[en]"), Package("en_core_web_sm", "en-core-web-sm (a model of spaCy)"))
 
 _KITTEN = SpokenFamily(0.0, packages=(Package("phonemizer", "phonemizer-fork"),), own_speed=True)
 
+_VOXCPM = SpokenFamily(0.0, cloning=Cloning(needs_text=True), patches=True)
+
 FAMILIES: Mapping[str, SpokenFamily] = MappingProxyType(
     {
         "kitten": _KITTEN,
         "kitten_tts": _KITTEN,
         "kokoro": SpokenFamily(0.0, packages=_MISAKI, folders=("voices/",), own_speed=True),
-        "qwen3_tts": SpokenFamily(12.5, folders=("speech_tokenizer/",), instructions=True, streams=True),
+        "qwen3_tts": SpokenFamily(
+            12.5, folders=("speech_tokenizer/",), instructions=True, streams=True, cloning=Cloning()
+        ),
         "soprano": SpokenFamily(15.625),
+        "voxcpm": _VOXCPM,
+        "voxcpm1.5": _VOXCPM,
+        "voxcpm2": SpokenFamily(
+            0.0,
+            instructions=True,
+            cloning=Cloning(sound_with_text=("ref_audio", "prompt_audio"), text="prompt_text"),
+            patches=True,
+        ),
     }
 )
 """By architecture."""

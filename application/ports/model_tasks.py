@@ -227,13 +227,16 @@ class SpeechSynthesizer(Protocol):
         """Speak a text, sentence by sentence.
 
         Work starts with the first event that is requested. Closing the generator stops it. The parts follow each other
-        without clicks: where the text is divided, the sound is zero.
+        without clicks: where the text is divided, the sound is zero. The file of a recording whose voice is imitated is
+        read before the first event, and nothing of it is kept after the last one.
 
         Yields:
             One ``SpeechBegun``, any number of ``SpokenPart``, then exactly one ``SpeechEnded``.
 
         Raises:
-            ValidationError: A setting is out of range, or the text has nothing that could be spoken.
+            ValidationError: A setting is out of range, or the text has nothing that could be spoken; the recording is
+                no sound, silent, too short or too long, or the model needs to know what is said in it.
+            CapabilityError: The model does not imitate voices.
             BackendNotInstalledError: A package that is needed is not installed.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError: The model cannot be loaded.
             ExecutionError: Loading or speaking failed for another reason.

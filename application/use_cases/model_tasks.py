@@ -279,13 +279,13 @@ class SpeakText:
         Raises:
             ValidationError: A setting is out of range, or the text has nothing to say.
             UnhealthyModelError, IncompatibleModelError: The model cannot do this.
-            CapabilityError: It cannot do this, or has no such voice.
+            CapabilityError: It cannot do this, imitates no recording, or has no such voice.
             InsufficientMemoryError: It is beyond the budget.
         """
         description = model.description
         request = SynthesisRequest(description.handle, text, settings)
         request.validate()
-        require_voice(description)
-        voice = chosen_voice(settings.voice, model.voices, description.handle.label)
+        require_voice(description, cloning=settings.sample is not None)
+        voice = None if settings.sample else chosen_voice(settings.voice, model.voices, description.handle.label)
         require_memory(description, self.memory)
         return self.synthesizer.synthesize(attrs.evolve(request, settings=attrs.evolve(settings, voice=voice)))

@@ -52,6 +52,8 @@ _VOICE_FILE = re.compile(r"(?:voices|voice_embedding)/([^/]+)\.safetensors")
 _USUAL_VOICES = ("af_heart", "casual_male", "expr-voice-5-m")
 """Those that families take where none is named."""
 
+_VOICE_CLONERS = frozenset({"voxcpm", "voxcpm1.5", "voxcpm2"})
+
 _NAMED_FOR_RERANKING = re.compile(r"re-?rank|cross-encoder")
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "context_length", "max_sequence_length", "seq_len")
@@ -133,6 +135,12 @@ def voices(snapshot: ModelSnapshot) -> tuple[str, ...]:
     for named in (speakers, aliases):
         found |= {name for name in named if isinstance(name, str)} if isinstance(named, dict) else set()
     return tuple(sorted(found, key=lambda name: (name not in _USUAL_VOICES, name)))
+
+
+def clones_voices(config: Mapping[str, object]) -> bool:
+    """Whether a model that speaks imitates the voice of a recording: of Qwen3-TTS its Base alone."""
+    named = _named(config)
+    return named in _VOICE_CLONERS or (named == "qwen3_tts" and config.get("tts_model_type", "base") == "base")
 
 
 def is_vision(snapshot: ModelSnapshot) -> bool:
@@ -326,6 +334,8 @@ def _beside(snapshot: ModelSnapshot, dedicated: Capability) -> Iterator[Capabili
             yield Capability.MULTI_VECTOR
     if dedicated is Capability.RERANK and named == "qwen3_vl":
         yield Capability.VISION
+    if dedicated is Capability.TEXT_TO_SPEECH and clones_voices(snapshot.config):
+        yield Capability.VOICE_CLONING
 
 
 def _translates(snapshot: ModelSnapshot) -> bool:
@@ -355,7 +365,7 @@ def _has_part(config: dict[str, object], *names: str) -> bool:
     return any(isinstance(part := holder.get(name), dict) and bool(part) for holder in holders for name in names)
 
 
-def _named(config: dict[str, object]) -> str:
+def _named(config: Mapping[str, object]) -> str:
     named = config.get("model_type")
     return named.lower() if isinstance(named, str) else ""
 

@@ -25,6 +25,8 @@ class Capability(enum.Enum):
     EMBEDDINGS = "embeddings"
     RERANK = "rerank"
     TEXT_TO_SPEECH = "text-to-speech"
+    VOICE_CLONING = "voice-cloning"
+    """Speech in the voice of a recording that comes with the text."""
     MULTI_VECTOR = "multi-vector"
     """Embeddings of several vectors, one of each token, for late interaction."""
 

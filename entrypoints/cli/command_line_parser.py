@@ -230,6 +230,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "say": (
         'mlxk say MODEL "Hello there." -o hello.wav',
         "mlxk say MODEL - -o book.mp3 --voice NAME < chapter.txt",
+        "mlxk say MODEL 'Hello.' -o hello.wav --clone-voice me.wav --clone-text 'What I say in it.'",
         'mlxk say MODEL "Hello there." --speed 1.2 > hello.wav',
     ),
     "embed-serve": ("mlxk embed-serve MODEL",),

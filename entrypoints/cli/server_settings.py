@@ -255,6 +255,7 @@ _AS_GIVEN = (
     "special_tokens_in_content",
     "allow_model_changes",
     "allow_remote_media",
+    "allow_voice_cloning",
     "page",
 )
 """The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""

@@ -7,10 +7,20 @@ begun, *parts, ended = synthesizer.synthesize(SynthesisRequest(handle, "Hello th
 import math
 import struct
 from collections.abc import Generator
+from pathlib import Path
 
 from mlxk.application.ports.model_tasks import SpeechSynthesizer
-from mlxk.domain.errors import MlxkError
-from mlxk.domain.synthesis import SpeechBegun, SpeechEnded, SpeechEvent, SpokenPart, SynthesisRequest, pieces_of
+from mlxk.domain.errors import MlxkError, ValidationError
+from mlxk.domain.synthesis import (
+    WAV_HEADER_BYTES,
+    SpeechBegun,
+    SpeechEnded,
+    SpeechEvent,
+    SpokenPart,
+    SynthesisRequest,
+    VoiceSample,
+    pieces_of,
+)
 
 RATE = 22_050
 SECONDS_PER_CHARACTER = 0.01
@@ -22,10 +32,14 @@ class InMemorySpeechSynthesizer(SpeechSynthesizer):
 
     Args:
         takes_instructions: Whether instructions have an effect.
+        takes_sample_text: Whether it matters what is said in a recording whose voice is imitated.
     """
 
-    def __init__(self, takes_instructions: bool = False) -> None:
+    def __init__(self, takes_instructions: bool = False, takes_sample_text: bool = True) -> None:
         self._takes_instructions = takes_instructions
+        self._takes_sample_text = takes_sample_text
+        self.recordings: list[bytes] = []
+        """The files of recordings whose voices were imitated."""
         self.requests: list[SynthesisRequest] = []
         self.failure: MlxkError | None = None
         """Raised by every request before its first event."""
@@ -39,9 +53,11 @@ class InMemorySpeechSynthesizer(SpeechSynthesizer):
         self.requests.append(request)
         if self.failure is not None:
             raise self.failure
+        if request.settings.sample is not None:
+            self.recordings.append(_file_of(request.settings.sample))
         rate, pieces, samples = request.settings.sample_rate or RATE, pieces_of(request.text), 0
         try:
-            yield SpeechBegun(rate, self._takes_instructions)
+            yield SpeechBegun(rate, self._takes_instructions, self._takes_sample_text)
             for index, piece in enumerate(pieces):
                 count = int(len(piece) * SECONDS_PER_CHARACTER * rate / request.settings.speed)
                 samples += count
@@ -52,6 +68,19 @@ class InMemorySpeechSynthesizer(SpeechSynthesizer):
         except GeneratorExit:
             self.abandoned += 1
             raise
+
+
+def _file_of(sample: VoiceSample) -> bytes:
+    """Return the file of a recording, in which every byte that is not 0 counts as sound."""
+    path = Path(sample.path)
+    content = path.read_bytes() if path.is_file() else b""
+    if not content:
+        raise ValidationError(f"Audio file not found: {sample.name}")
+    if not content.startswith(b"RIFF"):
+        raise ValidationError(f"No known sound format: {sample.name}")
+    if not any(content[WAV_HEADER_BYTES:]):
+        raise ValidationError(f"The recording is silent: {sample.name}")
+    return content
 
 
 def _tone(count: int, rate: int) -> bytes:

@@ -66,6 +66,14 @@ ELSEWHERE = (
         "test_embeddings_program.py runs tiny models of that kind",
     ),
     ("docs/reranking.md", "mlxk rerank VISION-RERANKER", "test_vision_rerank.py runs a tiny model of that kind"),
+    *(
+        ("docs/speech-out.md", begins, "test_voice_cloning.py runs tiny models of that kind")
+        for begins in (
+            "mlxk say CLONER",
+            "mlxk serve --allow-voice-cloning",
+            "curl http://127.0.0.1:8000/v1/audio/speech -F",
+        )
+    ),
     ("docs/bench.md", "", "they take minutes; tests/integration/test_bench.py measures little"),
     ("docs/cluster.md", "$ python docs/examples/scheduler.py", "tests/e2e/test_scheduler_example.py"),
     ("docs/cluster.md", "$ mlxk serve --model Qwen3-4B-4bit --local-ranks", "tests/e2e/test_ranks.py"),

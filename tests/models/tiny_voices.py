@@ -1,7 +1,12 @@
 """Tiny voices with random weights, which speak noise: made in a fraction of a second."""
 
+import copy
 import functools
+import importlib
 import json
+import math
+import struct
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +17,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlxk.domain.models.model import ModelHandle, Origin
 
-SOPRANO_RATE, QWEN_RATE = 32_000, 24_000
+SOPRANO_RATE, QWEN_RATE, VOXCPM_RATE, VOXCPM2_RATE = 32_000, 24_000, 16_000, 32_000
 CODES = 64
 END_OF_CODES = 100
 SAMPLES_PER_TOKEN = 160
 SPEAKERS = ("ryan", "vivian")
+
+_SPEAKER_ENCODER = {
+    "enc_dim": 32,
+    "enc_channels": [72, 72, 72],  # as of the codec below
+    "enc_kernel_sizes": [5, 3, 1],
+    "enc_dilations": [1, 2, 1],
+    "enc_attention_channels": 72,
+    "enc_res2net_scale": 2,
+    "enc_se_channels": 72,
+}
+"""Of a Qwen3-TTS."""
 
 Weights = dict[str, mx.array]
 
@@ -56,7 +72,8 @@ def build_qwen3_tts(directory: Path, kind: str = "custom_voice", seed: int = 0, 
 
     Args:
         directory: Where; made if need be.
-        kind: ``custom_voice`` has named voices, ``voice_design`` makes one from a description.
+        kind: ``custom_voice`` has named voices, ``voice_design`` makes one from a description, ``base`` imitates those
+            of recordings.
         seed: Of the weights.
         tokens: Of a sentence, in the mean; one that divides 100.
     """
@@ -78,6 +95,7 @@ def build_qwen3_tts(directory: Path, kind: str = "custom_voice", seed: int = 0, 
         "tts_bos_token_id": tokenizer.token_to_id("<tts_bos>"),
         "tts_eos_token_id": tokenizer.token_to_id("<tts_eos>"),
         "sample_rate": QWEN_RATE,
+        "speaker_encoder_config": _SPEAKER_ENCODER,
         "talker_config": {
             **small,
             "vocab_size": CODES + 1024,  # the last 1024 are no sound
@@ -101,11 +119,67 @@ def build_qwen3_tts(directory: Path, kind: str = "custom_voice", seed: int = 0, 
     model = Model(ModelConfig.from_dict(config))
     _end_soon(model.talker.model.codec_embedding, model.talker.codec_head, END_OF_CODES, tokens)
     _save(directory, model, config, tokenizer, "<|im_end|>", Model.sanitize)
-    _write_codec(directory / "speech_tokenizer")
+    _write_codec(directory / "speech_tokenizer", hears=kind == "base")
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 
-def _write_codec(directory: Path) -> None:
+def build_voxcpm(directory: Path, version: int = 1, seed: int = 0) -> ModelHandle:
+    """Write a VoxCPM of one layer, which makes seven patches of sound of every text.
+
+    Args:
+        directory: Where; made if need be.
+        version: 1 hears and speaks at one sample rate, 2 at two of them.
+        seed: Of the weights.
+    """
+    module = importlib.import_module("mlx_audio.tts.models." + ("voxcpm" if version == 1 else "voxcpm2"))
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer("<s>", "</s>")
+    layers = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    scaling = {"type": "longrope", "long_factor": [1.0] * 8, "short_factor": [1.0] * 8}
+    part = {"hidden_dim": 32, "ffn_dim": 32, "num_heads": 2, "num_layers": 1}
+    codec: dict[str, object] = {"encoder_dim": 8, "encoder_rates": [8, 10], "latent_dim": 8, "decoder_dim": 32}
+    codec |= {"decoder_rates": [10, 8], "sample_rate": VOXCPM_RATE}
+    if version == 2:
+        codec |= {"decoder_rates": [10, 16], "out_sample_rate": VOXCPM2_RATE, "cond_dim": 8}
+    config = {
+        "model_type": "voxcpm" if version == 1 else "voxcpm2",
+        "lm_config": {
+            **layers,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "vocab_size": tokenizer.get_vocab_size(),
+            "max_position_embeddings": 1024,
+            "rope_scaling": {**scaling, "original_max_position_embeddings": 1024},
+        },
+        "encoder_config": part,
+        "dit_config": {**part, "cfm_config": {}},
+        "audio_vae_config": codec,
+        "patch_size": 2,
+        "feat_dim": 8,
+        "scalar_quantization_latent_dim": 8,
+        "residual_lm_num_layers": 1,
+    }
+    mx.random.seed(seed)
+    model = module.Model(module.ModelConfig.from_dict(copy.deepcopy(config)))  # which changes what it is given
+    model.stop_proj.bias = mx.ones_like(model.stop_proj.bias)
+    model.stop_proj.weight = mx.zeros_like(model.stop_proj.weight)
+    model.stop_head.weight = mx.broadcast_to(mx.array([[0.0], [1.0]]), model.stop_head.weight.shape)
+    _save(directory, model, config, tokenizer, "</s>")
+    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def write_recording(path: Path, seconds: float = 1.5, level: int = 8000, rate: int = 16_000, pitch: int = 200) -> Path:
+    """Write a WAV file of a tone, in which somebody could speak."""
+    tone = (math.sin(2 * math.pi * pitch / rate * index) for index in range(int(seconds * rate)))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(b"".join(struct.pack("<h", int(level * each)) for each in tone))
+    return path
+
+
+def _write_codec(directory: Path, *, hears: bool) -> None:
     from mlx_audio.tts.models.qwen3_tts.config import Qwen3TTSTokenizerConfig
     from mlx_audio.tts.models.qwen3_tts.speech_tokenizer import Qwen3TTSSpeechTokenizer
 
@@ -127,10 +201,34 @@ def _write_codec(directory: Path) -> None:
         "vector_quantization_hidden_dimension": 72,
         "upsample_rates": [8, 5],
     }
-    codec = Qwen3TTSSpeechTokenizer(Qwen3TTSTokenizerConfig(decoder_config=decoder))  # type: ignore[arg-type]
-    weights = _as_stored(dict(tree_flatten(codec.parameters())), Qwen3TTSSpeechTokenizer.sanitize)
+    config: dict[str, Any] = {"decoder_config": decoder}
+    if hears:
+        config["encoder_config"] = {
+            "codebook_dim": 16,
+            "codebook_size": CODES,
+            "head_dim": 16,
+            "hidden_size": 72,
+            "intermediate_size": 32,
+            "num_attention_heads": 2,
+            "num_filters": 4,
+            "num_hidden_layers": 1,
+            "num_key_value_heads": 2,
+            "num_quantizers": 4,
+        }
+    codec = Qwen3TTSSpeechTokenizer(Qwen3TTSTokenizerConfig(**config))
+    weights = dict(tree_flatten(codec.parameters()))
+    # The library takes the encoder's under other names only, so that most keep the values that it is made with.
+    heard = {name for name in weights if name.startswith("encoder_model.")}
+    sums = {name: _nearest_to_one(weights[name]) for name in heard if name.endswith(".codebook.embedding_sum")}
+    weights = {name: each for name, each in weights.items() if name not in heard}
+    weights = {**_as_stored(weights, Qwen3TTSSpeechTokenizer.sanitize), **sums}
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
-    _write(directory / "config.json", {"decoder_config": decoder, "decode_upsample_rate": SAMPLES_PER_TOKEN})
+    _write(directory / "config.json", {**config, "decode_upsample_rate": SAMPLES_PER_TOKEN})
+
+
+def _nearest_to_one(codebook: mx.array) -> mx.array:
+    """Return a codebook in which 1 is nearest to every sound: a code after which no sentence ends."""
+    return mx.where(mx.arange(len(codebook))[:, None] == 1, 0.0, 1e4) + mx.zeros_like(codebook)
 
 
 @functools.cache

@@ -75,7 +75,18 @@ VISION = {
 VOICE = {
     **SPEECH,
     "config.json": json.dumps(
-        {"model_type": "qwen3_tts", "talker_config": {"spk_id": {"ryan": 1, "nova": 2}}, "quantization": {"bits": 4}}
+        {
+            "model_type": "qwen3_tts",
+            "tts_model_type": "custom_voice",
+            "talker_config": {"spk_id": {"ryan": 1, "nova": 2}},
+            "quantization": {"bits": 4},
+        }
+    ).encode(),
+}
+CLONER = {
+    **SPEECH,
+    "config.json": json.dumps(
+        {"model_type": "qwen3_tts", "tts_model_type": "base", "talker_config": {}, "quantization": {"bits": 4}}
     ).encode(),
 }
 EMBEDDING = {**SPEECH, "config.json": json.dumps({"model_type": "bert", "quantization": {"bits": 4}}).encode()}
@@ -102,6 +113,8 @@ ENGLISH_SPEECH_MODEL = "org/whisper-tiny.en"
 EMBEDDING_MODEL = "org/encoder"
 VOICE_MODEL = "org/voice"
 """A name for ``VOICE``, which no application has by itself."""
+CLONER_MODEL = "org/cloner"
+"""A name for ``CLONER``, which no application has by itself."""
 EYE = "org/eye"
 """A name for ``VISION``, which no application has by itself."""
 

@@ -5,8 +5,9 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -27,11 +28,13 @@ from mlxk.adapters.mlx.loading.model_files import (
     weight_files,
 )
 from mlxk.adapters.mlx.loading.widening import widen
-from mlxk.adapters.mlx.spoken_families import FAMILIES, SpokenFamily
+from mlxk.adapters.mlx.spoken_families import FAMILIES, Cloning, SpokenFamily
 from mlxk.adapters.mlx.voice.sound import Sound
-from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError, UnhealthyModelError, ValidationError
+from mlxk.domain.models.detection import clones_voices
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.synthesis import SAMPLE_TEXT
 
 _LONGEST_SECONDS = 3.0
 _SECONDS_PER_CHARACTER = 0.3
@@ -92,8 +95,49 @@ class Voice:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
+    @property
+    def tokens_per_second(self) -> float:
+        """How much it generates for a second of sound; 0 where it generates the whole at once."""
+        if not self.family.patches:
+            return self.family.tokens_per_second
+        codec = self.network.audio_vae
+        samples = self.network.patch_size * getattr(codec, "decode_chunk_size", codec.hop_length)
+        return float(self.sample_rate / samples)
+
+    @property
+    def takes_sample_text(self) -> bool:
+        """Whether it matters what is said in a recording whose voice is imitated; some codecs have no encoder."""
+        return bool(getattr(getattr(self.network, "speech_tokenizer", None), "has_encoder", True))
+
+    def imitating(self, sound: Sound, text: str | None) -> Mapping[str, Any]:
+        """Return a recording as ``speak`` takes it.
+
+        Args:
+            sound: At the model's sample rate; of a model that imitates voices.
+            text: What is said in it.
+        """
+        cloning = self.family.cloning or Cloning()
+        array = mx.array(sound)
+        if text is None or not self.takes_sample_text:
+            return dict.fromkeys(cloning.sound, array)
+        return {**dict.fromkeys(cloning.sound_with_text, array), cloning.text: self.as_text(text)}
+
+    def forget_recordings(self) -> None:
+        """Drop what the library keeps of recordings whose voices were imitated."""
+        getattr(self.network, "_icl_cache", {}).clear()
+        encoder = getattr(getattr(self.network, "speech_tokenizer", None), "encoder_model", None)
+        if encoder is not None:
+            encoder.encoder.reset_state()
+            encoder.encoder_cache = encoder.encoder_transformer.make_cache()
+        mx.clear_cache()
+
     def speak(
-        self, text: str, voice: str | None, instructions: str | None, speed: float
+        self,
+        text: str,
+        voice: str | None,
+        instructions: str | None,
+        speed: float,
+        recording: Mapping[str, Any] = MappingProxyType({}),
     ) -> Generator[Fragment, None, None]:
         """Yield the sound of one piece of text; each step is a second of sound, or the whole.
 
@@ -102,8 +146,9 @@ class Voice:
             voice: One of the model's; None for its own.
             instructions: How to speak; without effect for families that take none.
             speed: Without effect for families that have none of their own.
+            recording: Whose voice to imitate, from ``imitating``.
         """
-        keywords: dict[str, Any] = {"text": self.as_text(text), "verbose": False}
+        keywords: dict[str, Any] = {"text": self.as_text(text), "verbose": False, **recording}
         if voice is not None:
             keywords["voice"] = voice
             if self.architecture == "kokoro":
@@ -112,9 +157,9 @@ class Voice:
             keywords["instruct"] = instructions or (_PLAIN_VOICE if self.designs_voice else None)
         if self.family.own_speed:
             keywords["speed"] = speed
-        if self.family.tokens_per_second:
+        if self.tokens_per_second:
             seconds = _LONGEST_SECONDS + _SECONDS_PER_CHARACTER * len(text)
-            keywords["max_tokens"] = math.ceil(seconds * self.family.tokens_per_second)
+            keywords["max_tokens"] = math.ceil(seconds * self.tokens_per_second)
         if self.family.streams:
             keywords |= {"stream": True, "streaming_interval": _STREAMED_SECONDS}
         with offline(), contextlib.redirect_stdout(io.StringIO()):
@@ -125,8 +170,34 @@ class Voice:
                 if result is None:
                     break
                 sound = np.array(result.audio.astype(mx.float32)).reshape(-1)
-            yield Fragment(sound, int(result.token_count or 0))
+            patches = round(len(sound) / self.sample_rate * self.tokens_per_second) if self.family.patches else None
+            yield Fragment(sound, int(result.token_count or 0) if patches is None else patches)
         mx.clear_cache()
+
+
+def require_cloning(handle: ModelHandle, *, text_known: bool) -> None:
+    """Refuse a model that does not imitate the voice of a recording, before it is loaded.
+
+    Args:
+        handle: The model.
+        text_known: Whether it is known what is said in the recording.
+
+    Raises:
+        CapabilityError: It does not.
+        ValidationError: It does so only when it is known what is said.
+    """
+    config = read_config(handle)
+    family = FAMILIES.get(_family_of(config))
+    if family is None or family.cloning is None or not clones_voices(config):
+        raise CapabilityError(f"'{handle.label}' does not imitate the voice of a recording.")
+    if family.cloning.needs_text and not text_known:
+        needed = f"is needed: '{handle.label}' imitates a voice only with the words that are said in the recording"
+        problem = {"param": SAMPLE_TEXT, "message": needed}
+        raise ValidationError(f"{SAMPLE_TEXT} {needed}", options=(SAMPLE_TEXT,), detail={"problems": [problem]})
+
+
+def _family_of(config: Mapping[str, Any]) -> str:
+    return str(config.get("model_type") or "kokoro")
 
 
 def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voice:
@@ -145,7 +216,7 @@ def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voi
     """
     refuse_untrusted_code(handle)
     config = read_config(handle)
-    named = str(config.get("model_type") or "kokoro")
+    named = _family_of(config)
     family = FAMILIES.get(named)
     if family is None:
         raise IncompatibleModelError(f"'{handle.name}' ({named}) is of no family that is known to speak offline.")

@@ -1,8 +1,15 @@
-"""Sound between a model and a listener: faster or slower at the same pitch, another sample rate, quiet ends."""
+"""Sound between a model and a listener: faster or slower at the same pitch, another sample rate, quiet ends.
+
+And before a model: the recording whose voice it is to imitate.
+"""
 
 import numpy as np
 from mlx_audio.resample import resample_audio_array
 from numpy.typing import NDArray
+
+from mlxk.adapters.mlx.audio_file import read_audio
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.synthesis import MAX_SAMPLE_SECONDS, MIN_SAMPLE_SECONDS, VoiceSample
 
 Sound = NDArray[np.float32]
 """Mono, samples from -1 to 1."""
@@ -68,6 +75,35 @@ def stretched(sound: Sound, rate: int, speed: float) -> Sound:
 def resampled(sound: Sound, rate: int, wanted: int) -> Sound:
     """Return sound at another sample rate, Hz."""
     return np.asarray(resample_audio_array(sound, rate, wanted), np.float32)
+
+
+SAMPLE_RATE = 48_000
+"""Hz, at which recordings are read whose voices are imitated: no model takes more."""
+
+_QUIET = 0.003
+"""Root of the mean square, up to which sound counts as silence: -50 dB."""
+
+_PART_SECONDS = 0.05
+_SAMPLE_PART = int(_PART_SECONDS * SAMPLE_RATE)
+
+
+def read_sample(sample: VoiceSample) -> Sound:
+    """Return a recording whose voice is to be imitated, at ``SAMPLE_RATE``.
+
+    Raises:
+        ValidationError: It is silent, too short or too long; and as ``read_audio``.
+        StorageError, BackendNotInstalledError: As ``read_audio``.
+    """
+    sound: Sound = read_audio(sample.path, sample.name, SAMPLE_RATE, MAX_SAMPLE_SECONDS).samples
+    whole = sound[: len(sound) // _SAMPLE_PART * _SAMPLE_PART].reshape(-1, _SAMPLE_PART)
+    loud = whole.std(axis=1) > _QUIET  # without the mean: a constant is silent
+    seconds = np.count_nonzero(loud) * _PART_SECONDS
+    if seconds == 0:
+        raise ValidationError(f"The recording is silent: {sample.name}")
+    if seconds < MIN_SAMPLE_SECONDS:
+        least = f"a voice is imitated from {MIN_SAMPLE_SECONDS} s on, and well from 5 s on"
+        raise ValidationError(f"The recording has {seconds:.1f} s of sound; {least}: {sample.name}")
+    return sound
 
 
 def pcm_of(sound: Sound) -> bytes:

@@ -3,8 +3,8 @@
 import contextlib
 import functools
 import importlib.util
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -13,7 +13,16 @@ from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
 from mlxk.application.ports.model_tasks import SpeechSynthesizer
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, MlxkError
-from mlxk.domain.synthesis import SpeechBegun, SpeechEnded, SpeechEvent, SpokenPart, SynthesisRequest, pieces_of
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.synthesis import (
+    SpeechBegun,
+    SpeechEnded,
+    SpeechEvent,
+    SpokenPart,
+    SynthesisRequest,
+    VoiceSample,
+    pieces_of,
+)
 
 if TYPE_CHECKING:
     from mlxk.adapters.mlx.voice.loader import Fragment, Voice
@@ -37,16 +46,31 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         # Not at the top: mlx-audio may be absent, and takes long to import.
         from mlxk.adapters.mlx.voice.loader import Voice, load_voice
 
+        recording = None if request.settings.sample is None else _read(request.model, request.settings.sample)
         with self._leases.lease(WantedModel(request.model, load=load_voice), Voice) as lease:
-            yield from self._spoken(lease, request)
+            try:
+                yield from self._spoken(lease, request, recording)
+            finally:
+                if recording is not None:
+                    with contextlib.suppress(MlxkError):
+                        lease.call(lease.model.forget_recordings)
 
-    def _spoken(self, lease: "ModelLease[Voice]", request: SynthesisRequest) -> Iterator[SpeechEvent]:
-        pieces = pieces_of(request.text)
+    def _spoken(
+        self, lease: "ModelLease[Voice]", request: SynthesisRequest, recording: "Sound | None"
+    ) -> Iterator[SpeechEvent]:
+        from mlxk.adapters.mlx.voice import sound as sounds
+
+        pieces, sample = pieces_of(request.text), request.settings.sample
         rate, text_tokens = lease.call(lambda: (lease.model.sample_rate, lease.model.count(request.text)))
         produced = _Produced(rate, request.settings.sample_rate or rate)
-        yield SpeechBegun(produced.wanted, lease.model.family.instructions)
+        imitated: Mapping[str, Any] = {}
+        if recording is not None and sample is not None:
+            recording = sounds.resampled(recording, sounds.SAMPLE_RATE, rate)
+            imitated = lease.call(functools.partial(lease.model.imitating, recording, sample.text))
+        takes_text = recording is None or lease.model.takes_sample_text
+        yield SpeechBegun(produced.wanted, lease.model.family.instructions, takes_text)
         for index, piece in enumerate(pieces):
-            for pcm in filter(None, self._piece(lease, request, piece, produced)):
+            for pcm in filter(None, self._piece(lease, request, piece, produced, imitated)):
                 produced.samples += len(pcm) // 2
                 yield SpokenPart(pcm, index, len(pieces))
         if not produced.samples:
@@ -54,7 +78,12 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         yield SpeechEnded(produced.samples / produced.wanted, text_tokens, produced.tokens)
 
     def _piece(
-        self, lease: "ModelLease[Voice]", request: SynthesisRequest, piece: str, produced: "_Produced"
+        self,
+        lease: "ModelLease[Voice]",
+        request: SynthesisRequest,
+        piece: str,
+        produced: "_Produced",
+        imitated: "Mapping[str, Any]",
     ) -> Iterator[bytes]:
         """Yield the sound of a piece, which begins and ends at zero."""
         from mlxk.adapters.mlx.voice import sound as sounds
@@ -62,7 +91,7 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         settings, model, family = request.settings, lease.model, lease.model.family
         rate, wanted = produced.rate, produced.wanted
         speed = 1.0 if family.own_speed else settings.speed
-        speak = functools.partial(model.speak, piece, settings.voice, settings.instructions, settings.speed)
+        speak = functools.partial(model.speak, piece, settings.voice, settings.instructions, settings.speed, imitated)
         fragments = lease.call(speak)
         try:
             found = self._fragments(lease, fragments, produced)
@@ -93,6 +122,14 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
                 raise ExecutionError("The model's output was not a number, so there is no sound.")
             produced.tokens += fragment.tokens
             yield fragment.sound
+
+
+def _read(model: ModelHandle, sample: VoiceSample) -> "Sound":
+    """Return a recording whose voice is to be imitated, and refuse a model that would not do so."""
+    from mlxk.adapters.mlx.voice import loader, sound
+
+    loader.require_cloning(model, text_known=sample.text is not None)
+    return sound.read_sample(sample)
 
 
 @attrs.define

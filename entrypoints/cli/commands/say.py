@@ -18,6 +18,7 @@ from mlxk.domain.synthesis import (
     SpeechEvent,
     SpokenPart,
     SynthesisSettings,
+    VoiceSample,
     chosen_voice,
     wav_header,
 )
@@ -50,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", metavar="NAME", help="one of the model's voices; 'mlxk show MODEL' lists them")
     parser.add_argument("--speed", type=float, default=1.0, metavar="N", help="0.25 to 4; 2 is twice as fast")
     parser.add_argument("--instructions", metavar="TEXT", help="how to speak, for models that take it")
+    parser.add_argument(
+        "--clone-voice", metavar="FILE", help="speak in the voice of a recording; only with its speaker's consent"
+    )
+    parser.add_argument("--clone-text", metavar="TEXT", help="what is said in that recording, word for word")
     parser.add_argument("--format", choices=FORMATS, help="of the sound; by default that of FILE's name, else wav")
     add_pull_argument(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="say where the sound was computed")
@@ -60,7 +65,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     """Speak a text."""
     kind = _kind(arguments, output)
     text = _text(arguments)
-    settings = SynthesisSettings(arguments.voice, arguments.speed, arguments.instructions or None)
+    sample = _sample(arguments)
+    settings = SynthesisSettings(arguments.voice, arguments.speed, arguments.instructions or None, sample=sample)
     container = context.build(computing_settings(arguments, context.settings))
     try:
         encoder = None if kind in ("wav", "pcm") else _encoder(container, kind)
@@ -69,10 +75,13 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             handle = container.use_cases.resolve_model()(arguments.model)
             details = container.use_cases.describe_model().details(handle)
         events = container.use_cases.speak_text()(details, text, settings)
+        if sample is not None:
+            output.note(f"[the voice of '{sample.name}' is imitated: its speaker must have consented; it is not kept]")
         with contextlib.closing(events), _target(arguments.output) as target:
             said = _speak(events, _Sink(target, kind, encoder), settings, output)
-        voice = chosen_voice(arguments.voice, details.voices, handle.label)
-        _report(arguments.output, output, {"model": handle.name, "voice": voice, "format": kind}, said)
+        voice = None if sample else chosen_voice(arguments.voice, details.voices, handle.label)
+        facts: dict[str, object] = {"model": handle.name, "voice": voice, "cloned": sample is not None, "format": kind}
+        _report(arguments.output, output, facts, said)
         if arguments.verbose:
             print_place(container, output)
         return DONE
@@ -110,6 +119,20 @@ def _text(arguments: argparse.Namespace) -> str:
     if not text.strip():
         raise ValidationError("There is no text: standard input is empty.")
     return text
+
+
+def _sample(arguments: argparse.Namespace) -> VoiceSample | None:
+    """Return the recording whose voice is imitated.
+
+    Raises:
+        UsageError: There is a text of one, or a voice beside it.
+    """
+    path = arguments.clone_voice
+    if path is None and arguments.clone_text is not None:
+        raise UsageError("--clone-text is what is said in the recording of --clone-voice, which is missing")
+    if path is not None and arguments.voice is not None:
+        raise UsageError("--voice and --clone-voice exclude each other")
+    return None if path is None else VoiceSample(path, path, arguments.clone_text)
 
 
 def _encoder(container: "Container", kind: str) -> "SoundEncoder":
@@ -182,6 +205,12 @@ def _target(path: str | None) -> contextlib.AbstractContextManager[IO[bytes]]:
     )
 
 
+_NOTES = {
+    "instructions-ignored": "[the model takes no instructions; they had no effect]",
+    "clone-text-ignored": "[the model does not read what is said in the recording; --clone-text had no effect]",
+}
+
+
 @attrs.frozen
 class _Said:
     """What was spoken."""
@@ -201,15 +230,17 @@ def _speak(events: Iterator[SpeechEvent], sink: _Sink, settings: SynthesisSettin
             if isinstance(event, SpeechBegun):
                 sink.begin(event.sample_rate)
                 if settings.instructions is not None and not event.takes_instructions:
-                    adaptations = ("instructions-ignored",)
+                    adaptations += ("instructions-ignored",)
+                if settings.sample is not None and settings.sample.text is not None and not event.takes_sample_text:
+                    adaptations += ("clone-text-ignored",)
             elif isinstance(event, SpokenPart):
                 sink.add(event.pcm)
                 pieces = event.pieces
             else:
                 ended = event
         sink.end()
-    if adaptations:
-        output.note("[the model takes no instructions; they had no effect]")
+    for each in adaptations:
+        output.note(_NOTES[each])
     return _Said(ended, sink.rate, pieces, adaptations)
 
 

@@ -167,6 +167,11 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
         help="fetch images, clips and sound from public addresses that clients name",
     )
     group.add_argument(
+        "--allow-voice-cloning",
+        action=argparse.BooleanOptionalAction,
+        help="speak in the voice of a recording that clients send; its speaker must consent",
+    )
+    group.add_argument(
         "--allow-model-changes", action=argparse.BooleanOptionalAction, help="let clients pull and remove models"
     )
 

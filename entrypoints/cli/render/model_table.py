@@ -92,6 +92,7 @@ def type_text(description: ModelDescription) -> str:
     extras = {
         Capability.VISION: "+vision",
         Capability.AUDIO: "+audio",
+        Capability.VOICE_CLONING: "+cloning",
         Capability.MULTI_VECTOR: "+multi",
     }
     if description.model_type is ModelType.AUDIO:

@@ -38,7 +38,7 @@ _SENTENCES: Mapping[Remedy, str] = {
     Remedy.LIST_ALL: "GET /api/tags lists the models of this server.",
     Remedy.LEAVE_OUT_REASONING: "Leave it out, or choose a model with the capability thinking.",
     Remedy.LEAVE_OUT_TOOLS: "Leave them out, or choose a model with the capability tools.",
-    Remedy.LIST_VISION_MODELS: "Choose a model with the capability vision.",
+    Remedy.LIST_CAPABLE_MODELS: "Choose a model with the capability {capability}.",
     Remedy.NAME_SERVED_MODEL: "Name one of the models GET /api/tags lists.",
     Remedy.USE_CLOSE_NAME: "Did you mean {close}? GET /api/tags lists the models of this server.",
     Remedy.USE_COMPLETIONS: "Send the text to /api/generate instead.",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from doubles.event_log import InMemoryEventLog
 from doubles.speech_synthesizer import InMemorySpeechSynthesizer
-from models.tiny_voices import build_qwen3_tts, build_soprano
+from models.tiny_voices import build_qwen3_tts, build_soprano, build_voxcpm, write_recording
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.mlx.voice.synthesizer import MlxSpeechSynthesizer
@@ -15,7 +15,14 @@ from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.model_tasks import SpeechSynthesizer
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.domain.synthesis import SpeechBegun, SpeechEnded, SpokenPart, SynthesisRequest, SynthesisSettings
+from mlxk.domain.synthesis import (
+    SpeechBegun,
+    SpeechEnded,
+    SpokenPart,
+    SynthesisRequest,
+    SynthesisSettings,
+    VoiceSample,
+)
 
 TEXT = "Hello world, how are you today, my friend? It is a fine day for a walk in the park."
 
@@ -90,6 +97,37 @@ def test_closing_it_stops_it_and_the_next_one_speaks(case: Case) -> None:
     assert case.speak("Yes, I am.")[1]
 
 
+@pytest.fixture(scope="module", params=["qwen3_tts", "voxcpm", "voxcpm2", "in_memory"])
+def cloner(request: pytest.FixtureRequest, folder: Path, generator: MlxTextGenerator) -> Case:
+    """Return each adapter with a model that imitates voices."""
+    if request.param == "in_memory":
+        return Case(InMemorySpeechSynthesizer(), ModelHandle("org/cloner", "/cache/cloner", Origin.CACHE), None)
+    place = folder / f"cloning-{request.param}"
+    version = 2 if request.param == "voxcpm2" else 1
+    model = build_qwen3_tts(place, "base") if request.param == "qwen3_tts" else build_voxcpm(place, version)
+    return Case(MlxSpeechSynthesizer(generator.leases), model, None)
+
+
+def test_a_text_is_spoken_in_the_voice_of_a_recording(cloner: Case, tmp_path: Path) -> None:
+    write_recording(tmp_path / "ada.wav")
+    begun, parts, ended = cloner.speak(sample=VoiceSample(str(tmp_path / "ada.wav"), "ada.wav", "Good morning."))
+    assert begun.takes_sample_text
+    assert {part.piece for part in parts} == {0, 1}
+    assert ended.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level", "fault"), [(None, 0, "not found: ada.wav"), (2.0, 0, "recording is silent: ada.wav")]
+)
+def test_a_recording_that_is_none_is_refused_by_name(
+    seconds: float | None, level: int, fault: str, cloner: Case, tmp_path: Path
+) -> None:
+    if seconds is not None:
+        write_recording(tmp_path / "ada.wav", seconds, level)
+    with pytest.raises(ValidationError, match=fault):
+        cloner.speak(sample=VoiceSample(str(tmp_path / "ada.wav"), "ada.wav", "Good morning."))
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "fault"),
     [
@@ -98,6 +136,8 @@ def test_closing_it_stops_it_and_the_next_one_speaks(case: Case) -> None:
         ("a", {"speed": 5.0}, "speed must be at least 0.25 and at most 4"),
         ("a", {"speed": float("nan")}, "speed"),
         ("a", {"instructions": "a" * 5000}, "instructions must have at most 4096"),
+        ("a", {"sample": VoiceSample("a.wav", "a.wav", "a" * 2001)}, "clone_text must have at most 2000"),
+        ("a", {"sample": VoiceSample("a.wav", "a.wav", "..")}, "clone_text has no letter or digit"),
     ],
 )
 def test_a_request_out_of_range_is_refused(case: Case, text: str, settings: dict[str, object], fault: str) -> None:

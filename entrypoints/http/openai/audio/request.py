@@ -1,4 +1,4 @@
-"""The multipart bodies of ``POST /v1/audio/transcriptions`` and ``/v1/audio/translations``.
+"""The multipart bodies of ``POST /v1/audio/transcriptions`` and ``/v1/audio/translations``, and forms of speech.
 
 The file is written to disk while it is received, since it may be large and is decoded from there.
 """
@@ -29,7 +29,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "
 _NOTHING = frozenset({"", "null", "undefined", "none", "[]", "{}"})
 """What languages without a type for absent fields write into forms."""
 
-_TEXTS = frozenset({"file", "model", "prompt"})
+_TEXTS = frozenset({"file", "input", "instructions", "model", "prompt", "ref_text"})
 """Fields whose text is taken as it is."""
 
 _LISTS = frozenset({"include", "timestamp_granularities"})
@@ -87,7 +87,7 @@ def read_audio(
         PayloadTooLargeError: The file is too large, or there are too many fields.
         ValidationError, ParameterNotSupportedError: Names every field at fault.
     """
-    fields = _fields(request, upload)
+    fields = read_form(request, upload)
     faults = _unsupported(fields)
     if not upload.arrived:
         faults.append(FieldError("file", "is required: a part with a file of sound"))
@@ -114,16 +114,25 @@ def read_audio(
     return AudioRequest(model or "", settings, response_format, stream, granularities, ignored)
 
 
-def _fields(request: falcon.Request, upload: Upload) -> dict[str, list[str]]:
-    """Return the values of every field except the file, by name; ``name[]`` and ``name[0]`` count as ``name``."""
+def read_form(request: falcon.Request, upload: Upload, file: str = "file") -> dict[str, list[str]]:
+    """Return the values of every field except the file, by name; ``name[]`` and ``name[0]`` count as ``name``.
+
+    Args:
+        request: The request.
+        upload: Receives the file.
+        file: The field of the file.
+
+    Raises:
+        UnsupportedMediaTypeError, PayloadTooLargeError, ValidationError: As ``read_audio``.
+    """
     fields: dict[str, list[str]] = {}
     try:
         for number, part in enumerate(_form(request)):
             if number >= MAX_FIELDS:
                 raise PayloadTooLargeError(f"The form has more than {MAX_FIELDS} fields.")
             name = _INDEX.sub("", part.name or "")
-            if name == "file":
-                _receive(upload, part)
+            if name == file:
+                _receive(upload, part, file)
             else:
                 fields.setdefault(name, []).extend(_values(name, _text(part, name)))
     except (MultipartParseError, ValueError) as error:
@@ -161,13 +170,13 @@ def _form(request: falcon.Request) -> MultipartForm:
         ) from error
 
 
-def _receive(upload: Upload, part: Any) -> None:  # noqa: ANN401 - Falcon's part of a form
+def _receive(upload: Upload, part: Any, field: str) -> None:  # noqa: ANN401 - Falcon's part of a form
     if upload.arrived:
-        raise ValidationError.in_field("file", "only one file at a time")
+        raise ValidationError.in_field(field, "only one file at a time")
     try:
         upload.receive(part.stream, part.filename)
     except MlxkError as error:
-        raise located(error, "file") from error
+        raise located(error, field) from error
 
 
 def _text(part: Any, name: str) -> str:  # noqa: ANN401 - Falcon's part of a form

@@ -5,25 +5,42 @@ of a stream; files are sent when they are complete, since their headers and enco
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+import contextlib
+import functools
+import io
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import attrs
 import falcon
 
+from mlxk.application.named_media import is_address
 from mlxk.application.policy import require_voice
-from mlxk.domain.errors import ExecutionError, MlxkError, ParameterNotSupportedError
+from mlxk.domain.errors import (
+    Advice,
+    BackendNotInstalledError,
+    ExecutionError,
+    FeatureGateError,
+    MlxkError,
+    ParameterNotSupportedError,
+    Remedy,
+    ValidationError,
+)
 from mlxk.domain.models.model import ServedModel
 from mlxk.domain.synthesis import (
+    DEFAULT_VOICE,
     MAX_INSTRUCTION_CHARACTERS,
+    MAX_SAMPLE_CHARACTERS,
     MAX_SPEED,
     MIN_SPEED,
+    SAMPLE_TEXT,
     SpeechBegun,
     SpeechEnded,
     SpeechEvent,
     SpokenPart,
     SynthesisSettings,
+    VoiceSample,
     wav_header,
 )
 from mlxk.entrypoints.http.api import ServerContext
@@ -32,9 +49,11 @@ from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
+from mlxk.entrypoints.http.openai.audio.request import read_form
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, Unsupported
+from mlxk.entrypoints.http.requests.media import Upload
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 from mlxk.entrypoints.http.tracing import trace_of
 
@@ -70,8 +89,11 @@ _STANDARD_VOICES = frozenset(
 FORMAT_WAV, VOICE_SUBSTITUTED, INSTRUCTIONS_IGNORED = "format-wav", "voice-substituted", "instructions-ignored"
 """Adaptations: nothing was asked and MP3 cannot be made; OpenAI's voice was asked; the model takes no instructions."""
 
-_CLONING = Unsupported("voices are not copied from recordings; name one of the model's in voice")
-_UNSUPPORTED: Mapping[str, Unsupported] = {"ref_audio": _CLONING, "ref_text": _CLONING}
+REF_TEXT_IGNORED = "ref-text-ignored"
+"""Adaptation: the model imitates a voice without the words of the recording."""
+
+_RECORDING, _SAID = "ref_audio", "ref_text"
+"""The fields of a recording whose voice is imitated, and of what is said in it."""
 
 _FRAME_BYTES = 32 * 1024
 """Of an encoded file in one event."""
@@ -88,6 +110,8 @@ class SpeechBody:
     response_format: Annotated[str, OneOf(tuple(FORMATS))] | None = None
     speed: Annotated[float, Range(MIN_SPEED, MAX_SPEED)] | None = None
     stream_format: Annotated[str, OneOf(("audio", "sse"))] | None = None
+    ref_audio: Annotated[str, Range(1, None)] | None = attrs.field(default=None, repr=False)
+    ref_text: Annotated[str, Range(None, MAX_SAMPLE_CHARACTERS)] | None = attrs.field(default=None, repr=False)
 
     def faults(self) -> list[FieldError]:
         """Return the faults of the voice, which is a name, or an object with it."""
@@ -96,6 +120,8 @@ class SpeechBody:
             faults.append(FieldError("voice", "must be a string, or an object with a string 'id'"))
         if not any(character.isalnum() for character in self.input):
             faults.append(FieldError("input", "has no letter or digit that could be spoken"))
+        if self.ref_text and not any(character.isalnum() for character in self.ref_text):
+            faults.append(FieldError(_SAID, "has no letter or digit that could be said in the recording"))
         return faults
 
     @property
@@ -111,7 +137,6 @@ class SpeechResource:
     def __init__(self, server: ServerContext) -> None:
         self._reader = BodyReader(
             SpeechBody,
-            unsupported=_UNSUPPORTED,
             default_model=lambda: server.services.catalogue.default,
         )
         self._server = server
@@ -120,24 +145,73 @@ class SpeechResource:
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return sound, or events with it."""
         request.context.prompt_field = "input"
-        body = self._reader.read(request, response)
-        self._server.lifecycle.require_open()
-        model = self._services.catalogue.find(body.model, require_voice)
+        with contextlib.ExitStack() as kept:  # a recording, which is read when the speech has begun
+            body, upload = self._read(request, response, kept)
+            self._server.lifecycle.require_open()
+            sample = self._sample(body, upload, kept)
+            self._speak(request, response, body, sample)
+
+    def _read(
+        self, request: falcon.Request, response: falcon.Response, kept: contextlib.ExitStack
+    ) -> tuple[SpeechBody, Upload | None]:
+        """Return the body, JSON or a form, and the recording that is a part of a form."""
+        if not (request.content_type or "").lower().startswith(falcon.MEDIA_MULTIPART):
+            return self._reader.read(request, response), None
+        upload = kept.enter_context(Upload())
+        fields: dict[str, object] = {
+            name: values[-1] for name, values in read_form(request, upload, _RECORDING).items() if values
+        }
+        with contextlib.suppress(ValueError):  # what is no number is refused with the other fields
+            fields |= {"speed": float(str(fields["speed"]))} if "speed" in fields else {}
+        trace_of(request).asks(fields)
+        return self._reader.structured(fields, response), upload if upload.arrived else None
+
+    def _sample(self, body: SpeechBody, upload: Upload | None, kept: contextlib.ExitStack) -> VoiceSample | None:
+        """Return the recording whose voice is to be imitated, as a file that is removed with the request.
+
+        Raises:
+            FeatureGateError: The operator has not allowed it.
+            ValidationError: It cannot be read, or there is only what is said in it.
+        """
+        if upload is None and body.ref_audio is None:
+            if body.ref_text:
+                raise ValidationError.in_field(_SAID, f"is what is said in {_RECORDING}, which is missing")
+            return None
+        if not self._server.settings.allow_voice_cloning:
+            refused = "voices of recordings are not imitated on this server; name one of the model's in voice"
+            raise FeatureGateError.in_field(_RECORDING, refused, hint=Advice(Remedy.ALLOW_VOICE_CLONING))
+        if upload is None:
+            upload = kept.enter_context(Upload())
+            upload.receive(io.BytesIO(self._recording(body.ref_audio or "")), None)
+        return VoiceSample(upload.path, _RECORDING, body.ref_text or None)
+
+    def _recording(self, sent: str) -> bytes:
+        if is_address(sent):
+            raise ValidationError.in_field(_RECORDING, "is an address; send the recording itself, in base64 or a form")
+        return self._server.media.of_request().recording(sent, _RECORDING)
+
+    def _speak(
+        self, request: falcon.Request, response: falcon.Response, body: SpeechBody, sample: VoiceSample | None
+    ) -> None:
+        model = self._services.catalogue.find(body.model, functools.partial(require_voice, cloning=sample is not None))
         trace_of(request).model = model.id
         kind, adaptations = self._format(body)
-        voice, substituted = _voice(body, model)
+        voice, substituted = _voice(body, model, cloned=sample is not None)
         adaptations += substituted
         rate = PCM_RATE if kind == "pcm" else None
-        settings = SynthesisSettings(voice, body.speed or 1.0, body.instructions or None, rate)
+        settings = SynthesisSettings(voice, body.speed or 1.0, body.instructions or None, rate, sample)
         events = self._begin(request, model, body.input, settings)
         keep_open = False
         try:
-            events.begin()  # errors before the first sound have a status of their own
+            with _naming_the_recording(sample):
+                events.begin()  # errors before the first sound have a status of their own
             begun = events.first
             if not isinstance(begun, SpeechBegun):
                 raise ExecutionError("the speech ended before it began")
             if settings.instructions is not None and not begun.takes_instructions:
                 adaptations += (INSTRUCTIONS_IGNORED,)
+            if sample is not None and sample.text is not None and not begun.takes_sample_text:
+                adaptations += (REF_TEXT_IGNORED,)
             if adaptations:
                 response.set_header(ADAPTATIONS, ", ".join(adaptations))
             if body.stream_format == "sse" or kind == "pcm":
@@ -237,9 +311,24 @@ class SpeechResource:
         return self._services.sound_encoder.encode(bytes(sound), rate, kind)
 
 
-def _voice(body: SpeechBody, model: ServedModel) -> tuple[str | None, tuple[str, ...]]:
-    """Return the voice, and how it differs from the one that was asked for."""
+@contextlib.contextmanager
+def _naming_the_recording(sample: VoiceSample | None) -> Iterator[None]:
+    """Have errors of the block name the fields of the recording whose voice is imitated."""
+    try:
+        yield
+    except (ValidationError, BackendNotInstalledError) as error:
+        if sample is None:
+            raise
+        raise located(error, _RECORDING, {"file": _RECORDING, SAMPLE_TEXT: _SAID}) from error
+
+
+def _voice(body: SpeechBody, model: ServedModel, *, cloned: bool) -> tuple[str | None, tuple[str, ...]]:
+    """Return the voice, and how it differs from the one that was asked for; none beside that of a recording."""
     asked = body.named_voice
+    if cloned:
+        if asked is not None and asked.casefold() not in _STANDARD_VOICES | {DEFAULT_VOICE}:
+            raise ValidationError.in_field("voice", f"cannot be given with {_RECORDING}, whose voice is imitated")
+        return None, ()  # clients have to name one
     known = {voice.casefold() for voice in model.details.voices}
     if isinstance(asked, str) and asked.casefold() in _STANDARD_VOICES - known:
         return None, (VOICE_SUBSTITUTED,)
