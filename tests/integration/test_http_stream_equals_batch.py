@@ -1,4 +1,4 @@
-"""Two thousand generated requests, each asked for as a stream and in one piece: the answers are the same."""
+"""Six hundred generated requests, each asked for as a stream and in one piece: the answers are the same."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ from serving.written_answers import STOPS, WritingGenerator
 
 from mlxk.entrypoints.settings import ServerSettings
 
-REQUESTS = 2000
+REQUESTS = 600
 CHECKED_BY_SCHEMA = 20
 """Every so manieth answer is held against the contract as well, which takes longer than asking."""
 
@@ -121,7 +121,7 @@ def compare(client: Client, seed: int, seen: Counter[str]) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_streamed_answer_and_one_in_one_piece_say_the_same_two_thousand_times() -> None:
+def test_a_streamed_answer_and_one_in_one_piece_say_the_same_six_hundred_times() -> None:
     seen: Counter[str] = Counter()
     with RunningServer(Parts(WritingGenerator(), ServerSettings())) as server:
         client = Client(server)
@@ -129,4 +129,4 @@ def test_a_streamed_answer_and_one_in_one_piece_say_the_same_two_thousand_times(
             compare(client, seed, seen)
         client.close()
     kinds = ("content", "reasoning", "calls", "stop", "length", "tool_calls")
-    assert all(seen[kind] > 100 for kind in kinds), seen
+    assert all(seen[kind] > 30 for kind in kinds), seen

@@ -100,7 +100,7 @@ def assert_same(ours: Transcript, theirs: Any) -> None:
         assert [(each.text, each.start, each.end) for each in mine.words] == spoken
 
 
-@pytest.mark.parametrize("seconds", [0.004, 0.9, 64.0])
+@pytest.mark.parametrize("seconds", [0.004, 0.9, 34.0])
 def test_a_model_for_english_hears_what_mlx_audio_hears(
     seconds: float, ear: Ear, english: ModelHandle, folder: Path
 ) -> None:
@@ -209,24 +209,24 @@ def test_a_closed_engine_refuses_and_does_not_hang(english: ModelHandle, folder:
         list(events)
 
 
-def test_minutes_of_silence_are_not_crawled_through(ear: Ear, demo: ModelHandle, folder: Path) -> None:
-    path = write_wav(folder / "silence.wav", [0.0] * (60 * 16_000))
+def test_silence_is_not_crawled_through(ear: Ear, demo: ModelHandle, folder: Path) -> None:
+    path = write_wav(folder / "silence.wav", [0.0] * (29 * 16_000))
     request = TranscriptionRequest(demo, str(path), "silence.wav", TranscriptionSettings())
     *events, transcript = ear.transcriber.transcribe(request)
     assert isinstance(transcript, Transcript)
-    assert len(events) < 20
+    assert len(events) < 10
 
 
-def test_memory_for_a_recording_of_twelve_minutes_is_bounded(folder: Path) -> None:
+def test_memory_for_a_recording_of_six_minutes_is_bounded(folder: Path) -> None:
     import mlx.core as mx
 
     from mlxk.adapters.mlx.speech.whisper import Spectrum
 
-    sound = murmur(720.0)
+    sound = murmur(360.0)
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     spectrum = Spectrum(sound, 80)
-    assert spectrum.frames == 72_000
+    assert spectrum.frames == 36_000
     assert mx.get_peak_memory() - before < 64 * 1024**2
 
 
