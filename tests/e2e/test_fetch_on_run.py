@@ -110,14 +110,14 @@ def test_whoever_does_not_agree_gets_the_error_and_no_download(
 
 
 def test_a_name_of_the_user_s_own_stands_for_the_model_that_is_asked_about(
-    there: LoopbackHub, terminal: Terminal, mlxk: Program, hub_variables: dict[str, str]
+    there: LoopbackHub, terminal: Terminal, mlxk_here: Program, hub_variables: dict[str, str]
 ) -> None:
-    assert mlxk("alias", "talk", NAME).returncode == 0
+    assert mlxk_here("alias", "talk", NAME).returncode == 0
     asking = terminal("run", "talk", "What is mlxk?")
     asking.expect_exact(f"Look for {NAME} on the hub? [y/N]: ")
     asking.sendline("n")
     assert f"Fetch it: mlxk pull {NAME} (or add --pull)" in ended(asking)[0]
-    done = mlxk("run", "talk", "What is mlxk?", "--pull", **hub_variables)
+    done = mlxk_here("run", "talk", "What is mlxk?", "--pull", **hub_variables)
     assert done.stdout.startswith(ANSWER), done.stderr
 
 
@@ -158,7 +158,7 @@ def test_serve_asks_too_and_then_serves(there: LoopbackHub, terminal: Terminal, 
 def test_what_cannot_be_fetched_is_said_before_the_second_question(
     there: LoopbackHub,
     terminal: Terminal,
-    mlxk: Program,
+    mlxk_here: Program,
     hub_variables: dict[str, str],
     typed: str,
     said: str,
@@ -171,7 +171,7 @@ def test_what_cannot_be_fetched_is_said_before_the_second_question(
         shown, status = ended(asking)
         assert "[y/N]" not in shown
     else:
-        done = mlxk("run", typed, "hi", "--pull", **hub_variables)
+        done = mlxk_here("run", typed, "hi", "--pull", **hub_variables)
         shown, status = done.stderr, done.returncode
     assert (status, said in shown) == (1, True), shown
     assert there.calls("/cdn/") == []
@@ -203,14 +203,14 @@ def test_a_disk_without_space_is_said_before_the_second_question(
 
 
 def test_the_flag_fetches_without_a_question_and_only_what_is_not_here(
-    there: LoopbackHub, mlxk: Program, hub_variables: dict[str, str]
+    there: LoopbackHub, mlxk_here: Program, hub_variables: dict[str, str]
 ) -> None:
-    done = mlxk("run", NAME, "What is mlxk?", "--pull", "--json", **hub_variables)
+    done = mlxk_here("run", NAME, "What is mlxk?", "--pull", "--json", **hub_variables)
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert document["data"]["response"].startswith(ANSWER)
     there.forget()
-    assert mlxk("run", NAME, "What is mlxk?", "--pull", **hub_variables).stdout.startswith(ANSWER)
+    assert mlxk_here("run", NAME, "What is mlxk?", "--pull", **hub_variables).stdout.startswith(ANSWER)
     assert there.calls() == []
 
 
