@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def say(terminal: "pexpect.spawn[str]", line: str, expected: str) -> None:
     terminal.sendline(line)
     terminal.expect_exact(expected)
     terminal.expect_exact(PROMPT)
+
+
+def end(terminal: "pexpect.spawn[str]") -> None:
+    """End the program by all means; on a busy machine, a killed one may take a while to be gone."""
+    for _ in range(100):
+        try:
+            terminal.close(force=True)
+        except pexpect.ExceptionPexpect:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the program does not end")
 
 
 def leave(terminal: "pexpect.spawn[str]") -> None:

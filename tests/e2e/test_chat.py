@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pexpect
 import pytest
-from chatting import PROMPT, leave, say, spawn, start
+from chatting import PROMPT, end, leave, say, spawn, start
 from models.clips import greys, written
 from models.tiny_models import build
 
@@ -38,7 +38,7 @@ def terminal(
     """Start a chat on a pseudo-terminal."""
     process = start(program_environment, tmp_path, "run", model, "--chat", *flags)
     yield process
-    process.close(force=True)
+    end(process)
 
 
 def test_a_chat_remembers_its_turns_and_leaves_on_end_of_input(terminal: "pexpect.spawn[str]") -> None:
@@ -55,21 +55,19 @@ def test_several_lines_stand_between_triple_quotes(terminal: "pexpect.spawn[str]
     say(terminal, '"""', "mlxk is the knife")
 
 
-@pytest.mark.parametrize(
-    ("typed", "hint"),
-    [
-        ("/hlep", "Did you mean /help? Type /help for the commands."),
-        ("/sav talk.json", "Did you mean /save? Type /help for the commands."),
-        ("/imge photo.jpg", "Did you mean /image? Type /help for the commands."),
-        ("/frobnicate", "Type /help for the commands."),
-        ("/set temprature 1", "Did you mean temperature? Type /help for the names."),
-        ("/set seed", "Did you mean /set seed VALUE? Type /help for the names."),
-    ],
-)
-def test_a_misspelt_command_is_answered_with_what_was_meant(
-    terminal: "pexpect.spawn[str]", typed: str, hint: str
-) -> None:
-    say(terminal, typed, hint)
+MISSPELT = {
+    "/hlep": "Did you mean /help? Type /help for the commands.",
+    "/sav talk.json": "Did you mean /save? Type /help for the commands.",
+    "/imge photo.jpg": "Did you mean /image? Type /help for the commands.",
+    "/frobnicate": "Type /help for the commands.",
+    "/set temprature 1": "Did you mean temperature? Type /help for the names.",
+    "/set seed": "Did you mean /set seed VALUE? Type /help for the names.",
+}
+
+
+def test_a_misspelt_command_is_answered_with_what_was_meant(terminal: "pexpect.spawn[str]") -> None:
+    for typed, hint in MISSPELT.items():
+        say(terminal, typed, hint)
 
 
 def test_an_interrupt_at_the_prompt_leaves_the_chat_open(terminal: "pexpect.spawn[str]") -> None:
@@ -220,11 +218,11 @@ def test_where_one_file_cannot_be_shown_none_is_and_the_chat_goes_on(terminal: "
     assert "waiting" not in str(terminal.before)
 
 
-def test_flags_show_clips_and_images_in_a_chat_without_a_terminal(mlxk: Program, tmp_path: Path) -> None:
+def test_flags_show_clips_and_images_in_a_chat_without_a_terminal(mlxk_here: Program, tmp_path: Path) -> None:
     (tmp_path / "grey.mp4").write_bytes(written(greys(4)))
-    done = mlxk("run", "demo-vision", "--chat", "--image", "demo-vision/red-circle.png", stdin="What color is it?")
+    done = mlxk_here("run", "demo-vision", "--chat", "--image", "demo-vision/red-circle.png", stdin="What color is it?")
     assert (done.returncode, done.stdout.strip()) == (0, "It is red.")
-    done = mlxk("run", "demo-vision", "--chat", "--video", "grey.mp4", "--fps", "1")
+    done = mlxk_here("run", "demo-vision", "--chat", "--video", "grey.mp4", "--fps", "1")
     assert done.returncode == 0, done
     assert done.stdout.strip()
     for flags, fault in (
@@ -234,7 +232,7 @@ def test_flags_show_clips_and_images_in_a_chat_without_a_terminal(mlxk: Program,
         (["demo-speech", "--audio", "demo-speech/hello.wav"], "--chat does not apply to --audio"),
         (["demo-vision", "--audio", "demo-speech/hello.wav"], "audio"),
     ):
-        refused = mlxk("run", *flags, "--chat")
+        refused = mlxk_here("run", *flags, "--chat")
         assert refused.returncode in (1, 2)
         assert fault in refused.stderr, refused
 
@@ -271,23 +269,23 @@ def test_without_a_terminal_all_of_standard_input_is_one_prompt(mlxk: Program) -
     assert done.stdout.startswith("mlxk is the knife")
 
 
-def test_a_chat_tells_of_calls_and_of_cuts(mlxk: Program, tmp_path: Path) -> None:
+def test_a_chat_tells_of_calls_and_of_cuts(mlxk_here: Program, tmp_path: Path) -> None:
     tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
     (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]))
-    called = mlxk("run", "demo", "--chat", "--tools", "tools.json", stdin="What is the weather in Paris?")
+    called = mlxk_here("run", "demo", "--chat", "--tools", "tools.json", stdin="What is the weather in Paris?")
     assert json.loads(called.stdout) == {"name": "get_weather", "arguments": {"city": "Paris"}}
-    cut = mlxk("run", "demo", "--chat", "--max-tokens", "3", stdin="Count to ten.")
+    cut = mlxk_here("run", "demo", "--chat", "--max-tokens", "3", stdin="Count to ten.")
     assert "[Output cut at 3 tokens (max_tokens). Allow more with: /set max_tokens N]" in cut.stderr
 
 
 @pytest.mark.parametrize("flag", ["--json", "--no-chat-template"])
-def test_what_a_chat_cannot_honour_is_refused(mlxk: Program, flag: str) -> None:
-    done = mlxk("run", "demo", "--chat", flag)
+def test_what_a_chat_cannot_honour_is_refused(mlxk_here: Program, flag: str) -> None:
+    done = mlxk_here("run", "demo", "--chat", flag)
     assert done.returncode == 2
     assert f"chat and {flag} exclude each other" in done.stderr + done.stdout
 
 
-def test_an_empty_standard_input_ends_with_a_clear_line(mlxk: Program) -> None:
-    done = mlxk("run", "demo")
+def test_an_empty_standard_input_ends_with_a_clear_line(mlxk_here: Program) -> None:
+    done = mlxk_here("run", "demo")
     assert done.returncode == 2
     assert "run needs a prompt" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chatting import PROMPT, leave, say, start
+from chatting import PROMPT, end, leave, say, start
 from models.pictures import as_png, noise
 from models.scripted_model import write_model
 from models.tiny_models import TEMPLATE
@@ -47,7 +47,7 @@ def terminal(
 ) -> Iterator["pexpect.spawn[str]"]:
     process = start(program_environment, tmp_path, "run", "demo", **variables)
     yield process
-    process.close(force=True)
+    end(process)
 
 
 def test_messages_are_taken_back_repeated_and_changed(terminal: "pexpect.spawn[str]") -> None:
@@ -204,7 +204,7 @@ def test_sound_and_images_that_a_line_names_are_attached(program_environment: di
     say(terminal, "/undo", "0 turns left")
     say(terminal, "/clear", "forgotten")
     say(terminal, "hi ./hello.flac", "[./hello.flac stays words: ")
-    terminal.close(force=True)
+    end(terminal)
 
 
 def test_a_kept_chat_is_written_after_every_turn_and_not_after_its_removal(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from chatting import PROMPT, say, start
+from chatting import PROMPT, end, say, start
 from models.scripted_model import write_model
 from models.tiny_models import TEMPLATE
 
@@ -72,4 +72,4 @@ def test_a_full_window_offers_to_drop_or_to_summarize_and_never_ends_the_chat(
     say(terminal, "/show", "turns: 0, and 7 dropped")
     say(terminal, "hi", "I hear you.")
     say(terminal, "/stats", "of 700 tokens")
-    terminal.close(force=True)
+    end(terminal)

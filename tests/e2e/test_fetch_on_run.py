@@ -11,6 +11,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from chatting import end
 from hub.models import small_model
 from hub.server import LoopbackHub
 
@@ -65,7 +66,7 @@ def terminal(program_environment: dict[str, str], hub_variables: dict[str, str],
 
     yield start
     for each in started:
-        each.close(force=True)
+        end(each)
 
 
 def ended(process: "pexpect.spawn[str]") -> tuple[str, int | None]:

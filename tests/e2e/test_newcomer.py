@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from chatting import PROMPT, leave, say, start
+from chatting import PROMPT, end, leave, say, start
 from hub.models import small_model
 from hub.server import LoopbackHub
 from models.cached_models import WITHOUT_WEIGHTS, put
@@ -56,7 +56,7 @@ def begin(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 
     yield type_line
     for process in begun:
-        process.close(force=True)
+        end(process)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pexpect
 import pytest
+from chatting import end
 
 import mlxk.adapters.builtin as built_in
 
@@ -186,7 +187,7 @@ def test_in_a_chat_named_images_are_attached(
     if flags:
         process.expect_exact(">>> ")
         assert "[attached" not in process.before
-        process.close(force=True)
+        end(process)
         return
     process.expect_exact("[attached: ./square.jpg]")
     process.expect_exact("A blue square.")
@@ -204,4 +205,4 @@ def test_in_a_chat_named_images_are_attached(
         process.sendline(line)
         process.expect_exact(said)
         process.expect_exact(">>> ")
-    process.close(force=True)
+    end(process)

@@ -117,33 +117,33 @@ def test_colours_are_fit_for_light_and_dark_terminals_and_can_be_switched_off(
 
 
 @pytest.mark.usefixtures("home")
-def test_list_says_what_it_hides_and_what_nothing_fits(mlxk: Program) -> None:
-    done = mlxk("list")
+def test_list_says_what_it_hides_and_what_nothing_fits(mlxk_here: Program) -> None:
+    done = mlxk_here("list")
     hidden = "1 that cannot run and 2 that neither chat nor transcribe, of 7 models"
     assert done.stderr == f"Not shown: {hidden}. All: mlxk list --all\n"
-    assert mlxk("list", "--all").stderr == ""
+    assert mlxk_here("list", "--all").stderr == ""
     for pattern, said in (("nosuch", ""), ("Tny-4bit", " Did you mean mlx-community/Tiny-4bit?")):
-        done = mlxk("list", pattern)
+        done = mlxk_here("list", pattern)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", f"No model fits '{pattern}'.{said}\n")
 
 
 @pytest.mark.usefixtures("home")
-def test_list_takes_a_pattern_of_names_as_rm_does(mlxk: Program) -> None:
-    shown = mlxk("list", "*-4BIT", "-a").stdout.splitlines()[2:]
+def test_list_takes_a_pattern_of_names_as_rm_does(mlxk_here: Program) -> None:
+    shown = mlxk_here("list", "*-4BIT", "-a").stdout.splitlines()[2:]
     assert [line.split(" ")[0] for line in shown] == ["Broken-4bit", "Tiny-4bit"]
-    removed = mlxk("rm", "*-4BIT", "--dry-run").stdout
+    removed = mlxk_here("rm", "*-4BIT", "--dry-run").stdout
     assert "mlx-community/Broken-4bit" in removed
     assert "mlx-community/Tiny-4bit" in removed
 
 
 @pytest.mark.usefixtures("home")
-def test_the_list_is_sorted_by_what_it_shows(mlxk: Program) -> None:
-    shown = [line.split(" ")[0] for line in mlxk("list", "-a").stdout.splitlines()[2:]]
+def test_the_list_is_sorted_by_what_it_shows(mlxk_here: Program) -> None:
+    shown = [line.split(" ")[0] for line in mlxk_here("list", "-a").stdout.splitlines()[2:]]
     assert shown == sorted(shown, key=str.lower)
 
 
-def test_show_does_not_say_that_a_model_fits_which_cannot_run(mlxk: Program, home: Path) -> None:
+def test_show_does_not_say_that_a_model_fits_which_cannot_run(mlxk_here: Program, home: Path) -> None:
     put(home, "acme/torch", {**WITHOUT_WEIGHTS, "pytorch_model.bin": b"0" * 1000})
-    assert "(fits" not in mlxk("show", "acme/torch").stdout
-    assert "(but the model does not run here)" in mlxk("show", "acme/torch").stdout
-    assert "(fits" in mlxk("show", "demo").stdout
+    assert "(fits" not in mlxk_here("show", "acme/torch").stdout
+    assert "(but the model does not run here)" in mlxk_here("show", "acme/torch").stdout
+    assert "(fits" in mlxk_here("show", "demo").stdout

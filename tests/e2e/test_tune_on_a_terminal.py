@@ -10,6 +10,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from chatting import end
 
 pytestmark = pytest.mark.e2e
 FIGURES = re.compile(r"step (\d+) of 5000, loss \d+\.\d{3}, .*?tokens/s, .*? left [\u2581-\u2588]{2,}")
@@ -32,7 +33,7 @@ def tuning(environment: dict[str, str], directory: Path, *flags: str) -> Iterato
     try:
         yield terminal
     finally:
-        terminal.close(force=True)
+        end(terminal)
 
 
 def test_figures_are_shown_and_ctrl_c_breaks_off_or_keeps_what_was_learned(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from chatting import say, start
+from chatting import end, say, start
 from dependency_injector import providers
 from models.tiny_embedding import build_bert
 from models.tiny_models import build as build_model
@@ -194,7 +194,7 @@ def test_the_chat_answers_from_the_server(server: WarmServer, tmp_path: Path) ->
         process.expect(r"\[computed by the server http")
         process.wait()
     finally:
-        process.close(force=True)
+        end(process)
     assert server.metric("mlxk_completion_tokens_total") > before
     assert server.metric('mlxk_answer_seconds_count{model="demo",api="command"}') > 0
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from chatting import end
 from serving.program import ServedProgram
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -49,7 +50,7 @@ def terminal(program_environment: dict[str, str], tmp_path: Path) -> Iterator[Te
 
     yield start
     for process in started:
-        process.close(force=True)
+        end(process)
 
 
 def words(text: str) -> str:
@@ -154,7 +155,7 @@ def test_a_shell_has_its_modes_again_after_a_screen(program_environment: dict[st
     shell.expect_exact(LEFT)
     shell.sendline("stty -a > after; cmp before after && echo alike=$?")
     shell.expect_exact("alike=0")
-    shell.close(force=True)
+    end(shell)
 
 
 def test_a_server_that_goes_away_is_said_and_found_again(
