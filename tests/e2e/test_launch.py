@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import pexpect
 import pytest
+import this_process
 from models.scripted_model import write_model
 from serving.program import ServedProgram
 from serving.running import eventually
@@ -58,6 +59,10 @@ class Machine:
         with self.start(*arguments, **variables) as process:
             output, errors = process.communicate(timeout=120)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def here(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Do the same in this process, where no agent is to be started."""
+        return this_process.run(("launch", *arguments), {**self.environment, **variables}, self.home)
 
     def recorded(self) -> dict[str, Any]:
         """Wait for the record of an agent, and return it."""
@@ -256,7 +261,7 @@ def test_without_a_terminal_the_models_that_would_do_are_named(machine: Machine)
 
 @pytest.mark.parametrize("agent", ["codex", "claude", "opencode", "aider", "continue", "jetbrains"])
 def test_by_hand_is_shown_and_nothing_started(agent: str, machine: Machine, snapshot: SnapshotAssertion) -> None:
-    shown = machine.run(agent, "--print", "-m", "able", PATH="/nonexistent")
+    shown = machine.here(agent, "--print", "-m", "able", PATH="/nonexistent")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout == snapshot
     assert (machine.record.exists(), machine.logs()) == (False, [])
@@ -372,26 +377,26 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("typed", "status", "message", "hint"), [(key, *each) for key, each in REFUSALS.items()])
 def test_what_cannot_be_is_said(machine: Machine, typed: str, status: int, message: str, hint: str) -> None:
-    done = machine.run(*typed.split()[1:])
+    done = machine.here(*typed.split()[1:])
     said = done.stderr + done.stdout
     assert (done.returncode, message in said, hint in said) == (status, True, True), said
     assert (machine.record.exists(), machine.logs()) == (False, [])
 
 
 def test_a_program_that_is_not_here_is_named_with_what_installs_it(machine: Machine) -> None:
-    done = machine.run("claude", "-m", "able", PATH="/nonexistent")
+    done = machine.here("claude", "-m", "able", PATH="/nonexistent")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "launch: Error: Claude Code is not installed: there is no 'claude'",
         "Install it: npm install -g @anthropic-ai/claude-code",
     ]
-    listed = machine.run(PATH="/nonexistent").stdout
+    listed = machine.here(PATH="/nonexistent").stdout
     assert "claude   | Claude Code | not installed\n" in listed
     assert "\n  npm install -g @anthropic-ai/claude-code\n" in listed
 
 
 def test_a_machine_without_a_model_for_agents_is_told_how_to_get_one(machine: Machine) -> None:
-    done = machine.run("opencode", MLXK_WORKSPACE_HOME=str(machine.home / "none"))
+    done = machine.here("opencode", MLXK_WORKSPACE_HOME=str(machine.home / "none"))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "launch: Error: no model here has tools and a context window of 32,768 tokens",

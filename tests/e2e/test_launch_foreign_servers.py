@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 import pexpect
 import pytest
+import this_process
 
 pytestmark = pytest.mark.e2e
 
@@ -83,6 +84,11 @@ def launch(environment: dict[str, str], *flags: str) -> "subprocess.CompletedPro
     )
 
 
+def here(environment: dict[str, str], *flags: str) -> "subprocess.CompletedProcess[str]":
+    """Do the same in this process, where no program is to be started."""
+    return this_process.run(("launch", "codex", *flags), environment, Path(environment["HOME"]))
+
+
 NO_SERVERS = {
     "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n",
     "nothing": b"",
@@ -97,7 +103,7 @@ NO_SERVERS = {
 @pytest.mark.parametrize("answer", NO_SERVERS.values(), ids=NO_SERVERS)
 def test_what_is_no_server_of_models_is_said(environment: dict[str, str], answer: bytes) -> None:
     with answering(answer) as server:
-        done = launch(environment, "--url", server.address)
+        done = here(environment, "--url", server.address)
         assert done.stderr.splitlines() == [
             f"launch: Error: no server of models answers at {server.address}",
             "Start one: mlxk serve. Or leave out --url.",
@@ -107,7 +113,7 @@ def test_what_is_no_server_of_models_is_said(environment: dict[str, str], answer
 
 def test_an_answer_is_read_up_to_a_limit(environment: dict[str, str]) -> None:
     with answering(document(b" " * 5 * 2**20 + b'{"data": []}')) as server:
-        done = launch(environment, "--url", server.address)
+        done = here(environment, "--url", server.address)
     assert (done.returncode, "is larger than 4 MiB" in done.stderr) == (1, True), done.stderr
 
 
@@ -115,7 +121,7 @@ def test_a_redirection_does_not_get_the_key(environment: dict[str, str]) -> None
     with answering(document(b'{"data": []}')) as other:
         redirection = f"HTTP/1.1 302 Found\r\nLocation: {other.address}/v1/models\r\nConnection: close\r\n\r\n"
         with answering(redirection.encode()) as server:
-            done = launch(environment, "--url", server.address)
+            done = here(environment, "--url", server.address)
     assert (done.returncode, other.requests) == (1, [])
     assert "answers with status 302\nIt redirects, which is not followed" in done.stderr
     assert "Authorization: Bearer kéy\r\n".encode() in server.requests[0]
@@ -160,7 +166,7 @@ def test_what_a_foreign_server_says_about_models_may_be_anything(environment: di
     "url", ["http://", "http://127.0.0.1:80a", "http://127.0.0.1:99999", "http://[::1", "http://a b", "http://a:b@c"]
 )
 def test_an_address_that_is_none_is_refused(environment: dict[str, str], url: str) -> None:
-    done = launch(environment, "--url", url)
+    done = here(environment, "--url", url)
     assert (done.returncode, f"--url: '{url}' is not an address" in done.stderr) == (2, True), done.stderr
 
 
@@ -180,8 +186,8 @@ def test_a_name_means_a_model_of_a_server_as_it_means_one_here(
 
 def test_a_name_that_two_models_of_a_server_have_is_refused(environment: dict[str, str]) -> None:
     with answering(NAMED) as server:
-        done = launch(environment, "--url", server.address, "-m", "Poet-4bit")
-        nothing = launch(environment, "--url", server.address, "-m", "")
+        done = here(environment, "--url", server.address, "-m", "Poet-4bit")
+        nothing = here(environment, "--url", server.address, "-m", "")
     assert (done.returncode, done.stderr.splitlines()[:3]) == (
         1,
         ["launch: Error: 'Poet-4bit' fits 2 models", "  org/Poet-4bit", "  other/Poet-4bit"],
