@@ -24,9 +24,9 @@ def product() -> Sources:
 
 
 @pytest.fixture(scope="session")
-def everything() -> Sources:
+def everything(product: Sources) -> Sources:
     """Return the parsed files of the product, its tools, benchmarks and tests, by their path below the root."""
-    return parsed((*LAYERS, "tools", "benchmarks", "tests"))
+    return product | parsed(("tools", "benchmarks", "tests"))
 
 
 def parsed(folders: tuple[str, ...]) -> Sources:

@@ -61,7 +61,7 @@ class Machine:
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def here(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Do the same in this process, where no agent is to be started."""
+        """Do so in this process, where no agent is to be started."""
         return this_process.run(("launch", *arguments), {**self.environment, **variables}, self.home)
 
     def recorded(self) -> dict[str, Any]:
@@ -146,8 +146,7 @@ def test_an_agent_gets_a_server_of_its_own_and_nothing_is_written(machine: Machi
     done = machine.run("claude", "-m", "able", "--", "exec", "--json", "--", "-x", STATUS="7", **proxy)
     given = machine.recorded()
     check(given, "claude", "able", machine)
-    assert (done.returncode, done.stdout) == (7, "")
-    assert given["arguments"] == ["exec", "--json", "--", "-x"]
+    assert (done.returncode, done.stdout, given["arguments"]) == (7, "", ["exec", "--json", "--", "-x"])
     environment = given["environment"]
     assert environment["NO_PROXY"] == environment["no_proxy"] == "internal,localhost,127.0.0.1,::1"
     assert (environment["ANTHROPIC_API_KEY"], environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"]) == ("", "65536")
@@ -186,8 +185,7 @@ def test_the_server_ends_with(
     said: str,
 ) -> None:
     with machine.start(agent, "-m", model, DOES="wait") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
+        assert process.stdout is not None and process.stderr is not None
         given = machine.recorded()
         check(given, agent, model, machine)
         if to_agent is not None:
@@ -241,9 +239,8 @@ def test_a_server_that_cannot_start_is_said_and_no_agent_started(machine: Machin
 def test_without_a_terminal_the_models_that_would_do_are_named(machine: Machine) -> None:
     settings = machine.home / ".config" / "mlxk" / "config.toml"
     settings.parent.mkdir(parents=True)
-    settings.write_text(
-        '[models.mine]\nmodel = "able"\ncontext = 40000\n[models.brief]\nmodel = "able"\ncontext = 400\n'
-    )
+    named = '[models.{}]\nmodel = "able"\ncontext = {}\n'
+    settings.write_text(named.format("mine", 40000) + named.format("brief", 400))
     done = machine.run("codex")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
@@ -277,8 +274,7 @@ def test_a_server_without_a_supervisor_ends_with_its_input_if_it_is_to(machine: 
         env=machine.environment,
         cwd=machine.home,
     ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
+        assert server.stdin is not None and server.stdout is not None
         address = json.loads(server.stdout.readline())["data"]["url"]
         server.stdin.write(b"input that means nothing\n")
         server.stdin.flush()
