@@ -214,6 +214,7 @@ def test_json_says_what_was_made(say: Say, folder: Path) -> None:
     del document["seconds"], document["model"]
     assert document == {
         "voice": None,
+        "cloned": False,
         "file": "out.pcm",
         "format": "pcm",
         "sample_rate": SOPRANO_RATE,

@@ -95,7 +95,27 @@ def test_an_architecture_that_backends_know_for_speaking_alone_is_a_voice(make_s
     for architecture in ("qwen3_tts", "voxtral_tts"):  # a name of speech to text, too
         found = make_snapshot({"config.json": {"model_type": architecture}})
         facts = detect(found, Capability.TEXT_TO_SPEECH)
-        assert (facts.model_type, facts.capabilities) == (ModelType.VOICE, (Capability.TEXT_TO_SPEECH,))
+        assert (facts.model_type, facts.capabilities[0]) == (ModelType.VOICE, Capability.TEXT_TO_SPEECH)
+
+
+@pytest.mark.parametrize(
+    ("config", "clones"),
+    [
+        ({"model_type": "qwen3_tts"}, True),
+        ({"model_type": "qwen3_tts", "tts_model_type": "base"}, True),
+        ({"model_type": "qwen3_tts", "tts_model_type": "custom_voice"}, False),
+        ({"model_type": "qwen3_tts", "tts_model_type": ["base"]}, False),
+        ({"model_type": "voxcpm"}, True),
+        ({"model_type": "voxcpm2"}, True),
+        ({"model_type": "soprano"}, False),
+        ({"model_type": "csm"}, False),
+    ],
+)
+def test_a_voice_that_imitates_recordings_has_a_capability_for_it(
+    config: dict[str, object], clones: bool, make_snapshot: Snapshots
+) -> None:
+    found = detect(make_snapshot({"config.json": config}), Capability.TEXT_TO_SPEECH).capabilities
+    assert found == (Capability.TEXT_TO_SPEECH, *([Capability.VOICE_CLONING] if clones else []))
 
 
 def test_kokoro_has_an_architecture_although_its_config_names_none(make_snapshot: Snapshots) -> None:

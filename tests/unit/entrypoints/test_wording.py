@@ -6,7 +6,7 @@ from mlxk.domain.errors import Advice, MlxkError, ModelNotFoundError, Remedy, Un
 from mlxk.domain.models.model import unhealthy
 from mlxk.entrypoints.wording import COMMAND_LINE, HTTP, command_line_error, health_reason, http_error
 
-NAMES = {"path": "./n", "name": "org/m", "reference": "m", "close": "org/n"}
+NAMES = {"path": "./n", "name": "org/m", "reference": "m", "close": "org/n", "capability": "vision"}
 
 
 @pytest.mark.parametrize("remedy", Remedy)
