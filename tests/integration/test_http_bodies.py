@@ -271,6 +271,25 @@ def test_an_answer_that_is_none_is_reported_and_not_called_unreachable(answer: b
     assert headers["content-type"] == "application/json"
 
 
+def test_a_backend_with_https_is_asked_in_tls() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        address = f"https://127.0.0.1:{backend.getsockname()[1]}"
+        said = bytearray()
+
+        def refuse() -> None:
+            connection, _ = backend.accept()
+            with connection:
+                said.extend(connection.recv(2))
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        with RunningServer(Parts(settings=ServerSettings(embed_backend=address))) as front:
+            status, _, document = front.post("/v1/embeddings", {"model": "any", "input": "one"})
+        thread.join(10)
+    assert said == b"\x16\x03"  # how a handshake begins
+    assert (status, document["error"]["message"][:27]) == (502, "Embed backend unreachable ("), document
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [("http://127.0.0.1:1", "connection refused"), ("http://no-such-host.invalid:80", "its name is not known")],

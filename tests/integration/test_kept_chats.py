@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mlxk.entrypoints.cli.chat.kept_chats import KeptChats
+from mlxk.entrypoints.cli.chat.transcript import SavedChat
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
@@ -130,3 +132,12 @@ def test_the_settings_file_keeps_chats_and_the_flag_decides(
     folder.chmod(0o755)
     mlxk_here("run", "demo", "--chat", "hi")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_chats_of_one_second_are_numbered(tmp_path: Path) -> None:
+    chats = KeptChats(str(tmp_path / "chats"))
+    for _ in range(5):
+        names = [chats.create(SavedChat("demo", None, ())) for _ in range(3)]
+        if names[2].startswith(names[0]):  # the second did not end between them
+            break
+    assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
