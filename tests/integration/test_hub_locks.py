@@ -1,5 +1,6 @@
 """Locks on cached models: who waits is told once, and whatever happens meanwhile, nothing stays locked."""
 
+import errno
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.locks import POLL_SECONDS
 from mlxk.application.ports.model_cache import LockHolder
-from mlxk.domain.errors import LocksPresentError
+from mlxk.domain.errors import LocksPresentError, StorageError
 from mlxk.domain.models.model import ModelHandle
 
 A = "a" * 40
@@ -81,3 +82,21 @@ def test_a_use_that_fails_ends_and_others_of_the_same_process_go_on(
             raise KeyboardInterrupt
         assert len(files()) == 1
     assert files() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "taken"),
+    [(errno.EROFS, True), (errno.EACCES, True), (errno.EPERM, True), (errno.ENOSPC, False), (errno.ENOTDIR, False)],
+)
+def test_a_cache_that_cannot_be_written_to_is_not_locked_and_any_other_failure_is_said(
+    cache: HuggingFaceModelCache, monkeypatch: pytest.MonkeyPatch, number: int, taken: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "makedirs", fail)
+    if taken:
+        with cache.reserve("org/m", "pulling it"):
+            return
+    with pytest.raises(StorageError, match=f"^the model cache cannot be written to: {os.strerror(number)}$"):
+        cache.reserve("org/m", "pulling it").__enter__()

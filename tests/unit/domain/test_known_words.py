@@ -5,6 +5,7 @@ import pytest
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.formats.chat_templates import insertion_format
 from mlxk.domain.formats.reasoning import detect_reasoning
+from mlxk.domain.formats.tool_arguments import allowed_types
 from mlxk.domain.generation.media import RECORDINGS, SIGNATURE_BYTES, ImageFormat, format_of
 
 
@@ -113,3 +114,17 @@ def test_tags_around_an_answer_are_told_by_all_their_marks(marks: tuple[str, ...
             without = detect_reasoning(" ".join(each for each in template.split() if each != missing), ())
             assert without is not None
             assert without.wrap != wrap
+
+
+def test_references_of_a_schema_are_followed_so_far_and_no_further() -> None:
+    def chain(length: int) -> frozenset[str]:
+        steps = {str(number): {"$ref": f"#/$defs/{number + 1}"} for number in range(length)}
+        return allowed_types({"$ref": "#/$defs/0"}, {"$defs": {**steps, str(length): {"type": "integer"}}})
+
+    assert chain(30) == {"integer"}
+    assert chain(31) == chain(100_000) == frozenset()
+    nested: object = {"type": "integer"}
+    for _ in range(31):
+        nested = {"anyOf": [nested]}
+    assert allowed_types(nested) == {"integer"}
+    assert allowed_types({"anyOf": [nested]}) == frozenset()
