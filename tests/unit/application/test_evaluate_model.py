@@ -149,3 +149,11 @@ def test_no_more_examples_are_measured_than_asked_for() -> None:
     limited = evaluated(data, saying(*["yes"] * 20), limit=9)
     assert (limited.examples, len(limited.answers), limited.share(lambda each: each.exact)) == (9, 9, 1.0)
     assert evaluated({"data": b'{"text": "a"}\n' * 2}, saying()).share(lambda each: each.exact) is None
+
+
+def test_a_model_is_asked_greedily_for_answers_of_the_length_that_is_wanted() -> None:
+    for asked, most in (({}, 256), ({"max_tokens": 7}, 7)):
+        generator = saying("yes")
+        evaluated({"data": line("Is it?", "yes")}, generator, **asked)
+        (request,) = generator.requests
+        assert (request.settings.temperature, request.settings.max_tokens) == (0.0, most)
