@@ -48,11 +48,17 @@ class CheckGroup(enum.Enum):
     MODELS = "models"
     SERVER = "server"
     SETTINGS = "settings"
+    HOSTS = "hosts"
+    LINKS = "links"
 
 
 class Fault(enum.Enum):
     """What can be wrong; the value is the stable name."""
 
+    ADDRESS_ELSEWHERE = "address_elsewhere"
+    ADDRESS_PUBLIC = "address_public"
+    BACKEND_MISSING = "backend_missing"
+    BACKEND_NOT_USED = "backend_not_used"
     BROKEN_IMPORT = "broken_import"
     BROKEN_MODEL = "broken_model"
     CLOCK_WRONG = "clock_wrong"
@@ -64,48 +70,85 @@ class Fault(enum.Enum):
     FOLDER_NOT_A_FOLDER = "not_a_folder"
     FOLDER_NOT_WRITABLE = "not_writable"
     GPU_UNUSED = "gpu_unused"
+    HOST_FAILED = "host_failed"
+    HOST_KEY_CHANGED = "host_key_changed"
+    HOST_KEY_UNKNOWN = "host_key_unknown"
+    HOST_REFUSED = "host_refused"
+    HOST_SILENT = "host_silent"
+    HOST_UNREACHABLE = "host_unreachable"
     HUB_OFFLINE = "hub_offline"
     HUB_UNREACHABLE = "hub_unreachable"
     INTEL_MAC = "intel_mac"
+    LINKS_NOT_MEASURED = "links_not_measured"
+    LINK_BROKEN = "link_broken"
+    LINK_ELSEWHERE = "link_elsewhere"
     LITTLE_ADDRESS_SPACE = "little_address_space"
     LITTLE_SPACE = "little_space"
     MEMORY_UNKNOWN = "memory_unknown"
     MISSING_PACKAGE = "missing_package"
     MODELS_UNREADABLE = "models_unreadable"
+    MODEL_ABSENT = "model_absent"
+    MODEL_DIFFERS = "model_differs"
+    MODEL_INDIVISIBLE = "model_indivisible"
+    MODEL_NOT_COMPARED = "model_not_compared"
     MODEL_TOO_LARGE = "model_too_large"
     NO_BLAS = "no_blas"
+    NO_INTERPRETER = "no_interpreter"
     NO_METAL = "no_metal"
+    NO_PROGRAM = "no_program"
+    NO_SSH = "no_ssh"
     OLD_MACOS = "old_macos"
     PARTIAL_DOWNLOAD = "partial_download"
+    PORTS_TAKEN = "ports_taken"
     PORT_TAKEN = "port_taken"
     PYTHON_UNTESTED = "python_untested"
     ROSETTA = "rosetta"
     SERVER_SILENT = "server_silent"
     SETTINGS_INVALID = "settings_invalid"
+    SHARE_TOO_LARGE = "share_too_large"
     TOKEN_REJECTED = "token_rejected"
     UNENCRYPTED_HUB = "unencrypted_hub"
     UNKNOWN_VARIABLE = "unknown_variable"
     UNTESTED_VERSION = "untested_version"
+    VERSION_DIFFERS = "version_differs"
     WIRED_LIMIT = "wired_limit"
 
 
 FAILURES = frozenset(
     {
+        Fault.ADDRESS_ELSEWHERE,
+        Fault.BACKEND_MISSING,
         Fault.BROKEN_IMPORT,
         Fault.BROKEN_MODEL,
         Fault.FOLDER_MISSING_TARGET,
         Fault.FOLDER_NOT_A_FOLDER,
         Fault.FOLDER_NOT_WRITABLE,
+        Fault.HOST_FAILED,
+        Fault.HOST_KEY_CHANGED,
+        Fault.HOST_KEY_UNKNOWN,
+        Fault.HOST_REFUSED,
+        Fault.HOST_SILENT,
+        Fault.HOST_UNREACHABLE,
         Fault.HUB_UNREACHABLE,
         Fault.INTEL_MAC,
+        Fault.LINK_BROKEN,
         Fault.LITTLE_ADDRESS_SPACE,
         Fault.MISSING_PACKAGE,
         Fault.MODELS_UNREADABLE,
+        Fault.MODEL_ABSENT,
+        Fault.MODEL_DIFFERS,
+        Fault.MODEL_INDIVISIBLE,
+        Fault.MODEL_NOT_COMPARED,
+        Fault.NO_INTERPRETER,
         Fault.NO_METAL,
+        Fault.NO_PROGRAM,
+        Fault.NO_SSH,
         Fault.OLD_MACOS,
+        Fault.PORTS_TAKEN,
         Fault.ROSETTA,
         Fault.SETTINGS_INVALID,
         Fault.TOKEN_REJECTED,
+        Fault.VERSION_DIFFERS,
     }
 )
 """Faults with which something does not work; with the others it works less well, or something is left to do."""
@@ -128,6 +171,8 @@ class Finding:
     """None when all is well."""
     subject: str = ""
     """What the fault is about: a path, a package or a name, for the sentence that says how to mend it."""
+    host: str | None = None
+    """The host that it is about, of those of a file; None for this machine's installation, and for links."""
 
     @property
     def status(self) -> CheckStatus:

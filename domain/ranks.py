@@ -3,13 +3,14 @@
 import enum
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, fit_of
 from mlxk.domain.models.model import ModelDescription, ModelHandle, Origin
+from mlxk.domain.text import nearest
 
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]*")
 """What ssh is given: never what it would take as an option."""
@@ -86,27 +87,79 @@ def share_of(model: ModelDescription, ranks: int, held: int = 1) -> ModelDescrip
     return attrs.evolve(model, weight_bytes=weights, half_bytes=half_bytes, cache_per_token=cache, plain_bytes=None)
 
 
-def read_hosts(document: object) -> tuple[RankHost, ...]:
-    """Return the hosts of a file: ``[{"ssh": "name", "ips": ["192.0.2.1"]}, …]``, of rank 0 first.
+@attrs.frozen
+class HostFile:
+    """A file of hosts."""
+
+    hosts: tuple[RankHost, ...]
+    """That of rank 0 first."""
+    backend: str | None = None
+    """The layer of MLX by which the file wants ranks to exchange; None where it leaves that open."""
+
+
+MOST_HOSTS = 64
+
+RING = "ring"
+"""The layer of MLX by which ranks exchange."""
+
+BACKENDS = ("any", RING, "jaccl", "jaccl-ring", "nccl", "mpi")
+"""Those that MLX's launcher knows."""
+
+_FILE_FIELDS = ("hosts", "backend", "envs")
+_HOST_FIELDS = ("ssh", "ips", "python", "rdma")
+"""Those of MLX's launcher, and ``python``."""
+
+
+def read_hosts(document: object) -> HostFile:
+    """Return what a file of hosts says: ``[{"ssh": "name", "ips": ["192.0.2.1"]}, …]``, of rank 0 first.
 
     Args:
-        document: Parsed; what MLX's launcher knows beside is ignored.
+        document: Parsed. Of what MLX's launcher knows beside, ``envs`` and ``rdma`` are not used.
 
     Raises:
         ValidationError: Names the entry and the field at fault.
     """
-    entries = document.get("hosts") if isinstance(document, dict) else document
+    fields = document if isinstance(document, dict) else {"hosts": document}
+    _require_known(fields, _FILE_FIELDS, "", "the file")
+    entries, backend = fields.get("hosts"), fields.get("backend")
     if not isinstance(entries, list) or len(entries) < 2:
-        raise ValidationError("it must list two hosts or more", hint=_EXAMPLE)
+        raise ValidationError("hosts: there must be a list of two hosts or more", hint=_EXAMPLE)
+    if len(entries) > MOST_HOSTS:
+        raise ValidationError(f"hosts: it lists {len(entries)}, and {MOST_HOSTS} is the most")
+    if backend not in (None, "", *BACKENDS):
+        raise ValidationError(f"backend: {_shown(backend)} is none of {', '.join(BACKENDS)}")
     hosts = tuple(_host(entry, f"host {number}") for number, entry in enumerate(entries, 1))
-    addresses = [host.address for host in hosts if not ipaddress.ip_address(host.address).is_loopback]
-    for address in addresses:
-        if addresses.count(address) > 1:
-            raise ValidationError(f"{address} is the address of two hosts", hint="Give each rank a host of its own.")
-    return hosts
+    known: dict[str, int] = {}
+    for number, host in enumerate(hosts, 1):
+        before = known.setdefault(host.address, number)
+        if before != number and not ipaddress.ip_address(host.address).is_loopback:
+            fault = (
+                f"host {number} ({host.ssh}): ips: {host.address} is the address of two hosts, {before} and {number}"
+            )
+            raise ValidationError(fault, hint="Give each rank a host of its own.")
+    return HostFile(hosts, backend or None)
 
 
 _EXAMPLE = 'For example: [{"ssh": "mac1", "ips": ["192.0.2.1"]}, {"ssh": "mac2", "ips": ["192.0.2.2"]}]'
+
+
+def _require_known(fields: Mapping[str, object], known: Sequence[str], where: str, whose: str) -> None:
+    for field in fields:
+        if field not in known:
+            near = nearest(field, known)
+            hint = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(known)}."
+            if field in ("port", "ports"):
+                hint = "Leave it out: free ports are chosen at each start."
+            raise ValidationError(f"{where}{_shown(field)} is no field of {whose}", hint=hint)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_SHOWN = 60
+"""Characters of a value in an error."""
 
 
 def _host(entry: object, where: str) -> RankHost:
@@ -115,17 +168,33 @@ def _host(entry: object, where: str) -> RankHost:
     ssh, ips, python = entry.get("ssh"), entry.get("ips"), entry.get("python")
     if not isinstance(ssh, str) or not _SSH_NAME.fullmatch(ssh):
         raise ValidationError(f"{where}: ssh must be a name for ssh, such as mac1 or ada@mac1", hint=_EXAMPLE)
+    where = f"{where} ({_shown(ssh)[1:-1]})"
+    _require_known(entry, _HOST_FIELDS, f"{where}: ", "a host")
     if not isinstance(ips, list) or not ips or not all(isinstance(each, str) for each in ips):
-        raise ValidationError(f"{where} ({ssh}): ips must list the host's IP address", hint=_EXAMPLE)
+        raise ValidationError(f"{where}: ips must list the host's IP address", hint=_EXAMPLE)
+    addresses = [_address(each, where) for each in ips]
+    if python is not None and (not isinstance(python, str) or not _PYTHON.fullmatch(python)):
+        raise ValidationError(f"{where}: python must be the absolute path of an interpreter")
+    return RankHost(ssh, addresses[0], python)
+
+
+_PYTHON = re.compile(r"/[^\x00-\x1f\x7f]+")
+
+
+def _address(text: str, where: str) -> str:
     try:
-        address = ipaddress.ip_address(ips[0])
+        address = ipaddress.ip_address(text)
     except ValueError:
-        raise ValidationError(f"{where} ({ssh}): '{ips[0]}' is no IP address") from None
-    if address.is_unspecified or address.version != 4:
-        raise ValidationError(f"{where} ({ssh}): {address} is not the IPv4 address of one network interface")
-    if python is not None and (not isinstance(python, str) or not python.startswith("/")):
-        raise ValidationError(f"{where} ({ssh}): python must be the absolute path of an interpreter")
-    return RankHost(ssh, str(address), python)
+        fault = f"{where}: ips: {_shown(text)} is no IP address"
+        if re.fullmatch(r"[\d.]+:\d+|\[.*\]:\d+", text):
+            raise ValidationError(fault, hint="Leave the port out: free ports are chosen at each start.") from None
+        raise ValidationError(fault, hint="Give the address of the network that ranks shall use, no name.") from None
+    if address.version != 4 or address.is_unspecified or address.is_multicast or address == _EVERYONE:
+        raise ValidationError(f"{where}: ips: {address} is not the IPv4 address of one network interface")
+    return str(address)
+
+
+_EVERYONE = ipaddress.IPv4Address("255.255.255.255")
 
 
 @attrs.frozen
@@ -137,6 +206,8 @@ class HostAccount:
     """Of what must be equal on all hosts, by name."""
     digest: str | None = None
     """Of the content of the model's files there."""
+    backends: Mapping[str, bool] | None = None
+    """Layers of MLX by which ranks may exchange, by name, and whether they are available there."""
     is_absent: bool = False
     """Whether it says that it does not have the model."""
     cut: str | None = None
@@ -145,6 +216,10 @@ class HostAccount:
     """Why it cannot be divided."""
     problem: str | None = None
     """Why something is not known, in a sentence."""
+
+
+AskHosts = Callable[[Sequence[RankHost], str, Sequence[str]], tuple[HostAccount, ...]]
+"""Asks hosts, of which the first is this machine, about a model by its name and the libraries that can compute it."""
 
 
 def name_everywhere(handle: ModelHandle) -> str:

@@ -5,7 +5,7 @@ provider that makes the first instance, so that a command loads only what it use
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlxk import __version__
@@ -20,8 +20,9 @@ from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
+from mlxk.domain.host_checks import Examine
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
-from mlxk.domain.ranks import Division, HostAccount, RankHost
+from mlxk.domain.ranks import AskHosts, Division
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
@@ -259,6 +260,9 @@ class Adapters:
         chosen = server or settings
         self.cpu_dtype, self.blas = chosen.cpu_dtype, chosen.blas
         self.division = Division.of(chosen.local_ranks, chosen.rank_hosts, chosen.rank_timeout)
+        ranks = (_RANK, {"blas": self.blas})
+        self.ask_hosts: AskHosts = imported("mlxk.adapters.mlx.ranks.inquiry:asked", *ranks)
+        self.examine_hosts: Examine = imported("mlxk.adapters.mlx.ranks.examination:examine", *ranks)
         self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
         self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
         self.model_files = Singleton(FilesystemModelFiles)
@@ -269,11 +273,8 @@ class Adapters:
             imported("mlxk.adapters.filesystem.publication_folder:FilesystemPublicationFolder")
         )
         self.workspaces = Singleton(FilesystemWorkspaceStore, settings.workspace_home, (settings.hub_cache,))
-        self.content_verifier: Provider[ContentVerifier] = Singleton(
-            imported("mlxk.adapters.huggingface.verification:HuggingFaceContentVerifier"),
-            self.model_cache,
-            self.workspaces,
-        )
+        verifier = imported("mlxk.adapters.huggingface.verification:HuggingFaceContentVerifier")
+        self.content_verifier: Provider[ContentVerifier] = Singleton(verifier, self.model_cache, self.workspaces)
         self.weight_converter = Singleton(imported("mlxk.adapters.mlx.conversion:MlxWeightConverter"))
         self.training_files = Singleton(imported("mlxk.adapters.filesystem.training_files:FilesystemTrainingFiles"))
         self.model_tuner: Provider[ModelTuner] = Singleton(_model_tuner, self)
@@ -307,9 +308,8 @@ class Adapters:
 
     def _provide_media(self, server: ServerSettings | None) -> None:
         """Provide what reads and decodes images, clips and recordings, and what encodes sound."""
-        self.sound_encoder: Provider[SoundEncoder] = Singleton(
-            imported("mlxk.adapters.sound_encoding:FfmpegSoundEncoder")
-        )
+        encoder = imported("mlxk.adapters.sound_encoding:FfmpegSoundEncoder")
+        self.sound_encoder: Provider[SoundEncoder] = Singleton(encoder)
         self.image_reader = Singleton(
             deferred.DeferredImageReader, Object(imported("mlxk.adapters.pillow:PillowImageReader"))
         )
@@ -317,8 +317,7 @@ class Adapters:
             deferred.DeferredAudioDecoder, Object(imported("mlxk.adapters.mlx.audio_file:MlxAudioDecoder"))
         )
         self.video_decoder = Singleton(
-            deferred.DeferredVideoDecoder,
-            Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder")),
+            deferred.DeferredVideoDecoder, Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder"))
         )
         self.media_folders: Provider[MediaSource] = Singleton(
             imported("mlxk.adapters.filesystem.media_folders:FolderMediaSource"), server.media_paths if server else ()
@@ -330,9 +329,8 @@ class Adapters:
         self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
         self.installation_probe = Singleton(_installation_probe, settings)
         self.machine_meter = Singleton(imported("mlxk.adapters.system.machine_meter:SystemMachineMeter"))
-        self.completion_client: Provider[CompletionClient] = Singleton(
-            imported("mlxk.adapters.completion_client:HttpCompletionClient")
-        )
+        client = imported("mlxk.adapters.completion_client:HttpCompletionClient")
+        self.completion_client: Provider[CompletionClient] = Singleton(client)
         self.machine_probe: Provider[MachineProbe] = Singleton(
             imported("mlxk.adapters.system.machine_probe:system_machine_probe"), sys.platform, has_nvidia_gpu
         )
@@ -367,9 +365,13 @@ class Adapters:
         known = (self.memory_probe().read(), __version__)
         return imported("mlxk.adapters.mlx.ranks.follower:account")(asked, resolve, *known)  # type: ignore[no-any-return]
 
-    def ask_hosts(self, hosts: Sequence[RankHost], *model: object) -> tuple[HostAccount, ...]:
-        """Return what hosts say of a model; see ``inquiry.asked``."""
-        return imported("mlxk.adapters.mlx.ranks.inquiry:asked")(hosts, _RANK, {"blas": self.blas}, *model)  # type: ignore[no-any-return]
+    def be_examined(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
+        """Answer the process that sent these orders until it has gone; see ``examined.examined``."""
+        backends = imported("mlxk.adapters.mlx.ranks.backends:available_backends")
+        account = None if orders["name"] is None else lambda: self.account_of_model(orders, resolve)
+        known = imported("mlxk.adapters.mlx.ranks.examined:HostKnowledge")
+        said = known(self.memory_probe().read(), __version__, backends, account)
+        imported("mlxk.adapters.mlx.ranks.examined:examined")(orders, said, sys.stdin, sys.stdout)
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:
         """Return what a model takes of the memory, by the same judgement for commands, server and engine."""

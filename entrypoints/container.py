@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
+    from mlxk.application.use_cases.diagnose_hosts import DiagnoseHosts
     from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
     from mlxk.application.use_cases.evaluate_model import EvaluateModel
     from mlxk.application.use_cases.fuse_adapter import FuseAdapter
@@ -194,6 +195,8 @@ class UseCases:
         self.diagnose_installation: Factory[DiagnoseInstallation] = _use(
             "diagnose_installation:DiagnoseInstallation", *looked_at, *asked
         )
+        spread = (ports.examine_hosts, memory, self.resolve_model, self.describe_model)
+        self.diagnose_hosts: Factory[DiagnoseHosts] = _use("diagnose_hosts:DiagnoseHosts", *spread)
         machine = _use("measure_speed:MachineReader", probe, memory, ports.machine_meter)
         engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
         self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)

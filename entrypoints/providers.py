@@ -35,7 +35,12 @@ Singleton = providers.ThreadSafeSingleton
 """A plain Singleton is built twice when two threads ask for it at once."""
 
 
-def imported(path: str) -> Callable[..., Any]:
-    """Return a function that calls ``MODULE:NAME``, a class or a function; the module is imported with the first."""
+def imported(path: str, *first: object) -> Callable[..., Any]:
+    """Return a function that calls ``MODULE:NAME``, a class or a function; the module is imported with the first.
+
+    Args:
+        path: What is called.
+        first: Arguments before those of a call.
+    """
     module, name = path.split(":")
-    return lambda *arguments: getattr(import_module(module), name)(*arguments)
+    return lambda *arguments: getattr(import_module(module), name)(*first, *arguments)

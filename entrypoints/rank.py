@@ -1,7 +1,7 @@
 """The program of a rank other than the first: ``python -m mlxk.entrypoints.rank``, started by rank 0, never by hand.
 
 Its orders are a line of JSON on standard input. Those with ``asked`` only ask about a model, which a line of JSON on
-standard output answers.
+standard output answers; with ``examined`` it answers about this host and measures links until its input ends.
 """
 
 import json
@@ -23,6 +23,8 @@ def main() -> int:
     try:
         orders = json.loads(line)
         container = build(attrs.evolve(read_settings(), blas=orders["blas"]))
+        if "examined" in orders:
+            container.adapters.be_examined(orders["examined"], container.use_cases.resolve_model())
         if "asked" in orders:
             said = container.adapters.account_of_model(orders["asked"], container.use_cases.resolve_model())
             sys.stdout.write(json.dumps(said) + "\n")

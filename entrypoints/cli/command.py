@@ -14,7 +14,7 @@ import attrs
 
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError, UsageError, ValidationError
 from mlxk.domain.models.model import Origin
-from mlxk.domain.ranks import RankHost, read_hosts
+from mlxk.domain.ranks import HostFile, read_hosts
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS, RANK_TIMEOUTS
@@ -207,11 +207,11 @@ def rank_hosts(arguments: argparse.Namespace) -> tuple[tuple[str, str, str | Non
     path = getattr(arguments, "hostfile", None)
     if path is None:
         return None
-    return tuple((host.ssh, host.address, host.python) for host in hosts_of_file("--hostfile", path))
+    return tuple((host.ssh, host.address, host.python) for host in hosts_of_file("--hostfile", path).hosts)
 
 
-def hosts_of_file(flag: str, path: str) -> tuple[RankHost, ...]:
-    """Return the hosts of the file that a flag names.
+def hosts_of_file(flag: str, path: str) -> HostFile:
+    """Return what the file of hosts says that a flag names.
 
     Raises:
         StorageError, ValidationError: The file cannot be read, or names its entry and field at fault.

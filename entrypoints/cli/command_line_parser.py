@@ -146,7 +146,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk show ORG/NAME --remote",
     ),
     "health": ("mlxk health", "mlxk health demo --deep"),
-    "doctor": ("mlxk doctor", "mlxk doctor --online", "mlxk doctor --report"),
+    "doctor": (
+        "mlxk doctor",
+        "mlxk doctor --online",
+        "mlxk doctor --report",
+        "mlxk doctor --hosts hosts.json --model NAME",
+    ),
     "run": (
         'mlxk run demo "What is mlxk?"',
         "mlxk run demo",

@@ -79,6 +79,7 @@ ELSEWHERE = (
     ("docs/cluster.md", "$ mlxk serve --model Qwen3-4B-4bit --local-ranks", "tests/e2e/test_ranks.py"),
     ("docs/cluster.md", "mlxk serve --model Qwen3-4B-4bit --hostfile", "tests/e2e/test_ranks.py"),
     ("docs/cluster.md", "$ mlxk show Qwen3-4B-4bit --hosts", "tests/e2e/test_ranks.py"),
+    ("docs/cluster.md", "$ mlxk doctor --hosts", "tests/e2e/test_doctor_hosts.py"),
     ("docs/run.md", "sudo apt install", "it installs packages of the system"),
     ("docs/speech.md", "mlxk run mlx-community/gemma-3n", "test_sound_program.py runs a tiny model of that kind"),
     ("docs/clients/shell.md", "", "tests/e2e/test_client_pages.py"),

@@ -146,10 +146,19 @@ def introduce(address: tuple[str, int], key: str, facts: dict[str, Any], seconds
         connection = socket.create_connection(address, timeout=seconds)
     except OSError as error:
         raise lost("rank 0", f"cannot be reached at {address[0]}:{address[1]}") from error
-    channel = Channel(connection, "rank 0")
+    return proved(connection, "rank 0", key, facts)
+
+
+def proved(connection: socket.socket, peer: str, key: str, facts: dict[str, Any]) -> Channel:
+    """Prove on a connection that this end has the key, and say what it is; return the channel.
+
+    Raises:
+        RankLostError: The other end is something else.
+    """
+    channel = Channel(connection, peer)
     challenge = channel.receive(_CHALLENGE_SECONDS)
     if not isinstance(challenge, dict) or not isinstance(challenge.get("nonce"), str):
-        raise lost("rank 0", "sends what no rank sends")
+        raise lost(peer, "sends what no rank sends")
     channel.send({**facts, "proof": _proof(key, challenge["nonce"])})
     return channel
 

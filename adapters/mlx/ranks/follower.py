@@ -22,6 +22,7 @@ from mlxk.adapters.mlx.library_imports import ExceptionSummary
 from mlxk.adapters.mlx.loading.load_errors import translated, unreadable_files
 from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import identity_of
+from mlxk.adapters.mlx.ranks.backends import available_backends
 from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, introduce
 from mlxk.adapters.mlx.ranks.ring import Ring, Told
 from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share, require_library
@@ -124,6 +125,7 @@ def account(
     said: dict[str, Any] = {"reading": None, "versions": versions(own_version)}
     if reading is not None:
         said["reading"] = [reading.total, reading.available, reading.accelerator_limit]
+    said["backends"] = available_backends()
     try:
         handle = resolve(orders["name"])
     except (ModelNotFoundError, RevisionNotFoundError):

@@ -19,14 +19,14 @@ _ANSWER_SECONDS = 900.0
 
 
 def asked(
-    hosts: Sequence[RankHost], module: str, orders: Mapping[str, Any], name: str, backends: Sequence[str]
+    module: str, orders: Mapping[str, Any], hosts: Sequence[RankHost], name: str, backends: Sequence[str]
 ) -> tuple[HostAccount, ...]:
     """Ask all hosts at once, and return what each says of a model.
 
     Args:
-        hosts: The first one is this machine.
         module: The one that runs a rank.
         orders: What every rank is told beside.
+        hosts: The first one is this machine.
         name: Of the model.
         backends: The libraries that can compute it, where that is known.
     """

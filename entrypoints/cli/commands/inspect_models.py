@@ -156,7 +156,7 @@ def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
         if getattr(arguments, flag):
             option = flag.replace("_", "-")
             raise UsageError(f"--hosts and --{option} exclude each other", hint="Leave one of them out.")
-    return hosts_of_file("--hosts", arguments.hosts)
+    return hosts_of_file("--hosts", arguments.hosts).hosts
 
 
 def _spread(hosts: tuple[RankHost, ...], details: ModelDetails, container: "Container", output: Output) -> SpreadModel:

@@ -16,6 +16,7 @@ OPTIONAL = {
     "model": {"display_name", "quantization"},
     "show": {"hash_updated", "config", "model_config", "hosts", "cut"},
     "config": {"settings", "models", "faults", "changed"},
+    "doctor": {"host", "hosts", "links"},
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
     "embed": {"truncated", "vectors"},
