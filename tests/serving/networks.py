@@ -1,5 +1,6 @@
 """Two hosts on one machine: a network namespace with a link to it. Root and Linux only."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -44,3 +45,11 @@ def link() -> Iterator[str]:
         assert ip(*words), words
     yield name
     ip("netns", "del", name)
+
+
+def limited(link: str) -> float:
+    """Have what goes to the other host go slowly, where the system can; return the most bytes per second."""
+    rate = ("tbf", "rate", "400mbit", "burst", "64kb", "latency", "50ms")
+    command = ["tc", "qdisc", "add", "dev", link, "root", *rate]
+    done = shutil.which("tc") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return 60e6 if done else math.inf
