@@ -8,14 +8,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.generation.settings import (
-    DRAFT_KINDS,
-    KV_BITS,
-    KV_GROUP_SIZES,
-    MAX_DRAFT_TOKENS,
-    MAX_LOGPROB_ALTERNATIVES,
-    Effort,
-)
+from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
+from mlxk.domain.generation.settings import DRAFT_KINDS, MAX_DRAFT_TOKENS, MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.entrypoints.setting_kinds import (
     ADDRESS,
     JSON_TABLE,
@@ -196,7 +190,8 @@ GENERATION = (
     _generation("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that the draft model proposes at a time."),
     _generation("draft_kind", one_of(*DRAFT_KINDS), "What the draft model must be."),
     _generation("adapter", PATH, "Directory of a LoRA adapter."),
-    _generation("kv_bits", one_of(*KV_BITS), "Bits of cached keys and values."),
+    _generation("kv_bits", one_of(*ALL_KV_BITS), "Bits of cached keys and values."),
+    _generation("kv_scheme", one_of(*KV_SCHEMES), "How they are quantized; turboquant is experimental."),
     _generation("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale."),
     _generation("max_kv_size", whole(16), "Remember only the last tokens, this many."),
     _generation("quantize_activations", SWITCH, "Quantize activations for mxfp8 and nvfp4 weights (CUDA)."),
@@ -251,7 +246,8 @@ _SERVE = (
     _variable("model", WORD, "The model to load at start.", None, "serve.model MLXK2_PRELOAD_MODEL --model"),
     _flagged("default_model", WORD, "Answers to names that no model has.", None, "default_model"),
     _flagged("draft_model", WORD, "A smaller model proposes tokens to that of model.", None),
-    _flagged("kv_bits", one_of(4, 8), "Bits of cached keys and values.", None),
+    _flagged("kv_bits", one_of(*ALL_KV_BITS), "Bits of cached keys and values.", None),
+    _flagged("kv_scheme", one_of(*KV_SCHEMES), "How they are quantized; turboquant is experimental.", None),
     _flagged("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale.", None),
     _flagged("max_kv_size", whole(16), "Remember only the last tokens of each answer.", None),
     _flagged("quantize_activations", SWITCH, "Quantize activations for mxfp8 and nvfp4 weights (CUDA).", None),

@@ -329,6 +329,7 @@ def profile_of(values: Values) -> Profile:
             adapter=adapter and os.path.abspath(os.path.expanduser(adapter)),
             draft_tokens=values.get("draft_tokens"),
             kv_bits=values.get("kv_bits"),
+            kv_scheme=values.get("kv_scheme"),
             kv_group_size=values.get("kv_group_size"),
             max_kv_size=values.get("max_kv_size"),
             quantize_activations=values.get("quantize_activations"),

@@ -21,6 +21,7 @@ from mlxk.adapters.mlx.engine.engine import Engine, OwnerThread
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.turbo_cache import import_codec
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
 from mlxk.adapters.mlx.loaders import draft_loader, library_for, loader_of, quantizing_activations
 from mlxk.adapters.mlx.loading.text_model import PooledModel
@@ -278,6 +279,7 @@ class MlxTextGenerator(TextGenerator):
 
     def submit(self, request: GenerationRequest) -> TextStream:
         request.validate()
+        import_codec(request.engine_options)
         began = self._clock.monotonic()
         models = self._lease(request)
         load_seconds = self._clock.monotonic() - began

@@ -37,7 +37,7 @@ from mlxk.domain.models.file_formats import (
     read_header,
     unpacked_bytes,
 )
-from mlxk.domain.models.footprint import WEIGHT_SUFFIXES, cache_bytes_per_token
+from mlxk.domain.models.footprint import WEIGHT_SUFFIXES, cache_bytes_per_token, cache_shape
 from mlxk.domain.models.model import (
     Capability,
     HealthReport,
@@ -296,6 +296,7 @@ class DescribeModel:
             workspace=reading.workspace,
             weight_bytes=sum(size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)),
             cache_per_token=cache_bytes_per_token(snapshot.config),
+            cache_shape=cache_shape(snapshot.config),
             half_bytes=_half_bytes(snapshot),
             undivided_bytes=sum(map(outside_layers, snapshot.headers.values())),
             quantized=any(map(is_quantized, snapshot.headers.values())),

@@ -8,6 +8,13 @@ from typing import Any, TypeVar
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.cache_options import (
+    KV_GROUP_SIZES,
+    KV_SCHEMES,
+    MIN_KV_SIZE,
+    TURBOQUANT,
+    kv_bits_fault,
+)
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.models.model import ModelHandle
 
@@ -169,21 +176,12 @@ DRAFT_KINDS = ("model", "eagle3", "dflash", "mtp")
 MAX_DRAFT_TOKENS = 16
 """Most tokens that a draft model proposes at a time; more are rarely accepted."""
 
-KV_BITS = (2, 4, 8)
-"""Sizes of quantized keys and values, bits."""
-
-KV_GROUP_SIZES = (32, 64, 128)
-"""Quantized numbers that may share a scale."""
-
 ACTIVATION_MODES = ("mxfp8", "nvfp4")
 """Kinds of quantized weights with which quantized inputs are multiplied."""
 
-MIN_KV_SIZE = 16
-"""Fewest tokens of a rotating KV cache."""
-
-
 _NEEDED = {
     "kv_group_size": ("kv_bits", "Say how many bits keys and values have."),
+    "kv_scheme": ("kv_bits", "Say how many bits keys and values have."),
     "draft_tokens": ("draft_model", "Name the model that proposes the tokens."),
     "draft_kind": ("draft_model", "Name the model that proposes the tokens."),
 }
@@ -217,8 +215,10 @@ class EngineOptions:
     used only while it is faster."""
     draft_tokens: int | None = None
     """Tokens proposed at a time; None takes ``DEFAULT_DRAFT_TOKENS``."""
-    kv_bits: int | None = None
+    kv_bits: float | None = None
     """Bits of a quantized KV cache; None does not quantize it."""
+    kv_scheme: str | None = None
+    """How it is quantized: one of ``KV_SCHEMES``; None takes the first."""
     kv_group_size: int | None = None
     """Numbers of it that share a scale; None takes 64, or 32 where 64 does not divide an attention head."""
     max_kv_size: int | None = None
@@ -234,17 +234,36 @@ class EngineOptions:
         drafted = self.draft_model is not None and self.draft_required
         return not drafted and self.max_kv_size is None
 
+    @property
+    def is_turboquant(self) -> bool:
+        """Whether keys and values are quantized in the second way."""
+        return self.kv_bits is not None and self.kv_scheme == TURBOQUANT
+
     def validate(self) -> None:
         """Check ranges and combinations.
 
         Raises:
             ValidationError: Names each field out of range, or the options that exclude each other.
         """
-        faults = []
+        faults = self._cache_faults()
         if self.draft_tokens is not None and not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
             faults.append(f"draft_tokens must be at least 1 and at most {MAX_DRAFT_TOKENS} (got {self.draft_tokens})")
-        if self.kv_bits is not None and self.kv_bits not in KV_BITS:
-            faults.append(f"kv_bits must be one of {', '.join(map(str, KV_BITS))} (got {self.kv_bits})")
+        if self.max_kv_size is not None and self.draft_model is not None and self.draft_required:
+            faults.append("max_kv_size and draft_model exclude each other")
+        if self.quantize_activations and self.adapter is not None:
+            faults.append("quantize_activations and adapter exclude each other")
+        if faults:
+            raise ValidationError("; ".join(faults))
+        require_needed({name: getattr(self, name) for name in ("kv_group_size", "kv_scheme", "kv_bits")})
+
+    def _cache_faults(self) -> list[str]:
+        faults = []
+        if self.kv_scheme is not None and self.kv_scheme not in KV_SCHEMES:
+            faults.append(f"kv_scheme must be one of {', '.join(KV_SCHEMES)} (got {self.kv_scheme})")
+        if self.kv_bits is not None and (fault := kv_bits_fault(self.kv_bits, self.kv_scheme)):
+            faults.append(f"kv_bits {fault}")
+        if self.is_turboquant and self.kv_group_size is not None:
+            faults.append("kv_group_size and kv_scheme turboquant exclude each other: it has no groups")
         if self.kv_group_size is not None and self.kv_group_size not in KV_GROUP_SIZES:
             sizes = ", ".join(map(str, KV_GROUP_SIZES))
             faults.append(f"kv_group_size must be one of {sizes} (got {self.kv_group_size})")
@@ -252,13 +271,7 @@ class EngineOptions:
             faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
         if self.max_kv_size is not None and self.kv_bits is not None:
             faults.append("max_kv_size and kv_bits exclude each other")
-        if self.max_kv_size is not None and self.draft_model is not None and self.draft_required:
-            faults.append("max_kv_size and draft_model exclude each other")
-        if self.quantize_activations and self.adapter is not None:
-            faults.append("quantize_activations and adapter exclude each other")
-        if faults:
-            raise ValidationError("; ".join(faults))
-        require_needed({"kv_group_size": self.kv_group_size, "kv_bits": self.kv_bits})
+        return faults
 
 
 @attrs.frozen
@@ -307,6 +320,7 @@ class Profile:
             engine_options=attrs.evolve(
                 cache,
                 kv_group_size=_first(first.kv_group_size, cache.kv_group_size),
+                kv_scheme=_first(first.kv_scheme, cache.kv_scheme),
                 adapter=_first(first.adapter, second.adapter),
                 draft_model=first.draft_model,
                 draft_required=first.draft_required,

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
+from mlxk.domain.models.cache_size import CacheShape
 from mlxk.domain.models.snapshot import text_section
 
 BUDGET_SHARE = 0.70
@@ -203,33 +204,16 @@ def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
     Two tensors (keys, values) in 16 bits, for every layer and every key-value head. Models that attend to a window, or
     keep a state in place of a cache, need less: this is an upper bound. 0 when the config does not state it.
     """
+    return cache_shape(config).bytes_per_token
+
+
+def cache_shape(config: Mapping[str, object] | None) -> CacheShape:
+    """Return the shape of a model's keys and values, from its ``config.json``."""
     values = text_section(config or {})
     layers, heads = _count(values, "num_hidden_layers", "n_layer"), _count(values, "num_attention_heads", "n_head")
-    kv_heads = _count(values, "num_key_value_heads") or heads
     hidden = _count(values, "hidden_size", "n_embd")
-    head_dim = _count(values, "head_dim") or (hidden // heads if heads else 0)
-    return 2 * 2 * layers * kv_heads * head_dim
-
-
-_SCALE_BITS = 32
-"""The scale and the bias of a group, of 16 bits each."""
-
-_SMALLEST_GROUP = 32
-"""Numbers."""
-
-
-def quantized_cache_bytes(bytes_per_token: int, bits: int | None, group_size: int | None = None) -> int:
-    """Return the KV cache of one token when its numbers are quantized, bytes.
-
-    Args:
-        bytes_per_token: In 16 bits.
-        bits: Of a quantized number; None when they are not quantized.
-        group_size: Numbers that share a scale; None counts the fewest that a model may have by itself.
-    """
-    if bits is None:
-        return bytes_per_token
-    group_size = group_size or _SMALLEST_GROUP
-    return bytes_per_token * (bits * group_size + _SCALE_BITS) // (16 * group_size)
+    head_size = _count(values, "head_dim") or (hidden // heads if heads else 0)
+    return CacheShape(layers, _count(values, "num_key_value_heads") or heads, head_size)
 
 
 def _count(values: Mapping[str, object], *names: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.domain.errors import Remedy
+from mlxk.domain.models.cache_size import CacheShape
 
 
 class Capability(enum.Enum):
@@ -250,6 +251,8 @@ class ModelDescription:
     """Sum of the weight files."""
     cache_per_token: int = 0
     """The most bytes that the KV cache of one token takes in 16 bits; 0 when the config does not state them."""
+    cache_shape: CacheShape = attrs.field(factory=CacheShape)
+    """What the config says of keys and values."""
     half_bytes: int = 0
     """What floating-point numbers of 16 bits take of the weights, at most."""
     quantized: bool = False

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import UsageError, ValidationError
+from mlxk.domain.generation.cache_options import KV_SCHEMES
 from mlxk.domain.generation.conversation import (
     MAX_NAME,
     MAX_TOOL_BYTES,
@@ -70,8 +71,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
     add_draft_arguments(group)
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
-    group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
-    group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
+    add_cache_arguments(group, "keep keys and values in 8, 4 or 2 bits")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens")
     add_activations_argument(group)
     group.add_argument(
@@ -82,6 +82,26 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="refuse tools for a model that is not made for them",
     )
+
+
+def add_cache_arguments(group: argparse._ActionsContainer, bits_help: str) -> None:
+    """Declare how keys and values are quantized."""
+    group.add_argument(
+        "--kv-bits", type=number_of_bits, metavar="N", help=f"{bits_help}; turboquant: 2 to 4, by halves"
+    )
+    group.add_argument(
+        "--kv-scheme",
+        "--kv-quant-scheme",
+        choices=KV_SCHEMES,
+        help="how; turboquant is experimental, and slower",
+    )
+    group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
+
+
+def number_of_bits(text: str) -> float:
+    """Return a number; a whole one as such."""
+    found = float(text)
+    return int(found) if found.is_integer() else found
 
 
 def add_activations_argument(group: argparse._ActionsContainer) -> None:
@@ -124,6 +144,7 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         adapter=adapter,
         draft_tokens=arguments.draft_tokens,
         kv_bits=arguments.kv_bits,
+        kv_scheme=arguments.kv_scheme,
         kv_group_size=arguments.kv_group_size,
         max_kv_size=arguments.max_kv_size,
         quantize_activations=arguments.quantize_activations,

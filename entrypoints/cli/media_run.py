@@ -144,6 +144,7 @@ WITHOUT_AUDIO = {
     "draft_kind": "--draft-kind",
     "adapter": "--adapter",
     "kv_bits": "--kv-bits",
+    "kv_scheme": "--kv-scheme",
     "kv_group_size": "--kv-group-size",
     "max_kv_size": "--max-kv-size",
     "quantize_activations": "--quantize-activations",

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import UsageError, ValidationError
+from mlxk.domain.generation.cache_options import TURBOQUANT, kv_bits_fault
 from mlxk.domain.generation.settings import require_needed
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
@@ -214,18 +215,26 @@ def defaults_of_models(
     return tuple(found.items())
 
 
+_UNIFORM_BITS = (4, 8)
+"""Of keys and values of every model, which is no choice for one of them: 2 bits spoil texts."""
+
+
 def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Return what flags say about every model that can do so, as settings of a name.
 
     Raises:
         ValidationError: A flag is out of range, or flags exclude each other.
     """
-    names = ("kv_bits", "kv_group_size", "max_kv_size", "top_logprobs_k", "quantize_activations")
+    names = ("kv_scheme", "kv_bits", "kv_group_size", "max_kv_size", "top_logprobs_k", "quantize_activations")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
-        if fault := setting("serve", name).kind.fault(value):
+        kind = setting("serve", name).kind
+        fault = kv_bits_fault(value, given.get("kv_scheme"), _UNIFORM_BITS) if name == "kv_bits" else kind.fault(value)
+        if fault:
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
     require_needed(given)
+    if given.get("kv_scheme") == TURBOQUANT and "kv_group_size" in given:
+        raise ValidationError("--kv-group-size and --kv-scheme turboquant exclude each other", hint="It has no groups.")
     if "max_kv_size" in given:
         for name in ("kv_bits", "draft_model"):
             if getattr(arguments, name) is not None:
@@ -266,6 +275,7 @@ _ALONE_ONLY = (
     "adapter",
     "pin",
     "kv_bits",
+    "kv_scheme",
     "kv_group_size",
     "max_kv_size",
     "prefix_cache_dir",

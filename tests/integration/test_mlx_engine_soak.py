@@ -19,7 +19,7 @@ import mlx.core as mx
 import pytest
 from doubles.event_log import InMemoryEventLog
 from models.answers import oracle
-from models.tiny_models import build
+from models.tiny_models import build, write_adapter
 
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
@@ -56,11 +56,12 @@ FLAWS: tuple[dict[str, Any], ...] = (
 class Soak:
     """Twelve readers with one engine, and what became of their requests."""
 
-    def __init__(self, handles: list[ModelHandle], engine: MlxTextGenerator) -> None:
+    def __init__(self, handles: list[ModelHandle], engine: MlxTextGenerator, switches: list[EngineOptions]) -> None:
         self.outcomes: Counter[str] = Counter()
         self.lost: list[str] = []
         self._handles = handles
         self._engine = engine
+        self._switches = switches
         self._witness = {prompt: b"".join(oracle(handles[0], prompt)) for prompt in WITNESS_PROMPTS}
 
     def run(self, requests: int, seed: int) -> None:
@@ -117,9 +118,10 @@ class Soak:
             ignore_eos=False,
             grammar=dice.choice([None] * 6 + [Grammar.choice(("yes", "no")), Grammar.json_object()]),
         )
-        engine_options = dice.choice([EngineOptions()] * 8 + [EngineOptions(max_kv_size=16), EngineOptions(kv_bits=8)])
+        handle = dice.choice(self._handles)
+        engine_options = dice.choice([EngineOptions()] * len(self._switches) + self._switches)
         prompt = " ".join(dice.choice(WITNESS_PROMPTS) for _ in range(dice.choice([1, 1, 5, 60])))
-        request = GenerationRequest(dice.choice(self._handles), prompt, settings, engine_options=engine_options)
+        request = GenerationRequest(handle, prompt, settings, engine_options=engine_options)
         return self._follow(request, dice)
 
     def _follow(self, request: GenerationRequest, dice: random.Random) -> str:
@@ -143,16 +145,17 @@ def test_a_soak_of_requests_leaves_the_engine_as_it_was(tmp_path: Path, request:
         build(tmp_path / "gemma", "gemma3_text", seed=1),
         build(tmp_path / "lfm2", "lfm2", seed=2),
     ]
+    switches = allowed_switches(build(tmp_path / "draft", seed=3), write_adapter(tmp_path / "lora", handles[0]))
     # What a first use of everything leaves for good must not count.
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    soak = Soak(handles, engine)
+    soak = Soak(handles, engine, switches)
     soak.run(READERS * 8, seed=1)
     engine.close()
     before = _holdings()
     log = InMemoryEventLog()
     budgets = EngineLimits(max_rows=8, prefix_cache_bytes=2**21, cache_budget_bytes=2**23, model_budget_bytes=2**20)
     engine = MlxTextGenerator(log, SystemClock(), budgets)
-    soak = Soak(handles, engine)
+    soak = Soak(handles, engine, switches)
     soak.run(requests, seed=2)
     state = engine.state(10)
     assert state.responding
@@ -166,6 +169,30 @@ def test_a_soak_of_requests_leaves_the_engine_as_it_was(tmp_path: Path, request:
     )
     assert [event for event in log.events if event.level == "error"] == []
     assert json.dumps(_holdings()) == json.dumps(before)
+
+
+def allowed_switches(draft: ModelHandle, adapter: Path) -> list[EngineOptions]:
+    """Return every combination of adapter, draft model, and kind of cache that is allowed."""
+    caches: list[dict[str, Any]] = [
+        {},
+        {"max_kv_size": 16},
+        {"kv_bits": 8},
+        {"kv_bits": 4, "kv_group_size": 32},
+        {"kv_bits": 3.5, "kv_scheme": "turboquant"},
+        {"kv_bits": 2, "kv_scheme": "turboquant", "cache_required": False},
+    ]
+    drafts: list[dict[str, Any]] = [
+        {},
+        {"draft_model": draft},
+        {"draft_model": draft, "draft_required": False, "draft_tokens": 5},
+    ]
+    found = [
+        EngineOptions(**cache, **drafted, adapter=adapted)
+        for cache in caches
+        for drafted in drafts
+        for adapted in (None, str(adapter))
+    ]
+    return [each for each in found if each.max_kv_size is None or not each.draft_required or each.draft_model is None]
 
 
 def _holdings() -> dict[str, int]:

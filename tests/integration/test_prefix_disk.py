@@ -35,6 +35,7 @@ from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
+TURBOQUANT = EngineOptions(kv_bits=3.5, kv_scheme="turboquant")
 KINDS = ("llama", "gemma3_text", "lfm2", "mamba2")
 SYSTEM = "You are an agent with tools. The quick brown fox jumps over the lazy dog. " * 6
 RESULTS = ("Count: 1, 2, 3. Die Sonne scheint über München. " * 3, "Hello world! How are you today? " * 5)
@@ -140,7 +141,9 @@ def test_an_agent_goes_on_after_a_restart(machine: Machine, tmp_path: Path, kind
     assert {each.stat().st_mode & 0o777 for each in (machine.folder / FOLDER).iterdir()} == {0o600}
 
 
-@pytest.mark.parametrize("options", [EngineOptions(), EngineOptions(kv_bits=8), EngineOptions(max_kv_size=64)], ids=str)
+@pytest.mark.parametrize(
+    "options", [EngineOptions(), EngineOptions(kv_bits=8), TURBOQUANT, EngineOptions(max_kv_size=64)], ids=str
+)
 def test_every_kind_of_cache_comes_back_to_the_bit(machine: Machine, tmp_path: Path, options: EngineOptions) -> None:
     handle = build(tmp_path / "wide", head_dim=32)
     cold, warm = (machine.answer(handle, engine_options=options) for _ in range(2))

@@ -34,7 +34,7 @@ def model_of(folder: Path, kind: str) -> ModelHandle:
 
 
 def asking(handle: ModelHandle, draft: ModelHandle | None, **wanted: Any) -> GenerationRequest:
-    names = ("draft_tokens", "kv_bits", "adapter")
+    names = ("draft_tokens", "kv_bits", "kv_scheme", "adapter")
     options = EngineOptions(
         draft_model=draft,
         draft_required=wanted.pop("required", True),
@@ -132,7 +132,9 @@ def test_sequences_that_share_a_drafter_do_not_disturb_each_other(
     assert [read(each).tokens for each in together] == plain
 
 
-@pytest.mark.parametrize("options", [{"kv_bits": 8}, {"adapter": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"kv_bits": 8}, {"kv_bits": 3.5, "kv_scheme": "turboquant"}, {"adapter": True}], ids=str
+)
 @pytest.mark.parametrize("kind", ["eagle3", "dflash"])
 def test_a_drafter_combines_with_other_options(
     engine: MlxTextGenerator, kind: str, options: dict[str, Any], tmp_path: Path

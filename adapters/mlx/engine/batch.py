@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlxk.adapters.mlx.engine.admission import cache_growth
 from mlxk.adapters.mlx.engine.drafting import DraftTrial
 from mlxk.adapters.mlx.engine.proposers import Proposer, can_rewind
+from mlxk.adapters.mlx.engine.quantized_cache import held_bytes, kept_state
 from mlxk.adapters.mlx.engine.sampling import (
     NOT_FINITE,
     BatchSampler,
@@ -105,7 +106,7 @@ class DecodeBatch(Batch):
     @property
     def size_bytes(self) -> int:
         """Size of the KV cache, padding included."""
-        return sum(layer.nbytes for layer in self._cache)
+        return held_bytes(self._cache)
 
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:
         """Add at least one sequence; the caches are one list of layers each."""
@@ -279,8 +280,7 @@ class SpeculativeBatch(Batch):
     @property
     def size_bytes(self) -> int:
         """Size of both KV caches."""
-        own: int = sum(layer.nbytes for layer in self._cache)
-        return own + (self._proposer.size_bytes if self._proposer is not None else 0)
+        return held_bytes(self._cache) + (self._proposer.size_bytes if self._proposer is not None else 0)
 
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:
         """Take the one sequence."""
@@ -386,7 +386,7 @@ class _Checkpoint:
                 layer.trim(surplus)
         if self._copies:
             exact_logits(network, mx.array([right]), self._cache)
-            mx.eval([layer.state for layer in self._cache])
+            mx.eval([kept_state(layer) for layer in self._cache])
 
 
 def _copied(layer: Any) -> Any:  # noqa: ANN401

@@ -13,8 +13,9 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity, ShownMedia, snapshot
-from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for, kept_state
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
+from mlxk.adapters.mlx.engine.turbo_cache import TurboCache
 from mlxk.domain.errors import CapabilityError, MlxkError
 from mlxk.domain.generation.settings import EngineOptions
 
@@ -69,10 +70,10 @@ class Prefill:
             if self.alternatives is None:
                 # Of ranks, which evaluate what they begin: logits that nothing is made of would take much memory.
                 getattr(network, "read", network)(mx.array([chunk]), cache=self.cache)
-                mx.eval([layer.state for layer in self.cache])
+                mx.eval([kept_state(layer) for layer in self.cache])
             else:
                 logits = exact_logits(network, mx.array([chunk]), self.cache)
-                mx.eval([layer.state for layer in self.cache])
+                mx.eval([kept_state(layer) for layer in self.cache])
                 self.scores += score(logits[0], self.tokens[self.position + 1 : end + 1], self.alternatives)
             self.position = end
         return len(chunk)
@@ -99,7 +100,7 @@ def advance_together(prefills: Sequence[Prefill]) -> int:
     for layer in merged:
         layer.finalize()
     caches = [[layer.extract(index) for layer in merged] for index in range(len(prefills))]
-    mx.eval([layer.state for cache in caches for layer in cache])
+    mx.eval([kept_state(layer) for cache in caches for layer in cache])
     for each, cache, length in zip(prefills, caches, lengths, strict=True):
         each.cache, each.position = cache, each.position + length
     return longest * len(prefills)
@@ -153,12 +154,17 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
         return cache
     bounded = engine_options.kv_bits is None
     layers = _boundable_layers(cache) if bounded else _quantizable_layers(cache)
+    if engine_options.is_turboquant:
+        layers = _without_last(layers, cache)
     if not layers:
         option = "max_kv_size" if bounded else "kv_bits"
         raise CapabilityError(f"{option}: this model keeps no keys and values that could be bounded or quantized.")
     if bounded:
         for index in layers:
             cache[index] = RotatingKVCache(engine_options.max_kv_size, keep=_KEPT_FROM_START)
+    elif engine_options.is_turboquant and engine_options.kv_bits is not None:
+        for index in layers:
+            cache[index] = TurboCache(engine_options.kv_bits)
     else:
         group_for(() if head_size is None else (head_size,), engine_options.kv_group_size)
     return cache
@@ -179,10 +185,10 @@ def usable_options(network: Any, engine_options: EngineOptions, head_size: int |
         with contextlib.suppress(CapabilityError):
             make_cache(network, options, head_size)
             return options
-    return attrs.evolve(in_other_groups, kv_bits=None, max_kv_size=None)
+    return attrs.evolve(in_other_groups, kv_bits=None, kv_scheme=None, max_kv_size=None)
 
 
-def quantize_cache(cache: list[Any], bits: int, group_size: int | None) -> None:
+def quantize_cache(cache: list[Any], bits: float, group_size: int | None) -> None:
     """Quantize the layers that are not quantized yet, in place; called between prefill chunks, as in mlx-lm.
 
     Args:
@@ -194,7 +200,7 @@ def quantize_cache(cache: list[Any], bits: int, group_size: int | None) -> None:
         CapabilityError: A layer's keys and values cannot be quantized.
     """
     for index in _quantizable_layers(cache):
-        cache[index] = QuantizedCache.of(cache[index], bits, group_size)
+        cache[index] = QuantizedCache.of(cache[index], int(bits), group_size)
 
 
 def is_plain(cache: list[Any]) -> bool:
@@ -204,9 +210,11 @@ def is_plain(cache: list[Any]) -> bool:
 
 def cache_kind(engine_options: EngineOptions) -> str:
     """Return a suffix for the identity of a cache of another kind than the usual one, for which it is empty."""
+    if engine_options.is_turboquant:
+        return f"#turboquant={engine_options.kv_bits:g}"
     if engine_options.kv_bits is not None:
         group_size = engine_options.kv_group_size
-        return f"#bits={engine_options.kv_bits}" + (f"#group={group_size}" if group_size is not None else "")
+        return f"#bits={engine_options.kv_bits:g}" + (f"#group={group_size}" if group_size is not None else "")
     return f"#size={engine_options.max_kv_size}" if engine_options.max_kv_size is not None else ""
 
 
@@ -214,6 +222,12 @@ def _quantizable_layers(cache: list[Any]) -> list[int]:
     """Return the indices of the layers that keep all keys and values unquantized."""
     # mlx-vlm has a class of its own under the same name; importing it for a text model would take a second.
     return [index for index, layer in enumerate(cache) if type(layer).__name__ == KVCache.__name__]
+
+
+def _without_last(layers: list[int], cache: list[Any]) -> list[int]:
+    """Return layers without the model's last one where it has more than two, whose numbers matter most, as mlx-vlm."""
+    count = sum(hasattr(layer, "empty") for layer in cache)  # positions of a vision model are no layer
+    return [index for index in layers if count <= 2 or index != count - 1]
 
 
 def _boundable_layers(cache: list[Any]) -> list[int]:

@@ -10,6 +10,7 @@ from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, S
 from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache, usable_options
 from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH
 from mlxk.adapters.mlx.engine.proposers import ReadNetwork
+from mlxk.adapters.mlx.engine.quantized_cache import held_bytes
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.loading.drafter import LoadedDrafter
@@ -167,10 +168,11 @@ class Prefiller:
         prefill.store(self._prefixes, sequence.cache_identity)
         if prefill.draft is not None:
             prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
-        sequence.model.measure_cache(prefill.cache, prefill.position)
+        sequence.model.measure_cache(held_bytes(prefill.cache), prefill.position)
 
 
 def _quantize(sequence: Sequence, prefill: Prefill) -> None:
     options = sequence.engine_options
-    if options.kv_bits is not None:
+    # In TurboQuant's form they are kept from the first token on.
+    if options.kv_bits is not None and not options.is_turboquant:
         quantize_cache(prefill.cache, options.kv_bits, options.kv_group_size)

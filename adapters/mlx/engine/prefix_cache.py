@@ -20,7 +20,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, kept_state
 
 MIN_SAVED_TOKENS = 16
 """Tokens a match or a snapshot must save; computing fewer costs less than the copy."""
@@ -199,7 +199,7 @@ class PrefixCache:
         size = sum(each.nbytes for each in cache)
         if not tokens or size > self.max_bytes:
             return False
-        mx.async_eval([each.state for each in cache])  # type: ignore[no-untyped-call]
+        mx.async_eval([kept_state(each) for each in cache])  # type: ignore[no-untyped-call]
         entry = _Entry(identity, pack(tokens), cache, size, all(each.is_trimmable() for each in cache))
         self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
         self._entries[entry.identity, entry.tokens] = entry

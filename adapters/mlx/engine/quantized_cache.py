@@ -1,11 +1,13 @@
 """Quantized KV caches that share a batch: mlx-lm has one for a single sequence, and none that is merged.
 
-Keys and values are three arrays each: packed numbers, scales and biases. In a batch they are padded on the left, as in
-mlx-lm's ``BatchKVCache``, whose positions and masks are used as they are; what is padding is masked and never read.
+Keys and values are three arrays each: packed numbers, scales and biases; other forms are ``turbo_cache``'s matter. In a
+batch they are padded on the left, as in mlx-lm's ``BatchKVCache``, whose positions and masks are used as they are; what
+is padding is masked and never read.
 
 Shapes: B sequences, H heads, T tokens; the last axis depends on the array.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -78,6 +80,20 @@ class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]
             self.group_size = group_for((keys.shape[-1], values.shape[-1]), self.group_size)
         return super().update_and_fetch(keys, values)
 
+    def packed_state(self) -> Any:  # noqa: ANN401 - two tuples of three arrays
+        """Return all keys and values as they are kept."""
+        return self.keys_and_values()
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """All that makes it up, keys and values of its tokens only: some networks read those of another layer."""
+        found = (None, None) if self.keys is None else self.packed_state()
+        return *found, self.offset, self.group_size, self.bits
+
+    @state.setter
+    def state(self, state: Sequence[Any]) -> None:
+        self.keys, self.values, self.offset, self.group_size, self.bits = state
+
     def size(self) -> int:
         """Return the tokens in the cache."""
         return int(self.offset)
@@ -85,21 +101,19 @@ class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         """Size of all arrays; mlx-lm's cache does not know it of an empty one."""
-        return _size_bytes(self)
+        return size_bytes(self)
 
     @staticmethod
-    def merge(caches: "Sequence[QuantizedCache | BatchQuantizedCache]") -> "BatchQuantizedCache":
+    def merge(caches: Sequence[Any]) -> Any:  # noqa: ANN401 - a BatchQuantizedCache
         """Return a batch of caches of one kind, at least one."""
         return BatchQuantizedCache.merge(caches)
 
 
-class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
-    """The quantized keys and values of the sequences of a batch.
+class PackedBatch(BatchKVCache):  # type: ignore[misc]
+    """The keys and values of the sequences of a batch in another form; what that is, is a subclass's matter.
 
     Args:
         left_padding: Tokens of padding, one number a sequence.
-        group_size: Numbers that share a scale; None is replaced with the first keys and values.
-        bits: Of a number.
     """
 
     keys: Any
@@ -108,47 +122,61 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
     left_padding: Any
     _idx: int
 
-    def __init__(self, left_padding: list[int], group_size: int | None, bits: int) -> None:
-        super().__init__(left_padding)
-        self.group_size = group_size
-        self.bits = bits
-
     @classmethod
-    def merge(cls, caches: "Sequence[QuantizedCache | BatchQuantizedCache]") -> "BatchQuantizedCache":
-        """Return a batch of caches of one kind, at least one."""
+    def merge(cls, caches: Sequence[Any]) -> Any:  # noqa: ANN401 - of the subclass
+        """Return a batch of caches of one kind, at least one; those of a single sequence, or batches."""
         merged, *others = (each if isinstance(each, cls) else cls._of_one(each) for each in caches)
         for each in others:
             merged.extend(each)
         return merged
 
     @classmethod
-    def _of_one(cls, cache: Any) -> "BatchQuantizedCache":  # noqa: ANN401 - a QuantizedCache
-        batch = cls([0], cache.group_size, cache.bits)
+    def _of_one(cls, cache: Any) -> Any:  # noqa: ANN401
+        batch = cls._empty_like(cache)
         if cache.keys is not None:
-            batch.keys, batch.values = cache.keys_and_values()
+            batch.keys, batch.values = cache.packed_state()
             batch._idx = cache.offset
             batch.offset = batch.offset + cache.offset
         return batch
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:  # noqa: ANN401 - two tuples of three arrays
-        """Quantize keys and values, shape [B, H, T, D], append them, and return all."""
-        start, end = self._idx, self._idx + keys.shape[2]
-        if self.keys is None:
-            self.group_size = group_for((keys.shape[-1], values.shape[-1]), self.group_size)
-        added = tuple(mx.quantize(each, group_size=self.group_size, bits=self.bits) for each in (keys, values))
-        if self.keys is None or end > self.keys[0].shape[2]:
-            grown = -(-(end - start) // _STEP) * _STEP
-            held = self._held(added)
-            self.keys, self.values = tree_map(lambda each: _padded(each, 0, grown), held)
-        for arrays, parts in zip((self.keys, self.values), added, strict=True):
-            for array, part in zip(arrays, parts, strict=True):
-                array[:, :, start:end] = part
-        self.offset, self._idx = self.offset + keys.shape[2], end
-        return self.keys_and_values()
+    @classmethod
+    @abstractmethod
+    def _empty_like(cls, cache: Any) -> Any:  # noqa: ANN401
+        """Return a batch of one empty sequence of the kind of a cache."""
 
-    def keys_and_values(self) -> Any:  # noqa: ANN401 - two tuples of three arrays
-        """Return all keys and values."""
-        return tree_map(lambda each: each[:, :, : self._idx], (self.keys, self.values))
+    @abstractmethod
+    def _pack(self, keys: mx.array, values: mx.array) -> Any:  # noqa: ANN401 - two tuples of arrays
+        """Return keys and values, shape [B, H, T, D], in the form that is kept."""
+
+    @abstractmethod
+    def _fetched(self) -> Any:  # noqa: ANN401
+        """Return all keys and values in the form that attention takes."""
+
+    @abstractmethod
+    def _adopt(self, other: Any) -> None:  # noqa: ANN401
+        """Take over what another cache of the kind knows of the form."""
+
+    @abstractmethod
+    def _one(self) -> Any:  # noqa: ANN401
+        """Return an empty cache of one sequence."""
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:  # noqa: ANN401
+        """Append keys and values, shape [B, H, T, D], and return all."""
+        start = self._idx
+        added = self._pack(keys, values)
+        self.keys, self.values = with_tokens((self.keys, self.values), start, added)
+        self.offset, self._idx = self.offset + keys.shape[2], start + keys.shape[2]
+        return self._fetched()
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """All keys and values as attention takes them, and where the sequences begin and end."""
+        found = (None, None) if self.keys is None else self._fetched()
+        return *found, self.offset, self.left_padding, self._idx
+
+    def packed_state(self) -> Any:  # noqa: ANN401 - two tuples of arrays
+        """Return all keys and values as they are kept."""
+        return _first_tokens((self.keys, self.values), self._idx)
 
     def filter(self, batch_indices: Any) -> None:  # noqa: ANN401 - a list or an array
         """Keep the sequences at some indices."""
@@ -160,13 +188,14 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
         self._idx -= surplus
         self.left_padding = self.left_padding - surplus
 
-    def extend(self, other: "BatchQuantizedCache") -> None:
-        """Add the sequences of another batch."""
+    def extend(self, other: Any) -> None:  # noqa: ANN401
+        """Add the sequences of another batch of the kind."""
         length = max(self._idx, other._idx)
         mine, theirs = length - self._idx, length - other._idx
         if self.keys is not None or other.keys is not None:
             filled = self if self.keys is not None else other
-            self.group_size, like = filled.group_size, (filled.keys, filled.values)
+            self._adopt(filled)
+            like = (filled.keys, filled.values)
             self.keys, self.values = tree_map(
                 lambda ours, added: mx.concatenate([_padded(ours, mine, 0), _padded(added, theirs, 0)]),
                 self._held(like),
@@ -176,12 +205,12 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
         self.left_padding = mx.concatenate([self.left_padding + mine, other.left_padding + theirs])
         self._idx = length
 
-    def extract(self, idx: int) -> QuantizedCache:
+    def extract(self, idx: int) -> Any:  # noqa: ANN401
         """Return the cache of one sequence."""
-        cache = QuantizedCache(self.bits, self.group_size)
+        cache = self._one()
         if self.keys is not None:
             start: Any = self.left_padding[idx].item()
-            row = tree_map(lambda each: mx.contiguous(each[idx : idx + 1, :, start:]), self.keys_and_values())
+            row = tree_map(lambda each: mx.contiguous(each[idx : idx + 1, :, start:]), self.packed_state())
             cache.keys, cache.values = row
             cache.offset = self._idx - start
         return cache
@@ -189,20 +218,92 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         """Size of all arrays."""
-        return _size_bytes(self)
+        return size_bytes(self)
 
-    def _held(self, like: Any) -> Any:  # noqa: ANN401 - two tuples of three arrays
+    def _held(self, like: Any) -> Any:  # noqa: ANN401 - two tuples of arrays
         """Return all keys and values; of an empty cache, arrays for no token with the other axes of some others."""
         if self.keys is not None:
-            return self.keys_and_values()
+            return self.packed_state()
         rows = self.left_padding.shape[0]
         return tree_map(lambda each: mx.zeros((rows, each.shape[1], 0, each.shape[3]), dtype=each.dtype), like)
 
 
-def _size_bytes(cache: QuantizedCache | BatchQuantizedCache) -> int:
-    return sum(each.nbytes for each in (*(cache.keys or ()), *(cache.values or ())))
+class BatchQuantizedCache(PackedBatch):
+    """The quantized keys and values of the sequences of a batch, packed numbers, scales and biases each.
+
+    Args:
+        left_padding: Tokens of padding, one number a sequence.
+        group_size: Numbers that share a scale; None is replaced with the first keys and values.
+        bits: Of a number.
+    """
+
+    def __init__(self, left_padding: list[int], group_size: int | None, bits: int) -> None:
+        super().__init__(left_padding)
+        self.group_size = group_size
+        self.bits = bits
+
+    @classmethod
+    def _empty_like(cls, cache: Any) -> Self:  # noqa: ANN401
+        return cls([0], cache.group_size, cache.bits)
+
+    def _pack(self, keys: mx.array, values: mx.array) -> Any:  # noqa: ANN401
+        if self.keys is None:
+            self.group_size = group_for((keys.shape[-1], values.shape[-1]), self.group_size)
+        return tuple(mx.quantize(each, group_size=self.group_size, bits=self.bits) for each in (keys, values))
+
+    def _fetched(self) -> Any:  # noqa: ANN401
+        return self.packed_state()  # attention reads them as they are
+
+    def _adopt(self, other: Any) -> None:  # noqa: ANN401
+        self.group_size = other.group_size
+
+    def _one(self) -> QuantizedCache:
+        return QuantizedCache(self.bits, self.group_size)
+
+
+def with_tokens(stored: Any, start: int, added: Any) -> Any:  # noqa: ANN401 - two tuples of arrays
+    """Return arrays with further tokens, grown where there is no room for them.
+
+    Args:
+        stored: Two tuples of arrays, shape [B, H, T, *]; or two None.
+        start: Tokens that are in use.
+        added: Of the same form.
+    """
+    size = added[0][0].shape[2]
+    if stored[0] is None or start + size > stored[0][0].shape[2]:
+        grown = -(-size // _STEP) * _STEP
+        held = tree_map(lambda each: each[:, :, :0], added) if stored[0] is None else _first_tokens(stored, start)
+        stored = tree_map(lambda each: _padded(each, 0, grown), held)
+    for arrays, parts in zip(stored, added, strict=True):
+        for array, part in zip(arrays, parts, strict=True):
+            array[:, :, start : start + size] = part
+    return stored
+
+
+def kept_state(layer: Any) -> Any:  # noqa: ANN401 - a layer of any kind, and its arrays
+    """Return what makes up a layer's cache, as it is kept; its ``state`` may have to be made of that."""
+    found = getattr(layer, "kept_state", None)
+    return layer.state if found is None else found
+
+
+def held_bytes(cache: Iterable[Any]) -> int:
+    """Return what the layers of a cache take, and what is taken while one of them is read."""
+    layers = list(cache)
+    reading: int = max((getattr(layer, "reading_bytes", 0) for layer in layers), default=0)
+    kept: int = sum(layer.nbytes for layer in layers)
+    return reading + kept
+
+
+def size_bytes(cache: Any) -> int:  # noqa: ANN401 - one of the caches here
+    """Return the size of all arrays of keys and values."""
+    size: int = sum(each.nbytes for each in (*(cache.keys or ()), *(cache.values or ())))
+    return size
 
 
 def _padded(array: mx.array, left: int, right: int) -> mx.array:
     """Return an array, shape [B, H, T, *], with so many more tokens."""
     return mx.pad(array, [(0, 0), (0, 0), (left, right), (0, 0)]) if left or right else array
+
+
+def _first_tokens(stored: Any, tokens: int) -> Any:  # noqa: ANN401 - two tuples of arrays
+    return tree_map(lambda each: each[:, :, :tokens], stored)

@@ -26,7 +26,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, kept_state
+from mlxk.adapters.mlx.engine.turbo_cache import TurboCache
 
 SCHEMA = 1
 """Of the files; others are not read."""
@@ -153,6 +154,7 @@ _CLASSES: Mapping[str, Any] = {
         QuantizedCache,
         QuantizedKVCache,
         RotatingKVCache,
+        TurboCache,
     )
 }
 """Kinds of layers, by name; ``CacheList`` is made of them."""
@@ -195,7 +197,7 @@ def stored_layer(layer: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401 - JS
     """
     if type(layer) is CacheList:
         return {"class": "CacheList", "layers": [stored_layer(each, tensors) for each in layer.caches]}
-    state = layer.state
+    state = kept_state(layer)
     if isinstance(layer, (KVCache, QuantizedKVCache)):
         used = layer.offset
         state = tree_map(lambda leaf: leaf[..., :used, :] if isinstance(leaf, mx.array) else leaf, state)

@@ -131,9 +131,9 @@ class PooledModel:
         if tokens > 1 and seconds > 0:
             self.tokens_per_second = (tokens - 1) / seconds
 
-    def measure_cache(self, cache: list[Any], tokens: int) -> None:
-        """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
-        self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, CACHE_STEP)
+    def measure_cache(self, size_bytes: int, tokens: int) -> None:
+        """Note the size of a cache; caches grow in steps, so that short ones are counted as one step."""
+        self.bytes_per_token = size_bytes / max(tokens, CACHE_STEP)
 
 
 def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:

@@ -96,5 +96,5 @@ def _plain(request: GenerationRequest) -> GenerationRequest:
             hint="Leave it out, or run the model in one process.",
         )
     require_library(request.model, request.backends)
-    plain = attrs.evolve(options, draft_model=None, kv_bits=None, kv_group_size=None, max_kv_size=None)
+    plain = attrs.evolve(options, draft_model=None, kv_bits=None, kv_scheme=None, kv_group_size=None, max_kv_size=None)
     return attrs.evolve(request, engine_options=plain)

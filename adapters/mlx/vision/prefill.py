@@ -15,6 +15,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
+from mlxk.adapters.mlx.engine.quantized_cache import kept_state
 from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt
 
@@ -203,7 +204,7 @@ class VisionPrefill(Prefill):
             if whole:
                 for layer in self.cache:
                     layer.trim(1)
-            mx.eval([layer.state for layer in self.cache])
+            mx.eval([kept_state(layer) for layer in self.cache])
             self.position = min(end, last)
         return size
 

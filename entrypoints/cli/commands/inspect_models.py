@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from mlxk.application.policy import estimate_memory
 from mlxk.application.use_cases.resolve_model import close_names
 from mlxk.domain.errors import UsageError
-from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, EngineOptions
+from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
+from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
 from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere, share_of
@@ -19,6 +20,7 @@ from mlxk.entrypoints.cli.command import (
     hosts_of_file,
 )
 from mlxk.entrypoints.cli.command_line_parser import did_you_mean
+from mlxk.entrypoints.cli.generation_arguments import number_of_bits
 from mlxk.entrypoints.cli.output import BOLD, DONE, RED, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import model_json, tables
@@ -104,7 +106,13 @@ class ShowCommand:
         )
         add_cpu_argument(parser)
         parser.add_argument(
-            "--kv-bits", type=int, choices=KV_BITS, help="estimate the memory with keys and values in so many bits"
+            "--kv-bits",
+            type=number_of_bits,
+            choices=ALL_KV_BITS,
+            help="estimate the memory with keys and values in so many bits",
+        )
+        parser.add_argument(
+            "--kv-scheme", "--kv-quant-scheme", choices=KV_SCHEMES, help="and quantized so; turboquant is experimental"
         )
         parser.add_argument(
             "--kv-group-size", type=int, choices=KV_GROUP_SIZES, help="numbers of them that share a scale"
@@ -117,7 +125,9 @@ class ShowCommand:
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """Print the model and one section: metadata, files or config."""
         container = context.build(computing_settings(arguments, context.settings))
-        cache = EngineOptions(kv_bits=arguments.kv_bits, kv_group_size=arguments.kv_group_size)
+        cache = EngineOptions(
+            kv_bits=arguments.kv_bits, kv_scheme=arguments.kv_scheme, kv_group_size=arguments.kv_group_size
+        )
         cache.validate()
         section = "files" if arguments.files else "config" if arguments.config else "metadata"
         hosts = None if arguments.hosts is None else _hosts_to_ask(arguments)
@@ -152,7 +162,7 @@ def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
         UsageError: Another section is asked for, or what a model over several hosts does without.
         ValidationError: See ``hosts_of_file``.
     """
-    for flag in ("remote", "files", "config", "format_report", "kv_bits", "kv_group_size"):
+    for flag in ("remote", "files", "config", "format_report", "kv_bits", "kv_scheme", "kv_group_size"):
         if getattr(arguments, flag):
             option = flag.replace("_", "-")
             raise UsageError(f"--hosts and --{option} exclude each other", hint="Leave one of them out.")
@@ -172,7 +182,7 @@ def _spread(hosts: tuple[RankHost, ...], details: ModelDetails, container: "Cont
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:
     from mlxk.entrypoints.cli.render import remote_models  # noqa: PLC0415
 
-    for flag in ("recalc_hash", "format_report", "kv_bits", "kv_group_size"):
+    for flag in ("recalc_hash", "format_report", "kv_bits", "kv_scheme", "kv_group_size"):
         if getattr(arguments, flag):
             option = flag.replace("_", "-")
             raise UsageError(

@@ -232,7 +232,9 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> argparse.Acti
     if setting.kind in (TEXTS, JSON_TABLE):
         form = "TEXT" if setting.kind is TEXTS else "KEY=VALUE"
         return group.add_argument(flag, action="append", default=[], metavar=form, help=f"{text}; repeatable")
-    if words.startswith("a whole number") or setting.key in ("kv_bits", "kv_group_size"):
+    if setting.key == "kv_bits":
+        return group.add_argument(flag, type=generation_arguments.number_of_bits, metavar="N", help=text)
+    if words.startswith("a whole number") or setting.key == "kv_group_size":
         return group.add_argument(flag, type=int, metavar="N", help=text)
     if words.startswith("a number"):
         return group.add_argument(flag, type=float, metavar="F", help=text)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from mlxk.domain.errors import FeatureGateError, UsageError
+from mlxk.domain.generation.cache_options import TURBOQUANT
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -15,7 +16,11 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     naming_the_flag,
 )
-from mlxk.entrypoints.cli.generation_arguments import add_activations_argument, add_draft_arguments
+from mlxk.entrypoints.cli.generation_arguments import (
+    add_activations_argument,
+    add_cache_arguments,
+    add_draft_arguments,
+)
 from mlxk.entrypoints.cli.output import DONE, Output, success_line
 from mlxk.entrypoints.cli.processes import background_server
 from mlxk.entrypoints.cli.progress import Spinner
@@ -98,8 +103,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
     group.add_argument("--prefix-cache-dir", metavar="DIR", help="keep prompts in a folder, for later starts")
     group.add_argument("--prefix-cache-disk", type=float, metavar="GIB", help="what they may take there (10)")
-    group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8 or 4 bits")
-    group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
+    add_cache_arguments(group, "keep keys and values in 8 or 4 bits")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens of each answer")
     add_activations_argument(group)
     add_cpu_argument(group)
@@ -176,6 +180,9 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
     )
 
 
+_EXPERIMENTAL = "turboquant is experimental, and slower than --kv-bits alone; docs/performance.md has measurements"
+
+
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Run the server until a signal ends it."""
     if arguments.embed_backend and not context.settings.enable_alpha:
@@ -188,6 +195,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
     if any(values.get("quantize_activations") for values in asked):
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
+    if any(values.get("kv_scheme") == TURBOQUANT for values in asked):
+        output.note(f"[{_EXPERIMENTAL}]")
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)

@@ -38,6 +38,7 @@ OTHERS = {
     "cpu_dtype": ("model", "float32"),
     "blas": ("off", "auto"),
     **{"kv_bits": (4, 8), "kv_group_size": (32, 64), "max_kv_size": (64, 128)},
+    "kv_scheme": ("turboquant", "uniform"),
     "draft_kind": ("mtp", "model"),
     "rank_timeout": (10, 20),
     "reasoning_effort": ("low", "high"),
@@ -63,7 +64,12 @@ def two_values(setting: Setting) -> tuple[Any, Any]:
 def written(table: str, setting: Setting, value: Any) -> str:
     """Return a file that sets one setting, with what it is refused without."""
     draft = "" if table == "serve" else 'draft_model = "demo"\n'
-    needed = {"kv_group_size": "kv_bits = 8\n", "draft_tokens": draft, "draft_kind": draft}.get(setting.key, "")
+    needed = {
+        "kv_group_size": "kv_bits = 8\n",
+        "kv_scheme": "kv_bits = 4\n",
+        "draft_tokens": draft,
+        "draft_kind": draft,
+    }.get(setting.key, "")
     return (f"[{table}]\n" if table else "") + f"{setting.key} = {toml(value)}\n" + needed
 
 
@@ -389,6 +395,6 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        preferred = ("kv_bits", "kv_group_size", "max_kv_size", "quantize_activations", "top_logprobs_k")
+        preferred = ("kv_bits", "kv_scheme", "kv_group_size", "max_kv_size", "quantize_activations", "top_logprobs_k")
         if setting.key not in ("desktop_apps", "api_key", *preferred, *BESIDE):
             assert getattr(server, setting.attribute) == setting.default, setting.key

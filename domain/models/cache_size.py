@@ -1,0 +1,59 @@
+"""What the keys and values of a token take when they are quantized, bytes."""
+
+import math
+
+import attrs
+
+_SCALE_BITS = 32
+"""The scale and the bias of a group, of 16 bits each."""
+
+_SMALLEST_GROUP = 32
+"""Numbers."""
+
+
+@attrs.frozen
+class CacheShape:
+    """What a config says of the keys and values of a token; zeros where it does not say."""
+
+    layers: int = 0
+    heads: int = 0
+    """Of keys, and as many of values."""
+    head_size: int = 0
+    """Numbers of one."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """In 16 bits."""
+        return 2 * 2 * self.layers * self.heads * self.head_size
+
+
+def quantized_cache_bytes(bytes_per_token: int, bits: int, group_size: int | None = None) -> int:
+    """Return the KV cache of one token when its numbers are quantized, bytes.
+
+    Args:
+        bytes_per_token: In 16 bits.
+        bits: Of a quantized number.
+        group_size: Numbers that share a scale; None counts the fewest that a model may have by itself.
+    """
+    group_size = group_size or _SMALLEST_GROUP
+    return bytes_per_token * (bits * group_size + _SCALE_BITS) // (16 * group_size)
+
+
+_READING_SHARE = 3
+"""What reading a layer takes, of its keys and values in 16 bits: numbers of 32 bits, and what is made of them."""
+
+
+def turboquant_cache_bytes(shape: CacheShape, bits: float) -> int:
+    """Return the KV cache of one token when its vectors are quantized by TurboQuant, bytes.
+
+    A vector is its length, in 16 bits, and its packed numbers in words of 32 bits. The last layer of more than two is
+    not quantized; and while a layer is read, its keys and values are held as numbers.
+
+    Args:
+        shape: Of keys and values.
+        bits: Of a number; one half more is of the values only.
+    """
+    plain = 1 if shape.layers > 2 else 0
+    layer = 2 * 2 * shape.heads * shape.head_size
+    words = sum(-(-shape.head_size * each // 32) for each in (math.floor(bits), math.ceil(bits)))
+    return (shape.layers - plain) * shape.heads * (4 * words + 2 * 2) + (plain + _READING_SHARE) * layer
