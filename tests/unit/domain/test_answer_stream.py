@@ -122,3 +122,29 @@ def test_a_stream_is_the_whole_answer_however_it_is_cut(
     whole = "".join(pieces)
     assert _run(pieces, stops, tail, complete) == _run(list(whole), stops, tail, complete)
     assert _run(pieces, stops, tail, complete) == _run([whole], stops, tail, complete)
+
+
+def test_parsing_may_stop_only_where_nothing_can_be_found_any_more() -> None:
+    assert OutputParser().passes_unchanged
+    forced = OutputParser(forced=ForcedCallSplitter("add", "id"))
+    for parser in (forced, OutputParser(["end"]), OutputParser(tools=_CALLS), OutputParser(reasoning=CHANNELS)):
+        parser.feed("Let me ")
+        assert not parser.passes_unchanged
+    tagged = OutputParser(reasoning=_THINK)
+    found = []
+    for piece in ("<think>hm", "</think>", "So", " it is"):
+        tagged.feed(piece)
+        found.append(tagged.passes_unchanged)
+    assert found == [False, False, True, True]
+
+
+def test_who_is_being_spoken_to_is_known_at_every_piece() -> None:
+    for parser, reasons, answers in (
+        (OutputParser(reasoning=_THINK), "<think>hm", "</think>So"),
+        (OutputParser(reasoning=CHANNELS), "<|channel|>analysis<|message|>hm", "<|end|><|channel|>final<|message|>So"),
+    ):
+        parser.feed(reasons)
+        assert (parser.thinking, parser.answering) == (True, False)
+        parser.feed(answers)
+        assert (parser.thinking, parser.answering) == (False, True)
+    assert (OutputParser().thinking, OutputParser().answering) == (False, True)
