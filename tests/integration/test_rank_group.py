@@ -173,7 +173,7 @@ def test_a_rank_with_another_key_is_no_rank(refused: Callable[[RankGroup], MlxkE
     assert "as a rank" not in error.message
 
 
-@pytest.mark.parametrize(("architecture", "ranks"), [("gemma3_text", 2), ("llama", 3)])
+@pytest.mark.parametrize(("architecture", "ranks"), [("lfm2", 2), ("llama", 3)])
 def test_a_model_that_is_not_divided_is_refused_before_any_rank_has_loaded(
     architecture: str, ranks: int, tmp_path: Path
 ) -> None:
@@ -185,7 +185,7 @@ def test_a_model_that_is_not_divided_is_refused_before_any_rank_has_loaded(
         return caught.value
 
     error, _ = started(refuse, "import time; time.sleep(60)", ranks=ranks)
-    assert "gemma3_text" in error.message if ranks == 2 else "(4) are no multiple of 3" in error.message
+    assert "lfm2" in error.message if ranks == 2 else "(4) are no multiple of 3" in error.message
 
 
 def test_an_address_of_another_machine_is_refused() -> None:

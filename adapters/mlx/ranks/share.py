@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+from mlx import nn
+from mlx.nn.layers.distributed import QuantizedShardedToAllLinear, ShardedToAllLinear, shard_inplace, shard_linear
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -70,12 +72,13 @@ def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:
     reasons = []
     for cut in Cut:
         network = _lazy(handle)[0]
-        if not _has(network, cut):
+        divide = _divider(network, cut)
+        if divide is None:
             continue
-        reason = _uneven_heads(config, ranks) if cut is Cut.TENSOR else None
+        reason = _uneven_heads(config, ranks, _is_cut_here(network)) if cut is Cut.TENSOR else None
         try:
             if reason is None:
-                _divide(network, cut, _Counted(ranks))
+                divide(_Counted(ranks))
                 return cut
         except (ValueError, TypeError) as error:
             reason = str(error).splitlines()[0][:200]
@@ -83,9 +86,9 @@ def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:
     kind = config.get("model_type", "its architecture")
     if not reasons:
         raise IncompatibleModelError(
-            f"'{handle.name}' cannot be spread over several processes: mlx-lm has no way to divide '{kind}'.",
-            hint="Run it in one process. Architectures such as llama, qwen2, qwen3, qwen3_moe, gpt_oss and deepseek_v3"
-            " can be divided.",
+            f"'{handle.name}' cannot be spread over several processes: there is no way to divide '{kind}'.",
+            hint="Run it in one process. Architectures such as llama, qwen2, qwen3, qwen3_moe, gemma3, mixtral, gpt_oss"
+            " and deepseek_v3 can be divided.",
         )
     raise IncompatibleModelError(
         f"'{handle.name}' cannot be divided among {ranks} processes: {'; '.join(reasons)}.",
@@ -93,22 +96,122 @@ def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:
     )
 
 
-def _uneven_heads(config: Mapping[str, Any], ranks: int) -> str | None:
+def _uneven_heads(config: Mapping[str, Any], ranks: int, keeps_one: bool) -> str | None:
+    """Return what prevents that every rank gets as many heads; a single pair of keys and values may stay whole."""
     nested = config.get("text_config")
     values = {**config, **nested} if isinstance(nested, dict) else config
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = values.get(name)
+        if name == "num_key_value_heads" and heads == 1 and keeps_one:
+            continue
         if isinstance(heads, int) and heads % ranks:
             return f"its {name} ({heads}) are no multiple of {ranks}"
     return None
 
 
-def _has(network: Any, cut: Cut) -> bool:  # noqa: ANN401
-    return hasattr(network, "shard") if cut is Cut.TENSOR else hasattr(getattr(network, "model", None), "pipeline")
+_CUT_HERE = ("gemma", "gemma2", "gemma3", "gemma3_text", "mixtral")
+"""Architectures that mlx-lm does not cut, and that are built of the same parts as those that it does."""
 
 
-def _divide(network: Any, cut: Cut, group: Any) -> None:  # noqa: ANN401
-    network.shard(group) if cut is Cut.TENSOR else network.model.pipeline(group)
+def _is_cut_here(network: Any) -> bool:  # noqa: ANN401
+    return not hasattr(network, "shard") and getattr(network, "model_type", None) in _CUT_HERE
+
+
+def _divider(network: Any, cut: Cut) -> Callable[[Any], None] | None:  # noqa: ANN401
+    """Return what divides a network among the ranks of a group; None when nothing does so in this way."""
+    if cut is Cut.PIPELINE:
+        return getattr(getattr(network, "model", None), "pipeline", None)
+    if _is_cut_here(network):
+        return lambda group: _cut_layers(network.layers, group)
+    return getattr(network, "shard", None)
+
+
+_PARALLEL, _SUMMED = ("gate_proj", "up_proj"), "down_proj"
+
+
+def _cut_layers(layers: Sequence[Any], group: Any) -> None:  # noqa: ANN401
+    """Cut the matrices of every layer: heads and hidden numbers are divided, and the results summed over all ranks."""
+    for layer in layers:
+        _cut_attention(layer.self_attn, group)
+        if hasattr(layer, "block_sparse_moe"):
+            experts = layer.block_sparse_moe.switch_mlp
+            for name in _PARALLEL:
+                shard_inplace(experts[name], "all-to-sharded", group=group)
+            shard_inplace(experts[_SUMMED], "sharded-to-all", group=group)
+            layer.block_sparse_moe = _Summed(layer.block_sparse_moe, group)
+        else:
+            for name in _PARALLEL:
+                layer.mlp[name] = shard_linear(layer.mlp[name], "all-to-sharded", group=group)
+            layer.mlp[_SUMMED] = shard_linear(layer.mlp[_SUMMED], "sharded-to-all", group=group)
+
+
+def _cut_attention(attention: Any, group: Any) -> None:  # noqa: ANN401
+    ranks = group.size()
+    heads, pairs = ("n_heads", "n_kv_heads") if hasattr(attention, "n_heads") else ("num_heads", "num_key_value_heads")
+    keeps_pair = getattr(attention, pairs) == 1
+    for name in ("q_proj",) if keeps_pair else ("q_proj", "k_proj", "v_proj"):
+        attention[name] = shard_linear(attention[name], "all-to-sharded", group=group)
+    attention.o_proj = shard_linear(attention.o_proj, "sharded-to-all", group=group)
+    setattr(attention, heads, getattr(attention, heads) // ranks)
+    if keeps_pair:
+        attention.repeats = getattr(attention, heads)
+    else:
+        setattr(attention, pairs, getattr(attention, pairs) // ranks)
+
+
+class _Summed(nn.Module):  # type: ignore[misc] # MLX has no types for it
+    """A block of experts of which every rank has a part."""
+
+    def __init__(self, block: nn.Module, group: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self.block = block
+        self._group = group
+
+    def __call__(self, states: mx.array) -> mx.array:
+        return summed(self.block(states), self._group)
+
+
+_MOST_GATHERED = 256 * 1024
+"""Bytes that a rank may get for a sum in one round."""
+
+
+def summed(part: mx.array, group: Any) -> mx.array:  # noqa: ANN401
+    """Return the sum of an array over all ranks, the same bits on each.
+
+    MLX's own sum takes two rounds of messages over the ring, each of a part. A small array is gathered in one, and
+    added up by everyone: a decoding step waits for messages, not for bytes.
+    """
+    others = group.size() - 1
+    if others > 1 and others * part.nbytes > _MOST_GATHERED:
+        return mx.distributed.all_sum(part, group=group)
+    return mx.distributed.all_gather(part[None], group=group).sum(axis=0)
+
+
+class _SummedLinear(ShardedToAllLinear):  # type: ignore[misc]
+    """MLX's layer with another sum."""
+
+    def __call__(self, states: mx.array) -> mx.array:
+        found = summed(states @ self["weight"].T, self.group)
+        return found + self["bias"] if "bias" in self else found
+
+
+class _SummedQuantizedLinear(QuantizedShardedToAllLinear):  # type: ignore[misc]
+    """MLX's layer with another sum."""
+
+    def __call__(self, states: mx.array) -> mx.array:
+        weight = (self["weight"], self["scales"], self.get("biases"))
+        kind = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        found = summed(mx.quantized_matmul(states, *weight, transpose=True, **kind), self.group)
+        return found + self["bias"] if "bias" in self else found
+
+
+_SUMMED_LAYERS = {ShardedToAllLinear: _SummedLinear, QuantizedShardedToAllLinear: _SummedQuantizedLinear}
+
+
+def _sum_in_one_round(network: Any) -> None:  # noqa: ANN401
+    for module in network.modules():
+        if (better := _SUMMED_LAYERS.get(type(module))) is not None:
+            module.__class__ = better
 
 
 def _lazy(handle: ModelHandle) -> tuple[Any, dict[str, Any]]:
@@ -130,7 +233,10 @@ def load_share(handle: ModelHandle, cut: Cut, group: Any, form: WeightForm) -> t
         The network, the config that mlx-lm read, and what the share takes, bytes.
     """
     network, config = _lazy(handle)
-    _divide(network, cut, group)
+    divide = _divider(network, cut)
+    assert divide is not None  # ``cut_of`` has found it
+    divide(group)
+    _sum_in_one_round(network)
     size = widen(network, WeightForm.WIDE) if form.widened else parameter_bytes(network)
     mx.eval(network.parameters())
     network.eval()
@@ -184,7 +290,7 @@ class Share:
             The logits, shape [B, L, V].
         """
         layers = self.caches[cache]
-        tokens = mx.distributed.all_sum(tokens.astype(mx.int32), group=self._group)
+        tokens = summed(tokens.astype(mx.int32), self._group)
         mx.async_eval(tokens)  # type: ignore[no-untyped-call] # a rank that gets a layer's output needs only their shape
         found: mx.array = self.network(tokens, cache=layers)
         states = [layer.state for layer in layers]
