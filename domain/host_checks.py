@@ -11,7 +11,7 @@ import attrs
 
 from mlxk.domain.diagnosis import CheckGroup, Fault, Finding
 from mlxk.domain.models.footprint import MemoryFit, MemoryReading
-from mlxk.domain.ranks import RING, HostAccount, HostFiles, HostShare, RankHost, SpreadModel
+from mlxk.domain.ranks import RING, USED_BACKENDS, HostAccount, HostFiles, HostShare, RankHost, SpreadModel
 from mlxk.domain.text import in_one_unit
 
 RANK_VERSIONS = ("mlxk", "mlx", "mlx-lm")
@@ -132,7 +132,7 @@ def judge_hosts(
                 yield _files(spread.shares[index], each, first, model)
     if spread is not None and first.answers:
         yield _division(spread, len(found.hosts))
-    if backend not in (None, "any", RING):
+    if backend not in USED_BACKENDS:
         seen = f"the file asks for {backend}; ranks exchange by MLX's ring over TCP"
         yield Finding("backend", CheckGroup.LINKS, seen, Fault.BACKEND_NOT_USED)
     yield from map(_link, found.links)

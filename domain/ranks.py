@@ -105,6 +105,9 @@ RING = "ring"
 BACKENDS = ("any", RING, "jaccl", "jaccl-ring", "nccl", "mpi")
 """Those that MLX's launcher knows."""
 
+USED_BACKENDS = (None, "any", RING)
+"""What a file may ask for that is as it is done."""
+
 _FILE_FIELDS = ("hosts", "backend", "envs")
 _HOST_FIELDS = ("ssh", "ips", "python", "rdma")
 """Those of MLX's launcher, and ``python``."""

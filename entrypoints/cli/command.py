@@ -14,7 +14,7 @@ import attrs
 
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError, UsageError, ValidationError
 from mlxk.domain.models.model import Origin
-from mlxk.domain.ranks import HostFile, read_hosts
+from mlxk.domain.ranks import USED_BACKENDS, HostFile, read_hosts
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS, RANK_TIMEOUTS
@@ -201,13 +201,24 @@ def ranks_flag(arguments: argparse.Namespace) -> str | None:
 def rank_hosts(arguments: argparse.Namespace) -> tuple[tuple[str, str, str | None], ...] | None:
     """Return the hosts of the file, as ``Settings`` have them; None without a file.
 
+    ``arguments.backend`` becomes the layer of MLX that the file asks for.
+
     Raises:
         ValidationError: The file cannot be read, or names its entry and field at fault.
     """
     path = getattr(arguments, "hostfile", None)
     if path is None:
         return None
-    return tuple((host.ssh, host.address, host.python) for host in hosts_of_file("--hostfile", path).hosts)
+    file = hosts_of_file("--hostfile", path)
+    arguments.backend = file.backend
+    return tuple((host.ssh, host.address, host.python) for host in file.hosts)
+
+
+def note_backend(arguments: argparse.Namespace, output: Output) -> None:
+    """Say that ranks exchange in another way than the file of hosts asks for, where they do."""
+    asked = getattr(arguments, "backend", None)
+    if asked not in USED_BACKENDS:
+        output.note(f"[{arguments.hostfile} asks for {asked}; ranks exchange by MLX's ring over TCP]")
 
 
 def hosts_of_file(flag: str, path: str) -> HostFile:

@@ -28,6 +28,7 @@ on_a_network = pytest.mark.skipif(not may_make_networks(), reason="it needs root
 __all__ = ["link"]
 
 Document = dict[str, Any]
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 NAME = '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done\nname=$1\nshift\n'
 """Has ``$name`` be what ssh is given, and ``$*`` what is run there."""
@@ -277,3 +278,18 @@ def test_a_file_that_is_wrong_is_refused_alike_by_every_command(
     messages = {each["message"].partition(": ")[2] for each in said}
     assert len(messages) == 1
     assert fault in messages.pop()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run", "demo", "Hello", "--temperature", "-1"), ("serve", "--model", "absent", "--pull")],
+    ids=["run", "serve"],
+)
+def test_a_layer_of_mlx_that_is_not_used_is_said_by_what_computes(
+    words: tuple[str, ...], hosts: Hosts, mlxk_here: Program
+) -> None:
+    hosts.are({"one": "127.0.0.1", "two": "127.0.0.1"}, "", backend="jaccl")
+    done = mlxk_here(*words, "--hostfile", "hosts.json", HF_HUB_OFFLINE="1")
+    said = done.stderr.splitlines()
+    assert said[0] == "[hosts.json asks for jaccl; ranks exchange by MLX's ring over TCP]"
+    assert (done.returncode, len(said) > 1) == (1, True)

@@ -25,6 +25,7 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     model_reference,
     naming_the_flag,
+    note_backend,
     print_place,
 )
 from mlxk.entrypoints.cli.media_run import show_prompt
@@ -114,6 +115,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.allow_tool and not arguments.mcp:
         raise UsageError("--allow-tool requires --mcp FILE")
     container = context.build(computing_settings(arguments, context.settings))
+    note_backend(arguments, output)
     try:
         with naming_the_flag(context.settings):
             options = _options(arguments)

@@ -15,6 +15,7 @@ from mlxk.entrypoints.cli.command import (
     complete_models,
     fetch_absent,
     naming_the_flag,
+    note_backend,
 )
 from mlxk.entrypoints.cli.generation_arguments import (
     add_activations_argument,
@@ -192,6 +193,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     server = server_settings(arguments, context)
     server.validate()
+    note_backend(arguments, output)
     asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
     if any(values.get("quantize_activations") for values in asked):
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
