@@ -22,6 +22,10 @@ TASK_MARKS = frozenset(
         "<|object_ref_end|>",
         "<|box_start|>",
         "<|box_end|>",
+        "<ref>",
+        "</ref>",
+        "<box>",
+        "</box>",
     }
 )
 """Control tokens with which users ask for points and boxes; they begin and end no turn."""
@@ -71,14 +75,27 @@ _LONGEST_LABEL = 200
 """Characters before coordinates that can be their label."""
 
 
-def _deepseek(match: re.Match[str]) -> Iterator[Region]:
+def _lists(label: str, text: str, units: float) -> Iterator[Region]:
+    """Yield the boxes of a JSON list of them."""
     try:
-        boxes = json.loads(match["boxes"])
+        boxes = json.loads(text)
     except (ValueError, RecursionError):
         return
     for box in boxes if isinstance(boxes, list) else ():
         if isinstance(box, list) and all(type(side) in (int, float) for side in box):
-            yield from _of(match["label"] or "", [float(side) for side in box], 999)
+            yield from _of(label, [float(side) for side in box], units)
+
+
+def _deepseek(match: re.Match[str]) -> Iterator[Region]:
+    yield from _lists(match["label"] or "", match["boxes"], 999)
+
+
+def _boxes(match: re.Match[str]) -> Iterator[Region]:
+    for text in re.findall(r"<box>(.*?)</box>", match["boxes"]):
+        if text.startswith("["):
+            yield from _lists(match["label"] or "", text, 1000)
+        elif _CORNERS.fullmatch(text):
+            yield from _of(match["label"] or "", [float(side) for side in re.findall(r"\d+", text)], 1000)
 
 
 def _qwen(match: re.Match[str]) -> Iterator[Region]:
@@ -107,6 +124,7 @@ def _molmo(match: re.Match[str]) -> Iterator[Region]:
             yield from _of(match["label"] or attributes.get("alt", ""), [float(left), float(top)], 100)
 
 
+_CORNERS = re.compile(r"(<\d{1,4}>){2}|(<\d{1,4}>){4}|\(\d{1,4},\d{1,4}\)(,\(\d{1,4},\d{1,4}\))?")
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,6})?")
 
 _READERS: tuple[tuple[str, Callable[[re.Match[str]], Iterator[Region]]], ...] = (
@@ -119,9 +137,13 @@ _READERS: tuple[tuple[str, Callable[[re.Match[str]], Iterator[Region]]], ...] = 
         r"<\|box_start\|>(?P<box>\(\d{1,4},\s?\d{1,4}\)(?:,\s?\(\d{1,4},\s?\d{1,4}\))?)<\|box_end\|>",
         _qwen,
     ),
+    (
+        r"(?:<ref>(?P<label>[^<]{0,200})</ref>)?(?P<boxes>(?:<box>[<>\[\]()\d\s.,]{3,2000}</box>){1,64})",
+        _boxes,
+    ),
     (r"(?P<box>(?:<\|LOC_\d{1,4}\|>){2,64})", _tokens(1000)),
     (r"(?P<box>(?:<loc_\d{1,3}>){2,64})", _tokens(999)),
     (r"(?P<box>(?:<loc\d{4}>){4})(?P<label>[^<>;\n]*)", _paligemma),
     (r"<points?\s(?P<attributes>[^<>]{1,4096})>(?P<label>[^<>]*)</points?>", _molmo),
 )
-"""DeepSeek-OCR, Qwen2-VL, PaddleOCR-VL, Florence, PaliGemma and Molmo."""
+"""DeepSeek-OCR; Qwen2-VL; LocateAnything, InternVL and Qwen-VL; PaddleOCR-VL, Florence, PaliGemma and Molmo."""
