@@ -58,7 +58,7 @@ def _shown(shows: dict[str, Any], notes: list[str]) -> str:
     """Return the cells of a family, and add what they refer to."""
     words = {None: "\N{EN DASH}", True: "yes", "shared": "yes", "alone": "alone"}
     columns = [shows.get(name) for name in ("image", "images", "batch", "sound", "both", "video")]
-    notes += [each for each in (*columns, shows.get("note")) if each not in (*words, *notes)]
+    notes += [each for each in dict.fromkeys((*columns, shows.get("note"))) if each not in (*words, *notes)]
     cells = [words[each] if each in words else f"({notes.index(each) + 1})" for each in columns]
     note = f" ({notes.index(shows['note']) + 1})" if "note" in shows else ""
     return " | ".join([cells[0] + note, *cells[1:]])

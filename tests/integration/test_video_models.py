@@ -13,7 +13,7 @@ import pytest
 from models.answers import Answer, read
 from models.clips import encoded, written
 from models.pictures import about, loaded, noise, oracle
-from models.tiny_vision import build
+from models.vision_families import build_family
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
@@ -29,6 +29,8 @@ QUESTION = "What happens?"
 FAMILIES = json.loads((Path(__file__).parents[1] / "models" / "vision_families.json").read_text(encoding="utf-8"))
 WATCHING = sorted(name for name, found in FAMILIES.items() if found["shows"].get("video") is True)
 """Architectures with tokens for video."""
+CLASSES = ["llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
+"""One of each class of networks among them."""
 
 Models = Callable[[str], ModelHandle]
 
@@ -37,7 +39,7 @@ Models = Callable[[str], ModelHandle]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of an architecture, once."""
     folder = tmp_path_factory.mktemp("tiny")
-    return functools.cache(lambda architecture: build(folder / architecture, architecture, 3))
+    return functools.cache(lambda architecture: build_family(folder / architecture, architecture, 3))
 
 
 def clip_file(folder: Path, seed: int, frames: int = 24) -> Path:
@@ -88,7 +90,7 @@ def test_an_answer_about_a_clip_is_mlx_vlms_own(
     assert found[0] != found[1]
 
 
-@pytest.mark.parametrize("architecture", WATCHING)
+@pytest.mark.parametrize("architecture", CLASSES)
 def test_an_answer_about_two_clips_is_mlx_vlms_own(
     architecture: str, models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:
@@ -97,7 +99,7 @@ def test_an_answer_about_two_clips_is_mlx_vlms_own(
     assert found.tokens == its_own(handle, paths, VideoSampling())
 
 
-@pytest.mark.parametrize("architecture", [*WATCHING, "gemma3", "pixtral", "smolvlm"])
+@pytest.mark.parametrize("architecture", [*CLASSES, "gemma3", "pixtral", "smolvlm"])
 def test_a_clip_beside_an_image_or_for_another_model_is_frames_with_their_times(
     architecture: str, models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:
@@ -109,7 +111,7 @@ def test_a_clip_beside_an_image_or_for_another_model_is_frames_with_their_times(
     assert found.tokens == oracle(handle, about(*beside, *frames, QUESTION))
 
 
-@pytest.mark.parametrize("architecture", WATCHING)
+@pytest.mark.parametrize("architecture", CLASSES)
 def test_a_conversation_goes_on_about_its_clip_without_looking_again(
     architecture: str, models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ What is shown for each is written beside its configuration, and the page of the 
 """
 
 import functools
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -52,12 +53,22 @@ def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> Gener
 
 def expected(handle: ModelHandle, prompt: Conversation, family: str) -> tuple[bytes, ...]:
     """Return mlx-vlm's own answer."""
+    if family == "zaya1_vl":
+        _name_tokens_rightly()
     if family == "llava":
         _, processor = loaded(handle)
         images = processor.image_processor
         if not hasattr(images, "plain"):
             processor.image_processor = _Plain(images)
     return oracle(handle, prompt, GREEDY.max_tokens or 0)
+
+
+@functools.cache
+def _name_tokens_rightly() -> None:
+    """Let its network be called as mlx-vlm calls every network."""
+    network: Any = importlib.import_module("mlx_vlm.models.zaya1_vl.language").LanguageModel
+    plain = network.__call__
+    network.__call__ = lambda self, inputs, *arguments, **options: plain(self, inputs, *arguments, **options)
 
 
 class _Plain:
@@ -139,9 +150,7 @@ def test_every_architecture_of_the_library_stands_once_in_the_tables() -> None:
     assert sorted(named) == sorted(installed)
 
 
-@pytest.mark.parametrize(
-    "family", [name for name in sorted(FAMILIES) if "refused" not in str(FAMILIES[name]["shows"]["image"])]
-)
+@pytest.mark.parametrize("family", [name for name in ANSWERING if "like" not in FAMILIES[name]])
 def test_a_familys_prompts_go_on_from_what_is_kept_as_if_nothing_were(
     family: str, models: Models, engine: MlxTextGenerator
 ) -> None:

@@ -76,6 +76,8 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
     from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 
     model, processor = loaded(handle)
+    if getattr(model, "language_model", None) is not None and hasattr(model.language_model, "_rope_deltas"):
+        model.language_model._rope_deltas = None  # of the prompt before, which some families go on with
     messages = [
         {"role": message.role.value, "content": [_part(part) for part in message.parts] or message.content}
         for message in conversation.messages

@@ -331,7 +331,7 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
     _write(
         directory / "tokenizer_config.json",
         {
-            "chat_template": _template(wanted),
+            **({"chat_template": _template(wanted)} if wanted.get("template", True) else {}),
             "clean_up_tokenization_spaces": False,
             "eos_token": "<|im_end|>",
             "model_max_length": 4096,
@@ -344,7 +344,7 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
     )
     for name, content in wanted["files"].items():
         _write(directory / name, content)
-    _weigh(directory, settings, seed)
+    _weigh(directory, settings, seed, filled=wanted.get("filled", False))
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 
@@ -356,7 +356,8 @@ def _state_vocabulary(settings: dict[str, Any], size: int) -> None:
             section["vocab_size_per_layer_input"] = size
 
 
-def _weigh(directory: Path, settings: dict[str, Any], seed: int) -> None:
+def _weigh(directory: Path, settings: dict[str, Any], seed: int, *, filled: bool) -> None:
+    """Draw the weights; ``filled`` has tables that an architecture begins with zeros drawn as well."""
     from mlx_vlm.utils import get_model_and_args, update_module_configs
 
     stated = {"audio_config": {}, "text_config": {}, "vision_config": {}, **json.loads(json.dumps(settings))}
@@ -365,10 +366,15 @@ def _weigh(directory: Path, settings: dict[str, Any], seed: int) -> None:
     config = update_module_configs(architecture.ModelConfig.from_dict(stated), architecture, stated, parts)
     mx.random.seed(seed)
     model = architecture.Model(config)
-    model.update(tree_map_with_path(_widened, model.parameters()))
+    model.update(tree_map_with_path(_drawn if filled else _widened, model.parameters()))
     mx.eval(model.parameters())
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
+
+
+def _drawn(name: str, weight: Any) -> Any:
+    empty = weight.ndim > 1 and not weight.any()
+    return _widened(name, mx.random.normal(weight.shape) * 0.3 if empty else weight)
 
 
 def _widened(name: str, weight: Any) -> Any:

@@ -6,8 +6,10 @@ show. Everything else is as in ``tiny_vision``.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,11 @@ _PIXELS: dict[str, Any] = {
 
 
 FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
-"""What each family's files say beyond that, and what its tests show; the page of the families is made of it."""
+"""What each family's files say beyond that, and what its tests show; the page of the families is made of it.
+
+``library`` are sizes that mlx-vlm's modules have written in, ``filled`` draws the tables that begin with zeros, and
+``like`` names a family with the same language model, by which some tests do without this one.
+"""
 OMNI: dict[str, Any] = json.loads(Path(__file__).with_name("omni_families.json").read_text())
 """The same of families that hear as well."""
 
@@ -109,6 +115,7 @@ def build_family(directory: Path, family: str, seed: int = 0, **config: Any) -> 
     if family in ARCHITECTURES:
         return build(directory, family, seed, **config)
     wanted = FAMILIES[family]
+    shrink_library(family)
     package = importlib.import_module(f"mlx_vlm.models.{wanted.get('package', family)}")
     text = {**_shrunk(package.TextConfig, _TEXT), **wanted.get("text", {})}
     vision = {**_shrunk(package.VisionConfig, _EYE), **wanted.get("vision", {})}
@@ -120,6 +127,24 @@ def build_family(directory: Path, family: str, seed: int = 0, **config: Any) -> 
     }
     described = {**wanted, "config": {**top, **wanted.get("config", {})}, "files": files}
     return write_model(directory, described, seed, **{"model_type": wanted.get("model_type", family), **config})
+
+
+@functools.cache
+def shrink_library(family: str) -> None:
+    """Replace sizes that mlx-vlm's modules of a family have written in, for this process."""
+    for path, value in FAMILIES[family].get("library", {}).items():
+        module, _, name = path.partition(":")
+        holder: Any = importlib.import_module(f"mlx_vlm.models.{module}")
+        *outer, last = name.split(".")
+        for each in outer:
+            holder = getattr(holder, each)
+        found = getattr(holder, last)
+        if isinstance(found, types.SimpleNamespace):
+            vars(found).update(value)
+        elif isinstance(value, dict):
+            setattr(holder, last, (functools.partialmethod if outer else functools.partial)(found, **value))
+        else:
+            setattr(holder, last, value)
 
 
 def _shrunk(config: Any, small: dict[str, Any]) -> dict[str, Any]:

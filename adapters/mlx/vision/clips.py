@@ -12,7 +12,18 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.video import DecodedVideo
 from mlxk.domain.models.snapshot import has_default_template
 
-_WATCHING = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+_WATCHING = frozenset(
+    {
+        "llava_onevision",
+        "qwen2_5_vl",
+        "qwen2_vl",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen4_exp",
+    }
+)
 """Architectures whose answers about clips are compared with mlx-vlm's own."""
 
 

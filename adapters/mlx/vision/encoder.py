@@ -290,7 +290,8 @@ def with_cache(model: Any) -> CachingEncoder | None:  # noqa: ANN401
     """Replace a model's vision encoder by a caching one and return it; None when no known attribute has one."""
     for holder, name in itertools.product((model, getattr(model, "thinker", None)), ENCODER_NAMES):
         encoder = getattr(holder, name, None)
-        if encoder is not None and callable(encoder):
+        # Some models have the encoder under one more name, as a property that cannot be set.
+        if callable(encoder) and not isinstance(getattr(type(holder), name, None), property):
             caching = CachingEncoder(encoder)
             setattr(holder, name, caching)
             return caching

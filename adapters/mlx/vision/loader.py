@@ -1,5 +1,8 @@
 """Loading a vision model with mlx-vlm."""
 
+import importlib.util
+import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +39,10 @@ _EXPANDING = frozenset({"granite_vision", "llava_next"})
 
 _TEXT_OPTIONS = frozenset({"llava"})
 """Architectures whose processors pass options of the text to the image processor."""
+
+
+_ON_PYTORCH = {"phi4-siglip": "transformers.models.siglip2.image_processing_siglip2"}
+"""Modules that processors of mlx-vlm import, and that cannot be imported without PyTorch."""
 
 
 @attrs.frozen(eq=False)
@@ -105,6 +112,7 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
         raise UntrustedModelCodeError(f"{refusal}: '{handle.name}' is not loaded.")
     # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
     with translated(handle, "has an architecture mlx-vlm does not know"), offline(), quietly():
+        _offer_pillow(config.get("model_type"))
         model, processor = _load(handle)
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_template(tokenizer, processor)
@@ -130,6 +138,7 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
     """
     refuse_untrusted_code(handle)
     with offline(), quietly():
+        _offer_pillow(config.get("model_type"))
         # Importing the architecture registers its processor.
         architecture, _ = utils.get_model_and_args(dict(config))
         parsed = architecture.ModelConfig.from_dict(dict(config))
@@ -147,6 +156,18 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
     if getattr(model.config, "model_type", None) in _TEXT_OPTIONS:
         processor.image_processor = WithoutTextOptions(processor.image_processor)
     return model, processor
+
+
+def _offer_pillow(architecture: object) -> None:
+    """Let mlx-vlm find transformers' image processor on Pillow where it asks for the one on PyTorch, not installed."""
+    name = _ON_PYTORCH.get(str(architecture))
+    if name is None or importlib.util.find_spec("torchvision") is not None:
+        return
+    package, _, module = name.rpartition(".")
+    found = importlib.import_module(f"{package}.{module.replace('processing_', 'processing_pil_')}")
+    offered = types.ModuleType(name)
+    vars(offered)["Siglip2ImageProcessor"] = found.Siglip2ImageProcessorPil
+    sys.modules[name] = offered
 
 
 def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401

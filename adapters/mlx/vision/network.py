@@ -149,6 +149,7 @@ class VisionNetwork:
 
     def __init__(self, language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
         self._language = language
+        _see_whole_images(getattr(language, "model", None))
         self.has_positions = hasattr(language, "_rope_deltas") or hasattr(language, "_position_ids")
         """Whether positions differ from the token count."""
         self.takes_positions = hasattr(language, "_rope_deltas") or not self.has_positions
@@ -193,6 +194,22 @@ class VisionNetwork:
     def make_cache(self) -> list[Any]:
         """Return an empty cache: the model's own layers and the position offsets."""
         return [*make_prompt_cache(self._language), RowPositions()]
+
+
+def _see_whole_images(model: Any) -> None:  # noqa: ANN401
+    """Let tokens of an image attend to its later ones also where the beginning of the prompt is cached.
+
+    The models that do so at all are those with this method, which leaves such masks as they are.
+    """
+    if not hasattr(model, "_apply_blockwise_bidirectional_overlay"):
+        return
+
+    def overlay(mask: mx.array, kinds: mx.array) -> mx.array:
+        images = model._block_sequence_ids_for_mask(kinds)
+        later, earlier = images[:, -mask.shape[-2] :, None], images[:, None, -mask.shape[-1] :]
+        return mask | mx.expand_dims((later != -1) & (later == earlier), 1)
+
+    model._apply_blockwise_bidirectional_overlay = overlay
 
 
 def logits_of(output: Any) -> Any:  # noqa: ANN401

@@ -6,6 +6,7 @@ of tokens. Where all media are in the KV cache already, nothing is encoded.
 """
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +20,14 @@ from mlxk.adapters.mlx.engine.quantized_cache import kept_state
 from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt
 
-_PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
+_PER_TOKEN = {"mm_token_type_ids", "token_type_ids"}
 """Inputs with one value a token; generated tokens are text, which is 0."""
 
 _SHOWN_TO_ALL = frozenset({"mllama"})
 """Architectures whose media are no tokens: every token attends to their features."""
+
+_GRIDS = ("image_grid_thw", "video_grid_thw")
+"""Inputs with the sides of each image and clip, by which models count positions."""
 
 _EVERY_STEP = ("cross_attention_states",)
 _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
@@ -135,11 +139,12 @@ class VisionPrompt(Media):
         index = getattr(self._parts.language, "get_rope_index", None)
         if index is None:
             return None
+        known = {"attention_mask": mx.ones_like(ids)} | {name: inputs.get(name) for name in _GRIDS}
+        wanted = {name: known[name] for name in inspect.signature(index).parameters if name in known}
         try:
-            found = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
-        except AttributeError:  # one of another family's, without tokens of its own: the whole model has the positions
+            positions, offset = index(ids, **wanted)
+        except (AttributeError, TypeError, ValueError):  # it wants other inputs: the whole model knows the positions
             return None
-        positions, offset = found
         return {"position_ids": positions, "rope_deltas": offset}
 
     def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
@@ -187,14 +192,16 @@ class VisionPrefill(Prefill):
         size = end - self.position
         if size:
             positions = self.options.get("position_ids")
-            options = (
-                {**self.options, "position_ids": self._between(positions, end)}
-                if positions is not None
-                else self.options
-            )
+            # Models that know of each token what it is leave it out where it is said of later ones, too.
+            options = {
+                **self.options,
+                **{name: self.options[name][:, :end] for name in _PER_TOKEN & self.options.keys()},
+            }
+            if positions is not None:
+                options["position_ids"] = self._between(positions, end)
             self.network.remember(positions, self.options.get("rope_deltas"))
             self.language(
-                inputs=self.ids[:, self.position : end],
+                self.ids[:, self.position : end],
                 inputs_embeds=self.embeddings[:, self.position : end],
                 cache=self.cache[:-1],
                 n_to_process=size,

@@ -26,7 +26,7 @@ from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
-from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
+from mlxk.domain.generation.media import AUDIO_RATE, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.video import DecodedVideo
 
@@ -35,6 +35,9 @@ _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, Runt
 
 _MERGING_SOUNDS = frozenset({"phi4mm"})
 """Architectures that hear the first of several recordings that follow one another."""
+
+_SHOWN_ONE = frozenset({"deepseekocr", "deepseekocr_2", "falcon_ocr", "moondream3", "step3p7"})
+"""Architectures of which mlx-vlm fails at several images in a prompt, or looks at one of them only."""
 
 _NARROW_ASPECT_RATIO = 50
 """From this aspect ratio on an image is reported as the likely cause when a processor fails."""
@@ -206,8 +209,9 @@ def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: Vi
     if model.type.lower() not in prompt_utils.MODEL_CONFIG:
         return wire
     most = max((len(message.images) for message in conversation.messages), default=0)
-    if most > 1 and model.type.lower() in prompt_utils.SINGLE_IMAGE_ONLY_MODELS:
-        fault = f"this model ({model.type}) takes one image at a time, not at {most}"
+    shown = len(conversation.images) if model.type in _SHOWN_ONE else most
+    if shown > 1 and model.type.lower() in {*_SHOWN_ONE, *prompt_utils.SINGLE_IMAGE_ONLY_MODELS}:
+        fault = f"this model ({model.type}) takes one image at a time, not at {shown}"
         raise CapabilityError.in_field("messages", fault, hint="Show one in a message.")
     found: list[Any] = prompt_utils.apply_chat_template(
         model.processor, model.config, wire, return_messages=True, num_images=0
@@ -282,7 +286,7 @@ def process_conversation(
         inputs = utils.prepare_inputs(
             model.processor,
             images=[as_pillow(image) for image in images] or None,
-            audio=[_waveform(audio) for audio in recordings] or None,
+            audio=[np.frombuffer(audio.samples, "<f4").astype(np.float32) for audio in recordings] or None,
             prompts=text,
             image_token_index=getattr(model.config, "image_token_index", None),
             add_special_tokens=_adds_special_tokens(text, model),
@@ -348,10 +352,6 @@ def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
 
 def _size(image: DecodedImage) -> tuple[int, int]:
     return image.width, image.height
-
-
-def _waveform(audio: DecodedAudio) -> Any:  # noqa: ANN401
-    return np.frombuffer(audio.samples, dtype="<f4").astype(np.float32)
 
 
 def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:
