@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from mlxk.adapters.mlx.spoken_families import FAMILIES
+from mlxk.adapters.mlx.spoken_families import FAMILIES, REFUSED
 from mlxk.domain.errors import Remedy
 from mlxk.domain.models.detection import Facts, foreign_quantization
 from mlxk.domain.models.model import Capability, Framework, ModelType, Origin, Runtime
@@ -193,8 +193,8 @@ def _voice_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
     """Return why a voice cannot be loaded from its folder alone; None when it can."""
     family = FAMILIES.get(facts.architecture or "")
     if family is None:
-        known = ", ".join(sorted(FAMILIES))
-        return f"Text to speech of '{facts.architecture}' is not supported; loaded from their folder alone are: {known}"
+        known, why = ", ".join(sorted(FAMILIES)), REFUSED.get(facts.architecture or "", "it is not known")
+        return f"Text to speech of '{facts.architecture}' is not supported: {why}; supported are: {known}"
     if support.lacking:
         return f"Text to speech of '{facts.architecture}' needs the Python package {support.lacking[0]}, not installed"
     for folder in family.folders:

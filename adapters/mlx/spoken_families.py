@@ -1,8 +1,8 @@
 """The families of mlx-audio's text to speech that load from their own folder, as data; imports no model library.
 
-Most other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used; the rest
-was not tried. Of those listed here Soprano, Qwen3-TTS and VoxCPM were loaded without a network, as tiny models; the
-code of the others was read.
+Most other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used, and are
+refused with the reason. Of those that load, Soprano, Qwen3-TTS and VoxCPM were loaded without a network, as tiny
+models; the code of the others was read.
 """
 
 from collections.abc import Mapping
@@ -80,3 +80,47 @@ FAMILIES: Mapping[str, SpokenFamily] = MappingProxyType(
     }
 )
 """By architecture."""
+
+_NOT_TRIED = "it was not tried"
+_CODEC, _TOKENIZER, _BOTH = (
+    f"it fetches {what} from elsewhere" for what in ("a codec", "a tokenizer", "codec and tokenizer")
+)
+_WITHOUT_A_CODEC = "it fetches a codec from elsewhere where its folder has none, and was not tried with one"
+
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "arktts": _NOT_TRIED,
+        "bailingmm": _NOT_TRIED,
+        "bark": _TOKENIZER,
+        **dict.fromkeys(("breeze", "breeze-tts", "breeze_tts"), _NOT_TRIED),
+        "chatterbox": "it fetches a tokenizer of sound from elsewhere",
+        "chatterbox_turbo": "it fetches a tokenizer of sound from elsewhere",
+        "confucius4": _NOT_TRIED,
+        "dia": _CODEC,
+        **dict.fromkeys(("dramabox", "dramabox-tts"), "it fetches a text encoder from elsewhere"),
+        "echo_tts": _CODEC,
+        "fish_drama3": _NOT_TRIED,
+        "fish_qwen3_omni": _NOT_TRIED,
+        "higgs_audio": _CODEC,
+        **dict.fromkeys(("higgs_audio_v3", "higgs_multimodal_qwen3"), _NOT_TRIED),
+        "indextts": _TOKENIZER,
+        "irodori_tts": _WITHOUT_A_CODEC,
+        "kugelaudio": _TOKENIZER,
+        "lingv3_tts": "it fetches what tells speakers apart from elsewhere",
+        **dict.fromkeys(("audiodit", "longcat", "longcat_audiodit"), _TOKENIZER),
+        "melotts": _TOKENIZER,
+        **dict.fromkeys(("moss_tts", "moss_tts_delay", "moss_tts_local"), _WITHOUT_A_CODEC),
+        "moss_tts_nano": _WITHOUT_A_CODEC,
+        "omnivoice": _NOT_TRIED,
+        "outetts": _BOTH,
+        **dict.fromkeys(("gradium_phonon_tts", "pocket_tts"), "it fetches its voices from elsewhere"),
+        "rumik_oss": _CODEC,
+        **dict.fromkeys(("csm", "marvis", "sesame"), _BOTH),
+        "spark": _NOT_TRIED,
+        "tada": _BOTH,
+        **dict.fromkeys(("vibevoice", "vibevoice_streaming"), _TOKENIZER),
+        "voxtral_tts": _NOT_TRIED,
+        "zonos2": _CODEC,
+    }
+)
+"""Why the other families are not loaded, by architecture."""

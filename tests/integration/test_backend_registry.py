@@ -12,6 +12,7 @@ import pytest
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
+from mlxk.adapters.mlx.spoken_families import FAMILIES, REFUSED
 from mlxk.domain.models.detection import detect
 from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.model import Capability
@@ -104,6 +105,33 @@ def test_what_only_speaks_is_a_voice() -> None:
     assert [registry.dedicated_to(each) for each in voices] == [Capability.TEXT_TO_SPEECH] * 5
     others = {"whisper": Capability.AUDIO, "llama": None, "qwen3": None, "dense": None, "nothing": None}
     assert {each: registry.dedicated_to(each) for each in others} == others
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("csm", "it fetches codec and tokenizer from elsewhere"),
+        ("bark", "it fetches a tokenizer from elsewhere"),
+        ("arktts", "it was not tried"),
+    ],
+)
+def test_a_voice_of_another_family_is_refused_by_name_with_the_reason(architecture: str, why: str) -> None:
+    document = Document({"model_type": architecture, "quantization": {"bits": 4}})
+    files = {"config.json": 1, "model.safetensors": 300}
+    snapshot = ModelSnapshot("org/voice", files=files, documents={"config.json": document})
+    reason = MlxBackendRegistry().judge(snapshot, detect(snapshot, Capability.TEXT_TO_SPEECH)).reason
+    assert (reason or "").startswith(
+        f"Text to speech of '{architecture}' is not supported: {why}; supported are: kitten"
+    )
+
+
+def test_every_family_that_the_library_speaks_with_is_known_and_documented() -> None:
+    speech = importlib.import_module("mlx_audio.tts.utils")
+    backbones, same = {"dense", "llama", "qwen3"}, {"moss_tts_delay", "moss_tts_local"}
+    packages = set(speech.get_available_models()) - backbones
+    assert (packages | set(speech.MODEL_REMAPPING)) - FAMILIES.keys() == REFUSED.keys()
+    page = (Path(__file__).parents[2] / "docs" / "speech-out.md").read_text(encoding="utf-8")
+    assert {name for name in packages - same if f"`{name}`" not in page} == set()
 
 
 def test_packages_that_a_voice_needs_are_looked_for_without_importing_them(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ KOKORO = {"config.json": {"model_type": "kokoro"}, "voices/a.safetensors": 300}
         ({"config.json": {"model_type": "soprano", "auto_map": {"A": "b.C"}}}, (), "model-supplied code"),
         (KOKORO, ("misaki[en]",), "package misaki[en], not installed"),
         (KOKORO, (), None),
-        ({"config.json": {"model_type": "bark"}}, (), "'bark' is not supported; loaded from their folder alone are"),
+        ({"config.json": {"model_type": "bark"}}, (), "'bark' is not supported: it fetches a tokenizer"),
     ],
 )
 def test_what_a_voice_lacks_is_named(
