@@ -21,7 +21,6 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.settings import EngineOptions
-from mlxk.domain.models.cache_size import quantized_cache_bytes, turboquant_cache_bytes
 from mlxk.domain.models.detection import drafting_of, other_drafter
 from mlxk.domain.models.footprint import (
     Matrices,
@@ -96,22 +95,13 @@ def estimate_memory(
     """
     tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
     reading = memory.read()
-    per_token = _cache_bytes(description, cache or EngineOptions())
+    per_token = (cache or EngineOptions()).cache_bytes(description)
     matrices = memory.matrices()
     widening_pays = reading is not None and _widening_pays(description, reading, matrices)
     half_bytes = description.half_bytes if widening_pays else None
     plain_bytes = description.plain_bytes if matrices.are_fast else None
     verdict = judge_memory(reading, description.weight_bytes, per_token, tokens, half_bytes, plain_bytes)
     return attrs.evolve(verdict, matrices=matrices)
-
-
-def _cache_bytes(description: ModelDescription, cache: EngineOptions) -> int:
-    """Return the KV cache of one token of a model, as it is kept, bytes."""
-    if cache.kv_bits is None:
-        return description.cache_per_token
-    if cache.is_turboquant:
-        return turboquant_cache_bytes(description.cache_shape, cache.kv_bits)
-    return quantized_cache_bytes(description.cache_per_token, int(cache.kv_bits), cache.kv_group_size)
 
 
 def _widening_pays(description: ModelDescription, reading: MemoryReading, matrices: Matrices) -> bool:
@@ -169,7 +159,7 @@ def require_memory(
     """
     # Weights are widened only where there is room, so the verdict needs no look at what multiplies matrices.
     tokens = expected_context(description.context_length)
-    per_token = _cache_bytes(description, cache or EngineOptions())
+    per_token = (cache or EngineOptions()).cache_bytes(description)
     verdict = judge_memory(memory.read(), description.weight_bytes, per_token, tokens)
     if verdict.fit is not MemoryFit.EXCEEDS or description.handle in loaded():
         return

@@ -16,7 +16,8 @@ from mlxk.domain.generation.cache_options import (
     kv_bits_fault,
 )
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
-from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.cache_size import quantized_cache_bytes, turboquant_cache_bytes
+from mlxk.domain.models.model import ModelDescription, ModelHandle
 
 MAX_STOP_SEQUENCES = 16
 """Most stop strings of a request; each costs work at every token."""
@@ -238,6 +239,14 @@ class EngineOptions:
     def is_turboquant(self) -> bool:
         """Whether keys and values are quantized in the second way."""
         return self.kv_bits is not None and self.kv_scheme == TURBOQUANT
+
+    def cache_bytes(self, model: ModelDescription) -> int:
+        """Return what keys and values of one token of a model take, bytes."""
+        if self.kv_bits is None:
+            return model.cache_per_token
+        if self.is_turboquant:
+            return turboquant_cache_bytes(model.cache_shape, self.kv_bits)
+        return quantized_cache_bytes(model.cache_per_token, int(self.kv_bits), self.kv_group_size)
 
     def validate(self) -> None:
         """Check ranges and combinations.
