@@ -181,7 +181,7 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
     )
 
 
-_EXPERIMENTAL = "turboquant is experimental, and slower than --kv-bits alone; docs/performance.md has measurements"
+_EXPERIMENTAL = "turboquant is experimental, and half as fast on a CPU; docs/performance.md has the measurements"
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
