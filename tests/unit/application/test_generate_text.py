@@ -18,7 +18,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from doubles.video_decoder import InMemoryVideoDecoder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.generation_input import GenerationOptions, Prompt
+from mlxk.application.generation_input import GenerationOptions, Prompt, Recording
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
@@ -35,6 +35,7 @@ from mlxk.domain.errors import (
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import Finished, GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
+from mlxk.domain.generation.video import EncodedVideo, VideoSampling
 from mlxk.domain.models.footprint import MemoryReading
 
 GIB = 1024**3
@@ -153,6 +154,28 @@ def test_a_model_that_cannot_answer_is_refused_before_it_is_loaded(
     with pytest.raises(error, match=reference):
         kitchen.start("chat", "hi", draft_reference=reference)
     assert kitchen.asked == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "error"),
+    [
+        ("nosuch", ModelNotFoundError),
+        ("broken", UnhealthyModelError),
+        ("whisper", CapabilityError),
+        ("novel", IncompatibleModelError),
+        ("chat", CapabilityError),
+    ],
+)
+def test_media_are_prepared_only_for_a_model_that_can_answer_about_them(
+    kitchen: Kitchen, reference: str, error: type[Exception]
+) -> None:
+    generate, nothing = kitchen.generate, Recording("/nowhere", "nothing")
+    with pytest.raises(error, match=reference):
+        generate.prepare_images(reference, (), 1)
+    with pytest.raises(error, match=reference):
+        generate.prepare_video(reference, EncodedVideo.of(b"GIF89a".ljust(64), "clip", VideoSampling()), 1)
+    with pytest.raises(error, match=reference):
+        generate.prepare_recording(reference, nothing)
 
 
 def test_settings_are_checked_before_the_model_is_looked_for(kitchen: Kitchen) -> None:
