@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import Advice, CapabilityError, Remedy, ValidationError
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, fit_of
-from mlxk.domain.models.model import ModelDescription, ModelHandle, Origin
+from mlxk.domain.models.model import ModelDescription, ModelHandle, ModelType, Origin
 from mlxk.domain.text import nearest
 
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]*")
@@ -70,6 +70,24 @@ class Division:
     def held_here(self, model: ModelDescription) -> ModelDescription:
         """Return the description of a model with what all ranks of this machine hold of it: weights and cache."""
         return model if len(self.hosts) == 1 else share_of(model, len(self.hosts), self.shares_here)
+
+
+def adapter_refused(name: str) -> CapabilityError:
+    """Return the error for an adapter that is to be used with a model over several processes."""
+    return CapabilityError(
+        f"'{name}' is an adapter, and a model is spread over several processes without one.",
+        hint=Advice(Remedy.FUSE_FIRST, {"name": name}),
+    )
+
+
+def require_model(described: ModelDescription) -> None:
+    """Refuse an adapter.
+
+    Raises:
+        CapabilityError: It is one.
+    """
+    if described.model_type is ModelType.ADAPTER:
+        raise adapter_refused(described.handle.name)
 
 
 def share_of(model: ModelDescription, ranks: int, held: int = 1) -> ModelDescription:

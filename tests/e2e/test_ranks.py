@@ -223,12 +223,15 @@ def test_three_processes_give_the_text_of_one(tmp_path: Path, program_environmen
         ("lfm2", [], "incompatible_model", "lfm2"),
         ("llama", ["--kv-bits", "8"], "capability_not_supported", "kv_bits"),
         ("llama", ["--server"], "usage_error", "--server"),
+        ("llama", ["--adapter", "adapter"], "capability_not_supported", "is an adapter, and a model is spread"),
     ],
 )
 def test_what_cannot_be_spread_is_refused_by_name(
     model: str, arguments: list[str], kind: str, word: str, tmp_path: Path, program_environment: dict[str, str]
 ) -> None:
-    tiny_models.build(tmp_path / "model", model)
+    handle = tiny_models.build(tmp_path / "model", model)
+    if "--adapter" in arguments:
+        tiny_models.write_adapter(tmp_path / "adapter", handle)
     document = run(tmp_path, program_environment, "./model", "Hello", "--local-ranks", "2", *arguments)
     assert document["error"]["type"] == kind
     assert word in document["error"]["message"]
@@ -356,6 +359,13 @@ def test_show_says_why_a_model_cannot_be_divided(hosts: Hosts) -> None:
     assert data["cut"]["kind"] is None
     assert "there is no way to divide 'lfm2'" in data["cut"]["reason"]
     assert [each["files"] for each in data["hosts"]] == ["same", "same"]  # the path is the same one
+
+
+def test_an_adapter_is_not_spread_and_its_remedy_is_named(hosts: Hosts) -> None:
+    tiny_models.write_adapter(hosts.folder / "adapter", tiny_models.build(hosts.folder / "model", "llama"))
+    error = json.loads(shown(hosts, "--json", model="./adapter"))["error"]
+    assert error["type"] == "capability_not_supported"
+    assert f"mlxk fuse {hosts.folder / 'adapter'} --into NAME" in error["hint"]
 
 
 def test_layers_are_distributed_where_heads_cannot_be(hosts: Hosts) -> None:

@@ -6,7 +6,7 @@ Everything but the prompt's last token is computed here; that one is the first i
 import contextlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import mlx.core as mx
@@ -21,6 +21,19 @@ from mlxk.domain.generation.settings import EngineOptions
 
 _KEPT_FROM_START = 4
 """Tokens a rotating cache never evicts: attention depends strongly on the first ones."""
+
+
+@runtime_checkable
+class FollowedNetwork(Protocol):
+    """A network whose calls other processes repeat on their parts of it, and which evaluates what it begins at once."""
+
+    @abstractmethod
+    def read(self, tokens: mx.array, cache: list[Any]) -> None:
+        """Compute tokens, shape [B, L], into the cache, without logits, of which a long prompt has many."""
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """Have nothing further computed: after a failure here the others may wait for what they have not been sent."""
 
 
 @attrs.define(eq=False)
@@ -68,8 +81,8 @@ class Prefill:
         if chunk:
             network = self.reading or self.network
             if self.alternatives is None:
-                # Of ranks, which evaluate what they begin: logits that nothing is made of would take much memory.
-                getattr(network, "read", network)(mx.array([chunk]), cache=self.cache)
+                read = network.read if isinstance(network, FollowedNetwork) else network
+                read(mx.array([chunk]), cache=self.cache)
                 mx.eval([kept_state(layer) for layer in self.cache])
             else:
                 logits = exact_logits(network, mx.array([chunk]), self.cache)
@@ -107,8 +120,8 @@ def advance_together(prefills: Sequence[Prefill]) -> int:
 
 
 def give_up(network: Any, error: Exception) -> None:  # noqa: ANN401
-    """Tell a model of several ranks of a failure, after which it would wait for what it has not sent to the others."""
-    if not isinstance(error, MlxkError) and hasattr(network, "give_up"):
+    """Tell a network that other processes follow of a failure, unless it has raised the error itself."""
+    if not isinstance(error, MlxkError) and isinstance(network, FollowedNetwork):
         network.give_up()
 
 

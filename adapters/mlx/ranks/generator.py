@@ -23,6 +23,7 @@ from mlxk.application.ports.text_generator import EngineState, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, MlxkError
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.ranks import adapter_refused
 
 
 class RankedTextGenerator(MlxTextGenerator):
@@ -82,9 +83,10 @@ def _plain(request: GenerationRequest) -> GenerationRequest:
         CapabilityError: It requires what they cannot do.
     """
     options = request.engine_options
+    if options.adapter is not None:
+        raise adapter_refused(options.adapter)
     draft = options.draft_model is not None and options.draft_required
     refused = {
-        "adapter": options.adapter is not None,
         "draft_model": draft,
         "kv_bits": options.kv_bits is not None and options.cache_required,
         "max_kv_size": options.max_kv_size is not None and options.cache_required,

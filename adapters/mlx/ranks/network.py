@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxk.adapters.mlx.engine.prefill import FollowedNetwork
 from mlxk.adapters.mlx.ranks.share import Share
 from mlxk.domain.errors import MlxkError
 
@@ -138,7 +139,7 @@ class RankedCache:
         self._log.drop(self.number)
 
 
-class RankedNetwork:
+class RankedNetwork(FollowedNetwork):
     """A model that several ranks hold; called as mlx-lm's models are.
 
     Args:
@@ -157,9 +158,7 @@ class RankedNetwork:
         return self._log.read(cache[0].number, tokens, logits=True)
 
     def read(self, tokens: mx.array, cache: list[RankedCache]) -> None:
-        """Compute tokens of a prompt into the cache, without logits, of which a long prompt has many."""
         self._log.read(cache[0].number, tokens, logits=False)
 
     def give_up(self) -> None:
-        """End the group: what failed here may not have been sent to the others, which wait for it."""
         self._log.give_up()

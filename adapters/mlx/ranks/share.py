@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from mlx.nn.layers.distributed import QuantizedShardedToAllLinear, ShardedToAllLinear, shard_inplace, shard_linear
+from mlx.nn.layers.distributed import shard_inplace, shard_linear
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -168,50 +168,7 @@ class _Summed(nn.Module):  # type: ignore[misc] # MLX has no types for it
         self._group = group
 
     def __call__(self, states: mx.array) -> mx.array:
-        return summed(self.block(states), self._group)
-
-
-_MOST_GATHERED = 256 * 1024
-"""Bytes that a rank may get for a sum in one round."""
-
-
-def summed(part: mx.array, group: Any) -> mx.array:  # noqa: ANN401
-    """Return the sum of an array over all ranks, the same bits on each.
-
-    MLX's own sum takes two rounds of messages over the ring, each of a part. A small array is gathered in one, and
-    added up by everyone: a decoding step waits for messages, not for bytes.
-    """
-    others = group.size() - 1
-    if others > 1 and others * part.nbytes > _MOST_GATHERED:
-        return mx.distributed.all_sum(part, group=group)
-    return mx.distributed.all_gather(part[None], group=group).sum(axis=0)
-
-
-class _SummedLinear(ShardedToAllLinear):  # type: ignore[misc]
-    """MLX's layer with another sum."""
-
-    def __call__(self, states: mx.array) -> mx.array:
-        found = summed(states @ self["weight"].T, self.group)
-        return found + self["bias"] if "bias" in self else found
-
-
-class _SummedQuantizedLinear(QuantizedShardedToAllLinear):  # type: ignore[misc]
-    """MLX's layer with another sum."""
-
-    def __call__(self, states: mx.array) -> mx.array:
-        weight = (self["weight"], self["scales"], self.get("biases"))
-        kind = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
-        found = summed(mx.quantized_matmul(states, *weight, transpose=True, **kind), self.group)
-        return found + self["bias"] if "bias" in self else found
-
-
-_SUMMED_LAYERS = {ShardedToAllLinear: _SummedLinear, QuantizedShardedToAllLinear: _SummedQuantizedLinear}
-
-
-def _sum_in_one_round(network: Any) -> None:  # noqa: ANN401
-    for module in network.modules():
-        if (better := _SUMMED_LAYERS.get(type(module))) is not None:
-            module.__class__ = better
+        return mx.distributed.all_sum(self.block(states), group=self._group)
 
 
 def _lazy(handle: ModelHandle) -> tuple[Any, dict[str, Any]]:
@@ -236,7 +193,6 @@ def load_share(handle: ModelHandle, cut: Cut, group: Any, form: WeightForm) -> t
     divide = _divider(network, cut)
     assert divide is not None  # ``cut_of`` has found it
     divide(group)
-    _sum_in_one_round(network)
     size = widen(network, WeightForm.WIDE) if form.widened else parameter_bytes(network)
     mx.eval(network.parameters())
     network.eval()
@@ -290,7 +246,8 @@ class Share:
             The logits, shape [B, L, V].
         """
         layers = self.caches[cache]
-        tokens = summed(tokens.astype(mx.int32), self._group)
+        # MLX's gather takes one round of messages, not two, but crashes the process when a rank is killed meanwhile.
+        tokens = mx.distributed.all_sum(tokens.astype(mx.int32), group=self._group)
         mx.async_eval(tokens)  # type: ignore[no-untyped-call] # a rank that gets a layer's output needs only their shape
         found: mx.array = self.network(tokens, cache=layers)
         states = [layer.state for layer in layers]

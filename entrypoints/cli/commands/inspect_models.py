@@ -10,7 +10,7 @@ from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV
 from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
-from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere, share_of
+from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere, require_model, share_of
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -171,6 +171,7 @@ def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
 
 def _spread(hosts: tuple[RankHost, ...], details: ModelDetails, container: "Container", output: Output) -> SpreadModel:
     description = details.description
+    require_model(description)
     with Spinner(output, "Asking the hosts"):
         accounts = container.adapters.ask_hosts(
             hosts, name_everywhere(description.handle), description.runtime.backends
