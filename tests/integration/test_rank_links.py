@@ -74,7 +74,7 @@ def test_a_link_is_for_the_one_that_has_its_key_at_the_address_of_the_file(host:
     assert 0 < measured["round_trip"] < 1
     assert measured["rate"] > 1e6
     host.tell(do="measure", address=ADDRESS, port=port, key="right")
-    assert host.hear("link")["problem"] == "Connection refused"
+    assert "round_trip" not in host.hear("link")  # a key is for one exchange
 
 
 def test_a_host_that_is_examined_ends_with_its_input_while_it_listens(host: Examined) -> None:
