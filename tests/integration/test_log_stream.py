@@ -104,6 +104,21 @@ def test_closing_waits_for_a_reader_for_a_moment_only(pipe: Pipe, blocking: bool
     assert b"late" not in pipe.read()
 
 
+def test_each_line_that_could_not_be_written_is_counted_and_told_with_the_next_that_can(pipe: Pipe) -> None:
+    good = os.dup(pipe.writer)
+    with open(os.devnull, "rb") as unwritable:
+        os.dup2(unwritable.fileno(), pipe.writer)
+    for lines in (2, 5):
+        pipe.stream.write("one\n" if lines == 5 else "one\ntwo\n")
+        pipe.stream.write("three\nfour\n" if lines == 5 else "")
+        assert eventually(lambda: pipe.stream._lost == lines)  # noqa: B023 - called at once
+    os.dup2(good, pipe.writer)
+    os.close(good)
+    pipe.stream.write("next\n")
+    assert eventually(lambda: pipe.lost == [5])
+    assert pipe.holds(b"next\n")
+
+
 def test_a_pipe_without_a_reader_fails_nobody(pipe: Pipe) -> None:
     os.close(pipe.reader)
     for _ in range(3):
