@@ -138,3 +138,16 @@ def test_an_answer_ends_where_the_window_does(tmp_path: Path, engine: MlxTextGen
     assert finished.reason is FinishReason.LENGTH
     assert finished.usage.total_tokens == 64
     assert finished.token_limit == 14
+
+
+def test_an_engine_counts_what_it_has_computed_and_nothing_else(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    request = GenerationRequest(build(tmp_path / "tiny"), Conversation.of("Hello world " * 20), GREEDY)
+    usages = [read(engine.submit(request)).finished.usage for _ in range(2)]
+    assert usages[1].cached_tokens > 0
+    state = engine.state(10)
+    assert state.cached_tokens == usages[1].cached_tokens
+    # The last token of a prompt is computed in the step that generates the first one of the answer.
+    computed = sum(each.prompt_tokens - 1 for each in usages) - state.cached_tokens
+    assert state.prompt_tokens == computed
+    assert state.generated_tokens == sum(each.completion_tokens for each in usages)
+    assert (state.ended, state.failed) == (2, 0)
