@@ -65,7 +65,7 @@ def test_an_answer_that_breaks_every_batch_fails_and_no_other_does(model: Loaded
 @pytest.mark.parametrize("prompt_tokens", [1, 2], ids=["step", "prompt"])
 def test_a_model_of_several_processes_is_told_of_a_failure(workshop: Workshop, prompt_tokens: int) -> None:
     told: list[bool] = []
-    workshop.network.give_up = lambda: told.append(True)
+    workshop.network.read, workshop.network.give_up = workshop.network.__call__, lambda: told.append(True)
 
     def fail_once(tokens: mx.array) -> None:
         if not told and (tokens.shape[1] == 1) == (prompt_tokens == 1):
