@@ -20,9 +20,8 @@ from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
-from mlxk.domain.host_checks import Examine
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
-from mlxk.domain.ranks import AskHosts, Division
+from mlxk.domain.ranks import Division
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
@@ -51,7 +50,9 @@ if TYPE_CHECKING:
     from mlxk.application.ports.system import EventLog
     from mlxk.application.ports.telemetry import Telemetry
     from mlxk.application.ports.tuning import ModelTuner
+    from mlxk.domain.host_checks import Examine
     from mlxk.domain.models.model import ModelHandle
+    from mlxk.domain.ranks import AskHosts
 
 
 def _hub_client(settings: Settings, *, writing: bool = False) -> "HubClient":
