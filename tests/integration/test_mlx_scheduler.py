@@ -1,5 +1,7 @@
 """The scheduler with a real model, driven step by step: which sequences compute when, and what failures do."""
 
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 from models.answers import read
@@ -28,6 +30,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 @pytest.fixture
 def workshop(model: LoadedModel) -> Workshop:
     return Workshop(model)
+
+
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_inner": 128, "n_head": 4, "n_positions": 512, "layer_norm_epsilon": 1e-5}
+CAPS = {"query_pre_attn_scalar": 16, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+REUSED = {
+    "hidden_dim": 64,
+    "num_layers": 4,
+    "num_kv_reuse_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "hidden_dim_scale_factor": 2.0,
+}
+
+
+@pytest.mark.parametrize("together", [2, 3])
+@pytest.mark.parametrize(
+    ("architecture", "config", "shares"),
+    [("gemma2", CAPS, True), ("gpt_bigcode", BIGCODE, False), ("afm7", REUSED, False)],
+    ids=["gemma2", "gpt_bigcode", "afm7"],
+)
+def test_networks_that_mishandle_batches_answer_as_alone(
+    architecture: str, config: dict[str, object], shares: bool, together: int, tmp_path: Path
+) -> None:
+    model = load_model(build(tmp_path / architecture, architecture, **config))
+    workshop = Workshop(model)
+    # As many as there are heads for keys, too: masks of sequences fit where those of heads belong then.
+    assert workshop.texts(*PROMPTS[:together]) == [Workshop(model).texts(each)[0] for each in PROMPTS[:together]]
+    assert not workshop.log.named("a batch failed and is rebuilt")
+    assert (max(rows for rows, _ in workshop.network.passes) > 1) is shares
 
 
 def test_a_batch_that_fails_once_is_rebuilt_and_every_answer_goes_on(model: LoadedModel, workshop: Workshop) -> None:

@@ -245,9 +245,14 @@ class Sequence:
         return (id(self.model.model.network), cache_kind(self.engine_options))
 
     @property
+    def can_share(self) -> bool:
+        """Whether its model and its options allow that it is computed with others."""
+        return self.engine_options.batchable and self.model.model.shares_batches
+
+    @property
     def must_decode_alone(self) -> bool:
         """Whether it cannot share a batch; known once its prompt is computed."""
-        if self.alone or not self.engine_options.batchable or self.prefill is None:
+        if self.alone or not self.can_share or self.prefill is None:
             return True
         return not all(hasattr(layer, "merge") for layer in self.prefill.cache)
 
@@ -258,7 +263,7 @@ class Sequence:
             return False
         if any(stop > self.prefill.position for stop in self.prefill.stops):
             return False
-        plain = self.engine_options.batchable and self.scored_alternatives is None and is_plain(self.prefill.cache)
+        plain = self.can_share and self.scored_alternatives is None and is_plain(self.prefill.cache)
         return plain and not self.passed_alone
 
     @property

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+import mlx.core as mx
+from mlx import nn
 from mlx_lm import utils
+from mlx_lm.models import gemma2
 
 from mlxk.adapters.mlx.adapter_files import state_of
 from mlxk.adapters.mlx.chunk_policy import PassCosts
@@ -42,6 +45,9 @@ from mlxk.domain.models.snapshot import (
     is_litter,
     is_template_file,
 )
+
+_ALONE = frozenset({"afm7", "gpt_bigcode", "phi3small"})
+"""Architectures of which mlx-lm counts positions as if a batch had no padding."""
 
 CACHE_STEP = 256
 """Tokens by which mlx-lm's KV caches grow."""
@@ -95,6 +101,8 @@ class LoadedModel(LoadedTokenizer):
     """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""
     vision: Any = None
     """A ``vision.loader.VisionProcessor`` for a vision-language model, None for others."""
+    shares_batches: bool = True
+    """Whether its sequences can be computed together."""
 
     @property
     def name(self) -> str:
@@ -254,6 +262,7 @@ def assemble(
         ignored_settings=ignored,
         weight_bytes=weight_bytes(handle.directory) if held is None else held,
         cache_bytes_per_token=cache_bytes_per_token(config) * (1 if held is None else 2),
+        shares_batches=config.get("model_type") not in _ALONE,
     )
 
 
@@ -291,7 +300,25 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
 def _load(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
+    prepare_for_batches(network)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
+
+
+class _CappedAttention(gemma2.Attention):  # type: ignore[misc] # MLX has no types for it
+    """Attention of Gemma 2, which would apply the masks of a batch's sequences to groups of heads."""
+
+    def __call__(self, states: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:  # noqa: ANN401
+        if mask is not None and mask.ndim == 4 and self.repeats > 1:
+            mask = mask[:, :, None]
+        found: mx.array = super().__call__(states, mask, cache)
+        return found
+
+
+def prepare_for_batches(network: nn.Module) -> None:
+    """Mend what keeps a network of mlx-lm from computing a batch as it computes each of its sequences."""
+    for module in network.modules():
+        if type(module) is gemma2.Attention:
+            module.__class__ = _CappedAttention
 
 
 def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> Any:  # noqa: ANN401
