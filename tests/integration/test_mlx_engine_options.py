@@ -200,6 +200,21 @@ def test_a_cache_that_cannot_be_quantized_is_refused(engine: MlxTextGenerator, t
             read(engine.submit(asking(build(tmp_path / name, name), **wanted)))
 
 
+def test_attention_that_reads_no_packed_keys_gets_them_unpacked_or_refuses(
+    engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 32}
+    capped = build(tmp_path / "capped", "gemma2", head_dim=32, **caps)
+    plain = read(engine.submit(asking(capped))).tokens
+    streams = [engine.submit(asking(capped, kv_bits=8)) for _ in range(2)]  # as many as heads for keys
+    assert [read(each).tokens for each in streams] == [plain, plain]
+    sizes = {"hidden_dim": 128, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "hidden_dim_scale_factor": 2.0}
+    reusing = build(tmp_path / "reusing", "afm7", head_dim=32, num_kv_reuse_layers=2, **sizes)
+    for scheme in ({"kv_bits": 8}, {"kv_bits": 4, "kv_scheme": "turboquant"}):
+        with pytest.raises(CapabilityError, match="kv_bits"):
+            read(engine.submit(asking(reusing, **scheme)))
+
+
 def write_adapter(directory: Path, handle: ModelHandle, scale: float) -> str:
     """Write a LoRA adapter for one layer of a model."""
     network, _ = loaded(handle)

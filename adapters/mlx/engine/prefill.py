@@ -169,6 +169,8 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
     layers = _boundable_layers(cache) if bounded else _quantizable_layers(cache)
     if engine_options.is_turboquant:
         layers = _without_last(layers, cache)
+    if not bounded and hasattr(getattr(network, "model", None), "kv_reuse_layers"):
+        raise CapabilityError("kv_bits: layers of this model read keys and values of another one as they are.")
     if not layers:
         option = "max_kv_size" if bounded else "kv_bits"
         raise CapabilityError(f"{option}: this model keeps no keys and values that could be bounded or quantized.")

@@ -304,13 +304,28 @@ def _load(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[Any, Any]:
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
 
 
+@attrs.frozen(eq=False)
+class _Unpacked:
+    """A quantized KV cache for attention that reads no packed keys and values."""
+
+    packed: Any
+
+    @property
+    def offset(self) -> Any:  # noqa: ANN401 - a number, or an array for a batch
+        return self.packed.offset
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
+        kind = {"group_size": self.packed.group_size, "bits": self.packed.bits}
+        return tuple(mx.dequantize(*each, **kind) for each in self.packed.update_and_fetch(keys, values))
+
+
 class _CappedAttention(gemma2.Attention):  # type: ignore[misc] # MLX has no types for it
     """Attention of Gemma 2, which would apply the masks of a batch's sequences to groups of heads."""
 
     def __call__(self, states: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:  # noqa: ANN401
         if mask is not None and mask.ndim == 4 and self.repeats > 1:
             mask = mask[:, :, None]
-        found: mx.array = super().__call__(states, mask, cache)
+        found: mx.array = super().__call__(states, mask, _Unpacked(cache) if hasattr(cache, "bits") else cache)
         return found
 
 
