@@ -14,10 +14,6 @@ from mlxk.domain.models.footprint import MemoryFit, MemoryReading
 from mlxk.domain.ranks import RING, USED_BACKENDS, HostAccount, HostFiles, HostShare, RankHost, SpreadModel
 from mlxk.domain.text import in_one_unit
 
-RANK_VERSIONS = ("mlxk", "mlx", "mlx-lm")
-"""What must have the same version on all hosts."""
-
-
 FIRST_OF_HOST = "reached"
 """The check with which the findings about a host begin."""
 

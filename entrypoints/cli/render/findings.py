@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mlxk import __version__
 from mlxk.application.use_cases.diagnose_hosts import HostDiagnosis
 from mlxk.domain.diagnosis import OLDEST_MACOS, CheckGroup, CheckStatus, Fault, Finding
-from mlxk.domain.host_checks import RANK_VERSIONS, Examination, HostFacts
+from mlxk.domain.host_checks import Examination, HostFacts
 from mlxk.domain.ranks import HostShare, RankHost
 from mlxk.entrypoints.cli.render.formatting import counted, printable, table
 
@@ -30,6 +30,9 @@ TITLES: Mapping[CheckGroup, str] = {
 MARKS: Mapping[CheckStatus, str] = {CheckStatus.OK: "ok", CheckStatus.WARNING: "!", CheckStatus.FAILURE: "x"}
 
 _OLDEST = ".".join(map(str, OLDEST_MACOS))
+
+_COMPARED_VERSIONS = ("mlxk", "mlx", "mlx-lm")
+"""What must have the same version on all hosts."""
 
 ADVICE: Mapping[Fault, tuple[str, str]] = {
     Fault.ADDRESS_ELSEWHERE: (
@@ -305,7 +308,7 @@ def _host_json(facts: HostFacts, share: HostShare | None) -> Json:
         "address": facts.host.address,
         "answers": facts.answers,
         "python": facts.python or None,
-        "versions": {name: facts.versions.get(name) for name in RANK_VERSIONS} if facts.versions else None,
+        "versions": {name: facts.versions.get(name) for name in _COMPARED_VERSIONS} if facts.versions else None,
         "backends": [name for name, is_there in (facts.account.backends or {}).items() if is_there],
         "memory_bytes": None if reading is None else reading.total,
         "free_bytes": None if reading is None else reading.available,
