@@ -80,6 +80,8 @@ class HostQuestion:
     """Of a model; None to ask about none."""
     backends: Sequence[str] = ()
     """The libraries that can compute it."""
+    links: bool = True
+    """Whether the links between them are measured."""
 
 
 @attrs.frozen

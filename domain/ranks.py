@@ -3,7 +3,7 @@
 import enum
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -80,7 +80,7 @@ def adapter_refused(name: str) -> CapabilityError:
     )
 
 
-def require_model(described: ModelDescription) -> None:
+def refuse_adapter(described: ModelDescription) -> None:
     """Refuse an adapter.
 
     Raises:
@@ -237,10 +237,6 @@ class HostAccount:
     """Why it cannot be divided."""
     problem: str | None = None
     """Why something is not known, in a sentence."""
-
-
-AskHosts = Callable[[Sequence[RankHost], str, Sequence[str]], tuple[HostAccount, ...]]
-"""Asks hosts, of which the first is this machine, about a model by its name and the libraries that can compute it."""
 
 
 def name_everywhere(handle: ModelHandle) -> str:

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.tuning import ModelTuner
     from mlxk.domain.host_checks import Examine
     from mlxk.domain.models.model import ModelHandle
-    from mlxk.domain.ranks import AskHosts
 
 
 def _hub_client(settings: Settings, *, writing: bool = False) -> "HubClient":
@@ -261,9 +260,8 @@ class Adapters:
         chosen = server or settings
         self.cpu_dtype, self.blas = chosen.cpu_dtype, chosen.blas
         self.division = Division.of(chosen.local_ranks, chosen.rank_hosts, chosen.rank_timeout)
-        ranks = (_RANK, {"blas": self.blas})
-        self.ask_hosts: AskHosts = imported("mlxk.adapters.mlx.ranks.inquiry:asked", *ranks)
-        self.examine_hosts: Examine = imported("mlxk.adapters.mlx.ranks.examination:examine", *ranks)
+        examine = "mlxk.adapters.mlx.ranks.examination:examine"
+        self.examine_hosts: Examine = imported(examine, _RANK, {"blas": self.blas})
         self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
         self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
         self.model_files = Singleton(FilesystemModelFiles)
@@ -360,18 +358,17 @@ class Adapters:
         _before_mlx(self)
         imported("mlxk.adapters.mlx.ranks.follower:follow")(orders, resolve, self.rank_surroundings())
 
-    def account_of_model(self, asked: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> dict[str, Any]:
-        """Return what this host says of a model; see ``follower.account``."""
-        _before_mlx(self)
-        known = (self.memory_probe().read(), __version__)
-        return imported("mlxk.adapters.mlx.ranks.follower:account")(asked, resolve, *known)  # type: ignore[no-any-return]
-
     def be_examined(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
         """Answer the process that sent these orders until it has gone; see ``examined.examined``."""
+
+        def account() -> Any:  # noqa: ANN401 - what ``follower.account`` says
+            _before_mlx(self)
+            return imported("mlxk.adapters.mlx.ranks.follower:account")(orders, resolve)
+
         backends = imported("mlxk.adapters.mlx.ranks.backends:available_backends")
-        account = None if orders["name"] is None else lambda: self.account_of_model(orders, resolve)
         known = imported("mlxk.adapters.mlx.ranks.examined:HostKnowledge")
-        said = known(self.memory_probe().read(), __version__, backends, account)
+        asked = None if orders["name"] is None else account
+        said = known(self.memory_probe().read(), __version__, backends, asked)
         imported("mlxk.adapters.mlx.ranks.examined:examined")(orders, said, sys.stdin, sys.stdout)
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:

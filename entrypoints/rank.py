@@ -1,7 +1,7 @@
 """The program of a rank other than the first: ``python -m mlxk.entrypoints.rank``, started by rank 0, never by hand.
 
-Its orders are a line of JSON on standard input. Those with ``asked`` only ask about a model, which a line of JSON on
-standard output answers; with ``examined`` it answers about this host and measures links until its input ends.
+Its orders are a line of JSON on standard input. With ``examined`` it answers about this host and a model, and measures
+links, until its input ends.
 """
 
 import json
@@ -25,12 +25,8 @@ def main() -> int:
         container = build(attrs.evolve(read_settings(), blas=orders["blas"]))
         if "examined" in orders:
             container.adapters.be_examined(orders["examined"], container.use_cases.resolve_model())
-        if "asked" in orders:
-            said = container.adapters.account_of_model(orders["asked"], container.use_cases.resolve_model())
-            sys.stdout.write(json.dumps(said) + "\n")
-            sys.stdout.flush()
-            return 0
-        container.adapters.follow_rank_zero(orders, container.use_cases.resolve_model())
+        else:
+            container.adapters.follow_rank_zero(orders, container.use_cases.resolve_model())
     except MlxkError as error:
         sys.stderr.write(error.message + "\n")
     return 1

@@ -1,5 +1,7 @@
 """Diagnose the hosts of a file: whether a model can be spread over them, and what keeps it from that."""
 
+from collections.abc import Sequence
+
 import attrs
 
 from mlxk.application.policy import estimate_memory
@@ -8,8 +10,11 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.diagnosis import Finding
 from mlxk.domain.host_checks import Examination, Examine, HostQuestion, Notify, judge_hosts
-from mlxk.domain.models.footprint import MemoryVerdict
-from mlxk.domain.ranks import HostFile, SpreadModel, name_everywhere, share_of
+from mlxk.domain.models.model import ModelDescription
+from mlxk.domain.ranks import HostFile, RankHost, SpreadModel, name_everywhere, refuse_adapter, share_of
+
+_READING_SECONDS = 900.0
+"""Enough for reading a model of hundreds of gigabytes."""
 
 
 @attrs.frozen
@@ -44,17 +49,27 @@ class DiagnoseHosts:
         Raises:
             ModelNotFoundError, AmbiguousModelError: No model of this machine, or several, have that name.
         """
-        question, name, verdict = HostQuestion(seconds), None, None
-        if model is not None:
-            question, name, verdict = self._question(model, len(file.hosts), seconds)
-        found = self.examine(file.hosts, question, notify)
-        spread = None
-        if verdict is not None:
-            spread = SpreadModel.judged(file.hosts, [each.account for each in found.hosts], verdict)
+        if model is None:
+            found, spread, name = self.examine(file.hosts, HostQuestion(seconds), notify), None, None
+        else:
+            described = self.describe(self.resolve(model))
+            found, spread = self._spread(file.hosts, described, HostQuestion(seconds), notify)
+            name = described.handle.name
         return HostDiagnosis(tuple(judge_hosts(found, file.backend, spread, name)), found, spread)
 
-    def _question(self, model: str, count: int, seconds: float) -> tuple[HostQuestion, str, MemoryVerdict]:
-        handle = self.resolve(model)
-        description = self.describe(handle)
-        question = HostQuestion(seconds, name_everywhere(handle), description.runtime.backends)
-        return question, handle.name, estimate_memory(share_of(description, count), self.memory)
+    def spread(self, hosts: Sequence[RankHost], described: ModelDescription) -> SpreadModel:
+        """Return a model over hosts, whose links are not measured.
+
+        Raises:
+            CapabilityError: It is an adapter.
+        """
+        refuse_adapter(described)
+        return self._spread(hosts, described, HostQuestion(_READING_SECONDS, links=False), lambda what: None)[1]
+
+    def _spread(
+        self, hosts: Sequence[RankHost], described: ModelDescription, question: HostQuestion, notify: Notify
+    ) -> tuple[Examination, SpreadModel]:
+        name, backends = name_everywhere(described.handle), described.runtime.backends
+        found = self.examine(hosts, attrs.evolve(question, name=name, backends=backends), notify)
+        share = estimate_memory(share_of(described, len(hosts)), self.memory)
+        return found, SpreadModel.judged(hosts, [each.account for each in found.hosts], share)

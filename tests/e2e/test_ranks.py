@@ -346,7 +346,7 @@ def test_a_host_that_does_not_answer_is_shown_with_what_ssh_said(
 
 def test_a_host_with_another_version_is_shown_with_it(hosts: Hosts) -> None:
     line = SSH.format(hf=hosts.folder / "same" / "hf").replace("exec ", "")
-    hosts.answers(line.replace('"$*"', """"$*" | sed 's/"mlx-lm": "[^"]*"/"mlx-lm": "0.1"/'"""))
+    hosts.answers(line.replace('"$*"', """"$*" | sed -u 's/"mlx-lm": "[^"]*"/"mlx-lm": "0.1"/'"""))
     one, two = json.loads(shown(hosts, "--json"))["data"]["hosts"]
     assert (one["problem"], two["files"]) == (None, "same")
     assert two["problem"] == f"it has mlx-lm 0.1, and the first host {version('mlx-lm')}"

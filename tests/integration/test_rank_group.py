@@ -12,7 +12,8 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models import tiny_models
 
-from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest, versions
+from mlxk.adapters.mlx.ranks.channel import versions
+from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest
 from mlxk.adapters.mlx.ranks.group import RankGroup
 from mlxk.adapters.mlx.ranks.launch import Launch, RankPlace, RankPlan, launched
 from mlxk.adapters.mlx.ranks.ring import Ring

@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mlxk.domain.errors import RankLostError
@@ -32,6 +33,22 @@ BEAT_SECONDS = 0.5
 
 SIGN_OF_LIFE: Mapping[str, Any] = {}
 """What both ends send beside what they have to say, so that a silent network is told from one that nobody uses."""
+
+
+def versions(own: str) -> dict[str, str | None]:
+    """Return the versions that must be equal on all ranks; None for what is not installed.
+
+    Args:
+        own: That of this program.
+    """
+    return {"mlxk": own, **{each: _version(each) for each in ("mlx", "mlx-lm")}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 class Channel:

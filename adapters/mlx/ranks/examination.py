@@ -59,7 +59,7 @@ class _Unanswered(Exception):  # noqa: N818 - it is no error of this program
 def examine(
     module: str, orders: Mapping[str, Any], hosts: Sequence[RankHost], question: HostQuestion, notify: Notify
 ) -> Examination:
-    """Ask all hosts at once, then measure one link after the other; nothing of it is left running.
+    """Ask all hosts at once, then measure one link after the other if need be; nothing of it is left running.
 
     Args:
         module: The one that runs a rank.
@@ -93,7 +93,7 @@ def examine(
                 _end(asked, 0.0)  # the threads wait for them
                 raise
         links = []
-        for source, target in links_between(len(hosts)):
+        for source, target in links_between(len(hosts)) if question.links else ():
             if facts[source].answers and facts[target].can_listen:
                 notify(f"measuring {hosts[source].ssh} to {hosts[target].ssh}")
                 links.append(_link(asked[source], asked[target]))
@@ -227,11 +227,13 @@ class _Asked:
                 account=HostAccount(**{**known, "reading": reading, "versions": hello["versions"]}),
             )
         except _Unanswered as unanswered:
-            self.end(0.0)
-            return HostFacts(self.host, unanswered.fault, unanswered.said)
+            return self._without_answer(unanswered.fault, unanswered.said)
         except (LookupError, TypeError) as error:
-            self.end(0.0)
-            return HostFacts(self.host, Fault.HOST_FAILED, f"its answer lacks something: {error}"[:300])
+            return self._without_answer(Fault.HOST_FAILED, f"its answer lacks something: {error}"[:300])
+
+    def _without_answer(self, fault: Fault, said: str) -> HostFacts:
+        self.end(0.0)
+        return HostFacts(self.host, fault, said, account=HostAccount(problem=said))
 
     def ask(self, kind: str, **order: object) -> dict[str, Any]:
         """Give an order, and return the answer of a kind."""

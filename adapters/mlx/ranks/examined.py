@@ -15,12 +15,11 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
 import attrs
 
-from mlxk.adapters.mlx.ranks.channel import admit, proved
+from mlxk.adapters.mlx.ranks.channel import admit, proved, versions
 from mlxk.domain.errors import MlxkError, RankLostError
 from mlxk.domain.models.footprint import MemoryReading
 
@@ -86,7 +85,7 @@ def examined(orders: Mapping[str, Any], known: HostKnowledge, given: TextIO, pri
     say(
         "hello",
         python=platform.python_version(),
-        versions={"mlxk": known.own_version, "mlx": _version("mlx"), "mlx-lm": _version("mlx-lm")},
+        versions=versions(known.own_version),
         reading=None if reading is None else [reading.total, reading.available, reading.accelerator_limit],
         deaf=_deaf(address),
         own_address=_own_address(orders["towards"]),
@@ -101,13 +100,6 @@ def examined(orders: Mapping[str, Any], known: HostKnowledge, given: TextIO, pri
             threading.Thread(target=_listen, args=listening, name="mlxk-examined-link", daemon=True).start()
         else:
             say("link", **_measured((order["address"], order["port"]), order["key"], seconds))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _deaf(address: str) -> str | None:

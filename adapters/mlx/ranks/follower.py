@@ -12,7 +12,6 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Any
 
 import attrs
@@ -23,11 +22,11 @@ from mlxk.adapters.mlx.loading.load_errors import translated, unreadable_files
 from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import identity_of
 from mlxk.adapters.mlx.ranks.backends import available_backends
-from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, introduce
+from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, introduce, versions
 from mlxk.adapters.mlx.ranks.ring import Ring, Told
 from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share, require_library
 from mlxk.domain.errors import MlxkError, ModelNotFoundError, RankLostError, RevisionNotFoundError
-from mlxk.domain.models.footprint import MemoryReading, WeightForm
+from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 
 CONNECT_SECONDS = 20.0
@@ -42,15 +41,6 @@ class RankSurroundings:
 
     own_version: str
     told: Told
-
-
-def versions(own: str) -> dict[str, str]:
-    """Return the versions that must be equal on all ranks.
-
-    Args:
-        own: That of this program.
-    """
-    return {"mlxk": own, "mlx": version("mlx"), "mlx-lm": version("mlx-lm")}
 
 
 _COMPARED = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt")
@@ -110,22 +100,15 @@ def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by:
         _report(channel, f"{summary.kind} in {summary.place}")
 
 
-def account(
-    orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], reading: MemoryReading | None, own_version: str
-) -> dict[str, Any]:
-    """Return what this host says of a model, as ``inquiry`` reads it.
+def account(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle]) -> dict[str, Any]:
+    """Return what this host says of a model, in fields of a ``HostAccount``.
 
     Args:
         orders: The ``name`` of the model; of the first host how many ranks it would be ``divided`` among, and the
             ``backends`` that can compute it.
         resolve: Finds a model of this machine by its name.
-        reading: The memory of this machine.
-        own_version: That of this program.
     """
-    said: dict[str, Any] = {"reading": None, "versions": versions(own_version)}
-    if reading is not None:
-        said["reading"] = [reading.total, reading.available, reading.accelerator_limit]
-    said["backends"] = available_backends()
+    said: dict[str, Any] = {"backends": available_backends()}
     try:
         handle = resolve(orders["name"])
     except (ModelNotFoundError, RevisionNotFoundError):

@@ -10,7 +10,7 @@ from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV
 from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
-from mlxk.domain.ranks import RankHost, SpreadModel, name_everywhere, require_model, share_of
+from mlxk.domain.ranks import RankHost
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -140,7 +140,10 @@ class ShowCommand:
             output.note("The content hash is recorded anew; the workspace is clean.")
         if arguments.format_report:
             return _report_formats(details, verdict, arguments.recalc_hash, container, output)
-        spread = None if hosts is None else _spread(hosts, details, container, output)
+        spread = None
+        if hosts is not None:
+            with Spinner(output, "Asking the hosts"):
+                spread = container.use_cases.diagnose_hosts().spread(hosts, details.description)
         if output.as_json:
             data = model_json.model_details(details, section, verdict, arguments.recalc_hash)
             output.document("show", data if spread is None else {**data, **model_json.spread(spread)})
@@ -167,17 +170,6 @@ def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
             option = flag.replace("_", "-")
             raise UsageError(f"--hosts and --{option} exclude each other", hint="Leave one of them out.")
     return hosts_of_file("--hosts", arguments.hosts).hosts
-
-
-def _spread(hosts: tuple[RankHost, ...], details: ModelDetails, container: "Container", output: Output) -> SpreadModel:
-    description = details.description
-    require_model(description)
-    with Spinner(output, "Asking the hosts"):
-        accounts = container.adapters.ask_hosts(
-            hosts, name_everywhere(description.handle), description.runtime.backends
-        )
-    share = estimate_memory(share_of(description, len(hosts)), container.adapters.memory_probe())
-    return SpreadModel.judged(hosts, accounts, share)
 
 
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:
