@@ -29,6 +29,8 @@ print(ring.port, flush=True)
 orders = json.loads(sys.stdin.readline())
 rank, addresses = orders["rank"], orders["addresses"]
 ring.meet(rank, addresses, 60.0)
+print("met", flush=True)
+sys.stdin.readline()  # a neighbour that joins earlier would be taken for one that only meets
 group = ring.join(told_to_libraries, 60.0)
 for directory in orders["models"]:
     handle = ModelHandle(directory, directory, Origin.WORKSPACE)
@@ -94,6 +96,11 @@ def test_two_shares_compute_what_the_whole_model_does(tmp_path: Path) -> None:
     for number, rank in enumerate(ranks):
         assert rank.stdin is not None
         rank.stdin.write(json.dumps({**orders, "rank": number}) + "\n")
+        rank.stdin.flush()
+    assert [rank.stdout.readline() for rank in ranks if rank.stdout is not None] == ["met\n"] * 2
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write("\n")
         rank.stdin.flush()
     expected = {
         name: [cut, tokens_of_one(folder)] for folder, (name, (_, _, cut)) in zip(folders, MODELS.items(), strict=True)

@@ -81,6 +81,8 @@ class Ring:
     def join(self, told: Told, silent_seconds: float) -> Any:  # noqa: ANN401
         """Join MLX's group of all ranks, and return it; a process joins once in its life.
 
+        All ranks have to have met before one joins: what still listens for a neighbour would take MLX's connection.
+
         Args:
             told: See ``Told``.
             silent_seconds: After which a host that acknowledges nothing is given up.
