@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from referencing import Registry, Resource
 
 if TYPE_CHECKING:
     from hub.server import LoopbackHub
@@ -39,6 +42,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 Command = Callable[..., dict[str, Any]]
+Schemas = dict[str, dict[str, Any]]
+Faults = Callable[[str, Any], list[str]]
+
+CONTRACTS = Path(__file__).parent.parent / "contracts"
+SUFFIX = ".schema.json"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -190,3 +198,27 @@ def command(
         return envelope
 
     return execute
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Schemas:
+    """Return every schema by its name."""
+    folder = CONTRACTS / "cli" / "v0"
+    return {
+        path.name.removesuffix(SUFFIX): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob(f"*{SUFFIX}"))
+    }
+
+
+@pytest.fixture(scope="session")
+def faults(schemas: Schemas) -> Faults:
+    """Return a check: the faults of a document by the schema of a name; none when it is accepted."""
+    resources = [(name + SUFFIX, Resource.from_contents(schema)) for name, schema in schemas.items()]
+    registry: Registry[Any] = Registry().with_resources(resources)
+
+    def check(name: str, document: Any) -> list[str]:
+        validator = Draft202012Validator({"$ref": name + SUFFIX}, registry=registry)
+        causes = [best_match([fault]) or fault for fault in validator.iter_errors(document)]
+        return [f"{cause.json_path}: {cause.message}" for cause in causes]
+
+    return check

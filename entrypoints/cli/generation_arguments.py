@@ -100,7 +100,10 @@ def add_cache_arguments(group: argparse._ActionsContainer, bits_help: str) -> No
 
 def number_of_bits(text: str) -> float:
     """Return a number; a whole one as such."""
-    found = float(text)
+    try:
+        found = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
     return int(found) if found.is_integer() else found
 
 

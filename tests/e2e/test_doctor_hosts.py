@@ -16,10 +16,8 @@ from typing import Any
 
 import attrs
 import pytest
-from jsonschema import Draft202012Validator
 from models import tiny_models
 from models.cached_models import put
-from referencing import Registry, Resource
 from serving.networks import HERE, THERE, limited, link, may_make_networks
 from serving.running import eventually
 
@@ -40,6 +38,8 @@ class Hosts:
 
     folder: Path
     environment: dict[str, str]
+    breaches: Callable[[str, Any], list[str]]
+    """Returns what a document breaks of a contract."""
 
     def are(self, hosts: dict[str, str], cases: str, **fields: object) -> None:
         """Write the file, with an address for each name, and the script: what it does by name."""
@@ -62,19 +62,8 @@ class Hosts:
             printed, said = process.communicate(timeout=100)
         assert said == ""
         document = json.loads(printed)
-        assert breaches(document) == []
+        assert self.breaches("doctor", document) == []
         return process.returncode, document["data"]
-
-
-def breaches(document: object) -> list[str]:
-    """Return what a document breaks of the contract of ``doctor``."""
-    folder = Path(__file__).parents[2] / "contracts" / "cli" / "v0"
-    parts = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.schema.json")}
-    registry: Registry[Any] = Registry().with_resources(
-        (name, Resource.from_contents(part)) for name, part in parts.items()
-    )
-    check = Draft202012Validator(parts["doctor.schema.json"], registry=registry)
-    return [each.message for each in check.iter_errors(document)]
 
 
 def faults(data: Document, host: str | None) -> list[str]:
@@ -88,10 +77,10 @@ def evidence(data: Document, host: str | None, check: str) -> str:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, program_environment: dict[str, str]) -> Hosts:
+def hosts(tmp_path: Path, program_environment: dict[str, str], request: pytest.FixtureRequest) -> Hosts:
     """Return a folder with no hosts yet."""
     program_environment["PATH"] = f"{tmp_path / 'bin'}:{program_environment['PATH']}"
-    return Hosts(tmp_path, program_environment)
+    return Hosts(tmp_path, program_environment, request.getfixturevalue("faults"))
 
 
 def model_at(folder: Path, seed: int) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +18,9 @@ from typing import Any
 
 import attrs
 import pytest
-from jsonschema import Draft202012Validator
 from models import tiny_models
 from models.answers import oracle
 from models.cached_models import put
-from referencing import Registry, Resource
 from serving.program import CHAT, ServedProgram
 from serving.running import eventually
 
@@ -36,6 +34,9 @@ LOST_SECONDS = 3.0
 """Within which every client has an answer or an error."""
 NEXT_SECONDS = 10.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 """Within which the next request is answered: ten on a machine that does nothing else."""
+
+
+Faults = Callable[[str, Any], list[str]]
 
 
 @attrs.frozen
@@ -289,17 +290,6 @@ def test_two_hosts_compute_what_one_does_and_must_have_the_same_files(hosts: Hos
     assert documents[1]["error"]["message"] == "rank 1 on two has other files of 'org/spread' than this process."
 
 
-def faults(document: object) -> list[str]:
-    """Return what a document breaks of the contract of ``show``."""
-    folder = Path(__file__).parents[2] / "contracts" / "cli" / "v0"
-    parts = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.schema.json")}
-    registry: Registry[Any] = Registry().with_resources(
-        (name, Resource.from_contents(part)) for name, part in parts.items()
-    )
-    check = Draft202012Validator(parts["show.schema.json"], registry=registry)
-    return [each.message for each in check.iter_errors(document)]
-
-
 def shown(hosts: Hosts, *arguments: str, model: str = "org/spread") -> str:
     """Return what ``mlxk show --hosts`` prints."""
     command = [sys.executable, "-m", "mlxk", "show", model, "--hosts", "hosts.json", *arguments]
@@ -309,10 +299,12 @@ def shown(hosts: Hosts, *arguments: str, model: str = "org/spread") -> str:
 
 
 @pytest.mark.parametrize("home", ["same", "other", "empty"])
-def test_show_says_what_fits_on_which_host_and_whether_the_files_are_the_same(home: str, hosts: Hosts) -> None:
+def test_show_says_what_fits_on_which_host_and_whether_the_files_are_the_same(
+    home: str, hosts: Hosts, faults: Faults
+) -> None:
     hosts.becomes(home)
     document = json.loads(shown(hosts, "--json"))
-    assert faults(document) == []
+    assert faults("show", document) == []
     data = document["data"]
     files = [(each["host"], each["files"]) for each in data["hosts"]]
     assert files == [("one", "same"), ("two", "absent" if home == "empty" else home)]
@@ -328,12 +320,10 @@ def test_show_says_what_fits_on_which_host_and_whether_the_files_are_the_same(ho
     assert data["cut"] == {"kind": "tensor", "reason": None}
 
 
-def test_a_host_that_does_not_answer_is_shown_with_what_ssh_said(
-    hosts: Hosts,
-) -> None:
+def test_a_host_that_does_not_answer_is_shown_with_what_ssh_said(hosts: Hosts, faults: Faults) -> None:
     hosts.answers('#!/bin/sh\necho "$@" > asked\necho "ssh: No route to host" >&2\nexit 255\n')
     document = json.loads(shown(hosts, "--json"))
-    assert faults(document) == []
+    assert faults("show", document) == []
     one, two = document["data"]["hosts"]
     assert (one["fit"], one["files"]) == ("fits", "same")
     assert (two["fit"], two["files"], two["problem"]) == ("unknown", "unknown", "ssh: No route to host")

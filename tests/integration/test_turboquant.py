@@ -282,6 +282,15 @@ def test_flags_that_cannot_be_are_refused_by_name(
     assert machine.served == []
 
 
+@pytest.mark.parametrize("command_line", [("run", "demo", "hi"), ("serve",), ("show", "demo")], ids=" ".join)
+def test_bits_that_are_no_number_are_refused_in_words(
+    command_line: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = Machine(tmp_path, capsys)(*command_line, "--kv-bits", "many")
+    assert refused.status == 2
+    assert "argument --kv-bits: 'many' is no number" in refused.err
+
+
 def test_a_name_has_its_own_bits_and_scheme(
     handle: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

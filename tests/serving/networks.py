@@ -8,14 +8,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from serving.cable import ip
 
 HERE, THERE = "198.18.78.1", "198.18.78.2"
 """Of a range that is meant for tests of networks, and of no other test, which may run at the same time."""
-
-
-def ip(*words: str) -> bool:
-    """Run ``ip``, and return whether it succeeded."""
-    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
 
 
 def may_make_networks() -> bool:

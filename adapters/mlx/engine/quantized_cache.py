@@ -176,7 +176,7 @@ class PackedBatch(BatchKVCache):  # type: ignore[misc]
 
     def packed_state(self) -> Any:  # noqa: ANN401 - two tuples of arrays
         """Return all keys and values as they are kept."""
-        return _first_tokens((self.keys, self.values), self._idx)
+        return first_tokens((self.keys, self.values), self._idx)
 
     def filter(self, batch_indices: Any) -> None:  # noqa: ANN401 - a list or an array
         """Keep the sequences at some indices."""
@@ -272,7 +272,7 @@ def with_tokens(stored: Any, start: int, added: Any) -> Any:  # noqa: ANN401 - t
     size = added[0][0].shape[2]
     if stored[0] is None or start + size > stored[0][0].shape[2]:
         grown = -(-size // _STEP) * _STEP
-        held = tree_map(lambda each: each[:, :, :0], added) if stored[0] is None else _first_tokens(stored, start)
+        held = tree_map(lambda each: each[:, :, :0], added) if stored[0] is None else first_tokens(stored, start)
         stored = tree_map(lambda each: _padded(each, 0, grown), held)
     for arrays, parts in zip(stored, added, strict=True):
         for array, part in zip(arrays, parts, strict=True):
@@ -305,5 +305,6 @@ def _padded(array: mx.array, left: int, right: int) -> mx.array:
     return mx.pad(array, [(0, 0), (0, 0), (left, right), (0, 0)]) if left or right else array
 
 
-def _first_tokens(stored: Any, tokens: int) -> Any:  # noqa: ANN401 - two tuples of arrays
+def first_tokens(stored: Any, tokens: int) -> Any:  # noqa: ANN401 - two tuples of arrays
+    """Return the first tokens of arrays, shape [B, H, T, *]."""
     return tree_map(lambda each: each[:, :, :tokens], stored)

@@ -22,7 +22,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import KVCache
 
-from mlxk.adapters.mlx.engine.quantized_cache import PackedBatch, size_bytes, with_tokens
+from mlxk.adapters.mlx.engine.quantized_cache import PackedBatch, first_tokens, size_bytes, with_tokens
 from mlxk.domain.generation.settings import EngineOptions
 
 _SEEDS = (0, 1)
@@ -149,7 +149,7 @@ class TurboCache(KVCache):  # type: ignore[misc]
 
     def packed_state(self) -> Any:  # noqa: ANN401 - two tuples of two arrays
         """Return all keys and values as they are kept."""
-        return tuple(tuple(each[:, :, : self.offset] for each in arrays) for arrays in (self.keys, self.values))
+        return first_tokens((self.keys, self.values), self.offset)
 
     @property
     def state(self) -> tuple[Any, ...]:

@@ -300,7 +300,7 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
 def _load(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
-    prepare_for_batches(network)
+    mend_attention(network)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
 
 
@@ -320,7 +320,7 @@ class _Unpacked:
 
 
 class _CappedAttention(gemma2.Attention):  # type: ignore[misc] # MLX has no types for it
-    """Attention of Gemma 2, which would apply the masks of a batch's sequences to groups of heads."""
+    """Attention of Gemma 2; mlx-lm's applies a batch's masks to groups of heads, and cannot read packed keys."""
 
     def __call__(self, states: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:  # noqa: ANN401
         if mask is not None and mask.ndim == 4 and self.repeats > 1:
@@ -329,8 +329,8 @@ class _CappedAttention(gemma2.Attention):  # type: ignore[misc] # MLX has no typ
         return found
 
 
-def prepare_for_batches(network: nn.Module) -> None:
-    """Mend what keeps a network of mlx-lm from computing a batch as it computes each of its sequences."""
+def mend_attention(network: nn.Module) -> None:
+    """Mend attention of mlx-lm that answers otherwise in a batch than alone, or reads no quantized cache."""
     for module in network.modules():
         if type(module) is gemma2.Attention:
             module.__class__ = _CappedAttention

@@ -20,7 +20,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.loading.model_files import loading_directory
-from mlxk.adapters.mlx.loading.text_model import prepare_for_batches
+from mlxk.adapters.mlx.loading.text_model import mend_attention
 from mlxk.adapters.mlx.loading.widening import parameter_bytes, widen
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.models.footprint import WeightForm
@@ -175,7 +175,7 @@ class _Summed(nn.Module):  # type: ignore[misc] # MLX has no types for it
 def _lazy(handle: ModelHandle) -> tuple[Any, dict[str, Any]]:
     with loading_directory(handle) as directory:
         network, config = utils.load_model(directory, lazy=True, trust_remote_code=False)
-    prepare_for_batches(network)
+    mend_attention(network)
     return network, config
 
 

@@ -1,45 +1,11 @@
-"""The contracts as fixtures: schemas by name, a check that explains itself, and a disk with models of every kind."""
+"""A disk with models of every kind."""
 
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-from referencing import Registry, Resource
-
-CONTRACTS = Path(__file__).parents[3] / "contracts"
-SUFFIX = ".schema.json"
-
-Schemas = dict[str, dict[str, Any]]
-Faults = Callable[[str, Any], list[str]]
-
-
-@pytest.fixture(scope="session")
-def schemas() -> Schemas:
-    """Return every schema by its name."""
-    folder = CONTRACTS / "cli" / "v0"
-    return {
-        path.name.removesuffix(SUFFIX): json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob(f"*{SUFFIX}"))
-    }
-
-
-@pytest.fixture(scope="session")
-def faults(schemas: Schemas) -> Faults:
-    """Return a check: the faults of a document by the schema of a name; none when it is accepted."""
-    resources = [(name + SUFFIX, Resource.from_contents(schema)) for name, schema in schemas.items()]
-    registry: Registry[Any] = Registry().with_resources(resources)
-
-    def check(name: str, document: Any) -> list[str]:
-        validator = Draft202012Validator({"$ref": name + SUFFIX}, registry=registry)
-        causes = [best_match([fault]) or fault for fault in validator.iter_errors(document)]
-        return [f"{cause.json_path}: {cause.message}" for cause in causes]
-
-    return check
 
 
 @pytest.fixture
