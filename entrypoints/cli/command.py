@@ -293,6 +293,15 @@ def seconds_within(least: float, most: float) -> Callable[[str], float]:
     return read
 
 
+def number_of_bits(text: str) -> float:
+    """Return a number; a whole one as such."""
+    try:
+        found = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+    return int(found) if found.is_integer() else found
+
+
 def add_pull_argument(parser: argparse.ArgumentParser) -> None:
     """Declare ``--pull``."""
     parser.add_argument(

@@ -26,7 +26,7 @@ from mlxk.domain.generation.settings import (
 )
 from mlxk.domain.generation.video import VideoSampling
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli.command import MAX_JSON_BYTES, add_ranks_argument, read_json, read_text
+from mlxk.entrypoints.cli.command import MAX_JSON_BYTES, add_ranks_argument, number_of_bits, read_json, read_text
 from mlxk.entrypoints.cli.input_files import is_prompt
 
 
@@ -96,15 +96,6 @@ def add_cache_arguments(group: argparse._ActionsContainer, bits_help: str) -> No
         help="how; turboquant is experimental, and slower",
     )
     group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
-
-
-def number_of_bits(text: str) -> float:
-    """Return a number; a whole one as such."""
-    try:
-        found = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
-    return int(found) if found.is_integer() else found
 
 
 def add_activations_argument(group: argparse._ActionsContainer) -> None:

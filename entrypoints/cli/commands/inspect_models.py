@@ -18,9 +18,9 @@ from mlxk.entrypoints.cli.command import (
     add_model_argument,
     computing_settings,
     hosts_of_file,
+    number_of_bits,
 )
 from mlxk.entrypoints.cli.command_line_parser import did_you_mean
-from mlxk.entrypoints.cli.generation_arguments import number_of_bits
 from mlxk.entrypoints.cli.output import BOLD, DONE, RED, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import model_json, tables

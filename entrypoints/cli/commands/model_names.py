@@ -12,7 +12,7 @@ from mlxk.domain.models.reference import own_name
 from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli import generation_arguments
-from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
+from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference, number_of_bits
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import hint, report, shown_path
@@ -233,7 +233,7 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> argparse.Acti
         form = "TEXT" if setting.kind is TEXTS else "KEY=VALUE"
         return group.add_argument(flag, action="append", default=[], metavar=form, help=f"{text}; repeatable")
     if setting.key == "kv_bits":
-        return group.add_argument(flag, type=generation_arguments.number_of_bits, metavar="N", help=text)
+        return group.add_argument(flag, type=number_of_bits, metavar="N", help=text)
     if words.startswith("a whole number") or setting.key == "kv_group_size":
         return group.add_argument(flag, type=int, metavar="N", help=text)
     if words.startswith("a number"):
