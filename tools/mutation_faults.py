@@ -1,8 +1,9 @@
 """The faults that ``mutation.py`` draws: which can be made in a module, and the module's source with one of them.
 
 Never made: imports, annotations, decorators, base classes, docstrings, log events, ``__all__``, ``__slots__``,
-``__repr__``, ``if TYPE_CHECKING`` and ``if __name__``. Nor what every test would find: ``return None`` in a function
-that always returns a value (the type checker finds it), a name or a constructor's attribute left without any value.
+``__repr__``, functions without a body, ``if TYPE_CHECKING`` and ``if __name__``. Nor what every test would find:
+``return None`` in a function that always returns a value (the type checker finds it), a name or a constructor's
+attribute left without any value.
 """
 
 import ast
@@ -122,6 +123,8 @@ def declares(node: ast.AST) -> bool:
     """Tell whether a node and all below it are declarations, which hold no fault of behaviour."""
     match node:
         case ast.Import() | ast.ImportFrom() | ast.FunctionDef(name="__repr__"):
+            return True
+        case ast.FunctionDef(body=[ast.Expr(ast.Constant())]):  # of a port: its defaults are those of who implements it
             return True
         case ast.Expr(ast.Call(ast.Attribute(ast.Name("log") | ast.Attribute(attr="_log"), level))) if level in LEVELS:
             return True
