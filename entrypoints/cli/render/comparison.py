@@ -346,7 +346,7 @@ def _verdict(found: Comparison) -> str:
     winner = _winner(found)
     speed = next((each for each in found.contests if each.figure is Figure.SPEED), None)
     if speed is None:
-        return "No winner: a side does not count its tokens."
+        return "No winner: a side does not count its tokens, or sends an answer in one piece."
     if winner is None:
         few = speed.difference is Difference.UNKNOWN
         return "No winner: too few rounds." if few else "No difference in tokens/s that the rounds support."
