@@ -41,7 +41,9 @@ def families(part: str) -> str:
         rows = [f"| `{name}` | {reason} |" for name, reason in sorted(others["vision"].items())]
         return "\n".join(["| architecture | why |", "|---|---|", *rows, ""])
     if part == "kinds":
-        rows = [f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in others["kinds"].items()]
+        written = json.loads((MODELS / "text_families.json").read_text(encoding="utf-8"))
+        kinds = {**others["kinds"], "text; mlxk runs it with mlx-vlm, and answers as that does": list(written)}
+        rows = [f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in kinds.items()]
         return "\n".join(["| what they make | architectures |", "|---|---|", *rows, ""])
     files = ("vision_families.json", "omni_families.json")
     written = {k: v for each in files for k, v in json.loads((MODELS / each).read_text(encoding="utf-8")).items()}

@@ -1,7 +1,7 @@
 """Compatibility: which MLX library runs a model, and the first reason when none does.
 
-    text              mlx-lm; mlx-vlm for vision models, so that text and images share one copy of the weights and one
-                      batch, and for audio models when it alone knows them
+    text              mlx-lm, or mlx-vlm when it alone knows the architecture; mlx-vlm for vision models in any case, so
+                      that text and images share one copy of the weights and one batch
     images, audio     mlx-vlm, for models that generate text
     speech to text    mlx-audio
     text to speech    mlx-audio, the families of ``spoken_families``
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from mlxk.adapters.mlx.spoken_families import FAMILIES, REFUSED
+from mlxk.adapters.mlx.spoken_families import voice_refusal
 from mlxk.domain.errors import Remedy
 from mlxk.domain.models.detection import Facts, foreign_quantization
 from mlxk.domain.models.model import Capability, Framework, ModelType, Origin, Runtime
@@ -93,6 +93,10 @@ class InstalledSupport:
     """Whether mlx-audio implements it as text to speech, and no library as anything else."""
     lacking: tuple[str, ...] = ()
     """Packages that its text to speech needs and that are not installed."""
+    writes: bool = False
+    """Whether mlx-vlm implements it with a language model, which may be all it has."""
+    decides: bool = False
+    """Whether mlx-vlm implements it to choose among given options."""
 
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
@@ -148,17 +152,20 @@ def dedicated_to(support: InstalledSupport) -> Capability | None:
     return Capability.AUDIO if support.loading == {Library.MLX_AUDIO} else None
 
 
-def text_libraries(facts: Facts, loading: frozenset[Library]) -> tuple[Library, ...]:
+def text_libraries(facts: Facts, support: InstalledSupport) -> tuple[Library, ...]:
     """Return the libraries that can generate text with a model, the preferred one first.
 
     Args:
         facts: What the model is.
-        loading: The installed libraries that implement its architecture.
+        support: Of its architecture.
     """
-    if not _takes_media(facts) or Library.MLX_VLM not in loading:
+    media = _takes_media(facts)
+    if Library.MLX_VLM not in support.loading or not (media or support.writes):
         return (Library.MLX_LM,)
-    if Library.MLX_LM not in loading:
+    if Library.MLX_LM not in support.loading:
         return (Library.MLX_VLM,)
+    if not media:
+        return (Library.MLX_LM,)
     vision = facts.can(Capability.VISION)
     return (Library.MLX_VLM, Library.MLX_LM) if vision else (Library.MLX_LM, Library.MLX_VLM)
 
@@ -182,25 +189,11 @@ def _speech_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSuppor
 def _voice_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
     return (Library.MLX_AUDIO,), (
         (None if Library.MLX_AUDIO in support.installed else _unavailable(Library.MLX_AUDIO, facts, support))
-        or _voice_refusal(snapshot, facts, support)
+        or voice_refusal(facts.architecture or "", snapshot.files, support.lacking)
         or _weights_refusal(snapshot, Library.MLX_AUDIO)
         or _quantization_refusal(snapshot, Library.MLX_AUDIO, support)
         or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
     )
-
-
-def _voice_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> str | None:
-    """Return why a voice cannot be loaded from its folder alone; None when it can."""
-    family = FAMILIES.get(facts.architecture or "")
-    if family is None:
-        known, why = ", ".join(sorted(FAMILIES)), REFUSED.get(facts.architecture or "", "it is not known")
-        return f"Text to speech of '{facts.architecture}' is not supported: {why}; supported are: {known}"
-    if support.lacking:
-        return f"Text to speech of '{facts.architecture}' needs the Python package {support.lacking[0]}, not installed"
-    for folder in family.folders:
-        if not any(path.startswith(folder) for path in snapshot.files):
-            return f"{folder} is missing, which turns the model's tokens into sound"
-    return None
 
 
 def _embedding_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
@@ -219,9 +212,11 @@ def _reranker_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
 
 
 def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
-    libraries = text_libraries(facts, support.loading)
+    if support.decides:
+        return (), f"Model type {facts.architecture} chooses among given options, and writes no text"
+    libraries = text_libraries(facts, support)
     known = Library.MLX_VLM in support.loading or Library.MLX_LM not in support.loading
-    if _takes_media(facts) and known:
+    if libraries == (Library.MLX_VLM,) or (_takes_media(facts) and known):
         return libraries, _media_refusal(snapshot, facts, support)
     return libraries, (
         _weights_refusal(snapshot, Library.MLX_LM)

@@ -7,6 +7,7 @@ second; this takes about a millisecond per library, once per process.
 
 import ast
 import functools
+import glob
 import importlib.util
 import os
 import re
@@ -70,6 +71,15 @@ _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Mo
 
 _FP8 = re.compile(rb"weight_scale_inv|\bfrom_fp8\b")
 """Matches a module that converts weights in FP8."""
+
+_WRITING = re.compile(rb"\bself\.language_model\b")
+"""Matches a module with a language model, as all architectures have that mlx-vlm generates text with."""
+
+_DIFFUSING = re.compile(rb"^    def generate\(", re.MULTILINE)
+"""Matches a module with a way of its own to generate, which writes no token after another."""
+
+_DECIDING = re.compile(rb"^    decision_types\b", re.MULTILINE)
+"""Matches a module that has the options which mlx-vlm's decisions ask for."""
 
 _SIBLING = re.compile(rb"^from \.(\w+) import", re.MULTILINE)
 
@@ -145,8 +155,26 @@ class MlxBackendRegistry(BackendRegistry):
                 fp8 = frozenset(library for library in loading if self._loads_fp8(library, architecture))
             speaks = bool(architecture) and not loading and self._speaks(architecture or "")
             lacking = self._lacking(architecture or "") if speaks else ()
-            self._supports[architecture] = InstalledSupport(installed, loading, fp8, speaks, lacking)
+            text = self._package_text(architecture or "") if Library.MLX_VLM in loading else b""
+            self._supports[architecture] = InstalledSupport(
+                installed,
+                loading,
+                fp8,
+                speaks,
+                lacking,
+                writes=_WRITING.search(text) is not None and _DIFFUSING.search(text) is None,
+                decides=_DECIDING.search(text) is not None,
+            )
         return self._supports[architecture]
+
+    def _package_text(self, architecture: str) -> bytes:
+        """Return the text of the modules of mlx-vlm's package for an architecture."""
+        installation = self._installation(_LAYOUTS[Library.MLX_VLM])
+        if installation is None:
+            return b""
+        name = architecture.lower()
+        folder = os.path.join(installation.directory, installation.aliases.get(name, name))
+        return b"".join(map(_read, sorted(glob.glob(os.path.join(glob.escape(folder), "*.py")))))
 
     def _speaks(self, architecture: str) -> bool:
         return architecture not in _BACKBONES and self._implements(_SPOKEN, architecture)
@@ -244,13 +272,16 @@ def _defines_model(directory: str, architecture: str) -> bool:
 
 @functools.cache
 def _module_text(directory: str, architecture: str) -> bytes:
-    for path in (f"{directory}/{architecture}.py", f"{directory}/{architecture}/__init__.py"):
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except (OSError, ValueError):
-            continue
-    return b""
+    return _read(f"{directory}/{architecture}.py") or _read(f"{directory}/{architecture}/__init__.py")
+
+
+def _read(path: str) -> bytes:
+    """Return the bytes of a file; none when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError):
+        return b""
 
 
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")

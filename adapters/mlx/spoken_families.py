@@ -5,7 +5,7 @@ refused with the reason. Of those that load, Soprano, Qwen3-TTS and VoxCPM were 
 models; the code of the others was read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import attrs
@@ -124,3 +124,23 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Why the other families are not loaded, by architecture."""
+
+
+def voice_refusal(architecture: str, files: Collection[str], lacking: tuple[str, ...]) -> str | None:
+    """Return why a voice cannot be loaded from its folder alone; None when it can.
+
+    Args:
+        architecture: Of the model.
+        files: Paths in its folder.
+        lacking: Packages that it needs and that are not installed.
+    """
+    family = FAMILIES.get(architecture)
+    if family is None:
+        known, why = ", ".join(sorted(FAMILIES)), REFUSED.get(architecture, "it is not known")
+        return f"Text to speech of '{architecture}' is not supported: {why}; supported are: {known}"
+    if lacking:
+        return f"Text to speech of '{architecture}' needs the Python package {lacking[0]}, not installed"
+    for folder in family.folders:
+        if not any(path.startswith(folder) for path in files):
+            return f"{folder} is missing, which turns the model's tokens into sound"
+    return None

@@ -25,6 +25,12 @@ _VISION_ARCHITECTURES = frozenset(
     {"llava", "llava_next", "pixtral", "qwen2_vl", "phi3_v", "mllama", "paligemma", "idefics", "smolvlm"}
 )
 _VISION_FILES = (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, "image_processor_config.json")
+_EYES = ("spatial_patch_size", "vision_n_layers")
+"""Sizes of what reads images, in configs that have no part for it; such models have no file for their preprocessor."""
+
+_WITHOUT_PREPROCESSOR = frozenset({"d1_omni"})
+"""Architectures that have such a part, and no file for their preprocessor either."""
+
 _VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 _SENTENCE_TRANSFORMERS = "modules.json"
 
@@ -146,15 +152,20 @@ def clones_voices(config: Mapping[str, object]) -> bool:
 def is_vision(snapshot: ModelSnapshot) -> bool:
     """Whether the model reads images."""
     config = snapshot.config
-    preprocessor = snapshot.document(PREPROCESSOR_CONFIG).mapping
-    if _has_part(config, "vision_config") or _named(config) in _VISION_ARCHITECTURES or config.get("image_processor"):
+    described = _has_part(config, "vision_config") or needs_no_preprocessor(config)
+    if described or _named(config) in _VISION_ARCHITECTURES or config.get("image_processor"):
         return True
     inline = config.get("preprocessor_config")
     if isinstance(inline, dict) and not _reads_video(inline):
         return True
-    if _VIDEO_PREPROCESSOR in snapshot.files or _reads_video(preprocessor):
+    if _VIDEO_PREPROCESSOR in snapshot.files or _reads_video(snapshot.document(PREPROCESSOR_CONFIG).mapping):
         return False
     return snapshot.has_any(*_VISION_FILES)
+
+
+def needs_no_preprocessor(config: Mapping[str, object]) -> bool:
+    """Whether a model reads images, and no file beside its config says how they are prepared."""
+    return _named(config) in _WITHOUT_PREPROCESSOR or any(_positive(config.get(size)) for size in _EYES)
 
 
 def has_chat_template(snapshot: ModelSnapshot) -> bool:

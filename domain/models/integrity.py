@@ -339,11 +339,12 @@ def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _vision_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    if detection.is_speech(snapshot) or not detection.is_vision(snapshot):
-        return None
     name = next((path for path in (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG) if path in snapshot.files), None)
+    expected = tuple(path for path in (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG) if path in snapshot.expected)
+    needless = name is None and not expected and detection.needs_no_preprocessor(snapshot.config)
+    if needless or detection.is_speech(snapshot) or not detection.is_vision(snapshot):
+        return None
     if name is None:
-        expected = tuple(path for path in (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG) if path in snapshot.expected)
         return absent(snapshot, Gap(f"Vision model missing {PREPROCESSOR_CONFIG} or {PROCESSOR_CONFIG}", expected))
     document = snapshot.document(name)
     if not document.valid:

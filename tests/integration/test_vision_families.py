@@ -16,6 +16,7 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.pictures import about, loaded, noise, oracle, tone
+from models.text_families import WRITING
 from models.tiny_vision import ARCHITECTURES, write_model
 from models.vision_families import FAMILIES, OMNI, OTHERS, build_family
 
@@ -141,7 +142,8 @@ def test_a_family_without_a_processor_refuses_images_and_answers_words(
 
 
 def test_every_architecture_of_the_library_stands_once_in_the_tables() -> None:
-    named = [*FAMILIES, *OMNI, *OTHERS["vision"], *(name for names in OTHERS["kinds"].values() for name in names)]
+    kinds = (name for names in OTHERS["kinds"].values() for name in names)
+    named = [*FAMILIES, *OMNI, *WRITING, *OTHERS["vision"], *kinds]
     installed = [
         entry.name
         for entry in (Path(mlx_vlm.__file__).parent / "models").iterdir()

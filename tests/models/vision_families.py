@@ -17,7 +17,7 @@ from models.tiny_vision import ARCHITECTURES, build, write_model
 
 from mlxk.domain.models.model import ModelHandle
 
-_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "d_model": 64,
     "first_k_dense_replace": 1,
     "head_dim": 16,
@@ -117,8 +117,8 @@ def build_family(directory: Path, family: str, seed: int = 0, **config: Any) -> 
     wanted = FAMILIES[family]
     shrink_library(family)
     package = importlib.import_module(f"mlx_vlm.models.{wanted.get('package', family)}")
-    text = {**_shrunk(package.TextConfig, _TEXT), **wanted.get("text", {})}
-    vision = {**_shrunk(package.VisionConfig, _EYE), **wanted.get("vision", {})}
+    text = {**shrunk(package.TextConfig, TEXT), **wanted.get("text", {})}
+    vision = {**shrunk(package.VisionConfig, _EYE), **wanted.get("vision", {})}
     top = {"hidden_size": 64, "vision_config": vision}
     top |= text if wanted.get("flat") else {"text_config": text}
     files = {
@@ -147,7 +147,7 @@ def shrink_library(family: str) -> None:
             setattr(holder, last, value)
 
 
-def _shrunk(config: Any, small: dict[str, Any]) -> dict[str, Any]:
+def shrunk(config: Any, small: dict[str, Any]) -> dict[str, Any]:
     """Return the small values of a dataclass's fields, but for those that are turned off by default."""
     fields = [field for field in dataclasses.fields(config) if field.name in small and field.default is not None]
     named = [field for field in dataclasses.fields(config) if field.name == "model_type" and field.default]

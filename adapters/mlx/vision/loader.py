@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 from mlx_vlm import utils
+from mlx_vlm.generate.diffusion import is_diffusion_model
+from mlx_vlm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.compatibility import foreign_tokenizer
 from mlxk.adapters.mlx.engine.prefill import Media
@@ -189,7 +191,12 @@ def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401
 
 def _require_autoregressive(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401
     named = str(getattr(model.config, "model_type", "")).lower()
-    if not hasattr(model, "language_model") or any(part in named for part in _NOT_AUTOREGRESSIVE):
+    diffuses = any(part in named for part in _NOT_AUTOREGRESSIVE) or is_diffusion_model(model)
+    if not hasattr(model, "language_model") or diffuses:
         raise IncompatibleModelError(
             f"'{handle.name}' ({named}) does not write one token after another, which is all the engine can do."
+        )
+    if not all(hasattr(layer, "nbytes") for layer in make_prompt_cache(model.language_model)):
+        raise IncompatibleModelError(
+            f"'{handle.name}' ({named}) keeps what it has read in a form of its own, which the engine cannot hold."
         )

@@ -42,6 +42,20 @@ def test_any_snapshot_gets_a_verdict(data: st.DataObject, any_snapshot: st.Searc
     reason(data.draw(any_snapshot), loading)
 
 
+def test_a_text_model_runs_with_the_one_library_that_writes_text_with_it(make_snapshot: Snapshots) -> None:
+    found = make_snapshot({"config.json": {"model_type": "flint"}})
+    alone = frozenset({Library.MLX_VLM})
+    for support, libraries, refusal in (
+        (InstalledSupport(ALL, alone, writes=True), ("mlx-vlm",), None),
+        (InstalledSupport(ALL, ALL, writes=True), ("mlx-lm",), None),
+        (InstalledSupport(ALL, alone), ("mlx-lm",), "Model type flint not supported."),
+        (InstalledSupport(ALL, alone, decides=True), (), "Model type flint chooses among given options, and writes no"),
+    ):
+        verdict = judge(found, detect(found), support)
+        assert verdict.backends == libraries
+        assert (verdict.reason or "").startswith(refusal or "-") == bool(refusal)
+
+
 @pytest.mark.parametrize(
     ("config", "loading", "libraries"),
     [

@@ -260,6 +260,15 @@ def test_a_vision_model_needs_a_processor(files: dict[str, Any], reason: str, ma
     assert check(make_snapshot(config | files)).reason == reason
 
 
+def test_a_vision_model_whose_config_says_it_all_needs_no_processor_unless_it_was_listed(
+    make_snapshot: Snapshots,
+) -> None:
+    config = {"config.json": {"model_type": "x", "vision_n_layers": 2}}
+    assert check(make_snapshot(config)).healthy
+    listed = make_snapshot(config, expected={"processor_config.json": 300})
+    assert not check(listed).healthy
+
+
 def test_a_directory_that_cannot_be_read_says_so(make_snapshot: Snapshots) -> None:
     assert check(make_snapshot(unreadable="Permission denied")).reason == "Directory cannot be read: Permission denied"
 

@@ -1,0 +1,128 @@
+"""Architectures without media that mlx-vlm alone knows, each with a tiny model: mlx-vlm's own greedy answers.
+
+The page of the families names those that are shown here.
+"""
+
+import functools
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import pytest
+from doubles.event_log import InMemoryEventLog
+from models.answers import read
+from models.pictures import about, as_png, noise, oracle
+from models.text_families import WRITING, build_writing
+from models.vision_families import OTHERS
+
+from mlxk.adapters.mlx.memory import EngineLimits
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.system import SystemClock
+from mlxk.domain.errors import IncompatibleModelError
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.models.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+GREEDY = GenerationSettings(temperature=0, max_tokens=8, logprobs=0)
+ASKED = about("Hello world! How are you today? " * 6 + "Well?")
+Command = Callable[..., dict[str, Any]]
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+Models = Callable[[str], ModelHandle]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Build a model of a family, once."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda family: build_writing(folder / family, family))
+
+
+def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> GenerationRequest:
+    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backends=("mlx-vlm",))
+
+
+@pytest.mark.parametrize("family", WRITING)
+def test_a_familys_answers_are_mlx_vlms_own_alone_and_in_a_batch(
+    family: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    handle = models(family)
+    brown = about("The quick brown fox")
+    asked = [
+        request(handle, ASKED),
+        request(handle, brown, temperature=1.5, seed=7),
+        request(handle, brown, max_tokens=3),
+    ]
+    together = [read(stream) for stream in [engine.submit(each) for each in asked]]
+    engine.unload()
+    assert [each.tokens for each in together] == [read(engine.submit(each)).tokens for each in asked]
+    assert not any("outside the common batch" in note for each in together for note in each.finished.notes)
+    assert len(together[0].tokens) > 1
+    assert together[0].tokens == oracle(handle, ASKED, 8)
+    assert together[2].tokens == oracle(handle, brown, 3)
+
+
+@pytest.mark.parametrize("family", WRITING)
+def test_a_familys_prompts_go_on_from_what_is_kept_as_if_nothing_were(
+    family: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    opening = Message(Role.USER, "Hello there. " * 4 + "What is it?")
+    turns = [
+        (opening,),
+        (opening, Message(Role.ASSISTANT, "A fox."), Message(Role.USER, "Why is that? " * 3)),
+        (Message(Role.USER, "Hello there. " * 4 + "Who is it?"),),
+    ]
+    asked = [request(models(family), Conversation(each)) for each in turns]
+    forgetful = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
+    try:
+        expected = [read(forgetful.submit(each)).tokens for each in asked]
+    finally:
+        forgetful.close()
+    assert [read(engine.submit(each)).tokens for each in asked] == expected
+
+
+def test_a_model_of_words_alone_runs_and_refuses_images(
+    models: Models, mlxk_here: Program, command: Command, tmp_path: Path
+) -> None:
+    folder = models("flint").directory
+    (tmp_path / "noise.png").write_bytes(as_png(noise(1)))
+    done = mlxk_here("run", folder, "Hello", "--max-tokens", "3")
+    assert done.returncode == 0, done.stderr
+    assert command("show", folder)["data"]["model"]["capabilities"] == ["text-generation", "chat"]
+    refused = mlxk_here("run", folder, "--image", "noise.png", "What is it?")
+    assert refused.returncode != 0
+    assert "is a text model and takes no images" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "why"),
+    [
+        ("llada2_moe", {"num_shared_experts": 1, "rotary_dim": 8}, "does not write one token after another"),
+        ("z1t", {"aft_heads": 4}, "keeps what it has read in a form of its own"),
+    ],
+    ids=["llada2_moe", "z1t"],
+)
+def test_what_the_engine_cannot_step_is_refused_with_the_reason(
+    family: str, sizes: dict[str, Any], why: str, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = build_writing(tmp_path / family, family, **sizes)
+    with pytest.raises(IncompatibleModelError, match=why):
+        engine.submit(request(handle, ASKED))
+
+
+@pytest.mark.parametrize("family", OTHERS["kinds"]["decisions among given options; refused"])
+def test_what_decides_and_does_not_write_is_refused_with_the_reason(
+    family: str, mlxk_here: Program, tmp_path: Path
+) -> None:
+    config = {"model_type": family, **({"vision_config": {"hidden_size": 8}} if family == "d1_omni" else {})}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(tmp_path / "m" / "model.safetensors"), {"a.weight": mx.zeros((1,))}, {"format": "mlx"})
+    done = mlxk_here("run", "./m", "Is it red?")
+    assert done.returncode != 0
+    assert f"Model type {family} chooses among given options, and writes no text" in done.stderr
