@@ -373,7 +373,7 @@ def _weigh(directory: Path, settings: dict[str, Any], seed: int, *, filled: bool
 
 
 def _drawn(name: str, weight: Any) -> Any:
-    empty = weight.ndim > 1 and not weight.any()
+    empty = weight.ndim > 1 and mx.issubdtype(weight.dtype, mx.floating) and not weight.any()
     return _widened(name, mx.random.normal(weight.shape) * 0.3 if empty else weight)
 
 

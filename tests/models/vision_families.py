@@ -90,10 +90,10 @@ _PIXELS: dict[str, Any] = {
 }
 
 
-FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
+FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 """What each family's files say beyond that, and what its tests show; the page of the families is made of it.
 
-``library`` are sizes that mlx-vlm's modules have written in, ``filled`` draws the tables that begin with zeros, and
+``whole`` says that the config has no parts, ``library`` are sizes that mlx-vlm's modules have written in, ``filled`` draws the tables that begin with zeros, and
 ``like`` names a family with the same language model, by which some tests do without this one.
 """
 OMNI: dict[str, Any] = json.loads(Path(__file__).with_name("omni_families.json").read_text())
@@ -117,10 +117,13 @@ def build_family(directory: Path, family: str, seed: int = 0, **config: Any) -> 
     wanted = FAMILIES[family]
     shrink_library(family)
     package = importlib.import_module(f"mlx_vlm.models.{wanted.get('package', family)}")
-    text = {**shrunk(package.TextConfig, TEXT), **wanted.get("text", {})}
-    vision = {**shrunk(package.VisionConfig, _EYE), **wanted.get("vision", {})}
-    top = {"hidden_size": 64, "vision_config": vision}
-    top |= text if wanted.get("flat") else {"text_config": text}
+    if wanted.get("whole"):
+        top = shrunk(package.ModelConfig, TEXT)
+    else:
+        text = {**shrunk(package.TextConfig, TEXT), **wanted.get("text", {})}
+        vision = {**shrunk(package.VisionConfig, _EYE), **wanted.get("vision", {})}
+        top = {"hidden_size": 64, "vision_config": vision}
+        top |= text if wanted.get("flat") else {"text_config": text}
     files = {
         name: {**_PIXELS, **content} if name.endswith("preprocessor_config.json") else content
         for name, content in wanted["files"].items()

@@ -39,6 +39,8 @@ class ShownMedia:
     """Those of each kind, in the order of the prompt."""
     first: int = 0
     """Index of the first token that stands for one; 0 when it is not known, or without media."""
+    whole: int = 0
+    """Tokens that are computed in one go, up to the last that stands for one; 0 where any part may be in the cache."""
 
     def __bool__(self) -> bool:
         return any(self.digests)
@@ -49,14 +51,14 @@ class ShownMedia:
         return all(mine[: len(theirs)] == theirs for mine, theirs in pairs)
 
     def shared(self, other: "ShownMedia", tokens: int) -> int:
-        """Return how many of the first tokens, which are the same, stand for the same as in another prompt.
+        """Return how many of the first tokens, which are the same, another prompt can use of what is kept for this one.
 
         Where one begins with the media of the other, equal tokens stand for equal media: those of the same kind come in
         their order, and each has its number of tokens.
         """
-        if bool(self) is bool(other) and (self.continues(other) or other.continues(self)):
-            return tokens
-        return min(tokens, *(each.first for each in (self, other) if each))
+        if bool(self) is not bool(other) or not (self.continues(other) or other.continues(self)):
+            tokens = min(tokens, *(each.first for each in (self, other) if each))
+        return tokens if tokens >= other.whole else 0
 
 
 @attrs.frozen

@@ -9,6 +9,9 @@ from mlx_vlm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.vision.encoder import CachingEncoder
 
+_PAST_THE_VOCABULARY = {"deepseek_v4": 5}
+"""Architectures whose tokens for images come after the vocabulary, and how many there are."""
+
 
 @attrs.frozen(eq=False)
 class VisionTemplate:
@@ -23,6 +26,18 @@ class VisionTemplate:
     def type(self) -> str:
         """The architecture, in mlx-vlm's terms."""
         return str(self.config.model_type)
+
+    @property
+    def media_tokens(self) -> frozenset[int]:
+        """The tokens that stand for media, as far as the config tells."""
+        if self.type in _PAST_THE_VOCABULARY:
+            size: int = self.config.vocab_size
+            return frozenset(range(size, size + _PAST_THE_VOCABULARY[self.type]))
+        kinds = ("image", "video", "audio")
+        names = [f"{kind}_token_{ending}" for kind in kinds for ending in ("id", "index")]
+        holders = (self.config, getattr(self.config, "thinker_config", None))
+        found = (getattr(holder, name, None) for holder in holders for name in names)
+        return frozenset(token for token in found if isinstance(token, int))
 
 
 @attrs.frozen(eq=False)

@@ -26,6 +26,9 @@ _PER_TOKEN = {"mm_token_type_ids", "token_type_ids"}
 _SHOWN_TO_ALL = frozenset({"mllama"})
 """Architectures whose media are no tokens: every token attends to their features."""
 
+_IN_ONE_GO = frozenset({"deepseek_v4"})
+"""Architectures that take images at the beginning of what they compute only, where nothing is in the cache."""
+
 _GRIDS = ("image_grid_thw", "video_grid_thw")
 """Inputs with the sides of each image and clip, by which models count positions."""
 
@@ -43,7 +46,8 @@ class VisionPrompt(Media):
     """
 
     def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
-        self.shown = prompt.shown
+        in_one_go = parts.type in _IN_ONE_GO and prompt.last_media >= 0
+        self.shown = attrs.evolve(prompt.shown, whole=prompt.last_media + 1) if in_one_go else prompt.shown
         # Expanded, the tokens do not tell what stands between images.
         exact = parts.type in _SHOWN_TO_ALL or len(prompt.given) != len(prompt.tokens)
         self.kind = prompt.identity if exact else ""

@@ -306,7 +306,7 @@ def process_conversation(
         # mlx-vlm falls back to the tokenizer where it cannot build the processor, and would answer without looking.
         fault = f"the model's processor ({type(model.processor).__name__}) makes nothing of images"
         raise CapabilityError.in_field("messages", fault, hint="Files of the processor may be missing or damaged.")
-    media_tokens = _media_tokens(model.config)
+    media_tokens = model.media_tokens
     last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
     if not images and not recordings and not videos:
         return ProcessedPrompt(tuple(tokens), remainder, media_tokens, -1, "")
@@ -361,14 +361,6 @@ def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:
     if isinstance(begin, str) and begin and text.startswith(begin):
         return False
     return bool(utils.should_add_special_tokens(model.type, model.processor))
-
-
-def _media_tokens(config: Any) -> frozenset[int]:  # noqa: ANN401
-    kinds = ("image", "video", "audio")
-    names = [f"{kind}_token_{ending}" for kind in kinds for ending in ("id", "index")]
-    holders = (config, getattr(config, "thinker_config", None))
-    found = (getattr(holder, name, None) for holder in holders for name in names)
-    return frozenset(token for token in found if isinstance(token, int))
 
 
 def _identity(conversation: Conversation) -> str:

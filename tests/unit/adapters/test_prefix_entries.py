@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, KVCache
@@ -11,6 +12,7 @@ from mlxk.adapters.mlx.engine.prefix_cache import (
     MIN_SAVED_TOKENS,
     PrefixCache,
     PrefixIdentity,
+    ShownMedia,
     boundaries,
     pack,
 )
@@ -33,6 +35,16 @@ def whole() -> list[Any]:
     cache = ArraysCache(1)
     cache[0] = mx.zeros((1, 8))
     return [cache]
+
+
+def test_a_prompt_that_is_computed_in_one_go_up_to_its_last_image_uses_nothing_that_ends_before() -> None:
+    cache = PrefixCache(ROOM)
+    first = attrs.evolve(ANN, shown=ShownMedia((("a",),), first=10, whole=30))
+    second = attrs.evolve(ANN, shown=ShownMedia((("a", "b"),), first=10, whole=60))
+    assert cache.put(first, TOKENS[:50], kept(50))
+    assert cache.find(second, TOKENS).tokens == 0
+    assert cache.find(first, TOKENS).tokens == 50
+    assert cache.find(first, TOKENS[:29] + TOKENS[:40]).tokens == 0
 
 
 def test_what_two_prompts_share_is_found_once_it_saves_enough() -> None:
