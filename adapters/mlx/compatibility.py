@@ -95,8 +95,8 @@ class InstalledSupport:
     """Packages that its text to speech needs and that are not installed."""
     writes: bool = False
     """Whether mlx-vlm implements it with a language model, which may be all it has."""
-    decides: bool = False
-    """Whether mlx-vlm implements it to choose among given options."""
+    instead: str | None = None
+    """What it does in mlx-vlm instead of writing text, after its name; None when it writes."""
 
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
@@ -212,8 +212,8 @@ def _reranker_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
 
 
 def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
-    if support.decides:
-        return (), f"Model type {facts.architecture} chooses among given options, and writes no text"
+    if support.instead and Library.MLX_LM not in support.loading:
+        return (), f"Model type {facts.architecture} {support.instead}"
     libraries = text_libraries(facts, support)
     known = Library.MLX_VLM in support.loading or Library.MLX_LM not in support.loading
     if libraries == (Library.MLX_VLM,) or (_takes_media(facts) and known):

@@ -72,14 +72,20 @@ _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Mo
 _FP8 = re.compile(rb"weight_scale_inv|\bfrom_fp8\b")
 """Matches a module that converts weights in FP8."""
 
-_WRITING = re.compile(rb"\bself\.language_model\b")
+_WRITING = re.compile(rb"\b(?:self\.|def )language_model\b")
 """Matches a module with a language model, as all architectures have that mlx-vlm generates text with."""
+
+_INHERITING = re.compile(rb"^class Model\((?!nn\.)", re.MULTILINE)
+"""Matches a module whose model is that of another architecture, and may have its language model."""
 
 _DIFFUSING = re.compile(rb"^    def generate\(", re.MULTILINE)
 """Matches a module with a way of its own to generate, which writes no token after another."""
 
-_DECIDING = re.compile(rb"^    decision_types\b", re.MULTILINE)
-"""Matches a module that has the options which mlx-vlm's decisions ask for."""
+_INSTEAD = (
+    (re.compile(rb"^    decision_types\b", re.MULTILINE), "chooses among given options, and writes no text"),
+    (re.compile(rb"^    def get_detections\(", re.MULTILINE), "finds boxes and masks, of which its text has none"),
+)
+"""What modules match whose models have something else to say than their text."""
 
 _SIBLING = re.compile(rb"^from \.(\w+) import", re.MULTILINE)
 
@@ -163,7 +169,7 @@ class MlxBackendRegistry(BackendRegistry):
                 speaks,
                 lacking,
                 writes=_WRITING.search(text) is not None and _DIFFUSING.search(text) is None,
-                decides=_DECIDING.search(text) is not None,
+                instead=_instead(text) if text else None,
             )
         return self._supports[architecture]
 
@@ -216,6 +222,13 @@ class MlxBackendRegistry(BackendRegistry):
             package = _package_directory(layout.package, self._search_path)
             self._installations[key] = None if package is None else _read_installation(package, layout)
         return self._installations[key]
+
+
+def _instead(text: bytes) -> str | None:
+    """Return what an architecture does instead of writing text, by the text of its modules; None when it writes."""
+    found = next((what for pattern, what in _INSTEAD if pattern.search(text)), None)
+    writes = _WRITING.search(text) or _INHERITING.search(text)
+    return found or (None if writes else "writes no text")
 
 
 def _package_directory(package: str, search_path: Sequence[str] | None) -> str | None:

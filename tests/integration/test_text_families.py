@@ -17,16 +17,20 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.pictures import about, as_png, noise, oracle
 from models.text_families import WRITING, build_writing
-from models.vision_families import OTHERS
+from models.vision_families import FAMILIES, OMNI, OTHERS
 
 from mlxk.adapters.mlx.memory import EngineLimits
+from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import IncompatibleModelError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.models.detection import detect
+from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=8, logprobs=0)
@@ -115,14 +119,38 @@ def test_what_the_engine_cannot_step_is_refused_with_the_reason(
         engine.submit(request(handle, ASKED))
 
 
-@pytest.mark.parametrize("family", OTHERS["kinds"]["decisions among given options; refused"])
-def test_what_decides_and_does_not_write_is_refused_with_the_reason(
-    family: str, mlxk_here: Program, tmp_path: Path
+DECIDING = OTHERS["kinds"]["decisions among given options; refused"]
+EYES = {"vision_config": {"hidden_size": 8}}
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        *(({"model_type": each}, "chooses among given options, and writes no text") for each in DECIDING),
+        ({"model_type": "d1_omni", **EYES}, "chooses among given options, and writes no text"),
+        ({"model_type": "falcon_perception", "spatial_patch_size": 16}, "finds boxes and masks, of which its text"),
+        ({"model_type": "falcon-perception", "spatial_patch_size": 16}, "finds boxes and masks, of which its text"),
+        ({"model_type": "sam3", **EYES}, "writes no text"),
+    ],
+)
+def test_what_does_not_write_is_refused_with_what_it_does(
+    config: dict[str, Any], why: str, mlxk_here: Program, tmp_path: Path
 ) -> None:
-    config = {"model_type": family, **({"vision_config": {"hidden_size": 8}} if family == "d1_omni" else {})}
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    if config["model_type"] == "sam3":
+        (tmp_path / "m" / "preprocessor_config.json").write_text("{}")
     mx.save_safetensors(str(tmp_path / "m" / "model.safetensors"), {"a.weight": mx.zeros((1,))}, {"format": "mlx"})
     done = mlxk_here("run", "./m", "Is it red?")
     assert done.returncode != 0
-    assert f"Model type {family} chooses among given options, and writes no text" in done.stderr
+    assert f"Model type {config['model_type']} {why}" in done.stderr
+
+
+def test_every_architecture_that_is_shown_is_found_fit_to_run() -> None:
+    registry, reasons = MlxBackendRegistry(), {}
+    for family in (*FAMILIES, *OMNI, *WRITING):
+        config = {"model_type": family, **({} if family in WRITING else EYES)}
+        files = {"config.json": 1, "model.safetensors": 300, "tokenizer.json": 1}
+        snapshot = ModelSnapshot("org/m", files=files, documents={"config.json": Document(config)})
+        reasons[family] = registry.judge(snapshot, detect(snapshot)).reason
+    assert set(reasons.values()) == {None}, reasons

@@ -93,8 +93,9 @@ _PIXELS: dict[str, Any] = {
 FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 """What each family's files say beyond that, and what its tests show; the page of the families is made of it.
 
-``whole`` says that the config has no parts, ``library`` are sizes that mlx-vlm's modules have written in, ``filled`` draws the tables that begin with zeros, and
-``like`` names a family with the same language model, by which some tests do without this one.
+``whole`` says that the config has no parts, ``library`` are sizes that mlx-vlm's modules have written in, ``filled``
+draws the tables that begin with zeros, and ``like`` names a family with the same language model, by which some tests do
+without this one.
 """
 OMNI: dict[str, Any] = json.loads(Path(__file__).with_name("omni_families.json").read_text())
 """The same of families that hear as well."""

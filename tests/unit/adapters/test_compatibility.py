@@ -49,7 +49,8 @@ def test_a_text_model_runs_with_the_one_library_that_writes_text_with_it(make_sn
         (InstalledSupport(ALL, alone, writes=True), ("mlx-vlm",), None),
         (InstalledSupport(ALL, ALL, writes=True), ("mlx-lm",), None),
         (InstalledSupport(ALL, alone), ("mlx-lm",), "Model type flint not supported."),
-        (InstalledSupport(ALL, alone, decides=True), (), "Model type flint chooses among given options, and writes no"),
+        (InstalledSupport(ALL, alone, instead="finds boxes"), (), "Model type flint finds boxes"),
+        (InstalledSupport(ALL, ALL, instead="finds boxes"), ("mlx-lm",), None),
     ):
         verdict = judge(found, detect(found), support)
         assert verdict.backends == libraries
