@@ -60,6 +60,12 @@ _USUAL_VOICES = ("af_heart", "casual_male", "expr-voice-5-m")
 
 _VOICE_CLONERS = frozenset({"voxcpm", "voxcpm1.5", "voxcpm2"})
 
+_WRITTEN_IN_CODE = frozenset({"kimi_k3"})
+"""Architectures whose conversations a library writes with code of its own, without a template among their files."""
+
+_TEMPLATE_IN_CODE = "chat_template_type"
+"""Names that code in ``tokenizer_config.json``."""
+
 _NAMED_FOR_RERANKING = re.compile(r"re-?rank|cross-encoder")
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "context_length", "max_sequence_length", "seq_len")
@@ -169,8 +175,9 @@ def needs_no_preprocessor(config: Mapping[str, object]) -> bool:
 
 
 def has_chat_template(snapshot: ModelSnapshot) -> bool:
-    """Whether there is a chat template that the model is rendered with."""
-    return bool(_chat_templates(snapshot))
+    """Whether there is a chat template that the model is rendered with, or a library has code in its place."""
+    coded = snapshot.document(TOKENIZER_CONFIG).mapping.get(_TEMPLATE_IN_CODE)
+    return bool(_chat_templates(snapshot) or coded or _named(snapshot.config) in _WRITTEN_IN_CODE)
 
 
 def chat_template_text(snapshot: ModelSnapshot) -> str:

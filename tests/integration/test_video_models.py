@@ -1,7 +1,6 @@
 """Clips, in the engine: tokens for video give mlx-vlm's own answers, and every other vision model gets frames."""
 
 import functools
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 from models.answers import Answer, read
 from models.clips import encoded, written
 from models.pictures import about, loaded, noise, oracle
-from models.vision_families import build_family
+from models.tiny_omni import OMNI, build_omni
+from models.vision_families import FAMILIES, build_family
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
@@ -26,8 +26,7 @@ from mlxk.domain.models.model import ModelHandle
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
 QUESTION = "What happens?"
-FAMILIES = json.loads((Path(__file__).parents[1] / "models" / "vision_families.json").read_text(encoding="utf-8"))
-WATCHING = sorted(name for name, found in FAMILIES.items() if found["shows"].get("video") is True)
+WATCHING = sorted(name for name, found in {**FAMILIES, **OMNI}.items() if found["shows"].get("video") is True)
 """Architectures with tokens for video."""
 CLASSES = ["llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 """One of each class of networks among them."""
@@ -39,7 +38,12 @@ Models = Callable[[str], ModelHandle]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Build a model of an architecture, once."""
     folder = tmp_path_factory.mktemp("tiny")
-    return functools.cache(lambda architecture: build_family(folder / architecture, architecture, 3))
+
+    def build(architecture: str) -> ModelHandle:
+        make = build_omni if architecture in OMNI else build_family
+        return make(folder / architecture, architecture, 3)
+
+    return functools.cache(build)
 
 
 def clip_file(folder: Path, seed: int, frames: int = 24) -> Path:

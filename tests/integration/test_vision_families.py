@@ -49,7 +49,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> GenerationRequest:
-    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backends=("mlx-vlm",))
+    options = FAMILIES[Path(handle.directory).name].get("options", {})
+    asked = attrs.evolve(GREEDY, **settings)
+    return GenerationRequest(handle, prompt, asked, backends=("mlx-vlm",), template_options=options)
 
 
 def expected(handle: ModelHandle, prompt: Conversation, family: str) -> tuple[bytes, ...]:
@@ -61,7 +63,7 @@ def expected(handle: ModelHandle, prompt: Conversation, family: str) -> tuple[by
         images = processor.image_processor
         if not hasattr(images, "plain"):
             processor.image_processor = _Plain(images)
-    return oracle(handle, prompt, GREEDY.max_tokens or 0)
+    return oracle(handle, prompt, GREEDY.max_tokens or 0, **FAMILIES[family].get("options", {}))
 
 
 @functools.cache

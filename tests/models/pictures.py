@@ -68,8 +68,15 @@ def loaded(handle: ModelHandle) -> tuple[Any, Any]:
         return mlx_vlm.load(handle.directory)  # type: ignore[no-any-return]
 
 
-def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24) -> tuple[bytes, ...]:
-    """Return the bytes of each token of mlx-vlm's own greedy answer, without the end token."""
+def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24, **options: Any) -> tuple[bytes, ...]:
+    """Return the bytes of each token of mlx-vlm's own greedy answer, without the end token.
+
+    Args:
+        handle: The model.
+        conversation: What it is asked.
+        max_tokens: The most tokens of the answer.
+        options: Of the chat template.
+    """
     import mlx_vlm
     from mlx_vlm.prompt_utils import apply_chat_template
 
@@ -82,7 +89,8 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
         {"role": message.role.value, "content": [_part(part) for part in message.parts] or message.content}
         for message in conversation.messages
     ]
-    prompt = apply_chat_template(processor, model.config, messages, num_images=0, num_audios=len(conversation.audio))
+    counts = {"num_images": 0, "num_audios": len(conversation.audio)}
+    prompt = apply_chat_template(processor, model.config, messages, **counts, **options)
     media: dict[str, Any] = {
         "image": [as_pillow(image) for image in conversation.images] or None,
         "audio": [np.frombuffer(sound.samples, "<f4") for sound in conversation.audio] or None,

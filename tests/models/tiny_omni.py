@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+from mlx.utils import tree_flatten
 from models.tiny_vision import write_model
 from models.vision_tokenizer import tokenizer_with
 
@@ -33,6 +35,8 @@ def build_omni(directory: Path, architecture: str, seed: int = 3) -> ModelHandle
         seed: Of the weights.
     """
     wanted = OMNI[architecture]
+    if "codec" in wanted:
+        _write_codec(directory / "audio_tokenizer", wanted["codec"], seed)
     if "thinker" not in wanted:
         return write_model(directory, wanted, seed, model_type=architecture)
     tokenizer = tokenizer_with(tuple(wanted["named"].values()), ())
@@ -42,3 +46,15 @@ def build_omni(directory: Path, architecture: str, seed: int = 3) -> ModelHandle
     # The one that writes speech is not loaded, but read.
     parts = {"code2wav_config": {}, "talker_config": wanted["talker"], "thinker_config": thinker}
     return write_model(directory, wanted, seed, model_type=architecture, **parts)
+
+
+def _write_codec(directory: Path, settings: dict[str, Any], seed: int) -> None:
+    """Write the model that makes tokens of sounds, which lies in a folder of its own."""
+    from mlx_audio.codec.models.mimo_audio_tokenizer.config import ModelConfig
+    from mlx_audio.codec.models.mimo_audio_tokenizer.model import MiMoAudioTokenizer
+
+    directory.mkdir(parents=True)
+    mx.random.seed(seed)
+    weights = dict(tree_flatten(MiMoAudioTokenizer(ModelConfig.from_dict(settings)).parameters()))
+    mx.save_safetensors(str(directory / "model.safetensors"), weights)
+    (directory / "config.json").write_text(json.dumps(settings))

@@ -24,6 +24,7 @@ from mlxk.adapters.mlx.prompting.repair_steps import (
 from mlxk.adapters.mlx.prompting.template_inputs import (
     NO_SWITCH,
     REASONING_KEYS,
+    UNREAD,
     AskedSwitches,
     WirePrompt,
     choose_switches,
@@ -107,9 +108,11 @@ class ConversationRenderer:
         chosen = choose_switches(self._engine.template, asked)
         variables = dict(chosen.variables)
         ineffective = chosen.adaptations
-        if self._unnamed_switch is not None and asked.thinking is not None:
-            variables.setdefault(self._unnamed_switch, asked.thinking)
-            ineffective = tuple(each for each in ineffective if each is not NO_SWITCH)
+        if self._unnamed_switch is not None:
+            # What else the library's code reads is not known.
+            ineffective = tuple(each for each in ineffective if each is not NO_SWITCH and each.code != UNREAD)
+            if asked.thinking is not None:
+                variables.setdefault(self._unnamed_switch, asked.thinking)
         continued = job.opens_answer and _ends_with_answer(prompt)
         trial = _Job(self._engine, {"add_generation_prompt": job.opens_answer, **variables}, job.is_abandoned)
         try:

@@ -101,7 +101,7 @@ def _parsed(text: str, place: str, *, or_text: bool = False) -> Any:  # noqa: AN
     return value
 
 
-_SWITCHES = ("enable_thinking", "thinking", "reasoning")
+SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables that are true or false: Qwen, GLM and most others have the first, DeepSeek and Granite the second."""
 
 _INVERSE_SWITCHES = ("skip_thinking",)
@@ -195,7 +195,7 @@ def choose_switches(template: object, asked: AskedSwitches) -> ChosenSwitches:
         adaptations.append(NO_EFFORT)
     if asked.thinking and not switches and not levels:
         adaptations.append(NO_SWITCH)
-    unread = [name for name in asked.options if name not in read and not (switches and name in _SWITCHES)]
+    unread = [name for name in asked.options if name not in read and not (switches and name in SWITCHES)]
     if unread:
         adaptations.append(Adaptation(UNREAD, f"The model's chat template does not read {', '.join(unread)}."))
     return ChosenSwitches({**variables, **switches, **asked.options}, bool(switches), tuple(adaptations))
@@ -204,7 +204,7 @@ def choose_switches(template: object, asked: AskedSwitches) -> ChosenSwitches:
 def switch_names(template: object) -> tuple[str, ...]:
     """Return the variables that a template reads to switch reasoning on or off, or to limit it."""
     read = frozenset[str]().union(*(each.variables for each in _readings(template)))
-    return tuple(name for name in (*_SWITCHES, *_INVERSE_SWITCHES, *_MODES, _BUDGET) if name in read)
+    return tuple(name for name in (*SWITCHES, *_INVERSE_SWITCHES, *_MODES, _BUDGET) if name in read)
 
 
 def effort_levels(template: object) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ def _readings(template: object) -> list[TemplateReading]:
 
 
 def _switches(readings: Sequence[TemplateReading], read: frozenset[str], thinking: bool) -> dict[str, object]:
-    found: dict[str, object] = {name: thinking for name in _SWITCHES if name in read}
+    found: dict[str, object] = {name: thinking for name in SWITCHES if name in read}
     found |= {name: not thinking for name in _INVERSE_SWITCHES if name in read}
     for name in _MODES:
         known = _words(readings, name)

@@ -7,6 +7,7 @@ without a reasoning switch is handled in ``engine.build_sequence``.
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from mlxk.adapters.mlx.prompting.control_tokens import SPELLED_AS_TEXT, ControlT
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderedConversation, RenderingJob
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.repair_steps import short_id
-from mlxk.adapters.mlx.prompting.template_inputs import NO_EFFORT, WirePrompt, wire_prompt
+from mlxk.adapters.mlx.prompting.template_inputs import NO_EFFORT, SWITCHES, WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import LibraryTemplate, SandboxedTemplate
 from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, ValidationError
 from mlxk.domain.formats.reasoning import CALL_ENDS, ReasoningFormat, detect_reasoning, turn_end
@@ -292,7 +293,13 @@ def conversation_renderer(holder: Any, *, custom: bool = False) -> ConversationR
     home = getattr(getattr(type(holder), "apply_chat_template", None), "__module__", "")
     if home in _PLAIN_RENDERERS:
         return ConversationRenderer(SandboxedTemplate(holder, getattr(holder, "tokenizer", holder)))
-    return ConversationRenderer(LibraryTemplate(holder))
+    return ConversationRenderer(LibraryTemplate(holder), unnamed_switch=_switch_in(holder))
+
+
+def _switch_in(holder: Any) -> str | None:  # noqa: ANN401
+    """Return the switch of reasoning that a library's own code has an argument for; None without one."""
+    named = inspect.signature(holder.apply_chat_template).parameters
+    return next((name for name in SWITCHES if name in named), None)
 
 
 def call_ids(conversation: Conversation, renderer: ConversationRenderer) -> Callable[[], str]:

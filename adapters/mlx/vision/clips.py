@@ -15,6 +15,7 @@ from mlxk.domain.models.snapshot import has_default_template
 _WATCHING = frozenset(
     {
         "llava_onevision",
+        "mimo_v2",
         "qwen2_5_vl",
         "qwen2_vl",
         "qwen3_5",

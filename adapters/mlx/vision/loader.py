@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -154,10 +155,18 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
 def _load(handle: ModelHandle) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         model, processor = utils.load(str(directory), trust_remote_code=False)
+        _point_home(processor, directory, Path(handle.directory))
     disable_word_cache(processor)
     if getattr(model.config, "model_type", None) in _TEXT_OPTIONS:
         processor.image_processor = WithoutTextOptions(processor.image_processor)
     return model, processor
+
+
+def _point_home(processor: Any, view: Path, home: Path) -> None:  # noqa: ANN401
+    """Let a processor that reads a folder of the model later look for it where it stays."""
+    for name, value in list(vars(processor).items()):
+        if isinstance(value, Path) and value.is_relative_to(view):
+            setattr(processor, name, home / value.relative_to(view))
 
 
 def _offer_pillow(architecture: object) -> None:

@@ -335,23 +335,23 @@ def _require_audio_support(messages: Sequence[Message], model: VisionTemplate) -
         raise CapabilityError(f"This model ({model.type}) takes {rate} samples a second; prompts have {AUDIO_RATE}.")
 
 
-def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
+def _refusal(error: Exception, conversation: Conversation) -> ValidationError | CapabilityError:
     """Return the likely cause of a processor's failure; its own message is about arrays."""
-    images, recordings = conversation.images, conversation.audio
-    narrow = next((image for image in images if max(_size(image)) > _NARROW_ASPECT_RATIO * min(_size(image))), None)
-    kinds = {"images": images, "video": conversation.videos, "sound": recordings}
+    sizes = [(image.width, image.height) for image in conversation.images]
+    narrow = next((size for size in sizes if max(size) > _NARROW_ASPECT_RATIO * min(size)), None)
+    kinds = {"images": sizes, "video": conversation.videos, "sound": conversation.audio}
     media = " and ".join(name for name, given in kinds.items() if given) or "images"
+    # mlx-vlm raises another error while it handles this one.
+    if isinstance(error, FileNotFoundError) or isinstance(error.__context__, FileNotFoundError):
+        fault = f"a file that the model's processor needs for {media} is missing"
+        return CapabilityError.in_field("messages", fault, hint="Download the model again, with all of its folders.")
     if narrow is None:
         reason = f"A prompt must not contain the marks of {media}."
     else:
-        reason = f"One has {narrow.width} by {narrow.height} pixels, which may be too narrow for it."
+        reason = f"One has {narrow[0]} by {narrow[1]} pixels, which may be too narrow for it."
     taken = f"this {media}" if media in ("sound", "video") else f"these {media}"
     fault = f"the model's processor cannot take {taken} with this prompt ({type(error).__name__})"
     return ValidationError.in_field("messages", fault, hint=reason)
-
-
-def _size(image: DecodedImage) -> tuple[int, int]:
-    return image.width, image.height
 
 
 def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:

@@ -67,6 +67,8 @@ def test_without_a_sign_of_mlx_the_files_decide(
         ({"tokenizer_config.json": {"chat_template": "  "}}, "org/x", ModelType.BASE),
         ({"tokenizer_config.json": {"chat_template": [{"name": "a", "template": "x"}]}}, "org/x", ModelType.CHAT),
         ({"chat_template.json": {"chat_template": "x"}}, "org/x", ModelType.CHAT),
+        ({"tokenizer_config.json": {"chat_template_type": "deepseek_v32"}}, "org/x", ModelType.CHAT),
+        ({"config.json": {"model_type": "kimi_k3"}}, "org/x", ModelType.CHAT),
         ({"config.json": {"model_type": "llava"}}, "org/x", ModelType.CHAT),
         ({"config.json": {"model_type": "whisper"}}, "org/x", ModelType.AUDIO),
         ({"config.json": {"model_type": "bert"}}, "org/x", ModelType.EMBEDDING),
