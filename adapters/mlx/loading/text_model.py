@@ -46,8 +46,8 @@ from mlxk.domain.models.snapshot import (
     is_template_file,
 )
 
-_ALONE = frozenset({"afm7", "gpt_bigcode", "phi3small"})
-"""Architectures of which mlx-lm counts positions as if a batch had no padding."""
+_ALONE = frozenset({"afm7", "gpt_bigcode", "minimax_m3_vl", "phi3small"})
+"""Architectures of which mlx-lm counts positions, or blocks of keys, as if a batch had no padding."""
 
 CACHE_STEP = 256
 """Tokens by which mlx-lm's KV caches grow."""

@@ -124,7 +124,8 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
     parts = VisionParts(model, processor, with_cache(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)
-    return attrs.evolve(loaded, vision=VisionProcessor(parts, network, with_prepared(processor)))
+    # What keeps rows apart is a matter of mlx-lm's network of the same name.
+    return attrs.evolve(loaded, vision=VisionProcessor(parts, network, with_prepared(processor)), shares_batches=True)
 
 
 def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any) -> VisionTemplate:  # noqa: ANN401

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx_vlm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.vision.encoder import CachingEncoder
+from mlxk.adapters.mlx.vision.key_blocks import choose_by_row
 
 _PAST_THE_VOCABULARY = {"deepseek_v4": 5}
 """Architectures whose tokens for images come after the vocabulary, and how many there are."""
@@ -165,6 +166,7 @@ class VisionNetwork:
     def __init__(self, language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
         self._language = language
         _see_whole_images(getattr(language, "model", None))
+        choose_by_row(language)
         self.has_positions = hasattr(language, "_rope_deltas") or hasattr(language, "_position_ids")
         """Whether positions differ from the token count."""
         self.takes_positions = hasattr(language, "_rope_deltas") or not self.has_positions
