@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
+from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES, PREFIX_CACHE_BITS
 from mlxk.domain.generation.settings import DRAFT_KINDS, MAX_DRAFT_TOKENS, MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.entrypoints.setting_kinds import (
     ADDRESS,
@@ -93,6 +93,7 @@ def _generation(key: str, kind: Kind, meaning: str) -> Setting:
 
 _PORT, _CHUNK_SIZE = whole(0, 65535), "MLXK2_VISION_CHUNK_SIZE"
 _ALTERNATIVES = whole(0, MAX_LOGPROB_ALTERNATIVES)
+_STORED_BITS = "Quantize kept prompts to so many bits before they are dropped for lack of memory."
 
 ALWAYS = (
     _variable(
@@ -204,6 +205,7 @@ ENTRY = (
     Setting("context", whole(1), "Most tokens of prompt and answer together."),
     Setting("keep_alive", number(0), "Seconds after which the idle model is unloaded."),
     Setting("pin", SWITCH, "Never unload the model for being idle."),
+    Setting("prefix_cache_bits", one_of(*PREFIX_CACHE_BITS), _STORED_BITS),
     Setting("top_logprobs_k", _ALTERNATIVES, "Most alternatives with a log probability."),
 )
 """What the table of a name may have."""
@@ -279,6 +281,7 @@ _SERVE = (
     _flagged("memory_budget", whole(1), "What models in memory may take together, MiB.", None, "memory_budget_mib"),
     _flagged("prefix_cache_dir", PATH, "A folder to keep prompts in for later starts.", None, "prefix_cache_dir"),
     _flagged("prefix_cache_disk", number(0.01), "What they may take there, GiB.", 10.0, "prefix_cache_disk_gib"),
+    _flagged("prefix_cache_bits", one_of(*PREFIX_CACHE_BITS), _STORED_BITS, None),
     _flagged(
         "vision_cache_size", whole(0), "What a model keeps of images for later prompts, MiB.", 512, "vision_cache_mib"
     ),

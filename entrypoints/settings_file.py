@@ -332,6 +332,7 @@ def profile_of(values: Values) -> Profile:
             kv_scheme=values.get("kv_scheme"),
             kv_group_size=values.get("kv_group_size"),
             max_kv_size=values.get("max_kv_size"),
+            prefix_cache_bits=values.get("prefix_cache_bits"),
             quantize_activations=values.get("quantize_activations"),
         ),
         draft_reference=values.get("draft_model"),

@@ -328,9 +328,9 @@ class MlxTextGenerator(TextGenerator):
         return reply.get()
 
     def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
-        entries, size = self._reply(lambda engine: engine.prefixes.held(tenant))
+        prefixes = self._reply(lambda engine: [engine.prefixes.held(tenant, quantized=x) for x in (False, True)])
         disk = None if self._disk is None else self._disk.state(tenant)
-        return KeptPrompts(entries, size, self._limits.prefix_cache_bytes, disk)
+        return KeptPrompts(*prefixes[0], self._limits.prefix_cache_bytes, *prefixes[1], disk)
 
     def forget_prompts(self, tenant: str | None = None) -> None:
         self._reply(lambda engine: engine.forget_prompts(tenant))

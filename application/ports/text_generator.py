@@ -108,6 +108,9 @@ class KeptPrompts:
     """In memory."""
     bytes: int
     limit_bytes: int
+    quantized_entries: int = 0
+    """Those of them that were quantized for lack of memory."""
+    quantized_bytes: int = 0
     disk: DiskPrefixes | None = None
     """None without a disk tier."""
 
@@ -134,6 +137,10 @@ class EngineState:
     failed: int = 0
     """Sequences that ended with an error."""
     prefix_cache_bytes: int = 0
+    prefix_quantizations: int = 0
+    """Kept prompts that were quantized for lack of memory."""
+    prefix_quantized_hits: int = 0
+    """Prompts that began with one of these."""
     vision_cache_bytes: int = 0
     """Features of images that loaded models keep for later prompts."""
     vision_cache_hits: int = 0

@@ -17,6 +17,9 @@ ALL_KV_BITS = (*TURBOQUANT_BITS, 8)
 KV_GROUP_SIZES = (32, 64, 128)
 """Quantized numbers that may share a scale."""
 
+PREFIX_CACHE_BITS = (4, 8)
+"""Sizes to which what is kept of prompts may be quantized while memory is short."""
+
 MIN_KV_SIZE = 16
 """Fewest tokens of a rotating KV cache."""
 

@@ -12,6 +12,7 @@ from mlxk.domain.generation.cache_options import (
     KV_GROUP_SIZES,
     KV_SCHEMES,
     MIN_KV_SIZE,
+    PREFIX_CACHE_BITS,
     TURBOQUANT,
     kv_bits_fault,
 )
@@ -224,6 +225,8 @@ class EngineOptions:
     """Numbers of it that share a scale; None takes 64, or 32 where 64 does not divide an attention head."""
     max_kv_size: int | None = None
     """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
+    prefix_cache_bits: int | None = None
+    """Bits of keys and values of kept prompts once memory is short; None drops such prompts instead."""
     quantize_activations: bool | None = None
     """Whether inputs of quantized layers are quantized as well; None as False."""
     cache_required: bool = True
@@ -239,6 +242,11 @@ class EngineOptions:
     def is_turboquant(self) -> bool:
         """Whether keys and values are quantized in the second way."""
         return self.kv_bits is not None and self.kv_scheme == TURBOQUANT
+
+    @property
+    def stored_bits(self) -> int | None:
+        """Bits to which kept prompts are quantized once memory is short; None where they are not, or are already."""
+        return self.prefix_cache_bits if self.kv_bits is None else None
 
     def cache_bytes(self, model: ModelDescription) -> int:
         """Return what keys and values of one token of a model take, bytes."""
@@ -273,9 +281,9 @@ class EngineOptions:
             faults.append(f"kv_bits {fault}")
         if self.is_turboquant and self.kv_group_size is not None:
             faults.append("kv_group_size and kv_scheme turboquant exclude each other: it has no groups")
-        if self.kv_group_size is not None and self.kv_group_size not in KV_GROUP_SIZES:
-            sizes = ", ".join(map(str, KV_GROUP_SIZES))
-            faults.append(f"kv_group_size must be one of {sizes} (got {self.kv_group_size})")
+        for name, sizes in (("kv_group_size", KV_GROUP_SIZES), ("prefix_cache_bits", PREFIX_CACHE_BITS)):
+            if (size := getattr(self, name)) is not None and size not in sizes:
+                faults.append(f"{name} must be one of {', '.join(map(str, sizes))} (got {size})")
         if self.max_kv_size is not None and self.max_kv_size < MIN_KV_SIZE:
             faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
         if self.max_kv_size is not None and self.kv_bits is not None:
@@ -334,6 +342,7 @@ class Profile:
                 draft_model=first.draft_model,
                 draft_required=first.draft_required,
                 draft_tokens=_first(first.draft_tokens, second.draft_tokens),
+                prefix_cache_bits=_first(first.prefix_cache_bits, second.prefix_cache_bits),
                 quantize_activations=_first(first.quantize_activations, second.quantize_activations),
             ),
             draft_reference=_first(self.draft_reference, other.draft_reference),

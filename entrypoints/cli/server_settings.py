@@ -219,14 +219,25 @@ _UNIFORM_BITS = (4, 8)
 """Of keys and values of every model, which is no choice for one of them: 2 bits spoil texts."""
 
 
+_PREFERRED = (
+    "kv_scheme",
+    "kv_bits",
+    "kv_group_size",
+    "max_kv_size",
+    "prefix_cache_bits",
+    "top_logprobs_k",
+    "quantize_activations",
+)
+"""The flags that hold for every model that can do so, and have a setting of names."""
+
+
 def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Return what flags say about every model that can do so, as settings of a name.
 
     Raises:
         ValidationError: A flag is out of range, or flags exclude each other.
     """
-    names = ("kv_scheme", "kv_bits", "kv_group_size", "max_kv_size", "top_logprobs_k", "quantize_activations")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name in _PREFERRED if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         kind = setting("serve", name).kind
         fault = kv_bits_fault(value, given.get("kv_scheme"), _UNIFORM_BITS) if name == "kv_bits" else kind.fault(value)
@@ -279,6 +290,7 @@ _ALONE_ONLY = (
     "kv_group_size",
     "max_kv_size",
     "prefix_cache_dir",
+    "prefix_cache_bits",
     "keep_alive",
 )
 """The flags that a model spread over processes does without, by attribute."""

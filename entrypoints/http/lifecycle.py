@@ -160,6 +160,8 @@ _HELP = {
     "mlxk_engine_cached_tokens_total": ("counter", "Prompt tokens not computed again, of running answers included."),
     "mlxk_engine_generated_tokens_total": ("counter", "Tokens generated, those of running answers included."),
     "mlxk_prefix_cache_bytes": ("gauge", "What is kept of earlier prompts for later ones that begin the same way."),
+    "mlxk_prefix_quantizations_total": ("counter", "Kept prompts that were quantized for lack of memory."),
+    "mlxk_prefix_quantized_hits_total": ("counter", "Prompts that began with a kept one that was quantized."),
     "mlxk_vision_cache_bytes": ("gauge", "Features of images that models in memory keep for later prompts."),
     "mlxk_vision_cache_hits": ("gauge", "Images whose features were kept, of the models in memory."),
     "mlxk_vision_cache_misses": ("gauge", "Images whose features were computed, of the models in memory."),

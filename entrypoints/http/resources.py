@@ -80,10 +80,11 @@ class KeptPromptsResource(Readable):
         """
         tenant = _scope(request)
         kept = self._generator.kept_prompts(tenant)
-        memory = {"entries": kept.entries, "bytes": kept.bytes, "limit_bytes": kept.limit_bytes}
+        memory = attrs.asdict(kept)
+        del memory["disk"]
         disk = None if kept.disk is None else attrs.asdict(kept.disk)
         if disk is not None and tenant is not None:
-            disk = {name: disk[name] for name in memory}  # the totals are everybody's
+            disk = {name: disk[name] for name in ("entries", "bytes", "limit_bytes")}  # the totals are everybody's
         scope = "all" if tenant is None else "tenant"
         response.set_header("Cache-Control", "no-store")
         send_json(response, {"object": "cache.stats", "scope": scope, "memory": memory, "disk": disk})
@@ -241,6 +242,8 @@ class MetricsPage(Readable):
             "mlxk_engine_cached_tokens_total": state.cached_tokens,
             "mlxk_engine_generated_tokens_total": state.generated_tokens,
             "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
+            "mlxk_prefix_quantizations_total": state.prefix_quantizations,
+            "mlxk_prefix_quantized_hits_total": state.prefix_quantized_hits,
             "mlxk_vision_cache_bytes": state.vision_cache_bytes,
             "mlxk_vision_cache_hits": state.vision_cache_hits,
             "mlxk_vision_cache_misses": state.vision_cache_misses,

@@ -1,6 +1,7 @@
 """What lack of memory decides while prompts are computed: what gives way first, and what is refused last."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from models.workshop import Workshop
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.domain.errors import InsufficientMemoryError
 from mlxk.domain.generation.request import FinishReason
+from mlxk.domain.generation.settings import EngineOptions
 
 pytestmark = pytest.mark.mlx
 
@@ -68,6 +70,21 @@ def test_kept_prompts_make_room_before_anything_waits(model: LoadedModel) -> Non
     machine.free = 2**40
     workshop.run()
     assert all(read(stream).finished.reason is FinishReason.LENGTH for stream in streams)
+
+
+def test_kept_prompts_are_quantized_where_that_makes_enough_room(tmp_path: Path) -> None:
+    machine = Machine(free=2**40)
+    workshop = workshop_on(machine, load_model(build(tmp_path / "model", head_dim=32)), prefix_bytes=2**30)
+    for number in range(3):
+        sequence, _ = workshop.start(f"{number} " + "word " * 100)
+        sequence.engine_options = EngineOptions(prefix_cache_bits=8)
+        workshop.run()
+    held = workshop.prefixes.size_bytes
+    machine.free = held // 2 + 34 * 2**20
+    assert workshop.memory.lets_grow(34 * 2**20)
+    assert (workshop.memory.decisions.evictions, len(workshop.prefixes)) == (0, 3)
+    assert workshop.prefixes.quantizations > 0
+    assert workshop.prefixes.size_bytes <= held // 2
 
 
 def test_chunks_are_smaller_where_memory_is_short_and_the_text_is_the_same(model: LoadedModel) -> None:

@@ -280,6 +280,8 @@ class Engine(Worker):
             ended=self._counters.ended,
             failed=self._counters.failed,
             prefix_cache_bytes=self.prefixes.size_bytes,
+            prefix_quantizations=self.prefixes.quantizations,
+            prefix_quantized_hits=self.prefixes.quantized_hits,
             vision_cache_bytes=sum(each.size_bytes for each in features),
             vision_cache_hits=sum(each.hits for each in features),
             vision_cache_misses=sum(each.computed for each in features),

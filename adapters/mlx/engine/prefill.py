@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity, ShownMedia, snapshot
-from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for, kept_state
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for, kept_state, quantizable_layers
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
 from mlxk.adapters.mlx.engine.turbo_cache import TurboCache
 from mlxk.domain.errors import CapabilityError, MlxkError
@@ -91,10 +91,10 @@ class Prefill:
             self.position = end
         return len(chunk)
 
-    def store(self, prefixes: PrefixCache, identity: PrefixIdentity, *, offered: bool = True) -> None:
+    def store(self, prefixes: PrefixCache, identity: PrefixIdentity, *, exact: bool, offered: bool = True) -> None:
         """Put a copy of the computed part into the prefix cache, and offer it to whoever keeps them elsewhere."""
         keep = prefixes.keep if offered else prefixes.put
-        keep(identity, self.tokens[: self.position], snapshot(self.cache))
+        keep(identity, self.tokens[: self.position], snapshot(self.cache), exact=exact)
 
 
 def advance_together(prefills: Sequence[Prefill]) -> int:
@@ -166,7 +166,7 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
     if engine_options.max_kv_size is None and engine_options.kv_bits is None:
         return cache
     bounded = engine_options.kv_bits is None
-    layers = _boundable_layers(cache) if bounded else _quantizable_layers(cache)
+    layers = _boundable_layers(cache) if bounded else quantizable_layers(cache)
     if engine_options.is_turboquant:
         layers = _without_last(layers, cache)
     if not bounded and hasattr(getattr(network, "model", None), "kv_reuse_layers"):
@@ -214,7 +214,7 @@ def quantize_cache(cache: list[Any], bits: float, group_size: int | None) -> Non
     Raises:
         CapabilityError: A layer's keys and values cannot be quantized.
     """
-    for index in _quantizable_layers(cache):
+    for index in quantizable_layers(cache):
         cache[index] = QuantizedCache.of(cache[index], int(bits), group_size)
 
 
@@ -233,12 +233,6 @@ def cache_kind(engine_options: EngineOptions) -> str:
     return f"#size={engine_options.max_kv_size}" if engine_options.max_kv_size is not None else ""
 
 
-def _quantizable_layers(cache: list[Any]) -> list[int]:
-    """Return the indices of the layers that keep all keys and values unquantized."""
-    # mlx-vlm has a class of its own under the same name; importing it for a text model would take a second.
-    return [index for index, layer in enumerate(cache) if type(layer).__name__ == KVCache.__name__]
-
-
 def _without_last(layers: list[int], cache: list[Any]) -> list[int]:
     """Return layers without the model's last one where it has more than two, whose numbers matter most, as mlx-vlm."""
     count = sum(hasattr(layer, "empty") for layer in cache)  # positions of a vision model are no layer
@@ -247,4 +241,4 @@ def _without_last(layers: list[int], cache: list[Any]) -> list[int]:
 
 def _boundable_layers(cache: list[Any]) -> list[int]:
     """Return the indices of those among them that may forget tokens: not of images, which are never forgotten."""
-    return [index for index in _quantizable_layers(cache) if isinstance(cache[index], KVCache)]
+    return [index for index in quantizable_layers(cache) if isinstance(cache[index], KVCache)]

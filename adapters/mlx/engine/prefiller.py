@@ -24,6 +24,8 @@ _OTHER_GROUPS_NOTE = (
     "Keys and values are quantized in groups of another size: the server's does not divide this model's."
 )
 
+_QUANTIZED_NOTE = "Of this prompt a kept beginning was used that was quantized while memory was short."
+
 
 @attrs.define
 class EngineCounters:
@@ -99,6 +101,10 @@ class Prefiller:
         if drafted:
             self._begin_draft(sequence, prefill)
         sequence.start(match.tokens)
+        sequence.exact = match.exact
+        if not match.exact:
+            sequence.notes.append(_QUANTIZED_NOTE)
+            self._log.info("a kept prompt is used that was quantized", model=model.name, tokens=match.tokens)
         self._counters.cached_tokens += match.tokens
 
     def _begin_draft(self, sequence: Sequence, prefill: Prefill) -> None:
@@ -132,7 +138,7 @@ class Prefiller:
             done += prefill.advance(max_tokens - done)
             _quantize(sequence, prefill)
             if prefill.position in prefill.stops:
-                prefill.store(self._prefixes, sequence.cache_identity)
+                prefill.store(self._prefixes, sequence.cache_identity, exact=sequence.exact)
         seconds = self._clock.monotonic() - began
         self.policy.spend(sequence, done, seconds)
         if done >= SMALLEST_CHUNK:
@@ -165,9 +171,9 @@ class Prefiller:
 
     def _end_prompt(self, sequence: Sequence, prefill: Prefill) -> None:
         _quantize(sequence, prefill)
-        prefill.store(self._prefixes, sequence.cache_identity)
+        prefill.store(self._prefixes, sequence.cache_identity, exact=sequence.exact)
         if prefill.draft is not None:
-            prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
+            prefill.draft.store(self._prefixes, sequence.draft_identity, exact=True, offered=False)
         sequence.model.measure_cache(held_bytes(prefill.cache), prefill.position)
 
 

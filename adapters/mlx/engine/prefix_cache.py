@@ -7,6 +7,11 @@ without the prompt's last token. Caches that cannot be trimmed (a recurrent stat
 be used only as shorter entries. For these, snapshots are taken where a conversation's messages end, since a later
 prompt may continue there in another way, and where ``find`` says that prompt and entry diverge. Limited in bytes, with
 eviction of the least recently used entry. Copies share memory until one of them is written to.
+
+Where that is asked for (``stored_bits``), entries are quantized before any is evicted, the least recently used first;
+those that would be evicted in any case are not. A copy for a prompt is dequantized, so that all that computes with it
+has the kind of cache that it knows. What such a copy continues is *inexact*: it stays in memory, and is never offered
+to who keeps prompts elsewhere.
 """
 
 import copy
@@ -20,7 +25,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, kept_state
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, StoredLayer, kept_state, quantizable_layers
 
 MIN_SAVED_TOKENS = 16
 """Tokens a match or a snapshot must save; computing fewer costs less than the copy."""
@@ -73,10 +78,13 @@ class PrefixIdentity:
     """Whose prompt it is; see ``GenerationRequest``."""
     shown: ShownMedia = ShownMedia()
     """What some of its tokens stand for; only as much of another prompt is used as stands for the same."""
+    stored_bits: int | None = None
+    """Bits of its keys and values once memory is short; None leaves them as they are."""
 
     def is_akin(self, other: "PrefixIdentity") -> bool:
         """Whether all is equal but for the media."""
-        return (self.model, self.kind, self.tenant) == (other.model, other.kind, other.tenant)
+        mine = (self.model, self.kind, self.tenant, self.stored_bits)
+        return mine == (other.model, other.kind, other.tenant, other.stored_bits)
 
     def shared(self, other: "PrefixIdentity", tokens: int) -> int:
         """Return how many of the first tokens, which are the same, a cache of one holds for the other."""
@@ -87,14 +95,20 @@ OnSnapshot = Callable[[PrefixIdentity, bytes, list[Any]], None] | None
 """Called with each snapshot of a prompt, on the owner thread: its identity, packed tokens, and cache."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Entry:
     identity: PrefixIdentity
     tokens: bytes
     """Four bytes a token, so that a comparison is one memory comparison."""
     cache: list[Any]
+    """Its own; layers are replaced when it is quantized."""
     size_bytes: int
+    least_bytes: int
+    """What it takes once it is quantized; ``size_bytes`` where that is not asked for, or impossible."""
     trimmable: bool
+    exact: bool
+    """Whether it is as it was computed from tokens alone."""
+    quantized: bool = False
 
     def covers(self, tokens: int) -> bool:
         """Whether a prompt can use so many tokens that it shares with this entry."""
@@ -111,6 +125,8 @@ class PrefixMatch:
     """Prompt tokens in ``cache``."""
     divergence: int
     """Where a snapshot would have matched more, in tokens from the start; 0: nowhere."""
+    exact: bool = True
+    """Whether it is as it was computed: neither quantized at any time, nor continued from what was."""
 
 
 NO_MATCH = PrefixMatch(None, 0, 0)
@@ -131,6 +147,8 @@ class PrefixCache:
         self._listed: tuple[_Entry, ...] = ()
         """The entries, for other threads."""
         self.size_bytes = 0
+        self.quantizations = self.quantized_hits = 0
+        """Entries that were quantized, and prompts that used one, since the start."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -159,7 +177,8 @@ class PrefixCache:
         if best is None or matched < min(MIN_SAVED_TOKENS, most):
             return PrefixMatch(None, 0, divergence)
         self._entries.move_to_end((best.identity, best.tokens))
-        return PrefixMatch(_trimmed(best, matched), matched, divergence)
+        self.quantized_hits += best.quantized
+        return PrefixMatch(_trimmed(best, matched), matched, divergence, best.exact)
 
     def covered(self, identity: PrefixIdentity, packed: bytes) -> int:
         """Return how many tokens of a packed prompt can be used from here; on any thread, and only likely true."""
@@ -182,27 +201,35 @@ class PrefixCache:
         stops = {*(boundaries if needed else ()), match.divergence}
         return tuple(sorted(stop for stop in stops if stop > match.tokens))
 
-    def keep(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Store a snapshot of a prompt, and offer one without media to whoever keeps them elsewhere; see ``put``."""
-        if self.put(identity, tokens, cache) and self._on_snapshot is not None and not identity.shown:
+    def keep(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any], *, exact: bool = True) -> None:
+        """Store a snapshot of a prompt, and offer one without media to whoever keeps them elsewhere; see ``put``.
+
+        An inexact one is not offered, nor one that would not fit into the limit as it was computed.
+        """
+        lasting = exact and sum(each.nbytes for each in cache) <= self.max_bytes
+        stored = self.put(identity, tokens, cache, exact=exact)
+        if stored and lasting and self._on_snapshot is not None and not identity.shown:
             self._on_snapshot(identity, pack(tokens), cache)
 
-    def put(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any]) -> bool:
-        """Store a cache that is not written to any more, and evict entries beyond the limit.
+    def put(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any], *, exact: bool = True) -> bool:
+        """Store a cache that is not written to any more, and quantize or evict entries beyond the limit.
 
         Args:
             identity: Of the prompt.
             tokens: The tokens in the cache.
             cache: One object a layer.
+            exact: Whether it was computed from tokens alone, or from an exact match.
 
         Returns:
             Whether it was stored; one larger than the limit is not.
         """
         size = sum(each.nbytes for each in cache)
-        if not tokens or size > self.max_bytes:
+        least = size - _savings(cache, identity.stored_bits)
+        if not tokens or least > self.max_bytes:
             return False
         mx.async_eval([kept_state(each) for each in cache])  # type: ignore[no-untyped-call]
-        entry = _Entry(identity, pack(tokens), cache, size, all(each.is_trimmable() for each in cache))
+        trimmable = all(each.is_trimmable() for each in cache)
+        entry = _Entry(identity, pack(tokens), list(cache), size, least, trimmable, exact)
         self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
         self._entries[entry.identity, entry.tokens] = entry
         self.size_bytes += size
@@ -211,9 +238,20 @@ class PrefixCache:
         return True
 
     def shrink(self, max_bytes: int) -> None:
-        """Evict the least recently used entries down to a size."""
-        while self._entries and (self.size_bytes > max_bytes or len(self._entries) > MAX_ENTRIES):
-            self._remove([next(iter(self._entries))])
+        """Quantize the least recently used entries down to a size, after evicting those that have to go.
+
+        Args:
+            max_bytes: What is left at most.
+        """
+        least = sum(entry.least_bytes for entry in self._entries.values())
+        while self._entries and (least > max_bytes or len(self._entries) > MAX_ENTRIES):
+            oldest = next(iter(self._entries))
+            least -= self._entries[oldest].least_bytes
+            self._remove([oldest])
+        for entry in self._entries.values():
+            if self.size_bytes <= max_bytes:
+                break
+            self._quantize(entry)
 
     def forget(self, model: str) -> None:
         """Drop all entries of a model, of every kind of cache."""
@@ -223,10 +261,32 @@ class PrefixCache:
         """Drop all entries of a tenant, or of every one."""
         self._remove([key for key in self._entries if tenant in (None, key[0].tenant)])
 
-    def held(self, tenant: str | None) -> tuple[int, int]:
-        """Return the number of entries of a tenant, or of all, and their size in bytes."""
-        sizes = [entry.size_bytes for key, entry in self._entries.items() if tenant in (None, key[0].tenant)]
+    def held(self, tenant: str | None, *, quantized: bool = False) -> tuple[int, int]:
+        """Return the number of entries of a tenant, or of all, and their size in bytes.
+
+        Args:
+            tenant: Whose.
+            quantized: Whether only quantized ones count.
+        """
+        entries = [entry for entry in self._entries.values() if tenant in (None, entry.identity.tenant)]
+        sizes = [entry.size_bytes for entry in entries if entry.quantized or not quantized]
         return len(sizes), sum(sizes)
+
+    def _quantize(self, entry: _Entry) -> None:
+        """Quantize an entry where that makes it smaller, a layer after the other: that takes memory as well."""
+        bits = entry.identity.stored_bits
+        if bits is None or entry.least_bytes >= entry.size_bytes:
+            return
+        for index in quantizable_layers(entry.cache):
+            if StoredLayer.bytes_of(entry.cache[index], bits) is not None:
+                layer = StoredLayer(entry.cache[index], bits)
+                mx.eval(layer.arrays)
+                entry.cache[index] = layer
+        size = sum(each.nbytes for each in entry.cache)
+        self.size_bytes += size - entry.size_bytes
+        entry.size_bytes = entry.least_bytes = size
+        entry.quantized, entry.exact = True, False
+        self.quantizations += 1
 
     def _remove(self, keys: list[tuple[PrefixIdentity, bytes]]) -> None:
         for key in keys:
@@ -255,12 +315,22 @@ def snapshot(cache: list[Any]) -> list[Any]:
 
 
 def _trimmed(entry: _Entry, tokens: int) -> list[Any]:
-    cache = snapshot(entry.cache)
+    cache = [each.plain() if isinstance(each, StoredLayer) else each for each in snapshot(entry.cache)]
     surplus = len(entry.tokens) // BYTES_PER_TOKEN - tokens
     if surplus:
         for each in cache:
             each.trim(surplus)
     return cache
+
+
+def _savings(cache: list[Any], bits: int | None) -> int:
+    """Return how many bytes less a cache takes once it is quantized."""
+    if bits is None:
+        return 0
+    layers = (cache[index] for index in quantizable_layers(cache))
+    sizes = ((each.nbytes, StoredLayer.bytes_of(each, bits)) for each in layers)
+    saved: int = sum(size - stored for size, stored in sizes if stored is not None)
+    return max(0, saved)
 
 
 def _subsumes(entry: _Entry, other: _Entry) -> bool:

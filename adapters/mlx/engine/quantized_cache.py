@@ -7,13 +7,14 @@ is padding is masked and never read.
 Shapes: B sequences, H heads, T tokens; the last axis depends on the array.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import BatchKVCache, QuantizedKVCache
+from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
 
 from mlxk.domain.errors import CapabilityError
 
@@ -107,6 +108,56 @@ class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]
     def merge(caches: Sequence[Any]) -> Any:  # noqa: ANN401 - a BatchQuantizedCache
         """Return a batch of caches of one kind, at least one."""
         return BatchQuantizedCache.merge(caches)
+
+
+def quantizable_layers(cache: list[Any]) -> list[int]:
+    """Return the indices of the layers that keep all keys and values unquantized."""
+    # mlx-vlm has a class of its own under the same name; importing it for a text model would take a second.
+    return [index for index, layer in enumerate(cache) if type(layer).__name__ == KVCache.__name__]
+
+
+class StoredLayer:
+    """A layer of keys and values that is quantized as long as nothing is computed with it.
+
+    Args:
+        plain: One of ``quantizable_layers``, with tokens; it is not changed.
+        bits: Of a number.
+    """
+
+    def __init__(self, plain: Any, bits: int) -> None:  # noqa: ANN401 - a KVCache of mlx-lm or of mlx-vlm
+        self._empty = copy.copy(plain)
+        self._empty.keys, self._empty.values = first_tokens((plain.keys, plain.values), plain.offset)
+        self._packed = QuantizedCache.of(self._empty, bits, None)
+        self._empty.keys = self._empty.values = None
+
+    @staticmethod
+    def bytes_of(plain: Any, bits: int) -> int | None:  # noqa: ANN401
+        """Return what a layer takes in this form; None where it cannot have it."""
+        if plain.keys is None or not plain.offset:
+            return None
+        try:
+            group = group_for((plain.keys.shape[-1], plain.values.shape[-1]), None)
+        except CapabilityError:
+            return None
+        arrays = [(each[:, :, : plain.offset].size, each.itemsize) for each in (plain.keys, plain.values)]
+        size: int = sum(numbers * bits // 8 + numbers // group * 2 * itemsize for numbers, itemsize in arrays)
+        return size
+
+    @property
+    def arrays(self) -> tuple[Any, Any]:
+        """All that is kept of keys and values."""
+        return self._packed.keys, self._packed.values
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return self._packed.nbytes
+
+    def plain(self) -> Any:  # noqa: ANN401
+        """Return the layer as it was, but for what quantizing has changed of its numbers."""
+        layer, form = copy.copy(self._empty), {"group_size": self._packed.group_size, "bits": self._packed.bits}
+        layer.keys, layer.values = (mx.dequantize(*each, **form) for each in self._packed.packed_state())
+        return layer
 
 
 class PackedBatch(BatchKVCache):  # type: ignore[misc]

@@ -323,7 +323,8 @@ class Scheduler:
         sequences = list(sequences)
         for sequence in sequences:
             if sequence.error is None:
-                self._prefixes.put(sequence.cache_identity, sequence.cache_tokens, batch.extract(sequence))
+                cache = batch.extract(sequence)
+                self._prefixes.put(sequence.cache_identity, sequence.cache_tokens, cache, exact=sequence.exact)
         batch.remove(sequences)
         self._step_began = None
         if not batch.sequences:

@@ -158,6 +158,8 @@ class Sequence:
     generated: list[int] = attrs.field(factory=list)
     reused_tokens: int = 0
     """Prompt tokens whose keys and values came from the prefix cache."""
+    exact: bool = True
+    """Whether these are as they were computed; see ``PrefixMatch``."""
     ended: bool = False
     alone: bool = False
     """Whether it was moved into a batch of its own after its batch failed."""
@@ -232,12 +234,13 @@ class Sequence:
         form = f"#{self.model.form.name}" if self.model.form.widened else ""
         kind = f"{cache_kind(self.engine_options)}{form}{media.kind if media is not None else ''}"
         shown = media.shown if media is not None else ShownMedia()
-        return PrefixIdentity(self.model.model.identity, kind, self.tenant, shown)
+        return PrefixIdentity(self.model.model.identity, kind, self.tenant, shown, self.engine_options.stored_bits)
 
     @property
     def draft_identity(self) -> PrefixIdentity:
         """The key of its draft model's entries."""
-        return PrefixIdentity(self.models[1].model.identity, "", self.tenant)
+        stored = self.engine_options.stored_bits
+        return PrefixIdentity(self.models[1].model.identity, "", self.tenant, stored_bits=stored)
 
     @property
     def batch_kind(self) -> tuple[object, str]:

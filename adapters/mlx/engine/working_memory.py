@@ -1,7 +1,7 @@
 """Memory while sequences are computed: what gives way when it is short.
 
 Nothing is decided once and for all: what is free is read anew for each decision. When it is too little, prefixes are
-evicted; then queued sequences wait; then chunks of prompts get smaller, and the youngest of the running sequences step
+quantized, where that was asked for, or evicted; then queued sequences wait; then chunks of prompts get smaller, and the youngest of the running sequences step
 back into the queue; and one is refused only when it is alone and not even the smallest chunk of it fits, or its cache
 cannot grow, since the system would end the process.
 
@@ -114,7 +114,7 @@ class WorkingMemory:
         self.swap = SwapWatch(limits.swap_used_bytes, clock, log, self.decisions)
 
     def evict(self, max_bytes: int) -> None:
-        """Evict prefixes down to a size."""
+        """Have prefixes take no more than a size: quantized, or evicted, which is counted."""
         before = len(self.prefixes)
         self.prefixes.shrink(max(0, max_bytes))
         self.decisions.evictions += before - len(self.prefixes)

@@ -90,6 +90,7 @@ def _plain(request: GenerationRequest) -> GenerationRequest:
         "draft_model": draft,
         "kv_bits": options.kv_bits is not None and options.cache_required,
         "max_kv_size": options.max_kv_size is not None and options.cache_required,
+        "prefix_cache_bits": options.prefix_cache_bits is not None and options.cache_required,
         "images and sound": request.has_images or request.has_audio,
     }
     for name in (name for name, is_asked in refused.items() if is_asked):
@@ -98,5 +99,7 @@ def _plain(request: GenerationRequest) -> GenerationRequest:
             hint="Leave it out, or run the model in one process.",
         )
     require_library(request.model, request.backends)
-    plain = attrs.evolve(options, draft_model=None, kv_bits=None, kv_scheme=None, kv_group_size=None, max_kv_size=None)
+    names = ("draft_model", "kv_bits", "kv_scheme", "kv_group_size", "max_kv_size", "prefix_cache_bits")
+    unused: dict[str, Any] = dict.fromkeys(names)
+    plain = attrs.evolve(options, **unused)
     return attrs.evolve(request, engine_options=plain)

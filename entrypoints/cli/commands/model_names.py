@@ -234,7 +234,7 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> argparse.Acti
         return group.add_argument(flag, action="append", default=[], metavar=form, help=f"{text}; repeatable")
     if setting.key == "kv_bits":
         return group.add_argument(flag, type=number_of_bits, metavar="N", help=text)
-    if words.startswith("a whole number") or setting.key == "kv_group_size":
+    if words.startswith("a whole number") or setting.key in ("kv_group_size", "prefix_cache_bits"):
         return group.add_argument(flag, type=int, metavar="N", help=text)
     if words.startswith("a number"):
         return group.add_argument(flag, type=float, metavar="F", help=text)

@@ -103,6 +103,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
     group.add_argument("--prefix-cache-dir", metavar="DIR", help="keep prompts in a folder, for later starts")
+    group.add_argument(
+        "--prefix-cache-bits", type=int, metavar="N", help="quantize kept prompts to 8 or 4 bits before any is dropped"
+    )
     group.add_argument("--prefix-cache-disk", type=float, metavar="GIB", help="what they may take there (10)")
     add_cache_arguments(group, "keep keys and values in 8 or 4 bits")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens of each answer")
@@ -183,6 +186,8 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
 
 _EXPERIMENTAL = "turboquant is experimental, and half as fast on a CPU; docs/performance.md has the measurements"
 
+_NEEDLESS = "prefix_cache_bits is needless beside kv_bits: what is kept of such prompts is quantized already"
+
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Run the server until a signal ends it."""
@@ -199,6 +204,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
     if any(values.get("kv_scheme") == TURBOQUANT for values in asked):
         output.note(f"[{_EXPERIMENTAL}]")
+    if any("prefix_cache_bits" in values and "kv_bits" in {**server.preferred, **values} for values in asked):
+        output.note(f"[{_NEEDLESS}]")
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)

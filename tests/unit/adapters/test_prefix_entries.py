@@ -6,6 +6,7 @@ import attrs
 import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, KVCache
+from mlx_vlm.models.cache import KVCache as VisionCache
 
 from mlxk.adapters.mlx.engine.prefix_cache import (
     MAX_ENTRIES,
@@ -100,6 +101,71 @@ def test_the_entry_used_longest_ago_makes_room() -> None:
     assert [cache.covered(ANN, pack(tokens)) for tokens in (one, two, three)] == [0, 0, 20]
     assert not PrefixCache(size - 1).put(ANN, one, kept(20))
     assert not cache.put(ANN, [], kept(1))
+
+
+def numbers(layer: Any, tokens: int, size: int = 32) -> list[Any]:
+    """Return a cache of one layer, of a class of its own, with random keys and values."""
+    layer.update_and_fetch(*(mx.random.normal((1, 2, tokens, size)) for _ in range(2)))
+    return [layer]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", [KVCache, VisionCache], ids=["mlx-lm", "mlx-vlm"])
+def test_the_entry_used_longest_ago_is_quantized_first_and_found_in_its_usual_form(kind: Any, bits: int) -> None:
+    lossy = attrs.evolve(ANN, stored_bits=bits)
+    prompts = [[start, *TOKENS[:99]] for start in (1, 2, 3)]
+    caches = [numbers(kind(), 100) for _ in prompts]
+    size = caches[0][0].nbytes
+    seen: list[Any] = []
+    cache = PrefixCache(3 * size, lambda identity, tokens, kept: seen.append(kept))
+    for tokens, each in zip(prompts, caches, strict=True):
+        cache.keep(lossy, tokens, each)
+    cache.find(lossy, [*prompts[0], 0])
+    cache.shrink(3 * size - 1)
+    assert (len(cache), cache.quantizations, cache.held(None, quantized=True)[0]) == (3, 1, 1)
+    matches = [cache.find(lossy, [*tokens[:80], 0]) for tokens in prompts]
+    assert [match.exact for match in matches] == [True, False, True]
+    assert cache.quantized_hits == 1
+    for match, [before] in zip(matches, caches, strict=True):
+        [found] = match.cache or []
+        assert (type(found), found.offset, match.tokens) == (kind, 80, 80)
+        far = mx.abs(found.keys[:, :, :80] - before.keys[:, :, :80]).max().item()
+        assert far < (0.03 if bits == 8 else 0.4)
+        assert found.update_and_fetch(*(mx.zeros((1, 2, 1, 32)),) * 2)[0].shape[2] == 81
+    assert [kept[0].keys.shape for kept in seen] == [(1, 2, 256, 32)] * 3  # as they were offered
+    cache.shrink(size)
+    assert (len(cache), cache.quantizations) == (3, 3) if bits == 4 else (len(cache) >= 2, True)
+    assert cache.size_bytes == sum(entry.size_bytes for entry in cache._entries.values()) <= size
+
+
+def test_what_cannot_be_quantized_or_would_go_anyway_is_not() -> None:
+    lossy = attrs.evolve(ANN, stored_bits=8)
+    for layer in (numbers(KVCache(), 50, size=24), numbers(KVCache(), 50, size=2), whole()):
+        cache = PrefixCache(ROOM)
+        cache.put(lossy, TOKENS[:50], layer)
+        cache.shrink(cache.size_bytes - 1)
+        assert (len(cache), cache.size_bytes, cache.quantizations) == (0, 0, 0)
+    cache = PrefixCache(ROOM)
+    for start in (1, 2, 3):
+        cache.put(lossy, [start, *TOKENS[:99]], numbers(KVCache(), 100))
+    cache.shrink(cache.size_bytes // 12)
+    assert (len(cache), cache.quantizations) == (2, 2)
+    cache.shrink(0)
+    assert (len(cache), cache.quantizations) == (0, 2)
+
+
+def test_what_continues_a_quantized_entry_is_offered_to_nobody() -> None:
+    lossy = attrs.evolve(ANN, stored_bits=8)
+    offered: list[int] = []
+    cache = PrefixCache(ROOM, lambda identity, tokens, kept: offered.append(len(tokens) // 4))
+    cache.keep(lossy, TOKENS[:50], numbers(KVCache(), 50))
+    cache.shrink(cache.size_bytes - 1)
+    exact = cache.find(lossy, TOKENS).exact
+    cache.keep(lossy, TOKENS[:60], numbers(KVCache(), 60), exact=exact)
+    assert (exact, cache.find(lossy, TOKENS).exact, offered) == (False, False, [50])
+    small = PrefixCache(numbers(KVCache(), 50)[0].nbytes - 1, lambda identity, tokens, kept: offered.append(0))
+    small.keep(lossy, TOKENS[:50], numbers(KVCache(), 50))
+    assert (len(small), small.quantizations, offered) == (1, 1, [50])  # a file of it could not be read
 
 
 def test_there_are_no_more_entries_than_can_be_compared() -> None:

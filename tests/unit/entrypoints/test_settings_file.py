@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from mlxk.entrypoints.cli import server_settings
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import build_parser, run
 from mlxk.entrypoints.pipe.standard_input import StandardInput
@@ -37,7 +38,7 @@ OTHERS = {
     "allow_media_path": (["/usr"], ["/etc"]),
     "cpu_dtype": ("model", "float32"),
     "blas": ("off", "auto"),
-    **{"kv_bits": (4, 8), "kv_group_size": (32, 64), "max_kv_size": (64, 128)},
+    **{"kv_bits": (4, 8), "kv_group_size": (32, 64), "max_kv_size": (64, 128), "prefix_cache_bits": (4, 8)},
     "kv_scheme": ("turboquant", "uniform"),
     "draft_kind": ("mtp", "model"),
     "rank_timeout": (10, 20),
@@ -395,6 +396,5 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        preferred = ("kv_bits", "kv_scheme", "kv_group_size", "max_kv_size", "quantize_activations", "top_logprobs_k")
-        if setting.key not in ("desktop_apps", "api_key", *preferred, *BESIDE):
+        if setting.key not in ("desktop_apps", "api_key", *server_settings._PREFERRED, *BESIDE):
             assert getattr(server, setting.attribute) == setting.default, setting.key
