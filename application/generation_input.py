@@ -16,8 +16,9 @@ from mlxk.domain.generation.media import (
     check_audio_length,
     check_together,
 )
+from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import TokenIds, nobody_left
-from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
+from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings
 from mlxk.domain.generation.video import EncodedVideo
 from mlxk.domain.models.model import ModelDetails
 

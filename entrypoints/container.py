@@ -11,7 +11,7 @@ import attrs
 from mlxk.application.adapter_bases import AdapterBases
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.generation.settings import Profile
+from mlxk.domain.generation.profile import Profile
 from mlxk.domain.models.model import ModelHandle, served_id
 from mlxk.entrypoints.adapter_container import Adapters
 from mlxk.entrypoints.providers import Factory, Singleton, imported

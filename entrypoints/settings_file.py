@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, Effort, EngineOptions, GenerationSettings, Profile
+from mlxk.domain.generation.profile import Profile
+from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, Effort, EngineOptions, GenerationSettings
 from mlxk.domain.models.reference import is_path, own_name, own_name_fault
 from mlxk.domain.text import nearest
 from mlxk.entrypoints import private_files

@@ -47,8 +47,9 @@ from mlxk.domain.generation.media import (
     check_chunk,
     check_together,
 )
+from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
-from mlxk.domain.generation.settings import ACTIVATION_MODES, EngineOptions, Profile
+from mlxk.domain.generation.settings import ACTIVATION_MODES, EngineOptions
 from mlxk.domain.generation.video import EncodedVideo, check_frames, require_few_videos
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
@@ -156,8 +157,7 @@ class GenerateText:
         # allocation, and a system without it kills the process.
         media = _require_media(description, prompts)
         warn = None if media or options.strict_memory else self.log
-        kept = options.engine_options
-        held = self.held(description)
+        held, kept = self.held(description), options.engine_options
         require_memory(held, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, kept)
         started: list[TextStream] = []
         try:

@@ -30,8 +30,9 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, ImageInput, Input
 from mlxk.domain.generation.media import EncodedImage
+from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
-from mlxk.domain.generation.settings import EngineOptions, Profile
+from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle, Origin
 from mlxk.domain.reranking import Relevances, RerankRequest, RerankSettings
 from mlxk.domain.synthesis import SpeechEvent, SynthesisRequest, SynthesisSettings, chosen_voice

@@ -13,7 +13,7 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Adaptation, Conversation, ToolCall
-from mlxk.domain.generation.settings import SEED_RANGE, Effort, EngineOptions, GenerationSettings
+from mlxk.domain.generation.settings import SEED_RANGE, Effort, EngineOptions, GenerationSettings, settled
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.text import require_valid_unicode
 
@@ -231,7 +231,7 @@ class GenerationRequest:
     settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
     """Whether the model reasons first; None leaves it to the chat template."""
-    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
+    engine_options: EngineOptions = attrs.field(factory=EngineOptions, converter=settled)
     backends: tuple[str, ...] = ()
     """The backends for the model, the preferred one first; empty leaves the choice to the engine."""
     effort: Effort | None = None

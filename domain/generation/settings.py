@@ -3,7 +3,6 @@
 import enum
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 import attrs
 
@@ -14,6 +13,7 @@ from mlxk.domain.generation.cache_options import (
     MIN_KV_SIZE,
     PREFIX_CACHE_BITS,
     TURBOQUANT,
+    TURBOQUANT_USUAL_BITS,
     kv_bits_fault,
 )
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
@@ -218,7 +218,8 @@ class EngineOptions:
     draft_tokens: int | None = None
     """Tokens proposed at a time; None takes ``DEFAULT_DRAFT_TOKENS``."""
     kv_bits: float | None = None
-    """Bits of a quantized KV cache; None does not quantize it."""
+    """Bits of a quantized KV cache; None does not quantize it, unless the scheme has a number of its own: ``settled``
+    has that."""
     kv_scheme: str | None = None
     """How it is quantized: one of ``KV_SCHEMES``; None takes the first."""
     kv_group_size: int | None = None
@@ -241,7 +242,7 @@ class EngineOptions:
     @property
     def is_turboquant(self) -> bool:
         """Whether keys and values are quantized in the second way."""
-        return self.kv_bits is not None and self.kv_scheme == TURBOQUANT
+        return self.kv_scheme == TURBOQUANT
 
     @property
     def stored_bits(self) -> int | None:
@@ -250,11 +251,12 @@ class EngineOptions:
 
     def cache_bytes(self, model: ModelDescription) -> int:
         """Return what keys and values of one token of a model take, bytes."""
-        if self.kv_bits is None:
+        bits = settled(self).kv_bits
+        if bits is None:
             return model.cache_per_token
         if self.is_turboquant:
-            return turboquant_cache_bytes(model.cache_shape, self.kv_bits)
-        return quantized_cache_bytes(model.cache_per_token, int(self.kv_bits), self.kv_group_size)
+            return turboquant_cache_bytes(model.cache_shape, bits)
+        return quantized_cache_bytes(model.cache_per_token, int(bits), self.kv_group_size)
 
     def validate(self) -> None:
         """Check ranges and combinations.
@@ -271,7 +273,8 @@ class EngineOptions:
             faults.append("quantize_activations and adapter exclude each other")
         if faults:
             raise ValidationError("; ".join(faults))
-        require_needed({name: getattr(self, name) for name in ("kv_group_size", "kv_scheme", "kv_bits")})
+        given = settled(self)
+        require_needed({name: getattr(given, name) for name in ("kv_group_size", "kv_scheme", "kv_bits")})
 
     def _cache_faults(self) -> list[str]:
         faults = []
@@ -286,114 +289,13 @@ class EngineOptions:
                 faults.append(f"{name} must be one of {', '.join(map(str, sizes))} (got {size})")
         if self.max_kv_size is not None and self.max_kv_size < MIN_KV_SIZE:
             faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
-        if self.max_kv_size is not None and self.kv_bits is not None:
-            faults.append("max_kv_size and kv_bits exclude each other")
+        if self.max_kv_size is not None and (self.kv_bits is not None or self.is_turboquant):
+            faults.append(f"max_kv_size and {'kv_scheme' if self.kv_bits is None else 'kv_bits'} exclude each other")
         return faults
 
 
-@attrs.frozen
-class Profile:
-    """A model under a name, and how it generates where a request does not say."""
-
-    model: str = ""
-    """The reference of the model; empty where a profile is for every model."""
-    system: str | None = None
-    """The system prompt of conversations without one."""
-    settings: GenerationSettings = attrs.field(factory=GenerationSettings)
-    thinking: bool | None = None
-    """Whether the model reasons first."""
-    effort: Effort | None = None
-    """How much the model reasons."""
-    thinking_tags: tuple[str, str] | None = None
-    """The texts that begin and end the reasoning."""
-    template_options: Mapping[str, Any] = attrs.field(factory=dict)
-    """Variables for the chat template, by its own names; JSON values."""
-    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
-    """Without a draft model, which is a reference here."""
-    draft_reference: str | None = None
-    """A smaller model for speculative decoding."""
-    draft_kind: str | None = None
-    """What it must be: one of ``DRAFT_KINDS``; None takes it as what its files say."""
-    context_limit: int | None = None
-    """Most tokens of prompt and completion together."""
-    keep_alive_seconds: float | None = None
-    """Idle time after which the model is unloaded; infinity means never."""
-    alternatives_limit: int | None = None
-    """Most alternatives reported with a log probability; who asks for more gets so many."""
-
-    def over(self, other: "Profile") -> "Profile":
-        """Return this profile, with what it leaves out from another one."""
-        first, second = self.engine_options, other.engine_options
-        # The two exclude each other, so that one of this profile replaces either of the other.
-        cache = first if first.kv_bits is not None or first.max_kv_size is not None else second
-        return Profile(
-            model=self.model or other.model,
-            system=_first(self.system, other.system),
-            settings=_filled(self.settings, other.settings),
-            thinking=_first(self.thinking, other.thinking),
-            effort=_first(self.effort, other.effort),
-            thinking_tags=_first(self.thinking_tags, other.thinking_tags),
-            template_options={**other.template_options, **self.template_options},
-            engine_options=attrs.evolve(
-                cache,
-                kv_group_size=_first(first.kv_group_size, cache.kv_group_size),
-                kv_scheme=_first(first.kv_scheme, cache.kv_scheme),
-                adapter=_first(first.adapter, second.adapter),
-                draft_model=first.draft_model,
-                draft_required=first.draft_required,
-                draft_tokens=_first(first.draft_tokens, second.draft_tokens),
-                prefix_cache_bits=_first(first.prefix_cache_bits, second.prefix_cache_bits),
-                quantize_activations=_first(first.quantize_activations, second.quantize_activations),
-            ),
-            draft_reference=_first(self.draft_reference, other.draft_reference),
-            draft_kind=_first(self.draft_kind, other.draft_kind),
-            context_limit=_first(self.context_limit, other.context_limit),
-            keep_alive_seconds=_first(self.keep_alive_seconds, other.keep_alive_seconds),
-            alternatives_limit=_first(self.alternatives_limit, other.alternatives_limit),
-        )
-
-    @property
-    def pins(self) -> bool:
-        """Whether the model stays in memory, whatever a request says."""
-        return self.keep_alive_seconds == math.inf
-
-    @property
-    def says_how_to_reason(self) -> bool:
-        """Whether it says whether, or how much, the model reasons."""
-        stated = self.template_options.keys() & {"enable_thinking", "thinking"}
-        return self.thinking is not None or self.effort is not None or bool(stated)
-
-    def leaving_reasoning_to(self, request: "Profile", *, can_reason: bool) -> "Profile":
-        """Return this profile for a request: without what the request says in other words, or the model cannot do."""
-        if not can_reason:
-            settings = attrs.evolve(self.settings, thinking_budget=None)
-            return attrs.evolve(self, settings=settings, thinking=None, effort=None)
-        return attrs.evolve(self, thinking=None) if request.says_how_to_reason else self
-
-    def validate(self) -> None:
-        """Check every range.
-
-        Raises:
-            ValidationError: Names each field out of range, or the options that exclude each other.
-        """
-        self.settings.validate()
-        self.engine_options.validate()
-        require_needed(
-            {
-                "draft_tokens": self.engine_options.draft_tokens,
-                "draft_kind": self.draft_kind,
-                "draft_model": self.draft_reference,
-            }
-        )
-
-
-Value = TypeVar("Value")
-
-
-def _first(value: Value | None, other: Value | None) -> Value | None:
-    return other if value is None else value
-
-
-def _filled(settings: GenerationSettings, other: GenerationSettings) -> GenerationSettings:
-    filled = settings.filled_from(other)
-    return filled if filled.stop else attrs.evolve(filled, stop=other.stop)
+def settled(options: EngineOptions) -> EngineOptions:
+    """Return options with the number of bits that a scheme has by itself; call it when nothing else says it."""
+    if options.kv_bits is not None or not options.is_turboquant:
+        return options
+    return attrs.evolve(options, kv_bits=TURBOQUANT_USUAL_BITS)

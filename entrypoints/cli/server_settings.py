@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import UsageError, ValidationError
-from mlxk.domain.generation.cache_options import TURBOQUANT, kv_bits_fault
+from mlxk.domain.generation.cache_options import TURBOQUANT, TURBOQUANT_USUAL_BITS, kv_bits_fault
 from mlxk.domain.generation.settings import require_needed
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
@@ -243,11 +243,13 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
         fault = kv_bits_fault(value, given.get("kv_scheme"), _UNIFORM_BITS) if name == "kv_bits" else kind.fault(value)
         if fault:
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
+    if given.get("kv_scheme") == TURBOQUANT:
+        given.setdefault("kv_bits", TURBOQUANT_USUAL_BITS)
     require_needed(given)
     if given.get("kv_scheme") == TURBOQUANT and "kv_group_size" in given:
         raise ValidationError("--kv-group-size and --kv-scheme turboquant exclude each other", hint="It has no groups.")
     if "max_kv_size" in given:
-        for name in ("kv_bits", "draft_model"):
+        for name in ("kv_bits", "kv_scheme", "draft_model"):
             if getattr(arguments, name) is not None:
                 raise ValidationError(f"--{name.replace('_', '-')} and --max-kv-size exclude each other")
     return given

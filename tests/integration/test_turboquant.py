@@ -31,7 +31,7 @@ from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
-NOTE = "Keys and values are quantized by TurboQuant: experimental, and on a CPU half as fast."
+NOTE = "Keys and values are quantized by TurboQuant, in {} bits: experimental, and on a CPU half as fast."
 FLAGS = ("--kv-scheme", "turboquant", "--kv-bits")
 Command = Callable[..., dict[str, Any]]
 
@@ -148,7 +148,7 @@ def test_answers_in_a_batch_and_from_kept_prompts_are_those_computed_alone_and_a
     for stream, expected, length in zip(streams, alone, lengths, strict=True):
         found = read(stream)
         assert found.tokens == expected.tokens[:length]
-        assert found.finished.notes == (NOTE,)
+        assert found.finished.notes == (NOTE.format(bits),)
     read(plain)
     longer = f"{prompts[2]} and again {prompts[1]}"
     hit = read(engine.submit(asking(handle, longer, bits, ignore_eos=True)))
@@ -225,7 +225,7 @@ def test_a_server_and_a_command_give_the_same_text_and_say_once_that_it_is_exper
     flags = ("--max-tokens", "24", "--temperature", "0", "--no-chat-template")
     prompts = [f"{PROMPT} {number}" for number in range(3)]
     said = [command("run", handle.directory, each, *flags, *FLAGS, "3.5")["data"] for each in prompts]
-    assert [each["notes"] for each in said] == [[NOTE]] * 3
+    assert [each["notes"] for each in said] == [[NOTE.format(3.5)]] * 3
     machine = Machine(tmp_path / "home", capsys)
     with (
         machine.serve("--kv-quant-scheme", "turboquant", "--kv-bits", "3.5", "--allow-model-paths") as served,
@@ -262,7 +262,9 @@ def test_the_estimate_counts_what_is_kept_the_last_layer_and_what_reading_takes(
         ((*FLAGS, "8"), "kv_bits must be one of 2, 2.5, 3, 3.5, 4 with kv_scheme turboquant (got 8)"),
         ((*FLAGS, "3.2"), "kv_bits must be one of"),
         ((*FLAGS, "nan"), "kv_bits must be one of"),
-        (FLAGS[:2], "--kv-scheme needs --kv-bits"),
+        (("--kv-scheme", "uniform"), "--kv-scheme needs --kv-bits"),
+        ((*FLAGS[:2], "--max-kv-size", "64"), "max_kv_size and kv_scheme exclude each other"),
+        ((*FLAGS[:2], "--kv-group-size", "32"), "kv_group_size and kv_scheme turboquant exclude each other"),
         ((*FLAGS, "4", "--kv-group-size", "32"), "kv_group_size and kv_scheme turboquant exclude each other"),
         ((*FLAGS, "4", "--max-kv-size", "64"), "max_kv_size and kv_bits exclude each other"),
     ],
@@ -291,6 +293,38 @@ def test_bits_that_are_no_number_are_refused_in_words(
     assert "argument --kv-bits: 'many' is no number" in refused.err
 
 
+def test_the_scheme_alone_has_bits_of_its_own_everywhere(
+    command: Command, handle: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--no-stdin", "--no-server", "--max-tokens", "12", "--temperature", "0", "--no-chat-template")
+    data = [command("run", handle.directory, PROMPT, *flags, *given)["data"] for given in (FLAGS[:2], (*FLAGS, "3.5"))]
+    assert data[0]["response"] == data[1]["response"]
+    assert data[0]["notes"] == data[1]["notes"] == [NOTE.format(3.5)]
+    shown = [command("show", handle.directory, *given)["data"]["memory"] for given in (FLAGS[:2], (*FLAGS, "3.5"))]
+    assert shown[0] == shown[1]
+    machine = Machine(tmp_path / "home", capsys)
+    assert "turboquant in 3.5 bits" in machine("show", handle.directory, *FLAGS[:2]).err
+    assert "turboquant in" not in machine("show", handle.directory, *FLAGS, "3").err
+    said = "turboquant, in {} bits, is experimental"
+    assert said.format(3.5) in machine("serve", *FLAGS[:2]).err
+    assert dict(machine.served[-1].preferred) == {"kv_scheme": "turboquant", "kv_bits": 3.5}
+    for table in ("run", "serve"):
+        machine.write(f'[{table}]\nkv_scheme = "turboquant"\n')
+        done = machine("serve") if table == "serve" else machine("run", handle.directory, PROMPT, *flags)
+        assert (said.format(3.5) if table == "serve" else NOTE.format(3.5)) in done.err, done
+    machine.write(f'[models.poet]\nmodel = "{handle.directory}"\nkv_scheme = "turboquant"\n')
+    assert NOTE.format(3.5) in machine("run", "poet", PROMPT, *flags).err
+    assert NOTE.format(3) in machine("run", "poet", PROMPT, *flags, *FLAGS, "3").err
+    for given, bits in ((("--kv-bits", "4"), "4"), (("--kv-bits", "8"), "3.5"), (("--max-kv-size", "64"), "3.5")):
+        done = machine("serve", "--model", "poet", *given)
+        assert (done.status, said.format(bits) in done.err) == (0, True), done
+        with machine.serve("--model", "poet", *given) as served:
+            body = {"model": "poet", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+            status, _, answer = served.post(PATH.replace("chat/", ""), body)
+        assert status == 200, answer
+        assert (answer["choices"][0]["text"].strip() == data[0]["response"].strip()) == (bits == "3.5")
+
+
 def test_a_name_has_its_own_bits_and_scheme(
     handle: ModelHandle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,8 +332,8 @@ def test_a_name_has_its_own_bits_and_scheme(
     made = machine("profile", "poet", "--model", handle.directory, "--kv-bits", "2.5", "--kv-scheme", "turboquant")
     assert made.status == 0, made
     flags = ("--no-stdin", "--no-server", "--max-tokens", "4", "--no-chat-template")
-    assert NOTE in machine("run", "poet", PROMPT, *flags).err
-    assert NOTE not in machine("run", "poet", PROMPT, *flags, "--kv-bits", "8").err
+    assert NOTE.format(2.5) in machine("run", "poet", PROMPT, *flags).err
+    assert "TurboQuant" not in machine("run", "poet", PROMPT, *flags, "--kv-bits", "8").err
     machine.write('[models.poet]\nmodel = "demo"\nkv_bits = 3\n')
     refused = machine("run", "poet", PROMPT, *flags)
     assert "line 3" in refused.err or "line 1" in refused.err

@@ -331,7 +331,9 @@ def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, draf
     return attrs.evolve(settings, thinking_budget=0)
 
 
-_EXPERIMENTAL_NOTE = "Keys and values are quantized by TurboQuant: experimental, and on a CPU half as fast."
+_EXPERIMENTAL_NOTE = (
+    "Keys and values are quantized by TurboQuant, in {:g} bits: experimental, and on a CPU half as fast."
+)
 
 
 def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
@@ -342,7 +344,7 @@ def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
     names = [name for name, value in options.items() if value is not None]
     notes = [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
     if engine_options.is_turboquant and engine_options.cache_required:
-        notes.append(_EXPERIMENTAL_NOTE)
+        notes.append(_EXPERIMENTAL_NOTE.format(engine_options.kv_bits))
     return notes if excluded is None else [*notes, f"Computed without the draft model: {excluded.rstrip('.')}."]
 
 

@@ -1,9 +1,9 @@
 """Memory while sequences are computed: what gives way when it is short.
 
 Nothing is decided once and for all: what is free is read anew for each decision. When it is too little, prefixes are
-quantized, where that was asked for, or evicted; then queued sequences wait; then chunks of prompts get smaller, and the youngest of the running sequences step
-back into the queue; and one is refused only when it is alone and not even the smallest chunk of it fits, or its cache
-cannot grow, since the system would end the process.
+quantized, where that was asked for, or evicted; then queued sequences wait; then chunks of prompts get smaller, and the
+youngest of the running sequences step back into the queue; and one is refused only when it is alone and not even the
+smallest chunk of it fits, or its cache cannot grow, since the system would end the process.
 
 Where the system moves memory to swap while sequences are computed, nothing is free, whatever it says: prefixes go,
 sequences wait and chunks are small. Nothing that runs is stopped by it: it may be another program's memory that moves.

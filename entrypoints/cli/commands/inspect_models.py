@@ -7,7 +7,7 @@ from mlxk.application.policy import estimate_memory
 from mlxk.application.use_cases.resolve_model import close_names
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
-from mlxk.domain.generation.settings import EngineOptions
+from mlxk.domain.generation.settings import EngineOptions, settled
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
 from mlxk.domain.ranks import RankHost
@@ -129,6 +129,8 @@ class ShowCommand:
             kv_bits=arguments.kv_bits, kv_scheme=arguments.kv_scheme, kv_group_size=arguments.kv_group_size
         )
         cache.validate()
+        if cache != settled(cache) and not output.as_json:
+            output.note(f"[turboquant in {settled(cache).kv_bits} bits; --kv-bits takes another number]")
         section = "files" if arguments.files else "config" if arguments.config else "metadata"
         hosts = None if arguments.hosts is None else _hosts_to_ask(arguments)
         if arguments.remote:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from mlxk.domain.errors import FeatureGateError, UsageError
-from mlxk.domain.generation.cache_options import TURBOQUANT
+from mlxk.domain.generation.cache_options import TURBOQUANT, TURBOQUANT_BITS, TURBOQUANT_USUAL_BITS
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -184,7 +184,9 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
     )
 
 
-_EXPERIMENTAL = "turboquant is experimental, and half as fast on a CPU; docs/performance.md has the measurements"
+_EXPERIMENTAL = (
+    "turboquant, in {} bits, is experimental, and half as fast on a CPU; docs/performance.md has the measurements"
+)
 
 _NEEDLESS = "prefix_cache_bits is needless beside kv_bits: what is kept of such prompts is quantized already"
 
@@ -202,9 +204,12 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
     if any(values.get("quantize_activations") for values in asked):
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
-    if any(values.get("kv_scheme") == TURBOQUANT for values in asked):
-        output.note(f"[{_EXPERIMENTAL}]")
-    if any("prefix_cache_bits" in values and "kv_bits" in {**server.preferred, **values} for values in asked):
+    if packed := [{**server.preferred, **values} for values in asked if values.get("kv_scheme") == TURBOQUANT]:
+        asked_for = {each.get("kv_bits") for each in packed}
+        found = [bits for bits in TURBOQUANT_BITS if bits in asked_for] or [TURBOQUANT_USUAL_BITS]
+        output.note(f"[{_EXPERIMENTAL.format(' and '.join(f'{bits:g}' for bits in found))}]")
+    quantized = [values for values in asked if {"kv_bits", "kv_scheme"} & {**server.preferred, **values}.keys()]
+    if any("prefix_cache_bits" in values for values in quantized):
         output.note(f"[{_NEEDLESS}]")
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)

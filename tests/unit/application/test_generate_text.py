@@ -33,8 +33,9 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import Finished, GenerationRequest, TextDelta
-from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
+from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings
 from mlxk.domain.generation.video import EncodedVideo, VideoSampling
 from mlxk.domain.models.footprint import MemoryReading
 
