@@ -37,8 +37,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MLXK2_USE_SERVER"] = "0"
 # Programs that tests start, and the processes of pytest-xdist, import transformers in half the time.
 os.environ["PYTHONPATH"] = str(Path(__file__).parent / "quick_imports")
-# A shell that starts this in the background has it ignore interrupts, and every program that tests interrupt as well.
+# A shell that starts this in the background has it ignore interrupts, and nohup hangups; so would every program here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 Command = Callable[..., dict[str, Any]]
