@@ -25,12 +25,11 @@ _VISION_ARCHITECTURES = frozenset(
     {"llava", "llava_next", "pixtral", "qwen2_vl", "phi3_v", "mllama", "paligemma", "idefics", "smolvlm"}
 )
 _VISION_FILES = (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, "image_processor_config.json")
-_EYES = ("spatial_patch_size", "vision_n_layers")
+_EYES = ("spatial_patch_size", "vision_n_layers", "vision_num_layers")
 """Sizes of what reads images, in configs that have no part for it; such models have no file for their preprocessor."""
 
-_WITHOUT_PREPROCESSOR = frozenset({"d1_omni"})
+_WITHOUT_PREPROCESSOR = ("d1_omni", "deepseek_v41")
 """Architectures that have such a part, and no file for their preprocessor either."""
-
 _VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 _SENTENCE_TRANSFORMERS = "modules.json"
 
@@ -171,7 +170,8 @@ def is_vision(snapshot: ModelSnapshot) -> bool:
 
 def needs_no_preprocessor(config: Mapping[str, object]) -> bool:
     """Whether a model reads images, and no file beside its config says how they are prepared."""
-    return _named(config) in _WITHOUT_PREPROCESSOR or any(_positive(config.get(size)) for size in _EYES)
+    described = _named(config) in _WITHOUT_PREPROCESSOR and _has_part(dict(config), "vision_config")
+    return described or any(_positive(config.get(size)) for size in _EYES)
 
 
 def has_chat_template(snapshot: ModelSnapshot) -> bool:

@@ -8,7 +8,7 @@ one always starts. The estimate is the model's measured size of a token, or an u
 from collections import deque
 from typing import Any
 
-from mlxk.adapters.mlx.engine.quantized_cache import held_bytes
+from mlxk.adapters.mlx.engine.quantized_cache import held_bytes, is_trimmable
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.loading.text_model import CACHE_STEP
@@ -97,7 +97,7 @@ def cache_growth(sequences: list[Sequence], cache: list[Any]) -> int:
     """
     held = max((len(each.cache_tokens) for each in sequences), default=0)
     further = max((each.limits.max_tokens - len(each.generated) for each in sequences), default=0)
-    growing = held_bytes(layer for layer in cache if layer.is_trimmable())
+    growing = held_bytes(layer for layer in cache if is_trimmable(layer))
     return int(growing * min(further, CACHE_STEP) / max(held, CACHE_STEP))
 
 

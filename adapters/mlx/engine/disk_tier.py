@@ -25,6 +25,7 @@ import mlx.core as mx
 
 from mlxk import __version__
 from mlxk.adapters.mlx.engine.prefix_cache import BYTES_PER_TOKEN, PrefixCache, PrefixIdentity, pack
+from mlxk.adapters.mlx.engine.quantized_cache import kept_bytes
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.snapshot_folder import Label, PrefixFolder, tokens_in
 from mlxk.adapters.mlx.engine.snapshots import (
@@ -172,7 +173,7 @@ class DiskTier:
                 kinds = sorted({type(layer).__name__ for layer in cache})
                 self._log.info("prompts of this model are kept in memory only", caches=",".join(kinds))
             return
-        self._offered.append(_Offered(identity, tokens, cache, sum(layer.nbytes for layer in cache)))
+        self._offered.append(_Offered(identity, tokens, cache, sum(map(kept_bytes, cache))))
         while len(self._offered) > 1 and sum(each.size_bytes for each in self._offered) > self._most_offered_bytes:
             self._offered.popleft()
             self.folder.counters.refusals += 1

@@ -25,7 +25,14 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, StoredLayer, kept_state, quantizable_layers
+from mlxk.adapters.mlx.engine.quantized_cache import (
+    QuantizedCache,
+    StoredLayer,
+    is_trimmable,
+    kept_bytes,
+    kept_state,
+    quantizable_layers,
+)
 
 MIN_SAVED_TOKENS = 16
 """Tokens a match or a snapshot must save; computing fewer costs less than the copy."""
@@ -206,7 +213,7 @@ class PrefixCache:
 
         An inexact one is not offered, nor one that would not fit into the limit as it was computed.
         """
-        lasting = exact and sum(each.nbytes for each in cache) <= self.max_bytes
+        lasting = exact and sum(map(kept_bytes, cache)) <= self.max_bytes
         stored = self.put(identity, tokens, cache, exact=exact)
         if stored and lasting and self._on_snapshot is not None and not identity.shown:
             self._on_snapshot(identity, pack(tokens), cache)
@@ -223,12 +230,12 @@ class PrefixCache:
         Returns:
             Whether it was stored; one larger than the limit is not.
         """
-        size = sum(each.nbytes for each in cache)
+        size = sum(map(kept_bytes, cache))
         least = size - _savings(cache, identity.stored_bits)
         if not tokens or least > self.max_bytes:
             return False
         mx.async_eval([kept_state(each) for each in cache])  # type: ignore[no-untyped-call]
-        trimmable = all(each.is_trimmable() for each in cache)
+        trimmable = all(map(is_trimmable, cache))
         entry = _Entry(identity, pack(tokens), list(cache), size, least, trimmable, exact)
         self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
         self._entries[entry.identity, entry.tokens] = entry
@@ -282,7 +289,7 @@ class PrefixCache:
                 layer = StoredLayer(entry.cache[index], bits)
                 mx.eval(layer.arrays)
                 entry.cache[index] = layer
-        size = sum(each.nbytes for each in entry.cache)
+        size = sum(map(kept_bytes, entry.cache))
         self.size_bytes += size - entry.size_bytes
         entry.size_bytes = entry.least_bytes = size
         entry.quantized, entry.exact = True, False

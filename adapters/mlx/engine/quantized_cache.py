@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import mlx.core as mx
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache
 
 from mlxk.domain.errors import CapabilityError
@@ -341,8 +341,21 @@ def held_bytes(cache: Iterable[Any]) -> int:
     """Return what the layers of a cache take, and what is taken while one of them is read."""
     layers = list(cache)
     reading: int = max((getattr(layer, "reading_bytes", 0) for layer in layers), default=0)
-    kept: int = sum(layer.nbytes for layer in layers)
-    return reading + kept
+    return reading + sum(map(kept_bytes, layers))
+
+
+def kept_bytes(layer: Any) -> int:  # noqa: ANN401 - a layer of any kind
+    """Return the size of a layer's cache; where it does not say, that of its arrays."""
+    stated: int | None = getattr(layer, "nbytes", None)
+    if stated is not None:
+        return stated
+    return sum(each.nbytes for _, each in tree_flatten(layer.state) if isinstance(each, mx.array))
+
+
+def is_trimmable(layer: Any) -> bool:  # noqa: ANN401 - a layer of any kind
+    """Whether tokens can be removed from a layer's cache; where it does not say, they cannot."""
+    asked = getattr(layer, "is_trimmable", None)
+    return asked is not None and bool(asked())
 
 
 def size_bytes(cache: Any) -> int:  # noqa: ANN401 - one of the caches here

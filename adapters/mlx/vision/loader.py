@@ -10,7 +10,6 @@ from typing import Any
 import attrs
 from mlx_vlm import utils
 from mlx_vlm.generate.diffusion import is_diffusion_model
-from mlx_vlm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.compatibility import foreign_tokenizer
 from mlxk.adapters.mlx.engine.prefill import Media
@@ -205,8 +204,4 @@ def _require_autoregressive(model: Any, handle: ModelHandle) -> None:  # noqa: A
     if not hasattr(model, "language_model") or diffuses:
         raise IncompatibleModelError(
             f"'{handle.name}' ({named}) does not write one token after another, which is all the engine can do."
-        )
-    if not all(hasattr(layer, "nbytes") for layer in make_prompt_cache(model.language_model)):
-        raise IncompatibleModelError(
-            f"'{handle.name}' ({named}) keeps what it has read in a form of its own, which the engine cannot hold."
         )
