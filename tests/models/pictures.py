@@ -93,7 +93,7 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
     prompt = apply_chat_template(processor, model.config, messages, **counts, **options)
     media: dict[str, Any] = {
         "image": [as_pillow(image) for image in conversation.images] or None,
-        "audio": [np.frombuffer(sound.samples, "<f4") for sound in conversation.audio] or None,
+        "audio": [_heard(sound, processor) for sound in conversation.audio] or None,
     }
     stream = mlx_vlm.stream_generate(model, processor, prompt, max_tokens=max_tokens, temperature=0.0, **media)
     # Its last response repeats the last token and adds the statistics.
@@ -101,6 +101,14 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
     tokenizer = getattr(processor, "tokenizer", processor)
     decoder, ends = TokenDecoder(tokenizer), tokenizer.stopping_criteria.eos_token_ids
     return tuple(decoder.spell(token) for token in found if token not in ends)
+
+
+def _heard(sound: DecodedAudio, processor: Any) -> Any:
+    """Return the samples of a sound as mlx-vlm makes them of a file."""
+    from mlx_audio.utils import resample_audio
+
+    rate = getattr(getattr(processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
+    return resample_audio(np.frombuffer(sound.samples, "<f4"), AUDIO_RATE, rate)
 
 
 def _part(part: MessagePart) -> dict[str, str]:

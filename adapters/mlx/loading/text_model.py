@@ -23,6 +23,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     weight_bytes,
     weight_files,
 )
+from mlxk.adapters.mlx.loading.plain_kernels import run_without_metal
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
@@ -301,6 +302,7 @@ def _load(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
     mend_attention(network)
+    run_without_metal(network)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
 
 

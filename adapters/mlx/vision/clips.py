@@ -17,6 +17,7 @@ _WATCHING = frozenset(
         "llava_onevision",
         "mimo_v2",
         "minimax_m3_vl",
+        "muse_spark",
         "qwen2_5_vl",
         "qwen2_vl",
         "qwen3_5",

@@ -9,6 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
+_Mask = mx.array | str | None
+
 
 def choose_by_row(language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
     """Let the rows of a batch choose the blocks that each would choose alone.
@@ -17,10 +19,10 @@ def choose_by_row(language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types
         language: A language model of mlx-vlm; those without blocks of keys, or that do so already, stay as they are.
     """
     for module in language.modules():
-        indexer = getattr(module, "indexer", None)
+        indexer: Any = getattr(module, "indexer", None)
         if hasattr(indexer, "select_blocks") and not hasattr(indexer, "padding"):
-            indexer.__class__ = _by_row(type(indexer))
-            module.__class__ = _by_mask(type(module))
+            indexer.__class__ = _by_row(indexer.__class__)
+            module.__class__ = _by_mask(module.__class__)
 
 
 @functools.cache
@@ -34,8 +36,8 @@ def _by_row(kind: Any) -> Any:  # noqa: ANN401
             return super().__call__(x, rope, rope_offset, cache, *places)
 
         def select_blocks(
-            self, queries: mx.array, keys: mx.array, start: int, mask: Any = None, positions: mx.array | None = None
-        ) -> mx.array:
+            self, queries: mx.array, keys: mx.array, start: int, mask: _Mask = None, positions: mx.array | None = None
+        ) -> Any:  # noqa: ANN401
             padding = self.padding
             if padding is None or positions is None:
                 return super().select_blocks(queries, keys, start, mask, positions)
@@ -46,8 +48,8 @@ def _by_row(kind: Any) -> Any:  # noqa: ANN401
             return super().select_blocks(queries, moved, start, known, positions - padding[:, None])
 
         def build_block_mask(
-            self, blocks: mx.array, mask: Any, length: int, dtype: mx.Dtype, positions: mx.array
-        ) -> mx.array:
+            self, blocks: mx.array, mask: _Mask, length: int, dtype: mx.Dtype, positions: mx.array
+        ) -> Any:  # noqa: ANN401
             padding = self.padding
             if padding is None:
                 return super().build_block_mask(blocks, mask, length, dtype, positions)
@@ -64,15 +66,19 @@ def _by_row(kind: Any) -> Any:  # noqa: ANN401
 def _by_mask(kind: Any) -> Any:  # noqa: ANN401
     class RowAttention(kind):  # type: ignore[misc]
         def __call__(
-            self, x: mx.array, mask: Any = None, cache: Any = None, position_ids: mx.array | None = None
-        ) -> mx.array:
+            self,
+            x: mx.array,
+            mask: _Mask = None,
+            cache: Any = None,  # noqa: ANN401
+            position_ids: mx.array | None = None,
+        ) -> Any:  # noqa: ANN401
             offset = getattr(cache, "offset", None)
             if position_ids is None and isinstance(offset, mx.array):
                 # A cache of rows counts in place, before the indexer reads where it was.
                 position_ids = offset[:, None] + mx.arange(x.shape[1])
             return super().__call__(x, mask, cache, position_ids)
 
-        def _sparse_decode_attention(self, *arguments: Any) -> mx.array | None:  # noqa: ANN401
+        def _sparse_decode_attention(self, *arguments: Any) -> Any:  # noqa: ANN401
             # It gathers keys by the numbers of blocks, which are those of each row here.
             return super()._sparse_decode_attention(*arguments) if self.indexer.padding is None else None
 

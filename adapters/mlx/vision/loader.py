@@ -21,6 +21,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     read_config,
     refuse_untrusted_code,
 )
+from mlxk.adapters.mlx.loading.plain_kernels import run_without_metal
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
@@ -156,6 +157,7 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         model, processor = utils.load(str(directory), trust_remote_code=False)
         _point_home(processor, directory, Path(handle.directory))
+    run_without_metal(model)
     disable_word_cache(processor)
     if getattr(model.config, "model_type", None) in _TEXT_OPTIONS:
         processor.image_processor = WithoutTextOptions(processor.image_processor)

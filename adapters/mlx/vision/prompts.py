@@ -21,20 +21,17 @@ from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, ren
 from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
-from mlxk.adapters.mlx.vision import clips
+from mlxk.adapters.mlx.vision import clips, sounds
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
-from mlxk.domain.generation.media import AUDIO_RATE, DecodedImage
+from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.video import DecodedVideo
 
 _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """Raised by processors for media and prompts that do not match."""
-
-_MERGING_SOUNDS = frozenset({"phi4mm"})
-"""Architectures that hear the first of several recordings that follow one another."""
 
 _SHOWN_ONE = frozenset({"deepseekocr", "deepseekocr_2", "falcon_ocr", "moondream3", "step3p7"})
 """Architectures of which mlx-vlm fails at several images in a prompt, or looks at one of them only."""
@@ -277,7 +274,7 @@ def process_conversation(
         CapabilityError: The model accepts fewer media.
     """
     images, recordings, videos = conversation.images, conversation.audio, conversation.videos
-    _require_audio_support(conversation.messages, model)
+    sounds.require_support(conversation.messages, model)
     if rendering.spelled and not images and not recordings and not videos:
         return ProcessedPrompt(tuple(encode_text(rendering, tokenizer, model)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
@@ -286,7 +283,7 @@ def process_conversation(
         inputs = utils.prepare_inputs(
             model.processor,
             images=[as_pillow(image) for image in images] or None,
-            audio=[np.frombuffer(audio.samples, "<f4").astype(np.float32) for audio in recordings] or None,
+            audio=sounds.samples(recordings, model.processor) or None,
             prompts=text,
             image_token_index=getattr(model.config, "image_token_index", None),
             add_special_tokens=_adds_special_tokens(text, model),
@@ -318,21 +315,6 @@ def process_conversation(
     first = next((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), 0)
     shown = _shown(conversation, first)
     return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation), shown)
-
-
-def _require_audio_support(messages: Sequence[Message], model: VisionTemplate) -> None:
-    """Refuse audio that mlx-vlm would silently drop, or process at a wrong sample rate."""
-    recordings = [audio for message in messages for audio in message.audio]
-    if len(recordings) > 1 and not getattr(model.processor, "supports_multiple_audio", False):
-        fault = f"this model ({model.type}) takes one recording in a conversation, not {len(recordings)}"
-        raise CapabilityError.in_field("messages", fault, hint="Play one.")
-    together = max((len(message.audio) for message in messages), default=0)
-    if together > 1 and model.type in _MERGING_SOUNDS:
-        fault = f"this model ({model.type}) takes one recording in a message, not {together}"
-        raise CapabilityError.in_field("messages", fault, hint="Play them in a message each.")
-    rate = getattr(getattr(model.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
-    if recordings and rate != AUDIO_RATE:
-        raise CapabilityError(f"This model ({model.type}) takes {rate} samples a second; prompts have {AUDIO_RATE}.")
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError | CapabilityError:
