@@ -89,6 +89,7 @@ def test_a_familys_conversations_and_streams_equal_those_alone(
     turns = Conversation((opening, said, Message.of_parts(tone(440, 0.5), noise(3), "And now?")))
     asked = [
         request(handle, Conversation((opening,))),
+        request(handle, Conversation((opening, said, Message.of_parts(tone(440, 0.5), "And now?")))),
         request(handle, turns),
         request(handle, PROMPTS["text"], temperature=1.5, seed=7),
         request(handle, PROMPTS["sound"], temperature=1.5, seed=9),

@@ -1,6 +1,7 @@
 """Clips, in the engine: tokens for video give mlx-vlm's own answers, and every other vision model gets frames."""
 
 import functools
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -149,3 +150,30 @@ def test_requests_with_and_without_clips_get_together_what_they_get_alone(
     engine.unload()
     assert [read(stream).tokens for stream in [engine.submit(each) for each in asked]] == alone
     assert len(set(alone)) == len(alone)
+
+
+def test_a_second_clip_has_frames_where_a_model_takes_one(
+    models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = models("nemotron_h_nano_omni")
+    shown = [decoded(clip_file(tmp_path, seed)) for seed in (1, 3)]
+    frames = [part for clip in shown for f in clip.frames for part in (f"Frame at {f.seconds:.1f} s:", f.image)]
+    assert answer(engine, handle, about(*shown, QUESTION)).tokens == oracle(handle, about(*frames, QUESTION))
+
+
+def test_what_a_network_leaves_out_of_a_clip_is_no_token_of_the_prompt(
+    engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = build_omni(tmp_path / "m", "nemotron_h_nano_omni", 3)
+    whole = answer(engine, handle, about(decoded(clip_file(tmp_path, 1, FRAMES)), QUESTION))
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "video_pruning_rate": 0.5}))
+    engine.unload()
+    opening = Message.of_parts(decoded(clip_file(tmp_path, 1, FRAMES)), QUESTION)
+    found = answer(engine, handle, Conversation((opening,)))
+    assert found.tokens == its_own(handle, [tmp_path / "clip1.mp4"], VideoSampling())
+    assert found.finished.usage.prompt_tokens < whole.finished.usage.prompt_tokens
+    turns = Conversation((opening, Message(Role.ASSISTANT, "A fox."), Message(Role.USER, "And what else?")))
+    second = answer(engine, handle, turns)
+    engine.unload()
+    assert answer(engine, handle, turns).tokens == second.tokens

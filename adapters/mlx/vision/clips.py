@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from mlx_vlm.generate.video import processor_handles_video
-from mlx_vlm.utils import VideoMetadata
+from mlx_vlm.utils import MODEL_REMAPPING, VideoMetadata
 
 from mlxk.adapters.mlx.vision.network import VisionTemplate
 from mlxk.domain.generation.conversation import Conversation
@@ -18,6 +18,7 @@ _WATCHING = frozenset(
         "mimo_v2",
         "minimax_m3_vl",
         "muse_spark",
+        "nemotron_h_nano_omni",
         "qwen2_5_vl",
         "qwen2_vl",
         "qwen3_5",
@@ -29,14 +30,18 @@ _WATCHING = frozenset(
 )
 """Architectures whose answers about clips are compared with mlx-vlm's own."""
 
+_WATCHING_ONE = frozenset({"nemotron_h_nano_omni"})
+"""Those of them whose processors take one clip in a prompt."""
+
 
 def shown(conversation: Conversation, model: VisionTemplate) -> Conversation:
     """Return a conversation whose clips are in the form that a model takes.
 
-    A clip stays one for a model with tokens for video, whose template writes them, unless there are images as well:
-    networks of these families merge features of one kind only. Otherwise its frames are images.
+    A clip stays one for a model with tokens for video, whose template writes them, unless there are images as well, or
+    more clips than it takes: networks of these families merge features of one kind only. Otherwise its frames are
+    images.
     """
-    if conversation.videos and not conversation.images and _watches(model):
+    if conversation.videos and not conversation.images and _watches(model, len(conversation.videos)):
         return conversation
     return conversation.with_frames_as_images()
 
@@ -48,8 +53,15 @@ def inputs(videos: Sequence[DecodedVideo]) -> Mapping[str, Any]:
     return {"videos": [_pixels(video) for video in videos], "video_metadata": [_metadata(video) for video in videos]}
 
 
-def _watches(model: VisionTemplate) -> bool:
-    if model.type.lower() not in _WATCHING or not processor_handles_video(model.processor):
+def prunes(model: VisionTemplate) -> bool:
+    """Whether a network leaves out what a clip repeats, so that it has fewer features than tokens."""
+    return bool(getattr(model.config, "video_pruning_rate", 0))
+
+
+def _watches(model: VisionTemplate, clips: int) -> bool:
+    named = MODEL_REMAPPING.get(model.type.lower(), model.type.lower())
+    most = 1 if named in _WATCHING_ONE else clips
+    if named not in _WATCHING or clips > most or not processor_handles_video(model.processor):
         return False
     holders = (model.processor, getattr(model.processor, "tokenizer", None))
     templates = (getattr(holder, "chat_template", None) for holder in holders)

@@ -26,6 +26,7 @@ from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
+from mlxk.adapters.mlx.vision import clips
 from mlxk.adapters.mlx.vision.encoder import FeatureCounters, with_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prefill import VisionPrompt
@@ -84,6 +85,7 @@ class VisionProcessor:
         rendered, processed = process_prompt(request, model, self.parts, text)
         prompt = VisionPrompt(self.parts, self.network, processed)
         expands = self.parts.type in _EXPANDING or min(processed.tokens, default=0) < 0
+        expands = expands or ("pixel_values_videos" in processed.inputs and clips.prunes(self.parts.template))
         if text is None or not processed.identity or not expands:
             return rendered, prompt
         expanded = processed.expanded(prompt.embedded_length())

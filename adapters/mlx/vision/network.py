@@ -14,6 +14,13 @@ _PAST_THE_VOCABULARY = {"deepseek_v4": 5}
 """Architectures whose tokens for images come after the vocabulary, and how many there are."""
 
 
+_KINDS = {"image": ("image", "img"), "video": ("video", "image", "img"), "audio": ("audio", "sound")}
+"""Words for a kind of media in the names of a config; frames of a clip may be images."""
+
+_ENDINGS = ("token_id", "token_index", "context_token_id")
+"""What follows them, where a number of a token is named."""
+
+
 @attrs.frozen(eq=False)
 class VisionTemplate:
     """What rendering a prompt needs of a model; used on any thread."""
@@ -31,11 +38,18 @@ class VisionTemplate:
     @property
     def media_tokens(self) -> frozenset[int]:
         """The tokens that stand for media, as far as the config tells."""
+        return frozenset[int]().union(*map(self.tokens_of, _KINDS))
+
+    def tokens_of(self, kind: str) -> frozenset[int]:
+        """Return the tokens that stand for images, clips or recordings, as far as the config tells.
+
+        Args:
+            kind: ``image``, ``video`` or ``audio``.
+        """
         if self.type in _PAST_THE_VOCABULARY:
             size: int = self.config.vocab_size
             return frozenset(range(size, size + _PAST_THE_VOCABULARY[self.type]))
-        kinds = ("image", "video", "audio")
-        names = [f"{kind}_token_{ending}" for kind in kinds for ending in ("id", "index")]
+        names = [f"{word}_{ending}" for word in _KINDS[kind] for ending in _ENDINGS]
         holders = (self.config, getattr(self.config, "thinker_config", None))
         found = (getattr(holder, name, None) for holder in holders for name in names)
         return frozenset(token for token in found if isinstance(token, int))

@@ -304,17 +304,29 @@ def process_conversation(
         fault = f"the model's processor ({type(model.processor).__name__}) makes nothing of images"
         raise CapabilityError.in_field("messages", fault, hint="Files of the processor may be missing or damaged.")
     media_tokens = model.media_tokens
-    last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
     if not images and not recordings and not videos:
         return ProcessedPrompt(tuple(tokens), remainder, media_tokens, -1, "")
-    if last == -1:
-        # An architecture with other markers: the media may be anywhere in the prompt.
-        last = len(tokens) - 2
+    first, last = _between(tokens, [("image", images), ("video", videos), ("audio", recordings)], model)
     if last == len(tokens) - 1:
         raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
-    first = next((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), 0)
     shown = _shown(conversation, first)
     return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation), shown)
+
+
+def _between(
+    tokens: Sequence[int], kinds: Sequence[tuple[str, Sequence[object]]], model: VisionTemplate
+) -> tuple[int, int]:
+    """Return the indices of the first and the last token that stands for media of some kinds; all but one may be none.
+
+    Of a kind whose tokens the config does not tell, media may be anywhere in the prompt.
+    """
+    places: list[int] = []
+    for marks in (model.tokens_of(kind) for kind, given in kinds if given):
+        found = [index for index, token in enumerate(tokens) if token in marks or token < 0]
+        if not found:
+            return 0, len(tokens) - 2
+        places += found
+    return min(places), max(places)
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError | CapabilityError:
