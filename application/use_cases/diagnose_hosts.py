@@ -48,11 +48,13 @@ class DiagnoseHosts:
 
         Raises:
             ModelNotFoundError, AmbiguousModelError: No model of this machine, or several, have that name.
+            CapabilityError: It is an adapter.
         """
         if model is None:
             found, spread, name = self.examine(file.hosts, HostQuestion(seconds), notify), None, None
         else:
             described = self.describe(self.resolve(model))
+            refuse_adapter(described)
             found, spread = self._spread(file.hosts, described, HostQuestion(seconds), notify)
             name = described.handle.name
         return HostDiagnosis(tuple(judge_hosts(found, file.backend, spread, name)), found, spread)

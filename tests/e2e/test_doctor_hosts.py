@@ -238,6 +238,24 @@ def test_flags_that_need_or_exclude_each_other_say_so(
     assert command("doctor", *words)["error"]["message"] == message
 
 
+def test_an_adapter_is_refused_as_by_every_command_before_any_host_is_asked(
+    hosts: Hosts, command: Callable[..., Document]
+) -> None:
+    tiny_models.write_adapter(hosts.folder / "poet", tiny_models.build(hosts.folder / "model"))
+    hosts.are({"one": "127.0.0.1", "two": "127.0.0.1"}, SLOW)
+    lines = (
+        ("doctor", "--hosts", "hosts.json", "--model", "./poet"),
+        ("show", "./poet", "--hosts", "hosts.json"),
+        ("run", "./poet", "Hello", "--hostfile", "hosts.json"),
+    )
+    errors = [command(*words)["error"] for words in lines]
+    assert {(each["type"], each["message"].partition(" is ")[2]) for each in errors} == {
+        ("capability_not_supported", "an adapter, and a model is spread over several processes without one.")
+    }
+    assert all("mlxk fuse " in each["hint"] for each in errors)
+    assert not (hosts.folder / "pid").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
