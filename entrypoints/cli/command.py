@@ -2,20 +2,18 @@
 
 import argparse
 import contextlib
-import json
-import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError, UsageError, ValidationError
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, UsageError, ValidationError
 from mlxk.domain.models.model import Origin
 from mlxk.domain.ranks import USED_BACKENDS, HostFile, read_hosts
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.text_files import read_json
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS, RANK_TIMEOUTS
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
@@ -110,61 +108,6 @@ def add_server_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", action=argparse.BooleanOptionalAction, help="compute on a running server of yours, or not"
     )
-
-
-def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF-8 text.") -> str:
-    """Return the text of a file or of a pipe, such as a shell's ``<(command)``.
-
-    Args:
-        path: As typed; ``~`` is the home directory.
-        flag: The flag that it was given to, for error messages.
-        most_bytes: The largest size that is read.
-        hint: What to do about a file that is not UTF-8 text.
-
-    Raises:
-        StorageError: It cannot be read.
-        ValidationError: It is no file, too large, or no UTF-8 text.
-    """
-    try:
-        with open(os.path.expanduser(path), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
-                raise ValidationError(f"{flag}: '{path}' is no regular file")
-            content = file.read(most_bytes + 1)
-    except OSError as error:
-        raise StorageError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a NUL among the characters
-        raise ValidationError(f"{flag}: '{path}' cannot be the name of a file") from error
-    if len(content) > most_bytes:
-        raise ValidationError(f"{flag}: '{path}' is larger than {most_bytes // 1024**2} MiB")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
-
-
-MAX_JSON_BYTES = 4 * 1024 * 1024
-"""Larger files of JSON are refused."""
-
-
-def read_json(path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Return the document of a file of JSON.
-
-    Args:
-        path: As ``read_text`` takes it.
-        flag: The flag that it was given to, for error messages.
-        hint: What to do about one that is not JSON.
-
-    Raises:
-        StorageError, ValidationError: See ``read_text``; or it is not JSON.
-    """
-    text = read_text(path, flag, MAX_JSON_BYTES)
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValidationError(f"{flag}: '{path}' is nested too deeply", hint=hint) from error
-    except ValueError as error:
-        raise ValidationError(f"{flag}: '{path}' is not valid JSON: {error}", hint=hint) from error
 
 
 def add_ranks_argument(parser: argparse._ActionsContainer) -> None:

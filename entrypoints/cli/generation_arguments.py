@@ -26,8 +26,9 @@ from mlxk.domain.generation.settings import (
 )
 from mlxk.domain.generation.video import VideoSampling
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli.command import MAX_JSON_BYTES, add_ranks_argument, number_of_bits, read_json, read_text
+from mlxk.entrypoints.cli.command import add_ranks_argument, number_of_bits
 from mlxk.entrypoints.cli.input_files import is_prompt
+from mlxk.entrypoints.cli.text_files import MAX_JSON_BYTES, parsed_json, read_json, read_text
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -153,7 +154,10 @@ def grammar(arguments: argparse.Namespace) -> Grammar | None:
     """
     if arguments.json_schema is None:
         return None
-    schema = Grammar.json_schema(read_text(arguments.json_schema, "--json-schema", MAX_JSON_BYTES))
+    path, flag = arguments.json_schema, "--json-schema"
+    text = read_text(path, flag, MAX_JSON_BYTES)
+    parsed_json(text, path, flag)
+    schema = Grammar.json_schema(text)
     schema.validate()
     return schema
 

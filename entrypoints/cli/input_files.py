@@ -22,7 +22,7 @@ from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation import video
 from mlxk.domain.generation.media import IMAGES, SIGNATURE_BYTES, EncodedImage, ImageFormat, format_of
 from mlxk.domain.generation.video import EncodedVideo, VideoSampling
-from mlxk.entrypoints.cli.command import read_text
+from mlxk.entrypoints.cli.text_files import read_text
 
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
 """Matches the name of an image."""

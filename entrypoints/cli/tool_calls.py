@@ -16,11 +16,11 @@ from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Message, Role, ToolCall
 from mlxk.domain.text import is_valid_unicode
-from mlxk.entrypoints.cli.command import read_json
 from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
+from mlxk.entrypoints.cli.text_files import read_json
 from mlxk.entrypoints.settings import variable
 
 MAX_ROUNDS = 16

@@ -263,6 +263,8 @@ def test_an_adapter_is_refused_as_by_every_command_before_any_host_is_asked(
         ("[" * 50_000, " is nested too deeply"),
         ("[]", "hosts: there must be a list of two hosts or more"),
         ('[{"ssh": "a", "ips": ["192.0.2.1"]}, {"ssh": "b", "ips": ["::1"]}]', "host 2 (b): ips: ::1 is not"),
+        ('[{"ssh": "a", "ips": ["192.0.2.1"], "ssh": "b"}]', ' has the key "ssh" twice in one object'),
+        ('{"hosts": [], "backend": "ring", "hosts": []}', ' has the key "hosts" twice in one object'),
         ('[{"ssh": "a", "ips": ["192.0.2.1"], "port": 1}, 2]', "host 1 (a): 'port' is no field of a host"),
         (None, " is no regular file"),
     ],

@@ -18,13 +18,13 @@ from mlxk.entrypoints.cli.command import (
     fetch_absent,
     naming_the_flag,
     print_place,
-    read_text,
 )
 from mlxk.entrypoints.cli.commands.embed_text import STDIN, records_of
 from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import printable
+from mlxk.entrypoints.cli.text_files import read_text
 
 MAX_BYTES = 256 * 1024**2
 """Size of the documents together."""

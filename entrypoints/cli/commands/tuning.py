@@ -15,7 +15,6 @@ from mlxk.application.use_cases.evaluate_model import MAX_LENGTH, EvaluateReques
 from mlxk.application.use_cases.fuse_adapter import FuseRequest
 from mlxk.application.use_cases.tune_model import TrainingWatch, TuneRequest, TuningPlan
 from mlxk.domain.errors import InterruptedRunError, UsageError, ValidationError
-from mlxk.domain.models.file_formats import MAX_DOCUMENT_BYTES, read_document
 from mlxk.domain.tuning.data import SPLITS
 from mlxk.domain.tuning.record import point_fields
 from mlxk.domain.tuning.training import Method, TrainingPoint, TuningChoices
@@ -32,6 +31,7 @@ from mlxk.entrypoints.cli.output import DONE, Output, result_file
 from mlxk.entrypoints.cli.processes import handling
 from mlxk.entrypoints.cli.progress import SECONDS_BETWEEN_LINES, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import tuning
+from mlxk.entrypoints.cli.text_files import read_json
 from mlxk.entrypoints.settings import Settings
 
 _LARGEST = 10**9
@@ -331,16 +331,12 @@ def _schema(path: str) -> dict[str, object]:
     """Return the schema in a file.
 
     Raises:
-        ValidationError: It cannot be read, or holds no JSON object.
+        StorageError, ValidationError: It cannot be read, or holds no JSON object.
     """
-    try:
-        with open(path, "rb") as file:
-            document = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
-    except OSError as error:
-        raise ValidationError(f"--schema: '{path}' cannot be read: {error.strerror}") from error
-    if not isinstance(document.value, dict):
+    document = read_json(path, "--schema")
+    if not isinstance(document, dict):
         raise ValidationError(f"--schema: '{path}' holds no JSON object")
-    return document.mapping
+    return document
 
 
 def _computed_here(arguments: argparse.Namespace, context: CommandContext) -> Settings:

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from serving.settings_home import Machine
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import MAX_TOOL_BYTES, MAX_TOOLS, ToolCall
@@ -11,6 +12,8 @@ from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.answer import call_line
 from mlxk.entrypoints.cli.command import hosts_of_file
 from mlxk.entrypoints.cli.generation_arguments import tool_faults
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.tool_calls import read_servers
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 
@@ -63,6 +66,7 @@ def test_a_call_is_a_line_of_json_whatever_its_name() -> None:
     [
         ("[" * 50_000, "is nested too deeply"),
         ('[{"a":' * 50_000, "is nested too deeply"),
+        ('[{"type": "function", "function": {"name": "a", "name": "b"}}]', 'has the key "name" twice in one object'),
         ("{", "is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
 )
@@ -73,8 +77,23 @@ def test_a_file_that_cannot_be_read_as_json_is_refused_with_the_reason(tmp_path:
         generation_arguments.tools(Namespace(tools=str(path)))
     assert refusal.value.message == f"--tools: '{path}' {said}"
     with pytest.raises(ValidationError) as refusal:
+        generation_arguments.grammar(Namespace(json_schema=str(path)))
+    assert refusal.value.message == f"--json-schema: '{path}' {said}"
+    with pytest.raises(ValidationError) as refusal:
         hosts_of_file("--hosts", str(path))
     assert refusal.value.message == f"--hosts: '{path}' {said}"
+    with pytest.raises(ValidationError) as refusal:
+        read_servers([str(path)], Output(as_json=False, color=False))
+    assert refusal.value.message == f"--mcp: '{path}' {said}"
+
+
+def test_a_schema_that_names_a_key_twice_is_not_measured_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object", "properties": {"a": {}, "a": {}}}')
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    done = Machine(tmp_path, capsys)("eval", "demo", str(tmp_path), "--schema", str(tmp_path / "schema.json"))
+    assert (done.status, 'has the key "a" twice in one object' in done.err) == (1, True), done
 
 
 def test_a_device_is_no_file_of_hosts() -> None:

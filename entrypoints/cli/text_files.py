@@ -1,0 +1,88 @@
+"""Files of text and JSON that a command line names, written by hand more often than not."""
+
+import json
+import os
+import stat
+from typing import Any
+
+from mlxk.domain.errors import StorageError, ValidationError
+
+
+def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF-8 text.") -> str:
+    """Return the text of a file or of a pipe, such as a shell's ``<(command)``.
+
+    Args:
+        path: As typed; ``~`` is the home directory.
+        flag: The flag that it was given to, for error messages.
+        most_bytes: The largest size that is read.
+        hint: What to do about a file that is not UTF-8 text.
+
+    Raises:
+        StorageError: It cannot be read.
+        ValidationError: It is no file, too large, or no UTF-8 text.
+    """
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+                raise ValidationError(f"{flag}: '{path}' is no regular file")
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise StorageError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL among the characters
+        raise ValidationError(f"{flag}: '{path}' cannot be the name of a file") from error
+    if len(content) > most_bytes:
+        raise ValidationError(f"{flag}: '{path}' is larger than {most_bytes // 1024**2} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
+
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""Larger files of JSON are refused."""
+
+
+def read_json(path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
+    """Return the document of a file of JSON.
+
+    Args:
+        path: As ``read_text`` takes it.
+        flag: The flag that it was given to, for error messages.
+        hint: What to do about one that is not JSON.
+
+    Raises:
+        StorageError, ValidationError: See ``read_text``; or it is not JSON, or names a key twice in one object.
+    """
+    return parsed_json(read_text(path, flag, MAX_JSON_BYTES), path, flag, hint)
+
+
+def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
+    """Return the document of a text of JSON, for which ``ValidationError`` is raised as by ``read_json``."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except _RepeatedKeyError as error:
+        fault = f"{flag}: '{path}' has the key {error} twice in one object"
+        raise ValidationError(fault, hint=hint or "Remove one of the two.") from error
+    except RecursionError as error:
+        raise ValidationError(f"{flag}: '{path}' is nested too deeply", hint=hint) from error
+    except ValueError as error:
+        raise ValidationError(f"{flag}: '{path}' is not valid JSON: {error}", hint=hint) from error
+
+
+class _RepeatedKeyError(Exception):
+    """A key stands twice in one object; its message is the key in quotation marks."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of some pairs; only the last of two with one key would be in it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise _RepeatedKeyError(json.dumps(repeated[:_SHOWN], ensure_ascii=False))
+    return found
+
+
+_SHOWN = 60
+"""Characters of a key in an error."""
