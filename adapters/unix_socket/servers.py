@@ -166,10 +166,11 @@ class SocketRunningServers(RunningServers):
         self._place: ComputingPlace | None = None
         self._unseen: list[str] = []
 
-    def servers(self) -> tuple[RunningServer, ...]:
+    def servers(self, seconds: float | None = None) -> tuple[RunningServer, ...]:
         found = []
         for path, connection in self._connections():
             with closing(connection), suppress(DisconnectedError, LookupError, TypeError, ValueError):
+                connection.settimeout(REPLY_SECONDS if seconds is None else seconds)
                 try:
                     document = _asked(connection, "state")
                 except TimeoutError:

@@ -41,8 +41,12 @@ class RunningServers(Protocol):
     """Lists the servers of this user, and has them unload models and stop."""
 
     @abstractmethod
-    def servers(self) -> tuple[RunningServer, ...]:
-        """Return the servers that respond, sorted by process."""
+    def servers(self, seconds: float | None = None) -> tuple[RunningServer, ...]:
+        """Return the servers that respond, sorted by process.
+
+        Args:
+            seconds: How long each may take to do so; None: as long as nobody minds waiting.
+        """
 
     @abstractmethod
     def unseen(self) -> tuple[str, ...]:

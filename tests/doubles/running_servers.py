@@ -21,7 +21,7 @@ class InMemoryRunningServers(RunningServers):
         self.place: ComputingPlace | None = None
         self.hidden: tuple[str, ...] = ()
 
-    def servers(self) -> tuple[RunningServer, ...]:
+    def servers(self, seconds: float | None = None) -> tuple[RunningServer, ...]:
         found = (attrs.evolve(server, models=tuple(models)) for server, models in self._models.items())
         return tuple(sorted(found, key=lambda each: each.process))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 from serving.running import eventually
+
+from mlxk.adapters.unix_socket.servers import socket_folders
+from mlxk.entrypoints.settings import read_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -103,6 +107,51 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing_running(
     assert json.loads(refused.stdout)["error"]["type"] == "validation_error"
     assert data_of(mlxk("ps", "--json"))["servers"] == []
     assert list(logs_of(program_environment).iterdir()) == []
+
+
+@pytest.mark.usefixtures("stopping")
+def test_what_ends_a_server_is_said_as_it_is_with_a_socket_and_without(
+    mlxk: Program, program_environment: dict[str, str]
+) -> None:
+    said = mlxk("serve", "--background", "--port", "0").stdout
+    assert said.splitlines()[-1] == "Its log: mlxk logs. Stop it: mlxk stop --all"
+    assert "has stopped" in mlxk("stop", "--all").stdout
+    folders = list(map(Path, socket_folders(read_settings(program_environment).server_sockets)))
+    for each in folders:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.touch()
+    try:
+        said = mlxk("serve", "--background", "--port", "0").stdout
+    finally:
+        for each in folders:
+            each.unlink()
+    process = re.search(r"\(process (\d+)\)", said)
+    assert process is not None
+    assert said.splitlines()[-1] == f"Its log: mlxk logs. Stop it: kill {process[1]}"
+    os.kill(int(process[1]), signal.SIGTERM)
+
+
+REPORTING = """
+import os, signal
+from mlxk.entrypoints.container import build
+from mlxk.entrypoints.http.process.sockets import listen
+from mlxk.entrypoints.http.process.supervisor import WorkerOrders
+from mlxk.entrypoints.http.process.worker import serve_in_process
+from mlxk.entrypoints.settings import ServerSettings, read_settings
+settings = read_settings()
+def report(error):
+    running = build(settings).adapters.running_servers()
+    print(error, [each.process == os.getpid() for each in running.servers(60)], running.unseen())
+    os.kill(os.getpid(), signal.SIGTERM)
+serve_in_process(listen("127.0.0.1", 0), settings, WorkerOrders(ServerSettings()), report)
+"""
+
+
+def test_a_server_that_reports_that_it_is_ready_is_listed_by_ps(program_environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTING], env=program_environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "None [True] ()\n", done
 
 
 def logs_of(environment: dict[str, str]) -> Path:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import attrs
 import pytest
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
@@ -16,6 +17,7 @@ from serving.shared import MODEL, URL, SharedServer, socket_folder_of
 
 from mlxk.adapters.unix_socket.protocol import PROTOCOL, DisconnectedError, encoded, receive, send
 from mlxk.adapters.unix_socket.servers import socket_name
+from mlxk.application.ports.text_generator import EngineState
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
@@ -233,6 +235,28 @@ def connected_to(server: SharedServer) -> socket.socket:
     connection.settimeout(60)
     connection.connect(f"{server.folder}/{socket_name(os.getpid())}")
     return connection
+
+
+def test_a_server_that_answers_late_is_listed_by_who_waits_for_it(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxk.adapters.unix_socket.servers.REPLY_SECONDS", 0.1)
+    released = threading.Event()
+
+    class Late(InMemoryTextGenerator):
+        def state(self, timeout_seconds: float) -> EngineState:
+            released.wait(60)
+            return super().state(timeout_seconds)
+
+    late = attrs.evolve(server, generator=Late())
+    with late.listening():
+        servers = late.servers()
+        assert (servers.servers(), len(servers.unseen())) == ((), 1)
+        timer = threading.Timer(0.3, released.set)
+        timer.start()
+        assert [each.process for each in servers.servers(60)] == [os.getpid()]
+        assert servers.unseen() == ()
+        timer.join()
 
 
 def test_a_server_that_does_not_respond_and_a_folder_that_others_may_enter_are_said(

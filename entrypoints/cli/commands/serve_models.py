@@ -223,6 +223,11 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     return _start(arguments, context, server, output)
 
 
+_SOCKET_SECONDS = 30.0
+"""How long a server that is ready may take to answer on its socket; it may be that a model computes for the first time,
+or that the machine has much else to do."""
+
+
 def _start(arguments: argparse.Namespace, context: CommandContext, server: ServerSettings, output: Output) -> int:
     """Start a server that goes on in the background, and print where it is reached."""
     if arguments.until_eof:
@@ -244,7 +249,7 @@ def _start(arguments: argparse.Namespace, context: CommandContext, server: Serve
     for line in _further_addresses(ready["url"], ready["other_urls"], server):
         output.line(line)
     running = context.build(context.settings).adapters.running_servers()
-    shown = any(each.process == ready["pid"] for each in running.servers())
+    shown = any(each.process == ready["pid"] for each in running.servers(_SOCKET_SECONDS))
     how = "mlxk stop --all" if shown else f"kill {ready['pid']}"
     output.line(f"Its log: mlxk logs. Stop it: {how}")
     for fact in running.unseen():

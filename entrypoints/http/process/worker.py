@@ -173,10 +173,10 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
         signal.signal(number, http.stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
     preload = Preload(container, application, server, report, http.stop, orders.died == RANK_LOST)
-    preload.start()
     address = ServerAddress(host=server.host, port=port_of(sockets))
     others = OtherProcesses(container, application.admit, application.metrics, address.url, orders.owner)
-    others.start()
+    others.start()  # before it can be reported that the server is ready, which it is for other programs as well
+    preload.start()
     matrices = container.adapters.memory_probe().matrices()
     by_cpu = {"matrices": matrices_words(matrices)} if matrices.on_cpu else {}
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded, **by_cpu)

@@ -93,7 +93,7 @@ class SlowServers(InMemoryRunningServers):
         self.asked = 0
         self.released = threading.Event()
 
-    def servers(self) -> tuple[RunningServer, ...]:
+    def servers(self, seconds: float | None = None) -> tuple[RunningServer, ...]:
         self.asked += 1
         if self.asked > 1:
             self.released.wait(60)
