@@ -113,11 +113,6 @@ def _do_nothing() -> None:
 
 
 @attrs.frozen
-class PromptDelta(TextDelta):
-    """The prompt, repeated; its first token, which follows nothing, has the log probability 0."""
-
-
-@attrs.frozen
 class DescribedChunk:
     """One chunk of images and its running completion."""
 

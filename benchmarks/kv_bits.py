@@ -28,9 +28,9 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.engine.prefill import make_cache, quantize_cache
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
-from mlxk.domain.generation.cache_options import TURBOQUANT_BITS
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
+from mlxk.domain.models.kv_cache import TURBOQUANT_BITS
 from mlxk.domain.models.model import ModelHandle
 
 TINY = {

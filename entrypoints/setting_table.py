@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES, PREFIX_CACHE_BITS
 from mlxk.domain.generation.settings import DRAFT_KINDS, MAX_DRAFT_TOKENS, MAX_LOGPROB_ALTERNATIVES, Effort
+from mlxk.domain.models.kv_cache import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES, PREFIX_CACHE_BITS
 from mlxk.entrypoints.setting_kinds import (
     ADDRESS,
     JSON_TABLE,

@@ -34,7 +34,7 @@ from mlxk.adapters.huggingface.removal import execute_pruning, execute_removal, 
 from mlxk.adapters.huggingface.usage import measure, measure_remainder
 from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import Advice, Remedy, RevisionNotFoundError, StorageError
-from mlxk.domain.models.footprint import ModelUsage, Waste
+from mlxk.domain.models.disk_usage import ModelUsage, Waste
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.models.snapshot import is_litter
 

@@ -23,7 +23,7 @@ from mlxk.adapters.huggingface.layout import (
 from mlxk.adapters.huggingface.locks import lock_files, remove_lock_files
 from mlxk.application.ports.model_cache import Removal
 from mlxk.domain.errors import StorageError
-from mlxk.domain.models.footprint import Waste
+from mlxk.domain.models.disk_usage import Waste
 
 _TRIES = 3
 """How often to remove a folder into which another program writes."""

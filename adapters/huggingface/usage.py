@@ -17,7 +17,7 @@ from mlxk.adapters.huggingface.layout import (
     shared_target,
     snapshots_of,
 )
-from mlxk.domain.models.footprint import ModelUsage, StoredContent, StoredRevision
+from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, StoredRevision
 
 BLOCK_BYTES = 512
 """Unit of ``st_blocks``."""

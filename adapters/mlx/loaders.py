@@ -10,8 +10,8 @@ from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.model_pool import Loader
 from mlxk.adapters.mlx.loading.adapted import whole_network
 from mlxk.adapters.mlx.loading.drafter import load_drafter
-from mlxk.adapters.mlx.loading.model_files import read_config
-from mlxk.adapters.mlx.loading.text_model import identity_of, load_model
+from mlxk.adapters.mlx.loading.model_files import identity_of, read_config
+from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.detection import drafting_of

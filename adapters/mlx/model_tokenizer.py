@@ -21,14 +21,8 @@ from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import object_in, read_config, require_regular
-from mlxk.adapters.mlx.loading.text_model import (
-    LoadedModel,
-    LoadedTokenizer,
-    assemble_tokenizer,
-    identity_of,
-    load_tokenizer,
-)
+from mlxk.adapters.mlx.loading.model_files import identity_of, object_in, read_config, require_regular
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, LoadedTokenizer, assemble_tokenizer, load_tokenizer
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderingJob, rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped

@@ -22,15 +22,8 @@ from mlxk.application.ports.media import VideoDecoder
 from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.errors import BackendNotInstalledError, ValidationError
 from mlxk.domain.generation.image_table import ReadVideo, VideoFacts
-from mlxk.domain.generation.media import DecodedImage
-from mlxk.domain.generation.video import (
-    MAX_FRAME_PIXELS,
-    MAX_VIDEO_SECONDS,
-    DecodedVideo,
-    EncodedVideo,
-    VideoFrame,
-    frame_digest,
-)
+from mlxk.domain.generation.media import DecodedImage, DecodedVideo, VideoFrame
+from mlxk.domain.generation.video import MAX_FRAME_PIXELS, MAX_VIDEO_SECONDS, EncodedVideo, frame_digest
 
 CPU_SECONDS = 30
 """Processor time for one clip; ordinary ones take one or two."""

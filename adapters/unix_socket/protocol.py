@@ -16,10 +16,9 @@ from typing import Any
 import attrs
 
 import mlxk
-from mlxk.application.text_streams import PromptDelta
 from mlxk.domain import embedding, errors
 from mlxk.domain.errors import MlxkError, error_type_of
-from mlxk.domain.generation import conversation, grammar, media, request, settings, video
+from mlxk.domain.generation import conversation, grammar, media, request, settings
 from mlxk.domain.models import model
 
 PROTOCOL = 1
@@ -52,10 +51,12 @@ _CLASSES: Mapping[str, type] = {
         grammar.Grammar,
         media.DecodedAudio,
         media.DecodedImage,
+        media.DecodedVideo,
+        media.VideoFrame,
         model.ModelHandle,
         request.Finished,
         request.GenerationRequest,
-        PromptDelta,
+        request.PromptDelta,
         request.PromptProgress,
         request.ReasoningDelta,
         request.TextDelta,
@@ -66,8 +67,6 @@ _CLASSES: Mapping[str, type] = {
         request.Usage,
         settings.EngineOptions,
         settings.GenerationSettings,
-        video.DecodedVideo,
-        video.VideoFrame,
     )
 }
 _ENUMS: Mapping[str, type[enum.Enum]] = {

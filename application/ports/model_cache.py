@@ -10,7 +10,7 @@ import attrs
 
 from mlxk.application.ports.system import Progress
 from mlxk.domain.errors import Advice, LocksPresentError
-from mlxk.domain.models.footprint import ModelUsage, Waste
+from mlxk.domain.models.disk_usage import ModelUsage, Waste
 from mlxk.domain.models.model import ModelHandle, Origin
 
 

@@ -15,7 +15,7 @@ from mlxk.domain.errors import (
     Remedy,
     RequiresConfirmationError,
 )
-from mlxk.domain.models.footprint import ModelUsage, Waste, WasteKind, find_waste
+from mlxk.domain.models.disk_usage import ModelUsage, Waste, WasteKind, find_waste
 from mlxk.domain.text import in_one_unit
 
 EVERY_KIND = frozenset(WasteKind)

@@ -10,8 +10,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.generation.media import DecodedAudio, DecodedImage
-from mlxk.domain.generation.video import DecodedVideo
+from mlxk.domain.generation.media import DecodedAudio, DecodedImage, DecodedVideo
 from mlxk.domain.text import require_valid_unicode
 
 MessagePart = str | DecodedImage | DecodedAudio | DecodedVideo

@@ -13,9 +13,10 @@ from mlxk.domain.generation.media import (
     DEFAULT_MIXED_PROMPT,
     DecodedAudio,
     DecodedImage,
+    DecodedVideo,
     EncodedImage,
 )
-from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, DecodedVideo, EncodedVideo
+from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, EncodedVideo
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 MAX_CAMERA_CHARACTERS = 64

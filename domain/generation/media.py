@@ -1,4 +1,7 @@
-"""Images and audio of a prompt, encoded and decoded, and the limits on their size and number."""
+"""Images, recordings and clips of a prompt, encoded and decoded, and the limits on their size and number.
+
+Clips as they are received, and their frames: ``video``.
+"""
 
 import enum
 import hashlib
@@ -287,3 +290,31 @@ def check_audio_length(audio: DecodedAudio, name: str) -> None:
             f"{name} has {audio.seconds:.1f} s of sound; in a prompt a model takes at most {limit} s",
             hint="Cut it, or use a speech-to-text model, such as one of the Whisper family, which takes two hours.",
         )
+
+
+@attrs.frozen
+class VideoFrame:
+    """A frame of a clip."""
+
+    index: int
+    """Its place among all frames of the clip, from 0."""
+    seconds: float
+    """From the beginning of the clip."""
+    image: DecodedImage
+
+
+@attrs.frozen
+class DecodedVideo:
+    """The frames of a clip that a model gets."""
+
+    frames: tuple[VideoFrame, ...]
+    """At least one, oldest first, all of the same size."""
+    total_frames: int
+    """Frames of the complete clip."""
+    rate: float
+    """Frames a second of the clip."""
+
+    @property
+    def digest(self) -> str:
+        """Differs where any of the frames does, hexadecimal."""
+        return hashlib.sha256("".join(frame.image.digest for frame in self.frames).encode()).hexdigest()

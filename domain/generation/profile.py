@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from mlxk.domain.generation.cache_options import TURBOQUANT_BITS
 from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, require_needed
+from mlxk.domain.models.kv_cache import TURBOQUANT_BITS
 
 
 @attrs.frozen

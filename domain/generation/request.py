@@ -130,6 +130,11 @@ class TextDelta:
 
 
 @attrs.frozen
+class PromptDelta(TextDelta):
+    """The prompt, repeated; its first token, which follows nothing, has the log probability 0."""
+
+
+@attrs.frozen
 class ReasoningDelta:
     """A chunk of the reasoning, never empty."""
 

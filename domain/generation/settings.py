@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.cache_options import (
+from mlxk.domain.generation.grammar import ForcedCall, Grammar
+from mlxk.domain.models.kv_cache import (
     KV_GROUP_SIZES,
     KV_SCHEMES,
     MIN_KV_SIZE,
@@ -15,9 +16,9 @@ from mlxk.domain.generation.cache_options import (
     TURBOQUANT,
     TURBOQUANT_USUAL_BITS,
     kv_bits_fault,
+    quantized_cache_bytes,
+    turboquant_cache_bytes,
 )
-from mlxk.domain.generation.grammar import ForcedCall, Grammar
-from mlxk.domain.models.cache_size import quantized_cache_bytes, turboquant_cache_bytes
 from mlxk.domain.models.model import ModelDescription, ModelHandle
 
 MAX_STOP_SEQUENCES = 16

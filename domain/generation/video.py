@@ -1,4 +1,4 @@
-"""Video clips of a prompt, encoded and decoded, how many of their frames a model gets, and the limits on all of it."""
+"""Video clips of a prompt as they are received, how many of their frames a model gets, and the limits on all of it."""
 
 import enum
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.media import MIB, DecodedImage, MediaKind, Refusal, refusal
+from mlxk.domain.generation.media import MIB, DecodedVideo, MediaKind, Refusal, refusal
 
 MAX_VIDEO_BYTES = 256 * MIB
 """Largest size of one encoded clip."""
@@ -193,34 +193,6 @@ def container_of(beginning: bytes, place: str) -> VideoContainer:
         known = ", ".join(each.name for each in VideoContainer)
         raise ValidationError.in_field(place, "is not a clip in a known container", hint=f"Known containers: {known}")
     return found
-
-
-@attrs.frozen
-class VideoFrame:
-    """A frame of a clip."""
-
-    index: int
-    """Its place among all frames of the clip, from 0."""
-    seconds: float
-    """From the beginning of the clip."""
-    image: DecodedImage
-
-
-@attrs.frozen
-class DecodedVideo:
-    """The frames of a clip that a model gets."""
-
-    frames: tuple[VideoFrame, ...]
-    """At least one, oldest first, all of the same size."""
-    total_frames: int
-    """Frames of the complete clip."""
-    rate: float
-    """Frames a second of the clip."""
-
-    @property
-    def digest(self) -> str:
-        """Differs where any of the frames does, hexadecimal."""
-        return hashlib.sha256("".join(frame.image.digest for frame in self.frames).encode()).hexdigest()
 
 
 def frame_digest(video: EncodedVideo, index: int, width: int, height: int) -> str:

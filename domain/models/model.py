@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.domain.errors import Remedy
-from mlxk.domain.models.cache_size import CacheShape
+from mlxk.domain.models.kv_cache import CacheShape
 
 
 class Capability(enum.Enum):

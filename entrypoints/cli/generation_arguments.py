@@ -8,7 +8,6 @@ from typing import Any
 
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import UsageError, ValidationError
-from mlxk.domain.generation.cache_options import KV_SCHEMES
 from mlxk.domain.generation.conversation import (
     MAX_NAME,
     MAX_TOOL_BYTES,
@@ -25,6 +24,7 @@ from mlxk.domain.generation.settings import (
     GenerationSettings,
 )
 from mlxk.domain.generation.video import VideoSampling
+from mlxk.domain.models.kv_cache import KV_SCHEMES
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli.command import add_ranks_argument, number_of_bits
 from mlxk.entrypoints.cli.input_files import is_prompt

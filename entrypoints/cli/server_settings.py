@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import UsageError, ValidationError
-from mlxk.domain.generation.cache_options import TURBOQUANT, TURBOQUANT_USUAL_BITS, kv_bits_fault
 from mlxk.domain.generation.settings import require_needed
+from mlxk.domain.models.kv_cache import TURBOQUANT, TURBOQUANT_USUAL_BITS, kv_bits_fault
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext, rank_hosts, ranks_flag

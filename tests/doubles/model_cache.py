@@ -17,7 +17,7 @@ import attrs
 from doubles.model_files import InMemoryModelFiles
 from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal, in_use
 from mlxk.domain.errors import RevisionNotFoundError
-from mlxk.domain.models.footprint import ModelUsage, StoredContent, StoredRevision, Waste
+from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, StoredRevision, Waste
 from mlxk.domain.models.model import ModelHandle, Origin
 
 PARTIAL_BYTES = 4

@@ -19,7 +19,7 @@ from mlxk.application.ports.text_generator import (
     TextGenerator,
     TextStream,
 )
-from mlxk.application.text_streams import PromptDelta, QueuedTextStream
+from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.formats.tool_calls import ForcedCallSplitter
@@ -28,6 +28,7 @@ from mlxk.domain.generation.request import (
     Finished,
     FinishReason,
     GenerationRequest,
+    PromptDelta,
     TextDelta,
     Timings,
     TokenAlternative,

@@ -22,11 +22,11 @@ from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation.cache_options import TURBOQUANT_BITS
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
+from mlxk.domain.models.kv_cache import TURBOQUANT_BITS
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

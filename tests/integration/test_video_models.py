@@ -19,9 +19,10 @@ from models.vision_families import FAMILIES, build_family
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.opencv.video_decoder import OpenCvVideoDecoder
 from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.media import DecodedVideo
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
-from mlxk.domain.generation.video import DecodedVideo, VideoSampling
+from mlxk.domain.generation.video import VideoSampling
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

@@ -15,8 +15,8 @@ from serving.running import RunningServer
 from mlxk.adapters.filesystem.media_folders import FolderMediaSource
 from mlxk.application.named_media import NamedMedia
 from mlxk.domain.generation.conversation import Conversation, Message
+from mlxk.domain.generation.media import DecodedVideo
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.generation.video import DecodedVideo
 
 Json = dict[str, Any]
 CLIP = written(greys(30))

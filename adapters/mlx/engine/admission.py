@@ -6,12 +6,9 @@ one always starts. The estimate is the model's measured size of a token, or an u
 """
 
 from collections import deque
-from typing import Any
 
-from mlxk.adapters.mlx.engine.quantized_cache import held_bytes, is_trimmable
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
-from mlxk.adapters.mlx.loading.text_model import CACHE_STEP
 
 _EXPECTED_GENERATED_TOKENS = 512
 """Upper bound of the generated tokens in the estimate; few sequences use all they are allowed."""
@@ -88,17 +85,6 @@ class AdmissionQueue:
         needed = used_bytes + sum(map(_estimated_cache_bytes, prefilling))
         self._memory.evict(self._budget - needed)
         return needed <= self._budget
-
-
-def cache_growth(sequences: list[Sequence], cache: list[Any]) -> int:
-    """Return what the cache of a batch takes more soon, bytes: it grows by ``CACHE_STEP`` tokens at a time.
-
-    Recurrent states and full windows, which cannot be trimmed, do not grow.
-    """
-    held = max((len(each.cache_tokens) for each in sequences), default=0)
-    further = max((each.limits.max_tokens - len(each.generated) for each in sequences), default=0)
-    growing = held_bytes(layer for layer in cache if is_trimmable(layer))
-    return int(growing * min(further, CACHE_STEP) / max(held, CACHE_STEP))
 
 
 def _estimated_cache_bytes(sequence: Sequence) -> int:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from mlxk.adapters.mlx.engine.admission import cache_growth
 from mlxk.adapters.mlx.engine.drafting import DraftTrial
 from mlxk.adapters.mlx.engine.proposers import Proposer, can_rewind
-from mlxk.adapters.mlx.engine.quantized_cache import held_bytes, kept_state
+from mlxk.adapters.mlx.engine.quantized_cache import growth_bytes, held_bytes, kept_state
 from mlxk.adapters.mlx.engine.sampling import (
     NOT_FINITE,
     BatchSampler,
@@ -56,7 +55,9 @@ class Batch(Protocol):
     @property
     def growth_bytes(self) -> int:
         """What the KV cache takes more soon."""
-        return cache_growth(self.sequences, self._cache)
+        held = max((len(each.cache_tokens) for each in self.sequences), default=0)
+        further = max((each.limits.max_tokens - len(each.generated) for each in self.sequences), default=0)
+        return growth_bytes(self._cache, held, further)
 
     @abstractmethod
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:

@@ -99,7 +99,7 @@ def draft_exclusion(
     if model.vision is not None:
         error = CapabilityError("draft_model: vision models take no draft model.")
     elif isinstance(draft, LoadedDrafter):
-        error = draft.unfit(model)
+        error = draft.unfit(model.network, model.name)
     elif draft.vocabulary_hash != model.vocabulary_hash:
         error = CapabilityError(
             f"draft_model: '{draft.name}' speaks other tokens than '{model.name}'.",

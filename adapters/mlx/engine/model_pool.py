@@ -22,8 +22,8 @@ from mlxk.adapters.mlx.adapter_files import read_adapter
 from mlxk.adapters.mlx.library_imports import contained, failed
 from mlxk.adapters.mlx.loading.adapted import adapted
 from mlxk.adapters.mlx.loading.load_errors import unreadable_files
-from mlxk.adapters.mlx.loading.model_files import weight_bytes
-from mlxk.adapters.mlx.loading.text_model import PooledModel, identity_of, load_model
+from mlxk.adapters.mlx.loading.model_files import identity_of, weight_bytes
+from mlxk.adapters.mlx.loading.text_model import PooledModel, load_model
 from mlxk.adapters.mlx.memory import EngineLimits, return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError

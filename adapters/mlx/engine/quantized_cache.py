@@ -358,6 +358,20 @@ def is_trimmable(layer: Any) -> bool:  # noqa: ANN401 - a layer of any kind
     return asked is not None and bool(asked())
 
 
+def growth_bytes(cache: Iterable[Any], held: int, further: int) -> int:
+    """Return what a cache takes more soon: it grows by ``_STEP`` tokens at a time.
+
+    Recurrent states and full windows, which cannot be trimmed, do not grow.
+
+    Args:
+        cache: The layers.
+        held: Tokens of its longest sequence.
+        further: Most tokens that one of them may still get.
+    """
+    growing = held_bytes(layer for layer in cache if is_trimmable(layer))
+    return int(growing * min(further, _STEP) / max(held, _STEP))
+
+
 def size_bytes(cache: Any) -> int:  # noqa: ANN401 - one of the caches here
     """Return the size of all arrays of keys and values."""
     size: int = sum(each.nbytes for each in (*(cache.keys or ()), *(cache.values or ())))

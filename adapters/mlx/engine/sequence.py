@@ -20,13 +20,14 @@ from mlxk.adapters.mlx.engine.sampling import (
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, TokenDecoder
 from mlxk.application.ports.system import Clock
-from mlxk.application.text_streams import PromptDelta, QueuedTextStream
+from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.generation.request import (
     AnswerDelta,
     Finished,
     FinishReason,
+    PromptDelta,
     PromptProgress,
     TextDelta,
     Timings,

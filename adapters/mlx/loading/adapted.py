@@ -16,7 +16,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 
 from mlxk.adapters.mlx.adapter_files import CONFIG, AdapterFiles, read_adapter
-from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
+from mlxk.adapters.mlx.loading.model_files import identity_of
+from mlxk.adapters.mlx.loading.text_model import LoadedModel
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.footprint import WeightForm

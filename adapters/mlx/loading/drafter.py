@@ -13,8 +13,7 @@ import attrs
 from mlx import nn
 
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, require_regular
-from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
+from mlxk.adapters.mlx.loading.model_files import identity_of, loading_directory, offline, read_config, require_regular
 from mlxk.adapters.mlx.loading.widening import parameter_bytes, widen
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, MAX_DRAFT_TOKENS
@@ -52,18 +51,23 @@ class LoadedDrafter:
         most = DEFAULT_DRAFT_TOKENS if self.drafting is Drafting.EAGLE3 else MAX_DRAFT_TOKENS
         return max(1, min(trained, most))
 
-    def unfit(self, model: LoadedModel) -> CapabilityError | None:
-        """Return the error for a model with hidden states or a vocabulary of other sizes, or fewer layers."""
+    def unfit(self, network: Any, name: str) -> CapabilityError | None:  # noqa: ANN401
+        """Return the error for a model with hidden states or a vocabulary of other sizes, or fewer layers.
+
+        Args:
+            network: The model.
+            name: Its name.
+        """
         config = self.network.config
         text = getattr(config, "text_config", None) or getattr(config, "transformer_layer_config", None) or config
         size = int(getattr(config, "target_hidden_size", None) or text.hidden_size)
-        inner = _inner(model.network)
+        inner = _inner(network)
         fits = inner is not None and (int(text.vocab_size), size) == _embedding_shape(inner.embed_tokens)
         fits = fits and (self.drafting is not Drafting.MTP or hasattr(inner, "norm"))
-        if fits and max(self._layers(), default=0) < len(model.network.layers):
+        if fits and max(self._layers(), default=0) < len(network.layers):
             return None
         return CapabilityError(
-            f"draft_model: '{self.name}' was made for another model than '{model.name}'.",
+            f"draft_model: '{self.name}' was made for another model than '{name}'.",
             hint="A drafter belongs to one model, which its own page names.",
         )
 

@@ -22,6 +22,7 @@ from typing import Any
 from huggingface_hub import constants
 from transformers.utils import logging
 
+from mlxk.adapters.mlx.adapter_files import state_of
 from mlxk.adapters.mlx.weight_headers import header_of
 from mlxk.domain.errors import StorageError, UnhealthyModelError, UntrustedModelCodeError
 from mlxk.domain.models.file_formats import (
@@ -376,3 +377,16 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
             f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
         )
     return config
+
+
+def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
+    """Return a key of a model, its adapter and the state of their files.
+
+    Raises:
+        ValidationError: The directory holds no adapter.
+    """
+    parts = [handle.directory, handle.revision or "", adapter or ""]
+    for path in [os.path.join(handle.directory, "config.json"), *weight_files(handle.directory)]:
+        with_stat = os.stat(path) if os.path.exists(path) else None
+        parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
+    return "|".join([*parts, *(state_of(adapter) if adapter is not None else ())])

@@ -12,16 +12,15 @@ from mlx import nn
 from mlx_lm import utils
 from mlx_lm.models import gemma2
 
-from mlxk.adapters.mlx.adapter_files import state_of
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
+    identity_of,
     loading_directory,
     object_in,
     read_config,
     require_regular,
     weight_bytes,
-    weight_files,
 )
 from mlxk.adapters.mlx.loading.plain_kernels import run_without_metal
 from mlxk.adapters.mlx.loading.widening import widen
@@ -50,7 +49,7 @@ from mlxk.domain.models.snapshot import (
 _ALONE = frozenset({"afm7", "gpt_bigcode", "minimax_m3_vl", "phi3small"})
 """Architectures of which mlx-lm counts positions, or blocks of keys, as if a batch had no padding."""
 
-CACHE_STEP = 256
+_CACHE_STEP = 256
 """Tokens by which mlx-lm's KV caches grow."""
 
 
@@ -142,20 +141,7 @@ class PooledModel:
 
     def measure_cache(self, size_bytes: int, tokens: int) -> None:
         """Note the size of a cache; caches grow in steps, so that short ones are counted as one step."""
-        self.bytes_per_token = size_bytes / max(tokens, CACHE_STEP)
-
-
-def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
-    """Return a key of a model, its adapter and the state of their files.
-
-    Raises:
-        ValidationError: The directory holds no adapter.
-    """
-    parts = [handle.directory, handle.revision or "", adapter or ""]
-    for path in [os.path.join(handle.directory, "config.json"), *weight_files(handle.directory)]:
-        with_stat = os.stat(path) if os.path.exists(path) else None
-        parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
-    return "|".join([*parts, *(state_of(adapter) if adapter is not None else ())])
+        self.bytes_per_token = size_bytes / max(tokens, _CACHE_STEP)
 
 
 _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

@@ -19,8 +19,7 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx.library_imports import ExceptionSummary
 from mlxk.adapters.mlx.loading.load_errors import translated, unreadable_files
-from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
-from mlxk.adapters.mlx.loading.text_model import identity_of
+from mlxk.adapters.mlx.loading.model_files import identity_of, read_config, require_regular
 from mlxk.adapters.mlx.ranks.backends import available_backends
 from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, introduce, versions
 from mlxk.adapters.mlx.ranks.ring import Ring, Told

@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
-from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
+from mlxk.adapters.mlx.loading.model_files import identity_of, read_config, require_regular
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, load_tokenizer
 from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, admit, lost, versions
 from mlxk.adapters.mlx.ranks.follower import RankSurroundings, content_digest
 from mlxk.adapters.mlx.ranks.launch import Launch

@@ -23,13 +23,8 @@ from mlxk.adapters.mlx.library_imports import contained, failed
 from mlxk.adapters.mlx.loaders import loader_of
 from mlxk.adapters.mlx.loading.adapted import adapted
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import read_config, require_regular
-from mlxk.adapters.mlx.loading.text_model import (
-    LoadedModel,
-    assemble_tokenizer,
-    identity_of,
-    load_tokenizer,
-)
+from mlxk.adapters.mlx.loading.model_files import identity_of, read_config, require_regular
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble_tokenizer, load_tokenizer
 from mlxk.adapters.mlx.tuning.examples import EncodedExample, ExampleEncoder, measured
 from mlxk.adapters.mlx.tuning.fusing import fuse
 from mlxk.adapters.mlx.tuning.objective import Losses, Objective, number, weighted

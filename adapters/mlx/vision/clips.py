@@ -9,7 +9,7 @@ from mlx_vlm.utils import MODEL_REMAPPING, VideoMetadata
 
 from mlxk.adapters.mlx.vision.network import VisionTemplate
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.video import DecodedVideo
+from mlxk.domain.generation.media import DecodedVideo
 from mlxk.domain.models.snapshot import has_default_template
 
 _WATCHING = frozenset(

@@ -15,6 +15,7 @@ from mlxk.adapters.mlx.compatibility import foreign_tokenizer
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
+    identity_of,
     loading_directory,
     offline,
     quietly,
@@ -22,7 +23,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
 )
 from mlxk.adapters.mlx.loading.plain_kernels import run_without_metal
-from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, load_tokenizer
 from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText

@@ -26,9 +26,8 @@ from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
-from mlxk.domain.generation.media import DecodedImage
+from mlxk.domain.generation.media import DecodedImage, DecodedVideo
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.generation.video import DecodedVideo
 
 _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """Raised by processors for media and prompts that do not match."""

@@ -8,7 +8,7 @@ from mlxk.application.use_cases.pull_model import PullRequest, PullStatus
 from mlxk.application.use_cases.remove_models import RemoveRequest
 from mlxk.domain.errors import InterruptedRunError, ValidationError
 from mlxk.domain.hub import Purpose, mlx_first
-from mlxk.domain.models.footprint import WasteKind
+from mlxk.domain.models.disk_usage import WasteKind
 from mlxk.domain.models.model import ModelDescription, ModelType
 from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern, complete_models, model_reference
 from mlxk.entrypoints.cli.fetching import fetch

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from mlxk.application.policy import estimate_memory
 from mlxk.application.use_cases.resolve_model import close_names
 from mlxk.domain.errors import UsageError
-from mlxk.domain.generation.cache_options import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
 from mlxk.domain.generation.settings import EngineOptions, settled
 from mlxk.domain.models.footprint import MemoryVerdict
+from mlxk.domain.models.kv_cache import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
 from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
 from mlxk.domain.ranks import RankHost
 from mlxk.entrypoints import settings_edit

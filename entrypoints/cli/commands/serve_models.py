@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from mlxk.domain.errors import FeatureGateError, UsageError
-from mlxk.domain.generation.cache_options import TURBOQUANT, TURBOQUANT_BITS, TURBOQUANT_USUAL_BITS
+from mlxk.domain.models.kv_cache import TURBOQUANT, TURBOQUANT_BITS, TURBOQUANT_USUAL_BITS
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.command import (
     CommandContext,

@@ -1,7 +1,7 @@
 """JSON and text of the results of ``du`` and ``prune``."""
 
 from mlxk.application.use_cases.cache_upkeep import CacheUsage, MeasuredModel, PruneResult, PruneStatus, waste_lines
-from mlxk.domain.models.footprint import StoredRevision, Waste, size_of
+from mlxk.domain.models.disk_usage import StoredRevision, Waste, size_of
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table
 
 Json = dict[str, object]

@@ -10,10 +10,10 @@ import attrs
 import falcon
 
 from mlxk.application.generation_input import GenerationOptions
-from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.generation.request import (
     Finished,
     GenerationEvent,
+    PromptDelta,
     ReasoningDelta,
     TextDelta,
     TokenAlternative,

@@ -13,7 +13,7 @@ from doubles.model_files import InMemoryModelFiles
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import RevisionNotFoundError
-from mlxk.domain.models.footprint import Waste
+from mlxk.domain.models.disk_usage import Waste
 from mlxk.domain.models.model import ModelHandle, Origin
 
 A, A2, B = "a" * 40, "a" * 39 + "b", "b" * 40

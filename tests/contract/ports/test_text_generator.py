@@ -14,11 +14,10 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.media import DecodedImage
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, TextDelta
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, PromptDelta, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 

@@ -9,7 +9,7 @@ from doubles.model_files import InMemoryModelFiles
 from mlxk.application.ports.model_cache import LockHolder
 from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache, PruneRequest, PruneResult, PruneStatus
 from mlxk.domain.errors import ModelNotFoundError, RequiresConfirmationError
-from mlxk.domain.models.footprint import ModelUsage, StoredContent, WasteKind, find_waste
+from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, WasteKind, find_waste
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 SHARED, OLD, NEW = b"both" * 10, b"only the old one", b"new"

@@ -10,16 +10,8 @@ from mlxk.adapters.unix_socket import protocol
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.image_table import Chunk, ImageFacts, ReadVideo, ShownVideo, VideoFacts, without_tables
-from mlxk.domain.generation.media import DecodedImage
-from mlxk.domain.generation.video import (
-    MAX_VIDEO_BYTES,
-    VIDEOS,
-    DecodedVideo,
-    EncodedVideo,
-    VideoContainer,
-    VideoFrame,
-    VideoSampling,
-)
+from mlxk.domain.generation.media import DecodedImage, DecodedVideo, VideoFrame
+from mlxk.domain.generation.video import MAX_VIDEO_BYTES, VIDEOS, EncodedVideo, VideoContainer, VideoSampling
 
 BEGINNINGS = {
     b"\0\0\0\x20ftypisom": VideoContainer.MP4,

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from mlxk.application.use_cases.cache_upkeep import CacheUsage, MeasuredModel
-from mlxk.domain.models.footprint import ModelUsage, StoredRevision
+from mlxk.domain.models.disk_usage import ModelUsage, StoredRevision
 from mlxk.entrypoints.cli.render.disk_space import usage_json, usage_summary, usage_table
 
 REVISIONS = (
