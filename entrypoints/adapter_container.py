@@ -4,6 +4,7 @@ This is the only module that imports adapters. What ``list`` and ``show`` need i
 provider that makes the first instance, so that a command loads only what it uses.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
 from mlxk.domain.ranks import Division
-from mlxk.entrypoints import deferred
-from mlxk.entrypoints.providers import Object, Provider, Singleton, imported
+from mlxk.entrypoints import providers
+from mlxk.entrypoints.providers import Provider, Singleton, deferred, imported
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
 from mlxk.entrypoints.settings_file import own_names, profile_of
 
@@ -92,7 +93,7 @@ def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
 
         return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
 
-    return log() if at_once else deferred.DeferredEventLog(log)
+    return log() if at_once else providers.DeferredEventLog(log)
 
 
 def _program(ports: "Adapters") -> "Program":
@@ -146,7 +147,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
 def _text_generator(ports: "Adapters") -> TextGenerator:
     if ports.server is not None:
         return _engine(ports)
-    local = deferred.DeferredTextGenerator(lambda: _engine(ports))
+    local = providers.DeferredTextGenerator(lambda: _engine(ports))
     if not ports.settings.use_server:
         return local
     from mlxk.adapters.unix_socket.sharing import SharedTextGenerator
@@ -173,7 +174,9 @@ _RANK = "mlxk.entrypoints.rank"
 
 def _engine(ports: "Adapters") -> TextGenerator:
     server = ports.server
-    launch = imported("mlxk.adapters.mlx.ranks.launch:launched")(ports.division, _RANK, {"blas": ports.blas})
+    launch = None
+    if len(ports.division.hosts) > 1:  # they start while this process imports its own libraries
+        launch = imported("mlxk.adapters.mlx.ranks.launch:launched")(ports.division, _RANK, {"blas": ports.blas})
     _before_mlx(ports)
     if server is not None:
         imported("mlxk.adapters.mlx.memory:use_single_arena")()
@@ -194,7 +197,7 @@ def _engine(ports: "Adapters") -> TextGenerator:
 
 def _built(generator: TextGenerator) -> TextGenerator:
     local = getattr(generator, "local", generator)  # behind the one that asks a server first
-    return local.engine if isinstance(local, deferred.DeferredTextGenerator) else local
+    return local.engine if isinstance(local, providers.DeferredTextGenerator) else local
 
 
 def _leasing(path: str) -> Callable[..., Any]:
@@ -213,7 +216,7 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
     build = _leasing("mlxk.adapters.mlx.embedding.embedder:MlxTextEmbedder")
     if ports.server is not None or not ports.settings.use_server:
         return build(generator)  # type: ignore[no-any-return]
-    from mlxk.adapters.unix_socket.shared_embedder import SharedTextEmbedder
+    from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
 
     return SharedTextEmbedder(lambda: build(generator), ports.running_servers())
 
@@ -259,7 +262,6 @@ class Adapters:
         """Called when a process that computes a model with this one has gone; on any thread."""
         chosen = server or settings
         self.cpu_dtype, self.blas = chosen.cpu_dtype, chosen.blas
-        self.division = Division.of(chosen.local_ranks, chosen.rank_hosts, chosen.rank_timeout)
         examine = "mlxk.adapters.mlx.ranks.examination:examine"
         self.examine_hosts: Examine = imported(examine, _RANK, {"blas": self.blas})
         self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
@@ -309,15 +311,10 @@ class Adapters:
         """Provide what reads and decodes images, clips and recordings, and what encodes sound."""
         encoder = imported("mlxk.adapters.sound_encoding:FfmpegSoundEncoder")
         self.sound_encoder: Provider[SoundEncoder] = Singleton(encoder)
-        self.image_reader = Singleton(
-            deferred.DeferredImageReader, Object(imported("mlxk.adapters.pillow:PillowImageReader"))
-        )
-        self.audio_decoder = Singleton(
-            deferred.DeferredAudioDecoder, Object(imported("mlxk.adapters.mlx.audio_file:MlxAudioDecoder"))
-        )
-        self.video_decoder = Singleton(
-            deferred.DeferredVideoDecoder, Object(imported("mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder"))
-        )
+        self.image_reader = deferred(providers.DeferredImageReader, "mlxk.adapters.pillow:PillowImageReader")
+        self.audio_decoder = deferred(providers.DeferredAudioDecoder, "mlxk.adapters.mlx.audio_file:MlxAudioDecoder")
+        clips = "mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder"
+        self.video_decoder = deferred(providers.DeferredVideoDecoder, clips)
         self.media_folders: Provider[MediaSource] = Singleton(
             imported("mlxk.adapters.filesystem.media_folders:FolderMediaSource"), server.media_paths if server else ()
         )
@@ -370,6 +367,12 @@ class Adapters:
         asked = None if orders["name"] is None else account
         said = known(self.memory_probe().read(), __version__, backends, asked)
         imported("mlxk.adapters.mlx.ranks.examined:examined")(orders, said, sys.stdin, sys.stdout)
+
+    @functools.cached_property
+    def division(self) -> Division:
+        """Over which processes a model is spread."""
+        chosen = self.server or self.settings
+        return Division.of(chosen.local_ranks, chosen.rank_hosts, chosen.rank_timeout)
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:
         """Return what a model takes of the memory, by the same judgement for commands, server and engine."""

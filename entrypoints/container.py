@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
-    from mlxk.application.use_cases.diagnose_hosts import DiagnoseHosts
-    from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
+    from mlxk.application.use_cases.diagnose import DiagnoseHosts, DiagnoseInstallation
     from mlxk.application.use_cases.evaluate_model import EvaluateModel
     from mlxk.application.use_cases.fuse_adapter import FuseAdapter
     from mlxk.application.use_cases.generate_text import GenerateText
@@ -193,10 +192,10 @@ class UseCases:
         looked_at = (probe, memory, clock, ports.model_cache, self.resolve_model, self.describe_model)
         asked = (servers, ports.model_hub.provider)
         self.diagnose_installation: Factory[DiagnoseInstallation] = _use(
-            "diagnose_installation:DiagnoseInstallation", *looked_at, *asked
+            "diagnose:DiagnoseInstallation", *looked_at, *asked
         )
         spread = (ports.examine_hosts, memory, self.resolve_model, self.describe_model)
-        self.diagnose_hosts: Factory[DiagnoseHosts] = _use("diagnose_hosts:DiagnoseHosts", *spread)
+        self.diagnose_hosts: Factory[DiagnoseHosts] = _use("diagnose:DiagnoseHosts", *spread)
         machine = _use("measure_speed:MachineReader", probe, memory, ports.machine_meter)
         engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
         self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)

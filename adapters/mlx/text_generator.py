@@ -255,12 +255,7 @@ class MlxTextGenerator(TextGenerator):
     """
 
     def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        limits: EngineLimits | None = None,
-        hold: Hold = None,
-        judge: Judge = None,
+        self, log: EventLog, clock: Clock, limits: EngineLimits | None = None, hold: Hold = None, judge: Judge = None
     ) -> None:
         self._log = log
         self._clock = clock
@@ -279,7 +274,8 @@ class MlxTextGenerator(TextGenerator):
 
     def submit(self, request: GenerationRequest) -> TextStream:
         request.validate()
-        import_codec(request.engine_options)
+        if request.engine_options.is_turboquant:
+            import_codec()
         began = self._clock.monotonic()
         models = self._lease(request)
         load_seconds = self._clock.monotonic() - began

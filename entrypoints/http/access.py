@@ -11,7 +11,7 @@ from mlxk.application.ports.other_processes import LOOPBACK_NAMES
 from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
 from mlxk.entrypoints.api_keys import KeyRing, tenant_of
 from mlxk.entrypoints.http.page import ChatPage
-from mlxk.entrypoints.http.resources import Caller
+from mlxk.entrypoints.http.request_scope import Caller
 
 CONTAINER_NAMES = frozenset(
     {

@@ -31,8 +31,8 @@ from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.page import ChatPage
+from mlxk.entrypoints.http.request_scope import Tracer
 from mlxk.entrypoints.http.requests.media import MediaReader
-from mlxk.entrypoints.http.tracing import Tracer
 from mlxk.entrypoints.settings import ServerSettings
 
 

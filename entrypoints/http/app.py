@@ -18,11 +18,12 @@ from mlxk.entrypoints.http.errors import RETRY_SECONDS, ErrorBody, error_from_fa
 from mlxk.entrypoints.http.generation.responder import AnswerRecords, GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
-from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
 from mlxk.entrypoints.http.ollama.api import ollama_api
 from mlxk.entrypoints.http.openai.api import model_document, openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.page import INDEX, PREFIX, ChatPage, PageFile, asks_for_page
+from mlxk.entrypoints.http.request_scope import RequestScope, Trace, Tracer, request_id
+from mlxk.entrypoints.http.requests.body import BodyGuard
 from mlxk.entrypoints.http.resources import (
     Alive,
     Docs,
@@ -38,7 +39,6 @@ from mlxk.entrypoints.http.resources import (
     send_json,
 )
 from mlxk.entrypoints.http.responses.api import responses_api
-from mlxk.entrypoints.http.tracing import Trace, Tracer
 from mlxk.entrypoints.settings import MIB, ServerSettings
 from mlxk.entrypoints.start_checks import offers_page
 

@@ -16,6 +16,7 @@ from mlxk.application.ports.text_generator import EngineState, ResidentModel, Te
 from mlxk.domain.errors import UnauthorizedError, ValidationError
 from mlxk.domain.models.model import served_id
 from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle
+from mlxk.entrypoints.http.request_scope import caller_of
 
 
 class Readable:
@@ -47,22 +48,6 @@ def page_size(request: falcon.Request, usual: int, most: int) -> int:
     if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
         raise ValidationError.in_field("limit", f"must be a whole number from 1 to {most}")
     return int(given)
-
-
-@attrs.frozen
-class Caller:
-    """Who sends a request."""
-
-    tenant: str
-    """Whose prompts it may use again; see ``GenerationRequest.tenant``."""
-    is_operator: bool
-    """Whether it may see and drop what is kept for others; without any keys everyone may."""
-
-
-def caller_of(request: falcon.Request) -> Caller:
-    """Return who sent a request, as the guard of keys has noted it."""
-    caller: Caller = request.context.caller
-    return caller
 
 
 class KeptPromptsResource(Readable):

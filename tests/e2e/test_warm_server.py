@@ -20,7 +20,7 @@ from serving.program import ServedProgram
 from serving.running import eventually
 
 from mlxk.entrypoints.container import Container, build
-from mlxk.entrypoints.deferred import DeferredTextGenerator
+from mlxk.entrypoints.providers import DeferredTextGenerator
 from mlxk.entrypoints.settings import Settings, read_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]

@@ -13,7 +13,7 @@ from models.tiny_models import build, write_adapter
 from serving.settings_home import Machine
 from tokenizers import Tokenizer
 
-from mlxk.adapters.mlx.engine.drafting import PLAIN_STEPS, WINDOW
+from mlxk.adapters.mlx.engine.proposers import PLAIN_STEPS, WINDOW
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings

@@ -12,7 +12,7 @@ from models.answers import oracle, read
 from models.tiny_models import build
 from serving.settings_home import Machine
 
-from mlxk.adapters.mlx.engine.drafting import MOST_SKIPPED, PLAIN_STEPS, WINDOW, DraftRecord
+from mlxk.adapters.mlx.engine.proposers import MOST_SKIPPED, PLAIN_STEPS, WINDOW, DraftRecord
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.grammar import Grammar

@@ -13,8 +13,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
 from mlxk.adapters.unix_socket.protocol import Program
 from mlxk.adapters.unix_socket.servers import SocketRunningServers, socket_folders
-from mlxk.adapters.unix_socket.shared_embedder import SharedTextEmbedder
-from mlxk.adapters.unix_socket.sharing import SharedTextGenerator
+from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder, SharedTextGenerator
 from mlxk.domain.errors import QueueFullError
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.models.model import ModelHandle, Origin

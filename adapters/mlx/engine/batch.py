@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from mlxk.adapters.mlx.engine.drafting import DraftTrial
-from mlxk.adapters.mlx.engine.proposers import Proposer, can_rewind
+from mlxk.adapters.mlx.engine.proposers import DraftTrial, Proposer, can_rewind
 from mlxk.adapters.mlx.engine.quantized_cache import growth_bytes, held_bytes, kept_state
 from mlxk.adapters.mlx.engine.sampling import (
     NOT_FINITE,

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.engine.drafting import draft_exclusion
 from mlxk.adapters.mlx.engine.prefix_cache import boundaries
+from mlxk.adapters.mlx.engine.proposers import draft_exclusion
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel
@@ -207,7 +207,7 @@ def build_sequence(
     model = models[0].model
     request, cut = request.within_limits()
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
-    excluded = draft_exclusion(request, settings, models)
+    excluded = draft_exclusion(request, settings, models) if len(models) > 1 else None
     drafted = len(models) > 1 and excluded is None
     if rendered is None:
         with waiting_lock(model.lock, request.is_abandoned):

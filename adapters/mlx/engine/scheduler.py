@@ -17,10 +17,9 @@ import mlx.core as mx
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
-from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
 from mlxk.adapters.mlx.engine.prefill import Prefill, give_up
 from mlxk.adapters.mlx.engine.prefiller import EngineCounters, Prefiller
-from mlxk.adapters.mlx.engine.proposers import Drafter, DraftModel, Proposer
+from mlxk.adapters.mlx.engine.proposers import Drafter, DraftModel, DraftRecord, DraftTrial, Proposer
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory

@@ -23,7 +23,6 @@ import numpy as np
 from mlx_lm.models.cache import KVCache
 
 from mlxk.adapters.mlx.engine.quantized_cache import PackedBatch, first_tokens, size_bytes, with_tokens
-from mlxk.domain.generation.settings import EngineOptions
 
 _SEEDS = (0, 1)
 """Of the rotations of keys and of values; mlx-vlm's."""
@@ -93,10 +92,9 @@ def _codec(size: int, bits: int, seed: int) -> _Codec:
     return _Codec(size, bits, theirs._rotate_forward, theirs._rotate_inverse, theirs._midpoints, numbers)
 
 
-def import_codec(options: EngineOptions) -> None:
-    """Import mlx-vlm's codec where options need it: that takes a second or two, and no other answer waits here."""
-    if options.is_turboquant:
-        import mlx_vlm.turboquant  # noqa: F401
+def import_codec() -> None:
+    """Import mlx-vlm's codec, which takes a second or two, on a thread for which no other answer waits."""
+    import mlx_vlm.turboquant  # noqa: F401
 
 
 def _codecs(bits: float, sizes: tuple[int, int]) -> list[_Codec]:

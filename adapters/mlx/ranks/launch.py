@@ -57,11 +57,11 @@ class RankPlan:
         return len(self.others) + 1
 
 
-def launched(division: Division, module: str, orders: Mapping[str, Any]) -> "Launch | None":
-    """Start the other ranks of a model; return None when there are none.
+def launched(division: Division, module: str, orders: Mapping[str, Any]) -> "Launch":
+    """Start the other ranks of a model.
 
     Args:
-        division: Over which processes it is spread.
+        division: Over which processes it is spread, more than one.
         module: The one that runs a rank.
         orders: What every rank is told beside.
 
@@ -69,8 +69,6 @@ def launched(division: Division, module: str, orders: Mapping[str, Any]) -> "Lau
         ExecutionError: See ``Launch``.
     """
     first, *others = division.hosts
-    if not others:
-        return None
     places = tuple(place_of(rank, each, module) for rank, each in enumerate(others, 1))
     return Launch(RankPlan(first.address, places, division.same_files, orders, division.silent_seconds))
 

@@ -10,8 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mlxk.application.use_cases.diagnose_hosts import HostDiagnosis
-from mlxk.application.use_cases.diagnose_installation import Configuration
+from mlxk.application.use_cases.diagnose import Configuration, HostDiagnosis
 from mlxk.domain.diagnosis import CheckStatus, Finding
 from mlxk.domain.errors import InterruptedRunError, MlxkError, UsageError
 from mlxk.domain.host_checks import FIRST_OF_HOST

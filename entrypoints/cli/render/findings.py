@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlxk import __version__
-from mlxk.application.use_cases.diagnose_hosts import HostDiagnosis
+from mlxk.application.use_cases.diagnose import HostDiagnosis
 from mlxk.domain.diagnosis import OLDEST_MACOS, CheckGroup, CheckStatus, Fault, Finding
 from mlxk.domain.host_checks import Examination, HostFacts
 from mlxk.domain.ranks import HostShare, RankHost

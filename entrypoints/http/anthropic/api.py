@@ -22,7 +22,6 @@ from mlxk.entrypoints.http.anthropic.request import (
 )
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.responder import report_adaptations
-from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.chat import tools as chat_tools
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.request import (
@@ -32,6 +31,7 @@ from mlxk.entrypoints.http.openai.chat.request import (
     ResponseFormat,
     ThinkingParam,
 )
+from mlxk.entrypoints.http.request_scope import request_id
 from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, R, report_ignored
 from mlxk.entrypoints.http.requests.validation import raise_for
 from mlxk.entrypoints.http.resources import send_json

@@ -20,7 +20,7 @@ from mlxk.entrypoints.http.generation.renderer import (
     named_frame,
     progress_comment,
 )
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
+from mlxk.entrypoints.http.openai.renderer import MessageOptions
 from mlxk.entrypoints.wording import http_error
 
 ERROR_STATUSES: Mapping[str, int] = {

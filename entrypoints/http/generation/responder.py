@@ -26,10 +26,8 @@ from mlxk.entrypoints.http.generation.renderer import (
 )
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle, api_of
-from mlxk.entrypoints.http.middleware import request_id
-from mlxk.entrypoints.http.resources import caller_of
+from mlxk.entrypoints.http.request_scope import Tracer, caller_of, request_id, trace_of
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
-from mlxk.entrypoints.http.tracing import Tracer, trace_of
 
 ADAPTATIONS = "X-Mlxk-Adaptations"
 """Response header: how the conversation was fitted to the model's chat template, by the codes of the adaptations."""

@@ -18,10 +18,10 @@ from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel
 from mlxk.entrypoints.http.ollama.renderer import nanoseconds
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers
+from mlxk.entrypoints.http.request_scope import Trace, trace_of
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
-from mlxk.entrypoints.http.tracing import Trace, trace_of
 
 Inputs = str | list[str] | None
 

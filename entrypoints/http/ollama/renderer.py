@@ -24,8 +24,7 @@ from mlxk.domain.generation.request import (
 )
 from mlxk.entrypoints.http.generation.blocks import Block, BlockChange, BlockEnded, BlockGrew, BlockKind, BlockReader
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_document
-from mlxk.entrypoints.http.openai.renderer import finish_reason
+from mlxk.entrypoints.http.openai.renderer import MessageOptions, finish_reason, token_document
 from mlxk.entrypoints.wording import HTTP, hint, http_error
 
 ERROR_STATUSES: Mapping[str, int] = {"capability_not_supported": 400}

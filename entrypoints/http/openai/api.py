@@ -15,12 +15,12 @@ from mlxk.entrypoints.http.openai.audio.resource import AudioResource
 from mlxk.entrypoints.http.openai.audio.speech import SpeechResource
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.messages import register_messages
-from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
 from mlxk.entrypoints.http.openai.chat.request import NEUTRAL, UNSUPPORTED, WITHOUT_EFFECT, ChatRequest
 from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
 from mlxk.entrypoints.http.openai.completions import Completions
 from mlxk.entrypoints.http.openai.embeddings import EmbeddingsProxy, EmbeddingsResource
 from mlxk.entrypoints.http.openai.errors import error_body
+from mlxk.entrypoints.http.openai.renderer import ChatRenderer
 from mlxk.entrypoints.http.openai.rerank import PATHS, RerankResource
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.openai.tokens import RESOURCES

@@ -18,14 +18,13 @@ from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSe
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
-from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
 from mlxk.entrypoints.http.openai.media_items import IMAGE_KEYS, read_item
+from mlxk.entrypoints.http.request_scope import request_id, trace_of
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
-from mlxk.entrypoints.http.tracing import trace_of
 
 PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/v2/rerank")
 

@@ -25,9 +25,8 @@ from mlxk.entrypoints.http.generation.renderer import (
     named_frame,
     progress_comment,
 )
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_logprobs
 from mlxk.entrypoints.http.openai.errors import error_document
-from mlxk.entrypoints.http.openai.renderer import finish_reason
+from mlxk.entrypoints.http.openai.renderer import MessageOptions, finish_reason, token_logprobs
 from mlxk.entrypoints.http.responses.calls import FUNCTION, TOOL_SEARCH, field_value
 from mlxk.entrypoints.http.responses.request import ResponseRequest
 from mlxk.entrypoints.http.responses.tools import Toolbox

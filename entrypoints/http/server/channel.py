@@ -17,7 +17,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from mlxk.entrypoints.http.errors import RETRY_SECONDS
-from mlxk.entrypoints.http.middleware import REQUEST_ID, request_id_from
+from mlxk.entrypoints.http.request_scope import REQUEST_ID, request_id_from
 from mlxk.entrypoints.http.server.parser import (
     RequestExpiredError,
     RequestParser,

@@ -20,7 +20,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.other_processes import RunningServer
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.diagnose_installation import Configuration, DiagnoseInstallation
+from mlxk.application.use_cases.diagnose import Configuration, DiagnoseInstallation
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.diagnosis import (
     FAILURES,

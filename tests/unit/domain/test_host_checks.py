@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mlxk.application.use_cases.diagnose_hosts import HostDiagnosis
+from mlxk.application.use_cases.diagnose import HostDiagnosis
 from mlxk.domain.diagnosis import Fault, Finding
 from mlxk.domain.host_checks import Examination, HostFacts, LinkFacts, judge_hosts, links_between
 from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, judge_memory

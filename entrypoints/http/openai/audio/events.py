@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle
-from mlxk.entrypoints.http.tracing import Trace, Tracer
+from mlxk.entrypoints.http.request_scope import Trace, Tracer
 
 E = TypeVar("E")
 

@@ -14,9 +14,9 @@ from falcon.media.multipart import MultipartForm, MultipartFormHandler, Multipar
 
 from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
+from mlxk.entrypoints.http.request_scope import trace_of
 from mlxk.entrypoints.http.requests.media import Upload, safe_file_name
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
-from mlxk.entrypoints.http.tracing import trace_of
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED_FORMATS = ("json", "text")

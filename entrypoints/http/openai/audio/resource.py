@@ -23,15 +23,14 @@ from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.lifecycle import api_of
-from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
 from mlxk.entrypoints.http.openai.errors import error_document
+from mlxk.entrypoints.http.request_scope import request_id, trace_of
 from mlxk.entrypoints.http.requests.body import report_ignored
 from mlxk.entrypoints.http.requests.media import Upload
 from mlxk.entrypoints.http.requests.validation import located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
-from mlxk.entrypoints.http.tracing import trace_of
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"

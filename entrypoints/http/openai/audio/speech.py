@@ -47,15 +47,14 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import OPENING_COMMENT, SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
-from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
 from mlxk.entrypoints.http.openai.audio.request import read_form
 from mlxk.entrypoints.http.openai.errors import error_document
+from mlxk.entrypoints.http.request_scope import request_id, trace_of
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.media import Upload
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
-from mlxk.entrypoints.http.tracing import trace_of
 
 MAX_INPUT = 16_384
 """Characters of a request, some 20 minutes of speech; OpenAI takes 4096."""

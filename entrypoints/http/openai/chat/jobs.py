@@ -24,8 +24,8 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
 from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart, VideoPart
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
+from mlxk.entrypoints.http.openai.renderer import MessageOptions
 from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames
 from mlxk.entrypoints.http.requests.media import NAME, MediaReader, Upload
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults

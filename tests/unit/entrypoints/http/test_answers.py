@@ -24,8 +24,8 @@ from mlxk.domain.generation.request import (
     Usage,
 )
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, StreamWriter, WholeWriter
-from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
 from mlxk.entrypoints.http.openai.completions import CompletionRenderer
+from mlxk.entrypoints.http.openai.renderer import ChatRenderer, MessageOptions
 
 LETTERS = 'abc \n"\\🙂é世'
 

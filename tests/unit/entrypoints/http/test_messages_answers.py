@@ -25,7 +25,7 @@ from mlxk.domain.generation.request import (
 from mlxk.entrypoints.http.anthropic.conversation import own_call_id, shown_call_id
 from mlxk.entrypoints.http.anthropic.renderer import MessagesRenderer, ShownParts, arguments_of
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
+from mlxk.entrypoints.http.openai.renderer import MessageOptions
 
 LETTERS = 'abc \n"\\🙂é世{}[],:'
 

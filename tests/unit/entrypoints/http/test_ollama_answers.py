@@ -30,7 +30,7 @@ from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, StreamWriter, WholeWriter
 from mlxk.entrypoints.http.ollama.renderer import ChatLines, GenerateLines
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
+from mlxk.entrypoints.http.openai.renderer import MessageOptions
 
 LETTERS = 'abc \n"\\🙂é世'
 NOW = datetime.datetime(2026, 11, 28, 12, 0, 0, 123456, datetime.UTC)

@@ -26,7 +26,7 @@ from mlxk.domain.generation.request import (
     Usage,
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
+from mlxk.entrypoints.http.openai.renderer import MessageOptions
 from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer, request_fields
 from mlxk.entrypoints.http.responses.request import ResponseRequest
 from mlxk.entrypoints.http.responses.tools import (

@@ -30,10 +30,9 @@ from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import AnswerRecords, GenerationJob, GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
-from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
-from mlxk.entrypoints.http.resources import Caller
+from mlxk.entrypoints.http.openai.renderer import ChatRenderer
+from mlxk.entrypoints.http.request_scope import Caller, Tracer
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
-from mlxk.entrypoints.http.tracing import Tracer
 
 
 def finished(reason: FinishReason = FinishReason.STOP) -> Finished:

@@ -1,15 +1,20 @@
-"""What telemetry is told of a request: gathered while it is answered, recorded once when its answer has ended."""
+"""What is known of every request: its id, who sends it, its line in the log, and its trace for telemetry.
+
+The trace is gathered while a request is answered, and recorded once when its answer has ended.
+"""
 
 import math
+import re
+import uuid
 from collections.abc import Mapping, Sequence
 
 import attrs
 import falcon
 
-from mlxk.application.ports.system import Clock
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.telemetry import ServedRequest, Telemetry
 from mlxk.domain.generation.request import Finished, FinishReason
-from mlxk.entrypoints.http.lifecycle import api_of, route_of
+from mlxk.entrypoints.http.lifecycle import Metrics, api_of, route_of
 
 _OPERATIONS = {
     "/chat/completions": "chat",
@@ -165,3 +170,83 @@ def _seconds_per_token(finished: Sequence[Finished]) -> float | None:
     several = [each for each in finished if each.usage.completion_tokens > 1]
     tokens = sum(each.usage.completion_tokens - 1 for each in several)
     return sum(each.timings.generation_seconds for each in several) / tokens if tokens else None
+
+
+REQUEST_ID = "X-Request-ID"
+
+WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+QUIET_ROUTES = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/metrics", "/page/{file:path}"})
+"""Probes, which come every few seconds, and the files of the chat page; logged at level debug."""
+
+
+class RequestScope:
+    """Gives every request an id, from the client if it is well-formed, and logs the response.
+
+    The log shows the route, never the path or the query, which may contain secrets.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, metrics: Metrics, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+
+    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Set the request's id and start time."""
+        request.context.request_id = request_id_from(request.get_header(REQUEST_ID))
+        request.context.began = self._clock.monotonic()
+        self._tracer.begin(request)
+
+    def process_response(
+        self, request: falcon.Request, response: falcon.Response, resource: object, succeeded: bool
+    ) -> None:
+        """Set the common headers, and log the request; a stream may still be running."""
+        response.set_header(REQUEST_ID, request_id(request))
+        response.set_header("X-Content-Type-Options", "nosniff")
+        route = request.uri_template or "unknown"
+        status = response.status_code
+        method = request.method if request.method in falcon.HTTP_METHODS else "unknown"
+        self._metrics.request(route, method, status)
+        self._tracer.answered(request, request_id(request))
+        seconds = self._clock.monotonic() - getattr(request.context, "began", self._clock.monotonic())
+        write = self._log.debug if route in QUIET_ROUTES else self._log.info
+        write(
+            "request",
+            logger="access",
+            request_id=request_id(request),
+            method=method,
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 1),
+        )
+
+
+def request_id_from(given: str | None) -> str:
+    """Return the id that a client sent if it is well-formed, otherwise a new one."""
+    return given if given is not None and WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
+
+
+def request_id(request: falcon.Request) -> str:
+    """Return the id of a request."""
+    # Falcon refuses some requests before any middleware runs.
+    known: str | None = getattr(request.context, "request_id", None)
+    if known is None:
+        known = request.context.request_id = request_id_from(request.get_header(REQUEST_ID))
+    return known
+
+
+@attrs.frozen
+class Caller:
+    """Who sends a request."""
+
+    tenant: str
+    """Whose prompts it may use again; see ``GenerationRequest.tenant``."""
+    is_operator: bool
+    """Whether it may see and drop what is kept for others; without any keys everyone may."""
+
+
+def caller_of(request: falcon.Request) -> Caller:
+    """Return who sent a request, as the guard of keys has noted it."""
+    caller: Caller = request.context.caller
+    return caller
