@@ -1,7 +1,7 @@
-"""The program: connects the command line with the container, standard input and the HTTP server.
+"""The program: connects the command line with the container and the HTTP server.
 
-These do not import each other; this module is the only one that imports all of them. It imports them while Ctrl-C is
-deferred, and the server only when it is started.
+Command line and server do not import each other; this module is the only one that imports both: the command line while
+Ctrl-C is deferred, and the server only when it is started.
 """
 
 import os
@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
         from mlxk.domain.errors import InterruptedRunError, MlxkError
         from mlxk.entrypoints.cli.command import CommandContext
         from mlxk.entrypoints.cli.program import internal_error, refuse, run
-        from mlxk.entrypoints.pipe.standard_input import StandardInput
         from mlxk.entrypoints.settings import read_settings
 
         try:
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if interrupt.received:
         return refuse(arguments, InterruptedRunError("interrupted"))
 
-    status = run(arguments, CommandContext(settings, build=_build, standard_input=StandardInput(), serve=_serve))
+    status = run(arguments, CommandContext(settings, build=_build, serve=_serve))
     if status == _INTERRUPTED and argv is None:
         _exit_at_once(status)
     return status

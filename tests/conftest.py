@@ -179,7 +179,6 @@ def command(
     from mlxk.entrypoints.cli.command import CommandContext
     from mlxk.entrypoints.cli.program import run
     from mlxk.entrypoints.container import build
-    from mlxk.entrypoints.pipe.standard_input import StandardInput
     from mlxk.entrypoints.settings import read_settings
 
     def execute(*arguments: str, **variables: str) -> dict[str, Any]:
@@ -188,7 +187,7 @@ def command(
             context = CommandContext(
                 settings=settings,
                 build=build,
-                standard_input=StandardInput(null.fileno()),
+                standard_input=null.fileno(),
                 serve=lambda *_: 1,
             )
             status = run([*arguments, "--json"], context)

@@ -66,7 +66,6 @@ def in_this_process(command: str, variables: Mapping[str, str], folder: Path) ->
     from mlxk.entrypoints.cli.command import CommandContext
     from mlxk.entrypoints.cli.program import run
     from mlxk.entrypoints.container import build
-    from mlxk.entrypoints.pipe.standard_input import StandardInput
     from mlxk.entrypoints.settings import read_settings
 
     known = dict(variables)
@@ -86,7 +85,7 @@ def in_this_process(command: str, variables: Mapping[str, str], folder: Path) ->
         context = CommandContext(
             settings=read_settings(known),
             build=build,
-            standard_input=StandardInput(null.fileno()),
+            standard_input=null.fileno(),
             serve=lambda *_: 0,
         )
         status = run(["run", *expanded] if words[0] == "mlx-run" else expanded, context)

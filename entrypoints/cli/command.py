@@ -45,33 +45,16 @@ Serve = Callable[[Settings, ServerSettings, Announcement], int]
 """Runs the server until a signal ends it, and returns the exit status."""
 
 
-class PromptInput(Protocol):
-    """Standard input, as text of a prompt. ``note`` gets messages for the user."""
-
-    def read(self, note: Callable[[str], None]) -> str:
-        """Return all of it.
-
-        Raises:
-            StorageError, ValidationError: It cannot be read, or is too large.
-        """
-
-    def beside_words(self, note: Callable[[str], None]) -> str:
-        """Return the part of it that belongs to a prompt which is given in words; it may be empty.
-
-        Raises:
-            StorageError, ValidationError: It cannot be read, or is too large.
-        """
-
-
 @attrs.frozen
 class CommandContext:
-    """The settings, standard input, and functions that build the container and run the server."""
+    """The settings, functions that build the container and run the server, and standard input."""
 
     settings: Settings
     build: Callable[[Settings], "Container"]
     """Builds the container; called at most once."""
-    standard_input: PromptInput
     serve: Serve
+    standard_input: int = 0
+    """Its descriptor."""
 
 
 class Command(Protocol):

@@ -33,7 +33,7 @@ FORBIDDEN = {
         "Only the composition root names adapters",
     ),
     "an entrypoint in another entrypoint": (
-        "entrypoints/pipe/standard_input.py",
+        "entrypoints/http/errors.py",
         "mlxk.entrypoints.cli.render.formatting",
         "Ways in do not know each other",
     ),

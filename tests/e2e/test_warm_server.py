@@ -64,7 +64,6 @@ def run_here(
     """Run a command in this process, in the environment of the server's user; its own engine outlives the commands."""
     from mlxk.entrypoints.cli.command import CommandContext
     from mlxk.entrypoints.cli.program import run
-    from mlxk.entrypoints.pipe.standard_input import StandardInput
 
     monkeypatch.chdir(server.folder)
     own = build(attrs.evolve(read_settings(server.environment), use_server=False)).adapters.text_generator()
@@ -79,7 +78,7 @@ def run_here(
     def execute(*arguments: str, **variables: str) -> tuple[int, str, str]:
         with open(os.devnull) as null:
             settings = read_settings({**server.environment, **variables})
-            context = CommandContext(settings, build_here, StandardInput(null.fileno()), lambda *_: 1)
+            context = CommandContext(settings, build_here, lambda *_: 1, null.fileno())
             status = run(arguments, context)
         printed = capsys.readouterr()
         return status, printed.out, printed.err

@@ -19,7 +19,6 @@ from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import Settings, read_settings
 
 WORDS = (TimedWord(" Hello", 0.0, 0.5, 0.75), TimedWord(" there.", 0.5, 1.0))
@@ -50,8 +49,7 @@ class Program:
         """Run a command; keyword arguments are environment variables."""
         settings = read_settings({"HOME": str(self.home), **variables})
         with open(os.devnull) as null:
-            standard_input = StandardInput(null.fileno())
-            context = CommandContext(settings, build=self._build, standard_input=standard_input, serve=lambda *_: 1)
+            context = CommandContext(settings, build=self._build, serve=lambda *_: 1, standard_input=null.fileno())
             status = run(arguments, context)
         printed = self._capsys.readouterr()
         return Done(status, printed.out, printed.err)

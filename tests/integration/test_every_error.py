@@ -20,7 +20,6 @@ from mlxk.entrypoints.cli.output import EXIT_STATUS
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.errors import HTTP_STATUS, RETRY_SECONDS
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 
 MESSAGE, HINT = "The thing at fault cannot be used.", "Do this next."
@@ -137,7 +136,7 @@ def test_the_command_line_says_what_where_and_what_next(
         context = CommandContext(
             settings=read_settings({"HOME": str(tmp_path)}),
             build=failing,
-            standard_input=StandardInput(null.fileno()),
+            standard_input=null.fileno(),
             serve=lambda *_: 1,
         )
         status = run(["run", "demo", "hi", *(["--json"] if as_json else [])], context)

@@ -16,7 +16,6 @@ from serving.whole_program import WholeProgram
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 SYSTEM = "You are a poet of few words."
@@ -214,7 +213,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     machine.write(FILE)
     settings = read_settings({"HOME": str(home)})
     served: list[ServerSettings] = []
-    context = CommandContext(settings, build, StandardInput(), lambda _, server, __: len(served.append(server) or ()))
+    context = CommandContext(settings, build, lambda _, server, __: len(served.append(server) or ()))
     assert run(["serve", "--alias", "quick=poet"], context) == 0
     program: Any = WholeProgram(home, served[0])
     with RunningServer(program) as running:

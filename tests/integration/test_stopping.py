@@ -17,7 +17,6 @@ from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import read_settings
 
 LIVE, DEAD = (3_000_002, 3_000_003), 3_000_001
@@ -75,7 +74,7 @@ def shut(listening: socket.socket) -> None:
 
 def stop(environment: dict[str, str], *arguments: str) -> int:
     """Run the command in this process; return its exit status."""
-    return run(["stop", *arguments], CommandContext(read_settings(environment), build, StandardInput(), lambda *_: 1))
+    return run(["stop", *arguments], CommandContext(read_settings(environment), build, lambda *_: 1))
 
 
 def test_every_server_is_stopped_though_one_does_not_respond(

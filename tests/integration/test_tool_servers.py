@@ -23,7 +23,6 @@ from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import read_settings
 
 pytestmark = pytest.mark.mlx
@@ -71,7 +70,7 @@ def mlxk_here(
         with contextlib.chdir(folder), open(os.devnull) as null:
             monkeypatch.setattr("sys.stdin", null)
             settings = read_settings({**program_environment, "TERM": "dumb"})
-            context = CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1)
+            context = CommandContext(settings, build, lambda *_: 1, null.fileno())
             status = run(["run", "./caller", "Do it.", "--temperature", "0", *arguments], context)
         printed = capfd.readouterr()
         return status, printed.out, printed.err

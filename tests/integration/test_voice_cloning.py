@@ -33,7 +33,6 @@ from mlxk.domain.synthesis import SpeechBegun, SynthesisRequest, SynthesisSettin
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 pytestmark = pytest.mark.mlx
@@ -186,7 +185,7 @@ def mlxk(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     def command(*arguments: str) -> tuple[int, str, str]:
         settings = read_settings({"HOME": str(home), "MLXK_WORKSPACE_HOME": str(home / "models")})
         with open(os.devnull) as null:
-            context = CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1)
+            context = CommandContext(settings, build, lambda *_: 1, null.fileno())
             status = run(arguments, context)
         printed = capsys.readouterr()
         return status, printed.out, printed.err

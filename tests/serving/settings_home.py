@@ -13,7 +13,6 @@ from serving.whole_program import WholeProgram
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 
@@ -58,7 +57,7 @@ class Machine:
 
         with open(os.devnull) as null:
             settings = read_settings({"HOME": str(self.home), **variables})
-            status = run(arguments, CommandContext(settings, build, StandardInput(null.fileno()), serve))
+            status = run(arguments, CommandContext(settings, build, serve, null.fileno()))
         printed = self.capsys.readouterr()
         return Done(status, printed.out, printed.err)
 

@@ -9,7 +9,6 @@ import pytest
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import read_settings
 
 USAGE = [
@@ -72,7 +71,7 @@ def test_the_contradiction_is_said_and_nothing_is_done(
     monkeypatch.chdir(tmp_path)
     with open(os.devnull) as null:
         monkeypatch.setattr("sys.stdin", null)
-        ended = run(shlex.split(line), CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1))
+        ended = run(shlex.split(line), CommandContext(settings, build, lambda *_: 1, null.fileno()))
     printed = capsys.readouterr()
     assert (ended, said in printed.err + printed.out) == (status, True), printed
     assert list(tmp_path.iterdir()) == []

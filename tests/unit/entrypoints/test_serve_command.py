@@ -18,7 +18,6 @@ from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.cli.server_settings import DESKTOP_ORIGINS
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 
@@ -38,7 +37,7 @@ def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list
     settings = read_settings({"HOME": "/home/ada", **variables})
     return run(
         ["serve", *arguments],
-        CommandContext(settings=settings, build=unused, standard_input=StandardInput(), serve=fake),
+        CommandContext(settings=settings, build=unused, serve=fake),
     ), seen
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.setting_table import TABLES
 from mlxk.entrypoints.settings import read_settings
 from mlxk.entrypoints.settings_edit import template
@@ -48,7 +47,7 @@ class Machine:
         def unused(*_: object) -> int:
             raise AssertionError("not needed to edit")
 
-        done = run(["config", "edit", *flags], CommandContext(settings, unused, StandardInput(), unused))
+        done = run(["config", "edit", *flags], CommandContext(settings, unused, unused))
         printed = self.capfd.readouterr()
         return done, printed.out, printed.err
 
@@ -140,7 +139,7 @@ def test_an_editor_that_cannot_be_used_or_fails_is_named(machine: Machine) -> No
         ("sh -c 'kill -9 $$'", "the editor ended by signal 9"),
     ):
         settings = read_settings({"HOME": str(machine.home), "EDITOR": editor})
-        assert run(["config", "edit"], CommandContext(settings, unused, StandardInput(), unused)) == 1
+        assert run(["config", "edit"], CommandContext(settings, unused, unused)) == 1
         assert said in machine.capfd.readouterr().err
     assert machine.rest() == []
 
@@ -208,7 +207,7 @@ def test_secrets_that_others_can_read_are_said_to_be_so(machine: Machine) -> Non
     said = []
     for mode in (0o644, 0o600):
         machine.file.chmod(mode)
-        context = CommandContext(read_settings({"HOME": str(machine.home)}), unused, StandardInput(), unused)
+        context = CommandContext(read_settings({"HOME": str(machine.home)}), unused, unused)
         assert run(["config"], context) == 0
         said.append("can read the secrets in ~/.config/mlxk/config.toml" in machine.capfd.readouterr().err)
     assert said == [True, False]

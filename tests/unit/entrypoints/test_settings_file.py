@@ -15,7 +15,6 @@ import pytest
 from mlxk.entrypoints.cli import server_settings
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import build_parser, run
-from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_kinds import SWITCH, TEXTS, WORDS
 from mlxk.entrypoints.setting_table import ENTRY, TABLES, Setting
@@ -124,7 +123,7 @@ class Machine:
 
         from mlxk.entrypoints.container import build
 
-        context = CommandContext(self.settings(**variables), build, StandardInput(), serve)
+        context = CommandContext(self.settings(**variables), build, serve)
         return (run(arguments, context), *self.capsys.readouterr())
 
     def shown(self, table: str, key: str, *flags: str, **variables: str) -> tuple[Any, str]:

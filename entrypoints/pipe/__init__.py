@@ -1,1 +1,0 @@
-"""Pipes: a prompt from standard input."""
