@@ -58,6 +58,8 @@ class ComputingSettings:
     """Processes of this machine over which the model is spread."""
     rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
     """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
+    rank_backend: str | None = None
+    """The layer of MLX by which the file of hosts wants ranks to exchange; None where it leaves that open."""
     rank_timeout: float = 5.0
     """Seconds without a sign of life after which such a process counts as lost."""
 

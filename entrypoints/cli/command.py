@@ -16,7 +16,7 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.text_files import read_json
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS, RANK_TIMEOUTS
-from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
+from mlxk.entrypoints.settings import ComputingSettings, ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error, matrices_words
 
 _PAGE = re.compile(
@@ -124,27 +124,24 @@ def ranks_flag(arguments: argparse.Namespace) -> str | None:
     return "--hostfile"
 
 
-def rank_hosts(arguments: argparse.Namespace) -> tuple[tuple[str, str, str | None], ...] | None:
-    """Return the hosts of the file, as ``Settings`` have them; None without a file.
-
-    ``arguments.backend`` becomes the layer of MLX that the file asks for.
+def hosts_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the file of hosts says, as fields of ``ComputingSettings``; none without a file.
 
     Raises:
-        ValidationError: The file cannot be read, or names its entry and field at fault.
+        StorageError, ValidationError: The file cannot be read, or names its entry and field at fault.
     """
     path = getattr(arguments, "hostfile", None)
     if path is None:
-        return None
+        return {}
     file = hosts_of_file("--hostfile", path)
-    arguments.backend = file.backend
-    return tuple((host.ssh, host.address, host.python) for host in file.hosts)
+    hosts = tuple((host.ssh, host.address, host.python) for host in file.hosts)
+    return {"rank_hosts": hosts, "rank_backend": file.backend}
 
 
-def note_backend(arguments: argparse.Namespace, output: Output) -> None:
+def note_backend(settings: ComputingSettings, hostfile: str | None, output: Output) -> None:
     """Say that ranks exchange in another way than the file of hosts asks for, where they do."""
-    asked = getattr(arguments, "backend", None)
-    if asked not in USED_BACKENDS:
-        output.note(f"[{arguments.hostfile} asks for {asked}; ranks exchange by MLX's ring over TCP]")
+    if settings.rank_backend not in USED_BACKENDS:
+        output.note(f"[{hostfile} asks for {settings.rank_backend}; ranks exchange by MLX's ring over TCP]")
 
 
 def hosts_of_file(flag: str, path: str) -> HostFile:
@@ -177,7 +174,7 @@ def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Set
     names = ("cpu_dtype", "blas", "local_ranks", "rank_timeout")
     given: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
     given["use_server"] = getattr(arguments, "server", None)
-    given["rank_hosts"] = rank_hosts(arguments)
+    given |= hosts_settings(arguments)
     if (flag := ranks_flag(arguments)) is not None:
         if given["use_server"]:
             raise UsageError(f"{flag} and --server exclude each other", hint="Leave one of them out.")

@@ -12,7 +12,7 @@ from mlxk.domain.generation.settings import require_needed
 from mlxk.domain.models.kv_cache import TURBOQUANT, TURBOQUANT_USUAL_BITS, kv_bits_fault
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
-from mlxk.entrypoints.cli.command import CommandContext, rank_hosts, ranks_flag
+from mlxk.entrypoints.cli.command import CommandContext, hosts_settings, ranks_flag
 from mlxk.entrypoints.setting_table import setting
 from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.settings_file import entry_name_fault
@@ -346,7 +346,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "allow_paths": arguments.allow_model_paths,
         "otlp": arguments.otlp,
         "supervised": arguments.supervisor,
-        "rank_hosts": rank_hosts(arguments),
+        **hosts_settings(arguments),
     }
     if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:
         raise ValidationError("--prefix-cache-disk needs --prefix-cache-dir", hint="Name a folder to keep prompts in.")

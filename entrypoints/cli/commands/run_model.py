@@ -114,8 +114,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         _require_template(arguments)
     if arguments.allow_tool and not arguments.mcp:
         raise UsageError("--allow-tool requires --mcp FILE")
-    container = context.build(computing_settings(arguments, context.settings))
-    note_backend(arguments, output)
+    settings = computing_settings(arguments, context.settings)
+    container = context.build(settings)
+    note_backend(settings, arguments.hostfile, output)
     try:
         with naming_the_flag(context.settings):
             options = _options(arguments)

@@ -200,7 +200,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     server = server_settings(arguments, context)
     server.validate()
-    note_backend(arguments, output)
+    note_backend(server, arguments.hostfile, output)
     asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
     if any(values.get("quantize_activations") for values in asked):
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
