@@ -21,7 +21,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.settings import EngineOptions
-from mlxk.domain.models.detection import drafting_of, other_drafter
+from mlxk.domain.models.drafting import drafting_of, other_drafter
 from mlxk.domain.models.footprint import (
     Matrices,
     MemoryFit,

@@ -14,7 +14,7 @@ from mlxk.adapters.mlx.loading.model_files import identity_of, read_config
 from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.detection import drafting_of
+from mlxk.domain.models.drafting import drafting_of
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 

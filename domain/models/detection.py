@@ -4,7 +4,6 @@ Maps a snapshot to facts: framework, architecture, model type, capabilities, con
 whether an installed backend can run the model, ``domain.models.integrity`` whether its files are complete.
 """
 
-import enum
 import re
 from collections.abc import Iterator, Mapping
 
@@ -59,7 +58,7 @@ _USUAL_VOICES = ("af_heart", "casual_male", "expr-voice-5-m")
 
 _VOICE_CLONERS = frozenset({"voxcpm", "voxcpm1.5", "voxcpm2"})
 
-_WRITTEN_IN_CODE = frozenset({"kimi_k3"})
+_WRITTEN_IN_CODE = frozenset({"deepseek_v4", "deepseek_v41", "hrm_text", "kimi_k3"})
 """Architectures whose conversations a library writes with code of its own, without a template among their files."""
 
 _TEMPLATE_IN_CODE = "chat_template_type"
@@ -232,42 +231,8 @@ def foreign_quantization(config: Mapping[str, object]) -> Mapping[str, object]:
     return {}
 
 
-class Drafting(enum.Enum):
-    """How a drafter proposes tokens from the hidden states of its model; values are its names."""
-
-    EAGLE3 = "eagle3"
-    """From three layers, one token after the other."""
-    DFLASH = "dflash"
-    """From several layers, all tokens at once."""
-    MTP = "mtp"
-    """From the last layer, one token after the other."""
-
-
-_DRAFTERS = {"eagle3": Drafting.EAGLE3, "qwen3_5_mtp": Drafting.MTP, "glm_moe_dsa_mtp": Drafting.MTP}
-"""By architecture; DFlash has that of the layers it is made of."""
-
-_OTHER_DRAFTER = re.compile(r"eagle|dflash|dspark|mtp\b|assistant\b", re.IGNORECASE)
-
-
-def drafting_of(config: Mapping[str, object]) -> Drafting | None:
-    """Return how a model proposes tokens that reads another one's hidden states; None for any other model."""
-    architecture = config.get("model_type") or config.get("speculators_model_type")
-    settings = config.get("dflash_config")
-    if isinstance(settings, Mapping):
-        heads = (settings.get("projector_type"), settings.get("markov_rank"), config.get("markov_rank"))
-        plain = architecture == "qwen3" and not any(heads) and "DFlash2DraftModel" not in _listed(config)
-        return Drafting.DFLASH if plain else None
-    return _DRAFTERS.get(architecture) if isinstance(architecture, str) else None
-
-
-def other_drafter(config: Mapping[str, object]) -> str | None:
-    """Return the kind of a drafter for which ``drafting_of`` is None; None for a model that is no drafter."""
-    named = (config.get("model_type"), config.get("speculators_model_type"), *_listed(config))
-    found = next((each for each in named if isinstance(each, str) and _OTHER_DRAFTER.search(each)), None)
-    return found or ("dflash" if isinstance(config.get("dflash_config"), Mapping) else None)
-
-
-def _listed(config: Mapping[str, object]) -> tuple[object, ...]:
+def listed(config: Mapping[str, object]) -> tuple[object, ...]:
+    """Return the classes that a config names."""
     known = config.get("architectures")
     return tuple(known) if isinstance(known, list) else ()
 
@@ -292,7 +257,7 @@ def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelT
 
 
 def _classes(snapshot: ModelSnapshot) -> str:
-    return " ".join(item for item in _listed(snapshot.config) if isinstance(item, str)).lower()
+    return " ".join(item for item in listed(snapshot.config) if isinstance(item, str)).lower()
 
 
 def _is_reranker(snapshot: ModelSnapshot) -> bool:

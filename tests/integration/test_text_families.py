@@ -17,7 +17,7 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.pictures import about, as_png, noise, oracle
 from models.text_families import WRITING, build_writing
-from models.vision_families import FAMILIES, OMNI, OTHERS
+from models.vision_families import FAMILIES, OMNI, OTHERS, build_family
 
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
@@ -102,6 +102,21 @@ def test_a_model_of_words_alone_runs_and_refuses_images(
     refused = mlxk_here("run", folder, "--image", "noise.png", "What is it?")
     assert refused.returncode != 0
     assert "is a text model and takes no images" in refused.stderr
+
+
+@pytest.mark.parametrize("family", ["deepseek_v4", "deepseek_v41", "hrm_text"])
+def test_where_no_file_has_a_template_the_librarys_own_is_used(
+    family: str, mlxk_here: Program, command: Command, tmp_path: Path
+) -> None:
+    handle = (build_writing if family in WRITING else build_family)(tmp_path / "m", family, 3)
+    settings = tmp_path / "m" / "tokenizer_config.json"
+    written = json.loads(settings.read_text())
+    del written["chat_template"]
+    settings.write_text(json.dumps(written))
+    assert "chat" in command("show", "./m")["data"]["model"]["capabilities"]
+    done = mlxk_here("run", "./m", "Hello world!", "--max-tokens", "6", "--temperature", "0")
+    expected = b"".join(oracle(handle, about("Hello world!"), 6)).decode(errors="replace")
+    assert done.stdout.strip() == expected.strip()
 
 
 def test_diffusion_is_refused_by_name(engine: MlxTextGenerator, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.loading.model_files import identity_of, loading_directory
 from mlxk.adapters.mlx.loading.widening import parameter_bytes, widen
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, MAX_DRAFT_TOKENS
-from mlxk.domain.models.detection import Drafting, drafting_of
+from mlxk.domain.models.drafting import Drafting, drafting_of
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 
