@@ -2,11 +2,13 @@
 
 import base64
 import json
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from doubles.text_generator import InMemoryTextGenerator
+from models.clips import greys, written
 from models.pictures import as_png, as_wav, noise, tone
 from serving.parts import CHAT, CHAT_MODEL, EYE, SPEECH_MODEL, VISION, Parts
 from serving.running import RunningServer
@@ -14,6 +16,7 @@ from serving.running import RunningServer
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.video import DecodedVideo
 
 OMNI = "org/omni"
 Json = dict[str, Any]
@@ -25,7 +28,10 @@ TOLD = {
 }
 FILES = {**CHAT, "config.json": json.dumps(TOLD).encode(), "preprocessor_config.json": b"{}"}
 SOUND = base64.b64encode(as_wav(tone(440, 0.5))).decode()
-IMAGE = "data:image/png;base64," + base64.b64encode(as_png(noise(1, 4, 4))).decode()
+PNG = as_png(noise(1, 4, 4))
+BARE = base64.b64encode(PNG).decode()
+IMAGE = f"data:image/png;base64,{BARE}"
+CLIP = base64.b64encode(written(greys(8))).decode()
 
 TEXTS: list[Json] = [{"type": "text", "text": "What?"}, {"type": "input_text", "text": "What?"}]
 IMAGES: list[Json] = [
@@ -33,14 +39,54 @@ IMAGES: list[Json] = [
     {"type": "image_url", "image_url": IMAGE},
     {"type": "input_image", "image_url": IMAGE},
     {"type": "input_image", "image_url": {"url": IMAGE}},
+    {"type": "image", "image": IMAGE},
+    {"type": "image", "image": BARE},
+    {"type": "image", "url": IMAGE},
+    {"type": "image", "image_url": {"url": IMAGE}},
+    {"type": "image", "data": BARE, "mimeType": "image/png"},
+    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": BARE}},
+    {"type": "image", "source": {"type": "base64", "media_type": "application/octet-stream", "data": IMAGE}},
+    {"type": "image", "source": {"type": "url", "url": IMAGE}},
 ]
 SOUNDS: list[Json] = [
     {"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}},
     {"type": "input_audio", "input_audio": {"data": SOUND}},
     {"type": "input_audio", "input_audio": {"data": SOUND, "format": "flac"}},
+    {"type": "input_audio", "input_audio": {"data": SOUND, "format": "audio/x-wav"}},
+    {"type": "input_audio", "input_audio": {"url": f"data:audio/wav;base64,{SOUND}"}},
+    {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{SOUND}"}},
+    {"type": "audio_url", "audio_url": f"data:audio/wav;base64,{SOUND}"},
+    {"type": "audio", "audio": f"data:;base64,{SOUND}"},
+    {"type": "audio", "source": {"type": "base64", "media_type": "audio/wav", "data": SOUND}},
     {"type": "input_audio", "input_audio": SOUND},
     {"type": "input_audio", "input_audio": f"data:audio/wav;base64,{SOUND}"},
 ]
+CLIPS: list[Json] = [
+    {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{CLIP}"}},
+    {"type": "video", "video": CLIP},
+    {"type": "video", "url": f"data:;base64,{CLIP}"},
+    {"type": "video", "source": {"type": "base64", "media_type": "video/mp4", "data": CLIP}},
+]
+OPENINGS = (
+    "data:image/png;base64,",
+    "DATA:IMAGE/PNG;BASE64,",
+    " data:image/png;base64, ",
+    'data:image/png;name="a, b.png";charset=utf-8;base64,',
+    "data:image/jfif;base64,",
+    "data:application/octet-stream;base64,",
+    "data:;base64,",
+    "data:image/*;base64,",
+    "",
+)
+"""What clients write before base64; the content says what it is."""
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "plain": lambda data: data,
+    "in lines": lambda data: f"{data[:20]}\r\n{data[20:]}\n",
+    "without padding": lambda data: data.rstrip("="),
+    "for addresses": lambda data: data.replace("+", "-").replace("/", "_"),
+}
+
 APIS = {
     "/v1/chat/completions": ("messages", {"max_tokens": 3}),
     "/v1/responses": ("input", {"max_output_tokens": 16}),
@@ -92,6 +138,42 @@ def test_every_form_of_a_part_is_understood(server: Server, api: str) -> None:
     for sound in SOUNDS:
         status, found = server.ask(api, TEXTS[1], sound)
         assert (status, server.parts) == (200, [str, DecodedAudio]), found
+    for clip in CLIPS:
+        status, found = server.ask(api, clip, TEXTS[0])
+        assert (status, server.parts) == (200, [DecodedVideo, str]), found
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_base64_is_read_as_clients_write_it(server: Server, spelling: str) -> None:
+    spell = SPELLINGS[spelling]
+    # Bytes whose base64 has padding, and characters that the alphabet for addresses has others for.
+    image, sound, clip = (
+        spell(base64.b64encode(data + b"\xff\xfe\xfd\xfb\xff\xff\xfe"[: 7 - len(data) % 3]).decode())
+        for data in (PNG, base64.b64decode(SOUND), base64.b64decode(CLIP))
+    )
+    assert spelling != "for addresses" or "_" in image
+    for opening in OPENINGS:
+        for part, kind in (
+            ({"type": "image_url", "image_url": {"url": opening + image}}, DecodedImage),
+            ({"type": "input_audio", "input_audio": {"data": opening + sound}}, DecodedAudio),
+            ({"type": "video_url", "video_url": {"url": opening + clip}}, DecodedVideo),
+        ):
+            status, found = server.ask("/v1/chat/completions", part, TEXTS[0])
+            assert (status, server.parts) == (200, [kind, str]), (opening, found)
+
+
+def test_base64_in_a_data_url_may_be_escaped(server: Server) -> None:
+    url = "data:image/png;base64," + urllib.parse.quote(BARE, safe="")
+    status, found = server.ask("/v1/chat/completions", {"type": "image_url", "image_url": {"url": url}}, TEXTS[0])
+    assert (status, server.parts) == (200, [DecodedImage, str]), found
+
+
+def test_a_text_that_is_almost_base64_is_refused_in_no_time(server: Server) -> None:
+    almost = "A" + " " * 500_000 + "!"
+    status, found = server.ask("/v1/chat/completions", {"type": "image_url", "image_url": {"url": almost}})
+    assert (status, "must be a data URL" in found) == (400, True)
+    status, found = server.ask("/v1/chat/completions", {"type": "input_audio", "input_audio": f"/{almost}"})
+    assert (status, "is the path of a file" in found) == (400, True)
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -132,10 +214,11 @@ def test_what_is_wrong_with_a_part_is_said_of_its_field(server: Server, api: str
         ({"type": "input_image", "image_url": "data:image/png;base64,!!!!"}, "image_url: is not valid base64"),
         ({"type": "input_audio", "input_audio": {"data": "!!!!"}}, "input_audio.data: is not valid base64"),
         ({"type": "input_audio", "input_audio": "!!!!"}, "input_audio: is not valid base64"),
-        (
-            {"type": "input_audio", "input_audio": {"data": SOUND, "format": "midi"}},
-            "input_audio.format: must be one of",
-        ),
+        ({"type": "audio_url", "audio_url": {"url": "data:audio/wav,x"}}, "audio_url.url: must be data:<type>;base64,"),
+        ({"type": "image", "source": {"type": "base64", "data": "/etc/x!"}}, "source.data: is not valid base64"),
+        ({"type": "image", "source": {"type": "file", "file_id": "f"}}, "source: files by their id are not supported"),
+        ({"type": "input_audio", "input_audio": {}}, "input_audio: needs either url or data"),
+        ({"type": "image_url", "image_url": IMAGE, "image": IMAGE}, "image: contradicts image_url"),
         ({"type": "input_audio", "input_audio": 3}, "input_audio: "),
         ({"type": "image_url"}, "image_url: is required"),
     ]
@@ -152,7 +235,7 @@ def test_models_and_roles_that_take_no_media_are_named(server: Server, api: str)
         refused = 400 if api in ("/api/chat", "/v1/messages") else 422
         assert (status, f"Model '{model}' does not support audio inputs" in found) == (refused, True), found
     for role in ("assistant", "system"):
-        for part in (IMAGES[0], SOUNDS[0]):
+        for part in (IMAGES[0], SOUNDS[0], CLIPS[0]):
             status, found = server.ask(api, part, role=role)
             assert (status, f"{field}[1]" in found) == (400, True), found
     assert len(server.asked) == count

@@ -169,7 +169,8 @@ PLAYLIST = f"data:video/mp4;base64,{base64.b64encode(b'#EXTM3U').decode()}"
     ("part", "below", "fault"),
     [
         (SHAPES["video_url"]("data:video/mp4;base64,!!!!"), "video_url.url", "is not valid base64"),
-        (SHAPES["video_url"]("data:text/plain;base64,AAAA"), "video_url.url", "must be data:video/"),
+        (SHAPES["video_url"]("data:text/plain;base64,AAAA"), "video_url.url", "is not a clip in a known container"),
+        (SHAPES["video_url"]("data:video/mp4,AAAA"), "video_url.url", "must be data:<type>;base64,<data>"),
         (SHAPES["video_url"]("https://example.com/a.mp4"), "video_url.url", "is an address"),
         (SHAPES["video"]("/etc/hostname"), "video", "is the path of a file"),
         (SHAPES["video_url"](PLAYLIST), "video_url.url", "is not a clip in a known container"),

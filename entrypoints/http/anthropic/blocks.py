@@ -1,17 +1,11 @@
 """The content blocks of messages: text, media, reasoning, tool calls and their results, and what is skipped."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import attrs
 
-from mlxk.entrypoints.http.openai.chat import messages as chat
-from mlxk.entrypoints.http.requests import media
-from mlxk.entrypoints.http.requests.validation import OneOf, Range, StrictConverter
-
-IMAGE_TYPES = tuple(f"image/{each}" for each in media.IMAGE_TYPES)
-
-VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo", "image/gif")
-"""What clips are sent as; the actual container is that of the content."""
+from mlxk.entrypoints.http.openai.chat import parts as chat
+from mlxk.entrypoints.http.requests.validation import Range, StrictConverter
 
 
 @attrs.frozen(kw_only=True)
@@ -23,70 +17,17 @@ class TextBlock:
 
 
 @attrs.frozen(kw_only=True)
-class Base64Source:
-    """An image in the request."""
+class ImageBlock(chat.ImagePart):
+    """An image, in the form of this API or of another one."""
 
-    data: str
-    media_type: Annotated[str, OneOf(IMAGE_TYPES)]
-    type: str = "base64"
+    fields: ClassVar[tuple[str, ...]] = ("source", *chat.ImagePart.fields)
 
 
 @attrs.frozen(kw_only=True)
-class UrlSource:
-    """An image by a data URL, or by its address where the operator allows it."""
+class VideoBlock(chat.VideoPart):
+    """A clip, in the form of an image, since Anthropic has none, or as other APIs have it."""
 
-    url: str
-    type: str = "url"
-
-
-ImageSource = Base64Source | UrlSource
-
-
-@attrs.frozen(kw_only=True)
-class ImageUrlBlock:
-    """An image as other APIs have it."""
-
-    image_url: chat.ImageReference
-    type: str = "image_url"
-
-
-@attrs.frozen(kw_only=True)
-class AudioBlock:
-    """A recording as other APIs have it; this one has none."""
-
-    input_audio: chat.AudioReference
-    type: str = "input_audio"
-
-
-@attrs.frozen(kw_only=True)
-class ImageBlock:
-    """An image."""
-
-    source: ImageSource
-    type: str = "image"
-
-
-@attrs.frozen(kw_only=True)
-class Base64Video:
-    """A clip in the request."""
-
-    data: str
-    media_type: Annotated[str, OneOf(VIDEO_TYPES)]
-    type: str = "base64"
-
-
-VideoSource = Base64Video | UrlSource
-
-
-@attrs.frozen(kw_only=True)
-class VideoBlock:
-    """A clip, in the form of an image; Anthropic has none."""
-
-    source: VideoSource
-    fps: float | None = None
-    max_frames: int | None = None
-    max_pixels: int | None = None
-    type: str = "video"
+    fields: ClassVar[tuple[str, ...]] = ("source", *chat.VideoPart.fields)
 
 
 @attrs.frozen(kw_only=True)
@@ -203,8 +144,7 @@ class ToolResultBlock:
 Block = (
     TextBlock
     | ImageBlock
-    | ImageUrlBlock
-    | AudioBlock
+    | chat.AudioPart
     | DocumentBlock
     | SearchResultBlock
     | ThinkingBlock
@@ -212,7 +152,6 @@ Block = (
     | ToolUseBlock
     | ToolResultBlock
     | VideoBlock
-    | chat.VideoPart
     | SkippedBlock
 )
 Content = str | list[Block] | None
@@ -222,8 +161,6 @@ BLOCKS: dict[str, type[Any]] = {
     "text": TextBlock,
     "image": ImageBlock,
     "video": VideoBlock,
-    "video_url": chat.VideoPart,
-    "input_video": chat.VideoPart,
     "document": DocumentBlock,
     "search_result": SearchResultBlock,
     "thinking": ThinkingBlock,
@@ -234,9 +171,9 @@ BLOCKS: dict[str, type[Any]] = {
 """Blocks that are read, by their types."""
 _AS_ELSEWHERE: dict[str, type[Any]] = {
     "input_text": TextBlock,
-    "image_url": ImageUrlBlock,
-    "input_image": ImageUrlBlock,
-    "input_audio": AudioBlock,
+    **dict.fromkeys(chat.IMAGE_TYPES, ImageBlock),
+    **dict.fromkeys(chat.AUDIO_TYPES, chat.AudioPart),
+    **dict.fromkeys(chat.VIDEO_TYPES, VideoBlock),
 }
 """Those of other APIs."""
 _RESULT_PARTS: dict[str, type[Any]] = {
@@ -259,8 +196,6 @@ SKIPPED = frozenset(
 SERVER_RESULT = "_tool_result"
 """How the types of results end that a server's tools have."""
 
-_BY_ID = "files by their id are not supported, since nothing is stored; send the content itself"
-
 
 def register_blocks(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
@@ -268,8 +203,6 @@ def register_blocks(converter: StrictConverter) -> None:
     chat.register_references(converter)
     converter.union(ResultPart, _result_kind)
     converter.union(DocumentPart, lambda value: _kind_of(value, {"text": TextBlock, "image": ImageBlock}))
-    converter.union(ImageSource, _image_source)
-    converter.union(VideoSource, _video_source)
     converter.union(DocumentSource, _document_source)
     converter.union(Content, lambda value: _text_or(list[Block], value))
     converter.union(SystemContent, lambda value: _text_or(list[TextBlock], value))
@@ -312,22 +245,10 @@ def _result_kind(value: object) -> object:
     return SkippedBlock if _type_of(value) in SKIPPED else _kind_of(value, _RESULT_PARTS)
 
 
-def _image_source(value: object) -> object:
-    if _type_of(value) == "file":
-        raise ValueError(_BY_ID)
-    return _kind_of(value, {"base64": Base64Source, "url": UrlSource})
-
-
-def _video_source(value: object) -> object:
-    if _type_of(value) == "file":
-        raise ValueError(_BY_ID)
-    return _kind_of(value, {"base64": Base64Video, "url": UrlSource})
-
-
 def _document_source(value: object) -> object:
     kind = _type_of(value)
     if kind == "file":
-        raise ValueError(_BY_ID)
+        raise ValueError(chat.BY_ID)
     if kind in {"base64", "url"}:
         raise ValueError("PDF and addresses are not supported; send the text, or the pages as images")
     return _kind_of(value, {"text": TextSource, "content": ContentSource})

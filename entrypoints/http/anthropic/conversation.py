@@ -11,14 +11,10 @@ from types import MappingProxyType
 
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.entrypoints.http.anthropic.blocks import (
-    AudioBlock,
-    Base64Source,
-    Base64Video,
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
-    ImageUrlBlock,
     SearchResultBlock,
     SkippedBlock,
     SystemContent,
@@ -32,6 +28,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
 )
 from mlxk.entrypoints.http.anthropic.request import AnthropicMessage
 from mlxk.entrypoints.http.openai.chat import messages as chat
+from mlxk.entrypoints.http.openai.chat.parts import AudioPart, ImagePart, Part, TextPart
 
 BILLING = "x-anthropic-billing-header:"
 """Begins a line that a client puts before its system prompt; it differs between conversations, so it would keep the
@@ -59,7 +56,7 @@ def own_call_id(identity: str) -> str:
     return f"call_{rest}" if _OWN_ID.fullmatch(rest) else rest if _SHORT_ID.fullmatch(rest) else identity
 
 
-_Placed = tuple[str, chat.Part]
+_Placed = tuple[str, Part]
 """A part of a chat message, and the field that it comes from."""
 
 
@@ -84,7 +81,7 @@ class ChatConversation:
     def chunk(self) -> int | None:
         """How many images the last message has, to be shown together; None for the usual."""
         content = self.messages[-1].content
-        count = sum(isinstance(part, chat.ImagePart) for part in content if isinstance(content, list)) if content else 0
+        count = sum(isinstance(part, ImagePart) for part in content if isinstance(content, list)) if content else 0
         return count if count > 1 else None
 
     def add_system(self, content: SystemContent) -> None:
@@ -130,7 +127,7 @@ class ChatConversation:
                 text = text.partition("\n")[2]
                 self.ignored.append(f"{place.partition('[')[0]}[].{BILLING.removesuffix(':')}")
             if text:
-                found.append((place, chat.TextPart(text=text)))
+                found.append((place, TextPart(text=text)))
         return found
 
     def _texts(self, blocks: Sequence[object], path: str) -> Iterator[tuple[str, str]]:
@@ -203,7 +200,7 @@ class ChatConversation:
         images: list[_Placed] = []
         for index, each in enumerate(content if isinstance(content, list) else ()):
             for place, part in self._parts(each, f"{path}.content[{index}]"):
-                if isinstance(part, chat.TextPart):
+                if isinstance(part, TextPart):
                     texts.append(part.text)
                 else:
                     images.append((place, part))
@@ -215,28 +212,23 @@ class ChatConversation:
         if not images:
             return []
         title = f"[Image in the result of {self._tools.get(identity, identity)}:]"
-        return [(path, chat.TextPart(text=title)), *images]
+        return [(path, TextPart(text=title)), *images]
 
     def _parts(self, block: object, path: str) -> Iterator[_Placed]:
         """Yield what a block of the user becomes."""
         if isinstance(block, TextBlock):
-            yield path, chat.TextPart(text=block.text)
-        elif isinstance(block, ImageBlock | ImageUrlBlock):
-            yield self._image(block, path)
-        elif isinstance(block, AudioBlock):
-            data, below = chat.AudioPart(input_audio=block.input_audio).located
-            yield f"{path}.{below}", chat.AudioPart(input_audio=chat.InputAudio(data=data))
-        elif isinstance(block, VideoBlock):
-            yield self._video(block, path)
-        elif isinstance(block, chat.VideoPart):
-            yield path, block if self._takes_images else self._left_out(path)
+            yield path, TextPart(text=block.text)
+        elif isinstance(block, ImageBlock | VideoBlock):
+            yield path, block if self._takes_images else self._left_out(block, path)
+        elif isinstance(block, AudioPart):
+            yield path, block
         elif isinstance(block, DocumentBlock):
             yield from self._document(block, path)
         elif isinstance(block, SearchResultBlock):
             texts = [f"[Search result: {block.title} ({block.source})]", *(each.text for each in block.content)]
-            yield path, chat.TextPart(text=chat.PART_SEPARATOR.join(texts))
+            yield path, TextPart(text=chat.PART_SEPARATOR.join(texts))
         elif isinstance(block, ToolReferenceBlock):
-            yield path, chat.TextPart(text=f"[The tool {block.tool_name} can be called.]")
+            yield path, TextPart(text=f"[The tool {block.tool_name} can be called.]")
         else:
             self._skip(block)
 
@@ -245,49 +237,18 @@ class ChatConversation:
         title = f"[Document: {block.title}]" if block.title else "[Document]"
         content = source.data if isinstance(source, TextSource) else source.content
         texts = [title, *([block.context] if block.context else []), *([content] if isinstance(content, str) else [])]
-        yield path, chat.TextPart(text=chat.PART_SEPARATOR.join(texts))
+        yield path, TextPart(text=chat.PART_SEPARATOR.join(texts))
         for index, each in enumerate(content if isinstance(content, list) else ()):
             yield from self._parts(each, f"{path}.source.content[{index}]")
 
-    def _image(self, block: ImageBlock | ImageUrlBlock, path: str) -> _Placed:
-        if not self._takes_images:
-            field = "source" if isinstance(block, ImageBlock) else "image_url"
-            self.ignored.append(re.sub(r"\[\d+\]", "[]", f"{path}.{field}"))
-            return path, chat.TextPart(text=UNSEEN)
-        if isinstance(block, ImageUrlBlock):
-            url, below = chat.ImagePart(image_url=block.image_url).located
-            return f"{path}.{below}", chat.ImagePart(image_url=chat.ImageUrl(url=url))
-        source = block.source
-        if isinstance(source, Base64Source):
-            url = f"data:{source.media_type};base64,{source.data}"
-            return f"{path}.source.data", chat.ImagePart(image_url=chat.ImageUrl(url=url))
-        return f"{path}.source.url", chat.ImagePart(image_url=chat.ImageUrl(url=source.url))
+    def _left_out(self, block: ImageBlock | VideoBlock, path: str) -> TextPart:
+        field = block.located[1].partition(".")[0]
+        self.ignored.append(re.sub(r"\[\d+\]", "[]", f"{path}.{field}"))
+        return TextPart(text=UNSEEN if isinstance(block, ImageBlock) else UNWATCHED)
 
-    def _video(self, block: VideoBlock, path: str) -> _Placed:
-        if not self._takes_images:
-            return path, self._left_out(f"{path}.source")
-        source = block.source
-        sampling = {name: getattr(block, name) for name in ("fps", "max_frames", "max_pixels")}
-        if isinstance(source, Base64Video):
-            url = f"data:{source.media_type};base64,{source.data}"
-            return f"{path}.source.data", chat.VideoPart(type="video", video=url, **sampling)
-        return f"{path}.source.url", chat.VideoPart(type="video", video=source.url, **sampling)
-
-    def _left_out(self, field: str) -> chat.TextPart:
-        self.ignored.append(re.sub(r"\[\d+\]", "[]", field))
-        return chat.TextPart(text=UNWATCHED)
-
-    def _append_parts(self, path: str, role: str, parts: Sequence[_Placed]) -> None:
-        names = {}
-        for index, (field, part) in enumerate(parts):
-            names[f"content[{index}]"] = field
-            if isinstance(part, chat.ImagePart | chat.AudioPart):
-                names[f"content[{index}].{part.located[1]}"] = field
-            elif isinstance(part, chat.VideoPart) and ".source." in field:
-                names[f"content[{index}].video"] = field
-                block = field.rpartition(".source")[0]
-                names |= {f"content[{index}].{name}": f"{block}.{name}" for name in ("fps", "max_frames", "max_pixels")}
-        self._append(path, chat.MessageParam(role=role, content=[part for _, part in parts]), names)
+    def _append_parts(self, path: str, role: str, placed: Sequence[_Placed]) -> None:
+        names = {f"content[{index}]": field for index, (field, _) in enumerate(placed)}
+        self._append(path, chat.MessageParam(role=role, content=[part for _, part in placed]), names)
 
     def _append(self, path: str, message: chat.MessageParam, names: Mapping[str, str] = MappingProxyType({})) -> None:
         """Append a message, and the names of its fields."""
@@ -305,7 +266,7 @@ def _groups(parts: Sequence[_Placed]) -> Iterator[list[_Placed]]:
     group: list[_Placed] = []
     images = 0
     for each in parts:
-        if isinstance(each[1], chat.ImagePart):
+        if isinstance(each[1], ImagePart):
             if images == MAX_CHUNK:
                 yield group
                 group, images = [], 0

@@ -7,12 +7,10 @@ import attrs
 
 from mlxk.domain.generation.settings import MAX_STOP_SEQUENCES
 from mlxk.entrypoints.http.anthropic.blocks import (
-    AudioBlock,
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
-    ImageUrlBlock,
     SearchResultBlock,
     SkippedBlock,
     SystemContent,
@@ -23,7 +21,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     VideoBlock,
     register_blocks,
 )
-from mlxk.entrypoints.http.openai.chat.messages import VideoPart
+from mlxk.entrypoints.http.openai.chat.parts import AudioPart, MediaPart
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES
 from mlxk.entrypoints.http.openai.chat.tools import MAX_DEFINITIONS
 from mlxk.entrypoints.http.openai.sampling import Share, StopString, Temperature
@@ -33,10 +31,8 @@ _BLOCKS_OF_ROLE: Mapping[str, tuple[type[Any], ...]] = {
     "user": (
         TextBlock,
         ImageBlock,
-        ImageUrlBlock,
-        AudioBlock,
+        AudioPart,
         VideoBlock,
-        VideoPart,
         DocumentBlock,
         SearchResultBlock,
         ToolResultBlock,
@@ -114,12 +110,23 @@ class AnthropicMessage:
         for index, block in enumerate(self.content if isinstance(self.content, list) else ()):
             if not isinstance(block, _BLOCKS_OF_ROLE[self.role]):
                 yield FieldError(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}")
+            else:
+                yield from _media_faults(block, f"{path}.content[{index}]")
 
     @property
     def is_continuable(self) -> bool:
         """Whether the message, as the last one of the assistant, can be continued."""
         blocks = self.content if isinstance(self.content, list) else ()
         return all(isinstance(block, (TextBlock, SkippedBlock)) for block in blocks)
+
+
+def _media_faults(block: object, path: str) -> Iterator[FieldError]:
+    """Yield the faults of an image, a recording or a clip, and of those in the result of a call."""
+    if isinstance(block, MediaPart):
+        yield from block.faults(path)
+    elif isinstance(block, ToolResultBlock) and isinstance(block.content, list):
+        for index, each in enumerate(block.content):
+            yield from _media_faults(each, f"{path}.content[{index}]")
 
 
 @attrs.frozen(kw_only=True)

@@ -26,10 +26,10 @@ from mlxk.entrypoints.http.openai.chat.messages import (
     Content,
     FunctionCall,
     MessageParam,
-    TextPart,
     ToolCallParam,
     register_messages,
 )
+from mlxk.entrypoints.http.openai.chat.parts import TextPart
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
 from mlxk.entrypoints.http.openai.chat.tools import Tools
 from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, report_ignored

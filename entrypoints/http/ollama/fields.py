@@ -17,11 +17,11 @@ from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.ollama.names import ModelFields
-from mlxk.entrypoints.http.openai.chat.messages import ImagePart, ImageUrl
+from mlxk.entrypoints.http.openai.chat.parts import ImagePart, MediaSource
 from mlxk.entrypoints.http.openai.chat.request import JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import Penalty, Seed, Share, Stop, register_sampling
 from mlxk.entrypoints.http.requests.body import Neutral
-from mlxk.entrypoints.http.requests.media import names_file
+from mlxk.entrypoints.http.requests.media import is_data_url, names_file
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 
 KeepAlive = float | str | None
@@ -286,9 +286,8 @@ class GenerationFields(ModelFields):
 
 def image_part(encoded: str) -> ImagePart:
     """Return the part of a message for an image in base64, or by its address or path; its content says its format."""
-    named = encoded[:5].lower() == "data:" or is_address(encoded) or names_file(encoded)
-    url = encoded if named else f"data:image/png;base64,{encoded}"
-    return ImagePart(image_url=ImageUrl(url=url))
+    named = is_data_url(encoded) or is_address(encoded) or names_file(encoded)
+    return ImagePart(image_url=MediaSource(url=encoded if named else f"data:;base64,{encoded}"))
 
 
 def register_fields(converter: StrictConverter) -> None:

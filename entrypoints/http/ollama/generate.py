@@ -32,7 +32,8 @@ from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelNames, NamedModel
 from mlxk.entrypoints.http.ollama.renderer import GenerateLines
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
-from mlxk.entrypoints.http.openai.chat.messages import MessageParam, TextPart
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam
+from mlxk.entrypoints.http.openai.chat.parts import TextPart
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.renderer import MessageOptions
 from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, report_ignored

@@ -4,7 +4,6 @@ A text is a string or ``{"text": …}``. An image is ``{"image": …}`` as Jina 
 with a ``type`` as in conversations, or a string that is a data URL. ``{"content": […]}`` has parts of both.
 """
 
-import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +14,13 @@ from mlxk.domain.generation.media import EncodedImage
 from mlxk.entrypoints.http.requests.media import PartReader
 
 IMAGE_KEYS = ("image", "image_url", "url")
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _SHAPES = 'must be a string, or an object with a "text", an "image" or both'
-_IMAGE_URL = "data:image/"
+_IMAGE_URL = re.compile(r"\s*data:image/", re.IGNORECASE)
+
+
+def is_image_url(text: str) -> bool:
+    """Whether a text is an image: a text that is none begins otherwise."""
+    return _IMAGE_URL.match(text) is not None
 
 
 def read_item(value: object, path: str, media: PartReader) -> str | ImageInput:
@@ -31,7 +34,7 @@ def read_item(value: object, path: str, media: PartReader) -> str | ImageInput:
     Raises:
         ValidationError: It is neither, holds nothing or several images, or its image cannot be had.
     """
-    if isinstance(value, str) and not value.startswith(_IMAGE_URL):
+    if isinstance(value, str) and not is_image_url(value):
         return value
     texts: list[str] = []
     images: list[EncodedImage] = []
@@ -60,7 +63,7 @@ def read_messages(messages: object, path: str, media: PartReader) -> str | Image
 def _parts(value: object, path: str, media: PartReader) -> Iterator[str | EncodedImage]:
     """Yield the texts and images of an item in their order."""
     if isinstance(value, str):
-        yield media.image(value, path) if value.startswith(_IMAGE_URL) else value
+        yield media.image(value, path) if is_image_url(value) else value
         return
     if not isinstance(value, dict):
         raise ValidationError.in_field(path, _SHAPES)
@@ -92,9 +95,4 @@ def _image(value: object, path: str, media: PartReader) -> EncodedImage:
         value, path = value.get("url"), f"{path}.url"
     if not isinstance(value, str):
         raise ValidationError.in_field(path, "must be a data URL of an image")
-    if value[:5].lower() != "data:" and len(value) > 64 and _BASE64.fullmatch(value):
-        try:
-            return EncodedImage.of(base64.b64decode("".join(value.split()), validate=True), path)
-        except ValueError as error:
-            raise ValidationError.in_field(path, "is not valid base64") from error
     return media.image(value, path)

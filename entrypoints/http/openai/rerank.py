@@ -19,7 +19,7 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
-from mlxk.entrypoints.http.openai.media_items import IMAGE_KEYS, read_item
+from mlxk.entrypoints.http.openai.media_items import IMAGE_KEYS, is_image_url, read_item
 from mlxk.entrypoints.http.request_scope import request_id, trace_of
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.media import PartReader
@@ -158,7 +158,7 @@ def _item(given: object, path: str, media: PartReader | None) -> str | ImageInpu
         ValidationError, CapabilityError: Its image cannot be had, or the model reads none.
     """
     text = _text(given)
-    if media is not None and (not isinstance(given, str) or given.startswith("data:image/")):
+    if media is not None and (not isinstance(given, str) or is_image_url(given)):
         return read_item(given, path, media)
     if not isinstance(text, str):
         raise CapabilityError.in_field(path, "this reranker reads texts, not images")

@@ -10,6 +10,7 @@ import re
 import tempfile
 from types import TracebackType
 from typing import BinaryIO, Self
+from urllib.parse import unquote
 
 import attrs
 
@@ -106,39 +107,54 @@ def _cannot_store(error: OSError) -> StorageError:
     )
 
 
-def read_base64(data: str, path: str) -> bytes:
-    """Return the bytes of a recording in base64.
-
-    Args:
-        data: The value of the field.
-        path: The field.
-
-    Raises:
-        ValidationError: It is not base64, or empty.
-    """
-    try:
-        decoded = base64.b64decode(data, validate=True)
-    except ValueError as error:  # characters beyond ASCII, too
-        raise ValidationError.in_field(path, "is not valid base64") from error
-    if not decoded:
-        raise ValidationError.in_field(path, "is empty")
-    return decoded
-
-
 def safe_file_name(name: str) -> str:
     """Return the last part of a file name, without characters that messages must not repeat."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(character for character in last if character.isprintable())[:100] or "file"
 
 
-IMAGE_TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
-"""Image types of data URLs; the actual format is that of the content."""
+_DATA_URL = re.compile(r"data:.{0,400}?;base64,", re.IGNORECASE | re.DOTALL)
+"""Its media type and parameters are not looked at: many clients do not know them, and the content says what it is."""
 
-_DATA_URL = re.compile(rf"data:image/({'|'.join(IMAGE_TYPES)})(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
-_SOUND_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
-_CLIP_URL = re.compile(r"data:(?:video/[a-z0-9.+-]+|image/gif)(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]*={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}\s*+")
+_URL_SAFE = str.maketrans("-_", "+/")
+_JPEG = "/9j/"
+"""How a JPEG begins in base64, which is the only image that begins as a path does."""
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a text is a data URL, of whatever kind."""
+    return text[:5].lower() == "data:"
+
+
+def read_base64(encoded: str, path: str, kind: MediaKind | None = None) -> bytes:
+    """Return what a data URL or plain base64 holds: with padding or without, with white space, of either alphabet.
+
+    Args:
+        encoded: The value of the field.
+        path: The field.
+        kind: What it is, so that its size is checked first; None leaves that to the caller.
+
+    Raises:
+        ValidationError: It is not base64, or empty, or too large.
+    """
+    opening = _DATA_URL.match(encoded)
+    if opening is None and is_data_url(encoded):
+        raise ValidationError.in_field(path, "must be data:<type>;base64,<data>")
+    encoded = encoded if opening is None else encoded[opening.end() :]
+    if opening is not None and "%" in encoded:
+        encoded = unquote(encoded)
+    encoded = _SPACE.sub("", encoded).rstrip("=").translate(_URL_SAFE)
+    if kind is not None:
+        kind.check_size(len(encoded) * 3 // 4, path)
+    try:
+        decoded = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError as error:  # characters beyond ASCII, too
+        raise ValidationError.in_field(path, "is not valid base64") from error
+    if not decoded:
+        raise ValidationError.in_field(path, "is empty")
+    return decoded
 
 
 @attrs.frozen
@@ -160,16 +176,6 @@ class MediaReader:
         return PartReader(self.decoder, self.named.of_request(self.clock.monotonic))
 
 
-def _decoded(encoded: str, kind: MediaKind, path: str) -> bytes:
-    """Return what is encoded in base64, white space aside, unless it is empty or too large."""
-    encoded = _SPACE.sub("", encoded)
-    kind.check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except ValueError as error:
-        raise ValidationError.in_field(path, "is not valid base64") from error
-
-
 @attrs.frozen
 class PartReader:
     """Reads the media of the parts of one request."""
@@ -181,18 +187,18 @@ class PartReader:
         """Return the image of a part.
 
         Args:
-            url: A data URL, or an address or path that the operator allows.
+            url: It in base64 or as a data URL, or an address or path that the operator allows.
             path: The field.
 
         Raises:
             ValidationError: It is neither, or the image cannot be had, is empty, too large or of an unknown format.
         """
-        if is_address(url) or is_path(url):
+        url = url.lstrip()
+        if is_address(url) or (is_path(url) and not url.startswith(_JPEG)):
             return EncodedImage.of(self.named.read(url, IMAGES, path), path)
-        opening = _DATA_URL.match(url)
-        if opening is None:
+        if not is_data_url(url) and (not url or not _BASE64.fullmatch(url.translate(_URL_SAFE))):
             raise _not_readable(url, path)
-        return EncodedImage.of(_decoded(url[opening.end() :], IMAGES, path), path)
+        return EncodedImage.of(read_base64(url, path, IMAGES), path)
 
     def video(self, reference: str, sampling: VideoSampling, path: str) -> EncodedVideo:
         """Return the clip of a part.
@@ -205,14 +211,11 @@ class PartReader:
         Raises:
             ValidationError: It is neither, or the clip cannot be had, is empty, too large or in an unknown container.
         """
+        reference = reference.lstrip()
         # No clip in base64 begins as a path does.
         if is_address(reference) or is_path(reference):
             return EncodedVideo.of(self.named.read(reference, VIDEOS, path), path, sampling)
-        opening = _CLIP_URL.match(reference)
-        if opening is None and reference[:5].lower() == "data:":
-            raise ValidationError.in_field(path, "must be data:video/<type>;base64,<data>, or data:image/gif")
-        encoded = reference if opening is None else reference[opening.end() :]
-        return EncodedVideo.of(_decoded(encoded, VIDEOS, path), path, sampling)
+        return EncodedVideo.of(read_base64(reference, path, VIDEOS), path, sampling)
 
     def recording(self, data: str, path: str) -> bytes:
         """Return the file of a recording.
@@ -224,13 +227,13 @@ class PartReader:
         Raises:
             ValidationError: It is neither, or cannot be had, or is empty.
         """
+        data = data.lstrip()
         if is_address(data) or names_file(data):
             found = self.named.read(data, RECORDINGS, path)
             if not found:
                 raise ValidationError.in_field(path, "is empty")
             return found
-        opening = _SOUND_URL.match(data)
-        return read_base64(data if opening is None else data[opening.end() :], path)
+        return read_base64(data, path)
 
     def audio(self, data: str, path: str) -> DecodedAudio:
         """Return the decoded samples of a recording.
@@ -263,8 +266,5 @@ def names_file(text: str) -> bool:
 def _not_readable(url: str, path: str) -> ValidationError:
     if not url:
         return ValidationError.in_field(path, "cannot be empty")
-    if url[:5].lower() != "data:":
-        fault = "must be a data URL (data:image/jpeg;base64,...), an address (https://...) or a path (/...)"
-        return ValidationError.in_field(path, fault, hint=Advice(Remedy.ALLOW_MEDIA_PATHS))
-    fault = f"must be data:image/<type>;base64,<data>, with a type of {', '.join(IMAGE_TYPES)}"
-    return ValidationError.in_field(path, fault)
+    fault = "must be a data URL (data:image/jpeg;base64,...), an address (https://...) or a path (/...)"
+    return ValidationError.in_field(path, fault, hint=Advice(Remedy.ALLOW_MEDIA_PATHS))

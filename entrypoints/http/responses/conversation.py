@@ -8,20 +8,16 @@ from typing import Any
 
 import attrs
 
-from mlxk.entrypoints.http.openai.chat.messages import (
+from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, ToolCallParam
+from mlxk.entrypoints.http.openai.chat.parts import (
+    AUDIO_TYPES,
+    IMAGE_TYPES,
     VIDEO_TYPES,
     AudioPart,
-    AudioReference,
-    FunctionCall,
     ImagePart,
-    ImageReference,
-    ImageUrl,
-    InputAudio,
-    MessageParam,
     Part,
     RefusalPart,
     TextPart,
-    ToolCallParam,
     VideoPart,
     register_references,
 )
@@ -164,7 +160,7 @@ class TextContent:
     logprobs: Any = None
     prompt_cache_breakpoint: Any = None
 
-    def located(self, path: str) -> LocatedPart:
+    def located_part(self, path: str) -> LocatedPart:
         """Return the part of a chat message."""
         return LocatedPart(TextPart(text=self.text), {"": path})
 
@@ -181,58 +177,40 @@ class RefusalContent(TextContent):
     text: str = ""
     type: str = "refusal"
 
-    def located(self, path: str) -> LocatedPart:
+    def located_part(self, path: str) -> LocatedPart:
         """Return the part of a chat message."""
         return LocatedPart(RefusalPart(refusal=self.refusal), {"": path})
 
 
-OptionalImage = ImageReference | None
-
-
 @attrs.frozen(kw_only=True)
-class ImageContent:
-    """A part with an image."""
+class ImageContent(ImagePart):
+    """A part with an image, as in a chat message."""
 
     type: str = "input_image"
-    image_url: OptionalImage = None
     file_id: str | None = None
     detail: str | None = None
     prompt_cache_breakpoint: Any = None
 
-    def located(self, path: str) -> LocatedPart:
+    def located_part(self, path: str) -> LocatedPart:
         """Return the part of a chat message."""
-        given = isinstance(self.image_url, ImageUrl)
-        image = self.image_url if isinstance(self.image_url, ImageUrl) else ImageUrl(url=self.image_url or "")
-        field = f"{path}.image_url.url" if given else f"{path}.image_url"
-        return LocatedPart(ImagePart(image_url=image), {"": path, ".image_url.url": field})
+        return LocatedPart(self, {"": path})
 
     def faults(self, path: str) -> Iterator[FieldError]:
         """Yield the faults of combinations of fields."""
         if self.file_id is not None:
             reason = "is not supported: no files are stored here; send the image itself in image_url"
             yield FieldError(f"{path}.file_id", reason, unsupported=True)
-        elif self.image_url is None:
-            yield FieldError(f"{path}.image_url", "is required")
+        else:
+            yield from super().faults(path)
 
 
 @attrs.frozen(kw_only=True)
-class AudioContent:
-    """A part with audio: its data in base64, or an object that says its format as well."""
+class AudioContent(AudioPart):
+    """A part with audio, as in a chat message."""
 
-    input_audio: AudioReference
-    type: str = "input_audio"
-
-    def located(self, path: str) -> LocatedPart:
+    def located_part(self, path: str) -> LocatedPart:
         """Return the part of a chat message."""
-        field = f"{path}.input_audio"
-        if isinstance(self.input_audio, InputAudio):
-            return LocatedPart(AudioPart(input_audio=self.input_audio), {"": path})
-        audio = InputAudio(data=self.input_audio)
-        return LocatedPart(AudioPart(input_audio=audio), {"": path, ".input_audio.data": field})
-
-    def faults(self, path: str) -> Iterator[FieldError]:
-        """Yield the faults of combinations of fields."""
-        yield from ()
+        return LocatedPart(self, {"": path})
 
 
 @attrs.frozen(kw_only=True)
@@ -241,7 +219,7 @@ class VideoContent(VideoPart):
 
     prompt_cache_breakpoint: Any = None
 
-    def located(self, path: str) -> LocatedPart:
+    def located_part(self, path: str) -> LocatedPart:
         """Return the part of a chat message."""
         return LocatedPart(self, {"": path})
 
@@ -253,9 +231,8 @@ Content = str | list[ContentPart]
 PART_KINDS: Mapping[str, object] = {
     **dict.fromkeys(TEXT_TYPES, TextContent),
     "refusal": RefusalContent,
-    "input_image": ImageContent,
-    "image_url": ImageContent,
-    "input_audio": AudioContent,
+    **dict.fromkeys(IMAGE_TYPES, ImageContent),
+    **dict.fromkeys(AUDIO_TYPES, AudioContent),
     **dict.fromkeys(VIDEO_TYPES, VideoContent),
 }
 
@@ -265,7 +242,7 @@ def located(content: Content, path: str) -> str | list[LocatedPart]:
     if isinstance(content, str):
         return content
     parts = ((index, each) for index, each in enumerate(content) if not isinstance(each, dict))
-    return [each.located(f"{path}[{index}]") for index, each in parts]
+    return [each.located_part(f"{path}[{index}]") for index, each in parts]
 
 
 def content_faults(content: Content, path: str) -> Iterator[FieldError]:
@@ -284,7 +261,6 @@ def content_faults(content: Content, path: str) -> Iterator[FieldError]:
 def register_content(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
     register_references(converter)
-    converter.union(OptionalImage, lambda value: ImageUrl if isinstance(value, dict) else str)
     converter.union(ContentPart, _part_kind)
     converter.union(Content, content_kind)
 

@@ -15,6 +15,7 @@ from mlxk.entrypoints.http.responses.conversation import (
     ConversationBuilder,
     ImageContent,
     TextContent,
+    VideoContent,
     content_faults,
     content_kind,
     located,
@@ -62,7 +63,7 @@ class MessageItem(Item):
         """Yield the faults of the content."""
         yield from content_faults(self.content, f"{path}.content")
         for index, part in enumerate(self.content if isinstance(self.content, list) else ()):
-            if self.role == "assistant" and isinstance(part, ImageContent | AudioContent):
+            if self.role == "assistant" and isinstance(part, ImageContent | AudioContent | VideoContent):
                 yield FieldError(f"{path}.content[{index}].type", "is not allowed for the role assistant")
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:

@@ -74,7 +74,6 @@ def bounds(hint: Any) -> Iterator[Range | OneOf]:
     ("name", "kind"),
     [
         ("MessagesTextBlock", blocks.TextBlock),
-        ("MessagesImageBlock", blocks.ImageBlock),
         ("MessagesDocumentBlock", blocks.DocumentBlock),
         ("MessagesSearchResultBlock", blocks.SearchResultBlock),
         ("MessagesThinkingBlock", blocks.ThinkingBlock),

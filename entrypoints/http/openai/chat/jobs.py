@@ -23,7 +23,8 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
-from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart, VideoPart
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam
+from mlxk.entrypoints.http.openai.chat.parts import AudioPart, ImagePart, TextPart, VideoPart
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.renderer import MessageOptions
 from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames

@@ -6,10 +6,20 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.application.generation_input import IncomingMessage
-from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage
-from mlxk.domain.generation.video import EncodedVideo, VideoSampling
+from mlxk.domain.generation.video import EncodedVideo
+from mlxk.entrypoints.http.openai.chat.parts import (
+    PART_KINDS,
+    AudioPart,
+    ImagePart,
+    MediaPart,
+    Part,
+    RefusalPart,
+    TextPart,
+    VideoPart,
+    register_references,
+)
 from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import (
     FieldError,
@@ -35,176 +45,11 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 }
 """Documented fields of a message that are not supported."""
 
-SOUND_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "mp4", "aac", "webm")
-"""What clients say of a recording."""
-
 PART_SEPARATOR = "\n"
 """Joins the text parts of one message."""
 
 
-@attrs.frozen(kw_only=True)
-class TextPart:
-    """A content part with text."""
-
-    text: str
-    type: str = "text"
-
-
-@attrs.frozen(kw_only=True)
-class RefusalPart:
-    """A content part with a refusal of the assistant."""
-
-    refusal: str
-    type: str = "refusal"
-
-
-@attrs.frozen(kw_only=True)
-class ImageUrl:
-    """The URL of an image."""
-
-    url: str
-    detail: Annotated[str, OneOf(("auto", "low", "high", "original"))] | None = None
-
-
-ImageReference = str | ImageUrl
-
-
-@attrs.frozen(kw_only=True)
-class ImagePart:
-    """A content part with an image."""
-
-    image_url: ImageReference
-    type: str = "image_url"
-
-    @property
-    def located(self) -> tuple[str, str]:
-        """The URL, and its field below the part."""
-        if isinstance(self.image_url, ImageUrl):
-            return self.image_url.url, "image_url.url"
-        return self.image_url, "image_url"
-
-
-@attrs.frozen(kw_only=True)
-class InputAudio:
-    """Audio, encoded in base64."""
-
-    data: str
-    format: Annotated[str, OneOf(SOUND_FORMATS)] | None = None
-    """Not looked at: the content says it."""
-
-
-AudioReference = str | InputAudio
-
-
-@attrs.frozen(kw_only=True)
-class AudioPart:
-    """A content part with audio."""
-
-    input_audio: AudioReference
-    type: str = "input_audio"
-
-    @property
-    def located(self) -> tuple[str, str]:
-        """The recording as the client sent it, and its field below the part."""
-        if isinstance(self.input_audio, InputAudio):
-            return self.input_audio.data, "input_audio.data"
-        return self.input_audio, "input_audio"
-
-
-@attrs.frozen(kw_only=True)
-class VideoSource:
-    """A clip by its URL, or its data in base64."""
-
-    url: str | None = None
-    data: str | None = None
-    fps: float | None = None
-    max_frames: int | None = None
-    max_pixels: int | None = None
-
-
-VideoReference = str | VideoSource | None
-
-_SAMPLING = ("fps", "max_frames", "max_pixels")
-
-
-@attrs.frozen(kw_only=True)
-class VideoPart:
-    """A content part with a clip, in the field that has the name of its type or of another one."""
-
-    type: Annotated[str, OneOf(("video_url", "input_video", "video"))]
-    video_url: VideoReference = None
-    input_video: VideoReference = None
-    video: VideoReference = None
-    fps: float | None = None
-    max_frames: int | None = None
-    max_pixels: int | None = None
-
-    def faults(self, path: str) -> Iterator[FieldError]:
-        """Yield the faults of combinations of fields."""
-        named = [name for name in VIDEO_TYPES if getattr(self, name) is not None]
-        if not named:
-            yield FieldError(f"{path}.{self.type}", "is required")
-        elif len(named) > 1:
-            yield FieldError(f"{path}.{named[1]}", f"contradicts {named[0]}; send one of them")
-        elif isinstance(source := getattr(self, named[0]), VideoSource) and (source.url is None) == (
-            source.data is None
-        ):
-            yield FieldError(f"{path}.{named[0]}", "needs either url or data")
-        try:
-            self.sampling.validate()
-        except ValidationError as error:
-            name, _, fault = error.message.partition(": ")
-            inside = getattr(self, name) is None
-            yield FieldError(f"{path}.{named[0]}.{name}" if inside and named else f"{path}.{name}", fault)
-
-    @property
-    def sampling(self) -> VideoSampling:
-        """Which frames of the clip the model gets."""
-        _, source = self._reference
-        given = {name: getattr(self, name) for name in _SAMPLING}
-        if isinstance(source, VideoSource):
-            given = {name: getattr(source, name) if value is None else value for name, value in given.items()}
-        return VideoSampling(**{name: value for name, value in given.items() if value is not None})
-
-    def encoded(self, path: str, media: PartReader) -> EncodedVideo:
-        """Return the clip.
-
-        Args:
-            path: The field of the part.
-            media: Reads it.
-
-        Raises:
-            ValidationError: It is malformed or too large, or cannot be had.
-        """
-        for fault in self.faults(path):
-            raise ValidationError.in_field(fault.path, fault.message)
-        name, source = self._reference
-        if isinstance(source, VideoSource):
-            below = "data" if source.url is None else "url"
-            return media.video(source.url or source.data or "", self.sampling, f"{path}.{name}.{below}")
-        return media.video(source or "", self.sampling, f"{path}.{name}")
-
-    @property
-    def _reference(self) -> tuple[str, VideoReference]:
-        given = ((name, getattr(self, name)) for name in VIDEO_TYPES)
-        return next(((name, value) for name, value in given if value is not None), (self.type, None))
-
-
-VIDEO_TYPES = ("video_url", "input_video", "video")
-"""The names of the type of a part with a clip, and of its field."""
-
-Part = TextPart | RefusalPart | ImagePart | AudioPart | VideoPart
 Content = str | list[Part] | None
-
-PART_KINDS: Mapping[str, type[Any]] = {
-    "text": TextPart,
-    "refusal": RefusalPart,
-    "image_url": ImagePart,
-    "input_audio": AudioPart,
-    **dict.fromkeys(VIDEO_TYPES, VideoPart),
-}
-_AS_ELSEWHERE: Mapping[str, type[Any]] = {"input_text": TextPart, "input_image": ImagePart}
-"""Parts by their names in other APIs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -260,7 +105,7 @@ class MessageParam:
             allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
             if not isinstance(part, allowed):
                 faults.append(FieldError(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
-            elif isinstance(part, VideoPart):
+            elif isinstance(part, MediaPart):
                 faults += part.faults(f"{path}.content[{index}]")
         return faults
 
@@ -291,12 +136,8 @@ class MessageParam:
             return IncomingMessage(message)
         parts: list[str | EncodedImage | DecodedAudio | EncodedVideo] = []
         for index, part in enumerate(self.content):
-            if isinstance(part, ImagePart | AudioPart):
-                reference, field = part.located
-                read = media.image if isinstance(part, ImagePart) else media.audio
-                parts.append(read(reference, f"{path}.content[{index}].{field}"))
-            elif isinstance(part, VideoPart):
-                parts.append(part.encoded(f"{path}.content[{index}]", media))
+            if isinstance(part, ImagePart | AudioPart | VideoPart):
+                parts.append(part.read(f"{path}.content[{index}]", media))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
         return IncomingMessage(message, tuple(parts))
@@ -329,18 +170,11 @@ def register_messages(converter: StrictConverter) -> None:
     register_references(converter)
 
 
-def register_references(converter: StrictConverter) -> None:
-    """Register the references of media with a converter."""
-    converter.union(VideoReference, lambda value: VideoSource if isinstance(value, dict) else str)
-    converter.union(ImageReference, lambda value: ImageUrl if isinstance(value, dict) else str)
-    converter.union(AudioReference, lambda value: InputAudio if isinstance(value, dict) else str)
-
-
 def _part_kind(value: object) -> object:
     if not isinstance(value, dict):
         raise TypeError("must be an object")
     kind = value.get("type")
-    found = {**PART_KINDS, **_AS_ELSEWHERE}.get(kind) if isinstance(kind, str) else None
+    found = PART_KINDS.get(kind) if isinstance(kind, str) else None
     if found is None:
         raise ValueError(f"must have a type of {', '.join(PART_KINDS)}")
     return found

@@ -21,7 +21,8 @@ from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import ServedModel
-from mlxk.entrypoints.http.openai.chat.messages import MessageParam, VideoPart
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam
+from mlxk.entrypoints.http.openai.chat.parts import VideoPart
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields

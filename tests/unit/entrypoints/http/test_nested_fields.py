@@ -19,6 +19,7 @@ from serving.parts import CHAT_MODEL
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.http.openai import sampling
 from mlxk.entrypoints.http.openai.chat import messages, tools
+from mlxk.entrypoints.http.openai.chat import parts as parts_of_messages
 from mlxk.entrypoints.http.openai.chat.messages import UNSUPPORTED as MESSAGE_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT, JsonSchema
 
@@ -35,12 +36,12 @@ PART = "messages[].content[]"
         (published.ChatCompletionUserMessageParam, messages.MessageParam, "messages[]"),
         (published.ChatCompletionAssistantMessageParam, messages.MessageParam, "messages[]"),
         (published.ChatCompletionToolMessageParam, messages.MessageParam, "messages[]"),
-        (published.ChatCompletionContentPartTextParam, messages.TextPart, PART),
-        (published.ChatCompletionContentPartRefusalParam, messages.RefusalPart, PART),
-        (published.ChatCompletionContentPartImageParam, messages.ImagePart, PART),
-        (published.ChatCompletionContentPartInputAudioParam, messages.AudioPart, PART),
-        (image_param.ImageURL, messages.ImageUrl, f"{PART}.image_url"),
-        (sound_param.InputAudio, messages.InputAudio, f"{PART}.input_audio"),
+        (published.ChatCompletionContentPartTextParam, parts_of_messages.TextPart, PART),
+        (published.ChatCompletionContentPartRefusalParam, parts_of_messages.RefusalPart, PART),
+        (published.ChatCompletionContentPartImageParam, parts_of_messages.ImagePart, PART),
+        (published.ChatCompletionContentPartInputAudioParam, parts_of_messages.AudioPart, PART),
+        (image_param.ImageURL, parts_of_messages.MediaSource, f"{PART}.image_url"),
+        (sound_param.InputAudio, parts_of_messages.MediaSource, f"{PART}.input_audio"),
         (published.ChatCompletionMessageFunctionToolCallParam, messages.ToolCallParam, "messages[].tool_calls[]"),
         (call_param.Function, messages.FunctionCall, "messages[].tool_calls[].function"),
         (published.ChatCompletionFunctionToolParam, tools.ToolParam, "tools[]"),

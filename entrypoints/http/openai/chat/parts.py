@@ -1,0 +1,216 @@
+"""The content parts of messages: text, refusals, images, recordings and clips, as clients of many servers spell them.
+
+A file stands in the field that has the name of the part's type, or one that another API has for it; the value is a
+text, or an object with it. What it is, its content says: media types and formats beside it are not looked at.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.media import DecodedAudio, EncodedImage
+from mlxk.domain.generation.video import EncodedVideo, VideoSampling
+from mlxk.entrypoints.http.requests.media import PartReader, is_data_url
+from mlxk.entrypoints.http.requests.validation import FieldError, StrictConverter
+
+BY_ID = "files by their id are not supported, since nothing is stored; send the content itself"
+
+
+@attrs.frozen(kw_only=True)
+class TextPart:
+    """A content part with text."""
+
+    text: str
+    type: str = "text"
+
+
+@attrs.frozen(kw_only=True)
+class RefusalPart:
+    """A content part with a refusal of the assistant."""
+
+    refusal: str
+    type: str = "refusal"
+
+
+@attrs.frozen(kw_only=True)
+class MediaSource:
+    """A file by its URL, or its data in base64."""
+
+    url: str | None = None
+    data: str | None = None
+    type: str | None = None
+    media_type: str | None = None
+    format: str | None = None
+    file_id: str | None = None
+    detail: str | None = None
+
+
+MediaReference = str | MediaSource | None
+
+
+@attrs.frozen(kw_only=True)
+class VideoSource(MediaSource):
+    """A clip, and which of its frames the model gets."""
+
+    fps: float | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+
+
+VideoReference = str | VideoSource | None
+
+
+@attrs.frozen(kw_only=True)
+class MediaPart:
+    """A content part with a file."""
+
+    type: str
+    source: MediaReference = None
+    """As in Anthropic's API."""
+    url: str | None = None
+    data: str | None = None
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that may have the file; the first is the usual one, unless one is called as the type is."""
+
+    def faults(self, path: str) -> Iterator[FieldError]:
+        """Yield the faults of combinations of fields."""
+        given = self._given
+        if not given:
+            yield FieldError(f"{path}.{self.type if self.type in self.fields else self.fields[0]}", "is required")
+            return
+        if len(given) > 1:
+            yield FieldError(f"{path}.{given[1]}", f"contradicts {given[0]}; send one of them")
+        source = getattr(self, given[0])
+        if isinstance(source, MediaSource):
+            if source.file_id is not None:
+                yield FieldError(f"{path}.{given[0]}", BY_ID)
+            elif (source.url is None) == (source.data is None):
+                yield FieldError(f"{path}.{given[0]}", "needs either url or data")
+
+    @property
+    def located(self) -> tuple[str, str]:
+        """What the client sent, a reference or base64, and its field below the part."""
+        name = next(iter(self._given), self.fields[0])
+        source = getattr(self, name)
+        if not isinstance(source, MediaSource):
+            return source or "", name
+        return (source.data or "", f"{name}.data") if source.url is None else (source.url, f"{name}.url")
+
+    @property
+    def _given(self) -> list[str]:
+        """Names of the fields that have the file; one whose name may mean something else counts by itself only."""
+        given = [name for name in self.fields if getattr(self, name) is not None]
+        return given or [name for name in ("source", "url", "data") if getattr(self, name) is not None][:1]
+
+
+@attrs.frozen(kw_only=True)
+class ImagePart(MediaPart):
+    """A content part with an image."""
+
+    type: str = "image_url"
+    image_url: MediaReference = None
+    image: MediaReference = None
+
+    fields: ClassVar[tuple[str, ...]] = ("image_url", "image")
+
+    def read(self, path: str, media: PartReader) -> EncodedImage:
+        """Return the image.
+
+        Args:
+            path: The field of the part.
+            media: Reads it.
+
+        Raises:
+            ValidationError: It is malformed or too large, or cannot be had.
+        """
+        reference, below = self.located
+        if below.endswith("data") and not is_data_url(reference):
+            reference = f"data:;base64,{reference}"  # neither an address nor a path
+        return media.image(reference, f"{path}.{below}")
+
+
+@attrs.frozen(kw_only=True)
+class AudioPart(MediaPart):
+    """A content part with a recording."""
+
+    type: str = "input_audio"
+    input_audio: MediaReference = None
+    audio_url: MediaReference = None
+    audio: MediaReference = None
+
+    fields: ClassVar[tuple[str, ...]] = ("input_audio", "audio_url", "audio")
+
+    def read(self, path: str, media: PartReader) -> DecodedAudio:
+        """Return the samples of the recording; arguments and errors are those of ``ImagePart.read``."""
+        reference, below = self.located
+        return media.audio(reference, f"{path}.{below}")
+
+
+_SAMPLING = ("fps", "max_frames", "max_pixels")
+
+
+@attrs.frozen(kw_only=True)
+class VideoPart(MediaPart):
+    """A content part with a clip."""
+
+    type: str = "video_url"
+    video_url: VideoReference = None
+    input_video: VideoReference = None
+    video: VideoReference = None
+    fps: float | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+
+    fields: ClassVar[tuple[str, ...]] = ("video_url", "input_video", "video")
+
+    def faults(self, path: str) -> Iterator[FieldError]:
+        """Yield the faults of combinations of fields."""
+        yield from super().faults(path)
+        try:
+            self.sampling.validate()
+        except ValidationError as error:
+            name, _, fault = error.message.partition(": ")
+            inside = getattr(self, name) is None
+            yield FieldError(f"{path}.{self._given[0]}.{name}" if inside else f"{path}.{name}", fault)
+
+    @property
+    def sampling(self) -> VideoSampling:
+        """Which frames of the clip the model gets."""
+        source = next((getattr(self, name) for name in self._given), None)
+        given = {name: getattr(self, name) for name in _SAMPLING}
+        if isinstance(source, VideoSource):
+            given = {name: getattr(source, name) if value is None else value for name, value in given.items()}
+        return VideoSampling(**{name: value for name, value in given.items() if value is not None})
+
+    def read(self, path: str, media: PartReader) -> EncodedVideo:
+        """Return the clip; arguments and errors are those of ``ImagePart.read``."""
+        for fault in self.faults(path):
+            raise ValidationError.in_field(fault.path, fault.message)
+        reference, below = self.located
+        return media.video(reference, self.sampling, f"{path}.{below}")
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | VideoPart
+
+IMAGE_TYPES = ("image_url", "input_image", "image")
+AUDIO_TYPES = ("input_audio", "audio_url", "audio")
+VIDEO_TYPES = ("video_url", "input_video", "video")
+"""Names of the types of parts with a file; so are their fields called."""
+
+PART_KINDS: Mapping[str, type[Any]] = {
+    "text": TextPart,
+    "input_text": TextPart,
+    "refusal": RefusalPart,
+    **dict.fromkeys(IMAGE_TYPES, ImagePart),
+    **dict.fromkeys(AUDIO_TYPES, AudioPart),
+    **dict.fromkeys(VIDEO_TYPES, VideoPart),
+}
+
+
+def register_references(converter: StrictConverter) -> None:
+    """Register the references of media with a converter."""
+    converter.union(MediaReference, lambda value: MediaSource if isinstance(value, dict) else str)
+    converter.union(VideoReference, lambda value: VideoSource if isinstance(value, dict) else str)
