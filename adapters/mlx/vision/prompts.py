@@ -5,6 +5,7 @@ rendered before. Images are given as pixels and audio as samples: no processor i
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -229,7 +230,18 @@ def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: Vi
         if len(found) == len(wire) and isinstance(found[index], dict):
             # mlx-vlm writes role and content only; calls, their results and reasoning are the template's as well.
             found[index] = {**wire[index], **found[index]}
+    if prompt_utils.MODEL_CONFIG[model.type.lower()] is prompt_utils.MessageFormat.NUMBERED_IMAGE_TOKENS:
+        _number_through(found, conversation)
     return found
+
+
+def _number_through(written: list[Any], conversation: Conversation) -> None:
+    """Number the marks of images through a conversation: mlx-vlm begins again in each message."""
+    earlier = 0
+    for message, found in zip(conversation.messages, written, strict=False):
+        if message.images and isinstance(found["content"], str):
+            found["content"] = re.sub(r"(?<=<\|image_)\d+", lambda mark: str(int(mark[0]) + earlier), found["content"])  # noqa: B023
+        earlier += len(message.images)
 
 
 def _wire_parts(message: Message) -> list[dict[str, str]]:
