@@ -1,5 +1,6 @@
 """Kept prompts that are quantized before they are dropped for lack of memory, through HTTP on the real engine."""
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any, NamedTuple
 
 import attrs
 import pytest
+from models.pictures import as_png, noise
 from models.tiny_models import build, write_adapter
+from models.tiny_vision import build as build_vision
 from serving.running import RunningServer
 from serving.settings_home import Machine
+from serving.whole_program import PATH as CHAT
 from serving.whole_program import WholeProgram
 
 from mlxk.domain.models.model import ModelHandle, Origin
@@ -210,6 +214,35 @@ def test_answers_from_quantized_prompts_share_a_batch_with_others(tmp_path: Path
         assert server.metric("mlxk_prefix_quantized_hits_total") > hits
     assert are_near(found[:-1], plain.answers)
     assert found[0].cached > (len(PROMPTS) - 1) * TOKENS * 0.9
+
+
+def test_prompts_with_an_image_are_quantized_and_go_on(tmp_path: Path, models: Path) -> None:
+    sizes = {"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    build_vision(models / "seeing", "qwen2_vl", 3, **sizes)
+    shown = [base64.b64encode(as_png(noise(seed))).decode() for seed in range(3)]
+
+    def asking(image: str) -> dict[str, Any]:
+        parts = [
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+            {"type": "text", "text": "What is this? " * 12},
+        ]
+        return {"messages": [{"role": "user", "content": parts}], "max_tokens": 8, "temperature": 0}
+
+    found: list[list[tuple[str, int]]] = []
+    limit = 2**30
+    for _ in range(2):
+        with serving(tmp_path, models, "seeing", limit, prefix_cache_bits=8) as server:
+            answers = [server.running.post(CHAT, {"model": server.model, **asking(each)})[2] for each in shown * 2]
+            used = [each["usage"]["prompt_tokens_details"]["cached_tokens"] for each in answers]
+            texts = [each["choices"][0]["message"]["content"] for each in answers]
+            found.append(list(zip(texts, used, strict=True)))
+            hits = server.metric("mlxk_prefix_quantized_hits_total")
+            assert (hits > 0) == (limit < 2**30)
+            limit = server.kept["bytes"] * 2 // 3
+    assert [cached for _, cached in found[1]] == [cached for _, cached in found[0]]
+    assert min(cached for _, cached in found[1][3:]) > 60
+    same = [one == other for (one, _), (other, _) in zip(*found, strict=True)]
+    assert sum(same) >= len(same) - 2, found
 
 
 @pytest.mark.parametrize("name", ["adapted", "drafted"])
