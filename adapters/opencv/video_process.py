@@ -34,6 +34,12 @@ _MEMORY_CHECK_SECONDS = 0.05
 _SEEK_SECONDS = 2.0
 """A gap from which on the decoder goes to a frame that needs no earlier one, instead of decoding all between."""
 
+_GAP = 3.0
+"""A frame is missing where the next one is later by so many times half the time of a frame."""
+
+_WHOLE = 0.9
+"""A clip that has so much of its frames is not cut off: its last one is seen until the end."""
+
 _LARGEST_RATE = 1000.0
 """Frames a second; more is a clock of the container, not a rate."""
 
@@ -66,6 +72,14 @@ class Clip:
         self._seeks = True
         self._place = -math.inf
         """The time of the frame that was decoded last, seconds."""
+        self._total = 0
+        """Frames, as the container says."""
+        self._count = 0
+        """Frames decoded since it was opened."""
+        self._ended = False
+        self._careful = False
+        """Whether the frame before the last one is kept, since frames are not evenly spread."""
+        self._before: Any = None
 
     def facts(self, most_seconds: float) -> dict[str, Any]:
         """Return what the container says, or, where it is not to be believed, what decoding all of it shows."""
@@ -78,10 +92,13 @@ class Clip:
         if total / rate > most_seconds:
             raise ClipError("long", seconds=total / rate)
         codec = code.decode("ascii", "replace")
+        self._total = round(total)
         return {"width": width, "height": height, "codec": codec, "total": round(total), "rate": rate}
 
     def frame(self, seconds: float, tolerance: float) -> tuple[float, Any] | None:
         """Return the first frame from a time on, with its own time; None when there is none any more.
+
+        Recordings of screens have no frames while nothing changes: there it is the frame that is still to be seen.
 
         Args:
             seconds: The time, later than that of the frame returned before.
@@ -89,7 +106,15 @@ class Clip:
         """
         if self._seeks and seconds - max(self._place, 0.0) > _SEEK_SECONDS and not self._sought(seconds, tolerance):
             self._again(seeks=False)
-        if not self._reached(seconds - tolerance):
+        reached = self._reached(seconds - tolerance)
+        if self._leaves_gap(reached, seconds, tolerance):
+            if not self._careful:
+                self._careful = True
+                self._again(seeks=False)
+                reached = self._reached(seconds - tolerance)
+            if self._before is not None and (reached or self._count >= self._total * _WHOLE):
+                return seconds, self._before
+        if not reached:
             return None
         found, frame = self._capture.retrieve()
         if not found or frame is None:
@@ -105,9 +130,16 @@ class Clip:
         self._again(seeks=self._seeks)
         return self.frame(end, tolerance)
 
+    def _leaves_gap(self, reached: bool, seconds: float, tolerance: float) -> bool:
+        """Whether the frame at a time is far from it, or the last one ended long before."""
+        return self._place > seconds + _GAP * tolerance if reached else seconds > self._place + _GAP * tolerance
+
     def _reached(self, seconds: float) -> bool:
         while self._place < seconds:
-            if not self._next():
+            if self._careful and self._count and not self._ended:
+                found, frame = self._capture.retrieve()
+                self._before = frame if found else self._before
+            if self._ended or not self._next():
                 return False
         return True
 
@@ -119,7 +151,9 @@ class Clip:
 
     def _next(self) -> bool:
         if not self._capture.grab():
+            self._ended = True
             return False
+        self._count += 1
         place = self._of(cv2.CAP_PROP_POS_MSEC) / 1000
         self._place = place if math.isfinite(place) else self._place
         return True
@@ -139,6 +173,7 @@ class Clip:
     def _again(self, *, seeks: bool) -> None:
         # Its ``release`` would end this process, which a later end of the object does not.
         self._capture, self._seeks, self._place = self._opened(), seeks, -math.inf
+        self._count, self._ended, self._before = 0, False, None
 
     def _opened(self) -> Any:  # noqa: ANN401
         source: Any = io.BytesIO(self._data)  # OpenCV takes it, whatever its types say

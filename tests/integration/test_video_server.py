@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from doubles.text_generator import InMemoryTextGenerator
-from models.clips import greys, written
+from models.clips import greys, with_durations, written
 from models.pictures import as_png, as_wav, noise, tone
 from serving.parts import CHAT_MODEL, EYE, SPEECH_MODEL, VISION, Parts
 from serving.running import RunningServer
@@ -149,6 +149,25 @@ def test_an_earlier_clip_is_a_note_for_a_model_without_vision(server: Server) ->
     prompt = server.asked[-1].prompt
     assert isinstance(prompt, Conversation)
     assert prompt.messages[0].content == "What happens?\n\n[1 video(s) were attached]"
+
+
+@pytest.mark.parametrize(
+    ("durations", "seen"),
+    [
+        ([100] * 10 + [6000, 100], [0, 9, 10, 10, 10, 10, 10, 11]),
+        ([100] * 10 + [10_000], [0, 5, 10, 10, 10, 10, 10, 10]),
+    ],
+    ids=["in between", "at the end"],
+)
+def test_while_nothing_changes_the_model_sees_what_is_still_shown(
+    durations: list[int], seen: list[int], server: Server
+) -> None:
+    clip = base64.b64encode(with_durations(greys(len(durations)), durations)).decode()
+    status, found = server.chat({**SHAPES["video"](f"data:image/gif;base64,{clip}"), "fps": 2, "max_frames": 8}, TEXT)
+    assert status == 200, found
+    frames = server.clip.frames
+    assert [round(frame.image.pixels[0] / 8) - 1 for frame in frames] == seen
+    assert [frame.seconds for frame in frames] == sorted({frame.seconds for frame in frames})
 
 
 def test_a_clip_is_read_from_an_allowed_folder(tmp_path: Path) -> None:

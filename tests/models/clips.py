@@ -23,7 +23,7 @@ def written(
 ) -> bytes:
     """Return a clip of frames in RGB."""
     if container == "gif":
-        return _as_gif(frames, rate)
+        return with_durations(frames, [round(1000 / rate)] * len(frames))
     height, width = frames[0].shape[:2]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip.{container}"
@@ -36,10 +36,13 @@ def written(
         return path.read_bytes()
 
 
-def _as_gif(frames: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]], rate: float) -> bytes:
+def with_durations(
+    frames: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]], durations: Sequence[int]
+) -> bytes:
+    """Return a GIF of frames in RGB, each seen for so many milliseconds."""
     buffer = io.BytesIO()
     first, *others = map(Image.fromarray, frames)
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=list(durations), loop=0)
     return buffer.getvalue()
 
 
