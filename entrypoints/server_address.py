@@ -7,7 +7,7 @@ import attrs
 from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.setting_kinds import is_web_address
 
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Where a server on all interfaces is asked on its own machine."""
 
 

@@ -240,9 +240,6 @@ class ServerSettings(ComputingSettings):
             if isinstance(value := getattr(self, each.attribute, None), int | float)
             and (fault := each.kind.fault(value))
         ]
-        for part in ("start", "end"):
-            if getattr(self, f"thinking_{part}_token") == "":
-                faults.append(f"--thinking-{part}-token must not be empty")
         if self.embed_backend is not None and not is_web_address(self.embed_backend):
             faults.append(f"--embed-backend must be an http(s) URL with a host (got: '{self.embed_backend}')")
         faults += [

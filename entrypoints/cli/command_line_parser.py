@@ -9,58 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlxk.domain.errors import UsageError
 from mlxk.domain.text import AT_MOST, nearest
+from mlxk.entrypoints.cli.words_of_others import FLAGS_MEANT, MEANT, NEEDS_NO_FLAG
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
-
-
-MEANT: Mapping[str, str] = {
-    "agent": "launch",
-    "aliases": "alias",
-    "ask": "run",
-    "benchmark": "bench",
-    "chat": "run",
-    "check": "health",
-    "claude": "launch",
-    "codex": "launch",
-    "configure": "config",
-    "copy": "clone",
-    "cp": "clone",
-    "create": "profile",
-    "del": "rm",
-    "delete": "rm",
-    "diagnose": "doctor",
-    "download": "pull",
-    "find": "search",
-    "generate": "run",
-    "get": "pull",
-    "info": "show",
-    "inspect": "show",
-    "install": "pull",
-    "models": "list",
-    "opencode": "launch",
-    "preset": "profile",
-    "publish": "push",
-    "quantize": "convert",
-    "set": "config",
-    "settings": "config",
-    "start": "serve",
-    "suggest": "recommend",
-    "uninstall": "rm",
-    "upload": "push",
-    "verify": "health",
-}
-"""Words that other programs use, with the command that does the same here."""
-
-FLAGS_MEANT: Mapping[str, str] = {
-    "--num-predict": "--max-tokens",
-    "--schema": "--json-schema",
-    "--stats": "--verbose",
-    "--think": "--thinking",
-    "-n": "--max-tokens",
-    "-t": "--temperature",
-}
-"""Flags that other programs use, with the flag that is closest to it here."""
 
 
 def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> list[str]:
@@ -272,6 +224,8 @@ class CommandLineParser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         super().__init__(formatter_class=HelpFormat, **options)  # type: ignore[arg-type]  # those of argparse
+        self.register("type", int, _whole_number)
+        self.register("type", float, _number)
 
     def error(self, message: str) -> NoReturn:
         """Raise a message of argparse, with a hint."""
@@ -301,6 +255,9 @@ class CommandLineParser(argparse.ArgumentParser):
             )
         found = [name for flag in flags for name in closest(flag, known, FLAGS_MEANT)]
         hint = f"{did_you_mean(found)} '{self.prog} --help' lists the flags.".lstrip()
+        reasons = [NEEDS_NO_FLAG[flag] for flag in flags if flag in NEEDS_NO_FLAG]
+        if reasons and self.prog.endswith(" serve"):
+            hint = " ".join(dict.fromkeys(reasons))
         started = {"launch": ("agent", "AGENT --"), "monitor": ("command", "-- COMMAND")}
         program, place = started.get(self.prog.rpartition(" ")[2], ("", ""))
         if program and flags:
@@ -337,6 +294,22 @@ class CommandLineParser(argparse.ArgumentParser):
         raise UsageError(
             f"argument {name}: '{value}' is not one of {', '.join(choices)}", hint=near or f"Try '{self.prog} --help'."
         )
+
+
+def _whole_number(text: str) -> int:
+    """Return the value of a flag that argparse would call no valid int."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+
+
+def _number(text: str) -> float:
+    """Return the value of a flag that argparse would call no valid float."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
 
 
 def epilog(command: str) -> str | None:

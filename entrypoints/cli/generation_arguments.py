@@ -123,7 +123,10 @@ def add_draft_arguments(group: argparse._ActionsContainer) -> None:
 
 def _block_size(text: str) -> int:
     """Return the tokens that are proposed in a block of so many, of which the model adds one."""
-    return int(text) - 1
+    try:
+        return int(text) - 1
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
 
 
 def engine_options(arguments: argparse.Namespace) -> EngineOptions:

@@ -322,8 +322,26 @@ def require_alone(arguments: argparse.Namespace, model: str | None) -> None:
             )
 
 
+def require_values(arguments: argparse.Namespace) -> None:
+    """Refuse flags without text, as a shell makes of a variable that is not set.
+
+    An empty path would be this folder, and an empty host every interface.
+
+    Raises:
+        ValidationError: Names the flags.
+    """
+    faults = [
+        f"--{name.replace('_', '-')} must not be empty"
+        for name, value in vars(arguments).items()
+        if value == "" or (isinstance(value, list) and "" in value)
+    ]
+    if faults:
+        raise ValidationError("; ".join(faults), hint="Give it a value, or leave it out.")
+
+
 def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
     """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
+    require_values(arguments)
     known = context.settings.serve
     require_alone(arguments, arguments.model or known.model)
     level = "debug" if arguments.verbose else arguments.log_level

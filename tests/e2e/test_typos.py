@@ -11,6 +11,7 @@ from environment_variables import VARIABLES as TABLE
 from mlxk.entrypoints.cli.command_line_parser import EXAMPLES
 from mlxk.entrypoints.cli.program import COMMANDS, build_parser, parse
 from mlxk.entrypoints.cli.settings_of_command import VARIABLES
+from mlxk.entrypoints.cli.words_of_others import FLAGS_MEANT, NEEDS_NO_FLAG
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
@@ -56,6 +57,47 @@ def test_a_typo_is_answered_with_what_was_meant(mlxk_here: Program, typed: str, 
     done = mlxk_here(*typed.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [f"Error: {said}", hint]
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("--parallel 4", "Did you mean --max-streams? 'mlxk serve --help' lists the flags."),
+        ("--lora a", "Did you mean --adapter? 'mlxk serve --help' lists the flags."),
+        ("--n-gpu-layers 99", "Leave it out: a model is computed on the GPU, all of it, where there is one."),
+        ("--temp=0.2 --seed 3", "Requests say that. For defaults, give the model a name: 'mlxk profile --help'."),
+        (
+            "-c 4096",
+            "The context window is the model's own. For less, give the model a name in the settings file, with"
+            " context = N.",
+        ),
+    ],
+)
+def test_flags_of_other_servers_are_answered_with_what_does_the_same(mlxk_here: Program, typed: str, hint: str) -> None:
+    done = mlxk_here("serve", *typed.split())
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (2, [hint])
+
+
+def test_what_flags_of_others_lead_to_exists_and_none_of_them_does() -> None:
+    commands = next(each.choices for each in build_parser()._actions if isinstance(each.choices, dict))
+    flags = {name: parser._option_string_actions for name, parser in commands.items()}
+    for typed, meant in FLAGS_MEANT.items():
+        assert any(meant in known for known in flags.values())
+        assert not any(meant in known and typed in known for known in flags.values())
+    assert not NEEDS_NO_FLAG.keys() & flags["serve"].keys()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--port", "80x", "argument --port: '80x' is no whole number"),
+        ("--keep-alive", "5m", "argument --keep-alive: '5m' is no number"),
+        ("--draft-block-size", "4k", "argument --draft-block-size: '4k' is no whole number"),
+    ],
+)
+def test_a_value_that_is_no_number_is_called_so(mlxk_here: Program, flag: str, value: str, said: str) -> None:
+    done = mlxk_here("serve", flag, value)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"Error: {said}")
 
 
 def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:

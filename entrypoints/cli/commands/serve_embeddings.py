@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group("alpha", "It requires MLXK2_ENABLE_ALPHA_FEATURES=1, and may still change.")
     parser.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8001)")
-    parser.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
+    parser.add_argument("--log-level", type=str.lower, choices=LOG_LEVELS, help="least severe events to log (info)")
     parser.add_argument(
         "--supervisor",
         action=argparse.BooleanOptionalAction,

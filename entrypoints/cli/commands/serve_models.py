@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_thinking(parser.add_argument_group("reasoning", "Where a request does not say otherwise."))
     _add_safety(parser.add_argument_group("who may ask"))
     log = parser.add_argument_group("log and life")
-    log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
+    log.add_argument("--log-level", type=str.lower, choices=LOG_LEVELS, help="least severe events to log (info)")
     log.add_argument("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON, one object a line")
     log.add_argument("--otlp", action=argparse.BooleanOptionalAction, help="send traces to an OpenTelemetry collector")
     log.add_argument("-v", "--verbose", action="store_true", help="the same as --log-level debug")
@@ -97,7 +97,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-streams", type=int, metavar="N", help="answers computed at the same time (32)")
     group.add_argument("--max-queue", type=int, metavar="N", help="answers that may wait for their turn (96)")
     group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (72)")
-    group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
+    group.add_argument("--keep-alive", type=float, metavar="S", help="seconds after which an idle model is unloaded")
     group.add_argument(
         "--vision-cache-size", type=int, metavar="MIB", help="what a model keeps of images for later prompts (512)"
     )

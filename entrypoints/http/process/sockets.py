@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         StorageError: This user may not bind the port.
     """
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise ValidationError(f"--host: '{host}' is not the name of an address") from error
     sockets: list[socket.socket] = []
@@ -53,9 +53,9 @@ def others_reach(host: str) -> tuple[str, ...]:
 
     Nothing is sent: connecting a datagram socket chooses the address that would be sent from.
     """
-    families = {"0.0.0.0": (socket.AF_INET,), "": (socket.AF_INET, socket.AF_INET6), "::": (socket.AF_INET6,)}
-    found = [_interface_address(name) for _, name in socket.if_nameindex()] if host in {"0.0.0.0", ""} else []
-    for family in families.get(host, ()):
+    families = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
+    found = [_interface_address(name) for _, name in socket.if_nameindex()] if host == "0.0.0.0" else []
+    if (family := families.get(host)) is not None:
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((_ELSEWHERE[family], 9))
             found.append(str(probe.getsockname()[0]))

@@ -16,7 +16,7 @@ from serving.running import RunningServer
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.cli.program import build_parser, run
 from mlxk.entrypoints.cli.server_settings import DESKTOP_ORIGINS
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings, read_settings
@@ -60,13 +60,25 @@ def test_reasoning_has_defaults_for_requests_that_say_nothing() -> None:
     assert serve("--enable-thinking")[1][0].enable_thinking is True
 
 
-@pytest.mark.parametrize("flags", [("--thinking-budget", "-1"), ("--thinking-end-token", "")])
-def test_a_default_of_reasoning_that_is_none_is_refused(
-    flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, started = serve(*flags)
+def test_a_budget_of_reasoning_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    status, started = serve("--thinking-budget", "-1")
     assert (status != 0, started) == (True, [])
-    assert flags[0] in capsys.readouterr().err
+    assert "--thinking-budget" in capsys.readouterr().err
+
+
+_SERVE = next(each.choices["serve"] for each in build_parser()._actions if isinstance(each.choices, dict))
+_WITH_TEXT = [
+    each.option_strings[-1]
+    for each in _SERVE._actions
+    if each.option_strings and each.nargs is None and each.type is None and each.choices is None
+]
+
+
+@pytest.mark.parametrize("flag", _WITH_TEXT)
+def test_a_flag_without_its_text_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, started = serve(flag, "", MLXK2_ENABLE_ALPHA_FEATURES="1")
+    assert (status, started) == (1, [])
+    assert f"{flag} must not be empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
