@@ -95,17 +95,15 @@ class PrefixFolder:
         """Whether the last write failed, which is logged once."""
         self._seen: tuple[int, list[_Entry]] = (0, [])
         """When the folder had last changed as it was last read, nanoseconds, and what was in it."""
+        self._stated_versions = f"{SCHEMA} {versions}".encode()
+        self._secret = secrets.token_bytes(_SECRET_BYTES)
         try:
-            self._make()
-            with self._locked():
-                self._secret = self._shared_secret()
-                self._delete_leftovers()
+            self._begin()
         except OSError as error:
             raise StorageError(
                 f"prefix_cache_dir: '{self._path}' cannot be used: {error.strerror}",
                 hint="Name a folder that this user may write to.",
             ) from error
-        self._versions = self._keyed(f"{SCHEMA} {versions}".encode(), 4)
 
     def label(self, tenant: str, facts: Mapping[str, str]) -> Label:
         """Return what the snapshots of a tenant with these facts have in common."""
@@ -162,10 +160,14 @@ class PrefixFolder:
 
         What fails is counted and logged once, until a write succeeds.
         """
-        path = os.path.join(self._path, name)
-        header = header_of(snapshot, self._secret)
+        path, secret = os.path.join(self._path, name), self._secret
+        header = header_of(snapshot, secret)
         needed = len(header) + snapshot.size_bytes
         try:
+            if self._stored_secret() != secret:
+                self._begin()  # somebody has deleted it
+                if self._secret != secret:
+                    return False  # and another process has made it anew: the name is one of its own no more
             with self._locked():
                 if os.path.exists(path):
                     os.utime(path)
@@ -174,7 +176,7 @@ class PrefixFolder:
                 if lacking is None:
                     self._write(path, header, snapshot)
         except OSError as error:
-            lacking = errno.errorcode.get(error.errno or 0, type(error).__name__)
+            lacking = error.strerror or type(error).__name__
         if lacking is not None:
             self._refused(lacking, needed)
             return False
@@ -184,10 +186,12 @@ class PrefixFolder:
 
     def held(self, tenant: str | None) -> tuple[int, int]:
         """Return the number of files of a tenant, or of all, and their size in bytes."""
-        with contextlib.suppress(OSError):
+        try:
             changed = os.stat(self._path).st_mtime_ns
-            if self._seen[0] != changed:
-                self._seen = (changed, self._scan())
+        except OSError:
+            return 0, 0
+        if self._seen[0] != changed:
+            self._seen = (changed, self._scan())
         sizes = [entry.size for entry in self._seen[1] if self._belongs(entry, tenant)]
         return len(sizes), sum(sizes)
 
@@ -221,6 +225,14 @@ class PrefixFolder:
     def _keyed(self, data: bytes, size: int) -> str:
         return blake2b(data, key=self._secret, digest_size=size).hexdigest()
 
+    def _begin(self) -> None:
+        """Make the folder if need be, with this process's secret if it has none."""
+        self._make()
+        with self._locked():
+            self._secret = self._shared_secret()
+            self._versions = self._keyed(self._stated_versions, 4)
+            self._delete_leftovers()
+
     def _make(self) -> None:
         with contextlib.suppress(FileExistsError):
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
@@ -242,17 +254,24 @@ class PrefixFolder:
             os.close(descriptor)
 
     def _shared_secret(self) -> bytes:
-        """Return the secret of the folder, made if need be; under the lock."""
+        """Return the secret of the folder, which is this process's if it has none; under the lock."""
+        stored = self._stored_secret()
+        if stored is not None:
+            return stored
         path = os.path.join(self._path, "secret")
-        with contextlib.suppress(FileNotFoundError), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            secret = file.read(_SECRET_BYTES + 1)
-            if len(secret) == _SECRET_BYTES:
-                return secret
-        secret = secrets.token_bytes(_SECRET_BYTES)
         with _created(f"{path}.tmp") as file:
-            file.write(secret)
+            file.write(self._secret)
         os.replace(f"{path}.tmp", path)
-        return secret
+        return self._secret
+
+    def _stored_secret(self) -> bytes | None:
+        path = os.path.join(self._path, "secret")
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                secret = file.read(_SECRET_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        return secret if len(secret) == _SECRET_BYTES else None
 
     def _names(self) -> list[str]:
         try:
