@@ -9,8 +9,8 @@
 
 Pure functions of a model's facts and of what is installed. A model whose loading would execute code that came with it
 is refused by the library that would do so: ``model_file`` by all, ``auto_map`` by mlx-vlm and mlx-audio, whose
-processors follow it. mlx-lm ignores ``auto_map`` in ``config.json``, so it is harmless there. Of the weights that other
-libraries have quantized, those methods and forms are taken that the library loads.
+processors follow it, but for a few. mlx-lm ignores ``auto_map`` in ``config.json``, so it is harmless there. Of the
+weights that other libraries have quantized, those methods and forms are taken that the library loads.
 """
 
 import enum
@@ -73,6 +73,9 @@ _CROSS_ENCODERS = frozenset({"bert", "modernbert", "xlm-roberta", "xlm_roberta"}
 
 _FOREIGN_TOKENIZERS = frozenset({"moondream1", "moondream2"})
 """Architectures whose processors in mlx-vlm load the tokenizer of another repository, and let its code run."""
+
+_OWN_PROCESSORS = frozenset({"florence2", "nemotron_parse"})
+"""Architectures that are published with ``auto_map``, which mlx-vlm does not follow: it has their processors itself."""
 
 _LEGACY = ("weights.", "pytorch_model-")
 _HARMLESS: tuple[object, ...] = (None, {}, [])
@@ -240,9 +243,14 @@ def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
         _unavailable(Library.MLX_VLM, facts, support)
         or _weights_refusal(snapshot, Library.MLX_VLM)
         or _quantization_refusal(snapshot, Library.MLX_VLM, support)
-        or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
+        or (None if has_own_processor(facts.architecture) else _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES))
         or foreign_tokenizer(facts.architecture)
     )
+
+
+def has_own_processor(architecture: str | None) -> bool:
+    """Whether mlx-vlm loads an architecture without following what its files name as the code of its processor."""
+    return architecture is not None and architecture.lower() in _OWN_PROCESSORS
 
 
 def foreign_tokenizer(architecture: str | None) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-TASK_MARKS = frozenset(
+_TASK_MARKS = frozenset(
     {
         "<|grounding|>",
         "<|ref|>",
@@ -30,6 +30,9 @@ TASK_MARKS = frozenset(
 )
 """Control tokens with which users ask for points and boxes; they begin and end no turn."""
 
+_TASK_MARK = re.compile(r"<loc_\d{1,3}>|<(?:predict|output)_[a-z_]+>")
+"""Those of Florence-2 for a place in the image, and of Nemotron Parse for what to write of a page."""
+
 Point = tuple[float, float]
 """From the left and from the top, as fractions of the width and the height."""
 
@@ -47,6 +50,11 @@ class Region:
     def kind(self) -> str:
         """``point``, ``box`` or ``polygon``."""
         return {1: "point", 2: "box"}.get(len(self.points), "polygon")
+
+
+def is_task_mark(token: str) -> bool:
+    """Whether a control token is one with which users say what to do: it keeps its meaning in a message."""
+    return token in _TASK_MARKS or _TASK_MARK.fullmatch(token) is not None
 
 
 def regions_in(text: str) -> tuple[Region, ...]:
@@ -102,13 +110,31 @@ def _qwen(match: re.Match[str]) -> Iterator[Region]:
     yield from _of(match["label"] or "", [float(side) for side in re.findall(r"\d+", match["box"])], 1000)
 
 
+def _label_before(match: re.Match[str]) -> str:
+    before = match.string[max(match.start() - _LONGEST_LABEL, 0) : match.start()]
+    return re.split(r"[<>\n]", before)[-1]
+
+
 def _tokens(units: float) -> Callable[[re.Match[str]], Iterator[Region]]:
     def read(match: re.Match[str]) -> Iterator[Region]:
-        before = match.string[max(match.start() - _LONGEST_LABEL, 0) : match.start()]
-        label = re.split(r"[<>\n]", before)[-1]
-        yield from _of(label, [float(side) for side in re.findall(r"\d+", match["box"])], units)
+        yield from _of(_label_before(match), [float(side) for side in re.findall(r"\d+", match["box"])], units)
 
     return read
+
+
+def _florence(match: re.Match[str]) -> Iterator[Region]:
+    """Yield the boxes or polygons of a label; a corner of one is the middle of a cell, of a thousand by a thousand."""
+    for part in re.split(r"<sep>|</?poly>", match["places"]):
+        sides = [float(side) + 0.5 for side in re.findall(r"\d+", part)]
+        fours = [sides[start : start + 4] for start in range(0, len(sides), 4)]
+        several = "<poly>" not in match["places"] and all(map(_is_box, fours))
+        for each in fours if several else [sides]:
+            yield from _of(_label_before(match), each, 1000)
+
+
+def _is_box(sides: list[float]) -> bool:
+    """Whether numbers are the corners of a box, and not two neighbouring corners of a polygon, which goes around."""
+    return len(sides) == _BOX * 2 and sides[0] <= sides[2] and sides[1] <= sides[3]
 
 
 def _paligemma(match: re.Match[str]) -> Iterator[Region]:
@@ -142,7 +168,7 @@ _READERS: tuple[tuple[str, Callable[[re.Match[str]], Iterator[Region]]], ...] = 
         _boxes,
     ),
     (r"(?P<box>(?:<\|LOC_\d{1,4}\|>){2,64})", _tokens(1000)),
-    (r"(?P<box>(?:<loc_\d{1,3}>){2,64})", _tokens(999)),
+    (r"(?P<places>(?:</?poly>|<sep>|<loc_\d{1,3}>){2,4096})", _florence),
     (r"(?P<box>(?:<loc\d{4}>){4})(?P<label>[^<>;\n]*)", _paligemma),
     (r"<points?\s(?P<attributes>[^<>]{1,4096})>(?P<label>[^<>]*)</points?>", _molmo),
 )

@@ -58,7 +58,7 @@ _USUAL_VOICES = ("af_heart", "casual_male", "expr-voice-5-m")
 
 _VOICE_CLONERS = frozenset({"voxcpm", "voxcpm1.5", "voxcpm2"})
 
-_WRITTEN_IN_CODE = frozenset({"deepseek_v4", "deepseek_v41", "hrm_text", "kimi_k3"})
+_WRITTEN_IN_CODE = frozenset({"deepseek_v4", "deepseek_v41", "florence2", "hrm_text", "kimi_k3", "nemotron_parse"})
 """Architectures whose conversations a library writes with code of its own, without a template among their files."""
 
 _TEMPLATE_IN_CODE = "chat_template_type"

@@ -68,13 +68,16 @@ def loaded(handle: ModelHandle) -> tuple[Any, Any]:
         return mlx_vlm.load(handle.directory)  # type: ignore[no-any-return]
 
 
-def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24, **options: Any) -> tuple[bytes, ...]:
+def oracle(
+    handle: ModelHandle, conversation: Conversation, max_tokens: int = 24, *, written: str | None = None, **options: Any
+) -> tuple[bytes, ...]:
     """Return the bytes of each token of mlx-vlm's own greedy answer, without the end token.
 
     Args:
         handle: The model.
         conversation: What it is asked.
         max_tokens: The most tokens of the answer.
+        written: The prompt in place of what mlx-vlm makes of the conversation.
         options: Of the chat template.
     """
     import mlx_vlm
@@ -90,7 +93,9 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
         for message in conversation.messages
     ]
     counts = {"num_images": 0, "num_audios": len(conversation.audio)}
-    prompt = apply_chat_template(processor, model.config, messages, **counts, **options)
+    prompt = written
+    if prompt is None:
+        prompt = apply_chat_template(processor, model.config, messages, **counts, **options)
     media: dict[str, Any] = {
         "image": [as_pillow(image) for image in conversation.images] or None,
         "audio": [_heard(sound, processor) for sound in conversation.audio] or None,

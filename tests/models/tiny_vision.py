@@ -314,7 +314,7 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
     directory.mkdir(parents=True, exist_ok=True)
     names = [*wanted["tokens"].values(), *wanted.get("named", {}).values(), *wanted.get("special", ())]
     special = tuple(name for name in dict.fromkeys(names) if name not in wanted.get("ids", {}))
-    tokenizer = tokenizer_with(special, tuple(wanted.get("ids", {}).items()))
+    tokenizer = tokenizer_with(special, tuple(wanted.get("ids", {}).items()), wraps=wanted.get("wraps", False))
     ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     settings: dict[str, Any] = {
         **copy.deepcopy(wanted["config"]),
@@ -323,7 +323,10 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
         "pad_token_id": ends[1],
         **config,
     }
-    _state_vocabulary(settings, max(tokenizer.get_vocab().values()) + 1)
+    size = max(tokenizer.get_vocab().values()) + 1 + wanted.get("added", 0)
+    _state_vocabulary(settings, size)
+    if "added" in wanted:
+        settings["image_token_id"] = size
     named = wanted.get("named", {})
     _write(directory / "config.json", settings)
     _write(directory / "generation_config.json", {"eos_token_id": ends, "temperature": 0.7, "top_p": 0.9})
@@ -350,7 +353,7 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
 
 def _state_vocabulary(settings: dict[str, Any], size: int) -> None:
     """Let every part of a config know how many tokens there are: mlx-vlm's own detokenizers fail at one more."""
-    for section in (settings, settings.get("text_config", settings)):
+    for section in (settings, settings.get("text_config", settings), settings.get("decoder", settings)):
         section["vocab_size"] = size
         if "vocab_size_per_layer_input" in section:
             section["vocab_size_per_layer_input"] = size

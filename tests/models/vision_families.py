@@ -94,7 +94,9 @@ FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".js
 """What each family's files say beyond that, and what its tests show; the page of the families is made of it.
 
 ``whole`` says that the config has no parts, ``library`` are sizes that mlx-vlm's modules have written in, ``filled``
-draws the tables that begin with zeros, and ``like`` names a family with the same language model, by which some tests do
+draws the tables that begin with zeros, ``added`` counts the tokens that mlx-vlm's processor adds to the vocabulary,
+after which comes the one that marks an image, ``wraps`` has a tokenizer that puts texts between marks, ``sees_only``
+takes no prompt without an image, and ``like`` names a family with the same language model, by which some tests do
 without this one.
 """
 OMNI: dict[str, Any] = json.loads(Path(__file__).with_name("omni_families.json").read_text())

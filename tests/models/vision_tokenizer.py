@@ -4,14 +4,17 @@ import functools
 import json
 
 from models.tiny_models import CORPUS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 VOCABULARY = 512
 
 
 @functools.cache
-def tokenizer_with(special: tuple[str, ...], places: tuple[tuple[str, int], ...]) -> Tokenizer:
-    """Return a tokenizer with special tokens, and further ones at given numbers, up to which the rest are filled."""
+def tokenizer_with(special: tuple[str, ...], places: tuple[tuple[str, int], ...], *, wraps: bool = False) -> Tokenizer:
+    """Return a tokenizer with special tokens, and further ones at given numbers, up to which the rest are filled.
+
+    ``wraps`` has it put every text between the marks of a sentence.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -22,6 +25,9 @@ def tokenizer_with(special: tuple[str, ...], places: tuple[tuple[str, int], ...]
         show_progress=False,
     )
     tokenizer.train_from_iterator([CORPUS], trainer)
+    if wraps:
+        marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("<s>", "</s>")]
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
     if not places:
         return tokenizer
     written = json.loads(tokenizer.to_str())

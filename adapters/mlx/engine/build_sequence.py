@@ -223,7 +223,7 @@ def build_sequence(
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
     ends = model.turn_ends() if isinstance(request.prompt, Conversation) else model.end_tokens
-    limits = _limits(len(rendered.tokens), settings.max_tokens, _window(request, model), ends, model.name)
+    limits = _limits(len(rendered.tokens), settings.max_tokens, _window(request, model), ends, model)
     parser = _parser(request, settings, model, reasoning, rendered)
     stream.adaptations, stream.prompt_tokens = (*rendered.adaptations, *cut), len(rendered.tokens)
     return Sequence(
@@ -375,7 +375,7 @@ def _window(request: GenerationRequest, model: LoadedModel) -> int | None:
 
 
 def _limits(
-    prompt_tokens: int, max_tokens: int | None, window: int | None, ends: frozenset[int], name: str
+    prompt_tokens: int, max_tokens: int | None, window: int | None, ends: frozenset[int], model: LoadedModel
 ) -> SequenceLimits:
     """Return when a sequence ends at the latest.
 
@@ -387,10 +387,12 @@ def _limits(
     room = window - prompt_tokens
     if room < 1:
         raise ContextLengthError(
-            f"The prompt has {prompt_tokens} tokens, but the context window of '{name}' holds {window}.",
+            f"The prompt has {prompt_tokens} tokens, but the context window of '{model.name}' holds {window}.",
             hint="Shorten the prompt or the conversation.",
             detail={"prompt_tokens": prompt_tokens, "context_length": window},
         )
+    if model.encodes_prompts:
+        room = window  # the encoder has one of its own
     if max_tokens is None or max_tokens > room:
         return SequenceLimits(room, ends, by_window=True)
     return SequenceLimits(max_tokens, ends)

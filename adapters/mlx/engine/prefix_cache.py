@@ -53,6 +53,8 @@ class ShownMedia:
     """Index of the first token that stands for one; 0 when it is not known, or without media."""
     whole: int = 0
     """Tokens that are computed in one go, up to the last that stands for one; 0 where any part may be in the cache."""
+    kept: bool = True
+    """Whether anything that is computed of the prompt is of use for another one."""
 
     def __bool__(self) -> bool:
         return any(self.digests)
@@ -228,11 +230,11 @@ class PrefixCache:
             exact: Whether it was computed from tokens alone, or from an exact match.
 
         Returns:
-            Whether it was stored; one larger than the limit is not.
+            Whether it was stored; one larger than the limit is not, nor one that is of use for no other prompt.
         """
         size = sum(map(kept_bytes, cache))
         least = size - _savings(cache, identity.stored_bits)
-        if not tokens or least > self.max_bytes:
+        if not tokens or least > self.max_bytes or not identity.shown.kept:
             return False
         mx.async_eval([kept_state(each) for each in cache])  # type: ignore[no-untyped-call]
         trimmable = all(map(is_trimmable, cache))

@@ -15,7 +15,7 @@ import os
 import resource
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +160,12 @@ _MAX_SEARCHED_BYTES = 32 * 1024 * 1024
 _HARMLESS: tuple[object, ...] = (None, {}, [], "")
 
 
-def refuse_untrusted_code(handle: ModelHandle) -> None:
+def refuse_untrusted_code(handle: ModelHandle, followed: Sequence[str] = CODE_KEYS) -> None:
     """Refuse a model whose loading could execute code that came with it.
+
+    Args:
+        handle: The model.
+        followed: Those of the ``CODE_KEYS`` that the library which loads it follows.
 
     Raises:
         UntrustedModelCodeError: Names the file and the entry.
@@ -169,7 +173,7 @@ def refuse_untrusted_code(handle: ModelHandle) -> None:
     """
     files = require_regular(handle)
     for relative, path in files:
-        found = _code_in(relative, path)
+        found = _code_in(relative, path, followed)
         if found:
             raise UntrustedModelCodeError(
                 f"'{handle.name}' wants to run code of its own ({relative}: {found}); it is never executed."
@@ -206,7 +210,7 @@ def quietly() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _code_in(relative: str, path: str) -> str | None:
+def _code_in(relative: str, path: str, followed: Sequence[str]) -> str | None:
     name = relative.rpartition("/")[2].lower()
     if name.endswith(PICKLES):
         return "a pickle"
@@ -220,18 +224,18 @@ def _code_in(relative: str, path: str) -> str | None:
     if len(data) > _MAX_SEARCHED_BYTES:
         return "a document too large to look through"
     try:
-        return _key_of_code(json.loads(data))
+        return _key_of_code(json.loads(data), followed)
     except (ValueError, RecursionError):
         return None
 
 
-def _key_of_code(document: object) -> str | None:
+def _key_of_code(document: object, followed: Sequence[str]) -> str | None:
     """Return the entry that names code, at any depth of a document."""
     pending = [document]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
-            found = next((key for key in CODE_KEYS if value.get(key) not in _HARMLESS), None)
+            found = next((key for key in followed if value.get(key) not in _HARMLESS), None)
             if found:
                 return found
             pending.extend(value.values())

@@ -103,6 +103,8 @@ class LoadedModel(LoadedTokenizer):
     """A ``vision.loader.VisionProcessor`` for a vision-language model, None for others."""
     shares_batches: bool = True
     """Whether its sequences can be computed together."""
+    encodes_prompts: bool = False
+    """Whether an encoder reads its prompts, so that they take no room of the answer in the context window."""
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.template_sandbox import LIBRARY_ERRORS
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.formats.reasoning import ReasoningFormat
-from mlxk.domain.formats.regions import TASK_MARKS
+from mlxk.domain.formats.regions import is_task_mark
 from mlxk.domain.generation.conversation import Adaptation
 
 Spans = tuple[tuple[int, int], ...]
@@ -281,7 +281,7 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
 def _is_control(token: Any, template: str) -> bool:  # noqa: ANN401 - tokenizers' AddedToken
     """Whether a token of the vocabulary is markup, and not a piece of ordinary text such as a run of spaces."""
     text = str(token)
-    if text in TASK_MARKS or len(text) < _SHORTEST or text.isspace() or text.isalnum() or _BYTE.fullmatch(text):
+    if is_task_mark(text) or len(text) < _SHORTEST or text.isspace() or text.isalnum() or _BYTE.fullmatch(text):
         return False
     if token.special:
         return True

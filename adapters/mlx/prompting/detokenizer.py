@@ -1,6 +1,7 @@
 """Detokenization, one token at a time, and access to the Hugging Face tokenizer below the libraries' wrappers."""
 
 import codecs
+import copy
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -68,6 +69,7 @@ class TokenDecoder:
         self._decode: Callable[[list[int]], str] = lambda ids: tokenizer.decode(ids)
         self._spell: Callable[[int], bytes] | None = None
         self._strips_first_space = False
+        self._silent: int | None = None
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None or _decodes_by_itself(tokenizer):
             return
@@ -79,17 +81,42 @@ class TokenDecoder:
             self._spell = _Spelling(backend.id_to_token, _byte_fallback)
             self._strips_first_space = bool(steps[3:])
 
+    def without(self, token: int | None) -> "TokenDecoder":
+        """Return it for texts that begin with a token which is no part of them; None is no token."""
+        found = copy.copy(self)
+        found._silent = token
+        return found
+
     def stream(self) -> Detokenizer:
         """Return a detokenizer for a new sequence."""
         if self._spell is None:
-            return _WindowDetokenizer(self._decode)
-        return _ByteDetokenizer(self._spell, self._strips_first_space)
+            plain: Detokenizer = _WindowDetokenizer(self._decode)
+        else:
+            plain = _ByteDetokenizer(self._spell, self._strips_first_space)
+        return plain if self._silent is None else _Beginning(self._silent, plain)
 
     def spell(self, token: int) -> bytes:
         """Return the bytes of one token within a text: possibly part of a character, empty if unknown."""
         if self._spell is not None:
             return self._spell(token)
         return self._decode([token]).encode()
+
+
+class _Beginning:
+    """Leaves out a token at the beginning of a sequence, as often as it comes there."""
+
+    def __init__(self, silent: int, plain: Detokenizer) -> None:
+        self._silent: int | None = silent
+        self._plain = plain
+
+    def feed(self, token: int) -> str:
+        if token == self._silent:
+            return ""
+        self._silent = None
+        return self._plain.feed(token)
+
+    def flush(self) -> str:
+        return self._plain.flush()
 
 
 class _ByteDetokenizer:

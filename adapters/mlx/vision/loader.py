@@ -11,16 +11,18 @@ import attrs
 from mlx_vlm import utils
 from mlx_vlm.generate.diffusion import is_diffusion_model
 
-from mlxk.adapters.mlx.compatibility import foreign_tokenizer
+from mlxk.adapters.mlx.compatibility import foreign_tokenizer, has_own_processor
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
+    CODE_KEYS,
     identity_of,
     loading_directory,
     offline,
     quietly,
     read_config,
     refuse_untrusted_code,
+    require_regular,
 )
 from mlxk.adapters.mlx.loading.plain_kernels import run_without_metal
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, load_tokenizer
@@ -28,6 +30,7 @@ from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision import clips
+from mlxk.adapters.mlx.vision.encoded import ENCODING, EncodedNetwork, EncodedPrompt
 from mlxk.adapters.mlx.vision.encoder import FeatureCounters, with_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prefill import VisionPrompt
@@ -68,7 +71,7 @@ class VisionProcessor:
     def over(self, model: Any) -> "VisionProcessor":  # noqa: ANN401 - mlx-vlm has no types to name
         """Return it for another network with the same encoder, such as this one with an adapter."""
         parts = attrs.evolve(self.parts, model=model)
-        return attrs.evolve(self, parts=parts, network=VisionNetwork(parts.language))
+        return attrs.evolve(self, parts=parts, network=_network_of(parts))
 
     @property
     def features(self) -> FeatureCounters:
@@ -84,6 +87,9 @@ class VisionProcessor:
     ) -> tuple[RenderedPrompt, Media]:
         """Process the rendered prompt of a request; on the owner thread. Raises as ``process_prompt``."""
         rendered, processed = process_prompt(request, model, self.parts, text)
+        if isinstance(self.network, EncodedNetwork):
+            encoded = EncodedPrompt(self.parts, self.network, processed)
+            return attrs.evolve(rendered, tokens=known_tokens(encoded.tokens, model)), encoded
         prompt = VisionPrompt(self.parts, self.network, processed)
         expands = self.parts.type in _EXPANDING or min(processed.tokens, default=0) < 0
         expands = expands or ("pixel_values_videos" in processed.inputs and clips.prunes(self.parts.template))
@@ -93,8 +99,8 @@ class VisionProcessor:
         return text.with_tokens(known_tokens(expanded.tokens, model)), VisionPrompt(self.parts, self.network, expanded)
 
 
-_NOT_AUTOREGRESSIVE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs")
-"""Substrings of the architectures that do not decode token by token, or have a decoder of their own."""
+_NOT_AUTOREGRESSIVE = ("diffusion", "nemotron_labs")
+"""Substrings of the architectures that do not decode token by token."""
 
 
 def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> LoadedModel:
@@ -111,8 +117,9 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
         BackendNotInstalledError: A package that this architecture needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    refuse_untrusted_code(handle)
+    require_regular(handle)
     config = read_config(handle)
+    _refuse_code(handle, config)
     refusal = foreign_tokenizer(str(config.get("model_type")))
     if refusal:
         raise UntrustedModelCodeError(f"{refusal}: '{handle.name}' is not loaded.")
@@ -121,14 +128,28 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
         _offer_pillow(config.get("model_type"))
         model, processor = _load(handle)
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
+        _share_tokens(tokenizer, processor)
         _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
     held = widen(model, form) if form.widened else None
     parts = VisionParts(model, processor, with_cache(model))
-    network = VisionNetwork(parts.language)
+    network = _network_of(parts)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)
-    # What keeps rows apart is a matter of mlx-lm's network of the same name.
-    return attrs.evolve(loaded, vision=VisionProcessor(parts, network, with_prepared(processor)), shares_batches=True)
+    encoded = isinstance(network, EncodedNetwork)
+    if encoded:
+        begin = unwrapped(tokenizer).bos_token_id  # which such models write first
+        loaded = attrs.evolve(loaded, decoder=loaded.decoder.without(begin))
+    return attrs.evolve(
+        loaded,
+        vision=VisionProcessor(parts, network, with_prepared(processor)),
+        # What keeps rows of others apart is a matter of mlx-lm's network of the same name.
+        shares_batches=not encoded,
+        encodes_prompts=isinstance(network, EncodedNetwork) and network.reads_text,
+    )
+
+
+def _network_of(parts: VisionParts) -> VisionNetwork:
+    return (EncodedNetwork if parts.type in ENCODING else VisionNetwork)(parts.language)
 
 
 def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any) -> VisionTemplate:  # noqa: ANN401
@@ -143,7 +164,7 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
         UntrustedModelCodeError: Loading would execute code that came with it.
         Exception: The library's, for ``translated``.
     """
-    refuse_untrusted_code(handle)
+    _refuse_code(handle, config)
     with offline(), quietly():
         _offer_pillow(config.get("model_type"))
         # Importing the architecture registers its processor.
@@ -152,8 +173,14 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
         with loading_directory(handle) as directory:
             processor = utils.load_processor(str(directory), add_detokenizer=False, trust_remote_code=False)
     disable_word_cache(processor)
+    _share_tokens(tokenizer, processor)
     _share_template(tokenizer, processor)
     return VisionTemplate(processor, parsed)
+
+
+def _refuse_code(handle: ModelHandle, config: Mapping[str, Any]) -> None:
+    own = has_own_processor(str(config.get("model_type")))
+    refuse_untrusted_code(handle, ("model_file",) if own else CODE_KEYS)
 
 
 def _load(handle: ModelHandle) -> tuple[Any, Any]:
@@ -184,6 +211,15 @@ def _offer_pillow(architecture: object) -> None:
     offered = types.ModuleType(name)
     vars(offered)["Siglip2ImageProcessor"] = found.Siglip2ImageProcessorPil
     sys.modules[name] = offered
+
+
+def _share_tokens(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401
+    """Give a tokenizer the tokens that mlx-vlm adds to the processor's, such as Florence-2's places in an image."""
+    ours, theirs = unwrapped(tokenizer), getattr(processor, "tokenizer", processor)
+    known = getattr(ours, "added_tokens_decoder", None)
+    further = sorted(getattr(theirs, "added_tokens_decoder", {}).items())
+    if known is not None:
+        ours.add_tokens([token for index, token in further if index >= len(ours)])
 
 
 def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401

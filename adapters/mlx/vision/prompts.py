@@ -22,7 +22,7 @@ from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, ren
 from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
-from mlxk.adapters.mlx.vision import clips, sounds
+from mlxk.adapters.mlx.vision import clips, sounds, tasks
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
@@ -32,9 +32,6 @@ from mlxk.domain.generation.request import GenerationRequest
 
 _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """Raised by processors for media and prompts that do not match."""
-
-_SHOWN_ONE = frozenset({"deepseekocr", "deepseekocr_2", "falcon_ocr", "moondream3", "step3p7"})
-"""Architectures of which mlx-vlm fails at several images in a prompt, or looks at one of them only."""
 
 _NARROW_ASPECT_RATIO = 50
 """From this aspect ratio on an image is reported as the likely cause when a processor fails."""
@@ -203,13 +200,12 @@ def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionT
 
 def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: VisionTemplate) -> list[Any]:
     """Return the messages in the form that the architecture's template expects, with media in their own messages."""
+    tasks.require_few_images(conversation, model.type)
+    task = tasks.as_task(wire, model.type)
+    if task is not None:
+        return [task]
     if model.type.lower() not in prompt_utils.MODEL_CONFIG:
         return wire
-    most = max((len(message.images) for message in conversation.messages), default=0)
-    shown = len(conversation.images) if model.type in _SHOWN_ONE else most
-    if shown > 1 and model.type.lower() in {*_SHOWN_ONE, *prompt_utils.SINGLE_IMAGE_ONLY_MODELS}:
-        fault = f"this model ({model.type}) takes one image at a time, not at {shown}"
-        raise CapabilityError.in_field("messages", fault, hint="Show one in a message.")
     found: list[Any] = prompt_utils.apply_chat_template(
         model.processor, model.config, wire, return_messages=True, num_images=0
     )
@@ -290,6 +286,8 @@ def process_conversation(
         return ProcessedPrompt(tuple(encode_text(rendering, tokenizer, model)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
     text = broken_up(rendering)
+    if images:
+        tasks.require_whole_task(text, model.processor)
     try:
         inputs = utils.prepare_inputs(
             model.processor,
