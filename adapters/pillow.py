@@ -18,8 +18,8 @@ from PIL import AvifImagePlugin, ExifTags, Image, ImageMath, features
 from mlxk.application.ports.media import ImageReader
 from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, ValidationError
-from mlxk.domain.generation.image_table import ImageFacts, camera_name
 from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.generation.media_facts import ImageFacts, camera_name
 
 _DECODING_ERRORS = (
     OSError,

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from mlxk.application.ports.media import AudioDecoder, ImageReader, VideoDecoder
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, KeptPrompts, TextGenerator, TextStream
-from mlxk.domain.generation.image_table import ImageFacts, ReadVideo
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
+from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.video import EncodedVideo
 from mlxk.domain.models.model import ModelHandle

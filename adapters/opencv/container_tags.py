@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from mlxk.domain.generation.image_table import ImageFacts, camera_name
+from mlxk.domain.generation.media_facts import ImageFacts, camera_name
 from mlxk.domain.generation.video import EncodedVideo, VideoContainer
 
 _MOST_BOXES = 4096

@@ -21,8 +21,8 @@ from mlxk.adapters.opencv import container_tags
 from mlxk.application.ports.media import VideoDecoder
 from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.errors import BackendNotInstalledError, ValidationError
-from mlxk.domain.generation.image_table import ReadVideo, VideoFacts
 from mlxk.domain.generation.media import DecodedImage, DecodedVideo, VideoFrame
+from mlxk.domain.generation.media_facts import ReadVideo, VideoFacts
 from mlxk.domain.generation.video import MAX_FRAME_PIXELS, MAX_VIDEO_SECONDS, EncodedVideo, frame_digest
 
 CPU_SECONDS = 30

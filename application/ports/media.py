@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.generation.image_table import ImageFacts, ReadVideo
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage, MediaKind
+from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo
 from mlxk.domain.generation.video import EncodedVideo
 
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 
 from mlxk.application.ports.media import ImageReader
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedImage, EncodedImage
+from mlxk.domain.generation.media_facts import ImageFacts
 
 
 class InMemoryImageReader(ImageReader):

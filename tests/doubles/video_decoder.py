@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from mlxk.application.ports.media import VideoDecoder
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.image_table import ImageFacts, ReadVideo, VideoFacts
 from mlxk.domain.generation.media import DecodedImage, DecodedVideo, VideoFrame
+from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo, VideoFacts
 from mlxk.domain.generation.video import EncodedVideo, frame_digest
 
 

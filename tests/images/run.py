@@ -26,7 +26,7 @@ from typing import Any
 
 from photos import Photo, make
 
-from mlxk.domain.generation.image_table import camera_name
+from mlxk.domain.generation.media_facts import camera_name
 
 Row = tuple[str, str, str]
 """Place, date and camera, ``-`` for what is unknown."""

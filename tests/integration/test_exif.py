@@ -12,8 +12,9 @@ from PIL.TiffImagePlugin import IFDRational
 from syrupy.assertion import SnapshotAssertion
 
 from mlxk.adapters.pillow import PillowImageReader
-from mlxk.domain.generation.image_table import Chunk, ImageFacts, ShownImage
+from mlxk.domain.generation.image_table import Chunk, ShownImage
 from mlxk.domain.generation.media import EncodedImage
+from mlxk.domain.generation.media_facts import ImageFacts
 
 TAG, GPS, IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")

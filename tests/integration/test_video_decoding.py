@@ -11,7 +11,7 @@ from models.clips import CODECS, box, encoded, greys, plain, with_tags, written
 
 from mlxk.adapters.opencv.video_decoder import Limits, OpenCvVideoDecoder
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.image_table import ImageFacts, ReadVideo
+from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo
 from mlxk.domain.generation.video import MAX_FRAME_PIXELS, VideoSampling
 
 KNOWN = {"mp4": "mpeg4", "mov": "mpeg4", "avi": "mjpeg", "mkv": "mpeg4", "webm": "vp8", "gif": "gif"}

@@ -15,8 +15,9 @@ from serving.running import RunningServer, events_of, read_all
 
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.conversation import Conversation, Role
-from mlxk.domain.generation.image_table import MARKER, ImageFacts
+from mlxk.domain.generation.image_table import MARKER
 from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage
+from mlxk.domain.generation.media_facts import ImageFacts
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.settings import ServerSettings
 

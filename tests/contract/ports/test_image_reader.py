@@ -10,8 +10,8 @@ from PIL import ExifTags, Image
 from mlxk.adapters.pillow import PillowImageReader
 from mlxk.application.ports.media import ImageReader
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import EncodedImage
+from mlxk.domain.generation.media_facts import ImageFacts
 
 FACTS = ImageFacts(datetime.datetime(2024, 5, 1, 12, 30, 15), 48.25, -11.5, "Apple iPhone SE")
 

@@ -34,8 +34,8 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.generation.media_facts import ImageFacts
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.footprint import MemoryReading

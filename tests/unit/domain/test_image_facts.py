@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.generation.image_table import MAX_CAMERA_CHARACTERS, ImageFacts, camera_name
+from mlxk.domain.generation.media_facts import MAX_CAMERA_CHARACTERS, ImageFacts, camera_name
 
 NOON = datetime.datetime(2023, 12, 6, 12, 19, 45)
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.domain.generation.image_table import MARKER, Chunk, ImageFacts, ImageNumbers, ShownImage
+from mlxk.domain.generation.image_table import MARKER, Chunk, ImageNumbers, ShownImage
 from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.generation.media_facts import ImageFacts
 
 
 def encoded(name: str | None = None, salt: str = "", form: ImageFormat = ImageFormat.JPEG) -> EncodedImage:

@@ -9,8 +9,9 @@ import pytest
 from mlxk.adapters.unix_socket import protocol
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message
-from mlxk.domain.generation.image_table import Chunk, ImageFacts, ReadVideo, ShownVideo, VideoFacts, without_tables
+from mlxk.domain.generation.image_table import Chunk, ShownVideo, without_tables
 from mlxk.domain.generation.media import DecodedImage, DecodedVideo, VideoFrame
+from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo, VideoFacts
 from mlxk.domain.generation.video import MAX_VIDEO_BYTES, VIDEOS, EncodedVideo, VideoContainer, VideoSampling
 
 BEGINNINGS = {
