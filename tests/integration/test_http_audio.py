@@ -228,6 +228,37 @@ def test_vectors_as_numbers_and_in_base64_are_the_same(server: RunningServer, sd
     assert status == 200
 
 
+@pytest.mark.parametrize(
+    ("foreign", "own"),
+    [
+        ({"output_dimension": 4}, {"dimensions": 4}),
+        ({"truncation": True}, {"truncate": True}),
+        ({"truncate": "END"}, {"truncate": True}),
+        ({"truncate": "none"}, {"truncate": False}),
+        ({"embedding_type": "base64"}, {"encoding_format": "base64"}),
+        ({"task": "retrieval.query"}, {"input_type": "query"}),
+        ({"output_dtype": "float"}, {}),
+    ],
+    ids=str,
+)
+def test_the_names_of_other_servers_mean_the_same(foreign: Any, own: Any, server: RunningServer) -> None:
+    body = {"model": EMBEDDING_MODEL, "input": ["two", "texts"]}
+    status, headers, found = server.post("/v1/embeddings", {**body, **foreign})
+    assert (status, found) == (200, server.post("/v1/embeddings", {**body, **own})[2])
+    assert "x-mlxk-ignored-fields" not in headers
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("embedding_type", "binary"), ("output_dtype", "int8"), ("output_dimension", 0), ("truncate", "START")],
+)
+def test_what_the_vectors_would_not_be_is_refused_by_the_name_that_was_sent(
+    field: str, value: Any, server: RunningServer
+) -> None:
+    status, _, found = server.post("/v1/embeddings", {"model": EMBEDDING_MODEL, "input": "two", field: value})
+    assert (status, found["error"]["param"]) == (400, field)
+
+
 def test_vectors_say_what_they_are_of(server: RunningServer, sdk: openai.OpenAI) -> None:
     answer = sdk.embeddings.create(model="encoder", input="one two three", user="ada")
     assert (answer.model, answer.object) == (EMBEDDING_MODEL, "list")

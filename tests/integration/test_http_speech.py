@@ -176,6 +176,12 @@ def test_what_cannot_be_is_refused_by_name(
     assert words in error["message"]
 
 
+def test_an_empty_field_asks_for_nothing(speak: Speak) -> None:
+    status, headers, sound = speak(response_format="", stream_format="", voice="", instructions="")
+    assert status == 200, sound
+    assert (sound.startswith(b"RIFF"), headers.get("x-mlxk-ignored-fields")) == (True, None)
+
+
 def test_unknown_fields_are_named(speak: Speak) -> None:
     assert speak(lang_code="en", response_format="wav")[1]["x-mlxk-ignored-fields"] == "lang_code"
 

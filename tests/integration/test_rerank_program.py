@@ -180,6 +180,27 @@ def test_top_n_takes_the_first_of_the_order(server: RunningServer) -> None:
     assert asked(server, top_n=2)[2]["results"] == asked(server)[2]["results"][:2]
 
 
+def test_the_names_of_other_servers_mean_the_same(server: RunningServer) -> None:
+    _, headers, answer = asked(server, top_k=2)
+    assert answer["results"] == asked(server, top_n=2)[2]["results"]
+    assert "x-mlxk-ignored-fields" not in headers
+    assert asked(server, top_k=1, top_n=2)[2]["results"] == answer["results"]
+    status, _, refused = asked(server, documents=["bread " * 600], truncation=False)
+    assert (status, refused["error"]["param"]) == (400, "documents[0]"), refused
+    assert "documents[0] resulted in" in refused["error"]["message"]
+    assert asked(server, documents=["bread " * 600], truncation=True)[0] == 200
+
+
+def test_a_document_in_parts_of_text_is_their_text(server: RunningServer) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "cheetah"}]
+    _, _, plain = asked(server, documents=["a\ncheetah", "bread"])
+    _, _, divided = asked(server, documents=[{"content": parts}, {"content": "bread"}])
+    assert divided["results"] == plain["results"]
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    status, _, refused = asked(server, documents=[{"content": [*parts, image]}])
+    assert (status, refused["error"]["param"]) == (422, "documents[0]")
+
+
 def test_what_was_truncated_is_said(server: RunningServer) -> None:
     status, headers, answer = asked(server, documents=["bread", "food " * 3 * WINDOW])
     assert status == 200
@@ -217,6 +238,8 @@ def test_the_short_form_of_a_request_gets_the_short_form_of_an_answer(server: Ru
         ({"documents": [{"title": "a"}]}, 400, "documents[0]"),
         ({"documents": "bread"}, 400, "documents"),
         ({"query": ""}, 400, "query"),
+        ({"query": " \n"}, 400, "query: is empty"),
+        ({"top_k": 0}, 400, "top_k: must be at least 1"),
         ({"query": ["a"]}, 400, "query"),
         ({"top_n": 0}, 400, "top_n"),
         ({"top_n": True}, 400, "top_n"),

@@ -5,9 +5,9 @@ import http.client
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -35,7 +35,7 @@ from mlxk.entrypoints.http.openai.media_items import read_item, read_messages
 from mlxk.entrypoints.http.request_scope import trace_of
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.media import PartReader
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
 
 CONNECT_SECONDS = 3.0
@@ -63,9 +63,28 @@ _KINDS = {
 """The values of ``input_type``: ours, and those of NVIDIA's and Cohere's APIs."""
 
 
+_TASKS = {"retrieval.query": "query", "retrieval.passage": "document"}
+"""The values of Jina's ``task`` that say what the inputs are for."""
+
+_TRUNCATIONS = {"END": True, "NONE": False}
+Truncate = bool | str | None
+"""Whether to truncate; in words as NVIDIA's and Cohere's APIs have it."""
+
+_FLOATS_ONLY = Unsupported("vectors are 32-bit floats", ("float",))
+_UNSUPPORTED = {"output_dtype": _FLOATS_ONLY, "embedding_types": attrs.evolve(_FLOATS_ONLY, neutral=(["float"],))}
+_WITHOUT_EFFECT = {"task": Unsupported("the model has no adapters for tasks", tuple(_TASKS))}
+
+
 @attrs.frozen(kw_only=True)
 class EmbeddingsRequest:
     """The body of a request for embeddings."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "output_dimension": "dimensions",
+        "truncation": "truncate",
+        "embedding_type": "encoding_format",
+    }
+    """Of Voyage's and Jina's APIs."""
 
     model: Annotated[str, Range(1, None)]
     input: Inputs = None
@@ -76,7 +95,9 @@ class EmbeddingsRequest:
     input_type: Annotated[str, OneOf(tuple(_KINDS))] | None = None
     instruct: str | None = None
     prompt_name: Annotated[str, Range(1, None)] | None = None
-    truncate: bool | None = None
+    truncate: Truncate = None
+    task: str | None = None
+    """Of Jina's API, where ``input_type`` is absent."""
 
     def inputs(self, media: PartReader) -> tuple[Input, ...]:
         """Return the inputs, each as text, as tokens or as an image.
@@ -102,12 +123,15 @@ class EmbeddingsRequest:
     @property
     def kind(self) -> InputKind:
         """What the inputs are for."""
-        return _KINDS[self.input_type or InputKind.DOCUMENT.value]
+        asked = self.input_type or (_TASKS.get(self.task or "") if self.prompt_name is None else None)
+        return _KINDS[asked or InputKind.DOCUMENT.value]
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
         if (self.input is None) == (self.messages is None):
             return [FieldError("input", "is missing" if self.messages is None else "and messages exclude each other")]
+        if isinstance(self.truncate, str) and self.truncate.upper() not in _TRUNCATIONS:
+            return [FieldError("truncate", "must be true, false, END or NONE: texts are cut at their end")]
         if self.instruct is not None and self.kind is not InputKind.QUERY:
             return [FieldError("instruct", "belongs to the input_type query")]
         if self.prompt_name is not None and self.input_type is not None:
@@ -121,7 +145,7 @@ class EmbeddingsRequest:
             instruction=self.instruct,
             prompt_name=self.prompt_name,
             dimensions=self.dimensions,
-            truncate=bool(self.truncate),
+            truncate=_TRUNCATIONS[self.truncate.upper()] if isinstance(self.truncate, str) else bool(self.truncate),
         )
 
 
@@ -131,6 +155,7 @@ NEUTRAL: Neutral = {"encoding_format": ("",), "input_type": ("",), "instruct": (
 def register_inputs(converter: StrictConverter) -> None:
     """Register the kinds of input with a converter."""
     converter.union(Inputs, _kind)
+    converter.union(Truncate, lambda value: str if isinstance(value, str) else bool)
 
 
 def _kind(value: object) -> object:
@@ -161,6 +186,8 @@ class EmbeddingsResource:
         self._reader = BodyReader(
             EmbeddingsRequest,
             (register_inputs,),
+            unsupported=_UNSUPPORTED,
+            without_effect=_WITHOUT_EFFECT,
             neutral=NEUTRAL,
             default_model=lambda: server.settings.embed_model or server.services.catalogue.default,
         )

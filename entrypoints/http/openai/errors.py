@@ -48,7 +48,7 @@ def error_document(error: MlxkError, request_id: str | None, parameter: str | No
     }
 
 
-_OVERFLOW = {"messages": "your messages", "prompt": "your prompt", "input": "your input"}
+_OVERFLOW = {"messages": "your messages", "prompt": "your prompt", "input": "your input", "query": "your query"}
 """What was too long, by the field that it came in."""
 
 
@@ -58,8 +58,8 @@ def _overflow(error: MlxkError, parameter: str | None) -> str | None:
     if error.code != "context_length_exceeded" or "context_length" not in facts:
         return None
     what = _OVERFLOW.get(parameter or "", "your prompt")
-    index = facts.get("index")
-    what = f"{parameter}[{index}]" if index is not None else what
+    if "index" in facts:
+        what = f"{(parameter or '').partition('[')[0]}[{facts['index']}]"
     noun = what.removeprefix("your ")
     if "counted_tokens" in facts:
         has = (

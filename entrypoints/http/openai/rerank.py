@@ -5,14 +5,14 @@ The body is that of Jina's and of Cohere's API, in either version, or the shorte
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import attrs
 import falcon
 
 from mlxk.application.policy import require_reranker
 from mlxk.domain.embedding import ImageInput, as_number
-from mlxk.domain.errors import CapabilityError
+from mlxk.domain.errors import CapabilityError, ContextLengthError
 from mlxk.domain.models.model import Capability
 from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
 from mlxk.entrypoints.http.api import ServerContext
@@ -29,7 +29,9 @@ from mlxk.entrypoints.http.resources import send_json
 PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/v2/rerank")
 
 _TEXTS_ONLY = Unsupported("a document is its 'text' and its image")
-_UNSUPPORTED: Mapping[str, Unsupported] = {"rank_fields": _TEXTS_ONLY}
+_UNSUPPORTED: Mapping[str, Unsupported] = {
+    "rank_fields": attrs.evolve(_TEXTS_ONLY, neutral=(["text"],)),
+}
 _WITHOUT_EFFECT = {
     "max_chunks_per_doc": Unsupported("a document is read as one"),
     "priority": Unsupported("requests are served in the order they come"),
@@ -43,6 +45,9 @@ _SEARCH_UNIT = 100
 @attrs.frozen(kw_only=True)
 class RerankBody:
     """The body of a request."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"top_k": "top_n", "truncation": "truncate"}
+    """Of Voyage's API, and of Jina's."""
 
     model: Annotated[str, Range(1, None)]
     query: Query
@@ -63,7 +68,8 @@ class RerankBody:
         """Return the faults of combinations of fields, and of documents."""
         if (self.documents is None) == (self.texts is None):
             return [FieldError("documents", "is missing" if self.texts is None else "and texts exclude each other")]
-        faults = [
+        faults = [FieldError("query", "is empty")] if isinstance(self.query, str) and not self.query.strip() else []
+        faults += [
             FieldError(f"documents[{index}]", "must be a string, or an object with a string 'text'")
             for index, each in enumerate(self.documents or ())
             if not isinstance(_text(each), str) and not _has_image(each)
@@ -101,7 +107,16 @@ def _has_image(item: object) -> bool:
 
 
 def _text(document: object) -> object:
-    return document.get("text") if isinstance(document, dict) else document
+    """Return the text of a document, which is in its parts where it has no ``text``; None where it is none alone."""
+    if not isinstance(document, dict) or document.get("text") is not None:
+        return document.get("text") if isinstance(document, dict) else document
+    content = document.get("content")
+    parts = [_text(each) for each in content] if isinstance(content, list) else [content]
+    return "\n".join(each for each in parts if isinstance(each, str)) if all(_is_text(each) for each in parts) else None
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, str) and not is_image_url(part)
 
 
 class RerankResource:
@@ -123,7 +138,6 @@ class RerankResource:
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return the documents' indices and scores, the most relevant first."""
-        request.context.prompt_field = "query"
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
         model = self._services.catalogue.find(body.model, require_reranker)
@@ -136,6 +150,10 @@ class RerankResource:
         began = clock.monotonic()
         try:
             found = self._services.rerank(model.description, query, documents, body.settings)
+        except ContextLengthError as error:
+            index = (error.detail or {}).get("index")
+            request.context.prompt_field = "query" if index is None else f"documents[{index}]"
+            raise
         finally:
             release()
         seconds = clock.monotonic() - began

@@ -58,11 +58,18 @@ def _is_same(value: object, other: object) -> bool:
     return type(value) is type(other) and value == other
 
 
+def _as_written(fault: FieldError, written: Mapping[str, str]) -> FieldError:
+    """Return a fault of a field under the name by which the client sent it."""
+    own = re.split(r"[.\[]", fault.path, maxsplit=1)[0]
+    return attrs.evolve(fault, path=written[own] + fault.path[len(own) :]) if own in written else fault
+
+
 class BodyReader(Generic[R]):
     """Reads one kind of request body. Safe to share between threads.
 
     Args:
-        kind: The class of the body.
+        kind: The class of the body. Its ``aliases``, if any, are the names that other servers have for fields, each
+            with the name here, which counts where both are sent.
         register: Registers the unions of that class with a converter.
         unsupported: Documented fields that are not supported.
         without_effect: Documented fields that are accepted and reported as ignored, by their paths.
@@ -82,6 +89,7 @@ class BodyReader(Generic[R]):
     ) -> None:
         self._kind = kind
         self._neutral = neutral
+        self._aliases: Mapping[str, str] = getattr(kind, "aliases", {})
         self._default_model = default_model
         self._unsupported = unsupported
         self._without_effect = without_effect
@@ -104,10 +112,12 @@ class BodyReader(Generic[R]):
         Raises:
             ValidationError, ParameterNotSupportedError: Names every field at fault.
         """
+        written = {own: name for name, own in self._aliases.items() if name in sent and sent.get(own) is None}
+        named = {**sent, **{own: sent[name] for own, name in written.items()}}
         body = {
             name: value
-            for name, value in sent.items()
-            if not any(_is_same(value, each) for each in self._neutral.get(name, ()))
+            for name, value in named.items()
+            if name not in written.values() and not any(_is_same(value, each) for each in self._neutral.get(name, ()))
         }
         if body.get("model") in (None, "") and (model := self._default_model()) is not None:
             body["model"] = model
@@ -115,7 +125,7 @@ class BodyReader(Generic[R]):
         accepted = {name: value for name, value in body.items() if name not in {fault.path for fault in refused}}
         structured, faults = self._converter.structure(accepted, self._kind)
         combinations = [] if structured is None else structured.faults()
-        raise_for([*faults, *combinations, *refused])
+        raise_for([_as_written(fault, written) for fault in (*faults, *combinations, *refused)])
         if structured is None:
             raise ValidationError("The request is malformed.")
         report_ignored(response, ignored_fields(accepted, structured, self._unsupported, self._without_effect))

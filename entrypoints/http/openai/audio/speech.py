@@ -51,7 +51,7 @@ from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
 from mlxk.entrypoints.http.openai.audio.request import read_form
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.request_scope import request_id, trace_of
-from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.media import Upload
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
@@ -94,6 +94,8 @@ REF_TEXT_IGNORED = "ref-text-ignored"
 _RECORDING, _SAID = "ref_audio", "ref_text"
 """The fields of a recording whose voice is imitated, and of what is said in it."""
 
+_NEUTRAL: Neutral = dict.fromkeys(("response_format", "stream_format", "speed", _RECORDING), ("",))
+
 _FRAME_BYTES = 32 * 1024
 """Of an encoded file in one event."""
 
@@ -115,7 +117,7 @@ class SpeechBody:
     def faults(self) -> list[FieldError]:
         """Return the faults of the voice, which is a name, or an object with it."""
         faults = []
-        if self.voice is not None and not isinstance(self.named_voice, str):
+        if self.voice not in (None, "") and not isinstance(self.named_voice, str):
             faults.append(FieldError("voice", "must be a string, or an object with a string 'id'"))
         if not any(character.isalnum() for character in self.input):
             faults.append(FieldError("input", "has no letter or digit that could be spoken"))
@@ -136,6 +138,7 @@ class SpeechResource:
     def __init__(self, server: ServerContext) -> None:
         self._reader = BodyReader(
             SpeechBody,
+            neutral=_NEUTRAL,
             default_model=lambda: server.services.catalogue.default,
         )
         self._server = server
