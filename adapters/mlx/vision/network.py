@@ -9,6 +9,7 @@ from mlx_vlm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.vision.encoder import CachingEncoder
 from mlxk.adapters.mlx.vision.key_blocks import choose_by_row
+from mlxk.adapters.mlx.vision.prompt_scale import scale_prompts
 
 _PAST_THE_VOCABULARY = {"deepseek_v4": 5}
 """Architectures whose tokens for images come after the vocabulary, and how many there are."""
@@ -181,6 +182,7 @@ class VisionNetwork:
         self._language = language
         _see_whole_images(getattr(language, "model", None))
         choose_by_row(language)
+        scale_prompts(language)
         self.has_positions = hasattr(language, "_rope_deltas") or hasattr(language, "_position_ids")
         """Whether positions differ from the token count."""
         self.takes_positions = hasattr(language, "_rope_deltas") or not self.has_positions
