@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pytest
 from mlx_lm import load
+from models.tiny_models import build
 from serving.running import RunningServer
 from serving.whole_program import WholeProgram
 
@@ -24,7 +25,7 @@ TEXTS = ("mlxk is the knife", "mlxk", "Grüße, 世界 😀!", " leading and tra
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    program: Any = WholeProgram(tmp_path_factory.mktemp("served"), ServerSettings())
+    program: Any = WholeProgram(tmp_path_factory.mktemp("served"), ServerSettings(allow_paths=True))
     with RunningServer(program) as running:
         yield running
 
@@ -122,3 +123,20 @@ def test_no_tokens_are_no_completion_and_a_prompt_that_was_computed_before_is_sc
     assert first["choices"][0]["text"] == prompt
     assert second["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert ask(served, prompt=prompt, max_tokens=1)["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+
+
+@pytest.mark.parametrize("prompt", ["", "世界 😀", " a space "])
+def test_every_token_begins_where_it_stands_in_the_text_beside_characters_of_several_tokens(
+    served: RunningServer, tmp_path: Path, prompt: str
+) -> None:
+    model, parts = build(tmp_path / "tiny").directory, 0
+    for seed in range(6):
+        body = {"model": model, "prompt": prompt or "a", "temperature": 1.3, "seed": seed, "logprobs": 0}
+        (choice,) = ask(served, **body, echo=bool(prompt), max_tokens=40, ignore_eos=True)["choices"]
+        text, logprobs = choice["text"], choice["logprobs"]
+        for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
+            if "\ufffd" in token:
+                parts += 1
+            else:
+                assert text[offset : offset + len(token)] == token, (token, offset, text)
+    assert parts > 10

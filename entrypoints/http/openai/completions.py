@@ -3,7 +3,6 @@
 import codecs
 import functools
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Annotated, Any
 
 import attrs
@@ -155,6 +154,7 @@ class TextRenderer(ChoiceRenderer):
         self._scored = scored
         self._completes = completes
         self._offset = 0
+        self._spelled: codecs.IncrementalDecoder | None = None
 
     def opening(self) -> Entry | None:
         """Return the prompt, if it is repeated and no event brings it."""
@@ -170,8 +170,9 @@ class TextRenderer(ChoiceRenderer):
         if not self._completes:
             return ()
         if isinstance(event, TextDelta):
-            return (self._entry(event.text, self._logprobs(event.logprobs) if event.logprobs else None),)
+            return (self._entry(event.text, self._logprobs(event) if event.logprobs else None),)
         if isinstance(event, ReasoningDelta):
+            self._offset += len(event.text)
             return (self._entry(event.text),)
         return (self._entry(event.call.arguments),)
 
@@ -196,24 +197,47 @@ class TextRenderer(ChoiceRenderer):
         self._offset = len(text)
         if not event.logprobs:
             return self._entry(text)
-        spelled = codecs.getincrementaldecoder("utf-8")("replace")
-        lengths = [len(spelled.decode(each.token.utf8)) for each in event.logprobs]
         # A token that begins every prompt, or a space, is in the spelling and not in the text.
         before = len(event.text) - len(text)
-        starts = (max(0, end - length - before) for end, length in zip(accumulate(lengths), lengths, strict=True))
-        logprobs = _as_columns(event.logprobs, list(starts))
+        starts, _ = _places(codecs.getincrementaldecoder("utf-8")("replace"), event.logprobs)
+        logprobs = _as_columns(event.logprobs, [max(0, start - before) for start in starts])
         logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
         return self._entry(text, logprobs)
 
-    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> Entry:
-        offsets = []
-        for each in tokens:
-            offsets.append(self._offset)
-            self._offset += len(each.token.text)
-        return _as_columns(tokens, offsets)
+    def _logprobs(self, event: TextDelta) -> Entry:
+        """Return the tokens with their places in the text."""
+        began = self._offset
+        if self._spelled is None:
+            self._spelled = codecs.getincrementaldecoder("utf-8")("replace")
+            # The space of a text's first token may be in the spelling and not in the text.
+            self._offset -= event.logprobs[0].token.text.startswith(" ") and not event.text.startswith(" ")
+        starts, length = _places(self._spelled, event.logprobs)
+        offsets = [max(began, self._offset + start) for start in starts]
+        self._offset += length
+        return _as_columns(event.logprobs, offsets)
 
     def _entry(self, text: str, logprobs: Entry | None = None, reason: str | None = None) -> Entry:
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _places(decoder: codecs.IncrementalDecoder, tokens: Sequence[TokenLogprob]) -> tuple[list[int], int]:
+    """Return where tokens begin in the text that they spell, and its length; parts of a character begin where it does.
+
+    Args:
+        decoder: Of UTF-8, after the tokens before.
+        tokens: The next ones.
+    """
+    starts, length = [], 0
+    for each in tokens:
+        continues = each.token.utf8[:1] in _CONTINUING
+        begun = bool(decoder.getstate()[0])
+        starts.append(length + (begun and not continues))  # what was begun and does not go on is one character
+        length += len(decoder.decode(each.token.utf8))
+    return starts, length
+
+
+_CONTINUING = {bytes([each]) for each in range(0x80, 0xC0)}
+"""The bytes of UTF-8 that begin no character."""
 
 
 def _as_columns(tokens: Sequence[TokenLogprob], offsets: list[int]) -> dict[str, list[Any]]:
