@@ -17,6 +17,7 @@ from mlxk.adapters.mlx.loading.adapted import whole_network
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, LoadedTokenizer
 from mlxk.adapters.mlx.tuning.examples import EncodedExample, ExampleEncoder
 from mlxk.adapters.mlx.tuning.objective import Losses, mask_of
+from mlxk.adapters.mlx.vision.encoded import ENCODING
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate, logits_of
 from mlxk.adapters.mlx.vision.prefill import VisionPrompt
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_conversation, render_text
@@ -39,11 +40,18 @@ class ImageExampleEncoder(ExampleEncoder):
     Args:
         template: What rendering needs of the model.
         shown: Reads the images of an example.
+
+    Raises:
+        ValidationError: An encoder reads the prompts of the model, of which the loss is not the next token's.
     """
 
     def __init__(
         self, tokenizer: LoadedTokenizer, template: VisionTemplate, shown: Shown, max_length: int, *, mask_prompt: bool
     ) -> None:
+        if template.type in ENCODING:
+            raise ValidationError(
+                f"'{tokenizer.handle.name}' ({template.type}) has an encoder beside its decoder: it is not tuned"
+            )
         super().__init__(tokenizer, max_length, mask_prompt=mask_prompt)
         self._tokenizer, self._template, self._with_images = tokenizer, template, shown
         self._templated = True
