@@ -162,15 +162,13 @@ def text_libraries(facts: Facts, support: InstalledSupport) -> tuple[Library, ..
         facts: What the model is.
         support: Of its architecture.
     """
-    media = _takes_media(facts)
-    if Library.MLX_VLM not in support.loading or not (media or support.writes):
+    loading, media = support.loading, _takes_media(facts)
+    if Library.MLX_VLM not in loading or not (media or (support.writes and Library.MLX_LM not in loading)):
         return (Library.MLX_LM,)
-    if Library.MLX_LM not in support.loading:
+    if Library.MLX_LM not in loading:
         return (Library.MLX_VLM,)
-    if not media:
-        return (Library.MLX_LM,)
-    vision = facts.can(Capability.VISION)
-    return (Library.MLX_VLM, Library.MLX_LM) if vision else (Library.MLX_LM, Library.MLX_VLM)
+    both = (Library.MLX_LM, Library.MLX_VLM)
+    return both[::-1] if facts.can(Capability.VISION) else both
 
 
 _Verdict = tuple[tuple[Library, ...], str | None]
@@ -218,8 +216,7 @@ def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport)
     if support.instead and Library.MLX_LM not in support.loading:
         return (), f"Model type {facts.architecture} {support.instead}"
     libraries = text_libraries(facts, support)
-    known = Library.MLX_VLM in support.loading or Library.MLX_LM not in support.loading
-    if libraries == (Library.MLX_VLM,) or (_takes_media(facts) and known):
+    if Library.MLX_VLM in libraries or (_takes_media(facts) and Library.MLX_LM not in support.loading):
         return libraries, _media_refusal(snapshot, facts, support)
     return libraries, (
         _weights_refusal(snapshot, Library.MLX_LM)
