@@ -23,7 +23,7 @@ from mlxk.entrypoints.http.openai.api import model_document, openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.page import INDEX, PREFIX, ChatPage, PageFile, asks_for_page
 from mlxk.entrypoints.http.request_scope import RequestScope, Trace, Tracer, request_id
-from mlxk.entrypoints.http.requests.body import BodyGuard
+from mlxk.entrypoints.http.requests.body_guard import BodyGuard
 from mlxk.entrypoints.http.resources import (
     Alive,
     Docs,
