@@ -134,7 +134,7 @@ def mlxk_here(program_environment: dict[str, str], tmp_path: Path) -> Program:
     """Do what ``mlxk`` does in this process, for a tenth of the processor time."""
     import this_process
 
-    def run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, stdin: str | bytes = "", **variables: str) -> "subprocess.CompletedProcess[str]":
         return this_process.run(arguments, {**program_environment, **variables}, tmp_path, stdin)
 
     return run

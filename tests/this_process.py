@@ -15,7 +15,7 @@ from unittest import mock
 
 
 def run(
-    arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path, stdin: str = ""
+    arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path, stdin: str | bytes = ""
 ) -> "subprocess.CompletedProcess[str]":
     """Do what ``mlxk`` does with these arguments, this environment, this working directory and this text in a pipe."""
     from mlxk.entrypoints.main import main
@@ -37,13 +37,13 @@ def run(
 
 
 @contextlib.contextmanager
-def _piped(text: str) -> Iterator[None]:
+def _piped(text: str | bytes) -> Iterator[None]:
     """Make a pipe with a text the standard input of this process."""
     kept = os.dup(0)
     reading, writing = os.pipe()
     os.dup2(reading, 0)
     os.close(reading)
-    os.write(writing, text.encode())
+    os.write(writing, text.encode() if isinstance(text, str) else text)
     os.close(writing)
     try:
         with open(0, encoding="utf-8", closefd=False) as stream, mock.patch.object(sys, "stdin", stream):

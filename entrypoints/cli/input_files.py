@@ -17,6 +17,7 @@ from typing import TextIO
 
 import attrs
 
+from mlxk.application.named_media import is_address
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation import video
@@ -223,6 +224,7 @@ def find_images(typed: str, built_in: ModelSource, named_by: str = "--image") ->
     Raises:
         StorageError, ValidationError: A file is missing, not an image, or too large.
     """
+    _require_file(typed, named_by)
     files = [ImageFile(path, typed, named_by) for path in _paths(typed, built_in)]
     for file in files:
         file.check()
@@ -237,7 +239,16 @@ def find_videos(
     Raises:
         StorageError, ValidationError: A file is missing, not a clip, or too large.
     """
+    _require_file(typed, named_by)
     return [_clip(path, typed, sampling, named_by) for path in _paths(typed, built_in)]
+
+
+def _require_file(typed: str, named_by: str) -> None:
+    """Refuse what is no path, whose message would otherwise be that there is no such file, with all of its base64."""
+    if is_address(typed) or typed[:5].lower() == "data:":
+        what = "an address" if is_address(typed) else "a data URL"
+        hint = "Save it first, or pipe it: curl -L ADDRESS | mlxk run MODEL --image -" if is_address(typed) else None
+        raise ValidationError(f"{named_by}: '{typed[:80]}' is {what}; name a file", hint=hint)
 
 
 def _clip(path: str, typed: str, sampling: VideoSampling, named_by: str) -> EncodedVideo:
@@ -277,8 +288,13 @@ def _paths(value: str, built_in: ModelSource) -> list[str]:
     return [path]
 
 
-def recording_path(typed: str, built_in: ModelSource) -> str:
-    """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model."""
+def recording_path(typed: str, built_in: ModelSource, named_by: str = "--audio") -> str:
+    """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model.
+
+    Raises:
+        ValidationError: It is an address or a data URL.
+    """
+    _require_file(typed, named_by)
     path = os.path.abspath(os.path.expanduser(typed))
     model, _, name = typed.partition("/")
     handle = None if os.path.exists(path) else built_in.find(model)

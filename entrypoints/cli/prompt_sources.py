@@ -6,17 +6,20 @@ ends in an error and not in exhausted memory.
 """
 
 import argparse
+import contextlib
 import fcntl
 import os
 import select
 import stat
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from mlxk.domain.errors import StorageError, UsageError, ValidationError
+from mlxk.domain.generation.video import MAX_VIDEO_BYTES
 from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.command import CommandContext
@@ -97,6 +100,49 @@ def read(
     if not prompt.strip() and _reads_always(arguments):
         raise ValidationError("standard input is empty, so there is no prompt")
     return PromptSources(prompt, attached)
+
+
+@contextlib.contextmanager
+def piped_media(arguments: argparse.Namespace, context: CommandContext, output: Output, *flags: str) -> Iterator[None]:
+    """Have ``-`` as the value of a flag be a file that holds standard input, until the block is left.
+
+    Args:
+        arguments: The command line, in which the path of the file takes the place of ``-``.
+        context: Has standard input.
+        output: Where to say what is waited for.
+        flags: Names of flags that take files.
+
+    Raises:
+        UsageError: Something else reads standard input as well.
+        MlxkError: It cannot be read.
+    """
+    named = [(flag, index) for flag in flags for index in _dashes(getattr(arguments, flag))]
+    if not named:
+        yield
+        return
+    if len(named) > 1 or _reads_always(arguments):
+        raise UsageError(
+            f"--{named[0][0]} {PIPE_WORD} and another '{PIPE_WORD}' exclude each other: both read standard input"
+        )
+    flag, index = named[0]
+    waiting = f"waiting for standard input, for --{flag}"
+    data = StandardInput(context.standard_input).data(waiting, output.note, MAX_VIDEO_BYTES)
+    if not data:
+        raise ValidationError(f"--{flag}: standard input is empty")
+    with tempfile.TemporaryDirectory(prefix="mlxk-input-") as folder:
+        path = os.path.join(folder, "standard-input")
+        with open(path, "wb") as file:
+            file.write(data)
+        getattr(arguments, flag)[index] = path
+        arguments.no_stdin = True
+        yield
+
+
+def _dashes(values: Sequence[str] | None) -> list[int]:
+    """Return the places of ``-`` among the values of a flag; as the last of several it is the prompt."""
+    values = values or ()
+    last = len(values) - 1
+    return [index for index, value in enumerate(values) if value == PIPE_WORD and not 0 < index == last]
 
 
 def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
@@ -180,6 +226,8 @@ MAX_INPUT_BYTES = 64 * 1024 * 1024
 SILENCE_SECONDS = 1.0
 """Silence after which the user is told what the program waits for."""
 
+_SHOWN_BY = "Show an image with --image -, a clip with --video -, and give sound with --audio -."
+
 _WAITING = "waiting for standard input; --no-stdin goes without it"
 _BLOCK_BYTES = 64 * 1024
 
@@ -239,16 +287,32 @@ class StandardInput:
 
     def _text(self, waiting: str | None, note: Note) -> str:
         """Return the text; ``waiting`` is said once after a silence, unless it is None."""
-        try:
-            data = self._bytes(waiting, note)
-        except OSError as error:
-            raise StorageError(f"standard input cannot be read: {error.strerror}") from error
+        data = self.data(waiting, note)
         text = data.decode("utf-8", errors="replace")
         if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
+            if b"\0" in data[:_BLOCK_BYTES]:  # which images, sound and clips have at their beginning, and no text
+                raise ValidationError("standard input is no text", hint=_SHOWN_BY)
             note("run: standard input is not valid UTF-8; invalid bytes were replaced")
         return text
 
-    def _bytes(self, waiting: str | None, note: Note) -> bytes:
+    def data(self, waiting: str | None, note: Note, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
+        """Return all of standard input.
+
+        Args:
+            waiting: What is said once after a silence; None says nothing.
+            note: Called with it.
+            most_bytes: Largest size.
+
+        Raises:
+            StorageError: It cannot be read.
+            ValidationError: It is larger.
+        """
+        try:
+            return self._bytes(waiting, note, most_bytes)
+        except OSError as error:
+            raise StorageError(f"standard input cannot be read: {error.strerror}") from error
+
+    def _bytes(self, waiting: str | None, note: Note, most_bytes: int) -> bytes:
         data = bytearray()
         while True:
             ready, _, _ = select.select([self.descriptor], [], [], SILENCE_SECONDS if waiting else None)
@@ -263,11 +327,9 @@ class StandardInput:
             if not block:
                 return bytes(data)
             data += block
-            if len(data) > MAX_INPUT_BYTES:
-                raise ValidationError(
-                    f"standard input is larger than {MAX_INPUT_BYTES // 1024**2} MiB,"
-                    " more than any context window holds"
-                )
+            if len(data) > most_bytes:
+                reason = ", more than any context window holds" if most_bytes == MAX_INPUT_BYTES else ""
+                raise ValidationError(f"standard input is larger than {most_bytes // 1024**2} MiB{reason}")
 
 
 def _is_null_device(kind: os.stat_result) -> bool:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.e2e
 WAITING = "waiting for standard input; --no-stdin goes without it\n"
 JOINED = "[joined to the prompt: standard input, {}]\n"
 QUESTION = "Summarize this"
+SAMPLES = Path(__file__).parents[2] / "adapters" / "builtin" / "models"
 ASK = ("run", "demo", QUESTION, "--show-prompt", "--json")
 
 
@@ -221,3 +222,40 @@ def test_piped_text_is_the_prompt_about_an_image(mlxk_here: Program) -> None:
     assert prompt_of(done.stdout) == "Describe the image."
     done = mlxk_here(*ask[:4], "What color is it?", *ask[4:], stdin="Look.")
     assert prompt_of(done.stdout) == "Look.\n\nWhat color is it?"
+
+
+DRAWING = SAMPLES / "demo-vision" / "red-circle.png"
+SPOKEN = SAMPLES / "demo-speech" / "question.wav"
+
+
+def test_an_image_and_sound_go_down_a_pipe(mlxk_here: Program) -> None:
+    seen = mlxk_here("run", "demo-vision", "What is it?", "--image", "-", "--json", stdin=DRAWING.read_bytes())
+    assert "red" in json.loads(seen.stdout)["data"]["response"]
+    heard = mlxk_here("run", "demo-speech", "--audio", "-", stdin=SPOKEN.read_bytes()[:60_000])
+    assert heard.stdout == "What is mlxk?\n"
+    assert "joined" not in seen.stderr + heard.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (
+            ("demo-vision", "What is it?"),
+            DRAWING.read_bytes(),
+            "standard input is no text\nShow an image with --image -",
+        ),
+        (("demo",), SPOKEN.read_bytes()[:9000], "standard input is no text"),
+        (("demo-vision", "--image", "-"), b"", "--image: standard input is empty"),
+        (("demo-vision", "--image", "-"), b"words", "is not an image of a known format"),
+        (("demo-vision", "-", "--image", "-"), b"", "--image - and another '-' exclude each other"),
+        (("demo-vision", "--image", "-", "--video", "-"), b"", "--image - and another '-' exclude each other"),
+        (("demo-vision", "--image", "https://example.org/a.png"), b"", "is an address; name a file"),
+        (("demo-speech", "--audio", "data:audio/wav;base64,UklGRg=="), b"", "is a data URL; name a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_media_that_cannot_be_had_are_refused_with_the_way_to_show_them(
+    arguments: tuple[str, ...], stdin: bytes, said: str, mlxk_here: Program
+) -> None:
+    done = mlxk_here("run", *arguments, stdin=stdin)
+    assert (done.returncode != 0, done.stdout, said in done.stderr) == (True, "", True), done.stderr

@@ -200,8 +200,8 @@ class ChatSession:
         self.waiting = attrs.evolve(self.waiting, videos=(*self.waiting.videos, *clips))
         return ", ".join(clip.video.title for clip in clips)
 
-    def _attach_recording(self, typed: str, _field: str) -> str:
-        recording = Recording(input_files.recording_path(typed, self.built_in), typed)
+    def _attach_recording(self, typed: str, field: str) -> str:
+        recording = Recording(input_files.recording_path(typed, self.built_in, field), typed)
         decoded = self.generate.prepare_recording(self.model, recording)
         self.waiting = attrs.evolve(self.waiting, recordings=(*self.waiting.recordings, decoded))
         return f"'{os.path.basename(recording.path)}'"

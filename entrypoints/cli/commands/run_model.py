@@ -122,7 +122,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             options = _options(arguments)
             options.settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
-            with _toolbox(arguments, container, output) as toolbox:
+            with (
+                prompt_sources.piped_media(arguments, context, output, *_SHOWN),
+                _toolbox(arguments, container, output) as toolbox,
+            ):
                 status = _run(arguments, context, container, output, options, (kept, toolbox))
         if arguments.verbose:
             print_place(container, output)
