@@ -74,7 +74,7 @@ _CROSS_ENCODERS = frozenset({"bert", "modernbert", "xlm-roberta", "xlm_roberta"}
 _FOREIGN_TOKENIZERS = frozenset({"moondream1", "moondream2"})
 """Architectures whose processors in mlx-vlm load the tokenizer of another repository, and let its code run."""
 
-_OWN_PROCESSORS = frozenset({"florence2", "nemotron_parse"})
+OWN_PROCESSORS = frozenset({"florence2", "nemotron_parse"})
 """Architectures that are published with ``auto_map``, which mlx-vlm does not follow: it has their processors itself."""
 
 _LEGACY = ("weights.", "pytorch_model-")
@@ -236,18 +236,14 @@ _RULES: dict[ModelType, Callable[[ModelSnapshot, Facts, InstalledSupport], _Verd
 
 
 def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> str | None:
+    own = (facts.architecture or "").lower() in OWN_PROCESSORS
     return (
         _unavailable(Library.MLX_VLM, facts, support)
         or _weights_refusal(snapshot, Library.MLX_VLM)
         or _quantization_refusal(snapshot, Library.MLX_VLM, support)
-        or (None if has_own_processor(facts.architecture) else _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES))
+        or (None if own else _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES))
         or foreign_tokenizer(facts.architecture)
     )
-
-
-def has_own_processor(architecture: str | None) -> bool:
-    """Whether mlx-vlm loads an architecture without following what its files name as the code of its processor."""
-    return architecture is not None and architecture.lower() in _OWN_PROCESSORS
 
 
 def foreign_tokenizer(architecture: str | None) -> str | None:

@@ -11,7 +11,7 @@ import attrs
 from mlx_vlm import utils
 from mlx_vlm.generate.diffusion import is_diffusion_model
 
-from mlxk.adapters.mlx.compatibility import foreign_tokenizer, has_own_processor
+from mlxk.adapters.mlx.compatibility import OWN_PROCESSORS, foreign_tokenizer
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
@@ -179,7 +179,7 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any
 
 
 def _refuse_code(handle: ModelHandle, config: Mapping[str, Any]) -> None:
-    own = has_own_processor(str(config.get("model_type")))
+    own = str(config.get("model_type")).lower() in OWN_PROCESSORS
     refuse_untrusted_code(handle, ("model_file",) if own else CODE_KEYS)
 
 
