@@ -104,8 +104,17 @@ def oracle(
     # Its last response repeats the last token and adds the statistics.
     found = [response.token for response in stream][:-1]
     tokenizer = getattr(processor, "tokenizer", processor)
-    decoder, ends = TokenDecoder(tokenizer), tokenizer.stopping_criteria.eos_token_ids
+    decoder, ends = TokenDecoder(_spelling(tokenizer, handle)), tokenizer.stopping_criteria.eos_token_ids
     return tuple(decoder.spell(token) for token in found if token not in ends)
+
+
+def _spelling(tokenizer: Any, handle: ModelHandle) -> Any:
+    """Return a tokenizer that tells the bytes of its tokens, as mlx-vlm's own ones on SentencePiece do not."""
+    if not hasattr(tokenizer, "sp_model"):
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(handle.directory)
 
 
 def _heard(sound: DecodedAudio, processor: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
+from models.sentencepiece_tokenizer import PieceTokenizer
 from models.vision_tokenizer import tokenizer_with
 
 from mlxk.adapters.mlx import library_imports  # noqa: F401 - imports mlx-lm without its side effects
@@ -297,6 +298,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def _template(wanted: dict[str, Any]) -> str:
     text = TEMPLATE.replace("{%- elif part.type == 'text'", CLIP_MARK + "{%- elif part.type == 'text'")
     text = text.replace("CLIP", wanted["clip"]) if "clip" in wanted else TEMPLATE
+    text = text.replace("part.type == 'image'", f"part.type == '{wanted.get('part', 'image')}'")
     return text.replace("IMAGE", wanted["mark"]).replace("SOUND", wanted.get("sound", ""))
 
 
@@ -314,7 +316,9 @@ def write_model(directory: Path, wanted: dict[str, Any], seed: int, **config: An
     directory.mkdir(parents=True, exist_ok=True)
     names = [*wanted["tokens"].values(), *wanted.get("named", {}).values(), *wanted.get("special", ())]
     special = tuple(name for name in dict.fromkeys(names) if name not in wanted.get("ids", {}))
-    tokenizer = tokenizer_with(special, tuple(wanted.get("ids", {}).items()), wraps=wanted.get("wraps", False))
+    tokenizer: Any = tokenizer_with(special, tuple(wanted.get("ids", {}).items()), wraps=wanted.get("wraps", False))
+    if wanted.get("pieces"):
+        tokenizer = PieceTokenizer(special)
     ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     settings: dict[str, Any] = {
         **copy.deepcopy(wanted["config"]),

@@ -95,9 +95,9 @@ FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".js
 
 ``whole`` says that the config has no parts, ``library`` are sizes that mlx-vlm's modules have written in, ``filled``
 draws the tables that begin with zeros, ``added`` counts the tokens that mlx-vlm's processor adds to the vocabulary,
-after which comes the one that marks an image, ``wraps`` has a tokenizer that puts texts between marks, ``sees_only``
-takes no prompt without an image, and ``like`` names a family with the same language model, by which some tests do
-without this one.
+after which comes the one that marks an image, ``wraps`` has a tokenizer that puts texts between marks, ``pieces``
+one of SentencePiece, ``part`` is what a template calls an image, ``sees_only`` takes no prompt without one, and
+``like`` names a family with the same language model, by which some tests do without this one.
 """
 OMNI: dict[str, Any] = json.loads(Path(__file__).with_name("omni_families.json").read_text())
 """The same of families that hear as well."""
