@@ -159,8 +159,8 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 _MEDIA_HINTS = {
-    "--file": "Show images with --image and clips with --video, and give sound with --audio.",
-    "/file": "Show images with /image and clips with /video, and give sound with /audio.",
+    "--file": "Save a text as UTF-8. Show images with --image and clips with --video, and give sound with --audio.",
+    "/file": "Save a text as UTF-8. Show images with /image and clips with /video, and give sound with /audio.",
 }
 
 

@@ -242,7 +242,7 @@ class StandardInput:
     descriptor: int = 0
 
     def read(self, note: Note) -> str:
-        """Return all of standard input, whatever it is; bytes that are not UTF-8 are replaced.
+        """Return all of standard input, whatever it is, without a byte-order mark; bytes not in UTF-8 are replaced.
 
         Args:
             note: Called with a message when bytes were replaced, or when no input arrives for a while.
@@ -288,7 +288,7 @@ class StandardInput:
     def _text(self, waiting: str | None, note: Note) -> str:
         """Return the text; ``waiting`` is said once after a silence, unless it is None."""
         data = self.data(waiting, note)
-        text = data.decode("utf-8", errors="replace")
+        text = data.decode("utf-8-sig", errors="replace")
         if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
             if b"\0" in data[:_BLOCK_BYTES]:  # which images, sound and clips have at their beginning, and no text
                 raise ValidationError("standard input is no text", hint=_SHOWN_BY)

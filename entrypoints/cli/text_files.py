@@ -1,7 +1,9 @@
 """Files of text and JSON that a command line names, written by hand more often than not."""
 
+import codecs
 import json
 import os
+import shlex
 import stat
 from typing import Any
 
@@ -36,6 +38,8 @@ def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            hint = f"It is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {shlex.quote(path)}"
         raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
 
 

@@ -208,6 +208,13 @@ def test_without_words_what_is_switched_off_is_no_prompt(
     assert hint in done.stderr
 
 
+@pytest.mark.parametrize("words", [(), ("-",), ("Who is it?",)], ids=["alone", "dash", "words"])
+def test_a_byte_order_mark_is_no_part_of_the_prompt(mlxk_here: Program, words: tuple[str, ...]) -> None:
+    ask = ("run", "demo", "--show-prompt", "--json", *words)
+    marked, plain = (mlxk_here(*ask, stdin=f"{mark}Olga is a cat.") for mark in ("\ufeff", ""))
+    assert prompt_of(marked.stdout) == prompt_of(plain.stdout)
+
+
 def test_a_chat_s_first_message_has_the_piped_text(mlxk: Program) -> None:
     done = mlxk("run", "demo", "--chat", "name?", stdin="What is mlxk?")
     assert done.stderr == JOINED.format("1 line")

@@ -31,6 +31,7 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "more.md").write_text("She is grey. ./square.jpg\n")
     (tmp_path / "empty.md").write_text("\n")
     (tmp_path / "latin.md").write_bytes(b"caf\xe9")
+    (tmp_path / "utf-16.md").write_bytes("Olga is a cat.".encode("utf-16"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "damaged.jpg").write_text("no image")
     for name in ("square.jpg", "blue square.jpg", "no-suffix"):
@@ -73,6 +74,8 @@ def test_texts_of_files_stand_before_the_words(
         ("folder", "--file: 'folder' cannot be read: Is a directory"),
         ("/dev/zero", "--file: '/dev/zero' is no regular file"),
         ("latin.md", "--file: 'latin.md' is not UTF-8 text"),
+        ("latin.md", "Save a text as UTF-8. "),
+        ("utf-16.md", "It is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 utf-16.md"),
         ("square.jpg", "Show images with --image and clips with --video, and give sound with --audio."),
         ("empty.md", "--file: 'empty.md' is empty"),
         ("large.md", "--file: 'large.md' is larger than 64 MiB"),

@@ -1,6 +1,7 @@
 """The state of a chat: its conversation, settings and attachments, and the slash commands that only change these."""
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed
 from mlxk.entrypoints.cli.chat import transcript
-from mlxk.entrypoints.cli.chat.typed_input import ALIASES, HELP, NAMES, SlashCommand
+from mlxk.entrypoints.cli.chat.typed_input import ALIASES, SlashCommand, help_about, unknown_command
 from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.render.formatting import counted
 
@@ -51,8 +52,22 @@ SUMMARY_HEADING = "Summary of the conversation so far:\n"
 SUMMARY_TAKEN = "I go on from there."
 """Answers it."""
 
-SETTING_NAMES = (*_READERS, *_SWITCHES)
+_THINKING = {"thinking": True, "nothinking": False}
+
+SETTING_NAMES = (*_READERS, *_SWITCHES, *_THINKING)
 """What ``/set`` knows."""
+
+_KNOWN = (*SETTING_NAMES, "/system TEXT", "/model NAME")
+_MEANT = {
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "stats": "verbose",
+    "system": "/system TEXT",
+    "model": "/model NAME",
+    "think": "thinking",
+    "nothink": "nothinking",
+}
+"""Names that other programs set, with what does the same here."""
 
 
 @attrs.frozen
@@ -218,7 +233,7 @@ class ChatSession:
             MlxkError: The command is unknown or failed; the session is unchanged.
         """
         actions: dict[str, Callable[[str], str]] = {
-            "help": lambda _: HELP,
+            "help": help_about,
             "set": self._set,
             "show": lambda _: self._show(),
             "system": self._system,
@@ -230,21 +245,27 @@ class ChatSession:
         }
         action = actions.get(ALIASES.get(command.name, command.name))
         if action is None:
-            near = did_you_mean(f"/{name}" for name in closest(command.name, NAMES))
-            raise ValidationError(
-                f"there is no command /{command.name}", hint=f"{near} Type /help for the commands.".lstrip()
-            )
+            raise unknown_command(command.name)
         return action(command.argument)
 
     def _set(self, argument: str) -> str:
-        name, _, value = argument.partition(" ")
-        name, value = name.lower().replace("-", "_"), value.strip()
+        # Others write "/set parameter NAME VALUE" and "NAME=VALUE".
+        found = re.match(r"(?:parameter\s+)?([^\s=]*)(?:=|\s+(?:=\s+)?)?(.*)", argument, re.DOTALL | re.IGNORECASE)
+        name, value = found.groups() if found else ("", "")
+        name = name.lower().replace("-", "_")
+        if not name:
+            raise ValidationError("/set needs a name", hint="For example: /set temperature 0.5")
         if name in _SWITCHES and not value:
             field, state = _SWITCHES[name]
             setattr(self, field, state)
             return f"{name} is set"
+        if name in _THINKING and not value:
+            options = attrs.evolve(self.options, thinking=_THINKING[name])
+            self.generate.require(self.model, attrs.evolve(options, settings=self.settings))
+            self.options = options
+            return f"{name} is set"
         if name not in _READERS or not value:
-            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, SETTING_NAMES)
+            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, _KNOWN, _MEANT)
             raise ValidationError(
                 f"/set {name} needs a value" if name in _READERS else f"/set does not know '{name}'",
                 hint=f"{did_you_mean(near)} Type /help for the names.".lstrip(),
@@ -253,7 +274,8 @@ class ChatSession:
         try:
             read = empty if value == "default" else _READERS[name](value)
         except ValueError:
-            raise ValidationError(f"{name} must be a number (got '{value}')") from None
+            kind = "a whole number" if _READERS[name] is int else "a number"
+            raise ValidationError(f"{name} must be {kind} (got '{value}')") from None
         change: dict[str, Any] = {name: read}
         changed = attrs.evolve(self.settings, **change)
         changed.validate()
@@ -267,6 +289,7 @@ class ChatSession:
             if (value := getattr(self.settings, field.name)) not in (None, (), False)
         }
         lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in given.items())]
+        lines += [] if self.options.thinking is None else [f"thinking: {'yes' if self.options.thinking else 'no'}"]
         lines += [f"system: {self.system_prompt}"] if self.system_prompt else []
         shown = sum(len(message.images) for message in self.messages)
         waiting = self.waiting
@@ -364,7 +387,7 @@ class ChatSession:
     def _model(self, argument: str) -> str:
         if not argument:
             return f"the model is {self.model}; another one is named with /model NAME, and Tab shows the names"
-        self.generate.resolve(argument)
+        self.generate.require(argument, self.generation)
         self.model = argument
         count = len(turns(self.messages))
         return f"the model is {argument}" + (f"; it goes on with the {counted(count, 'turn')} so far" if count else "")

@@ -19,7 +19,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.entrypoints.cli.chat.session import SETTING_NAMES
-from mlxk.entrypoints.cli.chat.typed_input import ATTACHING, NAMES, is_unfinished
+from mlxk.entrypoints.cli.chat.typed_input import ATTACHING, NAMES, WHOLE_LINE, is_unfinished
 from mlxk.entrypoints.cli.input_files import edited
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import Settings, inherited
@@ -42,8 +42,6 @@ MOST_ESCAPED_BYTES = 74_000
 """Longest text for the terminal's own clipboard, in bytes: common terminals take 100,000 characters of base64."""
 
 _PATH_START = re.compile(r"(?:\.{1,2}|~)?/")
-_WHOLE_LINE = frozenset({"save", "load"})
-"""Commands whose whole argument is one path, without quotes or escapes."""
 
 
 class Terminal:
@@ -65,6 +63,7 @@ class Terminal:
             completer=None if settings.dumb_terminal else ChatCompleter(models),
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,
+            enable_suspend=True,  # else Ctrl-Z types ^Z
         )
 
     def read(self) -> str | None:
@@ -198,7 +197,7 @@ class ChatCompleter(Completer):
             yield from _words(argument, self._models())
         elif text.startswith("/") and name == "set":
             yield from _words(argument, SETTING_NAMES)
-        elif text.startswith("/") and name in _WHOLE_LINE:
+        elif text.startswith("/") and name in WHOLE_LINE:
             yield from _paths(argument, escaped=False)
         else:
             word = re.search(r"(?:\\.|[^\s\\])*$", text)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.input_files import names_file_first
 
 MULTILINE_MARK = '"""'
@@ -51,6 +52,12 @@ ATTACHING: Mapping[str, str] = {
 }
 """The commands that add a file to a message, with an example of each."""
 
+WHOLE_LINE = frozenset({"save", "load"})
+"""Commands whose whole argument is one path, which may have spaces."""
+
+LONE = frozenset({"retry", "undo", "copy", "stats", "show", "clear", "exit"})
+"""Commands that nothing stands after: words there would be lost, and may have meant something else."""
+
 _FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
 """A file name, in quotes or with spaces escaped, as terminals insert a dropped file; then a question."""
 
@@ -61,7 +68,8 @@ def parse_input(line: str) -> ChatInput | None:
     Text between triple quotes is always a prompt.
 
     Raises:
-        ValidationError: A slash without a command, or ``/image`` and the like without a file.
+        ValidationError: A slash without a command, ``/image`` and the like without a file, or words after a command
+            that takes none.
     """
     stripped = line.strip()
     if stripped.startswith(MULTILINE_MARK):
@@ -73,13 +81,21 @@ def parse_input(line: str) -> ChatInput | None:
         return SlashCommand("exit")
     if not stripped.startswith("/") or names_file_first(stripped):
         return Prompt(line)
-    name = re.split(r"\s", stripped[1:], maxsplit=1)[0]
-    argument = stripped[1 + len(name) :]
+    typed = re.split(r"\s", stripped[1:], maxsplit=1)[0]
+    name, argument = typed.lower(), stripped[1 + len(typed) :].strip()
     if not name:
         raise ValidationError("a slash needs a command after it", hint="Type /help for the commands.")
-    if name.lower() in ATTACHING:
-        return _attach_command(name.lower(), argument.strip())
-    return SlashCommand(name.lower(), argument.strip())
+    if argument and ALIASES.get(name, name) in LONE:
+        raise ValidationError(f"/{name} takes nothing after it (got '{argument}')", hint=f"Write only /{name}.")
+    if name in ATTACHING:
+        return _attach_command(name, argument)
+    return SlashCommand(name, _path(argument) if name in WHOLE_LINE else argument)
+
+
+def _path(argument: str) -> str:
+    """Return the path that is all of an argument: without quotes around it, or escapes, as terminals insert a file."""
+    quoted = re.fullmatch(r"""(["'])(.+)\1""", argument)
+    return quoted[2] if quoted else re.sub(r"""\\([\s\\'"])""", r"\1", argument)
 
 
 def _attach_command(name: str, argument: str) -> AttachCommand:
@@ -120,6 +136,7 @@ COMMANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("/set NAME VALUE", "temperature, top_p, top_k, min_p, max_tokens, seed, stop, repetition_penalty,"),
         ("", "presence_penalty, frequency_penalty; VALUE 'default' undoes it"),
         ("/set verbose", "show tokens per second after an answer (/set quiet: do not)"),
+        ("/set thinking", "have the model reason first (/set nothinking: answer at once)"),
         ("/set reasoning", "show what the model thinks (/set noreasoning: do not)"),
     ),
     "show": (("/show", "model, settings and system prompt"),),
@@ -132,7 +149,7 @@ COMMANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "save": (("/save FILE", "write the conversation to a file"),),
     "load": (("/load FILE", "continue a conversation from a file"),),
-    "help": (("/help, /?", "this list"),),
+    "help": (("/help, /?", "this list; /help NAME: one command"),),
     "exit": (("/exit, /quit, /bye", "leave, as Ctrl-D does"),),
 }
 """The lines of the help, by command."""
@@ -157,3 +174,25 @@ HELP = "\n".join(
         'Ctrl-C stops an answer. Tab completes. Alt-Enter begins a new line; """ begins and ends several lines.',
     ]
 )
+
+
+def help_about(argument: str) -> str:
+    """Return the help: of all commands, or of the one that is named.
+
+    Raises:
+        ValidationError: There is no command of this name.
+    """
+    name = argument.lower().removeprefix("/")
+    if not name:
+        return HELP
+    lines = COMMANDS.get(ALIASES.get(name, name))
+    if lines is None:
+        raise unknown_command(name)
+    return "\n".join(f"{usage:<{_WIDTH}}{text}" for usage, text in lines)
+
+
+def unknown_command(name: str) -> ValidationError:
+    """Return the error about a command that does not exist."""
+    near = did_you_mean(f"/{each}" for each in closest(name, NAMES))
+    more = f" A message that begins with a slash stands between {MULTILINE_MARK}." if "/" in name else ""
+    return ValidationError(f"there is no command /{name}", hint=f"{near} Type /help for the commands.{more}".lstrip())
