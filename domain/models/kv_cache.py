@@ -15,7 +15,7 @@ TURBOQUANT_BITS = (2, 2.5, 3, 3.5, 4)
 """Their sizes in the second; one half more is of the values only."""
 
 TURBOQUANT_USUAL_BITS = 3.5
-"""Its size where none is asked for, as that of mlx-vlm."""
+"""Its size where none is asked for, as its usual library has it."""
 
 ALL_KV_BITS = (*TURBOQUANT_BITS, 8)
 """Those of either."""

@@ -8,8 +8,7 @@ import mlx.core as mx
 from mlx_vlm.models.cache import make_prompt_cache
 
 from mlxk.adapters.mlx.vision.encoder import CachingEncoder
-from mlxk.adapters.mlx.vision.key_blocks import choose_by_row
-from mlxk.adapters.mlx.vision.prompt_scale import scale_prompts
+from mlxk.adapters.mlx.vision.language_mends import choose_by_row, scale_prompts
 
 _PAST_THE_VOCABULARY = {"deepseek_v4": 5}
 """Architectures whose tokens for images come after the vocabulary, and how many there are."""

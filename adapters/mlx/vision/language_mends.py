@@ -1,7 +1,11 @@
-"""Attention to the best blocks of keys, in batches: each row counts its blocks from its own first token.
+"""What mlx-vlm's language models compute otherwise than their authors meant, set right by subclasses of their modules.
 
-Networks that choose blocks count them from where the arrays begin. In a batch shorter rows are padded there, so that
-the blocks of a row would depend on which others are in it.
+- Attention to the best blocks of keys: networks that choose blocks count them from where the arrays begin. In a batch
+  shorter rows are padded there, so that the blocks of a row would depend on which others are in it. Here each row
+  counts from its own first token.
+- The scale of prompts: Gemma 3n multiplies the embeddings of tokens by the root of their width. mlx-vlm does so for
+  tokens that the network embeds itself, which are those of the answer, and not for those of the prompt, which are
+  embedded beside images.
 """
 
 import functools
@@ -83,3 +87,40 @@ def _by_mask(kind: Any) -> Any:  # noqa: ANN401
             return super()._sparse_decode_attention(*arguments) if self.indexer.padding is None else None
 
     return RowAttention
+
+
+_LEFT_OUT = "mlx_vlm.models.gemma3n.language"
+"""The module of the networks that it concerns."""
+
+
+def scale_prompts(language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
+    """Let the embedding itself multiply, once for every token.
+
+    Args:
+        language: A language model of mlx-vlm; others, and those that do so already, stay as they are.
+    """
+    model: Any = getattr(language, "model", None)
+    if type(model).__module__ == _LEFT_OUT and not hasattr(model.embed_tokens, "scale"):
+        model.embed_tokens.__class__ = _scaled(model.embed_tokens.__class__)
+        model.embed_tokens.scale = model.hidden_size**0.5
+        model.__class__ = _embedding_first(model.__class__)
+
+
+@functools.cache
+def _scaled(kind: Any) -> Any:  # noqa: ANN401 - plain or quantized
+    class ScaledEmbedding(kind):  # type: ignore[misc]
+        def __call__(self, tokens: mx.array) -> Any:  # noqa: ANN401
+            return super().__call__(tokens) * self.scale
+
+    return ScaledEmbedding
+
+
+@functools.cache
+def _embedding_first(kind: Any) -> Any:  # noqa: ANN401
+    class EmbeddingFirst(kind):  # type: ignore[misc]
+        def __call__(self, inputs: Any = None, inputs_embeds: Any = None, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
+            if inputs_embeds is None:
+                inputs_embeds = self.embed_tokens(inputs)
+            return super().__call__(inputs, inputs_embeds, *rest, **options)
+
+    return EmbeddingFirst
