@@ -16,10 +16,11 @@ from mlxk.domain.generation.media import (
     check_audio_length,
     check_together,
 )
+from mlxk.domain.generation.media_facts import ReadVideo, VideoFacts
 from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import TokenIds, nobody_left
 from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings
-from mlxk.domain.generation.video import EncodedVideo
+from mlxk.domain.generation.video import Clip, EncodedVideo
 from mlxk.domain.models.model import ModelDetails
 
 ImageSource = Callable[[], EncodedImage]
@@ -36,7 +37,7 @@ class Recording:
     """Its name in messages."""
 
 
-IncomingPart = MessagePart | EncodedImage | ImageSource | Recording | EncodedVideo
+IncomingPart = MessagePart | EncodedImage | ImageSource | Recording | Clip
 
 
 @attrs.frozen
@@ -54,9 +55,9 @@ class IncomingMessage:
         return tuple(part for part in self.parts if isinstance(part, EncodedImage) or callable(part))
 
     @property
-    def videos(self) -> tuple[EncodedVideo, ...]:
+    def videos(self) -> tuple[Clip, ...]:
         """Its encoded clips, in order."""
-        return tuple(part for part in self.parts if isinstance(part, EncodedVideo))
+        return tuple(part for part in self.parts if isinstance(part, Clip))
 
     @property
     def has_audio(self) -> bool:
@@ -245,15 +246,23 @@ class MediaReaders:
         videos = tuple(self.shown_video(each, numbers.of_video(), facts=facts) for each in incoming.videos)
         chunk = Chunk(self.numbered(images, numbers, facts), videos=videos)
         frames = iter(each.read.video for each in videos)
-        parts = [next(frames) if isinstance(part, EncodedVideo) else self.decoded(part) for part in incoming.parts]
+        parts = [next(frames) if isinstance(part, Clip) else self.decoded(part) for part in incoming.parts]
         return chunk.message(parts), chunk
 
-    def shown_video(self, video: EncodedVideo, number: int, *, facts: bool) -> ShownVideo:
+    def shown_video(self, video: Clip, number: int, *, facts: bool) -> ShownVideo:
         """Return a clip with its number and its frames, and with its facts where they are wanted."""
-        read = self.videos.decode(video)
+        read = self.read_video(video)
         if not (self.exif and facts):
             read = attrs.evolve(read, facts=attrs.evolve(read.facts, recorded=None))
         return ShownVideo(number, video, read)
+
+    def read_video(self, video: Clip) -> ReadVideo:
+        """Return the frames of a clip, and what is known of it."""
+        if isinstance(video, EncodedVideo):
+            return self.videos.decode(video)
+        found = video.decoded(self.images.decode)
+        first, seconds = found.frames[0].image, found.total_frames / found.rate
+        return ReadVideo(found, VideoFacts(first.width, first.height, seconds, video.images[0].format.value))
 
     def without_images(self, incoming: IncomingMessage) -> Message:
         """Return a message with decoded audio, and a note in place of its images and clips."""
@@ -276,8 +285,8 @@ class MediaReaders:
             return audio
         if callable(part):
             part = part()
-        if isinstance(part, EncodedVideo):
-            return self.videos.decode(part).video
+        if isinstance(part, Clip):
+            return self.read_video(part).video
         return self.images.decode(part) if isinstance(part, EncodedImage) else part
 
     def numbered(self, images: Sequence[EncodedImage], numbers: ImageNumbers, facts: bool) -> tuple[ShownImage, ...]:
@@ -291,4 +300,4 @@ class MediaReaders:
 
 def is_seen(part: IncomingPart) -> bool:
     """Whether a part is an encoded image or clip."""
-    return isinstance(part, EncodedImage | EncodedVideo) or callable(part)
+    return isinstance(part, EncodedImage | Clip) or callable(part)

@@ -15,7 +15,7 @@ from mlxk.domain.generation.media import (
     EncodedImage,
 )
 from mlxk.domain.generation.media_facts import LINK, ImageFacts, ReadVideo
-from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, EncodedVideo
+from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, Clip
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 MARKER = "<!-- mlxk:filenames -->"
@@ -50,7 +50,7 @@ class ShownVideo:
 
     number: int
     """Counted from 1 over the conversation."""
-    video: EncodedVideo
+    video: Clip
     read: ReadVideo
 
 

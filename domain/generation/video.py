@@ -3,12 +3,21 @@
 import enum
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.media import MIB, DecodedVideo, MediaKind, Refusal, refusal
+from mlxk.domain.generation.media import (
+    MIB,
+    DecodedImage,
+    DecodedVideo,
+    EncodedImage,
+    MediaKind,
+    Refusal,
+    VideoFrame,
+    refusal,
+)
 
 MAX_VIDEO_BYTES = 256 * MIB
 """Largest size of one encoded clip."""
@@ -193,6 +202,61 @@ def container_of(beginning: bytes, place: str) -> VideoContainer:
         known = ", ".join(each.name for each in VideoContainer)
         raise ValidationError.in_field(place, "is not a clip in a known container", hint=f"Known containers: {known}")
     return found
+
+
+MAX_SEQUENCE_PIXELS = MAX_FRAMES * USUAL_FRAME_PIXELS
+"""Largest number of pixels of all frames that a client took itself, which are not made smaller."""
+
+SEQUENCE_RATE = 2.0
+"""Frames a second of those that a client took itself, where it does not say; clients for Qwen's models take so many."""
+
+
+@attrs.frozen
+class FrameSequence:
+    """A clip of which the client took the frames itself, each an image."""
+
+    images: tuple[EncodedImage, ...]
+    """Oldest first, at least one."""
+    rate: float
+    """Frames a second."""
+    sampling: VideoSampling
+    """Which of them a model gets."""
+    place: str
+    """The request field that they came from."""
+    original: str | None = None
+    """As of an encoded clip; they have no file."""
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the table of clips, derived from its frames."""
+        return f"video_{hashlib.sha256(''.join(each.digest for each in self.images).encode()).hexdigest()[:8]}"
+
+    def decoded(self, decode: Callable[[EncodedImage], DecodedImage]) -> DecodedVideo:
+        """Return the frames that a model gets.
+
+        Args:
+            decode: Decodes an image, or refuses it.
+
+        Raises:
+            ValidationError: They are of different sizes, or have too many pixels together.
+        """
+        frames: list[VideoFrame] = []
+        for index in self.sampling.indices(len(self.images), self.rate):
+            image = decode(self.images[index])
+            size, first = (image.width, image.height), frames[0].image if frames else image
+            if size != (first.width, first.height):
+                fault = f"has {size[0]} by {size[1]} pixels, and the first frame {first.width} by {first.height}"
+                raise self.images[index].refused(ValidationError, fault)
+            frames.append(VideoFrame(index, index / self.rate, image))
+            if len(frames) * image.width * image.height > MAX_SEQUENCE_PIXELS:
+                most = MAX_SEQUENCE_PIXELS // 1_000_000
+                fault = f"the frames have too many pixels; at most {most} million are taken of all of them"
+                raise ValidationError.in_field(self.place, fault, hint="Make them smaller, or send fewer.")
+        return DecodedVideo(tuple(frames), len(self.images), self.rate)
+
+
+Clip = EncodedVideo | FrameSequence
+"""A clip in a request."""
 
 
 def frame_digest(video: EncodedVideo, index: int, width: int, height: int) -> str:

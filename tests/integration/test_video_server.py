@@ -1,6 +1,7 @@
 """Clips over HTTP: the parts of every API, frames with their times, tables, and what is refused by its field."""
 
 import base64
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 from doubles.text_generator import InMemoryTextGenerator
 from models.clips import greys, with_durations, written
 from models.pictures import as_png, as_wav, noise, tone
+from PIL import Image
 from serving.parts import CHAT_MODEL, EYE, SPEECH_MODEL, VISION, Parts
 from serving.running import RunningServer
 
 from mlxk.adapters.filesystem.media_folders import FolderMediaSource
+from mlxk.adapters.pillow import PillowImageReader
 from mlxk.application.named_media import NamedMedia
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.media import DecodedVideo
@@ -32,7 +35,12 @@ class Server:
 
     def __init__(self, named: NamedMedia | None = None) -> None:
         self.asked: list[GenerationRequest] = []
-        parts = Parts(InMemoryTextGenerator(self._answer), models={EYE: VISION}, named_media=named or NamedMedia())
+        parts = Parts(
+            InMemoryTextGenerator(self._answer),
+            models={EYE: VISION},
+            images=PillowImageReader(),
+            named_media=named or NamedMedia(),
+        )
         self.server = RunningServer(parts)
 
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -90,6 +98,60 @@ def test_a_clip_arrives_in_each_form(api: str, shape: str, server: Server) -> No
     assert status == 200, found
     assert [frame.index for frame in server.clip.frames] == [0, 6, 12, 17, 23, 29]
     assert server.message.content == "What happens?"
+
+
+def stills(count: int, width: int = 64) -> list[str]:
+    """Return the frames of a clip, each a data URL of an image."""
+    frames = (Image.fromarray(frame) for frame in greys(count, width))
+    return [f"data:image/png;base64,{base64.b64encode(png_of(frame)).decode()}" for frame in frames]
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Return an image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("api", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"])
+def test_a_clip_may_be_the_list_of_its_frames(api: str, server: Server) -> None:
+    field = "input" if api == "/v1/responses" else "messages"
+    joined = ",".join(each.partition(",")[2] for each in stills(6))
+    for part in (
+        {"type": "video", "video": stills(6), "fps": 4},
+        {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{joined}", "fps": 4}},
+    ):
+        more: Json = {"stream": False} if api == "/api/chat" else {}
+        status, found = server.post(api, field, {"role": "user", "content": [part, TEXT]}, **more)
+        assert status == 200, found
+        assert [(frame.index, frame.seconds) for frame in server.clip.frames] == [(i, i / 4) for i in range(6)]
+        assert [frame.image.pixels[0] for frame in server.clip.frames] == [8 * i + 8 for i in range(6)]
+
+
+def test_frames_of_a_list_are_chosen_evenly_and_described(server: Server) -> None:
+    part = {"type": "video", "video": stills(20), "max_frames": 4}
+    status, found = server.chat(part, TEXT, metadata=True)
+    assert status == 200, found
+    assert [frame.index for frame in server.clip.frames] == [0, 6, 13, 19]
+    content = found["choices"][0]["message"]["content"]
+    assert "| 10.0 s | 64x48 | png | 4 of 20 |" in content
+
+
+@pytest.mark.parametrize(
+    ("frames", "below", "fault"),
+    [
+        ([], "video", "at least 1"),
+        ([*stills(2), *stills(2, 32)], "video[2]", "has 32 by 48 pixels, and the first frame 64 by 48"),
+        ([*stills(2), "data:image/png;base64,AAAA"], "video[2]", "is not an image of a known format"),
+        ([*stills(1), 3], "video[1]", "must be a string"),
+        (stills(1) * 129, "video", "at most 128"),
+    ],
+    ids=["none", "sizes", "no image", "a number", "too many"],
+)
+def test_a_frame_at_fault_is_named_by_its_place(frames: Any, below: str, fault: str, server: Server) -> None:
+    status, found = server.chat({"type": "video", "video": frames}, TEXT)
+    assert (status, found["error"]["param"]) == (400, f"messages[0].content[0].{below}")
+    assert fault in found["error"]["message"]
 
 
 @pytest.mark.parametrize(

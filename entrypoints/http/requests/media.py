@@ -8,6 +8,7 @@ import io
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 from urllib.parse import unquote
@@ -33,6 +34,7 @@ from mlxk.domain.generation.media import (
     EncodedImage,
     MediaKind,
     check_audio_length,
+    check_together,
 )
 from mlxk.domain.generation.video import VIDEOS, EncodedVideo, VideoSampling
 from mlxk.entrypoints.http.requests.validation import located
@@ -216,6 +218,18 @@ class PartReader:
         if is_address(reference) or is_path(reference):
             return EncodedVideo.of(self.named.read(reference, VIDEOS, path), path, sampling)
         return EncodedVideo.of(read_base64(reference, path, VIDEOS), path, sampling)
+
+    def frames(self, references: Sequence[str], path: str) -> tuple[EncodedImage, ...]:
+        """Return the frames that a client took of a clip; see ``image``.
+
+        Raises:
+            ValidationError: One cannot be had, or they are too large together.
+        """
+        found: list[EncodedImage] = []
+        for index, each in enumerate(references):
+            found.append(self.image(each, f"{path}[{index}]"))
+            check_together([len(image.data) for image in found], path)
+        return tuple(found)
 
     def recording(self, data: str, path: str) -> bytes:
         """Return the file of a recording.

@@ -8,7 +8,7 @@ import attrs
 from mlxk.application.generation_input import IncomingMessage
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage
-from mlxk.domain.generation.video import EncodedVideo
+from mlxk.domain.generation.video import Clip
 from mlxk.entrypoints.http.openai.chat.parts import (
     PART_KINDS,
     AudioPart,
@@ -134,7 +134,7 @@ class MessageParam:
         message = self.to_message()
         if not isinstance(self.content, list) or (self.first_image is None and self.first_audio is None):
             return IncomingMessage(message)
-        parts: list[str | EncodedImage | DecodedAudio | EncodedVideo] = []
+        parts: list[str | EncodedImage | DecodedAudio | Clip] = []
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart | AudioPart | VideoPart):
                 parts.append(part.read(f"{path}.content[{index}]", media))

@@ -4,16 +4,24 @@ A file stands in the field that has the name of the part's type, or one that ano
 text, or an object with it. What it is, its content says: media types and formats beside it are not looked at.
 """
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage
-from mlxk.domain.generation.video import EncodedVideo, VideoSampling
+from mlxk.domain.generation.video import (
+    MAX_FRAMES,
+    MAX_SAMPLING_RATE,
+    SEQUENCE_RATE,
+    Clip,
+    FrameSequence,
+    VideoSampling,
+)
 from mlxk.entrypoints.http.requests.media import PartReader, is_data_url
-from mlxk.entrypoints.http.requests.validation import FieldError, StrictConverter
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter
 
 BY_ID = "files by their id are not supported, since nothing is stored; send the content itself"
 
@@ -59,7 +67,11 @@ class VideoSource(MediaSource):
     max_pixels: int | None = None
 
 
-VideoReference = str | VideoSource | None
+VideoReference = str | VideoSource | Annotated[list[str], Range(1, MAX_FRAMES)] | None
+"""A list has the frames of a clip, each an image."""
+
+_JPEGS = re.compile(r"data:video/jpe?g;base64,", re.IGNORECASE)
+"""What begins a text with the frames of a clip, as vLLM takes it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,8 +103,8 @@ class MediaPart:
                 yield FieldError(f"{path}.{given[0]}", "needs either url or data")
 
     @property
-    def located(self) -> tuple[str, str]:
-        """What the client sent, a reference or base64, and its field below the part."""
+    def located(self) -> tuple[Any, str]:
+        """What the client sent, a reference, base64 or a list of these, and its field below the part."""
         name = next(iter(self._given), self.fields[0])
         source = getattr(self, name)
         if not isinstance(source, MediaSource):
@@ -179,18 +191,30 @@ class VideoPart(MediaPart):
     @property
     def sampling(self) -> VideoSampling:
         """Which frames of the clip the model gets."""
-        source = next((getattr(self, name) for name in self._given), None)
-        given = {name: getattr(self, name) for name in _SAMPLING}
-        if isinstance(source, VideoSource):
-            given = {name: getattr(source, name) if value is None else value for name, value in given.items()}
+        given = {name: self._sampling(name) for name in _SAMPLING}
         return VideoSampling(**{name: value for name, value in given.items() if value is not None})
 
-    def read(self, path: str, media: PartReader) -> EncodedVideo:
+    def _sampling(self, name: str) -> Any:  # noqa: ANN401 - a number of the field's type
+        """Return a field of the sampling, which may stand beside the clip or in its object."""
+        source = next((getattr(self, each) for each in self._given), None)
+        own = getattr(self, name)
+        return getattr(source, name) if own is None and isinstance(source, VideoSource) else own
+
+    def read(self, path: str, media: PartReader) -> Clip:
         """Return the clip; arguments and errors are those of ``ImagePart.read``."""
         for fault in self.faults(path):
             raise ValidationError.in_field(fault.path, fault.message)
         reference, below = self.located
-        return media.video(reference, self.sampling, f"{path}.{below}")
+        place = f"{path}.{below}"
+        if isinstance(reference, str) and (opening := _JPEGS.match(reference)):
+            reference = reference[opening.end() :].split(",")
+        if isinstance(reference, str):
+            return media.video(reference, self.sampling, place)
+        if len(reference) > MAX_FRAMES:
+            raise ValidationError.in_field(place, f"has {len(reference)} frames; at most {MAX_FRAMES} are taken")
+        rate = self._sampling("fps") or SEQUENCE_RATE
+        every = VideoSampling(MAX_SAMPLING_RATE, self._sampling("max_frames") or MAX_FRAMES)
+        return FrameSequence(media.frames(reference, place), rate, every, place)
 
 
 Part = TextPart | RefusalPart | ImagePart | AudioPart | VideoPart
@@ -213,4 +237,10 @@ PART_KINDS: Mapping[str, type[Any]] = {
 def register_references(converter: StrictConverter) -> None:
     """Register the references of media with a converter."""
     converter.union(MediaReference, lambda value: MediaSource if isinstance(value, dict) else str)
-    converter.union(VideoReference, lambda value: VideoSource if isinstance(value, dict) else str)
+    converter.union(VideoReference, _video_kind)
+
+
+def _video_kind(value: object) -> object:
+    if isinstance(value, list):
+        return Annotated[list[str], Range(1, MAX_FRAMES)]
+    return VideoSource if isinstance(value, dict) else str
