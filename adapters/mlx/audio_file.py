@@ -1,5 +1,6 @@
 """Audio files as samples: format detection, limits, decoding and resampling. Uses no MLX."""
 
+import contextlib
 import hashlib
 import importlib.util
 import math
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
+from mlxk.adapters.mlx.unfinished_wav import finished
 from mlxk.application.ports.media import AudioDecoder
 from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
 from mlxk.domain.generation.media import AUDIO_RATE, MAX_AUDIO_BYTES, DecodedAudio
@@ -75,7 +77,8 @@ def read_audio(path: str, name: str, rate: int, longest: int = MAX_AUDIO_SECONDS
         BackendNotInstalledError: Its format needs ffmpeg, which is not installed.
     """
     kind, is_ours = _format_of_file(path, name)
-    samples = (_in_process if is_ours else _with_ffmpeg)(path, name, kind, rate, longest)
+    with finished(path) if kind == "WAV" else contextlib.nullcontext(path) as whole:
+        samples = (_in_process if is_ours else _with_ffmpeg)(whole, name, kind, rate, longest)
     audio = AudioSamples(samples, rate)
     if len(samples) == 0:
         raise ValidationError(f"The audio file holds no sound: {name}")

@@ -231,6 +231,11 @@ class FrameSequence:
         """Its name in the table of clips, derived from its frames."""
         return f"video_{hashlib.sha256(''.join(each.digest for each in self.images).encode()).hexdigest()[:8]}"
 
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return self.file_name
+
     def decoded(self, decode: Callable[[EncodedImage], DecodedImage]) -> DecodedVideo:
         """Return the frames that a model gets.
 

@@ -90,6 +90,20 @@ def test_a_sound_without_a_word_is_to_be_transcribed(ear: Ear) -> None:
     assert ear.turns()[0].parts[1:] == ("Transcribe this audio.",)
 
 
+@pytest.mark.parametrize("riff", [0, 36, len(BEEP) - 8])
+def test_a_recording_that_was_not_finished_is_heard_to_its_end(riff: int, ear: Ear) -> None:
+    place = BEEP.index(b"data")
+    unfinished = BEEP[:4] + riff.to_bytes(4, "little") + BEEP[8 : place + 4] + bytes(4) + BEEP[place + 8 :]
+    status, answer = ear.post(user(sound(unfinished)))
+    if riff == len(BEEP) - 8:  # the file is finished, and says that it has no sound
+        assert (status, "holds no sound" in answer["error"]["message"]) == (400, True)
+    else:
+        assert status == 200, answer
+        ear.post(user(sound()))
+        heard, whole = (request.prompt.messages[0].audio[0] for request in ear.asked)  # type: ignore[union-attr]
+        assert heard == whole
+
+
 def test_a_sound_goes_with_an_image_and_without_eyes_the_image_is_told_of(ear: Ear) -> None:
     address = "data:image/png;base64," + base64.b64encode(as_png(noise(1, 4, 4))).decode()
     both = user({"type": "image_url", "image_url": {"url": address}}, text("Match?"), sound())
