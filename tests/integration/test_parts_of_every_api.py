@@ -227,6 +227,44 @@ def test_what_is_wrong_with_a_part_is_said_of_its_field(server: Server, api: str
         assert (status, f"{field}[0].content[1].{said}" in found) == (400, True), found
 
 
+NOTE = "data:text/plain;base64," + base64.b64encode("\ufeffGrüße.\n".encode()).decode()
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_file_of_text_becomes_text_of_the_message(server: Server, api: str) -> None:
+    for part in (
+        {"type": "file", "file": {"filename": "notes/a.txt", "file_data": NOTE}},
+        {"type": "input_file", "filename": "a.txt", "file_data": NOTE.partition(",")[2]},
+    ):
+        for model in (OMNI, CHAT_MODEL):
+            status, found = server.ask(api, part, TEXTS[0], model=model)
+            prompt = server.asked[-1].prompt
+            assert isinstance(prompt, Conversation)
+            assert (status, prompt.messages[-1].content) == (200, "[File: a.txt]\nGrüße.\n\nWhat?"), found
+        status, found = server.ask(api, part, IMAGES[0])
+        assert (status, server.parts) == (200, [str, DecodedImage]), found
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"file": {"file_id": "f"}}, "file.file_id: is not supported: no files are stored here"),
+        ({"file_url": "https://example.org/a.txt"}, "file_url: is not supported"),
+        ({"file": {"filename": "a.txt"}}, "file.file_data: is required"),
+        ({}, "file_data: is required"),
+        ({"file_data": "JVBERi0xLjc="}, "file_data: is a PDF"),
+        ({"file_data": BARE}, "file_data: is an image; send it in a part of the type image_url"),
+        ({"file_data": "AAECAw=="}, "file_data: is no text"),
+        ({"file_data": "!!!!"}, "file_data: is not valid base64"),
+    ],
+    ids=["id", "address", "no data", "nothing", "PDF", "image", "bytes", "no base64"],
+)
+def test_a_file_that_is_not_read_is_refused_by_its_field(server: Server, api: str, part: Json, said: str) -> None:
+    status, found = server.ask(api, {"type": "input_file", **part}, TEXTS[0])
+    assert (status, f"{APIS[api][0]}[0].content[0].{said}" in found) == (400, True), found
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_models_and_roles_that_take_no_media_are_named(server: Server, api: str) -> None:
     field, count = APIS[api][0], len(server.asked)

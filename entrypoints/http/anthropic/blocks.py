@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar
 import attrs
 
 from mlxk.entrypoints.http.openai.chat import parts as chat
+from mlxk.entrypoints.http.openai.chat.file_part import FilePart
+from mlxk.entrypoints.http.openai.chat.messages import FILE_TYPES
 from mlxk.entrypoints.http.requests.validation import Range, StrictConverter
 
 
@@ -145,6 +147,7 @@ Block = (
     TextBlock
     | ImageBlock
     | chat.AudioPart
+    | FilePart
     | DocumentBlock
     | SearchResultBlock
     | ThinkingBlock
@@ -174,6 +177,7 @@ _AS_ELSEWHERE: dict[str, type[Any]] = {
     **dict.fromkeys(chat.IMAGE_TYPES, ImageBlock),
     **dict.fromkeys(chat.AUDIO_TYPES, chat.AudioPart),
     **dict.fromkeys(chat.VIDEO_TYPES, VideoBlock),
+    **dict.fromkeys(FILE_TYPES, FilePart),
 }
 """Those of other APIs."""
 _RESULT_PARTS: dict[str, type[Any]] = {

@@ -28,6 +28,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
 )
 from mlxk.entrypoints.http.anthropic.request import AnthropicMessage
 from mlxk.entrypoints.http.openai.chat import messages as chat
+from mlxk.entrypoints.http.openai.chat.file_part import FilePart
 from mlxk.entrypoints.http.openai.chat.parts import AudioPart, ImagePart, Part, TextPart
 
 BILLING = "x-anthropic-billing-header:"
@@ -222,6 +223,8 @@ class ChatConversation:
             yield path, block if self._takes_images else self._left_out(block, path)
         elif isinstance(block, AudioPart):
             yield path, block
+        elif isinstance(block, FilePart):
+            yield path, TextPart(text=block.text)
         elif isinstance(block, DocumentBlock):
             yield from self._document(block, path)
         elif isinstance(block, SearchResultBlock):

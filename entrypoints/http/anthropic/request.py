@@ -21,6 +21,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     VideoBlock,
     register_blocks,
 )
+from mlxk.entrypoints.http.openai.chat.file_part import FilePart
 from mlxk.entrypoints.http.openai.chat.parts import AudioPart, MediaPart
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES
 from mlxk.entrypoints.http.openai.chat.tools import MAX_DEFINITIONS
@@ -32,6 +33,7 @@ _BLOCKS_OF_ROLE: Mapping[str, tuple[type[Any], ...]] = {
         TextBlock,
         ImageBlock,
         AudioPart,
+        FilePart,
         VideoBlock,
         DocumentBlock,
         SearchResultBlock,
@@ -122,7 +124,7 @@ class AnthropicMessage:
 
 def _media_faults(block: object, path: str) -> Iterator[FieldError]:
     """Yield the faults of an image, a recording or a clip, and of those in the result of a call."""
-    if isinstance(block, MediaPart):
+    if isinstance(block, MediaPart | FilePart):
         yield from block.faults(path)
     elif isinstance(block, ToolResultBlock) and isinstance(block.content, list):
         for index, each in enumerate(block.content):

@@ -8,7 +8,8 @@ from typing import Any
 
 import attrs
 
-from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, ToolCallParam
+from mlxk.entrypoints.http.openai.chat.file_part import FilePart
+from mlxk.entrypoints.http.openai.chat.messages import FILE_TYPES, FunctionCall, MessageParam, ToolCallParam
 from mlxk.entrypoints.http.openai.chat.parts import (
     AUDIO_TYPES,
     IMAGE_TYPES,
@@ -224,7 +225,18 @@ class VideoContent(VideoPart):
         return LocatedPart(self, {"": path})
 
 
-ContentPart = TextContent | RefusalContent | ImageContent | AudioContent | VideoContent | dict[str, Any]
+@attrs.frozen(kw_only=True)
+class FileContent(FilePart):
+    """A part with a file of text."""
+
+    prompt_cache_breakpoint: Any = None
+
+    def located_part(self, path: str) -> LocatedPart:
+        """Return the part of a chat message."""
+        return LocatedPart(TextPart(text=self.text), {"": path})
+
+
+ContentPart = TextContent | RefusalContent | ImageContent | AudioContent | VideoContent | FileContent | dict[str, Any]
 """The last is a part that is not supported."""
 Content = str | list[ContentPart]
 
@@ -234,6 +246,7 @@ PART_KINDS: Mapping[str, object] = {
     **dict.fromkeys(IMAGE_TYPES, ImageContent),
     **dict.fromkeys(AUDIO_TYPES, AudioContent),
     **dict.fromkeys(VIDEO_TYPES, VideoContent),
+    **dict.fromkeys(FILE_TYPES, FileContent),
 }
 
 
@@ -251,9 +264,6 @@ def content_faults(content: Content, path: str) -> Iterator[FieldError]:
         place = f"{path}[{index}]"
         if not isinstance(part, dict):
             yield from part.faults(place)
-        elif part.get("type") == "input_file":
-            reason = "is not supported: files are not read; send their text as input_text"
-            yield FieldError(f"{place}.type", reason, unsupported=True)
         else:
             yield FieldError(f"{place}.type", f"must be one of {', '.join(PART_KINDS)}")
 

@@ -23,6 +23,7 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
+from mlxk.entrypoints.http.openai.chat.file_part import FilePart
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam
 from mlxk.entrypoints.http.openai.chat.parts import AudioPart, ImagePart, TextPart, VideoPart
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
@@ -249,6 +250,8 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
         path = f"messages[{len(earlier)}].content[{index}]"
         if isinstance(part, ImagePart):
             yield FieldError(path, "a transcription model takes no images; leave it out", unsupported=True)
+        elif isinstance(part, FilePart):
+            yield FieldError(path, "a transcription model takes no files of text; leave it out", unsupported=True)
         elif isinstance(part, VideoPart):
             yield FieldError(path, "a transcription model takes no clips; send the sound alone", unsupported=True)
         elif isinstance(part, AudioPart):

@@ -9,6 +9,7 @@ from mlxk.application.generation_input import IncomingMessage
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage
 from mlxk.domain.generation.video import Clip
+from mlxk.entrypoints.http.openai.chat.file_part import FilePart
 from mlxk.entrypoints.http.openai.chat.parts import (
     PART_KINDS,
     AudioPart,
@@ -49,7 +50,12 @@ PART_SEPARATOR = "\n"
 """Joins the text parts of one message."""
 
 
-Content = str | list[Part] | None
+FILE_TYPES = ("file", "input_file")
+"""Names of the types of parts with a file of text."""
+
+KINDS: Mapping[str, type[Any]] = {**PART_KINDS, **dict.fromkeys(FILE_TYPES, FilePart)}
+
+Content = str | list[Part | FilePart] | None
 
 
 @attrs.frozen(kw_only=True)
@@ -105,7 +111,7 @@ class MessageParam:
             allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
             if not isinstance(part, allowed):
                 faults.append(FieldError(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
-            elif isinstance(part, MediaPart):
+            elif isinstance(part, MediaPart | FilePart):
                 faults += part.faults(f"{path}.content[{index}]")
         return faults
 
@@ -138,7 +144,7 @@ class MessageParam:
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart | AudioPart | VideoPart):
                 parts.append(part.read(f"{path}.content[{index}]", media))
-            elif isinstance(part, TextPart) and part.text:
+            elif isinstance(part, TextPart | FilePart) and part.text:
                 parts.append(part.text)
         return IncomingMessage(message, tuple(parts))
 
@@ -154,18 +160,18 @@ class MessageParam:
 
     def _texts(self) -> Iterator[str]:
         for part in self.content or ():
-            if isinstance(part, TextPart):
+            if isinstance(part, TextPart | FilePart):
                 yield part.text
             elif isinstance(part, RefusalPart):
                 yield part.refusal
 
 
-_PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart, VideoPart), "assistant": (TextPart, RefusalPart)}
+_PARTS_OF_ROLE = {"user": (TextPart, FilePart, ImagePart, AudioPart, VideoPart), "assistant": (TextPart, RefusalPart)}
 
 
 def register_messages(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
-    converter.union(Part, _part_kind)
+    converter.union(Part | FilePart, _part_kind)
     converter.union(Content, _content_kind)
     register_references(converter)
 
@@ -174,9 +180,9 @@ def _part_kind(value: object) -> object:
     if not isinstance(value, dict):
         raise TypeError("must be an object")
     kind = value.get("type")
-    found = PART_KINDS.get(kind) if isinstance(kind, str) else None
+    found = KINDS.get(kind) if isinstance(kind, str) else None
     if found is None:
-        raise ValueError(f"must have a type of {', '.join(PART_KINDS)}")
+        raise ValueError(f"must have a type of {', '.join(KINDS)}")
     return found
 
 
@@ -184,5 +190,5 @@ def _content_kind(value: object) -> object:
     if isinstance(value, str):
         return str
     if isinstance(value, list):
-        return list[Part]
+        return list[Part | FilePart]
     raise TypeError("must be a string or an array of parts")

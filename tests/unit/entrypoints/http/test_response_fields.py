@@ -95,7 +95,7 @@ def test_no_field_that_openai_documents_is_forgotten() -> None:
 def test_no_item_part_or_tool_that_openai_documents_is_forgotten() -> None:
     known = {*ITEM_KINDS, *LEFT_OUT, *UNREADABLE}
     assert types_in(response_input_item_param.ResponseInputItemParam) <= known
-    assert types_in(response_input_content_param.ResponseInputContentParam) - set(PART_KINDS) == {"input_file"}
+    assert types_in(response_input_content_param.ResponseInputContentParam) <= set(PART_KINDS)
     for kind in types_in(tool_param.ToolParam) - {"function", "custom", "namespace"}:
         _, _, ignored = respond(tools=[{"type": kind}])
         assert (ignored == "") is (kind in {"local_shell", "shell", "apply_patch"}), kind
@@ -203,7 +203,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
         "parameter_not_supported",
-        "input[0].content[0].type",
+        "input[0].content[0].file_id",
     ),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
