@@ -107,6 +107,7 @@ class ServeCatalogue:
         Raises:
             MlxkError: One cannot be found or cannot run, or an alias cannot be a name of its own.
         """
+        aliases = tuple(aliases)
         for alias, reference in aliases:
             self.add_alias(alias, reference)
         offered = None
@@ -120,7 +121,19 @@ class ServeCatalogue:
             if handle.alias is None:
                 self._named.setdefault(served.id, handle)
                 self._named[name] = handle
+            else:
+                self._require_unhidden(name)
+        for alias, _ in aliases:
+            self._require_unhidden(alias)
         return offered
+
+    def _require_unhidden(self, name: str) -> None:
+        """Refuse a name of the user's own that is also how clients call a model that was named by its path."""
+        offered = self._named.get(name)
+        if offered is not None and offered.alias is None:
+            raise ValidationError(
+                f"'{name}' is the name of a model of this server already", hint="Give each model a name of its own."
+            )
 
     def add_alias(self, alias: str, reference: str) -> None:
         """Have a model answer to a further name.

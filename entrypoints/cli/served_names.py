@@ -57,6 +57,7 @@ def read_names(arguments: argparse.Namespace, context: CommandContext) -> Served
     adapters = adapter_names(arguments.adapter, model, of_file, plain, context) if arguments.adapter else ()
     adapted = dict(adapters)
     names = (*(each for each in of_file if each[0] not in adapted), *adapters)
+    names = (*names, *aliases_of_adapters(aliases, dict(names)))
     pins = [plain.get(pin, pin) for pin in arguments.pin]
     pins = [own_name(pin, dict(names)) or lasting(pin) for pin in pins]
     return ServedNames(
@@ -94,6 +95,16 @@ def pairs(values: list[str], flag: str, example: str) -> tuple[tuple[str, str], 
     return tuple(found)
 
 
+def aliases_of_adapters(aliases: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]]) -> Entries:
+    """Return names for the aliases of adapters: an alias has none of the settings of a name, but it is its model."""
+    meant = ((alias, own_name(reference, names)) for alias, reference in aliases)
+    return tuple(
+        (alias, {key: names[own][key] for key in ("model", "adapter")})
+        for alias, own in meant
+        if own is not None and "adapter" in names[own]
+    )
+
+
 def names_of_file(arguments: argparse.Namespace, context: CommandContext, replaced: Collection[str]) -> Entries:
     """Return the names of the settings file without those that are replaced, and without what flags decide."""
     given = {name for name in _DECIDES if getattr(arguments, name) is not None} - arguments.from_file
@@ -118,8 +129,8 @@ def adapter_names(
 
     Args:
         values: Of the flag, each NAME=PATH.
-        model: The model that the server has in memory, to which the adapters belong; without one each belongs to the
-            model that it was trained on.
+        model: The model that the server has in memory, to which the adapters belong; without one, or when it is one of
+            them, each belongs to the model that it was trained on.
         file: The names of the settings file.
         aliases: Other names of the command line.
         context: Builds what reads adapters.
@@ -130,14 +141,15 @@ def adapter_names(
     """
     found = []
     known, registry = dict(file), context.build(context.settings).adapters.backend_registry()
-    for name, path in pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"):
+    given = dict(pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"))
+    for name, path in given.items():
         if fault := entry_name_fault(name):
             raise ValidationError(f"--adapter: '{name}' cannot be a name: {fault}")
         if name in aliases:
             raise ValidationError(f"--adapter: '{name}' is an alias already", hint="Give each name one meaning.")
         directory = os.path.abspath(os.path.expanduser(path))
         trained_on = registry.adapter(directory).trained_on
-        reference = model or trained_on
+        reference = trained_on if model is None or model in given else model
         if reference is None:
             raise ValidationError(
                 f"--adapter: '{name}' does not say which model it was trained on",

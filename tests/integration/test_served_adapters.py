@@ -19,9 +19,12 @@ from serving.settings_home import Machine
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.model import ModelHandle
+from mlxk.entrypoints.container import build as build_container
+from mlxk.entrypoints.settings import read_settings
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
@@ -88,6 +91,34 @@ def test_an_adapter_alone_is_served_by_its_name_with_the_model_that_it_names(
         assert complete(server, "poet", PROMPT) == oracle(handle, adapter, PROMPT)
         assert complete(server, "llama", PROMPT) == oracle(handle, None, PROMPT)
         assert server.get("/v1/models/poet")[2]["parent"] == "llama"
+
+
+def test_an_alias_of_an_adapter_is_the_adapter_and_the_adapter_may_be_the_model_in_memory(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "poet", handle)
+    wanted = oracle(handle, adapter, PROMPT)
+    mlxk.write(f'[models.bard]\nmodel = "{handle.directory}"\nadapter = "{adapter}"\nmax_tokens = 3\n')
+    aliases = ("--alias", "gpt=poet", "--alias", "claude=bard")
+    for model in (handle.directory, "poet", "gpt"):
+        with mlxk.serve("--model", model, "--adapter", f"poet={adapter}", *aliases) as server:
+            assert {name: complete(server, name, PROMPT) for name in ("poet", "gpt", "claude")} == dict.fromkeys(
+                ("poet", "gpt", "claude"), wanted
+            )
+            listed = {each["id"]: each.get("parent") for each in server.get("/v1/models")[2]["data"]}
+            assert {listed[name] for name in ("poet", "gpt", "bard", "claude")} == {"llama"}
+            assert (complete(server, "", PROMPT) == wanted) is (model != handle.directory)
+
+
+@pytest.mark.parametrize("flags", [("--adapter", "llama=ADAPTER"), ("--alias", "llama=demo")])
+def test_a_name_that_the_model_itself_would_hide_stops_the_start(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path, flags: tuple[str, str]
+) -> None:
+    adapter = write_adapter(tmp_path / "poet", handle)
+    assert mlxk("serve", "--model", handle.directory, flags[0], flags[1].replace("ADAPTER", str(adapter))).status == 0
+    started, container = mlxk.served[-1], build_container(read_settings({"HOME": str(mlxk.home)}), mlxk.served[-1])
+    with pytest.raises(ValidationError, match="'llama' is the name of a model of this server already"):
+        container.use_cases.serve_catalogue().offer_all(started.model, started.aliases, None, started.ready)
 
 
 def test_adapters_of_models_that_read_images_answer_with_images_and_without(mlxk: Machine, tmp_path: Path) -> None:
