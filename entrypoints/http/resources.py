@@ -17,6 +17,7 @@ from mlxk.domain.errors import UnauthorizedError, ValidationError
 from mlxk.domain.models.model import served_id
 from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.request_scope import caller_of
+from mlxk.entrypoints.http.requests.body import read_fields
 
 
 class Readable:
@@ -82,17 +83,21 @@ class ForgottenPromptsResource:
         self._generator = generator
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Drop them, in memory and on disk; raises as ``KeptPromptsResource``."""
-        tenant = _scope(request)
+        """Drop them, in memory and on disk; raises as ``KeptPromptsResource``, and for other fields in the body."""
+        tenant = _scope(request, read_fields(request, "scope").get("scope"))
         self._generator.forget_prompts(tenant)
         send_json(response, {"object": "cache.reset", "scope": "all" if tenant is None else "tenant"})
 
 
-def _scope(request: falcon.Request) -> str | None:
-    """Return whose prompts a request is about; None for all."""
-    caller, scope = caller_of(request), request.get_param("scope", default="tenant")
-    if scope not in ("tenant", "all"):
+def _scope(request: falcon.Request, said: object = None) -> str | None:
+    """Return whose prompts a request is about, by its address or what its body says; None for all."""
+    caller = caller_of(request)
+    asked = [each for each in (request.get_param("scope"), said) if each is not None]
+    if any(each not in ("tenant", "all") for each in asked):
         raise ValidationError.in_field("scope", "must be tenant or all")
+    if len(set(asked)) > 1:
+        raise ValidationError.in_field("scope", "is one in the address and another one in the body; send one of them")
+    scope = asked[0] if asked else "tenant"
     if scope == "tenant":
         return caller.tenant
     if not caller.is_operator:

@@ -147,4 +147,11 @@ def test_without_keys_everybody_is_the_operator() -> None:
     client = TestClient(parts.application.wsgi, headers={"Host": "localhost"})
     assert client.simulate_get("/cache/stats", params={"scope": "all"}).json["scope"] == "all"
     assert client.simulate_post("/cache/reset", params={"scope": "all"}).status_code == 200
+    for body, scope in (({"scope": "all"}, "all"), ({}, "tenant"), ({"scope": None}, "tenant")):
+        assert client.simulate_post("/v1/cache/reset", json=body).json["scope"] == scope
+    for body, fault in (({"scop": "all"}, "scop"), ({"scope": "mine"}, "scope"), ({"scope": ["all"]}, "scope")):
+        refused = client.simulate_post("/v1/cache/reset", json=body)
+        assert (refused.status_code, refused.json["error"]["param"]) == (400, fault)
+    both = client.simulate_post("/v1/cache/reset", params={"scope": "tenant"}, json={"scope": "all"})
+    assert (both.status_code, both.json["error"]["param"]) == (400, "scope")
     parts.close()

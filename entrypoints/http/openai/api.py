@@ -24,7 +24,7 @@ from mlxk.entrypoints.http.openai.renderer import ChatRenderer
 from mlxk.entrypoints.http.openai.rerank import PATHS, RerankResource
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.openai.tokens import RESOURCES
-from mlxk.entrypoints.http.requests.body import BodyReader, read_object
+from mlxk.entrypoints.http.requests.body import BodyReader, read_fields
 from mlxk.entrypoints.http.requests.media import MAX_UPLOAD_BYTES
 from mlxk.entrypoints.http.requests.validation import FieldError, raise_for
 from mlxk.entrypoints.http.resources import send_json
@@ -46,17 +46,9 @@ class UnloadResource:
             ValidationError: The model is not loaded.
             LocksPresentError: The model is in use.
         """
-        body = read_object(request) if request.content_length else {}
-        name = body.get("model")
+        name = read_fields(request, "model").get("model")
         if name is not None and not isinstance(name, str):
             raise_for([FieldError("model", "must be a string")])
-        raise_for(
-            [
-                FieldError(key, "is not known here")
-                for key, value in body.items()
-                if key != "model" and value is not None
-            ]
-        )
         if isinstance(name, str) and name:
             self._unload_one(response, name)
             return

@@ -147,6 +147,18 @@ def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
         response.set_header(IGNORED_FIELDS, ", ".join(shown))
 
 
+def read_fields(request: falcon.Request, *known: str) -> Mapping[str, object]:
+    """Return the JSON object of a request that needs none, and may have few fields.
+
+    Raises:
+        MlxkError: As ``read_object``; or a field is not one of ``known``.
+    """
+    body = read_object(request) if request.content_length else {}
+    unknown = [key for key, value in body.items() if key not in known and value is not None]
+    raise_for([FieldError(key, "is not known here") for key in unknown])
+    return body
+
+
 def read_object(request: falcon.Request) -> Mapping[str, object]:
     """Return the JSON object in the body of a request.
 
