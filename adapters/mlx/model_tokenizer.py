@@ -132,6 +132,7 @@ class MlxModelTokenizer(ModelTokenizer):
         return TokenizedText(text, tokens, tokenizer.context_length)
 
     def _looking(self, request: GenerationRequest, found: _Tokenizer, opens_answer: bool) -> TokenizedText:
+        from mlxk.adapters.mlx.vision.encoded import decoded
         from mlxk.adapters.mlx.vision.prompts import encode_text, render_text
 
         tokenizer = found.text
@@ -141,7 +142,7 @@ class MlxModelTokenizer(ModelTokenizer):
             if media := request.has_images or request.has_audio:
                 rendering = Rendering(broken_up(rendering))
             tokenizer.renderer.require_plausible_length(rendering.text)
-            tokens = tuple(encode_text(rendering, tokenizer, found.vision))
+            tokens = decoded(encode_text(rendering, tokenizer, found.vision), found.vision)
         unexpanded = _UNEXPANDED if media else None
         return TokenizedText(rendering.text, tokens, tokenizer.context_length, rendered.changes, unexpanded)
 

@@ -101,6 +101,15 @@ def test_places_are_regions_of_the_command_lines_answer(command: Command, tmp_pa
     assert "one image at a time" in together["error"]["message"]
 
 
+@pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
+def test_a_prompt_is_shown_before_the_model_is_loaded(family: str, tmp_path: Path) -> None:
+    build_family(tmp_path / "model", family, 3)
+    wanted = {"model": str(tmp_path / "model"), "messages": [{"role": "user", "content": "<OD>"}]}
+    with RunningServer(WholeProgram(tmp_path, ServerSettings(allow_paths=True))) as running:
+        status, _, shown = running.post("/apply-template", wanted)
+    assert (status, shown["prompt"]) == (200, {"florence2": "<OD>", "nemotron_parse": "</s><s><OD>"}[family])
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[RunningServer]:
     build_pointing(tmp_path / "model")
@@ -123,6 +132,9 @@ def test_places_are_regions_of_a_chat_completion(served: RunningServer, tmp_path
     deltas = [choice["delta"] for chunk in streamed for choice in chunk["choices"]]
     assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
     assert [delta["regions"] for delta in deltas if "regions" in delta] == [message["regions"]]
+    words = {"model": body["model"], "messages": [{"role": "user", "content": "How are you?"}], "max_tokens": 2}
+    counted = served.post("/v1/messages/count_tokens", words)[2]["input_tokens"]
+    assert served.post("/v1/chat/completions", words)[2]["usage"]["prompt_tokens"] == counted
     twice = [{"role": "user", "content": [parts[0], *parts]}]
     status, _, refused = served.post("/v1/chat/completions", {**body, "messages": twice})
     assert (status, refused["error"]["param"]) == (422, "messages")
@@ -197,9 +209,10 @@ def test_an_answer_that_was_interrupted_goes_on_from_its_tokens(family: str, tmp
 def test_the_mark_that_a_model_writes_first_is_no_text(florence: ModelHandle) -> None:
     model = load_vision_model(florence)
     begin, (letter,) = model.tokenizer.bos_token_id, model.tokenizer.encode("F", add_special_tokens=False)
-    detokenizer = model.decoder.stream()
+    detokenizer = model.decoder.answer()
     assert [detokenizer.feed(token) for token in (begin, begin, letter, begin)] == ["", "", "F", "<s>"]
     assert detokenizer.flush() == ""
+    assert model.decoder.stream().feed(begin) == "<s>"
 
 
 def test_an_image_is_asked_for_where_the_encoder_reads_no_text(tmp_path: Path, engine: MlxTextGenerator) -> None:

@@ -230,7 +230,7 @@ def build_sequence(
         prompt=list(rendered.tokens),
         settings=settings,
         limits=limits,
-        output=SequenceOutput(model.decoder.stream(), parser, stream),
+        output=SequenceOutput(model.decoder.answer(), parser, stream),
         clock=clock,
         models=models,
         engine_options=request.engine_options,

@@ -82,7 +82,7 @@ class TokenDecoder:
             self._strips_first_space = bool(steps[3:])
 
     def without(self, token: int | None) -> "TokenDecoder":
-        """Return it for texts that begin with a token which is no part of them; None is no token."""
+        """Return it for answers that begin with a token which is no part of them; None is no token."""
         found = copy.copy(self)
         found._silent = token
         return found
@@ -90,9 +90,12 @@ class TokenDecoder:
     def stream(self) -> Detokenizer:
         """Return a detokenizer for a new sequence."""
         if self._spell is None:
-            plain: Detokenizer = _WindowDetokenizer(self._decode)
-        else:
-            plain = _ByteDetokenizer(self._spell, self._strips_first_space)
+            return _WindowDetokenizer(self._decode)
+        return _ByteDetokenizer(self._spell, self._strips_first_space)
+
+    def answer(self) -> Detokenizer:
+        """Return a detokenizer for an answer, of which a first token may be no part."""
+        plain = self.stream()
         return plain if self._silent is None else _Beginning(self._silent, plain)
 
     def spell(self, token: int) -> bytes:

@@ -17,12 +17,41 @@ from mlx_vlm.models.cache import CacheList, KVCache, SimpleKVCache
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.engine.prefix_cache import ShownMedia
 from mlxk.adapters.mlx.engine.quantized_cache import kept_state
-from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts, logits_of
+from mlxk.adapters.mlx.vision.network import (
+    RowFeatures,
+    RowPositions,
+    VisionNetwork,
+    VisionParts,
+    VisionTemplate,
+    logits_of,
+)
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt
-from mlxk.domain.errors import CapabilityError
 
-ENCODING = frozenset({"florence2", "nemotron_parse"})
-"""Architectures of an encoder and a decoder."""
+ENCODING = {"florence2": True, "nemotron_parse": False}
+"""Architectures of an encoder and a decoder, and whether the encoder reads text, too."""
+
+
+_USUAL_START = 2
+"""The token that starts the decoder of a config without one."""
+
+
+def decoded(tokens: Sequence[int], template: VisionTemplate) -> tuple[int, ...]:
+    """Return the tokens of a prompt as they are counted, with those that the decoder of such a model begins with last.
+
+    Args:
+        tokens: The processor's.
+        template: Of any model.
+    """
+    reads_text = ENCODING.get(template.type)
+    if reads_text is None:
+        return tuple(tokens)
+    config = template.config.text_config
+    stated = config if isinstance(config, dict) else vars(config)  # without the weights the parts are not parsed
+    if reads_text:
+        return (*tokens, stated.get("decoder_start_token_id", _USUAL_START))
+    # The tokenizer puts every text between these; the decoder continues it.
+    end = len(tokens) - (len(tokens) > 1 and tokens[-1] == stated.get("eos_token_id"))
+    return tuple(tokens[end > 1 and tokens[0] == stated.get("bos_token_id") : end])
 
 
 class EncodedNetwork(VisionNetwork):
@@ -38,16 +67,11 @@ class EncodedNetwork(VisionNetwork):
         """Return an empty cache: what the decoder has written and what it reads of the encoder, for each layer."""
         return [*(CacheList(KVCache(), SimpleKVCache()) for _ in self._language.layers), RowPositions()]
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether the encoder reads the prompt's text, too."""
-        return hasattr(self._language.model, "encoder")
-
     def encode(self, embeddings: mx.array) -> mx.array:
         """Return the states that the decoder attends to, of what the model has made of a prompt; shape [1, S, D]."""
-        if not self.reads_text:
-            return embeddings
         inner = self._language.model
+        if not hasattr(inner, "encoder"):
+            return embeddings
         states: mx.array = inner.encoder(inputs_embeds=embeddings * inner.embed_scale)
         return states
 
@@ -59,35 +83,15 @@ class EncodedPrompt(Media):
         parts: The model.
         network: Its decoder.
         prompt: The processed prompt.
-
-    Raises:
-        CapabilityError: It shows nothing, and the encoder reads images alone.
     """
 
     shown = ShownMedia(kept=False)
     kind = ""
 
     def __init__(self, parts: VisionParts, network: EncodedNetwork, prompt: ProcessedPrompt) -> None:
-        if not network.reads_text and not prompt.identity:
-            raise CapabilityError.in_field(
-                "messages", f"this model ({parts.type}) answers about an image only", hint="Show one."
-            )
         self._parts = parts
         self._network = network
         self._prompt = prompt
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The tokens of the prompt, those that the decoder begins with last."""
-        tokens, config = self._prompt.tokens, self._parts.model.config.text_config
-        if self._network.reads_text:
-            return (*tokens, config.decoder_start_token_id)
-        # The tokenizer puts every text between these; the decoder continues it.
-        if len(tokens) > 2 and tokens[-1] == config.eos_token_id:
-            tokens = tokens[:-1]
-        if len(tokens) > 1 and tokens[0] == config.bos_token_id:
-            tokens = tokens[1:]
-        return tokens
 
     def encode_with(self, others: Sequence[Media]) -> None:
         """Leave it to ``prefill``."""
@@ -100,7 +104,7 @@ class EncodedPrompt(Media):
         states = self._network.encode(found.inputs_embeds)
         mx.eval(states)
         cache[-1] = RowFeatures({"encoder_outputs": states}, {})
-        begin = len(self._prompt.tokens) if self._network.reads_text else 0
+        begin = len(self._prompt.tokens) if ENCODING[self._parts.type] else 0
         return EncodedPrefill(self._network, tokens, cache, position, begin=begin)
 
 

@@ -30,13 +30,13 @@ from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision import clips
-from mlxk.adapters.mlx.vision.encoded import ENCODING, EncodedNetwork, EncodedPrompt
+from mlxk.adapters.mlx.vision.encoded import ENCODING, EncodedNetwork, EncodedPrompt, decoded
 from mlxk.adapters.mlx.vision.encoder import FeatureCounters, with_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prefill import VisionPrompt
 from mlxk.adapters.mlx.vision.prepared import SHARE, PreparedImages, WithoutTextOptions, with_prepared
 from mlxk.adapters.mlx.vision.prompts import known_tokens, process_prompt, render_prompt
-from mlxk.domain.errors import IncompatibleModelError, UntrustedModelCodeError
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError, UntrustedModelCodeError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
@@ -88,8 +88,11 @@ class VisionProcessor:
         """Process the rendered prompt of a request; on the owner thread. Raises as ``process_prompt``."""
         rendered, processed = process_prompt(request, model, self.parts, text)
         if isinstance(self.network, EncodedNetwork):
-            encoded = EncodedPrompt(self.parts, self.network, processed)
-            return attrs.evolve(rendered, tokens=known_tokens(encoded.tokens, model)), encoded
+            if not processed.identity and not ENCODING[self.parts.type]:
+                fault = f"this model ({self.parts.type}) answers about an image only"
+                raise CapabilityError.in_field("prompt" if text is None else "messages", fault, hint="Show one.")
+            tokens = known_tokens(decoded(processed.tokens, self.parts.template), model)
+            return attrs.evolve(rendered, tokens=tokens), EncodedPrompt(self.parts, self.network, processed)
         prompt = VisionPrompt(self.parts, self.network, processed)
         expands = self.parts.type in _EXPANDING or min(processed.tokens, default=0) < 0
         expands = expands or ("pixel_values_videos" in processed.inputs and clips.prunes(self.parts.template))
@@ -144,7 +147,7 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
         vision=VisionProcessor(parts, network, with_prepared(processor)),
         # What keeps rows of others apart is a matter of mlx-lm's network of the same name.
         shares_batches=not encoded,
-        encodes_prompts=isinstance(network, EncodedNetwork) and network.reads_text,
+        encodes_prompts=ENCODING.get(parts.type, False),
     )
 
 
