@@ -215,6 +215,14 @@ def test_the_mark_that_a_model_writes_first_is_no_text(florence: ModelHandle) ->
     assert model.decoder.stream().feed(begin) == "<s>"
 
 
+def test_marks_of_what_to_write_reach_nemotron_parse(tmp_path: Path, engine: MlxTextGenerator) -> None:
+    handle = build_family(tmp_path / "parse", "nemotron_parse", 3)
+    marks = "<predict_bbox><predict_classes><output_markdown>"
+    found = answer(engine, handle, about(noise(1), marks))
+    assert found.tokens == oracle(handle, about(noise(1), marks), 8, written=f"</s><s>{marks}")
+    assert found.finished.usage.prompt_tokens == 5
+
+
 def test_an_image_is_asked_for_where_the_encoder_reads_no_text(tmp_path: Path, engine: MlxTextGenerator) -> None:
     handle = build_family(tmp_path / "parse", "nemotron_parse", 3)
     with pytest.raises(CapabilityError, match="answers about an image only"):
