@@ -1,7 +1,6 @@
 """All errors of the product.
 
-One class a code. The code is the stable, public name of the error (``error.type`` in JSON); each entrypoint
-has one table from code to exit status or HTTP status, and ``docs/errors.md`` documents all of them.
+One class a code, the stable, public name of the error (``error.type`` in JSON); ``docs/errors.md`` explains each.
 
     MlxkError
     ├── UsageError                 usage_error
@@ -66,6 +65,7 @@ class Remedy(enum.Enum):
     CONFIRM_REMOVAL = "confirm-removal"
     CREATE_REPOSITORY = "create-repository"
     DROP_TURNS = "drop-turns"
+    EXAMINE = "examine"
     FETCH = "fetch"
     FETCH_AGAIN = "fetch-again"
     FETCH_BEFORE_CONVERTING = "fetch-before-converting"

@@ -27,6 +27,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.CONFIRM_REMOVAL: "Write the exact name, or confirm it with --yes.",
     Remedy.CREATE_REPOSITORY: "Add --create to create it.",
     Remedy.DROP_TURNS: "Drop the oldest turns instead: /drop",
+    Remedy.EXAMINE: "See what is wrong, and what mends it: mlxk doctor",
     Remedy.FETCH: "Fetch it: mlxk pull {name}",
     Remedy.FETCH_AGAIN: "Fetch the model again: mlxk pull MODEL --force-resume",
     Remedy.FETCH_BEFORE_CONVERTING: "Fetch it again first; --repair-index helps when only the index is wrong.",

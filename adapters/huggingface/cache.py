@@ -196,7 +196,7 @@ class HuggingFaceModelCache(ModelCache):
 
 
 def _unreadable(error: OSError) -> StorageError:
-    return StorageError(f"the model cache cannot be read: {error.strerror}")
+    return StorageError(f"the model cache cannot be read: {error.strerror}", hint=Advice(Remedy.EXAMINE))
 
 
 def _not_removable(error: OSError) -> StorageError:

@@ -201,15 +201,23 @@ def without_revisions(ref: ModelRef) -> ValidationError:
     )
 
 
+LEAST_PART = 3
+"""Letters of a name that are enough to suggest it: a part of the name of a built-in model, or of the user's own."""
+
+
 def close_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return the known names that are spelled like a wanted one, the closest first; at most three.
+    """Return the known names that are spelled like a wanted one, the closest first, else those with it; at most three.
 
     Owners are not compared: models of one owner are not alike for that.
     """
     names: dict[str, list[str]] = {}
     for name in sorted(known):
         names.setdefault(_own_part(name), []).append(name)
-    return tuple(name for part in nearest(_own_part(wanted), names) for name in names[part])[:AT_MOST]
+    typed = _own_part(wanted)
+    close = nearest(typed, names)
+    if not close and len(typed) >= LEAST_PART:
+        close = [part for part in names if typed in part]
+    return tuple(name for part in close for name in names[part])[:AT_MOST]
 
 
 def _own_part(name: str) -> str:

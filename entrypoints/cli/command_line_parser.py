@@ -83,7 +83,8 @@ def _with_the_model_first(arguments: list[str]) -> list[str]:
     return arguments
 
 
-_DASHED = ("ignored explicit argument", "expected one argument")
+_EXPLICIT = "ignored explicit argument"
+_DASHED = (_EXPLICIT, "expected one argument")
 """Messages of argparse for a value that starts with a dash, among other mistakes."""
 
 _MISSING = "the following arguments are required"
@@ -237,7 +238,8 @@ class CommandLineParser(argparse.ArgumentParser):
         known = EXAMPLES.get(self.prog.rpartition(" ")[2])
         if known and _MISSING in message:
             hint = f"Try '{self.prog} --help', or for example: {known[0]}"
-        raise UsageError(message, hint=hint)
+        words, explicit, value = message.partition(_EXPLICIT)
+        raise UsageError(f"{words}takes no value (got{value})" if explicit else message, hint=hint)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Raise the error about words that are neither flags of this command nor values of any, with the nearest flags.
@@ -263,7 +265,9 @@ class CommandLineParser(argparse.ArgumentParser):
         if program and flags:
             hint = f"Flags of the {program} stand after --: {self.prog} {place} {flags[0]}"
         if not flags:
-            hint = f"Text of several words needs quotes. Try '{self.prog} --help'."
+            places = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
+            only = f"{self.prog} takes {' and '.join(places) if places else 'no words'}"
+            hint = f"{only}; text of several words needs quotes. Try '{self.prog} --help'."
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
 
     def _parse_optional(self, arg_string: str) -> Any:  # noqa: ANN401 - as argparse has it, which changes

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -23,6 +24,7 @@ from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation import video
 from mlxk.domain.generation.media import IMAGES, SIGNATURE_BYTES, EncodedImage, ImageFormat, format_of
 from mlxk.domain.generation.video import EncodedVideo, VideoSampling
+from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.entrypoints.cli.text_files import read_text
 
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
@@ -80,6 +82,32 @@ def find(arguments: Sequence[str]) -> list[Piece]:
         whole = _file(argument) if _BEGINNING.match(argument) else None
         pieces += _split(argument) if whole is None else [whole]
     return pieces
+
+
+def missed(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what a prompt names like an image, a clip or sound and ``find`` does not find, each with the reason."""
+    found = {}
+    for argument in arguments:
+        if _BEGINNING.match(argument) and _file(argument):
+            continue
+        for match in _PATH.finditer(argument):
+            typed = (match["quoted"] or match["bare"]).rstrip(_PUNCTUATION)
+            if _is_media_name(typed) and not any(_files_of(match)):
+                found[typed] = "there is no such file"
+        for word in _PATH.sub(" ", argument).split():
+            typed = word.strip(_PUNCTUATION + "([{")
+            if _is_media_name(typed) and not _BEGINNING.match(typed) and os.path.isfile(typed):
+                found[typed] = f"a path begins with ./, as in ./{typed}"
+    return list(found.items())
+
+
+def _is_media_name(typed: str) -> bool:
+    return any(kind.search(typed) for kind in (IMAGE_NAME, VIDEO_NAME, _RECORDING_NAME))
+
+
+def takes_media(description: ModelDescription) -> bool:
+    """Whether a model takes images, clips or sound."""
+    return description.can(Capability.VISION) or description.can(Capability.AUDIO)
 
 
 def names_file_first(line: str) -> bool:
@@ -345,6 +373,11 @@ def edited(path: str, editor: str | None, otherwise: str, stdout: TextIO | None 
     command = editor or next(filter(None, map(shutil.which, EDITORS)), None)
     if command is None:
         raise ValidationError("there is no editor", hint="Name one in the variable EDITOR.")
+    if editor is None and not (sys.stdin.isatty() and os.isatty(1 if stdout is None else stdout.fileno())):
+        raise ValidationError(
+            f"{os.path.basename(command)} needs a terminal, and there is none",
+            hint="Name an editor that needs none in the variable EDITOR.",
+        )
     try:
         done = subprocess.run([*shlex.split(command), path], check=False, stdout=stdout)
     except ValueError as error:

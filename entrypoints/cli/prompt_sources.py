@@ -163,11 +163,15 @@ def _attach(
     """Return the words without the media that they name, and the media that the model gets."""
     pieces = [] if arguments.attach is False else input_files.find(typed)
     files = [each for each in pieces if isinstance(each, NamedFile)]
-    if not files:
+    missed = input_files.missed(typed) if pieces else []
+    if not files and not missed:
         return " ".join(typed), ()
     description = None
-    if any(each.is_media for each in files):
+    if missed or any(each.is_media for each in files):
         description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+    if description is not None and input_files.takes_media(description):
+        for name, reason in missed:
+            output.note(f"[{name} stays words: {reason}]")
     attached = []
     for file in files:
         reason = f"its text is joined by --file {file.typed}"

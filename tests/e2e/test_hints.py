@@ -49,6 +49,7 @@ def hint(done: "subprocess.CompletedProcess[str]") -> str:
             f"{NAMED} Look for one: mlxk search TERMS",
         ),
         ("run big-1b:4bit hi", f"Did you mean mlx-community/Big-1B-4bit? {LIST}"),
+        ("run speech hi", "Did you mean demo-speech? Otherwise fetch it: mlxk pull speech (or add --pull)"),
         ("run ./nosuch hi", "A workspace is a directory with a config.json; for a cached model leave out the path."),
     ],
 )
@@ -56,6 +57,34 @@ def test_a_name_that_means_nothing_is_answered_with_what_was_meant(
     mlxk_here: Program, typed: str, expected: str
 ) -> None:
     assert hint(mlxk_here(*typed.split())) == expected
+
+
+def test_a_part_of_a_name_of_one_s_own_is_answered_with_the_name(mlxk_here: Program) -> None:
+    mlxk_here("alias", "My.Poet-v2", "demo")
+    assert hint(mlxk_here("show", "poet")).startswith("Did you mean My.Poet-v2?")
+
+
+def test_a_new_name_with_settings_and_no_model_is_told_the_flag(mlxk_here: Program) -> None:
+    said = "It is a new name. Say which model it means: mlxk profile x --model MODEL"
+    assert hint(mlxk_here("profile", "x", "--temperature", "1")) == said
+
+
+@pytest.mark.parametrize("typed", ["list", "du", "pull acme/x", "run x hi"])
+def test_a_cache_that_is_no_folder_names_the_command_that_says_why(
+    mlxk_here: Program, tmp_path: Path, typed: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = mlxk_here(*typed.split(), HF_HUB_CACHE=str(tmp_path / "file"))
+    assert "the model cache cannot be read: Not a directory" in done.stderr
+    assert hint(done) == "See what is wrong, and what mends it: mlxk doctor"
+
+
+def test_an_editor_that_needs_a_terminal_is_not_started_without_one(mlxk_here: Program, tmp_path: Path) -> None:
+    (tmp_path / "vi").write_text("#!/bin/sh\nsleep 60\n")
+    (tmp_path / "vi").chmod(0o755)
+    done = mlxk_here("config", "edit", PATH=str(tmp_path))
+    assert "vi needs a terminal, and there is none" in done.stderr
+    assert hint(done) == "Name an editor that needs none in the variable EDITOR."
 
 
 def test_a_folder_right_here_is_named_as_a_path_that_is_taken(mlxk_here: Program, tmp_path: Path) -> None:

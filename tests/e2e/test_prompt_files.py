@@ -132,8 +132,11 @@ def test_a_named_recording_is_transcribed(mlxk: Program) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [
-        (["demo-vision", "What is in square.jpg?"], "", ""),
-        (["demo-vision", "What is in ./nosuch.jpg or ./folder?"], "", ""),
+        (
+            ["demo-vision", "What is in ./nosuch.jpg or ./folder?"],
+            "",
+            "[./nosuch.jpg stays words: there is no such file]\n",
+        ),
         (["demo-vision", "What is in ./square.jpg?", "--no-attach"], "", ""),
         (["demo-vision", "What is it?", "--file", "more.md"], "", ""),
         (["demo-vision", "What is it?"], "./square.jpg", "[joined to the prompt: standard input, 1 line]\n"),
@@ -153,6 +156,15 @@ def test_a_named_recording_is_transcribed(mlxk: Program) -> None:
             "",
             "[./notes.md stays words: its text is joined by --file ./notes.md]\n",
         ),
+        (["demo", "Convert ./nosuch.jpg to PNG"], "", ""),
+        (["demo-vision", "Is '~/no such.png' red?"], "", "[~/no such.png stays words: there is no such file]\n"),
+        (
+            ["demo-vision", "What is (square.jpg)?"],
+            "",
+            "[square.jpg stays words: a path begins with ./, as in ./square.jpg]\n",
+        ),
+        (["demo-vision", "Is photo.jpg a good name, or https://example.com/a.jpg?"], "", ""),
+        (["demo-vision", "What is ./nosuch.jpg?", "--no-attach"], "", ""),
         (
             ["demo-vision", "Look at ./square.jpg", "--no-chat-template"],
             "",
@@ -202,6 +214,7 @@ def test_in_a_chat_named_images_are_attached(
         ("./square.jpg", "shown with your next message"),
         ("What is this?", "A blue square."),
         ("Look at ./damaged.jpg", "is not an image of a known format"),
+        ("Look at ./nosuch.jpg", "[./nosuch.jpg stays words: there is no such file]"),
         ("Hear ./hello.wav", "[./hello.wav stays words: Model 'demo-vision' does not support audio inputs"),
         ("/nosuch/folder", "there is no command /nosuch/folder"),
     ):

@@ -40,7 +40,22 @@ pytestmark = pytest.mark.e2e
             "Did you mean --temperature or --template-option? 'mlxk run --help' lists the flags.",
         ),
         ("--health list", "--health is a flag of list and stands after it", "Write: mlxk list --health"),
-        ("list a b", "unrecognized arguments: b", "Text of several words needs quotes. Try 'mlxk list --help'."),
+        (
+            "list a b",
+            "unrecognized arguments: b",
+            "mlxk list takes PATTERN; text of several words needs quotes. Try 'mlxk list --help'.",
+        ),
+        (
+            "pull a b",
+            "unrecognized arguments: b",
+            "mlxk pull takes MODEL; text of several words needs quotes. Try 'mlxk pull --help'.",
+        ),
+        (
+            "ps a",
+            "unrecognized arguments: a",
+            "mlxk ps takes no words; text of several words needs quotes. Try 'mlxk ps --help'.",
+        ),
+        ("list --all=x", "argument -a/--all: takes no value (got 'x')", "Try 'mlxk list --help'."),
         (
             "run",
             "the following arguments are required: MODEL",
@@ -98,6 +113,26 @@ def test_what_flags_of_others_lead_to_exists_and_none_of_them_does() -> None:
 def test_a_value_that_is_no_number_is_called_so(mlxk_here: Program, flag: str, value: str, said: str) -> None:
     done = mlxk_here("serve", flag, value)
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"Error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("unload x", "stop"),
+        ("status", "ps"),
+        ("load x", "serve"),
+        ("scan-cache", "du"),
+        ("delete-cache", "rm"),
+        ("env", "doctor"),
+        ("log", "logs"),
+    ],
+)
+def test_a_word_of_another_program_is_answered_with_the_command(mlxk_here: Program, typed: str, meant: str) -> None:
+    assert f"Did you mean {meant}?" in mlxk_here(*typed.split()).stderr
+
+
+def test_a_misspelt_schema_is_answered_with_what_was_meant(mlxk_here: Program) -> None:
+    assert mlxk_here("schema", "lst").stderr.splitlines()[-1] == "Did you mean list? mlxk schema lists the names."
 
 
 def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:

@@ -226,6 +226,8 @@ class Chat:
         """Attach what a prompt names, and complete it; media alone wait for the next message."""
         pieces = input_files.find([typed.text]) if self.session.attaches and not typed.quoted else []
         attached: list[NamedFile] = []
+        if pieces:
+            self._say_what_is_missed(typed.text)
         for file in pieces:
             if not isinstance(file, NamedFile) or file in attached:
                 continue
@@ -243,6 +245,14 @@ class Chat:
             self._send(text)
         else:
             self.output.note("shown with your next message")
+
+    def _say_what_is_missed(self, text: str) -> None:
+        """Say which files a message seems to name that the model does not get, where it takes any."""
+        generate = self.session.generate
+        missed = input_files.missed([text])
+        if missed and input_files.takes_media(generate.describe(generate.resolve(self.session.model))):
+            for name, reason in missed:
+                self.output.note(f"[{name} stays words: {reason}]")
 
     def _send(self, text: str) -> None:
         """Complete a message of this text and of what is attached."""

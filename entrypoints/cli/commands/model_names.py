@@ -94,12 +94,15 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
         raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
     _check_values(name, values)
     before, text = _text(file, output, shown_path(file, settings))
-    name = own_name(name, _entries(text, file)) or name
+    own = own_name(name, _entries(text, file))
+    name = own or name
     changed = settings_edit.with_entry(text, name, values)
     after = settings_file.check(file.path, changed.encode())
     wrong = [fault for fault in after.faults if fault.table in (table_name(MODELS, name), None)]
     if wrong:
-        raise ValidationError(f"[{table_name(MODELS, name)}] {wrong[0].message}")
+        lacks = own is None and "model" not in values
+        advice = f"It is a new name. Say which model it means: mlxk {command} {name} --model MODEL" if lacks else None
+        raise ValidationError(f"[{table_name(MODELS, name)}] {wrong[0].message}", hint=advice)
     _say_what_it_means(name, after.entries[name]["model"], context, output)
     if changed != text or before is None:
         settings_edit.replace(file.path, changed.encode(), before)

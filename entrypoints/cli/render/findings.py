@@ -78,7 +78,10 @@ ADVICE: Mapping[Fault, tuple[str, str]] = {
         "Connect the disk that it leads to, or remove the link: rm {subject}",
     ),
     Fault.FOLDER_NOT_A_FOLDER: ("Nothing can be stored there.", "Move the file away: mv {subject} {subject}.old"),
-    Fault.FOLDER_NOT_WRITABLE: ("Nothing can be stored there.", "Make it yours: sudo chown -R $(id -un) {subject}"),
+    Fault.FOLDER_NOT_WRITABLE: (
+        "Nothing can be stored there.",
+        "Make it yours: sudo mkdir -p {subject} && sudo chown -R $(id -un) {subject}",
+    ),
     Fault.GPU_UNUSED: (
         "There is a GPU, but the library for it is not installed; the CPU is many times slower.",
         "Install it: pip install 'mlxk[cuda]'",
