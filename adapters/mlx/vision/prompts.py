@@ -22,7 +22,7 @@ from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, ren
 from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
-from mlxk.adapters.mlx.vision import clips, sounds, tasks
+from mlxk.adapters.mlx.vision import clips, prompt_limits
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
@@ -200,8 +200,8 @@ def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionT
 
 def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: VisionTemplate) -> list[Any]:
     """Return the messages in the form that the architecture's template expects, with media in their own messages."""
-    tasks.require_few_images(conversation, model.type)
-    task = tasks.as_task(wire, model.type)
+    prompt_limits.require_few_images(conversation, model.type)
+    task = prompt_limits.as_task(wire, model.type)
     if task is not None:
         return [task]
     if model.type.lower() not in prompt_utils.MODEL_CONFIG:
@@ -281,18 +281,18 @@ def process_conversation(
         CapabilityError: The model accepts fewer media.
     """
     images, recordings, videos = conversation.images, conversation.audio, conversation.videos
-    sounds.require_support(conversation.messages, model)
+    prompt_limits.require_few_sounds(conversation.messages, model)
     if rendering.spelled and not images and not recordings and not videos:
         return ProcessedPrompt(tuple(encode_text(rendering, tokenizer, model)), {}, frozenset(), -1, "")
     # The processor reads the text itself, so that spelled markers must not look like markers.
     text = broken_up(rendering)
     if images:
-        tasks.require_whole_task(text, model.processor)
+        prompt_limits.require_whole_task(text, model.processor)
     try:
         inputs = utils.prepare_inputs(
             model.processor,
             images=[as_pillow(image) for image in images] or None,
-            audio=sounds.samples(recordings, model.processor) or None,
+            audio=prompt_limits.samples(recordings, model.processor) or None,
             prompts=text,
             image_token_index=getattr(model.config, "image_token_index", None),
             add_special_tokens=_adds_special_tokens(text, model),
