@@ -290,7 +290,7 @@ def fetch_absent(
 
 def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:
     """Have the shell complete an argument with the names of the models on this disk, or of those in the cache."""
-    names = _cached_names if cached_only else _model_names
+    names = _cached_names if cached_only else begun_models
     action.completer = names  # type: ignore[attr-defined]  # argcomplete's interface
 
 
@@ -298,7 +298,8 @@ def _cached_names(prefix: str, **_context: object) -> list[str]:
     return _names(prefix, {Origin.CACHE})
 
 
-def _model_names(prefix: str, **_context: object) -> list[str]:
+def begun_models(prefix: str, **_context: object) -> list[str]:
+    """Return the names of models on this disk that start with a prefix, for completion."""
     return _names(prefix, set(Origin))
 
 

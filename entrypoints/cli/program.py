@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
-from mlxk.entrypoints.cli.command import Command, CommandContext
+from mlxk.entrypoints.cli.command import Command, CommandContext, complete_models
 from mlxk.entrypoints.cli.command_line_parser import (
     CommandLineParser,
     HelpRequested,
@@ -128,6 +128,9 @@ def build_parser(only: str | None = None) -> CommandLineParser:
         if only is None or only == name:
             command = entry.load()
             command.add_arguments(sub)
+            for action in sub._actions:
+                if action.metavar == "MODEL" and not hasattr(action, "completer"):
+                    complete_models(action)
             sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
             sub.set_defaults(command=name, execute=command.execute, parser=sub)
     parser.epilog = f"mlxk {__version__}. MODEL is a name, a unique part of one, NAME@REVISION, a path, or 'demo'."

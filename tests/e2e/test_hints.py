@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,11 +142,11 @@ def test_the_address_of_a_model_s_page_stands_for_its_name(
     assert (done.returncode, done.stdout.split(" — ")[0]) == (0, "pull: org/page"), done.stderr
 
 
-@pytest.mark.usefixtures("home")
-def test_completion_of_rm_offers_only_what_can_be_removed(program_environment: dict[str, str]) -> None:
-    import sys
+@pytest.fixture
+def offered(program_environment: dict[str, str]) -> Callable[[str], str]:
+    """Return what the shell offers at the end of a line."""
 
-    def offered(line: str) -> str:
+    def offer(line: str) -> str:
         variables = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
         return subprocess.run(
             f'exec 8>&1; "{sys.executable}" -m mlxk',
@@ -154,12 +155,33 @@ def test_completion_of_rm_offers_only_what_can_be_removed(program_environment: d
             capture_output=True,
             text=True,
             check=False,
-            env={**program_environment, **variables},
+            env={**program_environment, **variables, "_ARGCOMPLETE_IFS": " "},
         ).stdout
 
+    return offer
+
+
+@pytest.mark.usefixtures("home")
+def test_completion_of_rm_offers_only_what_can_be_removed(offered: Callable[[str], str]) -> None:
     assert "demo" in offered("mlxk show ")
     assert "demo" not in offered("mlxk rm ")
     assert "Tiny-4bit" in offered("mlxk rm ")
+
+
+@pytest.mark.parametrize(
+    "line", ["run -m ", "run demo --draft-model ", "bench -m ", "pull ", "list ", "alias mine ", "doctor --model "]
+)
+def test_every_argument_that_is_a_model_is_completed(offered: Callable[[str], str], line: str) -> None:
+    assert offered(f"mlxk {line}dem").split() == ["demo", "demo-speech", "demo-vision"]
+
+
+def test_names_of_one_s_own_are_completed_where_they_are_removed(
+    offered: Callable[[str], str], mlxk_here: Program
+) -> None:
+    mlxk_here("alias", "mine", "demo")
+    assert offered("mlxk alias rm ").split() == offered("mlxk profile rm ").split() == ["mine"]
+    assert offered("mlxk profile ").split() == ["mine", "list", "rm"]
+    assert offered("mlxk schema li").split() == ["list"]
 
 
 def test_a_pull_ends_with_the_next_command(mlxk: Program, hub: LoopbackHub, hub_variables: dict[str, str]) -> None:

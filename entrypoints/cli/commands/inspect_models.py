@@ -16,6 +16,7 @@ from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
     add_model_argument,
+    complete_models,
     computing_settings,
     hosts_of_file,
     number_of_bits,
@@ -38,9 +39,10 @@ class ListCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the pattern and the filters. Filters apply to the table, never to JSON."""
-        parser.add_argument(
+        pattern = parser.add_argument(
             "pattern", nargs="?", metavar="PATTERN", help="part of a name, 'tiny*', or a path: ., ./prefix-"
         )
+        complete_models(pattern)
         parser.add_argument("-a", "--all", action="store_true", help="also models that cannot run")
         parser.add_argument("--health", action="store_true", help="add health columns")
         parser.add_argument("-v", "--verbose", action="store_true", help="every MLX model, full names, more columns")

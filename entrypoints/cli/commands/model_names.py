@@ -12,15 +12,24 @@ from mlxk.domain.models.reference import own_name
 from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli import generation_arguments
-from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference, number_of_bits
+from mlxk.entrypoints.cli.command import CommandContext, begun_models, complete_models, model_reference, number_of_bits
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import hint, report, shown_path
 from mlxk.entrypoints.setting_kinds import JSON_TABLE, SWITCH, TEXTS
 from mlxk.entrypoints.setting_table import ENTRY, MODELS, Setting
+from mlxk.entrypoints.settings import read_settings
 from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name
 
 Values = Mapping[str, Any]
+
+
+def _completed(prefix: str, parsed_args: argparse.Namespace, **_context: object) -> list[str]:
+    """Return what the next word may be: a name or what to do with one, the name to remove, or the model of a name."""
+    if parsed_args.words and parsed_args.words[0] != "rm":
+        return begun_models(prefix) if parsed_args.command == "alias" else []
+    names = [*read_settings().file.entries, *([] if parsed_args.words else ["list", "rm"])]
+    return [name for name in names if name.startswith(prefix)]
 
 
 class AliasCommand:
@@ -35,7 +44,7 @@ class AliasCommand:
             metavar="NAME MODEL",
             help="call MODEL by NAME; or 'rm NAME'; or 'list' (default), which shows all names",
         )
-        complete_models(words)
+        words.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """List the names, remove one, or write one."""
@@ -200,7 +209,7 @@ class ProfileCommand:
             metavar="NAME",
             help="the name to set up or, without flags, to show; or 'rm NAME'; or 'list' (default)",
         )
-        complete_models(words)
+        words.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
         group = parser.add_argument_group("settings of the name", "What a command or a request says goes before them.")
         for setting in ENTRY:
             action = _add_flag(group, setting)

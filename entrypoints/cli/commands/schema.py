@@ -17,12 +17,21 @@ _FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command whose schema to print."""
-    parser.add_argument("name", nargs="?", metavar="COMMAND", help="list the names when left out")
+    name = parser.add_argument("name", nargs="?", metavar="COMMAND", help="list the names when left out")
+    name.completer = _begun  # type: ignore[attr-defined]  # argcomplete's interface
+
+
+def _begun(prefix: str, **_context: object) -> list[str]:
+    return [name for name in _names() if name.startswith(prefix)]
+
+
+def _names() -> list[str]:
+    return sorted(name.removesuffix(_SUFFIX) for name in os.listdir(_FOLDER) if name.endswith(_SUFFIX))
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print one schema, or the names of all schemas."""
-    names = sorted(name.removesuffix(_SUFFIX) for name in os.listdir(_FOLDER) if name.endswith(_SUFFIX))
+    names = _names()
     if arguments.name is None:
         if output.as_json:
             output.document("schema", {"names": names})
