@@ -14,6 +14,7 @@ FAILED = "server-failed"
 """The log of the server that could not be started last."""
 
 _NAME = re.compile(r"[A-Za-z0-9-]+\.log")
+_OF_PORT = re.compile(r"server-(\d+)\.log")
 
 
 def path_of(state_folder: str, name: str) -> str:
@@ -98,6 +99,15 @@ def newest(state_folder: str) -> str | None:
         return max(paths, key=os.path.getmtime, default=None)
     except OSError:
         return None
+
+
+def ports(state_folder: str) -> list[int]:
+    """Return the ports of the servers that have a log, in order."""
+    try:
+        found = (_OF_PORT.fullmatch(name) for name in os.listdir(_folder(state_folder)))
+        return sorted(int(each[1]) for each in found if each)
+    except OSError:
+        return []
 
 
 MOST_READ_BYTES = 8 * 2**20

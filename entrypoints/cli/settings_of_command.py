@@ -50,7 +50,7 @@ def use_settings_file(arguments: argparse.Namespace, settings: Settings, output:
         raise ValidationError(f"{shown_path(file, settings)}: {faults}", hint=hint(file))
     if file.faults:
         report(file, settings, output)
-    if command == "pull" or getattr(arguments, "remote", False):
+    if command in ("pull", "clone") or getattr(arguments, "remote", False):
         own = own_name(arguments.model, file.entries)
         arguments.model = arguments.model if own is None else file.entries[own]["model"]
     arguments.from_file = frozenset(_filled_in(arguments, file))

@@ -194,3 +194,14 @@ def test_a_log_is_followed_until_ctrl_c(program_environment: dict[str, str]) -> 
         assert process.stdout.readline() == "five\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+def test_a_port_without_a_log_is_answered_with_those_that_have_one(
+    program_environment: dict[str, str], mlxk_here: Program
+) -> None:
+    logs = logs_of(program_environment)
+    logs.mkdir(parents=True)
+    for name in ("server-9000.log", "server-8000.log", "server-8000.log.1", "server-failed.log"):
+        (logs / name).touch()
+    done = mlxk_here("logs", "--port", "8001")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "There are logs of the ports 8000, 9000.")

@@ -33,6 +33,22 @@ def hint(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 @pytest.mark.usefixtures("home")
+def test_a_pattern_that_fits_nothing_is_no_empty_cache(mlxk_here: Program) -> None:
+    assert mlxk_here("du", "nosuch").stdout.startswith("No cached model fits 'nosuch'")
+
+
+def test_a_name_of_one_s_own_is_cloned_as_its_model_and_the_hub_never_hears_it(
+    mlxk_here: Program, hub: LoopbackHub, hub_variables: dict[str, str], tmp_path: Path
+) -> None:
+    hub.add("org/whole", small_model())
+    for name, model in (("mine", "demo"), ("theirs", "org/whole")):
+        mlxk_here("alias", name, model)
+        done = mlxk_here("clone", name, f"./{name}", "--no-health-check", **hub_variables)
+        assert (done.returncode, (tmp_path / name / "config.json").exists()) == (0, True), done.stderr
+    assert not hub.calls("mine|theirs")
+
+
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [

@@ -74,6 +74,8 @@ def test_a_chat_is_kept_for_its_user_alone_listed_continued_and_removed(mlxk_her
     status, out, err = mlxk_here("run", "demo-vision", "--continue", path.stem, "--prompt", "What color is it?")
     assert "['demo' had this chat; 'demo-vision' goes on with it]" in err
     assert [each["turns"] for each in listed(mlxk_here)] == [5]
+    status, _, err = mlxk_here("run", "--continue", "hi")
+    assert (status, err.splitlines()[-1]) == (1, "See all: mlxk chats. A prompt of one word: --prompt hi")
     assert mlxk_here("chats", "rm", path.stem)[1] == f"removed {path.stem}\n"
     assert listed(mlxk_here) == []
 

@@ -225,9 +225,7 @@ class DuCommand:
             return DONE
         if usage.models:
             output.table(disk_space.usage_table(usage, output.width, with_revisions=arguments.revisions))
-        output.text(disk_space.usage_summary(usage, free))
-        if arguments.pattern and not usage.models and output.shows_progress:
-            output.note(f"No cached model fits '{arguments.pattern}'.")
+        output.text(disk_space.usage_summary(usage, free, arguments.pattern))
         return DONE
 
 

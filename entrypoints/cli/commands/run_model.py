@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import attrs
 from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.policy import answers_about_audio
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.errors import UsageError
+from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, generation_arguments, media_run, prompt_sources, tool_calls
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats, complete_names
@@ -169,7 +170,13 @@ def _kept_chat(arguments: argparse.Namespace, context: CommandContext, output: O
         arguments.words, arguments.model = [arguments.model, *arguments.words], None
     if " " in arguments.continued:
         arguments.words, arguments.continued = [arguments.continued, *arguments.words], ""
-    name = keeper.chats.find(arguments.continued)
+    try:
+        name = keeper.chats.find(arguments.continued)
+    except ValidationError as error:
+        if arguments.words or arguments.prompt or not keeper.chats.names():
+            raise
+        hint = f"{error.hint}. A prompt of one word: --prompt {shlex.quote(arguments.continued)}"
+        raise ValidationError(error.message, hint=hint) from error
     saved, arguments.chat = keeper.resume(name), True
     keeper.writes = arguments.keep is not False
     if arguments.model is None:

@@ -198,10 +198,11 @@ class LogsCommand:
         named = server_log.path_of(folder, f"server-{arguments.port}")
         path = server_log.newest(folder) if arguments.port is None else named
         if path is None or not os.path.isfile(path):
-            raise StorageError(
-                "there is no log" + (f" of a server on port {arguments.port}" if arguments.port is not None else ""),
-                hint="A server in the background writes one: mlxk serve --background",
-            )
+            hint = "A server in the background writes one: mlxk serve --background"
+            if path is not None and (others := server_log.ports(folder)):
+                hint = f"There are logs of the ports {', '.join(map(str, others))}."
+            of_port = "" if path is None else f" of a server on port {arguments.port}"
+            raise StorageError(f"there is no log{of_port}", hint=hint)
         with LogReader(path) as log:
             lines, is_shortened = log.last(arguments.lines, whole=arguments.follow)
             if is_shortened:

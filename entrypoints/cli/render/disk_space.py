@@ -99,11 +99,11 @@ def _size(size_bytes: int) -> str:
     return decimal_size(size_bytes) if size_bytes else NOTHING
 
 
-def usage_summary(usage: CacheUsage, free_bytes: int | None) -> str:
-    """Return what follows the table: totals, and what can go."""
+def usage_summary(usage: CacheUsage, free_bytes: int | None, pattern: str | None) -> str:
+    """Return what follows the table, of all models or of those that a pattern fits: totals, and what can go."""
     lines = [f"{decimal_size(usage.total_bytes)} in {counted(len(usage.models), 'model')}"]
     if not usage.models and not usage.total_bytes:
-        lines = ["No model is cached"]
+        lines = [f"No cached model fits '{pattern}'" if pattern else "No model is cached"]
     elif usage.remainder_bytes is not None:
         lines[0] += f", of that {decimal_size(usage.remainder_bytes)} outside the models"
     if free_bytes is not None:
