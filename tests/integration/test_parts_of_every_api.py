@@ -217,6 +217,7 @@ def test_what_is_wrong_with_a_part_is_said_of_its_field(server: Server, api: str
         ({"type": "audio_url", "audio_url": {"url": "data:audio/wav,x"}}, "audio_url.url: must be data:<type>;base64,"),
         ({"type": "image", "source": {"type": "base64", "data": "/etc/x!"}}, "source.data: is not valid base64"),
         ({"type": "image", "source": {"type": "file", "file_id": "f"}}, "source: files by their id are not supported"),
+        ({"type": "audio_url", "audio_url": BARE}, "audio_url: No known sound format: the recording"),
         ({"type": "input_audio", "input_audio": {}}, "input_audio: needs either url or data"),
         ({"type": "image_url", "image_url": IMAGE, "image": IMAGE}, "image: contradicts image_url"),
         ({"type": "input_audio", "input_audio": 3}, "input_audio: "),

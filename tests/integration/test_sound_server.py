@@ -118,8 +118,8 @@ def test_a_sound_goes_with_an_image_and_without_eyes_the_image_is_told_of(ear: E
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (LONG, "input_audio has 31.0 s of sound; in a prompt a model takes at most 30 s"),
-        (b"no sound at all, whatever it says", "No known sound format: input_audio"),
+        (LONG, "the recording has 31.0 s of sound; in a prompt a model takes at most 30 s"),
+        (b"no sound at all, whatever it says", "No known sound format: the recording"),
         (BEEP[:20], "damaged"),
         (b"", "is empty"),
     ],

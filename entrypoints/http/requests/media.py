@@ -42,7 +42,7 @@ from mlxk.entrypoints.http.requests.validation import located
 MAX_UPLOAD_BYTES = MAX_AUDIO_BYTES + 1024 * 1024
 """An audio file and the form around it."""
 
-NAME = "input_audio"
+NAME = "the recording"
 """Name of a recording without a file name, in error messages."""
 
 _CHUNK = 256 * 1024
