@@ -118,9 +118,7 @@ def safe_file_name(name: str) -> str:
 _DATA_URL = re.compile(r"data:.{0,400}?;base64,", re.IGNORECASE | re.DOTALL)
 """Its media type and parameters are not looked at: many clients do not know them, and the content says what it is."""
 
-_SPACE = re.compile(r"\s+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}\s*+")
-_URL_SAFE = str.maketrans("-_", "+/")
 _JPEG = "/9j/"
 """How a JPEG begins in base64, which is the only image that begins as a path does."""
 
@@ -128,6 +126,11 @@ _JPEG = "/9j/"
 def is_data_url(text: str) -> bool:
     """Whether a text is a data URL, of whatever kind."""
     return text[:5].lower() == "data:"
+
+
+def _usual(encoded: str) -> str:
+    """Return base64 in its usual alphabet, where it may be in that for addresses."""
+    return encoded.replace("-", "+").replace("_", "/")
 
 
 def read_base64(encoded: str, path: str, kind: MediaKind | None = None) -> bytes:
@@ -147,7 +150,7 @@ def read_base64(encoded: str, path: str, kind: MediaKind | None = None) -> bytes
     encoded = encoded if opening is None else encoded[opening.end() :]
     if opening is not None and "%" in encoded:
         encoded = unquote(encoded)
-    encoded = _SPACE.sub("", encoded).rstrip("=").translate(_URL_SAFE)
+    encoded = _usual("".join(encoded.split())).rstrip("=")
     if kind is not None:
         kind.check_size(len(encoded) * 3 // 4, path)
     try:
@@ -198,7 +201,7 @@ class PartReader:
         url = url.lstrip()
         if is_address(url) or (is_path(url) and not url.startswith(_JPEG)):
             return EncodedImage.of(self.named.read(url, IMAGES, path), path)
-        if not is_data_url(url) and (not url or not _BASE64.fullmatch(url.translate(_URL_SAFE))):
+        if not is_data_url(url) and (not url or not _BASE64.fullmatch(_usual(url))):
             raise _not_readable(url, path)
         return EncodedImage.of(read_base64(url, path, IMAGES), path)
 
