@@ -24,13 +24,8 @@ from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.responder import report_adaptations
 from mlxk.entrypoints.http.openai.chat import tools as chat_tools
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
-from mlxk.entrypoints.http.openai.chat.request import (
-    SCHEMA_FIELD,
-    ChatRequest,
-    JsonSchema,
-    ResponseFormat,
-    ThinkingParam,
-)
+from mlxk.entrypoints.http.openai.chat.reasoning import ThinkingParam
+from mlxk.entrypoints.http.openai.chat.request import SCHEMA_FIELD, ChatRequest, JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.request_scope import request_id
 from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, R, report_ignored
 from mlxk.entrypoints.http.requests.validation import raise_for

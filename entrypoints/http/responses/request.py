@@ -6,13 +6,8 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
-from mlxk.entrypoints.http.openai.chat.request import (
-    ChatRequest,
-    JsonSchema,
-    ReasoningFields,
-    ReasoningParam,
-    ResponseFormat,
-)
+from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields, ReasoningParam
+from mlxk.entrypoints.http.openai.chat.request import ChatRequest, JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import MAX_METADATA, Count
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.requests.body import FieldNames, Neutral

@@ -287,23 +287,6 @@ def test_a_text_model_refuses_pictures_and_sound_by_their_place(part: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("thinking", "effort", "taken"),
-    [
-        (True, "none", False),
-        (False, "low", False),
-        (False, "high", False),
-        (False, "none", True),
-        (False, "medium", True),
-        (True, "high", True),
-    ],
-)
-def test_whether_and_how_much_to_reason_must_agree(thinking: bool, effort: str, taken: bool) -> None:
-    status, answer, _, _ = ask("/v1/chat/completions", enable_thinking=thinking, reasoning_effort=effort)
-    assert status == (200 if taken else 400)
-    assert taken or answer["error"]["param"] == "enable_thinking"
-
-
-@pytest.mark.parametrize(
     ("thinking", "in_the_template", "taken"),
     [
         (True, False, False),
