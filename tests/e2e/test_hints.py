@@ -177,6 +177,17 @@ def offered(program_environment: dict[str, str]) -> Callable[[str], str]:
     return offer
 
 
+def test_a_dry_run_lists_the_files_and_a_pull_does_not(
+    mlxk_here: Program, hub: LoopbackHub, hub_variables: dict[str, str]
+) -> None:
+    hub.add("org/page", small_model())
+    planned, pulled, known = (
+        mlxk_here("pull", "org/page", *flag, **hub_variables).stdout for flag in (["--dry-run"], [], [])
+    )
+    assert "  config.json  " in planned
+    assert not [line for text in (pulled, known) for line in text.splitlines() if line.startswith("  ")]
+
+
 @pytest.mark.usefixtures("home")
 def test_completion_of_rm_offers_only_what_can_be_removed(offered: Callable[[str], str]) -> None:
     assert "demo" in offered("mlxk show ")

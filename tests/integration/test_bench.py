@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import ollama
 import pytest
 from doubles.clock import InMemoryClock
@@ -23,10 +24,10 @@ from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 from typed_commands import BUILT_IN
 
-from mlxk.application.ports.measuring import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer, RemoteRequest
 from mlxk.application.use_cases.measure_servers import MeasureServer
 from mlxk.application.use_cases.measure_speed import MachineReader
-from mlxk.domain.benchmark import Load
+from mlxk.domain.benchmark import Load, RemoteCompletion
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import ExecutionError, NetworkError
 from mlxk.domain.speed import ServerSpeed
@@ -240,6 +241,21 @@ def test_a_server_that_does_not_know_ignore_eos_is_asked_without_it() -> None:
     found = measured(client, "m")
     assert [each.failed for each in found.levels] == [0, 0]
     assert found.notes == ("The server does not take ignore_eos: its answers may end early.",)
+    assert sum(each.ignore_eos for each in client.asked) == 2
+
+
+def test_one_answer_is_enough_to_ask_without_ignore_eos_from_then_on() -> None:
+    class LosesOne(InMemoryCompletionClient):
+        """Fails at the first request that it would answer."""
+
+        def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
+            first = not request.ignore_eos and not any(not each.ignore_eos for each in self.asked)
+            done = super().complete(server, request)
+            return attrs.evolve(done, first_token=None, failure="closed", status=None) if first else done
+
+    client = LosesOne(("m",), knows_ignore_eos=False)
+    found = measured(client, "m")
+    assert [each.failed for each in found.levels] == [0, 0]
     assert sum(each.ignore_eos for each in client.asked) == 2
 
 
