@@ -90,6 +90,7 @@ def test_a_flag_without_its_text_is_refused(flag: str, capsys: pytest.CaptureFix
         ("MLXK2_MAX_TOKENS", "5", ["--max-tokens", "6"], "max_tokens", 5, 6),
         ("MLXK2_VISION_CHUNK_SIZE", "2", ["--chunk", "3"], "chunk", 2, 3),
         ("MLXK2_LOG_LEVEL", "error", ["--log-level", "debug"], "log_level", "error", "debug"),
+        ("MLXK2_LOG_LEVEL", "ERROR", ["--log-level", "DEBUG"], "log_level", "error", "debug"),
         ("MLXK2_LOG_LEVEL", "error", ["--verbose"], "log_level", "error", "debug"),
         ("MLXK2_LOG_JSON", "1", ["--log-json"], "log_json", True, True),
     ],
