@@ -4,6 +4,7 @@ A command's module is imported when the command is used, so that it loads only w
 """
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -275,9 +276,21 @@ def _fail(output: Output, command: str | None, error: MlxkError) -> int:
 
 
 def _internal_error(output: Output, command: str | None, error: Exception, verbose: bool) -> int:
+    if isinstance(error, FileNotFoundError) and _folder_is_gone():
+        gone = StorageError("the working directory does not exist any more", hint="Go to another one with cd.")
+        return _fail(output, command, gone)
     if verbose:
         sys.excepthook(type(error), error, error.__traceback__)
     return _fail(output, command, internal_error(error))
+
+
+def _folder_is_gone() -> bool:
+    """Whether the working directory was removed: no relative path means anything then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def internal_error(error: Exception) -> InternalError:

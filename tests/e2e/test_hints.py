@@ -32,6 +32,13 @@ def hint(done: "subprocess.CompletedProcess[str]") -> str:
     return done.stderr.splitlines()[-1]
 
 
+def test_the_hub_is_not_asked_about_what_comes_with_the_program(
+    mlxk_here: Program, hub: LoopbackHub, hub_variables: dict[str, str]
+) -> None:
+    assert hint(mlxk_here("show", "demo", "--remote", **hub_variables)) == "Show it: mlxk show demo"
+    assert not hub.calls("")
+
+
 @pytest.mark.usefixtures("home")
 def test_a_pattern_that_fits_nothing_is_no_empty_cache(mlxk_here: Program) -> None:
     assert mlxk_here("du", "nosuch").stdout.startswith("No cached model fits 'nosuch'")

@@ -69,6 +69,23 @@ def temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.parametrize("line", ["run demo hi", "clone demo ./copy"])
+def test_a_working_directory_that_was_removed_is_named(
+    line: str, tmp_path: Path, program_environment: dict[str, str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f'rmdir "$PWD"; exec {sys.executable} -P -m mlxk {line}'],
+        capture_output=True,
+        text=True,
+        env=program_environment,
+        cwd=tmp_path / "gone",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(": Error: the working directory does not exist any more\nGo to another one with cd.\n")
+
+
 @LINUX
 def test_requests_that_cannot_be_stored_are_answered(
     temporary: Path, tmp_path: Path, program_environment: dict[str, str]

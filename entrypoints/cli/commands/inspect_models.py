@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.policy import estimate_memory
 from mlxk.application.use_cases.resolve_model import close_names
-from mlxk.domain.errors import UsageError
+from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.settings import EngineOptions, settled
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.kv_cache import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
@@ -185,6 +185,11 @@ def _show_remote(arguments: argparse.Namespace, section: str, container: "Contai
             raise UsageError(
                 f"--{option} works on a model that is here, not with --remote", hint="Leave one of the two out."
             )
+    if container.adapters.built_in_models().find(arguments.model) is not None:
+        raise ValidationError(
+            f"'{arguments.model}' comes with the program, so the hub is not asked",
+            hint=f"Show it: mlxk show {arguments.model}",
+        )
     with Spinner(output, "Asking the hub"):
         details = container.use_cases.show_remote_model()(arguments.model)
     if output.as_json:
