@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlxk.domain.errors import UsageError
 from mlxk.domain.text import AT_MOST, nearest
-from mlxk.entrypoints.cli.words_of_others import FLAGS_MEANT, MEANT, NEEDS_NO_FLAG
+from mlxk.entrypoints.cli.words_of_others import ELSEWHERE, FLAGS_MEANT, MEANT, NEEDS_NO_FLAG
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -28,7 +28,8 @@ def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = 
     if synonym in words:
         return [synonym]
     begun = [word for word in words if len(typed.strip("-")) > 1 and word.startswith(typed)]
-    return begun[:AT_MOST] or nearest(typed, words)
+    bare = {word.lstrip("-"): word for word in reversed(words)}  # dashes would make every short flag alike
+    return begun[:AT_MOST] or [bare[word] for word in nearest(typed.lstrip("-"), bare)]
 
 
 def did_you_mean(candidates: Iterable[str]) -> str:
@@ -257,16 +258,17 @@ class CommandLineParser(argparse.ArgumentParser):
             )
         found = [name for flag in flags for name in closest(flag, known, FLAGS_MEANT)]
         hint = f"{did_you_mean(found)} '{self.prog} --help' lists the flags.".lstrip()
-        reasons = [NEEDS_NO_FLAG[flag] for flag in flags if flag in NEEDS_NO_FLAG]
-        if reasons and self.prog.endswith(" serve"):
+        places = {**ELSEWHERE, **(NEEDS_NO_FLAG if self.prog.endswith(" serve") else {})}
+        reasons = [places[flag] for flag in flags if flag in places]
+        if reasons:
             hint = " ".join(dict.fromkeys(reasons))
         started = {"launch": ("agent", "AGENT --"), "monitor": ("command", "-- COMMAND")}
         program, place = started.get(self.prog.rpartition(" ")[2], ("", ""))
         if program and flags:
             hint = f"Flags of the {program} stand after --: {self.prog} {place} {flags[0]}"
         if not flags:
-            places = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
-            only = f"{self.prog} takes {' and '.join(places) if places else 'no words'}"
+            taken = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
+            only = f"{self.prog} takes {' and '.join(taken) if taken else 'no words'}"
             hint = f"{only}; text of several words needs quotes. Try '{self.prog} --help'."
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
 

@@ -141,3 +141,11 @@ NEEDS_NO_FLAG: Mapping[str, str] = {
     ),
 }
 """Flags of other servers that ``serve`` does without, with the reason."""
+
+ELSEWHERE: Mapping[str, str] = {
+    "--cache-dir": "HF_HUB_CACHE, or cache in the table [hub] of the settings file, says where models are kept.",
+    "--local-dir": "For a copy in a folder of your own: mlxk clone NAME DIR",
+    "--revision": "Write it behind the name: NAME@REVISION",
+    "--token": "Set HF_TOKEN, or run: hf auth login",
+}
+"""Flags of hub clients, which no command has, with the place of what they say."""

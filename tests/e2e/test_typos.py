@@ -50,6 +50,10 @@ pytestmark = pytest.mark.e2e
             "unrecognized arguments: b",
             "mlxk pull takes MODEL; text of several words needs quotes. Try 'mlxk pull --help'.",
         ),
+        ("pull a/b --revision main", "unrecognized arguments: --revision", "Write it behind the name: NAME@REVISION"),
+        ("show a/b --token=x", "unrecognized arguments: --token=x", "Set HF_TOKEN, or run: hf auth login"),
+        ("list --sort size", "unrecognized arguments: --sort", "'mlxk list --help' lists the flags."),
+        ("run demo hi --n 5", "unrecognized arguments: --n", "'mlxk run --help' lists the flags."),
         (
             "ps a",
             "unrecognized arguments: a",
