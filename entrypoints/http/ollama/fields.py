@@ -17,7 +17,7 @@ from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.ollama.names import ModelFields
-from mlxk.entrypoints.http.openai.chat.parts import ImagePart, MediaSource
+from mlxk.entrypoints.http.openai.chat.parts import ImagePart, MediaObject
 from mlxk.entrypoints.http.openai.chat.request import JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import Penalty, Seed, Share, Stop, register_sampling
 from mlxk.entrypoints.http.requests.body import Neutral
@@ -287,7 +287,7 @@ class GenerationFields(ModelFields):
 def image_part(encoded: str) -> ImagePart:
     """Return the part of a message for an image in base64, or by its address or path; its content says its format."""
     named = is_data_url(encoded) or is_address(encoded) or names_file(encoded)
-    return ImagePart(image_url=MediaSource(url=encoded if named else f"data:;base64,{encoded}"))
+    return ImagePart(image_url=MediaObject(url=encoded if named else f"data:;base64,{encoded}"))
 
 
 def register_fields(converter: StrictConverter) -> None:

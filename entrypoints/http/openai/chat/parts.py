@@ -43,8 +43,8 @@ class RefusalPart:
 
 
 @attrs.frozen(kw_only=True)
-class MediaSource:
-    """A file by its URL, or its data in base64."""
+class MediaObject:
+    """A file as an object: its URL, or its data in base64."""
 
     url: str | None = None
     data: str | None = None
@@ -55,11 +55,11 @@ class MediaSource:
     detail: str | None = None
 
 
-MediaReference = str | MediaSource | None
+MediaReference = str | MediaObject | None
 
 
 @attrs.frozen(kw_only=True)
-class VideoSource(MediaSource):
+class VideoSource(MediaObject):
     """A clip, and which of its frames the model gets."""
 
     fps: float | None = None
@@ -96,7 +96,7 @@ class MediaPart:
         if len(given) > 1:
             yield FieldError(f"{path}.{given[1]}", f"contradicts {given[0]}; send one of them")
         source = getattr(self, given[0])
-        if isinstance(source, MediaSource):
+        if isinstance(source, MediaObject):
             if source.file_id is not None:
                 yield FieldError(f"{path}.{given[0]}", BY_ID)
             elif (source.url is None) == (source.data is None):
@@ -107,7 +107,7 @@ class MediaPart:
         """What the client sent, a reference, base64 or a list of these, and its field below the part."""
         name = next(iter(self._given), self.fields[0])
         source = getattr(self, name)
-        if not isinstance(source, MediaSource):
+        if not isinstance(source, MediaObject):
             return source or "", name
         return (source.data or "", f"{name}.data") if source.url is None else (source.url, f"{name}.url")
 
@@ -236,7 +236,7 @@ PART_KINDS: Mapping[str, type[Any]] = {
 
 def register_references(converter: StrictConverter) -> None:
     """Register the references of media with a converter."""
-    converter.union(MediaReference, lambda value: MediaSource if isinstance(value, dict) else str)
+    converter.union(MediaReference, lambda value: MediaObject if isinstance(value, dict) else str)
     converter.union(VideoReference, _video_kind)
 
 

@@ -43,7 +43,7 @@ from mlxk.entrypoints.http.anthropic.request import (
     ToolChoice,
     ToolDefinition,
 )
-from mlxk.entrypoints.http.openai.chat.parts import MediaSource
+from mlxk.entrypoints.http.openai.chat.parts import MediaObject
 from mlxk.entrypoints.http.requests.validation import Unsupported
 
 PAGE = Path(__file__).parents[4] / "docs" / "apis" / "anthropic.md"
@@ -86,8 +86,8 @@ def test_no_field_of_a_request_is_forgotten() -> None:
         (published.TextBlockParam, blocks.TextBlock, f"{BLOCK}.source.content[]"),
         (published.ImageBlockParam, blocks.ImageBlock, BLOCK),
         (published.ImageBlockParam, blocks.ImageBlock, PART),
-        (published.Base64ImageSourceParam, MediaSource, f"{BLOCK}.source"),
-        (published.URLImageSourceParam, MediaSource, f"{BLOCK}.source"),
+        (published.Base64ImageSourceParam, MediaObject, f"{BLOCK}.source"),
+        (published.URLImageSourceParam, MediaObject, f"{BLOCK}.source"),
         (published.DocumentBlockParam, blocks.DocumentBlock, BLOCK),
         (published.PlainTextSourceParam, blocks.TextSource, f"{BLOCK}.source"),
         (published.ContentBlockSourceParam, blocks.ContentSource, f"{BLOCK}.source"),
