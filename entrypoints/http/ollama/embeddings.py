@@ -19,8 +19,8 @@ from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedMod
 from mlxk.entrypoints.http.ollama.renderer import nanoseconds
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers
 from mlxk.entrypoints.http.request_scope import Trace, trace_of
-from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
-from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
 
 Inputs = str | list[str] | None

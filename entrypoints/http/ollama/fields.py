@@ -20,9 +20,8 @@ from mlxk.entrypoints.http.ollama.names import ModelFields
 from mlxk.entrypoints.http.openai.chat.parts import ImagePart, MediaObject
 from mlxk.entrypoints.http.openai.chat.request import JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import Penalty, Seed, Share, Stop, register_sampling
-from mlxk.entrypoints.http.requests.body import Neutral
 from mlxk.entrypoints.http.requests.media import is_data_url, names_file
-from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter, Unsupported
 
 KeepAlive = float | str | None
 """Seconds, or a duration such as ``1h30m``; negative for ever, 0 until the end of the response, None says nothing."""

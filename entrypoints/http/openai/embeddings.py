@@ -33,9 +33,9 @@ from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.openai.media_items import read_item, read_messages
 from mlxk.entrypoints.http.request_scope import trace_of
-from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
+from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.media import PartReader
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, OneOf, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
 
 CONNECT_SECONDS = 3.0

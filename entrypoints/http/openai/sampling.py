@@ -5,8 +5,7 @@ from typing import Annotated
 import attrs
 
 from mlxk.domain.generation.settings import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
-from mlxk.entrypoints.http.requests.body import Neutral
-from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter
 
 MAX_CHOICES = 128
 """Completions of each prompt, as in OpenAI's API."""

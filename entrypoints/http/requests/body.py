@@ -19,6 +19,7 @@ from mlxk.entrypoints.http.request_scope import trace_of
 from mlxk.entrypoints.http.requests.validation import (
     MAX_REPORTED,
     FieldError,
+    Neutral,
     StrictConverter,
     Unsupported,
     ignored_fields,
@@ -44,10 +45,6 @@ class RequestBody(attrs.AttrsInstance, Protocol):
 
 
 R = TypeVar("R", bound=RequestBody)
-
-
-Neutral = Mapping[str, tuple[object, ...]]
-"""Values by field with which clients ask for nothing, such as -1 for no limit; they count as absent."""
 
 
 def _is_same(value: object, other: object) -> bool:

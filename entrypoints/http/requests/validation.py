@@ -22,6 +22,9 @@ Failure = TypeVar("Failure", bound=MlxkError)
 MAX_REPORTED = 20
 """Faults reported in one error."""
 
+Neutral = Mapping[str, tuple[object, ...]]
+"""Values by field with which clients ask for nothing, such as -1 for no limit; they count as absent."""
+
 
 @attrs.frozen
 class FieldError:

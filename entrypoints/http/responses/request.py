@@ -10,8 +10,16 @@ from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields, Reasoni
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest, JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import MAX_METADATA, Count
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
-from mlxk.entrypoints.http.requests.body import FieldNames, Neutral
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported, raise_for
+from mlxk.entrypoints.http.requests.body import FieldNames
+from mlxk.entrypoints.http.requests.validation import (
+    FieldError,
+    Neutral,
+    OneOf,
+    Range,
+    StrictConverter,
+    Unsupported,
+    raise_for,
+)
 from mlxk.entrypoints.http.responses.conversation import ConversationBuilder
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, item_faults
 from mlxk.entrypoints.http.responses.tools import Toolbox, ToolChoice, Tools, chosen

@@ -51,9 +51,9 @@ from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
 from mlxk.entrypoints.http.openai.audio.request import read_form
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.request_scope import request_id, trace_of
-from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
+from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.media import Upload
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, located
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, OneOf, Range, located
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 
 MAX_INPUT = 16_384

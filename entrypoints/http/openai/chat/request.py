@@ -26,9 +26,8 @@ from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata
-from mlxk.entrypoints.http.requests.body import Neutral
 from mlxk.entrypoints.http.requests.media import PartReader
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, Unsupported, located
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, OneOf, Range, Unsupported, located
 from mlxk.entrypoints.settings import ServerSettings
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
