@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 from doubles.progress import InMemoryProgress
 from hub.models import sharded_model, small_model
 from hub.server import LoopbackHub
+from models.tiny_embedding import build_bert
+from models.tiny_rerankers import build_cross_encoder
+from models.tiny_speech import build_whisper
+from models.tiny_voices import build_soprano
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy, parse_retry_after
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
@@ -18,6 +23,7 @@ from mlxk.domain.errors import DownloadFailedError, MlxkError, NetworkError
 from mlxk.domain.hub import plan_download
 
 Command = Callable[..., dict[str, Any]]
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
 MEGABYTE = 1024 * 1024
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -57,6 +63,30 @@ def test_the_default_owner_is_asked_for_a_bare_name(hub: LoopbackHub, command: C
     hub.add("mlx-community/Tiny", small_model())
     data = command("pull", "Tiny")["data"]
     assert (data["model"], data["expanded_name"]) == ("mlx-community/Tiny", "mlx-community/Tiny")
+
+
+@pytest.mark.parametrize(
+    ("build", "use"),
+    [
+        (build_whisper, "run org/m --audio FILE"),
+        (build_bert, "embed org/m TEXT"),
+        (partial(build_cross_encoder, kind="bert"), 'rerank org/m "QUERY" FILE'),
+        (build_soprano, "say org/m TEXT"),
+    ],
+    ids=["audio", "embedding", "reranker", "voice"],
+)
+def test_a_pull_ends_with_the_command_for_its_kind_of_model(
+    hub: LoopbackHub,
+    mlxk: Program,
+    hub_variables: dict[str, str],
+    tmp_path: Path,
+    build: Callable[[Path], object],
+    use: str,
+) -> None:
+    build(tmp_path / "m")
+    files = (path for path in (tmp_path / "m").rglob("*") if path.is_file())
+    hub.add("org/m", {str(path.relative_to(tmp_path / "m")): path.read_bytes() for path in files})
+    assert mlxk("pull", "org/m", **hub_variables).stderr.splitlines()[-1] == f"Use it: mlxk {use}"
 
 
 @pytest.mark.parametrize(

@@ -128,18 +128,21 @@ class PullCommand:
         return DONE
 
 
+_USES = {
+    ModelType.AUDIO: "run {} --audio FILE",
+    ModelType.EMBEDDING: "embed {} TEXT",
+    ModelType.RERANKER: 'rerank {} "QUERY" FILE',
+    ModelType.VOICE: "say {} TEXT",
+}
+"""The commands of models that do not answer text with text; ``{}`` is the name."""
+
+
 def next_step(description: ModelDescription) -> str:
     """Return the command that uses a model that was pulled, or why none does."""
     name = description.handle.label
     if not description.runnable:
         return f"It cannot run here: {model_reason(description)}"
-    if description.model_type is ModelType.AUDIO:
-        return f"Use it: mlxk run {name} --audio FILE"
-    if description.model_type is ModelType.RERANKER:
-        return f'Use it: mlxk rerank {name} "QUERY" FILE'
-    if description.model_type is ModelType.EMBEDDING:
-        return f"Use it: mlxk embed {name} TEXT"
-    return f"Use it: mlxk run {name}"
+    return f"Use it: mlxk {_USES.get(description.model_type, 'run {}').format(name)}"
 
 
 class RmCommand:
