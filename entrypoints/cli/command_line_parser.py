@@ -268,8 +268,14 @@ class CommandLineParser(argparse.ArgumentParser):
             hint = f"Flags of the {program} stand after --: {self.prog} {place} {flags[0]}"
         if not flags:
             taken = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
-            only = f"{self.prog} takes {' and '.join(taken) if taken else 'no words'}"
-            hint = f"{only}; text of several words needs quotes. Try '{self.prog} --help'."
+            hint = f"{self.prog} takes {' and '.join(taken)}; text of several words needs quotes."
+            if not taken:
+                hint = (
+                    f"Write: {self.prog} --model {unknown[0]}."
+                    if "--model" in known
+                    else f"{self.prog} takes no words."
+                )
+            hint += f" Try '{self.prog} --help'."
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
 
     def _parse_optional(self, arg_string: str) -> Any:  # noqa: ANN401 - as argparse has it, which changes

@@ -54,10 +54,11 @@ pytestmark = pytest.mark.e2e
         ("show a/b --token=x", "unrecognized arguments: --token=x", "Set HF_TOKEN, or run: hf auth login"),
         ("list --sort size", "unrecognized arguments: --sort", "'mlxk list --help' lists the flags."),
         ("run demo hi --n 5", "unrecognized arguments: --n", "'mlxk run --help' lists the flags."),
+        ("serve demo", "unrecognized arguments: demo", "Write: mlxk serve --model demo. Try 'mlxk serve --help'."),
         (
             "ps a",
             "unrecognized arguments: a",
-            "mlxk ps takes no words; text of several words needs quotes. Try 'mlxk ps --help'.",
+            "mlxk ps takes no words. Try 'mlxk ps --help'.",
         ),
         ("list --all=x", "argument -a/--all: takes no value (got 'x')", "Try 'mlxk list --help'."),
         (
