@@ -3,6 +3,7 @@
 import datetime
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ def distribution(folder: Path, name: str, version: str) -> None:
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_a_limit_of_the_process_is_that_of_its_shell_and_none_is_none() -> None:
+    asked = (
+        "from mlxk.adapters.installation import SystemInstallationProbe as Probe\n"
+        "facts = Probe('', lambda _: '', lambda: False, 'linux').platform()\n"
+        "print(facts.descriptors, facts.address_space_bytes)"
+    )
+    command = ["/bin/sh", "-c", 'ulimit -n 300; exec "$0" -c "$1"', sys.executable, asked]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "300 None\n"
 
 
 def test_packages_are_missing_untested_and_installed_twice(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 
+import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.content_verifier import InMemoryContentVerifier
@@ -12,10 +13,11 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
+from mlxk.application.ports.model_directories import VerificationResult
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.inspect_models import CheckHealth, HealthEntry
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError
+from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, StorageError
 from mlxk.domain.models.model import ModelHandle, Workspace
 
 COMMIT, OLD = "a" * 40, "b" * 40
@@ -126,3 +128,20 @@ def test_progress_is_told_for_each_model_until_all_its_bytes_are_read() -> None:
     total = sum(map(len, FILES.values()))
     assert told[0] == ("org/a", 0, total)
     assert told[-1] == ("org/a", total, total)
+
+
+class Unreadable(InMemoryContentVerifier):
+    """Reads nothing, as from a disk that fails."""
+
+    def verify(self, handle: ModelHandle, progress: object = None) -> VerificationResult:
+        """Fail."""
+        raise StorageError("model.safetensors cannot be read: Input/output error")
+
+
+def test_content_that_cannot_be_read_is_a_fault_of_one_model_and_what_was_found_before_stays() -> None:
+    check = checker({"org/a": FILES, "org/b": TRUNCATED})
+    deep = attrs.evolve(check, verifier=Unreadable(InMemoryModelFiles({}), {}))(deep=True)
+    reports = {entry.handle.name: entry.report for entry in deep}
+    said = "Content cannot be read: model.safetensors cannot be read: Input/output error"
+    assert (reports["org/a"].healthy, reports["org/a"].reason) == (False, said)
+    assert reports["org/b"] == only(check("org/b")).report
