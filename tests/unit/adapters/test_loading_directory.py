@@ -2,7 +2,10 @@
 
 import json
 import struct
+import sys
 from pathlib import Path
+
+import pytest
 
 from mlxk.adapters.mlx.loading.model_files import loading_directory, weight_bytes, weight_files
 from mlxk.domain.models.model import ModelHandle, Origin
@@ -66,3 +69,12 @@ def test_folders_are_entered_so_deep_and_no_deeper(tmp_path: Path) -> None:
     handle = model(tmp_path, *deep, "a/b/c/d/e/5.json", "additional_chat_templates/._x.jinja")
     with loading_directory(handle) as directory:
         assert [path for path in files(directory) if path.startswith("a/")] == deep
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no regular file that opens and cannot be read")
+def test_a_file_of_weights_that_cannot_be_read_stands_in_nobody_s_way(tmp_path: Path) -> None:
+    model(tmp_path)
+    (tmp_path / "model-2.safetensors").symlink_to("/proc/self/mem")  # its first page is nobody's
+    with pytest.raises(OSError, match="Input/output error"):
+        (tmp_path / "model-2.safetensors").read_bytes()
+    assert weight_files(str(tmp_path)) == [str(tmp_path / "model.safetensors")]
