@@ -18,6 +18,7 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
         ("run demo hi --draft-kind model", "--draft-kind needs --draft-model"),
         ("run demo --chat --draft-tokens 2", "--draft-tokens needs --draft-model"),
         ("run demo --chat --draft-kind model", "--draft-kind needs --draft-model"),
+        ("run demo --chat --draft-model nosuch/model", "no model found matching 'nosuch/model'"),
         ("run demo hi --kv-group-size 32", "--kv-group-size needs --kv-bits"),
         (
             "run demo-vision hi --image demo-vision/blue-square.jpg --draft-tokens 2",
