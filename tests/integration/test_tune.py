@@ -1,5 +1,6 @@
 """``mlxk tune`` with real training: what it learns, that it is continued exactly, and what comes out."""
 
+import gc
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 import pytest
 from models.tiny_models import build, write_adapter
 
@@ -184,7 +186,9 @@ def test_the_estimate_of_memory_is_near_what_is_measured_and_above(
         "a run",
         "base",
     )
-    measured = tuner.train(job, lambda point: None, lambda: False, resume=False).peak_bytes
+    gc.collect()
+    held = mx.get_active_memory()  # by what other tests have left in this process
+    measured = tuner.train(job, lambda point: None, lambda: False, resume=False).peak_bytes - held
     assert 1 <= estimate / measured <= 2.5
 
 

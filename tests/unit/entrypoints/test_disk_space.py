@@ -73,7 +73,7 @@ def test_a_column_is_there_as_soon_as_one_model_has_something_in_it() -> None:
     ],
 )
 def test_what_follows_the_table(found: CacheUsage, free: int | None, text: str) -> None:
-    assert usage_summary(found, free) == text
+    assert usage_summary(found, free, None) == text
 
 
 def test_links_are_named_in_json_and_absent_where_there_are_none() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mlxk.entrypoints.cli import server_settings
+from mlxk.entrypoints.cli import served_names
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import build_parser, run
 from mlxk.entrypoints.server_address import ServerAddress
@@ -395,5 +395,5 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        if setting.key not in ("desktop_apps", "api_key", *server_settings._PREFERRED, *BESIDE):
+        if setting.key not in ("desktop_apps", "api_key", *served_names._PREFERRED, *BESIDE):
             assert getattr(server, setting.attribute) == setting.default, setting.key
