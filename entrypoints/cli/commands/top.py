@@ -1,6 +1,7 @@
 """``mlxk top``: what servers do now, on a screen that is redrawn, or a line at a time where there is no terminal."""
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
@@ -142,13 +143,15 @@ class _Screen:
         """Draw a moment; from any thread."""
         if moment is not None:
             self._moment = moment
-            self._application.invalidate()
+            with contextlib.suppress(RuntimeError):  # the screen was left meanwhile, and its loop is closed
+                self._application.invalidate()
 
     def end(self) -> None:
         """Leave the screen; from any thread and from a signal's handler."""
         loop = self._application.loop
         if loop is not None:
-            loop.call_soon_threadsafe(self._leave)
+            with contextlib.suppress(RuntimeError):  # as above
+                loop.call_soon_threadsafe(self._leave)
 
     def run(self, started: Callable[[], None]) -> None:
         """Take the terminal until the end.
