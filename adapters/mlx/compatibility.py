@@ -97,9 +97,9 @@ class InstalledSupport:
     lacking: tuple[str, ...] = ()
     """Packages that its text to speech needs and that are not installed."""
     writes: bool = False
-    """Whether mlx-vlm implements it with a language model, which may be all it has."""
+    """Whether mlx-vlm, and mlx-lm not, implements it with a language model, which may be all it has."""
     instead: str | None = None
-    """What it does in mlx-vlm instead of writing text, after its name; None when it writes."""
+    """What it does in mlx-vlm instead of writing text, after its name; None when it writes, or mlx-lm implements it."""
 
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:

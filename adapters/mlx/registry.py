@@ -161,7 +161,9 @@ class MlxBackendRegistry(BackendRegistry):
                 fp8 = frozenset(library for library in loading if self._loads_fp8(library, architecture))
             speaks = bool(architecture) and not loading and self._speaks(architecture or "")
             lacking = self._lacking(architecture or "") if speaks else ()
-            text = self._package_text(architecture or "") if Library.MLX_VLM in loading else b""
+            # What mlx-lm implements is run by it, or asked about images: no more needs to be known of it.
+            alone = Library.MLX_VLM in loading and Library.MLX_LM not in loading
+            text = self._package_text(architecture or "") if alone else b""
             self._supports[architecture] = InstalledSupport(
                 installed,
                 loading,
