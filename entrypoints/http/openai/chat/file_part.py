@@ -1,5 +1,6 @@
 """Content parts with a file of text, which becomes text of the message."""
 
+import functools
 from collections.abc import Iterator
 
 import attrs
@@ -44,13 +45,17 @@ class FilePart:
             yield FieldError(f"{path}.{below}file_data", "is required")
         else:
             try:
-                _text_of(source.file_data, "file_data")
+                self.text  # noqa: B018 - decoded here once, and kept for the message
             except ValidationError as error:
                 yield FieldError(f"{path}.{below}file_data", error.message.removeprefix("file_data: "))
 
-    @property
+    @functools.cached_property
     def text(self) -> str:
-        """The text of the file, after a line with its name."""
+        """The text of the file, after a line with its name.
+
+        Raises:
+            ValidationError: It is not base64, empty, or no text.
+        """
         source, _ = self._source
         name = safe_file_name(source.filename) if source.filename else ""
         return f"[File{f': {name}' if name else ''}]\n{_text_of(source.file_data or '', 'file_data')}"
