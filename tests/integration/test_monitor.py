@@ -163,6 +163,20 @@ def test_a_server_is_asked_by_its_address(server: ServedProgram, mlxk: Program) 
     assert "Model      demo in memory from 0.0s" in done.stderr
 
 
+def test_a_server_that_wants_another_key_ends_the_samples_and_not_the_command(
+    environment: dict[str, str], mlxk: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("abc\n")
+    with ServedProgram(tmp_path, environment, "--api-key-file", "keys") as served:
+        address = f"http://127.0.0.1:{served.port}"
+        around = mlxk("monitor", "--url", address, "--", "sh", "-c", "sleep 0.5; echo out; exit 3")
+        assert (around.returncode, around.stdout) == (3, "out\n")
+        assert "[the samples end early: " in around.stderr
+        assert "Traceback" not in around.stderr
+        alone = mlxk("monitor", "--url", address, "--seconds", "0.1")
+        assert (alone.returncode, alone.stdout) == (1, "")
+
+
 def test_a_server_that_is_not_there_is_said_and_the_rest_is_sampled(mlxk: Program) -> None:
     done = mlxk("monitor", "--url", "http://127.0.0.1:1", "--seconds", "0.2", "--interval", "0.1")
     assert done.returncode == 1

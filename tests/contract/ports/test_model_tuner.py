@@ -1,14 +1,20 @@
 """The contract of training, held by every adapter."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import mlx.core as mx
+import mlx_lm
 import pytest
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_tuner import InMemoryModelTuner
 from doubles.progress import InMemoryProgress
+from mlx import nn
+from mlx.utils import tree_flatten
 from models.tiny_models import build as build_model
+from models.tiny_models import write_adapter
 
 from mlxk.adapters.mlx.tuning.trainer import MlxModelTuner
 from mlxk.application.ports.tuning import ADAPTER_FILES, ModelTuner, TrainedModel, TrainingJob
@@ -127,6 +133,26 @@ def test_a_model_and_an_adapter_become_one_model(bench: Bench, tmp_path: Path) -
     assert tuner.fuse(job.model, job.directory, target, InMemoryProgress(), dequantize=False, exact=False) > 0
     assert has(target, "config.json")
     assert has(target, "model.safetensors")
+
+
+def test_an_exact_fusion_of_packed_weights_widens_their_scales_only(tmp_path: Path) -> None:
+    handle = build_model(tmp_path / "source")
+    network, _ = mlx_lm.load(handle.directory)
+    network.set_dtype(mx.bfloat16)
+    nn.quantize(network, group_size=32, bits=4)
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    config["quantization"] = {"group_size": 32, "bits": 4}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(tmp_path / "source" / "model.safetensors"), dict(tree_flatten(network.parameters())))
+    adapter = str(write_adapter(tmp_path / "adapter", handle))
+    model, fused = TrainedModel(handle, "mlx-lm"), {}
+    for exact in (False, True):
+        target = tmp_path / f"exact-{exact}"
+        target.mkdir()
+        assert MlxModelTuner().fuse(model, adapter, str(target), InMemoryProgress(), dequantize=True, exact=exact) > 0
+        fused[exact] = mx.load(str(target / "model.safetensors"))["model.layers.0.self_attn.q_proj.weight"]
+    assert (fused[False].dtype, fused[True].dtype) == (mx.bfloat16, mx.float32)
+    assert mx.allclose(fused[True], fused[False].astype(mx.float32), rtol=1e-2, atol=1e-2)
 
 
 def test_what_is_no_adapter_is_refused(bench: Bench, tmp_path: Path) -> None:
