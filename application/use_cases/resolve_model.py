@@ -24,6 +24,9 @@ from mlxk.domain.models.reference import (
 )
 from mlxk.domain.text import AT_MOST, nearest
 
+_DEFAULT_TAG = ":latest"
+"""A tag that other tools write after a name for what the name means without it."""
+
 
 @attrs.frozen
 class ResolveModel:
@@ -158,6 +161,8 @@ class ResolveModel:
         known = {name: source for source in reversed(searched) for name in source.names()}
         match = only_match(ref.name, known)
         handle = known[match].find(match) if match else None
+        if handle is None and (plain := ref.name.removesuffix(_DEFAULT_TAG)) not in ("", ref.name):
+            return self._one(ModelRef.parse(plain))
         if handle is None:
             raise self._not_found(ref, {*known, *self.built_in.names(), *self.aliases})
         return handle

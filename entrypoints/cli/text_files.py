@@ -64,8 +64,8 @@ def read_json(path: str, flag: str, hint: str | None = None) -> Any:  # noqa: AN
 def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
     """Return the document of a text of JSON, for which ``ValidationError`` is raised as by ``read_json``."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except _RepeatedKeyError as error:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except RepeatedKeyError as error:
         fault = f"{flag}: '{path}' has the key {error} twice in one object"
         raise ValidationError(fault, hint=hint or "Remove one of the two.") from error
     except RecursionError as error:
@@ -74,17 +74,21 @@ def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any
         raise ValidationError(f"{flag}: '{path}' is not valid JSON: {error}", hint=hint) from error
 
 
-class _RepeatedKeyError(Exception):
+class RepeatedKeyError(Exception):
     """A key stands twice in one object; its message is the key in quotation marks."""
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object of some pairs; only the last of two with one key would be in it."""
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of some pairs, for ``object_pairs_hook``, which would keep the last of two with one key.
+
+    Raises:
+        RepeatedKeyError: Two have one key.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise _RepeatedKeyError(json.dumps(repeated[:_SHOWN], ensure_ascii=False))
+        raise RepeatedKeyError(json.dumps(repeated[:_SHOWN], ensure_ascii=False))
     return found
 
 

@@ -259,6 +259,7 @@ def test_the_text_may_stand_after_the_flags(
         (("--batch",), b'{"text": "a"}\n{"text": ', 1, "Malformed JSONL on line 2"),
         (("--batch",), b"[" * 50_000, 1, "Malformed JSONL on line 1: nested too deeply"),
         (("--batch",), b"[1]\n", 1, "Malformed JSONL on line 1: not an object"),
+        (("--batch",), b'{"text": "a", "id": {"k": 1, "k": 2}}\n', 1, 'line 1 has the key "k" twice in one object'),
         (("--batch",), b'{"txt": "a"}\n', 1, "JSONL line 1 missing 'text' field"),
         (("--batch",), b'{"text": ""}\n', 1, "JSONL line 1 missing 'text' field"),
     ],

@@ -25,6 +25,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.model_json import Json
+from mlxk.entrypoints.cli.text_files import RepeatedKeyError, unique_keys
 
 STDIN = "-"
 
@@ -180,7 +181,9 @@ def records_of(stream: BinaryIO) -> Iterator[Fields]:
 
 def _record(line: bytes, number: int) -> Fields:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=unique_keys)
+    except RepeatedKeyError as error:
+        raise ValidationError(f"JSONL line {number} has the key {error} twice in one object") from error
     except RecursionError as error:
         raise ValidationError(f"Malformed JSONL on line {number}: nested too deeply") from error
     except ValueError as error:

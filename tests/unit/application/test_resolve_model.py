@@ -77,6 +77,8 @@ def test_a_workspace_of_the_home_wins_over_cached_models_by_its_exact_name() -> 
         ("gemma", ("org/big-Gemma-2", "org/llama"), "org/big-Gemma-2"),
         ("org/gem", ("org/gemma", "other/gemma"), "org/gemma"),
         ("gpt2", ("gpt2", "org/gpt2-large"), "gpt2"),
+        ("demo:latest", (), "demo"),
+        ("org/gemma:latest", ("org/gemma", "org/gemma-2"), "org/gemma"),
     ],
 )
 def test_the_first_step_that_fits_decides(reference: str, cached: tuple[str, ...], expected: str) -> None:
