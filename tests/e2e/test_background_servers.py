@@ -203,5 +203,7 @@ def test_a_port_without_a_log_is_answered_with_those_that_have_one(
     logs.mkdir(parents=True)
     for name in ("server-9000.log", "server-8000.log", "server-8000.log.1", "server-failed.log"):
         (logs / name).touch()
+    (logs / "server-8000.log").write_text("".join(f"line {number}\n" for number in range(60)))
+    assert mlxk_here("logs", "--port", "8000").stdout.splitlines() == [f"line {number}" for number in range(10, 60)]
     done = mlxk_here("logs", "--port", "8001")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "There are logs of the ports 8000, 9000.")

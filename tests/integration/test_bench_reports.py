@@ -1,5 +1,6 @@
 """``mlxk bench report``: report files of ours and of mlx-knife's benchmarks, their tables, and what changed."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -180,6 +181,11 @@ def test_what_changed_is_said_only_where_the_runs_support_it(
     marked = mlxk_here("bench", "report", "a.jsonl", "--compare", "b.jsonl", "--markdown").stdout
     assert "| faster | speed | 40.0 tokens/s (39.9 to 40.1) |" in marked
     assert "- t::large is in the second report only" in marked
+    lines = marked.splitlines()
+    assert [line for line in lines[1:] if line.startswith("###")] == [
+        line for before, line in itertools.pairwise(lines) if line.startswith("###") and not before
+    ]
+    assert "\n\n\n" not in marked
 
 
 OURS = {

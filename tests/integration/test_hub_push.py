@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hub.server import LoopbackHub
 
 Command = Callable[..., dict[str, Any]]
 Push = Callable[..., dict[str, Any]]
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # The hub client hands parts of files to its HTTP library in a way that the library is about to give up.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -256,6 +258,31 @@ def test_what_the_hub_client_says_is_part_of_the_result_and_nothing_else_is_prin
     (workspace / "new.json").write_text("{}")
     assert push("./work", "me/tiny", "--private")["error"]["type"] == "upload_failed"
     assert (client.level, client.propagate, client.handlers) == before
+
+
+def test_a_push_says_what_it_did_and_with_verbose_what_went_up(
+    hub: LoopbackHub, hub_variables: dict[str, str], workspace: Path, mlxk_here: Program
+) -> None:
+    variables = {**hub_variables, "HF_TOKEN": "hf_write"}
+    words = ("push", "./work", "me/tiny", "--private")
+    checked = mlxk_here(*words, "--check-only", "--verbose", **variables).stdout.splitlines()
+    assert checked[0].startswith(f"push: me/tiny@main — Check only: {len(PUBLISHED)} files, ")
+    assert {line.split("  ")[1] for line in checked[1:]} == PUBLISHED
+    planned = mlxk_here(*words, "--create", "--dry-run", **variables).stdout.splitlines()
+    assert planned[1:] == [f"  + {path}" for path in sorted(PUBLISHED)]
+    first, address, *rest = mlxk_here(*words, "--create", **variables).stdout.splitlines()
+    assert (first.startswith("push: me/tiny@main — "), "/me/tiny" in address, rest) == (True, True, [])
+    (workspace / "README.md").write_text("changed")
+    assert "\n  ~ README.md\n" in mlxk_here(*words, "--verbose", **variables).stdout
+    hub.add("me/other", private=True)
+    to_another = mlxk_here("push", "./work", "me/other", "--private", "--verbose", **variables).stdout
+    assert "\n  hub: Computing sha256 for 1 files.\n" in to_another
+    assert mlxk_here(*words, **variables).stdout == "push: me/tiny@main — No changes\n"
+    branch = (*words, "--branch", "v2")
+    would = "push: me/tiny@v2 — Dry run: would create the branch (with --create), no changes\n"
+    assert mlxk_here(*branch, "--dry-run", **variables).stdout == would
+    made = "push: me/tiny@v2 — Created the branch; it holds what the folder holds\n"
+    assert mlxk_here(*branch, "--create", **variables).stdout == made
 
 
 def test_a_new_branch_that_needs_no_change_gets_no_commit(hub: LoopbackHub, push: Push, workspace: Path) -> None:

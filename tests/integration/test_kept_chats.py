@@ -93,6 +93,10 @@ def test_chats_are_removed_by_the_beginning_of_a_name_and_all_together_after_a_q
     status, _, err = mlxk_here("chats", "rm", "--all")
     assert status == 1
     assert "Write the exact names, or confirm it with --yes." in err
+    (folder / "folder.json").mkdir()
+    refused = mlxk_here("chats", "rm", "folder")
+    assert (refused[0], "the chat 'folder' cannot be removed: Is a directory" in refused[2]) == (1, True)
+    (folder / "folder.json").rmdir()
     assert "begins the names of 2 kept chats" in mlxk_here("chats", "rm", "20")[2]
     assert "no kept chat is called 'brokn'" in mlxk_here("chats", "rm", "brokn")[2]
     assert "Did you mean broken?" in mlxk_here("chats", "rm", "brokn")[2]
