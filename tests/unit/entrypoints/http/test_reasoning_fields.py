@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from serving.asking import ask
+from serving.asking import ask, chat
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,18 @@ def test_fields_of_several_servers_about_reasoning_must_agree(fields: dict[str, 
         required = {"input": "one"} if "responses" in path else {}
         status, answer, _, _ = ask(path, **required, **fields)
         assert (status, fault is None or answer["error"]["message"]) == ((400, fault) if fault else (200, True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "tags"),
+    [
+        ({}, None),
+        ({"thinking_start_token": "<a>"}, ("<a>", "</think>")),
+        ({"thinking_end_token": "</a>"}, ("<think>", "</a>")),
+        ({"thinking_start_token": "<a>", "thinking_end_token": "</a>"}, ("<a>", "</a>")),
+    ],
+)
+def test_a_tag_of_reasoning_that_is_left_out_is_the_usual_one(
+    fields: dict[str, str], tags: tuple[str, str] | None
+) -> None:
+    assert chat(**fields)[1].thinking_tags == tags
