@@ -1,4 +1,4 @@
-"""What a benchmark measures, and the arithmetic that makes figures of it: rows of a model, levels of a server."""
+"""Benchmarks: what is measured, and how results are computed. A model gives rows, a server under load gives levels."""
 
 import datetime
 import enum
@@ -9,29 +9,29 @@ from collections.abc import Sequence
 import attrs
 
 NOISY_SHARE = 0.1
-"""Share of the median from which the interquartile range says that something else disturbed the measurement."""
+"""Interquartile range, as a share of the median, above which a measurement counts as disturbed."""
 
 LEAST_PROMPT = 8
-"""Tokens of the prompt before a measured generation; it needs one."""
+"""Least prompt tokens before a measured generation, which needs a prompt."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of some values lies, interpolated between the two nearest.
+    """Return a percentile, interpolated linearly between the two nearest values.
 
     Args:
         values: At least one, in any order.
         share: 0 to 1; 0.5 is the median.
     """
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 @attrs.frozen
 class Spread:
-    """The middle of repeated measurements, and how far they lie apart."""
+    """Median, quartiles and range of repeated measurements."""
 
     median: float
     lower_quartile: float
@@ -46,47 +46,47 @@ class Spread:
 
     @property
     def interquartile_range(self) -> float:
-        """The range of the middle half of the values."""
+        """Upper minus lower quartile."""
         return self.upper_quartile - self.lower_quartile
 
     @property
     def noisy(self) -> bool:
-        """Whether the values lie so far apart that a small difference to another benchmark says nothing."""
+        """Whether the values scatter so much that a small difference from another benchmark means nothing."""
         return self.interquartile_range > NOISY_SHARE * abs(self.median)
 
 
 @attrs.frozen
 class Span:
-    """When something was measured, in UTC."""
+    """Start and end of a measurement, in UTC."""
 
     began: datetime.datetime
     ended: datetime.datetime
 
 
 class Phase(enum.Enum):
-    """What a row measures."""
+    """The phase of a completion that a row measures."""
 
     PROMPT = "prompt"
-    """The processing of prompts."""
+    """Prefill."""
     GENERATION = "generation"
-    """The generation of tokens."""
+    """Decoding."""
 
 
 @attrs.frozen
 class Shape:
-    """What is computed for one row."""
+    """The workload of one row."""
 
     phase: Phase
     tokens: int
-    """Of each prompt, or generated in each stream."""
+    """Tokens of each prompt, or tokens generated in each stream."""
     streams: int = 1
     """Sequences computed at the same time."""
     depth: int = 0
-    """Tokens of the prompt before a generation."""
+    """Prompt tokens before a measured generation."""
 
     @property
     def name(self) -> str:
-        """The name by which such rows are known: ``pp512``, ``tg128``, ``tg128 @ d4096``."""
+        """The usual name of such a row: ``pp512``, ``tg128``, ``tg128 @ d4096``."""
         if self.phase is Phase.PROMPT:
             return f"pp{self.tokens}"
         return f"tg{self.tokens}" + (f" @ d{self.depth}" if self.depth else "")
@@ -104,13 +104,13 @@ class Shape:
 
 @attrs.frozen
 class StreamTimes:
-    """One completion that was measured; times are seconds of one clock."""
+    """One measured completion; times are seconds of one clock."""
 
     began: float
     first_token: float
     ended: float
     prompt_tokens: int
-    """Those computed; tokens from a cache do not count."""
+    """Computed prompt tokens; those from a cache do not count."""
     completion_tokens: int
 
     @property
@@ -122,15 +122,15 @@ class StreamTimes:
 def tokens_per_second(phase: Phase, streams: Sequence[StreamTimes]) -> float:
     """Return the speed of all streams of a run together; 0 where no time has passed.
 
-    The tokens of prompts are divided by the time up to the last first token, the generated ones after the first by the
-    time from the first of these to the end of the last stream.
+    Prefill: all prompt tokens, from the first start to the last stream's first token. Decoding: the tokens after each
+    stream's first, from the earliest first token to the last end.
     """
     if phase is Phase.PROMPT:
-        tokens = sum(each.prompt_tokens for each in streams)
-        seconds = max(each.first_token for each in streams) - min(each.began for each in streams)
+        tokens = sum(stream.prompt_tokens for stream in streams)
+        seconds = max(stream.first_token for stream in streams) - min(stream.began for stream in streams)
     else:
-        tokens = sum(max(0, each.completion_tokens - 1) for each in streams)
-        seconds = max(each.ended for each in streams) - min(each.first_token for each in streams)
+        tokens = sum(max(0, stream.completion_tokens - 1) for stream in streams)
+        seconds = max(stream.ended for stream in streams) - min(stream.first_token for stream in streams)
     return tokens / seconds if seconds > 0 else 0.0
 
 
@@ -141,22 +141,22 @@ class Row:
     shape: Shape
     repeats: int
     tokens_per_second: Spread
-    """Of all streams together."""
+    """Speed of all streams together, over the repeats."""
     first_token_seconds: Spread
-    """Of every stream of every repeat."""
+    """Time to the first token, over every stream of every repeat."""
     span: Span | None = None
-    """All runs, the first one that does not count included."""
+    """All runs, the uncounted warm-up run included."""
 
     @classmethod
     def of(cls, shape: Shape, runs: Sequence[Sequence[StreamTimes]], span: Span | None = None) -> "Row":
         """Return the row of at least one run."""
         rates = [tokens_per_second(shape.phase, run) for run in runs]
-        first = [each.first_token_seconds for run in runs for each in run]
-        return cls(shape, len(runs), Spread.of(rates), Spread.of(first), span)
+        waits = [stream.first_token_seconds for run in runs for stream in run]
+        return cls(shape, len(runs), Spread.of(rates), Spread.of(waits), span)
 
     @property
     def noisy(self) -> bool:
-        """Whether its speed varies much."""
+        """Whether its speed scatters too much to compare."""
         return self.tokens_per_second.noisy
 
 
@@ -165,64 +165,66 @@ class Processor:
     """The processor of a machine."""
 
     name: str
-    """As its maker calls it; empty when the system does not say."""
+    """The maker's name for it; empty when the system does not state it."""
     cores: int
-    """Logical ones."""
+    """Logical cores."""
 
 
 @attrs.frozen
 class Machine:
-    """The machine that measures, without anything that tells whose it is."""
+    """The measuring machine, without anything that identifies its owner."""
 
     system: str
-    """Name and version."""
+    """Name and version of the operating system."""
     architecture: str
     processor: Processor
     memory_bytes: int | None
     """None when unknown."""
     on_cpu: bool
-    """Whether models are computed on the CPU, for lack of a GPU that is supported."""
+    """Whether models run on the CPU, for lack of a supported GPU."""
     matrix_library: str | None
-    """The library that multiplies matrices on the CPU; None for the plain one, and with a GPU."""
+    """The BLAS used on the CPU; None for the built-in one, and with a GPU."""
     load_before: float | None
-    """The load of other programs before it began, as a share of all cores; None when unknown."""
+    """Load of other programs before the benchmark, as a share of all cores; None when unknown."""
     versions: tuple[tuple[str, str], ...]
-    """Packages that compute, and Python, each with its version."""
+    """Name and version of Python and of each package that computes."""
 
 
 BUSY_LOAD = 0.25
-"""Share of all cores from which other programs are said to disturb the measurement."""
+"""Load of other programs, as a share of all cores, from which a note says that they disturb the measurement."""
 
 
 CACHED_SHARE = 0.1
-"""Share of the prompts' tokens from which a server's cache is said to shorten its times."""
+"""Share of cached prompt tokens from which a note says that the server's cache shortens its times."""
 
 
 @attrs.frozen
 class StatedTimes:
-    """How long a server says that it took, in seconds; None where it does not."""
+    """Durations as the server reports them, in seconds; None where it does not."""
 
     load: float | None = None
-    """To have the model in memory; next to nothing where it had it."""
+    """Loading of the model; near zero when it was in memory."""
     prompt: float | None = None
+    """Prefill."""
     generation: float | None = None
+    """Decoding."""
 
 
 @attrs.frozen
 class StatedSpeeds:
-    """Tokens a second as a server states them, without its queue and the network: medians over requests."""
+    """Tokens a second by the server's own times, without queue and network: medians over requests."""
 
     prompt: float | None
     generation: float | None
 
     @classmethod
     def of(cls, completions: Sequence["RemoteCompletion"]) -> "StatedSpeeds | None":
-        """Return those of completions; None where none states any."""
-        stated = [(each, each.stated) for each in completions if each.stated is not None]
-        prompts = [_rate(each.prompt_tokens, times.prompt) for each, times in stated]
-        answers = [_rate(each.completion_tokens, times.generation) for each, times in stated]
-        found = cls(_median(prompts), _median(answers))
-        return None if found.prompt is None and found.generation is None else found
+        """Return the speeds of completions; None where the server states no times."""
+        timed = [(completion, completion.stated) for completion in completions if completion.stated is not None]
+        prompts = [_rate(completion.prompt_tokens, times.prompt) for completion, times in timed]
+        generations = [_rate(completion.completion_tokens, times.generation) for completion, times in timed]
+        speeds = cls(_median(prompts), _median(generations))
+        return None if speeds.prompt is None and speeds.generation is None else speeds
 
 
 def _rate(tokens: int | None, seconds: float | None) -> float | None:
@@ -230,7 +232,7 @@ def _rate(tokens: int | None, seconds: float | None) -> float | None:
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    known = [each for each in values if each is not None]
+    known = [value for value in values if value is not None]
     return percentile(known, 0.5) if known else None
 
 
@@ -241,25 +243,25 @@ class RemoteCompletion:
     began: float
     ended: float
     first_token: float | None = None
-    """None when there was none."""
+    """None when no token came."""
     prompt_tokens: int | None = None
-    """As the server counts them; None when it does not say."""
+    """The server's count; None when it reports none."""
     completion_tokens: int | None = None
-    """As above."""
+    """The server's count; None when it reports none."""
     cached_tokens: int | None = None
-    """Prompt tokens that the server took from a cache, as above."""
+    """Prompt tokens that the server took from a cache; None when it reports none."""
     failure: str | None = None
-    """Why there is no whole answer, in a few words that are the same for the same reason; None for success."""
+    """Why the answer is missing or incomplete, in a few words, equal for equal reasons; None for success."""
     status: int | None = None
-    """The HTTP status; None when there was no answer."""
+    """The HTTP status; None without a response."""
     stated: StatedTimes | None = None
-    """What the server says of its own times; None when it does not."""
+    """The server's own times; None when it reports none."""
     text: str = attrs.field(default="", repr=False)
-    """The answer, without reasoning and calls."""
+    """The answer, without reasoning and tool calls."""
 
     @property
     def inter_token_seconds(self) -> float | None:
-        """The mean time between two tokens; None where the tokens are not known, or fewer than two."""
+        """The mean time between two tokens; None where their number is unknown or less than two."""
         if self.first_token is None or self.completion_tokens is None or self.completion_tokens < 2:
             return None
         return (self.ended - self.first_token) / (self.completion_tokens - 1)
@@ -267,7 +269,7 @@ class RemoteCompletion:
 
 @attrs.frozen
 class Percentiles:
-    """What so many in a hundred of some values do not exceed."""
+    """Percentiles of a series of values."""
 
     p25: float
     p50: float
@@ -277,63 +279,64 @@ class Percentiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Percentiles | None":
-        """Return those of some values; None without any."""
+        """Return the percentiles of values; None without values."""
         return cls(*(percentile(values, share) for share in (0.25, 0.5, 0.75, 0.9, 0.99))) if values else None
 
 
 @attrs.frozen
 class Load:
-    """What is asked of a server at one level."""
+    """The load of a server at one level."""
 
     streams: int
-    """Requests at the same time."""
+    """Concurrent requests."""
     prompt_words: int
     max_tokens: int
 
 
 @attrs.frozen
 class Level:
-    """The result for one load. Seconds are those of requests that succeeded."""
+    """The result for one load.
+
+    Token counts are sums over successful requests; None unless the server reported them for each. Percentiles are over
+    successful requests.
+    """
 
     load: Load
     requests: int
     failures: tuple[tuple[str, int], ...]
-    """Reasons, the most frequent first, each with the number of requests."""
+    """Reason and number of requests, the most frequent first."""
     seconds: float
-    """From the first request to the end of the last."""
+    """From the start of the first request to the end of the last."""
     prompt_tokens: int | None
-    """Of all requests together; None unless the server said it of each that succeeded."""
     completion_tokens: int | None
-    """As above."""
     cached_tokens: int | None
-    """As above."""
     first_token_seconds: Percentiles | None
     inter_token_seconds: Percentiles | None
-    """The mean of each request."""
+    """Over the mean of each request."""
     end_to_end_seconds: Percentiles | None
     stated: StatedSpeeds | None = None
-    """None where the server does not state any."""
+    """None where the server reports no times."""
     span: Span | None = None
-    """All requests, those before that do not count included."""
+    """All requests, the uncounted warm-up requests included."""
 
     @property
     def failed(self) -> int:
-        """Requests without a whole answer."""
+        """Requests without a complete answer."""
         return sum(count for _, count in self.failures)
 
     @property
     def succeeded(self) -> int:
-        """Requests with a whole answer."""
+        """Requests with a complete answer."""
         return self.requests - self.failed
 
     @property
     def ends_early(self) -> bool:
-        """Whether answers are shorter than was asked for."""
+        """Whether answers are shorter than ``max_tokens``."""
         return self.completion_tokens is not None and self.completion_tokens < self.succeeded * self.load.max_tokens
 
     @property
     def cuts_prompts(self) -> bool:
-        """Whether prompts have fewer tokens than words, each of which is one token at least."""
+        """Whether the server truncated prompts: they have fewer tokens than words, and a word is at least one token."""
         return self.prompt_tokens is not None and self.prompt_tokens < self.succeeded * self.load.prompt_words
 
     @property
@@ -345,30 +348,31 @@ class Level:
 
     @property
     def requests_per_second(self) -> float:
-        """Requests that succeeded."""
+        """Successful requests a second."""
         return self.succeeded / self.seconds if self.seconds > 0 else 0.0
 
     @classmethod
     def of(cls, load: Load, completions: Sequence[RemoteCompletion], span: Span | None = None) -> "Level":
         """Return the level of at least one request."""
-        whole = [each for each in completions if each.failure is None]
-        reasons = Counter(each.failure for each in completions if each.failure is not None)
+        successes = [request for request in completions if request.failure is None]
+        reasons = Counter(request.failure for request in completions if request.failure is not None)
+        gaps = [request.inter_token_seconds for request in successes]
         return cls(
             load,
             len(completions),
             tuple(reasons.most_common()),
-            max(each.ended for each in completions) - min(each.began for each in completions),
-            _total([each.prompt_tokens for each in whole]),
-            _total([each.completion_tokens for each in whole]),
-            _total([each.cached_tokens for each in whole]),
-            Percentiles.of([each.first_token - each.began for each in whole if each.first_token is not None]),
-            Percentiles.of([each.inter_token_seconds for each in whole if each.inter_token_seconds is not None]),
-            Percentiles.of([each.ended - each.began for each in whole]),
-            StatedSpeeds.of(whole),
+            max(request.ended for request in completions) - min(request.began for request in completions),
+            _total([request.prompt_tokens for request in successes]),
+            _total([request.completion_tokens for request in successes]),
+            _total([request.cached_tokens for request in successes]),
+            Percentiles.of([one.first_token - one.began for one in successes if one.first_token is not None]),
+            Percentiles.of([gap for gap in gaps if gap is not None]),
+            Percentiles.of([request.ended - request.began for request in successes]),
+            StatedSpeeds.of(successes),
             span,
         )
 
 
 def _total(counts: Sequence[int | None]) -> int | None:
-    known = [each for each in counts if each is not None]
+    known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None

@@ -1,4 +1,4 @@
-"""Samples as curves in rows with one axis of time, and regions behind them; how they are drawn is not decided here."""
+"""Samples as curves in rows with a common time axis, and shaded regions behind them; adapters draw them."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,7 +11,7 @@ GB = 10**9
 
 @attrs.frozen
 class Series:
-    """A curve: a name, and its values at the times of the samples, of which None are left out."""
+    """A curve: its name, and one value for each sample; None leaves a gap."""
 
     name: str
     values: tuple[float | None, ...]
@@ -19,23 +19,23 @@ class Series:
 
 @attrs.frozen
 class ChartRow:
-    """One of the diagrams that share the time."""
+    """One of the diagrams that share the time axis."""
 
     title: str
     unit: str
     series: tuple[Series, ...]
     right_unit: str = ""
     right_series: tuple[Series, ...] = ()
-    """Drawn by the axis at the right."""
+    """Curves on the right axis."""
     right_levels: tuple[tuple[int, str], ...] = ()
-    """The names of its values, where they are levels, from the lowest on."""
+    """Value and name of each level of the right axis, ascending; empty for an axis of numbers."""
     most: float | None = None
-    """The upper end of the axis at the left; None for that of the values."""
+    """Upper end of the left axis; None fits it to the values."""
 
 
 @attrs.frozen
 class Chart:
-    """Diagrams above one another."""
+    """Diagrams, from top to bottom."""
 
     title: str
     seconds: tuple[float, ...]
@@ -45,22 +45,23 @@ class Chart:
 
 
 _Curve = tuple[str, Callable[[MachineSample], float | None]]
+"""Name of a curve, and the function that reads its value from a sample."""
 
 
 JOINED_SECONDS = 1.0
-"""Regions of one label that lie no further apart are one."""
+"""Longest gap between two regions of the same label that are joined."""
 
 
 def joined(regions: Iterable[Period]) -> tuple[Period, ...]:
-    """Return regions by start, those of one label that follow one another as one."""
-    found: list[Period] = []
-    for each in sorted(regions, key=lambda each: (each.start, each.end)):
-        index = next((i for i, one in enumerate(found) if _follows(each, one)), None)
+    """Return regions by start; regions of the same label with hardly a gap between them are joined."""
+    merged: list[Period] = []
+    for region in sorted(regions, key=lambda region: (region.start, region.end)):
+        index = next((i for i, former in enumerate(merged) if _follows(region, former)), None)
         if index is None:
-            found.append(each)
+            merged.append(region)
         else:
-            found[index] = attrs.evolve(found[index], end=max(found[index].end, each.end))
-    return tuple(found)
+            merged[index] = attrs.evolve(merged[index], end=max(merged[index].end, region.end))
+    return tuple(merged)
 
 
 def _follows(region: Period, former: Period) -> bool:
@@ -71,15 +72,15 @@ def chart_of(samples: Sequence[MachineSample], regions: Sequence[Period], title:
     """Return the curves of samples in three rows: memory, processor and GPU, swap and pressure.
 
     Args:
-        samples: At least one, in the order of time.
-        regions: Of models; what lies outside the samples is cut off or left out.
-        title: Stands above all.
+        samples: At least one, in chronological order.
+        regions: Periods in which models were loaded; they are clipped to the time of the samples.
+        title: Title of the chart.
     """
     end = samples[-1].elapsed
-    shown = [
-        Period(each.label, max(each.start, 0.0), min(each.end, end))
-        for each in joined(regions)
-        if each.end >= 0 and each.start <= end
+    clipped = [
+        Period(region.label, max(region.start, 0.0), min(region.end, end))
+        for region in joined(regions)
+        if region.end >= 0 and region.start <= end
     ]
     pressure, waiting = _series(samples, _PRESSURE), _series(samples, _WAITING)
     swap = ChartRow("Swap and pressure", "GB", _series(samples, _SWAP), "%", waiting)
@@ -90,12 +91,13 @@ def chart_of(samples: Sequence[MachineSample], regions: Sequence[Period], title:
         ChartRow("Processor and GPU", "%", _series(samples, _BUSY), "processes", _series(samples, _LOAD), most=100.0),
         swap,
     )
-    return Chart(title, tuple(each.elapsed for each in samples), rows, tuple(shown))
+    return Chart(title, tuple(sample.elapsed for sample in samples), rows, tuple(clipped))
 
 
 def _series(samples: Sequence[MachineSample], curves: Sequence[_Curve]) -> tuple[Series, ...]:
+    """Return the curves that have a value in at least one sample."""
     series = (Series(name, tuple(map(read, samples))) for name, read in curves)
-    return tuple(each for each in series if any(value is not None for value in each.values))
+    return tuple(one for one in series if any(value is not None for value in one.values))
 
 
 def _gb(size: int | None) -> float | None:
@@ -103,24 +105,24 @@ def _gb(size: int | None) -> float | None:
 
 
 _MEMORY: Sequence[_Curve] = (
-    ("used", lambda each: _gb(each.machine.used_bytes)),
-    ("free", lambda each: _gb(each.machine.free_bytes)),
-    ("command", lambda each: _gb(each.command.memory_bytes) if each.command else None),
-    ("servers", lambda each: _gb(server_memory(each))),
-    ("arrays of the servers", lambda each: _gb(engine_memory(each))),
-    ("GPU's own", lambda each: _gb(_own_gpu_bytes(each.machine.gpu))),
+    ("used", lambda sample: _gb(sample.machine.used_bytes)),
+    ("free", lambda sample: _gb(sample.machine.free_bytes)),
+    ("command", lambda sample: _gb(sample.command.memory_bytes) if sample.command else None),
+    ("servers", lambda sample: _gb(server_memory(sample))),
+    ("arrays of the servers", lambda sample: _gb(engine_memory(sample))),
+    ("GPU's own", lambda sample: _gb(_own_gpu_bytes(sample.machine.gpu))),
 )
 _BUSY: Sequence[_Curve] = (
-    ("processor", lambda each: each.machine.cpu.busy if each.machine.cpu else None),
-    ("the system's part of it", lambda each: each.machine.cpu.system if each.machine.cpu else None),
-    ("GPU", lambda each: each.machine.gpu.busy_percent if each.machine.gpu else None),
+    ("processor", lambda sample: sample.machine.cpu.busy if sample.machine.cpu else None),
+    ("the system's part of it", lambda sample: sample.machine.cpu.system if sample.machine.cpu else None),
+    ("GPU", lambda sample: sample.machine.gpu.busy_percent if sample.machine.gpu else None),
 )
-_LOAD: Sequence[_Curve] = (("load", lambda each: each.machine.load[0] if each.machine.load else None),)
-_SWAP: Sequence[_Curve] = (("swap", lambda each: _gb(each.machine.swap_used_bytes)),)
-_PRESSURE: Sequence[_Curve] = (("pressure", lambda each: each.machine.pressure),)
-_WAITING: Sequence[_Curve] = (("waiting for memory", lambda each: each.machine.stalled_percent),)
+_LOAD: Sequence[_Curve] = (("load", lambda sample: sample.machine.load[0] if sample.machine.load else None),)
+_SWAP: Sequence[_Curve] = (("swap", lambda sample: _gb(sample.machine.swap_used_bytes)),)
+_PRESSURE: Sequence[_Curve] = (("pressure", lambda sample: sample.machine.pressure),)
+_WAITING: Sequence[_Curve] = (("waiting for memory", lambda sample: sample.machine.stalled_percent),)
 
 
 def _own_gpu_bytes(gpu: GpuReading | None) -> int | None:
-    """Return what is used of memory that only the GPU has."""
+    """Return the used bytes of dedicated GPU memory; None without any."""
     return gpu.used_bytes if gpu and gpu.total_bytes else None

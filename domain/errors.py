@@ -102,23 +102,23 @@ class Remedy(enum.Enum):
 
 @attrs.frozen
 class Advice:
-    """A remedy and the names in its sentence, which each entrypoint writes for its users."""
+    """A remedy and the values in its sentence; each entrypoint words the sentence for its users."""
 
     remedy: Remedy
     values: Mapping[str, str] = attrs.field(factory=dict)
-    """Names by the placeholders of the sentence, such as ``name`` for that of a model."""
+    """Placeholder of the sentence to its text, such as ``name`` to the name of a model."""
 
 
 class MlxkError(Exception):
     """An error with a stable code, a message, and optionally a hint.
 
     Args:
-        message: One sentence that names what is at fault; no absolute path but one typed, no prompt text, no token.
+        message: One sentence that names what is at fault; no absolute path unless typed, no prompt text, no token.
         hint: What to do next: a sentence, or an ``Advice`` where the sentence depends on the entrypoint.
         matches: The names that an ambiguous reference matches, sorted.
         detail: Numbers and names for programs, JSON values only.
-        options: Words of the message that name options of the request; each entrypoint has its own spelling of them.
-        fix: The repair of the damage that the message reports.
+        options: Words of the message that are options of the request; each entrypoint spells them its own way.
+        fix: How to repair the reported damage.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -144,10 +144,10 @@ class MlxkError(Exception):
 
     @classmethod
     def in_field(cls, field: str, message: str, *, hint: str | Advice | None = None) -> Self:
-        """Return an error in one field of a request; ``detail`` names the field for programs.
+        """Return an error about one field of a request; ``detail`` names the field for programs.
 
         Args:
-            field: Its path, such as ``messages[0].content``.
+            field: Path of the field, such as ``messages[0].content``.
             message: The fault, without the name of the field.
             hint: What to do next.
         """
@@ -203,7 +203,7 @@ class IncompatibleModelError(MlxkError):
 
 
 class UntrustedModelCodeError(MlxkError):
-    """The model requires code of its own, which is never executed."""
+    """The model requires its own code, which is never executed."""
 
     code = "untrusted_model_code"
 
@@ -396,5 +396,5 @@ def all_error_types() -> tuple[type[MlxkError], ...]:
 
 
 def error_type_of(code: str) -> type[MlxkError]:
-    """Return the class of a code that another process of this program wrote; ``InternalError`` for an unknown one."""
-    return {each.code: each for each in all_error_types()}.get(code, InternalError)
+    """Return the error class of a code from another process of this program; ``InternalError`` for an unknown code."""
+    return {error.code: error for error in all_error_types()}.get(code, InternalError)

@@ -1,4 +1,4 @@
-"""Samples of a machine, of a command and of servers over time: their summary, and what servers do between them."""
+"""Samples of a machine, a command and servers over time: their summary, and the servers' rates between samples."""
 
 import enum
 from collections.abc import Iterable
@@ -8,18 +8,18 @@ import attrs
 from mlxk.domain.generation.request import EngineFigures
 
 LEVELS = ((1, "normal"), (2, "warning"), (4, "critical"))
-"""Of pressure."""
+"""Levels of memory pressure, as macOS numbers them."""
 
 
 class MemoryKind(enum.Enum):
-    """What of a process's memory is counted."""
+    """How the memory of a process is counted."""
 
     PROPORTIONAL = "pss"
-    """Resident memory; what several processes share is divided among them, that of large ones excepted."""
+    """Resident memory; pages that processes share are divided among them, except in large processes."""
     RESIDENT = "rss"
-    """Resident memory; what several processes share counts for each."""
+    """Resident memory; shared pages count for each process."""
     FOOTPRINT = "footprint"
-    """What macOS charges the process with, compressed memory and that of the GPU included."""
+    """The memory that macOS charges to the process, compressed and GPU memory included."""
 
 
 @attrs.frozen
@@ -30,12 +30,12 @@ class ProcessTree:
     memory_bytes: int
     kind: MemoryKind
     cpu_percent: float | None = None
-    """Processor time since the sample before, 100 for one core; None in the first sample."""
+    """CPU time since the previous sample, 100 for one core; None in the first sample."""
 
 
 @attrs.frozen
 class CpuShares:
-    """What all cores did since the sample before, in percent of them."""
+    """Use of all cores since the previous sample, in percent."""
 
     user: float
     system: float
@@ -43,48 +43,48 @@ class CpuShares:
 
     @property
     def busy(self) -> float:
-        """What is not idle."""
+        """All time but idle time."""
         return 100 - self.idle
 
 
 @attrs.frozen
 class GpuReading:
-    """All GPUs together. None is what the system does not say."""
+    """All GPUs together; None for what the system does not report."""
 
     busy_percent: float | None = None
     renderer_percent: float | None = None
     tiler_percent: float | None = None
     used_bytes: int | None = None
     total_bytes: int | None = None
-    """None where it is the machine's memory."""
+    """None where the GPU uses the machine's memory."""
 
 
 @attrs.frozen
 class MachineReading:
-    """The machine at one moment. None is what the system does not say."""
+    """The machine at one moment; None for what the system does not report."""
 
     total_bytes: int | None = None
-    """Memory, as far as this process may use it."""
+    """Memory that this process may use."""
     available_bytes: int | None = None
-    """What can be taken without swapping."""
+    """Memory that can be allocated without swapping."""
     free_bytes: int | None = None
-    """What holds nothing, not even copies of files."""
+    """Unused memory; the file cache does not count as free."""
     swap_total_bytes: int | None = None
     swap_used_bytes: int | None = None
     pressure: int | None = None
-    """The system's own level: 1 is normal, 2 a warning, 4 critical."""
+    """Memory pressure, one of ``LEVELS``."""
     scan_pressure: int | None = None
-    """How hard the system looks for pages to take, 0 when it need not."""
+    """The system's scan for pages to reclaim; 0 when it does not scan."""
     stalled_percent: float | None = None
-    """Time of the last ten seconds in which something waited for memory."""
+    """Share of the last ten seconds in which a task waited for memory."""
     load: tuple[float, float, float] | None = None
-    """Processes that ran or wanted to, on average of 1, 5 and 15 minutes."""
+    """Load averages of 1, 5 and 15 minutes: running and runnable processes."""
     cpu: CpuShares | None = None
     gpu: GpuReading | None = None
 
     @property
     def used_bytes(self) -> int | None:
-        """Memory that is not available."""
+        """Total minus available memory."""
         if self.total_bytes is None or self.available_bytes is None:
             return None
         return self.total_bytes - self.available_bytes
@@ -98,7 +98,7 @@ class WatchedModel:
     weight_bytes: int
     in_use: bool = False
     tokens_per_second: float | None = None
-    """Of the answer that ended last."""
+    """Decoding speed of the last completion."""
 
 
 @attrs.frozen
@@ -107,22 +107,22 @@ class ServerReading:
 
     url: str
     process: int | None
-    """None for a server that was asked by its address."""
+    """Process id; None for a server that was given by its address."""
     models: tuple[WatchedModel, ...]
     engine: EngineFigures | None = None
-    """None where the server does not say."""
+    """None where the server does not report them."""
     memory: ProcessTree | None = None
     """None where its processes cannot be read."""
 
     @property
     def label(self) -> str:
         """The names of its models."""
-        return ", ".join(each.name for each in self.models)
+        return ", ".join(model.name for model in self.models)
 
 
 @attrs.frozen
 class MachineSample:
-    """Everything at one moment."""
+    """One sample of everything that is watched."""
 
     time: float
     """Seconds since 1970."""
@@ -130,15 +130,15 @@ class MachineSample:
     """Seconds since the first sample."""
     machine: MachineReading
     command: ProcessTree | None = None
-    """The command that is watched; None without one, and while it does not run."""
+    """The watched command; None without one, and while it does not run."""
     servers: tuple[ServerReading, ...] = ()
     faults: tuple[str, ...] = ()
-    """Why a server is not among them, a sentence each."""
+    """Why a server is missing from ``servers``, a sentence each."""
 
 
 @attrs.frozen
 class Period:
-    """A part of the time, in seconds since the first sample."""
+    """A labelled period, in seconds since the first sample."""
 
     label: str
     start: float
@@ -147,17 +147,17 @@ class Period:
 
 @attrs.frozen
 class Extent:
-    """Least, greatest and mean of a figure."""
+    """Minimum, maximum and mean of a figure."""
 
     least: float
     greatest: float
     mean: float
     count: int = 1
-    """Of the values."""
+    """Number of values."""
 
     @classmethod
     def with_value(cls, extent: "Extent | None", value: float | None) -> "Extent | None":
-        """Return an extent with a further value; None stands for one without values, and for no value."""
+        """Return the extent with another value; an extent of None has no values yet, a value of None adds nothing."""
         if value is None or extent is None:
             return extent if value is None else cls(value, value, value)
         count = extent.count + 1
@@ -167,7 +167,7 @@ class Extent:
 
 @attrs.define
 class WatchSummary:
-    """What the samples so far were like. None is what no sample says."""
+    """Summary of the samples so far; None for what no sample has."""
 
     seconds: float = 0.0
     samples: int = 0
@@ -180,24 +180,24 @@ class WatchSummary:
     cpu_percent: Extent | None = None
     gpu_percent: Extent | None = None
     command: ProcessTree | None = None
-    """The sample in which it had the most memory."""
+    """The watched command when it used the most memory."""
     server_bytes: Extent | None = None
     """Memory of the processes of all servers."""
     array_bytes: Extent | None = None
-    """Arrays of the engines of all servers."""
+    """Memory of the arrays of all servers' engines."""
     _ended: list[Period] = attrs.field(factory=list)
     _begun: dict[tuple[str, str], float] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, samples: Iterable[MachineSample]) -> "WatchSummary":
-        """Return that of samples in the order of time."""
+        """Return the summary of samples in chronological order."""
         summary = cls()
-        for each in samples:
-            summary.add(each)
+        for sample in samples:
+            summary.add(sample)
         return summary
 
     def add(self, sample: MachineSample) -> None:
-        """Take in a further sample."""
+        """Add the next sample."""
         machine, gpu = sample.machine, sample.machine.gpu
         self.seconds = sample.elapsed
         self.samples += 1
@@ -221,19 +221,19 @@ class WatchSummary:
 
     @property
     def models(self) -> tuple[Period, ...]:
-        """When which model was in a server's memory, by start and name; a model may have several regions."""
+        """The periods in which each model was in a server's memory, by start and name; a model may have several."""
         present = (Period(name, start, self.seconds) for (_, name), start in self._begun.items())
-        return tuple(sorted((*self._ended, *present), key=lambda each: (each.start, each.label, each.end)))
+        return tuple(sorted((*self._ended, *present), key=lambda period: (period.start, period.label, period.end)))
 
 
 def server_memory(sample: MachineSample) -> int | None:
-    """Return the memory of the processes of all servers; None without any that can be read."""
-    return _sum(each.memory.memory_bytes for each in sample.servers if each.memory)
+    """Return the memory of all servers' processes; None where none can be read."""
+    return _sum(server.memory.memory_bytes for server in sample.servers if server.memory)
 
 
 def engine_memory(sample: MachineSample) -> int | None:
-    """Return what the arrays of all servers take; None where no server says."""
-    return _sum(each.engine.array_bytes for each in sample.servers if each.engine)
+    """Return the memory of the arrays of all servers' engines; None where no server reports it."""
+    return _sum(server.engine.array_bytes for server in sample.servers if server.engine)
 
 
 def _sum(values: Iterable[int]) -> int | None:
@@ -243,15 +243,15 @@ def _sum(values: Iterable[int]) -> int | None:
 
 @attrs.frozen
 class Rates:
-    """What a server did between two readings, each a second."""
+    """A server's throughput between two readings, tokens a second."""
 
     prompt_tokens: float
-    """Computed, those from a cache not included."""
+    """Computed prompt tokens; those from a cache do not count."""
     generated_tokens: float
 
     @classmethod
     def between(cls, before: EngineFigures, after: EngineFigures, seconds: float) -> "Rates | None":
-        """Return them; None where no time passed, or the server began anew in between."""
+        """Return the rates; None where no time passed, or the server restarted in between."""
         computed = _computed(after) - _computed(before)
         generated = after.generated_tokens - before.generated_tokens
         return None if seconds <= 0 or computed < 0 or generated < 0 else cls(computed / seconds, generated / seconds)
@@ -263,53 +263,55 @@ def _computed(figures: EngineFigures) -> int:
 
 @attrs.frozen
 class WatchedServer:
-    """A server at one moment, with what the readings before show."""
+    """A server at one moment, with its rates since earlier readings."""
 
     reading: ServerReading
     rates: Rates | None
-    """Since the reading before; None without one, and where the engine did not answer."""
+    """Since the previous reading; None without one, and where the engine did not respond."""
     speeds: tuple[float, ...]
-    """Tokens generated a second between the last readings, the oldest first."""
+    """Generated tokens a second between the last readings, the oldest first."""
 
     @property
     def cached_share(self) -> float | None:
-        """The part of all tokens of prompts that was not computed again; None before there were any."""
+        """Share of all prompt tokens that came from the prefix cache; None before the first prompt."""
         engine = self.reading.engine
         return engine.cached_tokens / engine.prompt_tokens if engine and engine.prompt_tokens else None
 
 
 MOST_SPEEDS = 300
+"""Length of a server's history of speeds, in readings."""
 
 
 @attrs.define
 class ServerHistory:
-    """The last readings of servers, by address."""
+    """The last readings of each server, by URL."""
 
-    _before: dict[str, tuple[float, EngineFigures]] = attrs.field(factory=dict)
+    _previous: dict[str, tuple[float, EngineFigures]] = attrs.field(factory=dict)
+    """Time and figures of the last reading in which the engine responded."""
     _speeds: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
     _gone: dict[str, float] = attrs.field(factory=dict)
 
     def add(self, sample: MachineSample) -> tuple[WatchedServer, ...]:
-        """Take in a further sample, and return its servers."""
-        found = tuple(self._watched(each, sample.elapsed) for each in sample.servers)
-        present = {each.url for each in sample.servers}
+        """Add the next sample, and return its servers."""
+        servers = tuple(self._watched(server, sample.elapsed) for server in sample.servers)
+        present = {server.url for server in sample.servers}
         for url in self._speeds.keys() - present - self._gone.keys():
             self._gone[url] = sample.elapsed
         for url in present & self._gone.keys():
             del self._gone[url]
-        return found
+        return servers
 
     @property
     def gone(self) -> tuple[tuple[str, float], ...]:
-        """The addresses of servers that were there and are not any more, and since when, by address."""
+        """URL of each server that has disappeared and the time since when, sorted by URL."""
         return tuple(sorted(self._gone.items()))
 
     def _watched(self, server: ServerReading, elapsed: float) -> WatchedServer:
         speeds, engine, rates = self._speeds.get(server.url, ()), server.engine, None
         if engine is not None and engine.responding:
-            if before := self._before.get(server.url):
-                rates = Rates.between(before[1], engine, elapsed - before[0])
-            self._before[server.url] = (elapsed, engine)
+            if previous := self._previous.get(server.url):
+                rates = Rates.between(previous[1], engine, elapsed - previous[0])
+            self._previous[server.url] = (elapsed, engine)
         if rates is not None:
             speeds = (*speeds, rates.generated_tokens)[-MOST_SPEEDS:]
         self._speeds[server.url] = speeds

@@ -1,4 +1,4 @@
-"""The results of benchmarks: of a model of this machine, and of a server under load."""
+"""Benchmark results: of a model on this machine, and of a server under load."""
 
 import enum
 
@@ -10,26 +10,26 @@ from mlxk.domain.models.model import ModelDescription
 
 @attrs.frozen
 class ModelSpeed:
-    """The result for a model of this machine."""
+    """The result for a model on this machine."""
 
     model: ModelDescription
     machine: Machine
     load_seconds: float | None
-    """From the request to the model in memory; libraries are imported before. None for a model without text."""
+    """Time to load the model, without the import of libraries. None for a model without text."""
     rows: tuple[Row, ...]
-    """Of text."""
+    """Rows of text generation."""
     peak_array_bytes: int
-    """Most memory of all arrays."""
+    """Peak memory of all arrays."""
     peak_process_bytes: int | None
-    """Most resident memory of the process; None when unknown."""
+    """Peak resident memory of the process; None when unknown."""
     notes: tuple[str, ...]
-    """What limits the meaning of the figures, a sentence each."""
+    """Caveats about the figures, a sentence each."""
     tasks: "tuple[TaskRow, ...]" = ()
-    """Of everything else."""
+    """Rows of images, sound and texts to embed."""
 
 
 class Unit(enum.Enum):
-    """What a task is measured in; values are words for users."""
+    """The unit of a task's work; values are words for users."""
 
     IMAGES = "images"
     SOUND = "s of sound"
@@ -44,17 +44,17 @@ class TaskRow:
     """Such as ``image448``, ``sound30``, ``embed128``."""
     unit: Unit
     amount: float
-    """What is done in each run, in that unit."""
+    """Work of each run, in that unit."""
     repeats: int
     per_second: Spread
-    """In that unit."""
+    """Speed, in that unit."""
     seconds: Spread
-    """Of each run."""
+    """Duration of a run."""
     span: Span
 
     @property
     def noisy(self) -> bool:
-        """Whether its speed varies much."""
+        """Whether its speed scatters too much to compare."""
         return self.per_second.noisy
 
 
@@ -64,9 +64,9 @@ class ServerSpeed:
 
     model: str
     machine: Machine
-    """The one that asked."""
+    """The client's machine."""
     levels: tuple[Level, ...]
     notes: tuple[str, ...]
-    """As for a model."""
+    """Caveats about the figures, a sentence each."""
     load_seconds: float | None = None
-    """To have the model in memory for the first request, as the server states it; None when it does not."""
+    """Time to load the model for the first request, as the server reports it; None when it does not."""

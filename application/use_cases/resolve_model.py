@@ -22,7 +22,7 @@ from mlxk.domain.models.reference import (
     only_match,
     own_name,
 )
-from mlxk.domain.text import AT_MOST, nearest
+from mlxk.domain.text import MAX_SUGGESTIONS, nearest
 
 _DEFAULT_TAG = ":latest"
 """A tag that other tools write after a name for what the name means without it."""
@@ -222,7 +222,7 @@ def close_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
     close = nearest(typed, names)
     if not close and len(typed) >= LEAST_PART:
         close = [part for part in names if typed in part]
-    return tuple(name for part in close for name in names[part])[:AT_MOST]
+    return tuple(name for part in close for name in names[part])[:MAX_SUGGESTIONS]
 
 
 def _own_part(name: str) -> str:

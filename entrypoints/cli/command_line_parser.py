@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlxk.domain.errors import UsageError
-from mlxk.domain.text import AT_MOST, nearest
+from mlxk.domain.text import MAX_SUGGESTIONS, nearest
 from mlxk.entrypoints.cli.words_of_others import ELSEWHERE, FLAGS_MEANT, MEANT, NEEDS_NO_FLAG
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = 
         return [synonym]
     begun = [word for word in words if len(typed.strip("-")) > 1 and word.startswith(typed)]
     bare = {word.lstrip("-"): word for word in reversed(words)}  # dashes would make every short flag alike
-    return begun[:AT_MOST] or [bare[word] for word in nearest(typed.lstrip("-"), bare)]
+    return begun[:MAX_SUGGESTIONS] or [bare[word] for word in nearest(typed.lstrip("-"), bare)]
 
 
 def did_you_mean(candidates: Iterable[str]) -> str:
