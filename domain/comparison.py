@@ -1,4 +1,4 @@
-"""When a difference between benchmarks counts: rounds of two sides, and records of earlier benchmarks."""
+"""Comparison of benchmarks, and when a difference is significant: two sides in alternating rounds, and two reports."""
 
 import enum
 import math
@@ -9,69 +9,69 @@ import attrs
 from mlxk.domain.benchmark import Machine, RemoteCompletion, Spread, percentile
 
 LEAST_RUNS = 5
-"""Fewer runs of a side do not show how far its values lie apart."""
+"""Fewest runs of a side that show how much its values scatter."""
 
 _WIDTH = 2.5
-"""Interquartile ranges by which a median is uncertain either way, divided by the square root of the runs.
+"""Uncertainty of a median, either way: this many interquartile ranges, divided by the square root of the runs.
 
-Of two samples of the same normal distribution, of 5 runs or more, the intervals lie apart in 4 % of cases at most.
+For two samples of the same normal distribution, of 5 runs or more, the intervals are disjoint in at most 4 % of cases.
 """
 
 NEGLIGIBLE_SHARE = 0.03
-"""Share of the first median up to which another median is called no difference, however sure it is."""
+"""Change of the median, as a share of the first, up to which samples count as equal, however certain the change is."""
 
 
 class Figure(enum.Enum):
-    """What was measured; values are names for programs."""
+    """A measured figure; values are names for programs."""
 
     SPEED = "speed"
-    """Tokens, or what the unit of the record says, a second."""
+    """Tokens a second, or other units of the record a second."""
     FIRST_TOKEN = "first_token"
     """Seconds to the first token."""
     LOAD = "load"
-    """Seconds to the model in memory."""
+    """Seconds to load the model."""
     DURATION = "duration"
-    """Seconds of the whole."""
+    """Seconds in total."""
     MEMORY = "memory"
-    """Bytes at most."""
+    """Peak memory, bytes."""
 
     @property
     def more_is_better(self) -> bool:
-        """Whether the greater value is the better one."""
+        """Whether greater values are better."""
         return self is Figure.SPEED
 
 
 @attrs.frozen
 class Sample:
-    """The values of one figure."""
+    """Summary of the values of one figure."""
 
     runs: int
-    """How many values there were."""
+    """Number of values."""
     median: float
     lower_quartile: float
     upper_quartile: float
 
     @property
     def uncertainty(self) -> float:
-        """How far the median may lie from that of any number of runs, either way."""
+        """How far the median may be from that of infinitely many runs, either way."""
         return _WIDTH * (self.upper_quartile - self.lower_quartile) / math.sqrt(self.runs)
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Sample":
-        """Return that of at least one value."""
+        """Return the sample of at least one value."""
         spread = Spread.of(values)
         return cls(len(values), spread.median, spread.lower_quartile, spread.upper_quartile)
 
 
 class Difference(enum.Enum):
-    """What the second of two samples is, beside the first."""
+    """How the second of two samples compares with the first."""
 
     BETTER = "better"
     WORSE = "worse"
     NONE = "none"
-    """Their runs do not support one."""
+    """No significant difference."""
     UNKNOWN = "unknown"
-    """There are too few runs to tell."""
+    """Too few runs to tell."""
 
 
 def change(before: Sample, after: Sample) -> float | None:
@@ -80,10 +80,10 @@ def change(before: Sample, after: Sample) -> float | None:
 
 
 def difference(figure: Figure, before: Sample, after: Sample) -> Difference:
-    """Return whether the second sample is better or worse.
+    """Return whether the second sample is better or worse than the first.
 
-    It is when both have ``LEAST_RUNS``, and the medians differ by more than ``NEGLIGIBLE_SHARE`` and by more than both
-    uncertainties together.
+    A difference counts when both have ``LEAST_RUNS``, and the medians differ by more than ``NEGLIGIBLE_SHARE`` and by
+    more than the sum of their uncertainties.
     """
     if min(before.runs, after.runs) < LEAST_RUNS:
         return Difference.UNKNOWN
@@ -94,9 +94,10 @@ def difference(figure: Figure, before: Sample, after: Sample) -> Difference:
 
 
 LEAST_ROUNDS = 6
-"""With fewer, chance alone puts the same side ahead in all of them in more than one case of twenty."""
+"""Fewest rounds of a contest: in fewer, equal sides differ in every round by chance in more than 5 % of cases."""
 
-_LIKELY = 0.05
+_SIGNIFICANCE = 0.05
+"""Probability of a result by chance from which it is no evidence of a difference."""
 
 
 @attrs.frozen
@@ -106,27 +107,27 @@ class Contest:
     figure: Figure
     first: tuple[float, ...]
     second: tuple[float, ...]
-    """Of the same round in the same place."""
+    """Values of the same rounds, in the same order, as ``first``."""
 
     @property
     def ahead(self) -> tuple[int, int]:
-        """In how many rounds the first and the second were better."""
+        """The number of rounds in which the first side, and the second, was better."""
         more = sum(one > other for one, other in zip(self.first, self.second, strict=True))
         less = sum(one < other for one, other in zip(self.first, self.second, strict=True))
         return (more, less) if self.figure.more_is_better else (less, more)
 
     @property
     def difference(self) -> Difference:
-        """What the second side is beside the first: as for samples, and ahead in more rounds than chance explains."""
+        """How the second side compares with the first: by ``difference``, if the sign test is significant as well."""
         if len(self.first) < LEAST_ROUNDS:
             return Difference.UNKNOWN
-        if by_chance(*self.ahead) >= _LIKELY:
+        if by_chance(*self.ahead) >= _SIGNIFICANCE:
             return Difference.NONE
         return difference(self.figure, Sample.of(self.first), Sample.of(self.second))
 
 
 def by_chance(ahead: int, behind: int) -> float:
-    """Return how likely equal sides are at least that far apart: the two-sided sign test."""
+    """Return the p-value of the two-sided sign test: the probability of such a result, or a clearer one, by chance."""
     rounds, least = ahead + behind, min(ahead, behind)
     cases = sum(math.comb(rounds, count) for count in range(least + 1))
     return min(1.0, math.ldexp(2 * cases, -rounds))
@@ -134,47 +135,50 @@ def by_chance(ahead: int, behind: int) -> float:
 
 @attrs.frozen
 class Answer:
-    """What a side said to a question."""
+    """One side's answer to a question."""
 
     text: str
     tokens: int | None
-    """As the side counts them; None when it does not."""
+    """The side's own count; None when it reports none."""
 
 
 @attrs.frozen
 class Turn:
-    """What one side did in one round; None for what is not known."""
+    """The measurements of one side in one round; None for what is unknown."""
 
     load_seconds: float | None
     first_token_seconds: float | None
-    """The median of the questions."""
+    """Median over the questions."""
     tokens_per_second: float | None
-    """Of all answers, from the first token of each to its end."""
+    """Decoding speed over all answers, each from its first token to its end."""
     answer_seconds: float
-    """Of all answers together."""
+    """Total of all answers."""
     memory_bytes: int | None
+    """Peak memory."""
     answers: tuple[Answer, ...]
 
     @property
     def total_seconds(self) -> float:
-        """Load and answers; the answers alone where the load is not known."""
+        """Load and answers; the answers alone where the load time is unknown."""
         return (self.load_seconds or 0.0) + self.answer_seconds
 
     @classmethod
     def of(cls, load: float | None, memory: int | None, completions: Sequence[RemoteCompletion]) -> "Turn":
-        """Return the turn with the answers to at least one question."""
-        firsts = [each.first_token - each.began for each in completions if each.first_token is not None]
-        gaps = [
-            (each.completion_tokens or 0, each.ended - each.first_token) for each in completions if each.first_token
+        """Return the turn of the completions for at least one question."""
+        firsts = [answer.first_token - answer.began for answer in completions if answer.first_token is not None]
+        decoding = [
+            (answer.completion_tokens - 1, answer.ended - answer.first_token)
+            for answer in completions
+            if answer.first_token is not None and answer.completion_tokens
         ]
-        tokens, seconds = sum(max(0, count - 1) for count, _ in gaps), sum(each for _, each in gaps)
+        tokens, seconds = sum(count for count, _ in decoding), sum(duration for _, duration in decoding)
         return cls(
             load,
             percentile(firsts, 0.5) if firsts else None,
             tokens / seconds if tokens and seconds > 0 else None,
-            sum(each.ended - each.began for each in completions),
+            sum(answer.ended - answer.began for answer in completions),
             memory,
-            tuple(Answer(each.text, each.completion_tokens) for each in completions),
+            tuple(Answer(answer.text, answer.completion_tokens) for answer in completions),
         )
 
 
@@ -189,23 +193,23 @@ class SideResult:
 
 @attrs.frozen
 class Comparison:
-    """Two sides that took turns."""
+    """Two sides, measured in alternating turns."""
 
     machine: Machine
     questions: tuple[str, ...]
     first: SideResult
     second: SideResult
     notes: tuple[str, ...]
-    """What limits its meaning, a sentence each."""
+    """Caveats about the figures, a sentence each."""
 
     @property
     def contests(self) -> tuple[Contest, ...]:
-        """The figures that both sides have of every round."""
+        """The figures that are known of both sides in every round."""
         turns = (self.first.turns, self.second.turns)
         loads = all(turn.load_seconds is not None for side in turns for turn in side)
         fields = {**_FIELDS, Figure.DURATION: "total_seconds" if loads else "answer_seconds"}
-        found = (_contest(figure, name, *turns) for figure, name in fields.items())
-        return tuple(each for each in found if each is not None)
+        contests = (_contest(figure, name, *turns) for figure, name in fields.items())
+        return tuple(contest for contest in contests if contest is not None)
 
 
 _FIELDS = {
@@ -215,7 +219,7 @@ _FIELDS = {
     Figure.DURATION: "total_seconds",
     Figure.MEMORY: "memory_bytes",
 }
-"""The field of a turn that each figure is; the answers alone are the total where the load of a side is not known."""
+"""Figure to the field of a turn; the duration is that of the answers alone where the load time of a turn is unknown."""
 
 
 def _contest(figure: Figure, field: str, first: Sequence[Turn], second: Sequence[Turn]) -> Contest | None:
@@ -243,71 +247,72 @@ class ReportLine:
     test: str
     outcome: Outcome
     figures: Mapping[Figure, Sample]
-    """Those that it has."""
+    """The measured figures."""
     unit: str = "tokens"
-    """What the speed counts."""
+    """Unit of the speed, per second."""
     model_bytes: float | None = None
     """Size of the model; None when unknown."""
     flags: tuple[str, ...] = ()
-    """What disturbed the machine; empty when nothing did, or nobody looked."""
+    """Disturbances of the machine; empty when there were none, or they were not recorded."""
 
 
 @attrs.frozen
 class MeasuredTest:
-    """The records of one test of one model."""
+    """The result of one test of one model, over its records."""
 
     model: str | None
     test: str
     outcomes: Mapping[Outcome, int]
-    """How many records ended so; without those that none did."""
+    """Outcome to number of records; only outcomes that occurred."""
     figures: Mapping[Figure, Sample]
-    """Of the records that passed: of a single one as it has them, of several over their medians."""
+    """Figures of the passed records: of a single record its own samples, of several the samples of their medians."""
     unit: str
+    """As in ``ReportLine``, of the last record; so is ``model_bytes``."""
     model_bytes: float | None
     flags: tuple[str, ...]
+    """Disturbances in any record."""
 
     @property
     def runs(self) -> int:
-        """Records."""
+        """Number of records."""
         return sum(self.outcomes.values())
 
     @property
     def failed(self) -> int:
-        """Records that failed."""
+        """Number of failed records."""
         return self.outcomes.get(Outcome.FAILED, 0)
 
     @classmethod
     def of(cls, records: Sequence[ReportLine]) -> "MeasuredTest":
         """Return the result of at least one record of the same test."""
-        passed = [each.figures for each in records if each.outcome is Outcome.PASSED]
-        outcomes = {kind: sum(each.outcome is kind for each in records) for kind in Outcome}
+        passed = [record.figures for record in records if record.outcome is Outcome.PASSED]
+        outcomes = {outcome: sum(record.outcome is outcome for record in records) for outcome in Outcome}
         last = records[-1]
         return cls(
             last.model,
             last.test,
-            {kind: count for kind, count in outcomes.items() if count},
-            {figure: _merged([each[figure] for each in passed if figure in each]) for figure in _known(passed)},
+            {outcome: count for outcome, count in outcomes.items() if count},
+            {
+                figure: _merged(samples)
+                for figure in Figure
+                if (samples := [figures[figure] for figures in passed if figure in figures])
+            },
             last.unit,
             last.model_bytes,
-            tuple(dict.fromkeys(flag for each in records for flag in each.flags)),
+            tuple(dict.fromkeys(flag for record in records for flag in record.flags)),
         )
 
 
-def _known(passed: Iterable[Mapping[Figure, Sample]]) -> list[Figure]:
-    seen = {figure for each in passed for figure in each}
-    return [figure for figure in Figure if figure in seen]
-
-
 def _merged(samples: Sequence[Sample]) -> Sample:
-    return samples[0] if len(samples) == 1 else Sample.of([each.median for each in samples])
+    return samples[0] if len(samples) == 1 else Sample.of([sample.median for sample in samples])
 
 
 def results(records: Iterable[ReportLine]) -> list[MeasuredTest]:
-    """Return the results of all tests, models and tests in the order in which they first appear."""
+    """Return the results of all tests; models and tests keep the order of their first record."""
     models: dict[str | None, dict[str, list[ReportLine]]] = {}
     for record in records:
         models.setdefault(record.model, {}).setdefault(record.test, []).append(record)
-    return [MeasuredTest.of(each) for tests in models.values() for each in tests.values()]
+    return [MeasuredTest.of(lines) for tests in models.values() for lines in tests.values()]
 
 
 @attrs.frozen
@@ -323,27 +328,27 @@ class Change:
 
     @property
     def difference(self) -> Difference:
-        """What the later sample is beside the earlier one."""
+        """How the later sample compares with the earlier one."""
         return difference(self.figure, self.before, self.after)
 
 
 @attrs.frozen
 class ReportComparison:
-    """What two reports have in common, and what not."""
+    """An earlier and a later report, compared."""
 
     changes: tuple[Change, ...]
     """In the order of the first report."""
     only_before: tuple[TestKey, ...]
     only_after: tuple[TestKey, ...]
     now_failing: tuple[TestKey, ...]
-    """Tests of which a record failed in the second report and none in the first."""
+    """Tests with a failed record in the second report only."""
     now_passing: tuple[TestKey, ...]
-    """The other way round."""
+    """Tests with a failed record in the first report only."""
 
     @classmethod
     def of(cls, before: Sequence[MeasuredTest], after: Sequence[MeasuredTest]) -> "ReportComparison":
         """Return the comparison of an earlier report with a later one."""
-        first, second = ({(each.model, each.test): each for each in found} for found in (before, after))
+        first, second = ({(test.model, test.test): test for test in tests} for tests in (before, after))
         both = [(first[key], second[key]) for key in first if key in second]
         return cls(
             tuple(

@@ -1,6 +1,6 @@
-"""What an installation and its machine are like, and the rules that find faults in these facts.
+"""The diagnosis: facts about an installation and its machine, and the rules that find faults in them.
 
-Rules are pure; the sentences that say why a fault matters and how to mend it are the entrypoints'.
+Entrypoints word why a fault matters and how to fix it.
 """
 
 import enum
@@ -17,20 +17,20 @@ NEWEST_PYTHON = (3, 14)
 """The newest version that this program is tested with."""
 
 LITTLE_SPACE_BYTES = 5 * 10**9
-"""Free space that is less than a small model takes, and its download beside it."""
+"""Free space below which a small model and its download do not fit."""
 
 FEW_DESCRIPTORS = 256
-"""Open files that a server of some clients uses up."""
+"""A limit of open files below this is used up by a few clients of a server."""
 
 LARGEST_WIRED_SHARE = 0.95
-"""Share of the memory beyond which a limit for the GPU leaves the system too little."""
+"""Share of the memory above which the GPU's limit leaves the system too little."""
 
 CLOCK_TOLERANCE_SECONDS = 300.0
-"""Difference to another clock from which certificates and tokens may count as invalid."""
+"""Clock error above which certificates and tokens may count as invalid."""
 
 
 class CheckStatus(enum.Enum):
-    """The result of one check; failures make the program's exit status say so, warnings do not."""
+    """The result of one check; failures change the program's exit status, warnings do not."""
 
     OK = "ok"
     WARNING = "warning"
@@ -38,7 +38,7 @@ class CheckStatus(enum.Enum):
 
 
 class CheckGroup(enum.Enum):
-    """The subjects of the checks, in the order in which they are shown."""
+    """The subjects of the checks, in display order."""
 
     SYSTEM = "system"
     PACKAGES = "packages"
@@ -151,11 +151,11 @@ FAILURES = frozenset(
         Fault.VERSION_DIFFERS,
     }
 )
-"""Faults with which something does not work; with the others it works less well, or something is left to do."""
+"""Faults because of which something does not work; all other faults are warnings."""
 
 
-_NAMED = ("mlx", "huggingface")
-"""Beginnings of the names of packages that are named though nothing is wrong with them."""
+_NAMED_PREFIXES = ("mlx", "huggingface")
+"""Name prefixes of the packages that are listed even when all is well."""
 
 
 @attrs.frozen
@@ -166,17 +166,17 @@ class Finding:
     """Stable name of the check; several findings may have the same."""
     group: CheckGroup
     evidence: str
-    """What was seen."""
+    """What the check observed, in words."""
     fault: Fault | None = None
     """None when all is well."""
     subject: str = ""
-    """What the fault is about: a path, a package or a name, for the sentence that says how to mend it."""
+    """The path, package or name at fault, for the sentence that tells how to fix it."""
     host: str | None = None
-    """The host that it is about, of those of a file; None for this machine's installation, and for links."""
+    """The host of a hosts file; None for findings about this machine's installation, and about links."""
 
     @property
     def status(self) -> CheckStatus:
-        """How bad it is."""
+        """Its severity."""
         if self.fault is None:
             return CheckStatus.OK
         return CheckStatus.FAILURE if self.fault in FAILURES else CheckStatus.WARNING
@@ -184,7 +184,7 @@ class Finding:
 
 @attrs.frozen
 class PlatformFacts:
-    """The system that the program runs on."""
+    """The system on which the program runs."""
 
     system: str
     """``darwin``, ``linux`` or another."""
@@ -195,11 +195,11 @@ class PlatformFacts:
     python: tuple[int, int, int]
     macos: tuple[int, int] | None = None
     translated: bool = False
-    """Whether the process is translated from another architecture."""
+    """Whether the process runs in an emulator of another architecture."""
     descriptors: int | None = None
-    """Files that a process may open at most; None without a limit."""
+    """Limit of open files; None without a limit."""
     address_space_bytes: int | None = None
-    """None without a limit."""
+    """Limit of the address space; None without a limit."""
 
 
 @attrs.frozen
@@ -214,37 +214,37 @@ class PackageFacts:
     tested: bool = True
     """Whether the version is in the range."""
     places: tuple[str, ...] = ()
-    """Every directory of the search path that has it; the first one counts."""
+    """Every directory of the search path that has it; Python imports the first."""
 
 
 @attrs.frozen
 class ComputingFacts:
-    """What the libraries that compute say of themselves, in a process of their own."""
+    """The computing libraries and their device, probed in a separate process."""
 
     failures: tuple[tuple[str, str], ...] = ()
-    """Modules that cannot be imported, each with the reason."""
+    """Module that cannot be imported, and the reason."""
     device: str | None = None
     """The default device; None when the array library cannot be imported."""
     metal: bool = False
     nvidia: bool = False
     """Whether there is a GPU of this vendor, with its driver."""
     working_set_bytes: int | None = None
-    """What the GPU may use without slowing down; None where nothing says it."""
+    """Recommended maximum of the GPU's working set; None where the system does not report it."""
     wired_limit_bytes: int | None = None
-    """The limit for the GPU that the user has set; None for the system's own."""
+    """The user's limit for GPU memory; None for the system's default."""
 
 
 @attrs.frozen
 class FolderFacts:
-    """A directory, or the place where one would be made."""
+    """A directory, or the path where one would be created."""
 
     path: str
     exists: bool
     is_directory: bool = True
     leads_nowhere: bool = False
-    """Whether it, or a directory above it, is a link whose target is missing."""
+    """Whether it, or a parent directory, is a dangling link."""
     writable: bool = True
-    """Whether files can be made there, or it itself can."""
+    """Whether files can be created in it; if it does not exist, whether it can be created."""
     free_bytes: int | None = None
 
 
@@ -255,7 +255,7 @@ class PortFacts:
     number: int
     taken: bool
     holder: str | None = None
-    """The program that has it, where this user may know."""
+    """The program that uses it; None where this user may not see that."""
 
 
 def judge_platform(facts: PlatformFacts, least_address_space: int) -> Iterator[Finding]:
@@ -263,7 +263,7 @@ def judge_platform(facts: PlatformFacts, least_address_space: int) -> Iterator[F
 
     Args:
         facts: The system.
-        least_address_space: Bytes that the libraries need.
+        least_address_space: Bytes of address space that the libraries need.
     """
     group = CheckGroup.SYSTEM
     fault = None
@@ -288,31 +288,32 @@ def judge_platform(facts: PlatformFacts, least_address_space: int) -> Iterator[F
 
 
 def judge_packages(packages: Sequence[PackageFacts]) -> Iterator[Finding]:
-    """Yield a finding for each package that is wrong, and one for all others."""
+    """Yield a finding for each package at fault, and one for all others."""
     group, good = CheckGroup.PACKAGES, []
-    for each in packages:
-        if each.version is None:
-            yield Finding("package", group, f"{each.name} is not installed", Fault.MISSING_PACKAGE, each.name)
-        elif len(each.places) > 1:
-            seen = f"{each.name} {each.version} is installed {len(each.places)} times: {', '.join(each.places)}"
-            yield Finding("package", group, seen, Fault.DUPLICATE_PACKAGE, each.name)
-        elif not each.tested:
-            seen = f"{each.name} {each.version}, tested: {each.wanted}"
-            yield Finding("package", group, seen, Fault.UNTESTED_VERSION, f"{each.name}{each.wanted}")
+    for package in packages:
+        name, version, places = package.name, package.version, package.places
+        if version is None:
+            yield Finding("package", group, f"{name} is not installed", Fault.MISSING_PACKAGE, name)
+        elif len(places) > 1:
+            seen = f"{name} {version} is installed {len(places)} times: {', '.join(places)}"
+            yield Finding("package", group, seen, Fault.DUPLICATE_PACKAGE, name)
+        elif not package.tested:
+            seen = f"{name} {version}, tested: {package.wanted}"
+            yield Finding("package", group, seen, Fault.UNTESTED_VERSION, f"{name}{package.wanted}")
         else:
-            good.append(f"{each.name} {each.version}")
+            good.append(f"{name} {version}")
     if good:
-        named = [each for each in good if each.startswith(_NAMED)]
+        named = [package for package in good if package.startswith(_NAMED_PREFIXES)]
         others = len(good) - len(named)
         seen = ", ".join([*named, f"{others} others"] if named and others else named or [f"{others} packages"])
         yield Finding("package", group, f"as tested: {seen}")
 
 
 def judge_computing(facts: ComputingFacts, total_bytes: int | None, platform: PlatformFacts) -> Iterator[Finding]:
-    """Yield findings about the libraries that compute, and their device.
+    """Yield findings about the computing libraries and their device.
 
     Args:
-        facts: What they say.
+        facts: The libraries and their device.
         total_bytes: The machine's memory; None when unknown.
         platform: The system.
     """
@@ -341,9 +342,9 @@ def judge_folder(check: str, facts: FolderFacts, *, holds_models: bool = False) 
     """Return the finding about a directory.
 
     Args:
-        check: The name of the check.
+        check: Name of the check.
         facts: The directory.
-        holds_models: Whether it needs space for models.
+        holds_models: Whether models are stored there, so that it needs space.
     """
     fault, seen = None, facts.path
     if facts.leads_nowhere:
@@ -366,7 +367,7 @@ def judge_port(facts: PortFacts, *, own_server: bool) -> Finding:
 
     Args:
         facts: The port.
-        own_server: Whether a server of this program and user has it.
+        own_server: Whether a server of this program, run by this user, has the port.
     """
     if not facts.taken:
         return Finding("port", CheckGroup.SERVER, f"port {facts.number} is free")
@@ -381,11 +382,10 @@ def judge_clock(difference_seconds: float, compared_with: str) -> Finding:
     """Return the finding about the clock.
 
     Args:
-        difference_seconds: This clock minus the other.
-        compared_with: What it was compared with.
+        difference_seconds: This clock minus the reference clock.
+        compared_with: Name of the reference clock.
     """
-    wrong = abs(difference_seconds) > CLOCK_TOLERANCE_SECONDS
-    if not wrong:
+    if abs(difference_seconds) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", CheckGroup.SYSTEM, f"the clock agrees with {compared_with}")
     direction = "ahead of" if difference_seconds > 0 else "behind"
     seen = f"the clock is {abs(difference_seconds) / 3600:.1f} hours {direction} {compared_with}"

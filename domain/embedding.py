@@ -1,6 +1,6 @@
 """Embeddings: requests and their limits, and vectors of length one.
 
-Most models make one vector of an input. Multi-vector models make one of each token, which late interaction compares.
+Most models return one vector for an input. Multi-vector models return one for each token, for late interaction.
 """
 
 import base64
@@ -16,18 +16,18 @@ from mlxk.domain.generation.media import DecodedImage, EncodedImage
 from mlxk.domain.models.model import ModelHandle
 
 MAX_INPUTS = 2048
-"""Texts in one request."""
+"""Most inputs of one request."""
 
 MAX_IMAGES = 64
-"""Images in one request."""
+"""Most images of one request."""
 
 MAX_INPUT_CHARACTERS = 1_000_000
-"""Length of one text, far beyond any context window."""
+"""Longest text, far beyond any context window."""
 
 Vector = tuple[float, ...]
 TokenIds = tuple[int, ...]
 Vectors = tuple[Vector, ...]
-"""Of the tokens of one input."""
+"""One vector for each token of one input."""
 
 
 @attrs.frozen
@@ -35,12 +35,12 @@ class ImageInput:
     """An image, alone or with a text beside it."""
 
     image: EncodedImage | DecodedImage
-    """Decoded where it is computed."""
+    """Encoded in a request; the embedder gets it decoded."""
     text: str = ""
 
 
 Input = str | TokenIds | ImageInput
-"""A text, the tokens of one, or an image."""
+"""A text, a tokenized text, or an image."""
 
 
 class InputKind(enum.Enum):
@@ -56,13 +56,13 @@ class EmbeddingSettings:
 
     kind: InputKind = InputKind.DOCUMENT
     instruction: str | None = None
-    """The task of queries, for models that take one; None leaves the model's own."""
+    """The task of queries, for models that take one; None uses the model's default."""
     dimensions: int | None = None
-    """Length of the vectors, for models whose vectors may be cut; None leaves the model's own."""
+    """Length of the vectors, for models whose vectors may be shortened; None keeps the model's length."""
     truncate: bool = False
     """Whether a text beyond the context window is truncated instead of refused."""
     prompt_name: str | None = None
-    """Which of the model's own prompts stands before the texts; None takes the one of their kind."""
+    """Name of the model's prompt to put before the texts; None selects it by ``kind``."""
 
 
 @attrs.frozen
@@ -93,14 +93,14 @@ class EmbeddingRequest:
 
 @attrs.frozen
 class Truncation:
-    """An input that the model did not read to its end."""
+    """A truncated input."""
 
     index: int
-    """Of the input in its request."""
+    """Index of the input in its request."""
     tokens: int
-    """Tokens of the whole input, special tokens included."""
+    """Tokens of the complete input, special tokens included."""
     kept: int
-    """Tokens that the vector is of."""
+    """Tokens that the model read."""
 
 
 @attrs.frozen
@@ -108,30 +108,30 @@ class Embeddings:
     """The vectors of a request."""
 
     vectors: tuple[Vector, ...]
-    """One per input, in the order of the request, each of length one; none where the model makes several of each."""
+    """One per input, in the order of the request, each of length one; empty for a multi-vector model."""
     tokens: int
     """Tokens of all inputs."""
     device: str
     """The device that computed them: ``gpu`` or ``cpu``."""
     truncations: tuple[Truncation, ...] = ()
-    """Of the inputs that were truncated, in the order of the request."""
+    """The truncated inputs, in the order of the request."""
     of_tokens: tuple[Vectors, ...] = ()
-    """The vectors of each input, of a multi-vector model."""
+    """For a multi-vector model: the vectors of each input."""
 
     @property
     def dimensions(self) -> int:
-        """Numbers in a vector; 0 when there is none."""
-        every = (*self.vectors, *(vector for each in self.of_tokens for vector in each[:1]))
-        return len(every[0]) if every else 0
+        """Numbers in a vector; 0 without vectors."""
+        vectors = (*self.vectors, *(vector for token_vectors in self.of_tokens for vector in token_vectors[:1]))
+        return len(vectors[0]) if vectors else 0
 
     @property
     def results(self) -> tuple[Vector | Vectors, ...]:
-        """What the model made of each input: a vector, or several."""
+        """The result for each input: a vector, or one for each token."""
         return self.of_tokens or self.vectors
 
 
 def shortened(vector: Sequence[float], dimensions: int) -> Vector:
-    """Return the first numbers of a vector, normalised to length one; the vector itself when that is all of them."""
+    """Return the first numbers of a vector, normalised to length one; the vector unchanged if it has no more."""
     if dimensions >= len(vector):
         return tuple(vector)
     head = vector[:dimensions]
@@ -140,12 +140,12 @@ def shortened(vector: Sequence[float], dimensions: int) -> Vector:
 
 
 def as_number(value: float) -> float:
-    """Return a 32-bit float as short as it is exact: it has at most nine significant digits."""
+    """Return a 32-bit float rounded to the nine significant digits that identify it, so that JSON stays short."""
     return float(f"{value:.9g}")
 
 
 def as_base64(vector: Sequence[float]) -> str:
-    """Return a vector as base64 of 32-bit floats, least significant byte first."""
+    """Return a vector as base64 of little-endian 32-bit floats."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 
 
@@ -154,14 +154,14 @@ def _input_faults(inputs: tuple[Input, ...]) -> list[str]:
         return ["input must hold at least one text"]
     if len(inputs) > MAX_INPUTS:
         return [f"input takes at most {MAX_INPUTS} texts (got {len(inputs)})"]
-    images = sum(isinstance(each, ImageInput) for each in inputs)
+    images = sum(isinstance(item, ImageInput) for item in inputs)
     if images > MAX_IMAGES:
         return [f"input takes at most {MAX_IMAGES} images (got {images})"]
     faults = []
-    for index, given in enumerate(inputs):
-        each = given.text if isinstance(given, ImageInput) else given
-        if not each and not isinstance(given, ImageInput):
+    for index, item in enumerate(inputs):
+        text = item.text if isinstance(item, ImageInput) else item
+        if not text and not isinstance(item, ImageInput):
             faults.append(f"input[{index}] is empty")
-        elif len(each) > MAX_INPUT_CHARACTERS:
-            faults.append(f"input[{index}] is longer than {MAX_INPUT_CHARACTERS} (got {len(each)})")
+        elif len(text) > MAX_INPUT_CHARACTERS:
+            faults.append(f"input[{index}] is longer than {MAX_INPUT_CHARACTERS} (got {len(text)})")
     return faults

@@ -1,7 +1,6 @@
-"""What the hosts of a spread model say when they are examined, and the rules that find faults in that.
+"""Checks of the hosts over which a model is spread: the facts of an examination, and the rules that find faults.
 
-What a host says of a model is in ``ranks``. Rules are pure; the sentences that say why a fault matters and how to mend
-it are the entrypoints'.
+A host's account of the model is in ``ranks``. Entrypoints word why a fault matters and how to fix it.
 """
 
 import ipaddress
@@ -15,94 +14,94 @@ from mlxk.domain.ranks import RING, USED_BACKENDS, HostAccount, HostFiles, HostS
 from mlxk.domain.text import in_one_unit
 
 FIRST_OF_HOST = "reached"
-"""The check with which the findings about a host begin."""
+"""The first check of each host."""
 
 
 @attrs.frozen
 class HostFacts:
-    """What is known of a host; of one that did not answer only why."""
+    """The facts about a host; for a host that did not answer only the reason."""
 
     host: RankHost
     obstacle: Fault | None = None
-    """Why it did not answer."""
-    said: str = ""
-    """The same in the words of what was tried."""
+    """Why it did not answer; None when it did."""
+    obstacle_message: str = ""
+    """The same, in the words of ssh or of the program there."""
     seconds: float = 0.0
-    """Until its first answer."""
+    """Time to its first answer."""
     python: str = ""
     """The version of its interpreter."""
     versions: Mapping[str, str | None] = attrs.field(factory=dict)
-    """Of what must be equal on all hosts, by name; None for what is not installed."""
+    """Name and version of each package that must be equal on all hosts; None where it is not installed."""
     reading: MemoryReading | None = None
-    deaf: Fault | None = None
-    """Why it cannot listen on its address."""
+    listen_fault: Fault | None = None
+    """Why it cannot listen on its address; None when it can."""
     own_address: str | None = None
-    """The one by which it would reach the first host; None when it has no way there."""
+    """Its source address for connections to the first host; None without a route there."""
     account: HostAccount = attrs.field(factory=HostAccount)
-    """What it says of MLX, and of the model."""
+    """Its account of MLX and of the model."""
 
     @property
     def answers(self) -> bool:
-        """Whether it did."""
+        """Whether it answered."""
         return self.obstacle is None
 
     @property
     def can_listen(self) -> bool:
-        """Whether other hosts can connect, as far as it knows."""
-        return self.answers and self.deaf is None
+        """Whether it answered and can listen on its address."""
+        return self.answers and self.listen_fault is None
 
 
 @attrs.frozen
 class LinkFacts:
-    """A connection that ranks would make, as it was tried."""
+    """A trial of one connection that the ranks would make."""
 
     source: RankHost
-    """The host that connects."""
+    """The connecting host."""
     target: RankHost
-    """The one that listens."""
+    """The listening host."""
     round_trip_seconds: float | None = None
-    """The median of some; None when it was not measured."""
+    """Median round-trip time; None when it was not measured."""
     bytes_per_second: float | None = None
-    """From source to target."""
+    """Throughput from source to target; None when it was not measured."""
     came_from: str | None = None
-    """The address of the source that was used."""
+    """The local address of the connection at the source."""
     problem: str | None = None
-    """Why it was not measured, in words."""
+    """Why the link was not measured, in words."""
 
 
 @attrs.frozen
 class HostQuestion:
-    """What hosts are asked."""
+    """What an examination asks of the hosts."""
 
     seconds: float
-    """A host that is silent for so long is given up."""
+    """Time without an answer after which a host counts as silent."""
     name: str | None = None
-    """Of a model; None to ask about none."""
+    """Name of the model; None to ask about no model."""
     backends: Sequence[str] = ()
-    """The libraries that can compute it."""
+    """The libraries that can run the model."""
     links: bool = True
-    """Whether the links between them are measured."""
+    """Whether to measure the links between the hosts."""
 
 
 @attrs.frozen
 class Examination:
-    """What was found out about hosts and the links between them."""
+    """Facts about hosts and the links between them."""
 
     hosts: tuple[HostFacts, ...]
-    """That of rank 0 first."""
+    """By rank, from 0."""
     links: tuple[LinkFacts, ...]
-    """Those that were tried."""
+    """The links that were tried."""
 
 
 Notify = Callable[[str], None]
-"""Receives what is done, in a few words; on any thread."""
+"""Callback for the current step, in a few words; called on any thread."""
 
 Examine = Callable[[Sequence[RankHost], HostQuestion, Notify], Examination]
-"""Asks hosts, of which the first is this machine, and measures their links; nothing of it is left running there."""
+"""Examines hosts, of which the first is this machine, and their links; it leaves no process running there."""
 
 
 def links_between(count: int) -> tuple[tuple[int, int], ...]:
-    """Return which rank connects to which: each to the next one in the ring, and all to rank 0."""
+    """Return the connections as pairs of ranks: each rank to the next one in the ring, and all to rank 0."""
     ring = [(rank, (rank + 1) % count) for rank in range(count)]
     return (*ring, *((rank, 0) for rank in range(1, count - 1)))
 
@@ -110,24 +109,24 @@ def links_between(count: int) -> tuple[tuple[int, int], ...]:
 def judge_hosts(
     found: Examination, backend: str | None, spread: SpreadModel | None, model: str | None
 ) -> Iterator[Finding]:
-    """Yield the findings about hosts in their order, then those about links.
+    """Yield the findings about hosts, by rank, then those about links.
 
     Args:
-        found: What was found out.
-        backend: The layer of MLX that the file asks for.
-        spread: The model over these hosts; None when none is asked about.
-        model: Its name.
+        found: The result of the examination.
+        backend: The MLX communication backend that the hosts file asks for.
+        spread: The model over these hosts; None when no model is examined.
+        model: Name of the model.
     """
     first = found.hosts[0]
-    for index, each in enumerate(found.hosts):
-        yield _reached(each, index == 0)
-        if each.answers:
-            yield _versions(each, first)
-            yield _address(each, index)
-            yield _ring(each)
-            yield _memory(each, spread.shares[index] if spread else None)
+    for index, facts in enumerate(found.hosts):
+        yield _reached(facts, index == 0)
+        if facts.answers:
+            yield _versions(facts, first)
+            yield _address(facts, index)
+            yield _ring(facts)
+            yield _memory(facts, spread.shares[index] if spread else None)
             if spread and model:
-                yield _files(spread.shares[index], each, first, model)
+                yield _files(spread.shares[index], facts, first, model)
     if spread is not None and first.answers:
         yield _division(spread, len(found.hosts))
     if backend not in USED_BACKENDS:
@@ -148,9 +147,9 @@ def _finding(check: str, facts: HostFacts, seen: str, fault: Fault | None = None
 def _reached(facts: HostFacts, is_first: bool) -> Finding:
     here = is_first or facts.host.is_here
     if facts.obstacle is not None:
-        return _finding(FIRST_OF_HOST, facts, facts.said, facts.obstacle)
-    by = "it is this machine" if here else "ssh reaches it without a question"
-    return _finding(FIRST_OF_HOST, facts, f"{by}; it answers after {facts.seconds:.1f} s")
+        return _finding(FIRST_OF_HOST, facts, facts.obstacle_message, facts.obstacle)
+    how = "it is this machine" if here else "ssh reaches it without a question"
+    return _finding(FIRST_OF_HOST, facts, f"{how}; it answers after {facts.seconds:.1f} s")
 
 
 def _versions(facts: HostFacts, first: HostFacts) -> Finding:
@@ -166,13 +165,13 @@ def _versions(facts: HostFacts, first: HostFacts) -> Finding:
 
 def _address(facts: HostFacts, index: int) -> Finding:
     address, own = facts.host.address, facts.own_address
-    if facts.deaf is Fault.ADDRESS_ELSEWHERE:
+    if facts.listen_fault is Fault.ADDRESS_ELSEWHERE:
         seen = f"{address} is no address of this host"
         if own is not None and index:
             seen += f"; by {own} it reaches the first host"
-        return _finding("address", facts, seen, facts.deaf, address)
-    if facts.deaf is not None:
-        return _finding("address", facts, f"no port of {address} is free", facts.deaf, address)
+        return _finding("address", facts, seen, facts.listen_fault, address)
+    if facts.listen_fault is not None:
+        return _finding("address", facts, f"no port of {address} is free", facts.listen_fault, address)
     is_public = ipaddress.ip_address(address).is_global
     fault = Fault.ADDRESS_PUBLIC if is_public else None
     seen = f"{address} is its address" + (", and one of the public network" if is_public else ", with free ports")
@@ -237,6 +236,6 @@ def _link(link: LinkFacts) -> Finding:
 
 def _trust(found: Examination) -> Finding:
     seen = "what ranks exchange is neither encrypted nor signed: this network is trusted"
-    if all(ipaddress.ip_address(each.host.address).is_loopback for each in found.hosts):
+    if all(ipaddress.ip_address(facts.host.address).is_loopback for facts in found.hosts):
         seen = "what ranks exchange does not leave this machine"
     return Finding("network", CheckGroup.LINKS, seen)

@@ -1,6 +1,6 @@
-"""Models on the hub: search and recommendations; a model's files as the hub lists them, and the selection to download.
+"""Models on the hub: search, recommendations, file listings, and the selection of files to download.
 
-Weights that cannot run code, tokenizers, JSON and documents are downloaded.
+A download takes weights that cannot run code, tokenizers, JSON and documents.
 """
 
 import enum
@@ -14,6 +14,7 @@ from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelErr
 from mlxk.domain.models.footprint import MemoryFit
 from mlxk.domain.models.snapshot import is_litter
 from mlxk.domain.models.weights import stray_weights
+from mlxk.domain.text import is_valid_unicode
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -31,13 +32,13 @@ class RemoteFile:
     blob_id: str
     """git's sha1 of the content, or of the LFS pointer when ``sha256`` is given."""
     sha256: str | None = None
-    """Of the content, for large files."""
+    """SHA-256 of the content; None for files outside LFS."""
     chunk_hash: str | None = None
-    """Name of the content in the hub's chunk store; recorded for other clients of the cache."""
+    """Hash of the content in the hub's chunk store; recorded for other clients of the cache."""
 
     @property
     def digest(self) -> str:
-        """Expected digest of the content: 64 digits for sha256, 40 for git's sha1 of it as a blob."""
+        """Expected digest of the content: 64 digits of sha256, or 40 of git's sha1 of the blob."""
         return self.sha256 or self.blob_id
 
 
@@ -50,15 +51,15 @@ class RemoteModel:
     commit: str
     """40 hexadecimal digits."""
     files: tuple[RemoteFile, ...]
-    """All of them, sorted by path."""
+    """All files, sorted by path."""
     revision: str | None = None
     """The requested branch or tag; None for the default branch or a commit."""
     made_for_mlx: bool = False
     """Whether its author declares the MLX format."""
     indexed: frozenset[str] = frozenset()
-    """The weight files that its index names; empty without an index."""
+    """The weight files named by its index; empty without an index."""
     tensors: Mapping[str, Collection[str]] = attrs.field(factory=dict)
-    """Weight file to the names of its tensors, where they are known."""
+    """Weight file to the names of its tensors; empty when unknown."""
 
     @property
     def reference(self) -> str | None:
@@ -70,7 +71,7 @@ def check_revision(revision: str) -> str:
     """Validate a branch, tag or commit and return it.
 
     Raises:
-        ValidationError: git does not allow the name, or it would be a path out of a directory.
+        ValidationError: git does not allow the name, or as a path it would leave its directory.
     """
     parts = revision.split("/")
     sound = _REVISION.fullmatch(revision) and not any(
@@ -99,7 +100,7 @@ def check_file(file: RemoteFile) -> RemoteFile:
         DownloadFailedError: The path leads out of the repository, or the digest is invalid.
     """
     parts = file.path.split("/")
-    if not all(map(_has_text, (file.path, file.blob_id, file.sha256 or "", file.chunk_hash or ""))):
+    if not all(map(is_valid_unicode, (file.path, file.blob_id, file.sha256 or "", file.chunk_hash or ""))):
         raise DownloadFailedError("the hub lists a file whose name is no text")
     unsafe = {"", ".", ".."} & set(parts) or "\\" in file.path or ":" in parts[0][1:2]
     if unsafe or any(ord(character) < 32 for character in file.path) or len(file.path) > 1024:
@@ -109,18 +110,13 @@ def check_file(file: RemoteFile) -> RemoteFile:
     return file
 
 
-def _has_text(value: str) -> bool:
-    """Whether a text can be written as UTF-8; half of a surrogate pair cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
 def is_commit(text: str) -> bool:
     """Whether a text is a full commit hash."""
     return _COMMIT.fullmatch(text) is not None
 
 
 def abbreviates(text: str, commit: str | None) -> bool:
-    """Whether a text is a prefix of a commit, of at least the length that git prints."""
+    """Whether a text is a prefix of a commit, of at least seven digits, as git prints them."""
     return commit is not None and _SHORT_COMMIT.fullmatch(text) is not None and commit.startswith(text)
 
 
@@ -153,7 +149,7 @@ class DownloadPlan:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the download; content shared by several files counts once."""
+        """Size of the download; identical files count once."""
         return sum({file.digest: file.size_bytes for file in self.files}.values())
 
 
@@ -207,53 +203,54 @@ def _without_weights(model: RemoteModel, skipped: tuple[SkippedFile, ...]) -> In
 
 
 MAX_TERMS = 200
-"""Most characters of the terms of a search."""
+"""Most characters of a search's terms."""
 MAX_RESULTS = 100
-"""Most models that one search lists."""
+"""Most results of a search."""
 
 
 @attrs.frozen
 class FoundModel:
-    """One model, as the hub's listing describes it."""
+    """One result of a search."""
 
     name: str
     """``org/name``."""
     made_for_mlx: bool
     """Whether its author declares the MLX format."""
     weight_bytes: int | None
-    """Size of its safetensors, from the types and numbers of their elements; None where the hub does not state them."""
+    """Size of its safetensors, by element types and counts; None where the hub does not report these."""
     downloads: int
-    """In the last month."""
+    """Downloads of the last month."""
     license: str | None
     gated: bool
-    """Whether its author decides who may have it."""
+    """Whether its author grants access to it."""
 
 
 @attrs.frozen
 class RemoteCard:
-    """One model, as the hub describes it alone."""
+    """The details of one model on the hub."""
 
     model: RemoteModel
     """Its revision and files."""
     downloads: int
-    """In the last month."""
+    """Downloads of the last month."""
     license: str | None
     library: str | None
-    """What its author says that it is for, such as ``mlx`` or ``transformers``."""
+    """The library declared by its author, such as ``mlx`` or ``transformers``."""
     task: str | None
-    """Such as ``text-generation``."""
+    """The task declared by its author, such as ``text-generation``."""
     base_models: tuple[str, ...]
-    """The models that it was made from, sorted."""
+    """Names of the models that it derives from, sorted."""
     gated: bool
+    """Whether its author grants access to it."""
     private: bool
     accessible: bool
-    """Whether its files can be read with the token, or without one."""
+    """Whether its files can be read with the token, or without one where there is none."""
     config: Mapping[str, object] | None = None
-    """Its ``config.json``; None where that is absent, not accessible or not a mapping."""
+    """Its ``config.json``; None where that is missing, not accessible or not an object."""
 
 
 def check_terms(terms: str) -> str:
-    """Validate the terms of a search and return them without surrounding space.
+    """Validate the terms of a search and return them with single spaces between words.
 
     Raises:
         ValidationError: They are blank or too long.
@@ -267,13 +264,13 @@ def check_terms(terms: str) -> str:
 
 
 def mlx_first(models: Iterable[FoundModel]) -> tuple[FoundModel, ...]:
-    """Return models, each once, those for MLX first, and the most downloaded first among each."""
+    """Return the models without duplicates: those for MLX first, each group by downloads, descending."""
     unique = {model.name: model for model in models}.values()
     return tuple(sorted(unique, key=lambda model: (not model.made_for_mlx, -model.downloads, model.name)))
 
 
 class Purpose(enum.Enum):
-    """What a model is for."""
+    """The purpose of a recommended model."""
 
     CHAT = "chat"
     CODE = "code"
@@ -283,7 +280,7 @@ class Purpose(enum.Enum):
 
 
 SCALE_BITS = 32
-"""Bits of the scale and the bias of a group of quantized weights, 16 each."""
+"""Bits of the scale and the bias of one group of quantized weights, 16 each."""
 
 
 Value = TypeVar("Value", int, str)
@@ -295,16 +292,16 @@ class Fact(Generic[Value]):
 
     value: Value
     source: str
-    """Address of a page that states it."""
+    """URL of a page that states it."""
     date: str
-    """When the page was read, as in 2026-11-29."""
+    """Date when the page was read, as in 2026-11-29."""
     note: str | None = None
-    """How the page states it, where that is not obvious."""
+    """Where or how the page states it, if that is not obvious."""
 
 
 @attrs.frozen
 class RecommendedModel:
-    """One model of the list."""
+    """One model of the recommendations."""
 
     name: str
     """``org/name``."""
@@ -312,19 +309,20 @@ class RecommendedModel:
     why: str
     """One line, for a user who chooses."""
     bits: int
-    """Bits of a weight."""
+    """Bits per weight."""
     group_size: int | None
     """Weights that share a scale and a bias; None for weights that are not quantized."""
     parameters: Fact[int] | None
+    """Number of parameters."""
     stated_bytes: Fact[int] | None
-    """Size of the weights; None where no source states it, and it is computed."""
+    """Size of the weights; None where no source states it."""
     context_length: Fact[int] | None
-    """Tokens."""
+    """Context window, tokens."""
     license: Fact[str] | None
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the weights: as stated, else parameters times bits, scales and biases included."""
+        """Size of the weights: as stated, else parameters times bits, scales and biases included; 0 when unknown."""
         if self.stated_bytes is not None:
             return self.stated_bytes.value
         if self.parameters is None:
@@ -334,16 +332,17 @@ class RecommendedModel:
 
     @property
     def is_computed(self) -> bool:
-        """Whether the size is computed."""
+        """Whether ``weight_bytes`` is computed from the number of parameters."""
         return self.stated_bytes is None
 
 
 @attrs.frozen
 class Recommendations:
-    """The list, and the terms that find further models on the hub."""
+    """The recommended models."""
 
     models: tuple[RecommendedModel, ...]
     searches: Mapping[Purpose, str]
+    """Terms of a search on the hub for further models of each purpose."""
 
 
 @attrs.frozen
@@ -351,34 +350,35 @@ class ModelPair:
     """The same model in two registries, at a similar number of bits."""
 
     here: str
-    """On the hub."""
+    """Its name on the hub."""
     elsewhere: str
+    """Its name in the other registry."""
 
 
 @attrs.frozen
 class Recommendation:
-    """One model and this machine."""
+    """A recommended model, and whether it fits into this machine's memory."""
 
     model: RecommendedModel
     fit: MemoryFit
 
 
-_ORDER = (MemoryFit.FITS, MemoryFit.TIGHT, MemoryFit.UNKNOWN, MemoryFit.EXCEEDS)
+_FIT_ORDER = (MemoryFit.FITS, MemoryFit.TIGHT, MemoryFit.UNKNOWN, MemoryFit.EXCEEDS)
 
 
-def best_first(found: Iterable[Recommendation]) -> tuple[Recommendation, ...]:
-    """Return recommendations by purpose, and of each those that fit first, the largest of them first.
+def best_first(recommendations: Iterable[Recommendation]) -> tuple[Recommendation, ...]:
+    """Return recommendations by purpose, then by fit, then the largest first.
 
-    Of those that do not fit, the smallest comes first: it lacks the least.
+    Of those that do not fit, the smallest comes first: it lacks the least memory.
     """
     purposes = list(Purpose)
 
-    def key(each: Recommendation) -> tuple[int, int, int]:
-        size = each.model.weight_bytes
+    def key(recommendation: Recommendation) -> tuple[int, int, int]:
+        size, fit = recommendation.model.weight_bytes, recommendation.fit
         return (
-            purposes.index(each.model.purpose),
-            _ORDER.index(each.fit),
-            size if each.fit is MemoryFit.EXCEEDS else -size,
+            purposes.index(recommendation.model.purpose),
+            _FIT_ORDER.index(fit),
+            size if fit is MemoryFit.EXCEEDS else -size,
         )
 
-    return tuple(sorted(found, key=key))
+    return tuple(sorted(recommendations, key=key))

@@ -1,4 +1,4 @@
-"""Publication of a folder: selection of files, changes on the hub, and detection of secrets."""
+"""Publication of a folder on the hub: selection of files, changes of a push, and detection of secrets."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ USUALLY_IGNORED = (
     ".DS_Store", "Thumbs.db", ".hfignore", ".gitignore", "__pycache__/", "*.pyc", ".venv/", "venv/",
     ".ipynb_checkpoints/",
 )  # fmt: skip
-"""Ignored unless the folder's own rules include them."""
+"""Patterns ignored unless the folder's own rules include them."""
 
 NEVER_PUBLISHED = (
     f"{SENTINEL_NAME}*",
@@ -26,7 +26,7 @@ NEVER_PUBLISHED = (
     "*.mlxk-draft/",
     ".mlxk_draft.lock",
 )
-"""Local records and temporary files; no rule can include them."""
+"""Patterns of local records and temporary files; no rule can include them."""
 
 KEPT_ON_THE_HUB = frozenset({".gitattributes"})
 """Files that the hub needs; a push with deletion keeps them."""
@@ -43,12 +43,12 @@ class LocalFile:
 
 @attrs.frozen
 class FolderScan:
-    """The files of a folder, by its ignore rules."""
+    """The files of a folder, after its ignore rules."""
 
     files: tuple[LocalFile, ...]
     """Files to publish, sorted by path."""
     outward_links: tuple[str, ...]
-    """Links out of the folder and dangling links that no rule ignores, sorted."""
+    """Links that leave the folder or dangle, and that no rule ignores, sorted."""
 
     @property
     def size_bytes(self) -> int:
@@ -58,7 +58,7 @@ class FolderScan:
 
 @attrs.frozen
 class ContentDigests:
-    """Digests of a file by both algorithms of the hub."""
+    """Digests of a file, by both algorithms of the hub."""
 
     sha256: str
     blob_id: str
@@ -99,7 +99,7 @@ def compare(local: Mapping[str, ContentDigests | None], remote: tuple[RemoteFile
     """Return the changes that make a branch equal to a folder.
 
     Args:
-        local: Path to digests; None is enough where the branch has no file of that name and size.
+        local: Path to digests; None where the branch has no file of that path and size, so that none are needed.
         remote: The files of the branch.
         delete: Whether to delete files that the folder lacks.
     """
@@ -114,7 +114,7 @@ def compare(local: Mapping[str, ContentDigests | None], remote: tuple[RemoteFile
 
 
 MAX_SCANNED_BYTES = 64 * 1024 * 1024
-"""Longer files are data; only their names are checked."""
+"""Size above which a file counts as data, so that only its name is checked."""
 
 
 @attrs.frozen
@@ -148,7 +148,7 @@ class _SecretPattern:
 
     kind: str
     prefixes: tuple[str, ...]
-    """Literal prefixes, one of which every match has: searching them first is a hundred times faster."""
+    """Literal strings, one of which every match contains: searching them first is a hundred times faster."""
     pattern: re.Pattern[str]
 
 
@@ -196,7 +196,7 @@ _SHORTEST_LOCAL_PATH = 4
 
 
 def judge_name(path: str) -> SecretFinding | None:
-    """Return a finding when a file name is one of those used for secrets."""
+    """Return a finding when a file's name is typical of files with secrets."""
     lower = path.lower()
     name = lower.rpartition("/")[2]
     for pattern in _NAMES:
@@ -234,6 +234,6 @@ def _is_searchable(directory: str) -> bool:
 
 
 def _path_pattern(directory: str) -> _SecretPattern:
-    """Match a directory in plain text and JSON, but not as the prefix of a longer name."""
+    """Return the pattern of a directory in plain text and JSON, not as the prefix of a longer name."""
     pattern = r"(?<![\w/.-])" + re.escape(directory).replace("/", r"\\?/") + r"(?![\w.-])"
     return _SecretPattern("a path of this machine", (directory.rpartition("/")[2],), re.compile(pattern))

@@ -1,4 +1,4 @@
-"""The hosts over which a model is spread, in the form of MLX's launcher: a list of names for ssh, with addresses."""
+"""Models spread over processes or hosts: the hosts file, in the format of MLX's launcher, and the share of a rank."""
 
 import enum
 import ipaddress
@@ -13,24 +13,24 @@ from mlxk.domain.models.model import ModelDescription, ModelHandle, ModelType, O
 from mlxk.domain.text import nearest
 
 _SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]*")
-"""What ssh is given: never what it would take as an option."""
+"""A host name or alias for ssh; it never begins with ``-``, as an option does."""
 
 LOOPBACK = "127.0.0.1"
 
 THIS_MACHINE = ("localhost", LOOPBACK)
-"""Names of this machine, on which ranks are started without ssh."""
+"""Names of this machine; ranks on it are started without ssh."""
 
 
 @attrs.frozen
 class RankHost:
-    """A host of one rank."""
+    """The host of one rank."""
 
     ssh: str
-    """Its name for ssh."""
+    """Its host name or alias for ssh."""
     address: str
     """The IP address on which its rank listens."""
     python: str | None = None
-    """The interpreter that has this program there; None: at the same path as here."""
+    """Path of the interpreter that has this program there; None for the same path as here."""
 
     @property
     def is_here(self) -> bool:
@@ -40,40 +40,40 @@ class RankHost:
 
 @attrs.frozen
 class Division:
-    """Over which processes a model is spread."""
+    """The processes over which a model is spread."""
 
     hosts: tuple[RankHost, ...]
-    """One for each rank, that of rank 0 first, which is this machine."""
+    """The host of each rank, from rank 0, which is this machine."""
     same_files: bool
     """Whether all ranks read the files of one machine, so that their contents need not be compared."""
     silent_seconds: float
-    """A rank that shows no sign of life for so long is lost."""
+    """Time without a heartbeat after which a rank is lost."""
 
     @classmethod
     def of(cls, local_ranks: int, hosts: Iterable[tuple[str, str, str | None]], silent_seconds: float) -> "Division":
-        """Return the division among processes of this machine, or among hosts.
+        """Return the division among hosts, or among processes of this machine where no hosts are given.
 
         Args:
-            local_ranks: Processes of this machine.
-            hosts: The fields of a host for each rank instead.
-            silent_seconds: A rank that shows no sign of life for so long is lost.
+            local_ranks: Number of processes of this machine.
+            hosts: The fields of a ``RankHost`` for each rank.
+            silent_seconds: Time without a heartbeat after which a rank is lost.
         """
-        listed = tuple(RankHost(*each) for each in hosts)
+        listed = tuple(RankHost(*fields) for fields in hosts)
         here = RankHost(THIS_MACHINE[0], LOOPBACK)
         return cls(listed or (here,) * local_ranks, not listed, silent_seconds)
 
     @property
     def shares_here(self) -> int:
-        """How many of the ranks this machine runs."""
+        """Number of ranks on this machine."""
         return 1 + sum(host.is_here for host in self.hosts[1:])
 
     def held_here(self, model: ModelDescription) -> ModelDescription:
-        """Return the description of a model with what all ranks of this machine hold of it: weights and cache."""
+        """Return a model's description with the sizes of weights and KV cache that this machine's ranks hold."""
         return model if len(self.hosts) == 1 else share_of(model, len(self.hosts), self.shares_here)
 
 
 def adapter_refused(name: str) -> CapabilityError:
-    """Return the error for an adapter that is to be used with a model over several processes."""
+    """Return the error for a LoRA adapter on a model that is spread over several processes."""
     return CapabilityError(
         f"'{name}' is an adapter, and a model is spread over several processes without one.",
         hint=Advice(Remedy.FUSE_FIRST, {"name": name}),
@@ -81,22 +81,22 @@ def adapter_refused(name: str) -> CapabilityError:
 
 
 def refuse_adapter(described: ModelDescription) -> None:
-    """Refuse an adapter.
+    """Refuse to spread an adapter.
 
     Raises:
-        CapabilityError: It is one.
+        CapabilityError: The model is an adapter.
     """
     if described.model_type is ModelType.ADAPTER:
         raise adapter_refused(described.handle.name)
 
 
 def share_of(model: ModelDescription, ranks: int, held: int = 1) -> ModelDescription:
-    """Return the description of a model with what some ranks hold of it: equal parts of its layers, and all else.
+    """Return a model's description with the sizes that some ranks hold: equal parts of its layers, and all else.
 
     Args:
-        model: The whole model.
-        ranks: How many there are.
-        held: How many of them are meant.
+        model: The complete model.
+        ranks: Number of all ranks.
+        held: Number of ranks to count.
     """
     layers = model.weight_bytes - model.undivided_bytes
     weights = held * (model.undivided_bytes + -(-layers // ranks))
@@ -107,35 +107,35 @@ def share_of(model: ModelDescription, ranks: int, held: int = 1) -> ModelDescrip
 
 @attrs.frozen
 class HostFile:
-    """A file of hosts."""
+    """The content of a hosts file."""
 
     hosts: tuple[RankHost, ...]
-    """That of rank 0 first."""
+    """By rank, from 0."""
     backend: str | None = None
-    """The layer of MLX by which the file wants ranks to exchange; None where it leaves that open."""
+    """The MLX communication backend that the file asks for; None where it names none."""
 
 
 MOST_HOSTS = 64
 
 RING = "ring"
-"""The layer of MLX by which ranks exchange."""
+"""The MLX communication backend in use."""
 
 BACKENDS = ("any", RING, "jaccl", "jaccl-ring", "nccl", "mpi")
-"""Those that MLX's launcher knows."""
+"""The communication backends that MLX's launcher knows."""
 
 USED_BACKENDS = (None, "any", RING)
-"""What a file may ask for that is as it is done."""
+"""The backends of a hosts file that the ring satisfies."""
 
 _FILE_FIELDS = ("hosts", "backend", "envs")
 _HOST_FIELDS = ("ssh", "ips", "python", "rdma")
-"""Those of MLX's launcher, and ``python``."""
+"""The fields of MLX's launcher, and ``python``."""
 
 
 def read_hosts(document: object) -> HostFile:
-    """Return what a file of hosts says: ``[{"ssh": "name", "ips": ["192.0.2.1"]}, …]``, of rank 0 first.
+    """Read a hosts file: ``[{"ssh": "name", "ips": ["192.0.2.1"]}, …]``, rank 0 first.
 
     Args:
-        document: Parsed. Of what MLX's launcher knows beside, ``envs`` and ``rdma`` are not used.
+        document: The parsed JSON. ``envs`` and ``rdma``, fields of MLX's launcher, are accepted and not used.
 
     Raises:
         ValidationError: Names the entry and the field at fault.
@@ -150,13 +150,11 @@ def read_hosts(document: object) -> HostFile:
     if backend not in (None, "", *BACKENDS):
         raise ValidationError(f"backend: {_shown(backend)} is none of {', '.join(BACKENDS)}")
     hosts = tuple(_host(entry, f"host {number}") for number, entry in enumerate(entries, 1))
-    known: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, host in enumerate(hosts, 1):
-        before = known.setdefault(host.address, number)
-        if before != number and not ipaddress.ip_address(host.address).is_loopback:
-            fault = (
-                f"host {number} ({host.ssh}): ips: {host.address} is the address of two hosts, {before} and {number}"
-            )
+        first = numbers.setdefault(host.address, number)
+        if first != number and not ipaddress.ip_address(host.address).is_loopback:
+            fault = f"host {number} ({host.ssh}): ips: {host.address} is the address of two hosts, {first} and {number}"
             raise ValidationError(fault, hint="Give each rank a host of its own.")
     return HostFile(hosts, backend or None)
 
@@ -164,23 +162,23 @@ def read_hosts(document: object) -> HostFile:
 _EXAMPLE = 'For example: [{"ssh": "mac1", "ips": ["192.0.2.1"]}, {"ssh": "mac2", "ips": ["192.0.2.2"]}]'
 
 
-def _require_known(fields: Mapping[str, object], known: Sequence[str], where: str, whose: str) -> None:
+def _require_known(fields: Mapping[str, object], known: Sequence[str], prefix: str, owner: str) -> None:
     for field in fields:
         if field not in known:
             near = nearest(field, known)
             hint = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(known)}."
             if field in ("port", "ports"):
                 hint = "Leave it out: free ports are chosen at each start."
-            raise ValidationError(f"{where}{_shown(field)} is no field of {whose}", hint=hint)
+            raise ValidationError(f"{prefix}{_shown(field)} is no field of {owner}", hint=hint)
 
 
 def _shown(value: object) -> str:
+    """Return a value for an error message, truncated."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-_SHOWN = 60
-"""Characters of a value in an error."""
+_SHOWN_CHARACTERS = 60
 
 
 def _host(entry: object, where: str) -> RankHost:
@@ -191,9 +189,9 @@ def _host(entry: object, where: str) -> RankHost:
         raise ValidationError(f"{where}: ssh must be a name for ssh, such as mac1 or ada@mac1", hint=_EXAMPLE)
     where = f"{where} ({_shown(ssh)[1:-1]})"
     _require_known(entry, _HOST_FIELDS, f"{where}: ", "a host")
-    if not isinstance(ips, list) or not ips or not all(isinstance(each, str) for each in ips):
+    if not isinstance(ips, list) or not ips or not all(isinstance(ip, str) for ip in ips):
         raise ValidationError(f"{where}: ips must list the host's IP address", hint=_EXAMPLE)
-    addresses = [_address(each, where) for each in ips]
+    addresses = [_address(ip, where) for ip in ips]
     if python is not None and (not isinstance(python, str) or not _PYTHON.fullmatch(python)):
         raise ValidationError(f"{where}: python must be the absolute path of an interpreter")
     return RankHost(ssh, addresses[0], python)
@@ -210,43 +208,43 @@ def _address(text: str, where: str) -> str:
         if re.fullmatch(r"[\d.]+:\d+|\[.*\]:\d+", text):
             raise ValidationError(fault, hint="Leave the port out: free ports are chosen at each start.") from None
         raise ValidationError(fault, hint="Give the address of the network that ranks shall use, no name.") from None
-    if address.version != 4 or address.is_unspecified or address.is_multicast or address == _EVERYONE:
+    if address.version != 4 or address.is_unspecified or address.is_multicast or address == _BROADCAST:
         raise ValidationError(f"{where}: ips: {address} is not the IPv4 address of one network interface")
     return str(address)
 
 
-_EVERYONE = ipaddress.IPv4Address("255.255.255.255")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 @attrs.frozen
 class HostAccount:
-    """What a host says of itself and of a model; None where it did not say it."""
+    """A host's account of itself and of a model; None for what it did not report."""
 
     reading: MemoryReading | None = None
     versions: Mapping[str, str] | None = None
-    """Of what must be equal on all hosts, by name."""
+    """Name and version of each package that must be equal on all hosts."""
     digest: str | None = None
-    """Of the content of the model's files there."""
+    """Digest of the content of the model's files there."""
     backends: Mapping[str, bool] | None = None
-    """Layers of MLX by which ranks may exchange, by name, and whether they are available there."""
+    """Name of each MLX communication backend, and whether it is available there."""
     is_absent: bool = False
-    """Whether it says that it does not have the model."""
+    """Whether it reports that it does not have the model."""
     cut: str | None = None
-    """How the model is divided; asked of the first host only."""
+    """How the model is divided, ``tensor`` or ``pipeline``; reported by the first host only."""
     whole: str | None = None
-    """Why it cannot be divided."""
+    """Why the model cannot be divided."""
     problem: str | None = None
-    """Why something is not known, in a sentence."""
+    """Why something is unknown, in a sentence."""
 
 
 def name_everywhere(handle: ModelHandle) -> str:
-    """Return the name by which other hosts find a model: a workspace by its path, others by name and revision."""
+    """Return the name by which other hosts find a model: the path of a workspace, else name and revision."""
     name = handle.directory if handle.origin is Origin.WORKSPACE else handle.name
     return name if handle.revision is None else f"{name}@{handle.revision}"
 
 
 class HostFiles(enum.Enum):
-    """How the files of a model on a host relate to those of the first one."""
+    """How a host's files of a model compare with the first host's."""
 
     SAME = "same"
     OTHER = "other"
@@ -260,53 +258,53 @@ class HostShare:
 
     host: RankHost
     verdict: MemoryVerdict
-    """Of the share, in the memory of the host."""
+    """Whether the share fits into the host's memory."""
     files: HostFiles
     problem: str | None
-    """Why something is not known, or else the first thing that has another version than on the first host."""
+    """Why something is unknown, else the first package whose version differs from the first host's."""
 
 
 @attrs.frozen
 class SpreadModel:
-    """A model over hosts, before it is started."""
+    """A model over hosts, judged before it is started."""
 
     shares: tuple[HostShare, ...]
-    """That of rank 0 first."""
+    """By rank, from 0."""
     cut: str | None
-    """How the model is divided; None when it cannot be, or that is not known."""
+    """How the model is divided, ``tensor`` or ``pipeline``; None when it cannot be divided, or that is unknown."""
     reason: str | None
-    """Why it cannot be, or why that is not known."""
+    """Why it cannot be divided, or why that is unknown."""
 
     @classmethod
     def judged(cls, hosts: Sequence[RankHost], accounts: Sequence[HostAccount], share: MemoryVerdict) -> "SpreadModel":
-        """Judge what hosts say of a model.
+        """Judge the accounts of the hosts.
 
         Args:
-            hosts: That of rank 0 first.
-            accounts: What they say, in the same order.
-            share: The estimate for the share of one host.
+            hosts: By rank, from 0.
+            accounts: Their accounts, in the same order.
+            share: The estimate for the share of one rank.
         """
         first = accounts[0]
-        machines = ["" if number == 0 or host.is_here else host.ssh for number, host in enumerate(hosts)]
+        machines = ["" if rank == 0 or host.is_here else host.ssh for rank, host in enumerate(hosts)]
         shares = tuple(
             HostShare(
                 host,
-                _on(each.reading, share, machines.count(machine)),
-                _files(each, first),
-                each.problem or _version(each, first),
+                _share_verdict(account.reading, share, machines.count(machine)),
+                _compared_files(account, first),
+                account.problem or _version_difference(account, first),
             )
-            for host, machine, each in zip(hosts, machines, accounts, strict=True)
+            for host, machine, account in zip(hosts, machines, accounts, strict=True)
         )
         return cls(shares, first.cut, first.whole or (first.problem if first.cut is None else None))
 
 
-def _on(reading: MemoryReading | None, share: MemoryVerdict, held: int) -> MemoryVerdict:
-    """Return the verdict for a share on a machine that holds so many of them."""
+def _share_verdict(reading: MemoryReading | None, share: MemoryVerdict, held: int) -> MemoryVerdict:
+    """Return the verdict for one share on a machine that holds ``held`` of them."""
     budget = None if reading is None else reading.budget
     return attrs.evolve(share, fit=fit_of(reading, held * share.needed), budget=budget)
 
 
-def _version(account: HostAccount, first: HostAccount) -> str | None:
+def _version_difference(account: HostAccount, first: HostAccount) -> str | None:
     if account.versions is None or first.versions is None:
         return None
     for name, here in first.versions.items():
@@ -316,7 +314,7 @@ def _version(account: HostAccount, first: HostAccount) -> str | None:
     return None
 
 
-def _files(account: HostAccount, first: HostAccount) -> HostFiles:
+def _compared_files(account: HostAccount, first: HostAccount) -> HostFiles:
     if account.is_absent:
         return HostFiles.ABSENT
     if account.digest is None or first.digest is None:

@@ -1,4 +1,4 @@
-"""Reranking: how relevant each of some documents is to a query, and the order that follows."""
+"""Reranking: the relevance of documents to a query, and their order by it."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.model import ModelHandle
 
 MAX_DOCUMENTS = 10_000
-"""Documents in one request."""
+"""Most documents of one request."""
 
 
 @attrs.frozen
@@ -18,11 +18,11 @@ class RerankSettings:
     """How documents are compared with a query."""
 
     instruction: str | None = None
-    """What makes a document relevant, for models that take an instruction; None leaves the model's own."""
+    """What makes a document relevant, for models that take an instruction; None uses the model's default."""
     truncate: bool = True
     """Whether a document beyond the context window is truncated instead of refused."""
     max_tokens: int | None = None
-    """Tokens that are read of one document; None means as many as the context window holds."""
+    """Most tokens to read of one document; None means as many as the context window holds."""
 
 
 @attrs.frozen
@@ -46,14 +46,14 @@ class RerankRequest:
             faults.append("documents must hold at least one text")
         elif len(self.documents) > MAX_DOCUMENTS:
             faults.append(f"documents takes at most {MAX_DOCUMENTS} texts (got {len(self.documents)})")
-        images = sum(isinstance(each, ImageInput) for each in self.documents)
+        images = sum(isinstance(document, ImageInput) for document in self.documents)
         if images > MAX_IMAGES:
             faults.append(f"documents takes at most {MAX_IMAGES} images (got {images})")
-        given = (("query", query), *((f"documents[{index}]", each) for index, each in enumerate(self.documents)))
-        named = [(name, each.text if isinstance(each, ImageInput) else each) for name, each in given]
+        inputs = (("query", query), *((f"documents[{index}]", item) for index, item in enumerate(self.documents)))
+        texts = [(field, item.text if isinstance(item, ImageInput) else item) for field, item in inputs]
         faults += [
-            f"{name} is longer than {MAX_INPUT_CHARACTERS} characters (got {len(text)})"
-            for name, text in named
+            f"{field} is longer than {MAX_INPUT_CHARACTERS} characters (got {len(text)})"
+            for field, text in texts
             if len(text) > MAX_INPUT_CHARACTERS
         ]
         if self.settings.max_tokens is not None and self.settings.max_tokens < 1:
@@ -64,7 +64,7 @@ class RerankRequest:
     @property
     def has_images(self) -> bool:
         """Whether the query or a document has an image."""
-        return any(isinstance(each, ImageInput) for each in (self.query, *self.documents))
+        return any(isinstance(item, ImageInput) for item in (self.query, *self.documents))
 
 
 @attrs.frozen
@@ -72,17 +72,17 @@ class Relevance:
     """The relevance of one document."""
 
     index: int
-    """Of the document in its request."""
+    """Index of the document in its request."""
     logit: float
-    """The model's own number, which is not bounded; larger is more relevant."""
+    """The model's unbounded score; larger is more relevant."""
 
     @property
     def score(self) -> float:
         """The probability that the document is relevant, from 0 to 1: the sigmoid of the logit."""
         if self.logit >= 0:
             return 1 / (1 + math.exp(-self.logit))
-        grown = math.exp(self.logit)
-        return grown / (1 + grown)
+        odds = math.exp(self.logit)
+        return odds / (1 + odds)
 
 
 @attrs.frozen
@@ -92,18 +92,18 @@ class Relevances:
     documents: tuple[Relevance, ...]
     """In the order of the request."""
     tokens: int
-    """Tokens that were computed: of each document with the query, special tokens included."""
+    """Computed tokens: of each document together with the query, special tokens included."""
     device: str
     """The device that computed them: ``gpu`` or ``cpu``."""
     truncations: tuple[Truncation, ...] = ()
-    """Of the documents that were truncated, in the order of the request; tokens are those of the document alone."""
+    """The truncated documents, in the order of the request; token counts are of the document alone."""
 
 
 def ranked(documents: Iterable[Relevance], top: int | None = None) -> tuple[Relevance, ...]:
-    """Return the most relevant documents first; of equally relevant ones the one that came first.
+    """Return documents by descending relevance, equally relevant ones in the order of the request.
 
     Args:
         documents: In any order.
         top: How many to return; None returns all.
     """
-    return tuple(sorted(documents, key=lambda each: (-each.logit, each.index))[:top])
+    return tuple(sorted(documents, key=lambda document: (-document.logit, document.index))[:top])

@@ -1,4 +1,4 @@
-"""Text to speech: settings, the pieces in which a text is spoken, and sound as WAV."""
+"""Text to speech: requests, the pieces into which a text is split, events, and WAV headers."""
 
 import re
 import struct
@@ -10,27 +10,27 @@ from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.models.model import ModelHandle
 
 MAX_CHARACTERS = 200_000
-"""Length of a text, some three hours of speech."""
+"""Longest text, some three hours of speech."""
 
 MAX_INSTRUCTION_CHARACTERS = 4096
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 MIN_SAMPLE_SECONDS, MAX_SAMPLE_SECONDS = 1, 60
-"""Sound that a recording has to have, and its length at most, for its voice to be imitated; 5 to 15 s are usual."""
+"""Least sound in a voice sample, and its greatest length; 5 to 15 s are usual."""
 
 MAX_SAMPLE_CHARACTERS = 2000
-"""Length of what is said in such a recording."""
+"""Longest transcript of a voice sample."""
 
 PIECE_CHARACTERS = 300
-"""Length from which a sentence is divided: models lose the thread of longer ones."""
+"""Longest piece: models lose the thread of longer sentences, so these are split."""
 
 SHORT_CHARACTERS = 30
-"""Length up to which a sentence is spoken with the next one: models speak very short texts badly."""
+"""Longest sentence that is joined to the next one: models speak very short texts badly."""
 
 
 SAMPLE, SAMPLE_TEXT = "clone_voice", "clone_text"
-"""What errors call the recording whose voice is imitated, and what is said in it."""
+"""Field names, in errors, of the voice sample and its transcript."""
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class VoiceSample:
     name: str
     """Its name in messages."""
     text: str | None = attrs.field(default=None, repr=False)
-    """What is said in it, word for word."""
+    """Its verbatim transcript."""
 
 
 @attrs.frozen
@@ -52,16 +52,16 @@ class SynthesisSettings:
     voice: str | None = None
     """One of the model's voices; None takes its first."""
     speed: float = 1.0
-    """1 is the model's own; 2 takes half of the time."""
+    """1 is the model's normal speed; 2 takes half of the time."""
     instructions: str | None = None
-    """How to speak, in words, for models that take them."""
+    """How to speak, in words, for models that take instructions."""
     sample_rate: int | None = None
     """Hz; None keeps the model's."""
     sample: VoiceSample | None = None
-    """Whose voice to imitate, for models with the capability; then there is no ``voice``."""
+    """The voice to imitate, for models that can; it excludes ``voice``."""
 
     def faults(self) -> dict[str, str]:
-        """Return the fault of each setting out of range, by the setting's name for users."""
+        """Return user-visible setting name to fault, for each setting out of range."""
         faults = {}
         if self.voice is not None and not self.voice.strip():
             faults["voice"] = "is empty"
@@ -107,41 +107,42 @@ class SynthesisRequest:
 
 @attrs.frozen
 class SpeechBegun:
-    """Known before the first sound."""
+    """The first event, before any sound."""
 
     sample_rate: int
-    """Of all that follows, Hz."""
+    """Sample rate of all parts, Hz."""
     takes_instructions: bool
-    """Whether the instructions have an effect; a model that takes none ignores them."""
+    """Whether the model uses the instructions; otherwise it ignores them."""
     takes_sample_text: bool = True
-    """Whether it matters to it what is said in the recording whose voice it imitates."""
+    """Whether the model uses the transcript of the voice sample."""
 
 
 @attrs.frozen
 class SpokenPart:
-    """The sound that follows what came before, without a gap."""
+    """The next sound, which continues the previous part without a gap."""
 
     pcm: bytes
-    """Mono, as signed numbers of 16 bits, the lower byte first."""
+    """Mono, signed 16-bit little-endian samples."""
     piece: int
-    """Which piece of the text it belongs to, from 0."""
+    """Index of the piece of text that it belongs to, from 0."""
     pieces: int
-    """How many pieces the text has."""
+    """Number of pieces of the text."""
 
 
 @attrs.frozen
 class SpeechEnded:
-    """What the speech took."""
+    """The last event."""
 
     seconds: float
-    """Its length."""
+    """Length of the speech."""
     text_tokens: int
-    """Of the text as the model reads it: tokens, or characters for models without a tokenizer."""
+    """Tokens of the text as the model reads it; characters for models without a tokenizer."""
     sound_tokens: int
-    """What the model generated for the sound, in its own units."""
+    """Audio tokens or frames that the model generated."""
 
 
 SpeechEvent = SpeechBegun | SpokenPart | SpeechEnded
+"""The events of a speech: one ``SpeechBegun``, any number of ``SpokenPart``, one ``SpeechEnded``."""
 
 _SPOKEN = re.compile(r"\w")
 _ABBREVIATED = re.compile(r"(?:^|[\s(])(?:[A-Z]|(?i:mr|mrs|ms|dr|prof|st|no|vs|e\.g|i\.e|z\.b|bzw|ca|nr|str))\.$")
@@ -150,9 +151,9 @@ _INNER = re.compile(r"(?<=[,;:،\uff0c、\uff1b\uff1a])\s*|\s+[\u2013\u2014-]+\s
 
 
 def pieces_of(text: str) -> tuple[str, ...]:
-    """Return the pieces in which a text is spoken: its sentences, short ones together and long ones divided.
+    """Return the pieces in which a text is spoken: its sentences, short ones joined and long ones split.
 
-    No letter or digit is lost; what has none of them is left out.
+    No letter or digit is lost; parts without any are left out.
     """
     sentences = [part for sentence in _split(text, _END, joined=True) for part in _divided(sentence)]
     pieces: list[str] = []
@@ -167,20 +168,20 @@ def pieces_of(text: str) -> tuple[str, ...]:
 
 
 def _split(text: str, border: re.Pattern[str], *, joined: bool = False) -> Iterator[str]:
-    """Yield the parts of a text between borders, with something to say in each.
+    """Yield the parts of a text between borders, each with at least one letter or digit.
 
     Args:
         text: Any text.
-        border: Matches where a part ends; all but white space of it belongs to the part before.
-        joined: Whether a part goes on that ends with an abbreviation, or before a small letter.
+        border: Matches the end of a part; the match belongs to that part, except white space.
+        joined: Whether a part continues after an abbreviation, or before a lower-case letter, on the same line.
     """
     start = 0
     for match in [*border.finditer(text), None]:
         end = len(text) if match is None else match.end()
         part = text[start:end].strip()
         same_line = joined and match is not None and "\n" not in match[0]
-        goes_on = same_line and (_ABBREVIATED.search(part) or text[end : end + 1].islower())
-        if goes_on or (match is not None and not _SPOKEN.search(part)):
+        continues = same_line and (_ABBREVIATED.search(part) or text[end : end + 1].islower())
+        if continues or (match is not None and not _SPOKEN.search(part)):
             continue
         start = end
         if _SPOKEN.search(part):
@@ -188,7 +189,7 @@ def _split(text: str, border: re.Pattern[str], *, joined: bool = False) -> Itera
 
 
 def _divided(sentence: str) -> Iterator[str]:
-    """Yield the parts of a sentence, none longer than a piece: at commas, else at spaces, else anywhere."""
+    """Yield the parts of a sentence, none longer than a piece: split at commas, else at spaces, else anywhere."""
     if len(sentence) <= PIECE_CHARACTERS:
         yield sentence
         return
@@ -218,24 +219,24 @@ DEFAULT_VOICE = "default"
 """A name for the first voice of any model."""
 
 
-def chosen_voice(asked: str | None, voices: Collection[str], label: str) -> str | None:
-    """Return the voice that is meant; None for a model that has only one.
+def chosen_voice(requested: str | None, voices: Collection[str], label: str) -> str | None:
+    """Return the model's voice of a requested name, in any case; None for a model without named voices.
 
     Args:
-        asked: As the user wrote it; None means the first.
-        voices: Those of the model.
+        requested: As the user wrote it; None means the first voice.
+        voices: Names of the model's voices.
         label: The model's name in messages.
 
     Raises:
-        CapabilityError: The model has no such voice; the message lists those that it has.
+        CapabilityError: The model has no such voice; the message lists its voices.
     """
-    if asked is None or asked.casefold() == DEFAULT_VOICE:
+    if requested is None or requested.casefold() == DEFAULT_VOICE:
         return next(iter(voices), None)
     known = {voice.casefold(): voice for voice in voices}
-    found = known.get(asked.strip().casefold())
+    found = known.get(requested.strip().casefold())
     if found is None:
         has = f"its voices are {', '.join(voices)}" if voices else "it has one voice, without a name"
-        raise CapabilityError.in_field("voice", f"'{label}' has no voice '{asked[:64]}'; {has}")
+        raise CapabilityError.in_field("voice", f"'{label}' has no voice '{requested[:64]}'; {has}")
     return found
 
 
@@ -244,14 +245,14 @@ _UNKNOWN_SIZE = 0xFFFFFFFF
 
 
 def wav_header(sample_rate: int, pcm_bytes: int | None = None) -> bytes:
-    """Return the header of a WAV file of mono sound in numbers of 16 bits.
+    """Return the header of a WAV file of mono 16-bit sound.
 
     Args:
         sample_rate: Hz.
-        pcm_bytes: Of the sound that follows; None when it is not known yet, which programs read as "to the end".
+        pcm_bytes: Size of the sound that follows; None when unknown, which programs read as "to the end of the file".
     """
     known = pcm_bytes is not None and pcm_bytes <= _UNKNOWN_SIZE - WAV_HEADER_BYTES
-    size = pcm_bytes if known and pcm_bytes is not None else _UNKNOWN_SIZE
-    whole = size + WAV_HEADER_BYTES - 8 if known else _UNKNOWN_SIZE
+    data_size = pcm_bytes if known and pcm_bytes is not None else _UNKNOWN_SIZE
+    riff_size = data_size + WAV_HEADER_BYTES - 8 if known else _UNKNOWN_SIZE
     form = struct.pack("<IHHIIHH", 16, 1, 1, sample_rate, sample_rate * 2, 2, 16)
-    return b"RIFF" + struct.pack("<I", whole) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", riff_size) + b"WAVEfmt " + form + b"data" + struct.pack("<I", data_size)

@@ -1,4 +1,4 @@
-"""Speech to text: settings, segments and transcripts, and transcripts as subtitle files (SubRip, WebVTT)."""
+"""Speech to text: requests, segments, transcripts, and subtitle files (SubRip, WebVTT)."""
 
 import enum
 import math
@@ -12,16 +12,16 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.model import Capability, ModelHandle
 
 MAX_AUDIO_SECONDS = 2 * 60 * 60
-"""Length of a recording; a small file can hold days of silence."""
+"""Longest recording; a small file can hold days of silence."""
 
 MAX_HINT_CHARACTERS = 4096
-"""Length of a prompt; models read far less of it."""
+"""Longest prompt; models read far less of it."""
 
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9 _.@()-]{1,31}")
 _LOCALE = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z0-9]{1,8})*([.@][A-Za-z0-9-]*)*")
 _PARENTHESIS = re.compile(r"\s*\(.*\)")
 
-_OTHER_CODES = MappingProxyType(
+_CODE_SYNONYMS = MappingProxyType(
     {
         **{"nb": "no", "nob": "no", "nno": "nn", "iw": "he", "in": "id", "ji": "yi", "jv": "jw", "fil": "tl"},
         **{"cmn": "zh", "zho": "zh", "chi": "zh", "eng": "en", "deu": "de", "ger": "de", "spa": "es", "rus": "ru"},
@@ -31,7 +31,7 @@ _OTHER_CODES = MappingProxyType(
         **{"rum": "ro", "dan": "da", "hun": "hu", "nor": "no", "tha": "th", "urd": "ur", "hrv": "hr", "bul": "bg"},
     }
 )
-"""Codes of languages that models know by another one."""
+"""Language code to the code that models use instead."""
 
 
 class SpeechTask(enum.Enum):
@@ -60,10 +60,10 @@ class TranscriptionSettings:
     temperature: float = 0.0
     """0 always selects the likeliest token."""
     words: bool = False
-    """Whether to return the times of words, where the model can."""
+    """Whether to return the times of words, where the model supports it."""
 
     def faults(self) -> dict[str, str]:
-        """Return the fault of each setting out of range, by the setting's name for users."""
+        """Return user-visible setting name to fault, for each setting out of range."""
         faults = {}
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
             faults["language"] = "must be a code such as 'de' or 'pt-BR', or a name in English such as 'german'"
@@ -102,10 +102,11 @@ class TimedWord:
 
     text: str
     start: float
-    """Seconds."""
+    """Seconds from the start of the recording."""
     end: float
-    """Seconds."""
+    """Seconds from the start of the recording."""
     probability: float | None = None
+    """Confidence, 0 to 1; None when the model does not state it."""
 
 
 @attrs.frozen
@@ -114,17 +115,17 @@ class Segment:
 
     text: str
     start: float
-    """Seconds."""
+    """Seconds from the start of the recording."""
     end: float
-    """Seconds."""
+    """Seconds from the start of the recording."""
     words: tuple[TimedWord, ...] = ()
     speaker: str | None = None
-    """The speaker, for models with diarisation."""
+    """Label of the speaker, from models with diarisation."""
     language: str | None = None
-    """For models that detect it for every segment."""
+    """The detected language, from models that detect it for every segment."""
     tokens: tuple[int, ...] = ()
     offset: int = 0
-    """Start of the audio window that it belongs to, hundredths of a second."""
+    """Start of its audio window in the recording, hundredths of a second."""
     temperature: float | None = None
     """The sampling temperature."""
     mean_logprob: float | None = None
@@ -143,9 +144,9 @@ class Transcript:
     seconds: float
     """Length of the recording."""
     language: str | None = None
-    """As a code where the model states one; None when it does not state it."""
+    """The language, as a code where the model gives one; None when it does not state it."""
     segments: tuple[Segment, ...] = ()
-    """In the order of the recording; empty when there is no speech."""
+    """In chronological order; empty when there is no speech."""
 
     @property
     def words(self) -> tuple[TimedWord, ...]:
@@ -155,35 +156,37 @@ class Transcript:
 
 @attrs.frozen
 class TranscriptionProgress:
-    """Progress of a transcription, with the segments since the last one."""
+    """Progress of a transcription."""
 
     done_seconds: float
-    """Of the recording."""
+    """Transcribed part of the recording."""
     total_seconds: float
+    """Length of the recording."""
     segments: tuple[Segment, ...] = ()
+    """The segments since the previous event."""
 
 
 TranscriptEvent = TranscriptionProgress | Transcript
 """The events of a transcription: any number of ``TranscriptionProgress``, then exactly one ``Transcript``."""
 
 
-def language_code(asked: str, names: Mapping[str, str]) -> str:
-    """Return a language without its region, script and encoding, in lower case, as the code where its name is known.
+def language_code(language: str, names: Mapping[str, str]) -> str:
+    """Return the code of a language in lower case, without region, script and encoding; an unknown name unchanged.
 
     Args:
-        asked: A code, a locale or a name, such as ``pt-BR``, ``de_DE.UTF-8`` or ``English (US)``.
-        names: Codes by name in lower case.
+        language: A code, a locale or a name, such as ``pt-BR``, ``de_DE.UTF-8`` or ``English (US)``.
+        names: Name in lower case to code.
     """
-    text = _PARENTHESIS.sub("", asked.strip()).lower()
+    text = _PARENTHESIS.sub("", language.strip()).lower()
     if text in names:
         return names[text]
     locale = _LOCALE.fullmatch(text)
     text = locale[1] if locale else text
-    return _OTHER_CODES.get(text, text)
+    return _CODE_SYNONYMS.get(text, text)
 
 
 def finite(value: object) -> float | None:
-    """Return a number that JSON can hold, or None for anything else."""
+    """Return a number as a finite float; None for anything else, since JSON has no infinity or NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     number = float(value)
@@ -191,7 +194,7 @@ def finite(value: object) -> float | None:
 
 
 _SHORTEST = 0.001
-"""Minimal duration of a cue, seconds; players skip those of no duration."""
+"""Shortest duration of a cue, seconds; players skip cues without duration."""
 
 
 def srt(transcript: Transcript) -> str:
@@ -204,7 +207,7 @@ def srt(transcript: Transcript) -> str:
 
 
 def vtt(transcript: Transcript) -> str:
-    """Return a WebVTT file; the characters that begin markup in it are written as references."""
+    """Return a WebVTT file, with markup characters escaped."""
     cues = (
         f"{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n" for start, end, text in _cues(transcript)
     )
@@ -212,7 +215,7 @@ def vtt(transcript: Transcript) -> str:
 
 
 def segments_table(segments: Sequence[Segment]) -> str:
-    """Return the collapsible table of segments, in Markdown, without an end of line."""
+    """Return a collapsible table of segments, in Markdown, without a final line break."""
     count = f"{len(segments)} segment{'' if len(segments) == 1 else 's'}"
     rows = (f"| {segment.start:.2f}s | {segment.end:.2f}s | {_cell(segment)} |" for segment in segments)
     lines = ("<details>", f"<summary>Audio Segments ({count})</summary>", "", "| Start | End | Text |")
@@ -220,8 +223,8 @@ def segments_table(segments: Sequence[Segment]) -> str:
 
 
 def _cues(transcript: Transcript) -> list[tuple[float, float, str]]:
-    """Return the cues with start and end: the segments, or the complete text for models without times."""
-    cues = [(each.start, each.end, _one_paragraph(each.text)) for each in transcript.segments]
+    """Return start, end and text of each cue: the segments, or the complete text for models without times."""
+    cues = [(segment.start, segment.end, _one_paragraph(segment.text)) for segment in transcript.segments]
     if not transcript.segments:
         cues = [(0.0, transcript.seconds, _one_paragraph(transcript.text))]
     return [(start, max(end, start + _SHORTEST), text) for start, end, text in cues if text]
@@ -232,11 +235,11 @@ def _one_paragraph(text: str) -> str:
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _clock(seconds: float, point: str) -> str:
+def _clock(seconds: float, decimal_mark: str) -> str:
     milliseconds = round(max(seconds, 0.0) * 1000)
     minutes, remainder = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{remainder // 1000:02d}{point}{remainder % 1000:03d}"
+    return f"{hours:02d}:{minutes:02d}:{remainder // 1000:02d}{decimal_mark}{remainder % 1000:03d}"
 
 
 def _escaped(text: str) -> str:

@@ -222,7 +222,7 @@ class _Asked:
                 python=hello["python"],
                 versions=hello["versions"],
                 reading=reading,
-                deaf=_DEAF[hello["deaf"]],
+                listen_fault=_DEAF[hello["deaf"]],
                 own_address=hello["own_address"],
                 account=HostAccount(**{**known, "reading": reading, "versions": hello["versions"]}),
             )

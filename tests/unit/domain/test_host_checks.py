@@ -56,8 +56,8 @@ def test_hosts_that_are_well_have_no_fault() -> None:
         ({"obstacle": Fault.HOST_REFUSED, "said": "Permission denied"}, Fault.HOST_REFUSED),
         ({"versions": {**VERSIONS, "mlx": "0.31"}}, Fault.VERSION_DIFFERS),
         ({"versions": {**VERSIONS, "mlx": None}}, Fault.VERSION_DIFFERS),
-        ({"deaf": Fault.ADDRESS_ELSEWHERE}, Fault.ADDRESS_ELSEWHERE),
-        ({"deaf": Fault.PORTS_TAKEN}, Fault.PORTS_TAKEN),
+        ({"listen_fault": Fault.ADDRESS_ELSEWHERE}, Fault.ADDRESS_ELSEWHERE),
+        ({"listen_fault": Fault.PORTS_TAKEN}, Fault.PORTS_TAKEN),
         ({"host": RankHost("mac2", "8.8.8.8")}, Fault.ADDRESS_PUBLIC),
         ({"account": HostAccount(backends={"ring": False}, digest="a" * 64)}, Fault.BACKEND_MISSING),
         ({"reading": None}, Fault.MEMORY_UNKNOWN),
@@ -114,7 +114,8 @@ def test_the_text_keeps_to_sixty_columns() -> None:
 
 
 def test_a_report_names_no_host_and_no_address() -> None:
-    findings = found(obstacle=Fault.HOST_REFUSED, said="ada@192.168.7.2: Permission denied (publickey).")
+    message = "ada@192.168.7.2: Permission denied (publickey)."
+    findings = found(obstacle=Fault.HOST_REFUSED, obstacle_message=message)
     text = render.report(findings, "/home/ada", (), MACS)
     assert "failure reached (host_refused) of HOST2: USER@HOST: Permission denied (publickey)." in text.splitlines()
     assert not any(word in text for word in ("192.168", "mac1", "mac2", "ada"))
