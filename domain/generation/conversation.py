@@ -1,6 +1,6 @@
-"""Conversations: messages with their roles, media and tool calls, and the limits of tool definitions.
+"""Conversations: messages with roles, media and tool calls, and the limits of tool definitions.
 
-Rendering them into a prompt is the generator's work, with the model's own chat template.
+The text generator renders a conversation into a prompt, with the model's chat template.
 """
 
 import enum
@@ -42,14 +42,14 @@ class Message:
 
     role: Role
     content: str
-    """Its text."""
+    """Its text; with media, the text parts, one a line."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
-    """The call that a tool's result belongs to."""
+    """Id of the call whose result this message of a tool is."""
     parts: tuple[MessagePart, ...] = ()
-    """Text and media in order; empty for text alone. ``content`` then holds the text parts."""
+    """Text and media in order; empty for a message of text alone."""
     reasoning: str = ""
-    """What the assistant thought before its content; chat templates choose of which turns they show it."""
+    """The assistant's reasoning before its content; the chat template decides in which turns it is rendered."""
 
     @classmethod
     def of_parts(cls, *parts: MessagePart) -> "Message":
@@ -72,7 +72,7 @@ class Message:
         return tuple(part for part in self.parts if isinstance(part, DecodedVideo))
 
     def with_frames_as_images(self) -> "Message":
-        """Return the message with each clip as its frames, which are images, each after a text with its time."""
+        """Return the message with the frames of each clip as images, each after a text with its time."""
         if not self.videos:
             return self
         parts: list[MessagePart] = []
@@ -86,11 +86,11 @@ class Message:
 
 
 Turn = tuple[Message, ...]
-"""A message of the user, and everything up to the next one."""
+"""A message of the user, and all messages up to the next message of the user."""
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
-    """Return the turns of a conversation."""
+    """Return the turns of a conversation; messages before the first one of the user belong to none."""
     starts = [index for index, message in enumerate(messages) if message.role is Role.USER]
     return [tuple(messages[start:end]) for start, end in itertools.pairwise([*starts, len(messages)])]
 
@@ -108,7 +108,7 @@ class Conversation:
         """Build a conversation of one user message, with an optional system prompt before it.
 
         Raises:
-            ValidationError: One of them is not valid Unicode; see ``require_valid_unicode``.
+            ValidationError: A text is not valid Unicode; see ``require_valid_unicode``.
         """
         require_valid_unicode(prompt, "prompt")
         require_valid_unicode(system or "", "system")
@@ -131,7 +131,7 @@ class Conversation:
         return tuple(video for message in self.messages for video in message.videos)
 
     def with_frames_as_images(self) -> "Conversation":
-        """Return the conversation with the frames of its clips as images, for models without tokens for video."""
+        """Return the conversation with the frames of its clips as images, for models without video tokens."""
         if not self.videos:
             return self
         return attrs.evolve(self, messages=tuple(message.with_frames_as_images() for message in self.messages))
@@ -139,22 +139,22 @@ class Conversation:
 
 @attrs.frozen
 class Adaptation:
-    """A change to a conversation, or an option without effect, that the model's chat template made necessary."""
+    """A deviation from the request, such as a changed message or an option without effect, to report to the client."""
 
     code: str
-    """Stable, for programs: words joined by hyphens."""
+    """Stable name for programs: words joined by hyphens."""
     sentence: str
-    """For people."""
+    """Explanation for people."""
 
 
 RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize")
-"""Variables of chat templates that the conversation and the way it is rendered decide on."""
+"""Chat template variables that requests may not set: rendering sets them."""
 
 MAX_TOOLS = 128
 """Most tools of a request; OpenAI's limit."""
 
 MAX_TOOL_BYTES = 64 * 1024
-"""Largest size of one definition, as JSON."""
+"""Largest size of one tool definition, as JSON."""
 
 MAX_NAME = 64
 """Most characters of a function's name."""
@@ -164,6 +164,6 @@ DEFINITIONS = ("$defs", "definitions")
 
 
 def misplaced_definitions(parameters: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the definition keywords of a function's parameters whose value is not an object."""
-    given = parameters or {}
-    return tuple(keyword for keyword in DEFINITIONS if not isinstance(given.get(keyword), dict | None))
+    """Return the definition keywords in a function's parameters whose value is not an object."""
+    schema = parameters or {}
+    return tuple(keyword for keyword in DEFINITIONS if not isinstance(schema.get(keyword), dict | None))

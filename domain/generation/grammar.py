@@ -1,7 +1,7 @@
-"""Grammars: constraints on the text of a completion, and the meaning of a JSON Schema when it is enforced.
+"""Grammars that constrain the text of a completion, and how an enforced JSON Schema is read.
 
-The checks here need no model. Compiling a grammar for a tokenizer, and refusing what cannot be compiled, is the work of
-the text generator.
+The checks here need no model. The text generator compiles a grammar for a tokenizer, and refuses what cannot be
+compiled.
 """
 
 import enum
@@ -29,10 +29,10 @@ _COMPOSED = frozenset(
     {"$ref", "$dynamicRef", "additionalProperties", "allOf", "anyOf", "else", "if", "not", "oneOf", "patternProperties"}
     | {"propertyNames", "then", "dependentSchemas", "unevaluatedProperties", "minProperties"}
 )
-"""With one of these, the properties an object may hold are not in ``properties`` alone, so it stays open."""
+"""With one of these keywords, ``properties`` does not list all properties of an object, so the object stays open."""
 
-_BESIDE = frozenset({"$ref", "allOf", "anyOf", "else", "if", "not", "oneOf", "then", "dependentSchemas"})
-"""JSON Schema keywords whose schemas describe the same object as ``properties`` and ``required`` beside them."""
+_APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "else", "if", "not", "oneOf", "then", "dependentSchemas"})
+"""JSON Schema keywords whose subschemas apply to the same object as ``properties`` and ``required`` beside them."""
 
 _DEFINITION_STEPS = 3
 """Number of steps in a reference such as ``#/$defs/City``."""
@@ -48,40 +48,40 @@ class GrammarKind(enum.Enum):
 
 @attrs.frozen
 class Grammar:
-    """What the text of a completion must match, from its first character to its last."""
+    """A grammar that the complete text of a completion must match."""
 
     kind: GrammarKind
     text: str
-    """The schema; the choices as a JSON array of strings; empty for any JSON object."""
+    """By kind: the schema as JSON text, the choices as a JSON array of strings, or empty for any JSON object."""
     field: str | None = attrs.field(default=None, eq=False)
-    """The request field it comes from, for messages; None when there is none."""
+    """The request field it comes from, for error messages; None when there is none."""
     parts: tuple["Grammar", ...] = attrs.field(default=(), eq=False)
-    """The grammars it was composed of, so that an error can name the part at fault."""
+    """The grammars that it combines, so that an error can name the part at fault."""
 
     @classmethod
     def json_schema(
         cls, schema: str | Mapping[str, Any], field: str | None = None, parts: tuple["Grammar", ...] = ()
     ) -> "Grammar":
-        """JSON that is valid against a schema, and whose objects hold only the properties the schema names.
+        """Return the grammar of JSON that is valid against a schema and has only the properties named in it.
 
-        JSON Schema allows further properties by default, and a small model that is free to generate them may never
-        end. Text that matches the closed schema is valid against the given one too.
+        JSON Schema allows further properties by default, and a small model may generate them without end. Text that
+        matches the closed schema is valid against the given schema, too.
 
         Args:
             schema: The schema, as JSON text or parsed.
             field: The request field it comes from.
-            parts: The grammars it was composed of.
+            parts: The grammars that it combines.
         """
         text = schema if isinstance(schema, str) else json.dumps(schema)
         return cls(GrammarKind.JSON_SCHEMA, _closed(text), field, parts)
 
     @classmethod
     def json_object(cls) -> "Grammar":
-        """Any JSON object."""
+        """Return the grammar of any JSON object."""
         return cls(GrammarKind.JSON_OBJECT, "")
 
     def or_calls(self, tools: Sequence[str]) -> "Grammar":
-        """Return a grammar that allows a tool call as a JSON object, too; itself unless it is a JSON schema.
+        """Return a grammar that also allows a tool call as a JSON object; a grammar of another kind unchanged.
 
         Args:
             tools: Function definitions in OpenAI's form, each a JSON object as text.
@@ -93,27 +93,27 @@ class Grammar:
             functions = [json.loads(tool)["function"] for tool in tools]
         except (ValueError, RecursionError, LookupError, TypeError):
             return self
-        schemas = {str(place): function.get("parameters") or {} for place, function in enumerate(functions)}
+        schemas = {str(index): function.get("parameters") or {} for index, function in enumerate(functions)}
         calls = [
-            call_schema(function["name"], place, key)
-            for place, function in zip(schemas, functions, strict=True)
+            call_schema(function["name"], definition, key)
+            for definition, function in zip(schemas, functions, strict=True)
             for key in ("arguments", "parameters")
         ]
-        definitions = {place: moved(each, f"#/$defs/{place}") for place, each in schemas.items()}
+        definitions = {name: moved(parameters, f"#/$defs/{name}") for name, parameters in schemas.items()}
         definitions["answer"] = moved(schema, "#/$defs/answer")
-        together = {"anyOf": [{"$ref": "#/$defs/answer"}, *calls], "$defs": definitions}
-        return Grammar.json_schema(together, self.field, (self,))
+        combined = {"anyOf": [{"$ref": "#/$defs/answer"}, *calls], "$defs": definitions}
+        return Grammar.json_schema(combined, self.field, (self,))
 
     @classmethod
     def choice(cls, options: tuple[str, ...]) -> "Grammar":
-        """One of several strings."""
+        """Return the grammar of one of several strings."""
         return cls(GrammarKind.CHOICE, json.dumps(options))
 
     def validate(self) -> None:
-        """Validate without a model.
+        """Check the text, without a model.
 
         Raises:
-            ValidationError: The text is too long, or not of its kind.
+            ValidationError: The text is too long, or not valid for its kind.
         """
         if len(self.text) > MAX_GRAMMAR_CHARACTERS:
             raise self.refused(f"is too long: at most {MAX_GRAMMAR_CHARACTERS} characters (got {len(self.text)})")
@@ -151,34 +151,34 @@ class ForcedCall:
     """A tool call that a grammar enforces."""
 
     name: str | None
-    """The function, when the text is its arguments; None when the text is an object with name and arguments."""
+    """The function, when the text is its arguments alone; None when the text is an object with name and arguments."""
     grammar: Grammar
     """The grammar of the arguments, or of the object with name and arguments."""
 
 
-def call_schema(name: str, place: str, key: str = "arguments") -> dict[str, Any]:
-    """Return the schema of a call, an object with name and arguments.
+def call_schema(name: str, definition: str, key: str = "arguments") -> dict[str, Any]:
+    """Return the schema of a call: an object with the function's name and its arguments.
 
     Args:
         name: The function.
-        place: The name of its parameters' schema among the definitions.
-        key: The name of the arguments.
+        definition: Name of the parameters' schema in ``$defs``.
+        key: Property that holds the arguments.
     """
     return {
         "type": "object",
-        "properties": {"name": {"const": name}, key: {"$ref": f"#/$defs/{place}"}},
+        "properties": {"name": {"const": name}, key: {"$ref": f"#/$defs/{definition}"}},
         "required": ["name", key],
         "additionalProperties": False,
     }
 
 
 def moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a schema with its internal references moved from the root to another path."""
+    """Return a schema with its internal references rewritten for its new path, such as ``#/$defs/answer``."""
     if isinstance(value, list):
-        return [moved(each, root) for each in value]
+        return [moved(item, root) for item in value]
     if not isinstance(value, dict):
         return value
-    changed = {key: moved(each, root) for key, each in value.items()}
+    changed = {key: moved(item, root) for key, item in value.items()}
     target = changed.get("$ref")
     if isinstance(target, str) and (target == "#" or target.startswith("#/")):
         changed["$ref"] = root + target[1:]
@@ -186,7 +186,7 @@ def moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def subschemas(schema: object) -> Iterator[dict[str, Any]]:
-    """Yield every schema object within a schema, itself included, but none within data such as ``enum``."""
+    """Yield every schema object in a schema, itself included, but not the values of data keywords such as ``enum``."""
     pending = [schema]
     while pending:
         node = pending.pop()
@@ -202,9 +202,9 @@ def subschemas(schema: object) -> Iterator[dict[str, Any]]:
 
 
 def _closed(text: str) -> str:
-    """Return a schema whose objects are closed wherever that excludes no property that the schema names.
+    """Return a schema with ``additionalProperties: false`` wherever that excludes no property that the schema names.
 
-    Text that is not JSON is returned as it is: ``Grammar.validate`` reports it.
+    Text that is not JSON is returned unchanged: ``Grammar.validate`` reports it.
     """
     if len(text) > MAX_GRAMMAR_CHARACTERS:
         return text
@@ -229,15 +229,15 @@ def _names_its_properties(schema: Mapping[str, Any]) -> bool:
 
 
 def _parts_of_objects(schema: object) -> frozenset[int]:
-    """Return the identities of the schemas that describe an object together with another schema.
+    """Return the ``id()`` of each schema that applies to an object together with another schema.
 
-    They stay open, since each would exclude the properties of the other.
+    These stay open, since a closed one would exclude the properties of the other.
     """
     pending: list[object] = []
     for node in subschemas(schema):
-        beside = _BESIDE if node.keys() & {"properties", "required"} else {"allOf", "not"}
-        pending += [node[keyword] for keyword in beside & node.keys() if keyword != "$ref"]
-        if "$ref" in beside & node.keys():
+        applicators = _APPLICATORS if node.keys() & {"properties", "required"} else {"allOf", "not"}
+        pending += [node[keyword] for keyword in applicators & node.keys() if keyword != "$ref"]
+        if "$ref" in applicators & node.keys():
             pending.append(_definition(schema, node["$ref"]))
     found: set[int] = set()
     while pending:
@@ -250,8 +250,8 @@ def _parts_of_objects(schema: object) -> frozenset[int]:
 
 def _definition(schema: object, reference: object) -> object:
     """Return the target of a reference to a definition at the root of a schema; None for any other reference."""
-    place = reference.split("/") if isinstance(reference, str) else []
-    for step in place[1:] if len(place) == _DEFINITION_STEPS and place[0] == "#" else (None,):
+    path = reference.split("/") if isinstance(reference, str) else []
+    for step in path[1:] if len(path) == _DEFINITION_STEPS and path[0] == "#" else (None,):
         schema = schema.get(step) if isinstance(schema, dict) else None
     return schema
 

@@ -1,4 +1,4 @@
-"""Images and clips in a completion: their numbers, chunks, and the tables of a chunk that precede its text."""
+"""Numbered images and clips: their chunks, and the tables in Markdown that precede the completion of a chunk."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,9 +19,10 @@ from mlxk.domain.generation.video import DEFAULT_VIDEO_PROMPT, Clip
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 MARKER = "<!-- mlxk:filenames -->"
-"""Marks a table of images, for programs and for later requests to this one."""
+"""Marks a table of images, for clients, and to find it in later requests."""
 
 UNKNOWN = "-"
+"""Cell of an unknown fact."""
 
 _ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
 _TABLE = re.compile(rf"<details>\n<summary>[📸🎬][^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
@@ -30,7 +31,7 @@ _DIRECTIONS = re.compile(f"[{DIRECTIONS}]+")
 _MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
 _MARKUP |= {"*": "\\*", "[": "\\[", "]": "\\]", "~": "\\~"}
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-"""An underscore that is not within a word, where it could emphasize."""
+"""An underscore at the edge of a word, where Markdown may read it as emphasis."""
 
 
 @attrs.frozen
@@ -56,29 +57,29 @@ class ShownVideo:
 
 @attrs.frozen
 class Chunk:
-    """The images and clips that a model gets together, at least one."""
+    """The images and clips, at least one, that a model gets in one prompt."""
 
     images: tuple[ShownImage, ...]
     index: int = 1
-    """From 1."""
+    """Index of the chunk, from 1."""
     count: int = 1
     """Number of chunks."""
     videos: tuple[ShownVideo, ...] = ()
 
     @property
     def summary(self) -> str:
-        """The visible line of the collapsed table."""
+        """The visible line of the collapsed table of images."""
         first, last = self.images[0].number, self.images[-1].number
         if self.count > 1:
             consecutive = last - first == len(self.images) - 1
-            numbers = f"{first}-{last}" if consecutive else ", ".join(str(each.number) for each in self.images)
-            shown = f"Image {first}" if len(self.images) == 1 else f"Images {numbers}"
-            return f"📸 Chunk {self.index}/{self.count}: {shown}"
+            numbers = f"{first}-{last}" if consecutive else ", ".join(str(image.number) for image in self.images)
+            label = f"Image {first}" if len(self.images) == 1 else f"Images {numbers}"
+            return f"📸 Chunk {self.index}/{self.count}: {label}"
         size = len(self.images)
         return f"📸 Image Metadata ({size} image{'s' if size > 1 else ''})"
 
     def table(self) -> str:
-        """Return the collapsed tables in Markdown, without a line break at their end."""
+        """Return the collapsed tables in Markdown, without a final line break."""
         tables = []
         if self.images:
             columns = self._columns()
@@ -92,10 +93,10 @@ class Chunk:
         return "\n\n".join(tables)
 
     def prompt(self, text: str) -> str:
-        """Return the prompt with the facts of the tables before it."""
+        """Return the text, preceded by a line of facts for each image and clip."""
         several = len(self.images) + len(self.videos) > 1
-        labelled = [(f"Image {each.number}", _facts(each)) for each in self.images]
-        labelled += [(f"Video {each.number}", _recorded(each)) for each in self.videos]
+        labelled = [(f"Image {image.number}", _facts(image)) for image in self.images]
+        labelled += [(f"Video {video.number}", _recorded(video)) for video in self.videos]
         if not any(facts.known for _, facts in labelled):
             return text
         lines = [facts.line(label if several else None) for label, facts in labelled]
@@ -104,8 +105,8 @@ class Chunk:
     def message(self, parts: Sequence[MessagePart]) -> Message:
         """Return the user message with the images and clips of this chunk.
 
-        The facts precede the first text, several images or clips are labelled with their numbers, and a usual prompt is
-        added if there is no text.
+        The facts precede the first text, several images or clips are labelled with their numbers, and a default prompt
+        is added if there is no text.
 
         Args:
             parts: Text, audio, and the decoded images and clips of this chunk, in the order of the message.
@@ -126,9 +127,9 @@ class Chunk:
             else:
                 arranged.append(part)
         if not has_text:
-            heard = any(isinstance(part, DecodedAudio) for part in parts)
-            usual = DEFAULT_IMAGE_PROMPT if self.images else DEFAULT_VIDEO_PROMPT
-            arranged.append(self.prompt(DEFAULT_MIXED_PROMPT if heard else usual))
+            has_audio = any(isinstance(part, DecodedAudio) for part in parts)
+            default = DEFAULT_IMAGE_PROMPT if self.images else DEFAULT_VIDEO_PROMPT
+            arranged.append(self.prompt(DEFAULT_MIXED_PROMPT if has_audio else default))
         return Message.of_parts(*arranged)
 
     def _columns(self) -> list[str]:
@@ -148,26 +149,26 @@ class Chunk:
 
 
 class ImageNumbers:
-    """Numbers the images and clips of a conversation, oldest first. The same image keeps its number."""
+    """Assigns numbers to the images and clips of a conversation, oldest first. The same image keeps its number."""
 
     def __init__(self) -> None:
-        self._named: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._next = 1
         self._videos = 0
 
     def read(self, answer: str) -> None:
         """Reserve the numbers in the tables of an earlier completion."""
-        self._named.update(_read_tables(answer))
+        self._numbers.update(_read_tables(answer))
 
     def of(self, image: EncodedImage) -> int:
         """Return the number of an image; a new image gets the lowest free number."""
         short = image.digest[:8]
-        if short not in self._named:
-            taken = set(self._named.values())
+        if short not in self._numbers:
+            taken = set(self._numbers.values())
             while self._next in taken:
                 self._next += 1
-            self._named[short] = self._next
-        return self._named[short]
+            self._numbers[short] = self._next
+        return self._numbers[short]
 
     def of_video(self) -> int:
         """Return the number of the next clip."""
@@ -181,7 +182,7 @@ def without_tables(text: str) -> str:
 
 
 def _read_tables(text: str) -> dict[str, int]:
-    """Return the image numbers in the tables of a completion, by the first digits of the digest."""
+    """Return the tables of a completion as the first 8 digits of each image's digest to its number."""
     if MARKER not in text:
         return {}
     return {short: int(number) for number, short in _ROW.findall(text)}
@@ -206,11 +207,12 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(sign: str, text: str | None) -> str:
-    return f"{sign} {text}" if text else UNKNOWN
+def _cell(icon: str, text: str | None) -> str:
+    return f"{icon} {text}" if text else UNKNOWN
 
 
 def _original(name: str | None) -> str:
+    """Return a file name that cannot act as markup, a link or a line break."""
     name = _CONTROLS.sub(" ", name or "").strip()
     name = "".join(_MARKUP.get(character, character) for character in _DIRECTIONS.sub("", name))
     return LINK.sub(r"\1&#46;", _UNDERSCORE.sub(r"\\_", name)) or UNKNOWN

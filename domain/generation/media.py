@@ -1,6 +1,6 @@
-"""Images, recordings and clips of a prompt, encoded and decoded, and the limits on their size and number.
+"""Media of a prompt, encoded and decoded, and the limits on their size and number.
 
-Clips as they are received, and their frames: ``video``.
+Encoded clips, and the sampling of their frames, are in ``video``.
 """
 
 import enum
@@ -26,7 +26,7 @@ MAX_IMAGE_PIXELS = 64 * 1000 * 1000
 """Largest number of pixels of one decoded image; a small file can hold billions of pixels of one colour."""
 
 MAX_CHUNK = 5
-"""Largest number of images in one chunk: those that a model gets together."""
+"""Most images in one chunk, which a model gets in one prompt."""
 
 DEFAULT_CHUNK = 1
 """One image at a time is slowest and most reliable, since a model cannot confuse the images of different chunks."""
@@ -55,7 +55,7 @@ _FOREIGN = (
     (b"8BPS", "PSD"),
     (b"%PDF", "PDF"),
 )
-"""The first bytes of formats that people send and that are not supported, with their names."""
+"""Signature and name of unsupported formats that users may send."""
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -63,16 +63,16 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 @attrs.frozen
 class MediaKind:
-    """A kind of media that a request holds or names."""
+    """A kind of media that a request contains or refers to."""
 
     name: str
-    """In messages."""
+    """Its name in messages."""
     max_bytes: int
-    """Largest file."""
+    """Size of the largest file."""
     types: tuple[str, ...]
-    """What its media types begin with; what a file really is, its content says."""
+    """Prefixes of its MIME types. They are a first check; the format is detected from the content."""
     advice: str | None = None
-    """What to do with a file that is larger."""
+    """What to do with a larger file."""
 
     def check_size(self, size_bytes: int, place: str) -> None:
         """Refuse a file that is empty or too large.
@@ -137,7 +137,7 @@ class EncodedImage:
             original: The original file name.
 
         Raises:
-            ValidationError: It is empty, too large, or in an unknown format.
+            ValidationError: The file is empty, too large, or in an unknown format.
         """
         IMAGES.check_size(len(data), place)
         return cls(data, format_of(data[:SIGNATURE_BYTES], place), hashlib.sha256(data).hexdigest(), original, place)
@@ -169,8 +169,8 @@ def refusal(kind: type[Refusal], message: str, title: str, field: str | None, hi
     Args:
         kind: Class of the error.
         message: The fault, without the name of the file.
-        title: Its name.
-        field: The field that it came from, which the error names instead; None for a file with a name of its own.
+        title: Name of the file.
+        field: The request field that it came from, named instead of the title; None to name the title.
         hint: What to do next.
     """
     return kind.in_field(field, message, hint=hint) if field else kind(f"{title} {message}", hint=hint)
@@ -194,22 +194,22 @@ def format_of(beginning: bytes, place: str) -> ImageFormat:
     Raises:
         ValidationError: The format is unknown.
     """
-    found = ImageFormat.of(beginning)
-    if found is None:
+    detected = ImageFormat.of(beginning)
+    if detected is None:
         known = ", ".join(each.name for each in ImageFormat)
         foreign = next((name for magic, name in _FOREIGN if beginning.startswith(magic)), None)
         if foreign is not None:
             hint = f"Convert it to PNG or JPEG first. Known formats: {known}"
             raise ValidationError.in_field(place, f"is in {foreign}, which is not supported", hint=hint)
         raise ValidationError.in_field(place, "is not an image of a known format", hint=f"Known formats: {known}")
-    return found
+    return detected
 
 
 def check_together(sizes_bytes: Sequence[int], place: str) -> None:
     """Refuse images whose total size is too large.
 
     Raises:
-        ValidationError: They have more than ``MAX_IMAGES_BYTES``.
+        ValidationError: The images have more than ``MAX_IMAGES_BYTES`` together.
     """
     total = sum(sizes_bytes)
     if total > MAX_IMAGES_BYTES:
@@ -241,7 +241,7 @@ MAX_AUDIO_BYTES = 50 * 1000 * 1000
 DEFAULT_AUDIO_PROMPT = "Transcribe this audio."
 
 DEFAULT_MIXED_PROMPT = "Describe what is to be seen and heard."
-"""With images and sound."""
+"""For a prompt with images and sound."""
 
 _BYTES_PER_SAMPLE = 4
 
@@ -251,27 +251,27 @@ class DecodedAudio:
     """The samples of one recording."""
 
     samples: bytes = attrs.field(repr=False)
-    """Mono, at ``AUDIO_RATE``, from -1 to 1, as little-endian 32-bit floats."""
+    """Mono, at ``AUDIO_RATE``, as little-endian 32-bit floats from -1 to 1."""
     digest: str
     """SHA-256 of the samples, hexadecimal."""
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Its duration."""
         return len(self.samples) / _BYTES_PER_SAMPLE / AUDIO_RATE
 
 
 RECORDINGS = MediaKind("recording", MAX_AUDIO_BYTES, ("audio/", "video/", "application/ogg"))
-"""Containers of films hold sound alone as well."""
+"""Recordings of sound; video containers may hold sound alone as well."""
 
 MAX_NAMED = 64
-"""Most media that a request names."""
+"""Most media that a request refers to by URL or path."""
 
 MAX_NAMED_BYTES = 100 * MIB
-"""Their largest size together."""
+"""Largest total size of these media."""
 
 MAX_NAMED_SECONDS = 30.0
-"""Longest time in which all of them are fetched."""
+"""Time limit for fetching all of these media."""
 
 
 def check_audio_length(audio: DecodedAudio, name: str) -> None:
@@ -282,7 +282,7 @@ def check_audio_length(audio: DecodedAudio, name: str) -> None:
         name: Its name in the error message.
 
     Raises:
-        ValidationError: It is longer than ``MAX_PROMPT_AUDIO_SECONDS``.
+        ValidationError: The recording is longer than ``MAX_PROMPT_AUDIO_SECONDS``.
     """
     if audio.seconds > MAX_PROMPT_AUDIO_SECONDS:
         limit = MAX_PROMPT_AUDIO_SECONDS
@@ -297,24 +297,24 @@ class VideoFrame:
     """A frame of a clip."""
 
     index: int
-    """Its place among all frames of the clip, from 0."""
+    """Index among all frames of the clip, from 0."""
     seconds: float
-    """From the beginning of the clip."""
+    """Time from the start of the clip."""
     image: DecodedImage
 
 
 @attrs.frozen
 class DecodedVideo:
-    """The frames of a clip that a model gets."""
+    """The sampled frames of a clip."""
 
     frames: tuple[VideoFrame, ...]
     """At least one, oldest first, all of the same size."""
     total_frames: int
-    """Frames of the complete clip."""
+    """Number of frames of the complete clip."""
     rate: float
-    """Frames a second of the clip."""
+    """Frame rate of the complete clip, frames a second."""
 
     @property
     def digest(self) -> str:
-        """Differs where any of the frames does, hexadecimal."""
+        """SHA-256 over the digests of its frames, hexadecimal."""
         return hashlib.sha256("".join(frame.image.digest for frame in self.frames).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What is known of images and clips beside their pixels: when, where and by which camera they were taken."""
+"""Metadata of images and clips: time, place and camera of the recording, and technical data of clips."""
 
 import datetime
 import re
@@ -11,9 +11,9 @@ from mlxk.domain.generation.media import DecodedVideo
 MAX_CAMERA_CHARACTERS = 64
 
 _UNSAFE = re.compile(r"[^\w .,+/&()'-]+|(?<![^\W_])_+|_+(?![^\W_])|__+")
-"""Characters that camera names do not need, and that could be markup in Markdown, HTML or a prompt."""
+"""Characters that could be markup in Markdown, HTML or a prompt; camera names do not need them."""
 LINK = re.compile(r"(?<![^\W_])(www)\.", re.IGNORECASE)
-"""The beginning of what is a link in Markdown viewers without any markup."""
+"""The prefix of text that Markdown viewers turn into a link by themselves."""
 
 
 @attrs.frozen
@@ -31,7 +31,7 @@ class ImageFacts:
     @property
     def known(self) -> bool:
         """Whether any fact is known."""
-        return any(each is not None for each in (self.location, self.taken, self.camera))
+        return any(fact is not None for fact in (self.location, self.taken, self.camera))
 
     @property
     def location(self) -> str | None:
@@ -42,14 +42,14 @@ class ImageFacts:
 
     @property
     def date(self) -> str | None:
-        """The time to the minute where the photo was taken, as ``2023-12-06 12:19``."""
+        """Local time of the photo to the minute, such as ``2023-12-06 12:19``."""
         return None if self.taken is None else self.taken.replace(tzinfo=None).isoformat(sep=" ", timespec="minutes")
 
     def line(self, label: str | None) -> str | None:
         """Return the facts as one line for the prompt, or None when there are none.
 
         Args:
-            label: What they are about, such as ``Image 1``; None leaves it out.
+            label: Name of the image, such as ``Image 1``; None leaves it out.
         """
         named = {"GPS": self.location, "Date": self.date, "Camera": self.camera}
         facts = [f"{name}: {value}" for name, value in named.items() if value is not None]
@@ -59,29 +59,30 @@ class ImageFacts:
 
 @attrs.frozen
 class VideoFacts:
-    """What is known of a clip."""
+    """Metadata of a clip."""
 
     width: int
-    """Of its frames as they are stored, upright, pixels."""
+    """Width of its stored frames, upright, pixels."""
     height: int
+    """Height of its stored frames, upright, pixels."""
     seconds: float
     """Its duration."""
     codec: str
-    """The common name of the encoding of its frames, such as ``h264``."""
+    """Common name of its video codec, such as ``h264``."""
     recorded: ImageFacts | None = None
-    """When, where and with what it was recorded; None when that is not reported."""
+    """Time, place and camera of the recording; None when these are not reported."""
 
 
 @attrs.frozen
 class ReadVideo:
-    """The frames of a clip, and what is known of it."""
+    """The frames that a model gets of a clip, and the clip's metadata."""
 
     video: DecodedVideo
     facts: VideoFacts
 
 
 def camera_name(make: str | None, model: str | None) -> str | None:
-    """Join the names of maker and model, without the maker if the model's name begins with it."""
+    """Return the camera's name: maker and model, or the model alone if its name begins with the maker."""
     make, model = _plain(make), _plain(model)
     if not make or not model:
         return model or make or None

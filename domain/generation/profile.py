@@ -1,4 +1,4 @@
-"""A model under a name, or every model: how it generates where a request does not say."""
+"""Profiles: the user's defaults for a model under a name, or for every model, used where a request sets no value."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from mlxk.domain.models.kv_cache import TURBOQUANT_BITS
 
 @attrs.frozen
 class Profile:
-    """A model under a name, and how it generates where a request does not say."""
+    """A model and its defaults for generation; None for what a profile does not set."""
 
     model: str = ""
-    """The reference of the model; empty where a profile is for every model."""
+    """The model's reference; empty in a profile for every model."""
     system: str | None = None
     """The system prompt of conversations without one."""
     settings: GenerationSettings = attrs.field(factory=GenerationSettings)
@@ -26,26 +26,26 @@ class Profile:
     thinking_tags: tuple[str, str] | None = None
     """The texts that begin and end the reasoning."""
     template_options: Mapping[str, Any] = attrs.field(factory=dict)
-    """Variables for the chat template, by its own names; JSON values."""
+    """Chat template variable to its JSON value."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
-    """Without a draft model, which is a reference here."""
+    """Engine options; the draft model is in ``draft_reference`` instead."""
     draft_reference: str | None = None
-    """A smaller model for speculative decoding."""
+    """Reference of a smaller model for speculative decoding."""
     draft_kind: str | None = None
-    """What it must be: one of ``DRAFT_KINDS``; None takes it as what its files say."""
+    """Expected kind of the draft model, one of ``DRAFT_KINDS``; None takes the kind that its files state."""
     context_limit: int | None = None
     """Most tokens of prompt and completion together."""
     keep_alive_seconds: float | None = None
     """Idle time after which the model is unloaded; infinity means never."""
     alternatives_limit: int | None = None
-    """Most alternatives reported with a log probability; who asks for more gets so many."""
+    """Most alternatives reported with a log probability; requests for more get this many."""
 
     def over(self, other: "Profile") -> "Profile":
-        """Return this profile, with what it leaves out from another one."""
+        """Return this profile with the other's values where this one sets none."""
         first, second = self.engine_options, other.engine_options
-        # The two exclude each other, so that one of this profile replaces either of the other.
+        # kv_bits and max_kv_size exclude each other: either of this profile replaces both of the other.
         replaces = first.kv_bits is not None or first.max_kv_size is not None
-        # A scheme takes the other's bits where it has them, and else its own.
+        # A scheme keeps the other's bits where it supports them; otherwise its default applies.
         replaces = replaces or (first.is_turboquant and second.kv_bits not in TURBOQUANT_BITS)
         cache = first if replaces else second
         return Profile(
@@ -76,17 +76,17 @@ class Profile:
 
     @property
     def pins(self) -> bool:
-        """Whether the model stays in memory, whatever a request says."""
+        """Whether the model stays in memory regardless of requests."""
         return self.keep_alive_seconds == math.inf
 
     @property
     def says_how_to_reason(self) -> bool:
-        """Whether it says whether, or how much, the model reasons."""
+        """Whether it sets whether, or how much, the model reasons."""
         stated = self.template_options.keys() & {"enable_thinking", "thinking"}
         return self.thinking is not None or self.effort is not None or bool(stated)
 
     def leaving_reasoning_to(self, request: "Profile", *, can_reason: bool) -> "Profile":
-        """Return this profile for a request: without what the request says in other words, or the model cannot do."""
+        """Return this profile for a request: without reasoning options that the request sets or the model lacks."""
         if not can_reason:
             settings = attrs.evolve(self.settings, thinking_budget=None)
             return attrs.evolve(self, settings=settings, thinking=None, effort=None)

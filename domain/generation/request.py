@@ -1,4 +1,4 @@
-"""Text generation: requests and events, and the figures of the engine that computes them.
+"""Text generation: requests, the events of a stream, and the figures of the engine.
 
 A stream yields some ``PromptProgress`` while a long prompt is computed, then any number of ``TextDelta``,
 ``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the usage; a failure is raised as ``MlxkError``
@@ -34,7 +34,7 @@ class FinishReason(enum.Enum):
 
 @attrs.frozen
 class Usage:
-    """Numbers of tokens."""
+    """Token counts of one completion, or of several together."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -46,21 +46,21 @@ class Usage:
     accepted_prediction_tokens: int = 0
     """Generated tokens that a draft model had proposed."""
     rejected_prediction_tokens: int = 0
-    """Tokens that a draft model proposed in vain."""
+    """Tokens that a draft model had proposed and the model rejected."""
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
+        """Tokens of prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
 
 
 def predictions(usages: Sequence[Usage]) -> dict[str, int]:
-    """Return the tokens of draft models of some completions by their names; nothing where none proposed any."""
-    found = {
+    """Return field name to sum for the prediction counts of completions; empty where no draft model proposed any."""
+    sums = {
         name: sum(getattr(usage, name) for usage in usages)
         for name in ("accepted_prediction_tokens", "rejected_prediction_tokens")
     }
-    return found if any(found.values()) else {}
+    return sums if any(sums.values()) else {}
 
 
 @attrs.frozen
@@ -71,32 +71,36 @@ class Timings:
     prompt_seconds: float
     """From the start of prefill to the first generated token."""
     generation_seconds: float
+    """From the first generated token to the end."""
     queue_seconds: float = 0.0
     """Time in the queue of the engine."""
 
     @property
     def first_token_seconds(self) -> float:
-        """From submission to the first token."""
+        """From submission to the first generated token."""
         return self.load_seconds + self.queue_seconds + self.prompt_seconds
 
 
 @attrs.frozen
 class EngineFigures:
-    """What the engine of a server does. Counters start at zero with its process."""
+    """State and counters of a server's engine. Counters start at zero with its process."""
 
     running: int
-    """Answers being computed."""
+    """Sequences being computed."""
     waiting: int
+    """Sequences in the queue."""
     prompt_tokens: int
-    """Of prompts, those from a cache included."""
+    """Prompt tokens so far, those from the prefix cache included."""
     cached_tokens: int
-    """Those of them that were not computed again."""
+    """Prompt tokens taken from the prefix cache so far."""
     generated_tokens: int
+    """Generated tokens so far."""
     array_bytes: int
-    """All arrays: weights, caches of running answers, kept prompts."""
+    """Memory of all arrays: weights, KV caches of running sequences, prefix cache."""
     kept_prompt_bytes: int
+    """Memory of the prefix cache."""
     responding: bool = True
-    """Whether the engine answered in time; if not, every other figure is out of date."""
+    """Whether the engine responded in time; if not, every other figure is out of date."""
 
 
 @attrs.frozen
@@ -104,11 +108,11 @@ class TokenAlternative:
     """One token and its log probability."""
 
     text: str
-    """Its text, in which U+FFFD replaces bytes that are not UTF-8 by themselves."""
+    """Its text; U+FFFD replaces bytes that are not valid UTF-8 alone."""
     utf8: bytes
-    """Its bytes, exactly."""
+    """Its exact bytes."""
     logprob: float
-    """Natural logarithm of its probability, at most 0, always finite."""
+    """Natural logarithm of its probability: at most 0, always finite."""
 
 
 @attrs.frozen
@@ -122,7 +126,7 @@ class TokenLogprob:
 
 @attrs.frozen
 class TextDelta:
-    """A chunk of the text, never empty, of complete characters."""
+    """A chunk of the text: never empty, complete characters."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -131,7 +135,7 @@ class TextDelta:
 
 @attrs.frozen
 class PromptDelta(TextDelta):
-    """The prompt, repeated; its first token, which follows nothing, has the log probability 0."""
+    """The echoed prompt; its first token, which has no context, has the log probability 0."""
 
 
 @attrs.frozen
@@ -155,7 +159,7 @@ class ToolCallDelta:
 
     @property
     def begins(self) -> bool:
-        """Whether it is the first delta of its call."""
+        """Whether this is the first delta of its call."""
         return bool(self.call.name)
 
 
@@ -173,13 +177,13 @@ class Finished:
     parts: "tuple[Finished, ...]" = ()
     """The last events of the completions that this one combines; empty for a single completion."""
     stop_sequence: str | None = None
-    """The stop string that was found."""
+    """The stop string that ended the completion; None for any other end."""
     window_full: bool = False
-    """Whether the limit that was reached is the context window, not one of the request."""
+    """Whether the limit that was reached is the context window, not a limit of the request."""
 
     @classmethod
     def joined(cls, ends: "Sequence[Finished]") -> "Finished":
-        """Return the last event of consecutive completions, at least one, that are read as one."""
+        """Return the last event for consecutive completions, at least one, that count as one."""
         cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
         usage = zip(*(attrs.astuple(end.usage) for end in ends), strict=True)
         timings = zip(*(attrs.astuple(end.timings) for end in ends), strict=True)
@@ -205,16 +209,16 @@ GenerationEvent = AnswerDelta | Finished
 
 @attrs.frozen
 class PromptProgress:
-    """How much of a long prompt is computed; no part of the completion, and only before its first delta."""
+    """Progress of the prefill of a long prompt; no part of the completion, and only before its first delta."""
 
     done: int
-    """Tokens, those taken from the prefix cache included."""
+    """Computed tokens, those taken from the prefix cache included."""
     total: int
     """Tokens of the prompt."""
 
 
 StreamEvent = GenerationEvent | PromptProgress
-"""What a stream yields."""
+"""An event of a stream."""
 
 
 TokenIds = tuple[int, ...]
@@ -222,7 +226,7 @@ TokenIds = tuple[int, ...]
 
 
 def nobody_left() -> bool:
-    """Return False: the caller is still waiting."""
+    """Return False, as the default of ``is_abandoned``: the client is still there."""
     return False
 
 
@@ -232,7 +236,7 @@ class GenerationRequest:
 
     model: ModelHandle
     prompt: Conversation | str | TokenIds
-    """A conversation, rendered with the model's chat template; or text or tokens, passed on unchanged."""
+    """A conversation, rendered with the model's chat template; or text or tokens, used unchanged."""
     settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
     """Whether the model reasons first; None leaves it to the chat template."""
@@ -242,35 +246,35 @@ class GenerationRequest:
     effort: Effort | None = None
     """How much the model reasons; None leaves it to the chat template."""
     parse_special: bool = False
-    """Whether control tokens that the messages of a conversation spell out, such as ``<|im_end|>``, are control tokens;
-    by default they are text. A prompt that is plain text is not affected: there they always are."""
+    """Whether the text of a control token in a message, such as ``<|im_end|>``, is encoded as that token; by default it
+    is plain text. In a prompt of plain text it always is the token."""
     template_options: Mapping[str, Any] = attrs.field(factory=dict)
-    """Further variables for the chat template, by its own names; JSON values."""
+    """Further chat template variables, name to JSON value."""
     thinking_tags: tuple[str, str] | None = None
-    """The texts that begin and end the reasoning; None as they are known of the model."""
+    """The texts that begin and end the reasoning; None means the model's known tags."""
     is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
-    """Whether the client has gone, before it has a stream that can be cancelled."""
+    """Callback: whether the client has disconnected. For the time before there is a stream to cancel."""
     context_limit: int | None = None
-    """Most tokens of prompt and completion together, where the model's context window has more; None sets no limit."""
+    """Most tokens of prompt and completion together, if below the model's context window; None sets no limit."""
     keep_alive_seconds: float | None = None
-    """Idle time after which the model is unloaded, from now on; None leaves it, infinity means never."""
+    """Idle time after which the model is unloaded, from now on; None keeps the current time, infinity means never."""
     alternatives_limit: int | None = None
     """Most alternatives reported with a log probability, where the settings ask for more; None sets no limit."""
     tenant: str = ""
-    """Whose prompt it is, opaque: what was kept of another tenant's prompts is never used for it."""
+    """Opaque identifier of the prompt's owner; prefix cache entries of other tenants are never used."""
 
     @property
     def reasons(self) -> bool | None:
-        """Whether the model reasons first, by whichever field says so; None leaves it to the chat template."""
+        """Whether the model reasons first, by any of the fields that set it; None leaves it to the chat template."""
         if self.thinking is not None:
             return self.thinking
-        stated = (self.template_options.get(name) for name in ("enable_thinking", "thinking"))
-        found = next((value for value in stated if isinstance(value, bool)), None)
-        return False if found is None and self.effort is Effort.NONE else found
+        options = (self.template_options.get(name) for name in ("enable_thinking", "thinking"))
+        stated = next((value for value in options if isinstance(value, bool)), None)
+        return False if stated is None and self.effort is Effort.NONE else stated
 
     @property
     def has_images(self) -> bool:
-        """Whether the prompt has images, or clips, whose frames are such."""
+        """Whether the prompt has images or clips."""
         return isinstance(self.prompt, Conversation) and bool(self.prompt.images or self.prompt.videos)
 
     @property
@@ -290,19 +294,19 @@ class GenerationRequest:
         return attrs.evolve(self, settings=settings, backends=backends)
 
     def within_limits(self) -> tuple["GenerationRequest", tuple[Adaptation, ...]]:
-        """Return this request with no more alternatives than its limit allows, and what was changed for it."""
-        asked, limit = self.settings.logprobs, self.alternatives_limit
-        if asked is None or limit is None or asked <= limit:
+        """Return this request with at most ``alternatives_limit`` alternatives, and the adaptations made."""
+        requested, limit = self.settings.logprobs, self.alternatives_limit
+        if requested is None or limit is None or requested <= limit:
             return self, ()
-        sentence = f"Log probabilities come with {limit} alternatives at most, not with the {asked} asked for."
+        sentence = f"Log probabilities come with {limit} alternatives at most, not with the {requested} asked for."
         settings = attrs.evolve(self.settings, logprobs=limit)
         return attrs.evolve(self, settings=settings), (Adaptation("top-logprobs-limited", sentence),)
 
     def validate(self) -> None:
-        """Check every range, those of the settings included.
+        """Check the prompt, the settings and the engine options.
 
         Raises:
-            ValidationError: Names each field out of range.
+            ValidationError: Names each field at fault.
         """
         if not isinstance(self.prompt, (str, tuple, Conversation)):
             raise ValidationError("prompt must be text, tokens or a conversation")
@@ -312,12 +316,12 @@ class GenerationRequest:
         self.engine_options.validate()
 
     def choices(self, count: int) -> tuple["GenerationRequest", ...]:
-        """Return ``count`` requests for alternative completions: this one, and others with seeds derived from its own.
+        """Return ``count`` requests for alternative completions: this one, and others with seeds derived from its seed.
 
-        Without a seed every completion draws its own.
+        Without a seed, every completion draws its own.
         """
-        seed = self.settings.seed
-        if seed is None:
+        first = self.settings.seed
+        if first is None:
             return (self,) * count
-        seeds = ((seed + index * _SEED_STRIDE) % SEED_RANGE for index in range(count))
-        return tuple(attrs.evolve(self, settings=attrs.evolve(self.settings, seed=each)) for each in seeds)
+        seeds = ((first + index * _SEED_STRIDE) % SEED_RANGE for index in range(count))
+        return tuple(attrs.evolve(self, settings=attrs.evolve(self.settings, seed=seed)) for seed in seeds)

@@ -1,4 +1,4 @@
-"""How to generate: sampling settings, reasoning effort, engine options, and profiles, which keep these under a name."""
+"""How to generate: sampling settings, reasoning effort and engine options."""
 
 import enum
 import math
@@ -22,30 +22,35 @@ from mlxk.domain.models.kv_cache import (
 from mlxk.domain.models.model import ModelDescription, ModelHandle
 
 MAX_STOP_SEQUENCES = 16
-"""Most stop strings of a request; each costs work at every token."""
+"""Most stop strings of a request; each is searched at every token."""
 
 MAX_LOGPROB_ALTERNATIVES = 20
-"""Most alternatives that a request may ask for at each token."""
+"""Most alternatives per token that a request may ask for."""
 
 MAX_LOGIT_BIASES = 1024
 """Most tokens with a logit bias in a request."""
 
 SEED_RANGE = 2**64
-"""Seeds are integers from 0 to this, exclusive."""
+"""Seeds are integers from 0 up to, not including, this."""
 
 
 @attrs.frozen
 class GenerationSettings:
-    """Sampling settings and limits. ``None`` means the value of the model's generation_config, else our default."""
+    """Sampling settings and limits.
+
+    Where not stated otherwise, None means the value of the model's generation_config, else of ``PRODUCT_DEFAULTS``.
+    """
 
     max_tokens: int | None = None
     """Most tokens to generate; None means the remainder of the context window."""
     temperature: float | None = None
     """0 always selects the likeliest token."""
     top_p: float | None = None
+    """Probability mass from which to sample; 1 switches it off."""
     top_k: int | None = None
-    """0 switches it off."""
+    """Number of likeliest tokens from which to sample; 0 switches it off."""
     min_p: float | None = None
+    """Least probability of a token, as a share of the likeliest token's; 0 switches it off."""
     repetition_penalty: float | None = None
     """Divides the likelihood of tokens that the completion already has, 0.1 to 10; 1 switches it off."""
     presence_penalty: float | None = None
@@ -55,13 +60,13 @@ class GenerationSettings:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Pairs of token id and the value added to its logit, -100 to 100."""
     seed: int | None = None
-    """The same seed gives the same text; None draws a random one."""
+    """The same seed gives the same text; None draws a random seed."""
     stop: tuple[str, ...] = ()
-    """Strings that end the completion; they are not part of it."""
+    """Strings that end the completion and are not part of it."""
     ignore_eos: bool = False
     """Whether to continue after the end-of-sequence token, up to ``max_tokens``; for benchmarks."""
     thinking_budget: int | None = None
-    """Most tokens of reasoning, after which it is closed and the text begins; None sets no limit."""
+    """Most tokens of reasoning, after which it is closed and the answer begins; None sets no limit."""
     grammar: Grammar | None = None
     """Constrains the text of the completion, not its reasoning."""
     forced_call: ForcedCall | None = None
@@ -96,7 +101,7 @@ PRODUCT_DEFAULTS = GenerationSettings(
     presence_penalty=0.0,
     frequency_penalty=0.0,
 )
-"""Values that neither the request nor the model's generation_config sets."""
+"""Used where neither the request nor the model's generation_config has a value."""
 
 
 def _number(value: float | None, name: str, low: float, high: float) -> str | None:
@@ -152,13 +157,13 @@ _RULES = (
 )
 
 DEFAULT_THINKING_TAGS = ("<think>", "</think>")
-"""The texts that begin and end reasoning where nothing else is known."""
+"""The texts that begin and end reasoning, where the model's own are unknown."""
 
 
 class Effort(enum.Enum):
     """How much a model reasons, from least to most; values are the names in the JSON API.
 
-    Chat templates get the nearest that they know: a level, or reasoning switched on or off.
+    A chat template gets the nearest value that it knows: a level, or reasoning switched on or off.
     """
 
     NONE = "none"
@@ -171,16 +176,16 @@ class Effort(enum.Enum):
 
 
 DEFAULT_DRAFT_TOKENS = 3
-"""Tokens that a draft model proposes at a time."""
+"""Tokens that a draft model proposes at a time, by default."""
 
 DRAFT_KINDS = ("model", "eagle3", "dflash", "mtp")
-"""A draft model that reads tokens, and the kinds of drafters, which read the hidden states of their model."""
+"""``model`` is a draft model, which reads tokens; the others are drafters, which read their model's hidden states."""
 
 MAX_DRAFT_TOKENS = 16
-"""Most tokens that a draft model proposes at a time; more are rarely accepted."""
+"""Most tokens that a draft model may propose at a time; more are rarely accepted."""
 
 ACTIVATION_MODES = ("mxfp8", "nvfp4")
-"""Kinds of quantized weights with which quantized inputs are multiplied."""
+"""Quantization modes of weights that support quantized activations."""
 
 _NEEDED = {
     "kv_group_size": ("kv_bits", "Say how many bits keys and values have."),
@@ -188,17 +193,17 @@ _NEEDED = {
     "draft_tokens": ("draft_model", "Name the model that proposes the tokens."),
     "draft_kind": ("draft_model", "Name the model that proposes the tokens."),
 }
-"""Options that say how another one works: which that is, and what to do."""
+"""Option to the option that it refines, without which it has no effect, and a hint."""
 
 
 def require_needed(given: Mapping[str, object]) -> None:
-    """Refuse options that would have no effect, since the one that they are about is not given.
+    """Refuse options without the option that they refine.
 
     Args:
-        given: Options by name; None, or no entry, for what is not given.
+        given: Name to value; None, or no entry, for an option that is not given.
 
     Raises:
-        ValidationError: Names both.
+        ValidationError: Names both options.
     """
     for name, (needed, hint) in _NEEDED.items():
         if given.get(name) is not None and given.get(needed) is None:
@@ -207,51 +212,51 @@ def require_needed(given: Mapping[str, object]) -> None:
 
 @attrs.frozen
 class EngineOptions:
-    """Trade-offs between memory, speed and exactness. The defaults change nothing."""
+    """Trade-offs between memory, speed and exactness. By default all are off."""
 
     adapter: str | None = None
     """Absolute directory of a LoRA adapter to apply to the model."""
     draft_model: ModelHandle | None = None
     """A small model with the same vocabulary, for speculative decoding; it does not change the text."""
     draft_required: bool = True
-    """Whether a request that excludes the draft model is refused; else it is computed without. Such a draft model is
-    used only while it is faster."""
+    """Whether a request that cannot use the draft model is refused. If not, it is computed without, and the draft model
+    is used only while it is faster."""
     draft_tokens: int | None = None
     """Tokens proposed at a time; None takes ``DEFAULT_DRAFT_TOKENS``."""
     kv_bits: float | None = None
-    """Bits of a quantized KV cache; None does not quantize it, unless the scheme has a number of its own: ``settled``
-    has that."""
+    """Bits of a quantized KV cache; None does not quantize it, unless the scheme has a default (see ``settled``)."""
     kv_scheme: str | None = None
-    """How it is quantized: one of ``KV_SCHEMES``; None takes the first."""
+    """Quantization scheme of the KV cache, one of ``KV_SCHEMES``; None takes the first."""
     kv_group_size: int | None = None
-    """Numbers of it that share a scale; None takes 64, or 32 where 64 does not divide an attention head."""
+    """Numbers of the KV cache that share a scale; None takes 64, or 32 where 64 does not divide an attention head."""
     max_kv_size: int | None = None
     """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
     prefix_cache_bits: int | None = None
-    """Bits of keys and values of kept prompts once memory is short; None drops such prompts instead."""
+    """Bits to which the prefix cache is quantized once memory is short; None evicts entries instead."""
     quantize_activations: bool | None = None
-    """Whether inputs of quantized layers are quantized as well; None as False."""
+    """Whether the inputs of quantized layers are quantized as well; None means False."""
     cache_required: bool = True
-    """Whether a model that cannot keep such a cache is refused; else it keeps its usual one, and a note says so."""
+    """Whether a model that does not support such a KV cache is refused. If not, it keeps its usual cache, and a note
+    says so."""
 
     @property
     def batchable(self) -> bool:
-        """Whether the sequence can share a batch with others, whose keys and values have as many bits."""
+        """Whether the sequence can share a batch with others of the same KV quantization."""
         drafted = self.draft_model is not None and self.draft_required
         return not drafted and self.max_kv_size is None
 
     @property
     def is_turboquant(self) -> bool:
-        """Whether keys and values are quantized in the second way."""
+        """Whether the KV cache is quantized by TurboQuant."""
         return self.kv_scheme == TURBOQUANT
 
     @property
     def stored_bits(self) -> int | None:
-        """Bits to which kept prompts are quantized once memory is short; None where they are not, or are already."""
+        """Bits to which the prefix cache is quantized once memory is short; None for never, or where it already is."""
         return self.prefix_cache_bits if self.kv_bits is None else None
 
     def cache_bytes(self, model: ModelDescription) -> int:
-        """Return what keys and values of one token of a model take, bytes."""
+        """Return the size of a model's KV cache with these options, bytes per token."""
         bits = settled(self).kv_bits
         if bits is None:
             return model.cache_per_token
@@ -296,7 +301,7 @@ class EngineOptions:
 
 
 def settled(options: EngineOptions) -> EngineOptions:
-    """Return options with the number of bits that a scheme has by itself; call it when nothing else says it."""
+    """Return options with the scheme's default bits filled in; call it once profiles and defaults are merged."""
     if options.kv_bits is not None or not options.is_turboquant:
         return options
     return attrs.evolve(options, kv_bits=TURBOQUANT_USUAL_BITS)

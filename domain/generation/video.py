@@ -1,4 +1,4 @@
-"""Video clips of a prompt as they are received, how many of their frames a model gets, and the limits on all of it."""
+"""Video clips of a prompt as received, the sampling of their frames, and the limits on both."""
 
 import enum
 import hashlib
@@ -33,7 +33,7 @@ MAX_VIDEO_SECONDS = 2 * 60 * 60
 """Longest clip."""
 
 MAX_FRAME_PIXELS = 16 * 1000 * 1000
-"""Largest number of pixels of one frame as it is stored: that of 4K has nine million, that of 8K thirty-three."""
+"""Most pixels of one stored frame: 4K has nine million, 8K thirty-three."""
 
 MAX_FRAMES = 128
 """Most frames that a model gets of all clips of a prompt."""
@@ -42,13 +42,13 @@ MAX_VIDEOS = 8
 """Most clips of a prompt."""
 
 MAX_SAMPLING_RATE = 60.0
-"""Most frames of a second that can be asked for."""
+"""Highest sampling rate that can be asked for, frames a second."""
 
 USUAL_FRAME_PIXELS = 1280 * 720
-"""To so many pixels frames are made smaller, where nothing else is asked for."""
+"""Size to which frames are scaled down by default, pixels."""
 
 MIN_FRAME_PIXELS = 16 * 16
-"""Fewest pixels of a frame that can be asked for."""
+"""Smallest size of a frame that can be asked for, pixels."""
 
 DEFAULT_VIDEO_PROMPT = "Describe the video."
 
@@ -56,7 +56,7 @@ SIGNATURE_BYTES = 64
 """Number of leading bytes that identify the container."""
 
 _FEWEST_FRAMES = 4
-"""So many frames are taken of a short clip, where it has them."""
+"""Least number of frames to sample, for clips that have as many."""
 
 _OLD_QUICKTIME = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _STILL_BRANDS = frozenset({b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"jpg ", b"jp2 "})
@@ -75,9 +75,9 @@ class VideoContainer(enum.Enum):
 
     @classmethod
     def of(cls, beginning: bytes) -> "VideoContainer | None":
-        """Return the container by the first ``SIGNATURE_BYTES`` bytes; None when it is none of these.
+        """Return the container by the first ``SIGNATURE_BYTES`` bytes; None when it is unknown.
 
-        Playlists, and every other file that may name further files or addresses, are none.
+        Playlists, like all files that may refer to other files or URLs, are deliberately unknown.
         """
         if beginning[4:8] == b"ftyp":
             brand = beginning[8:12]
@@ -93,14 +93,14 @@ class VideoContainer(enum.Enum):
 
 @attrs.frozen
 class VideoSampling:
-    """Which frames a model gets of a clip."""
+    """Which frames of a clip a model gets."""
 
     fps: float = 1.0
-    """Frames of each second."""
+    """Frames to sample a second."""
     max_frames: int = 16
-    """Most frames; a longer clip has them further apart."""
+    """Most frames; in a longer clip they are further apart."""
     max_pixels: int | None = None
-    """To so many pixels each frame is made smaller; None for ``USUAL_FRAME_PIXELS``."""
+    """Size to which each frame is scaled down, pixels; None means ``USUAL_FRAME_PIXELS``."""
 
     def validate(self) -> None:
         """Check the ranges.
@@ -118,17 +118,18 @@ class VideoSampling:
 
     @property
     def frame_pixels(self) -> int:
-        """The largest number of pixels of a frame that a model gets."""
+        """Most pixels of a frame that a model gets."""
         return USUAL_FRAME_PIXELS if self.max_pixels is None else self.max_pixels
 
     def indices(self, total: int, rate: float) -> tuple[int, ...]:
-        """Return the frames to take of a clip, from 0, evenly from its first to its last one.
+        """Return the indices of the frames to sample, from 0, evenly spaced from the first to the last frame.
 
-        An even number of them, which models with tokens for video take in pairs, and at least four, where it has them.
+        Their number is even, since models with video tokens read frames in pairs, and at least four where the clip has
+        them.
 
         Args:
-            total: Number of frames, at least 1.
-            rate: Frames a second.
+            total: Number of frames of the clip, at least 1.
+            rate: Frame rate of the clip, frames a second.
         """
         most = _even(min(self.max_frames, total))
         count = _even(min(max(total / rate * self.fps, _FEWEST_FRAMES), most, total))
@@ -165,11 +166,11 @@ class EncodedVideo:
         Args:
             data: The complete file.
             place: Its origin in error messages: a field, or a flag and its value.
-            sampling: Which frames a model gets.
+            sampling: Which frames a model gets; None means the defaults.
             original: The original file name.
 
         Raises:
-            ValidationError: It is empty, too large, or in an unknown container.
+            ValidationError: The file is empty, too large, or in an unknown container.
         """
         VIDEOS.check_size(len(data), place)
         container = container_of(data[:SIGNATURE_BYTES], place)
@@ -195,41 +196,41 @@ def container_of(beginning: bytes, place: str) -> VideoContainer:
     """Return the container of a clip.
 
     Raises:
-        ValidationError: It is unknown.
+        ValidationError: The container is unknown.
     """
-    found = VideoContainer.of(beginning)
-    if found is None:
+    container = VideoContainer.of(beginning)
+    if container is None:
         known = ", ".join(each.name for each in VideoContainer)
         raise ValidationError.in_field(place, "is not a clip in a known container", hint=f"Known containers: {known}")
-    return found
+    return container
 
 
 MAX_SEQUENCE_PIXELS = MAX_FRAMES * USUAL_FRAME_PIXELS
-"""Largest number of pixels of all frames that a client took itself, which are not made smaller."""
+"""Most pixels of all frames of a ``FrameSequence`` together; they are not scaled down."""
 
 SEQUENCE_RATE = 2.0
-"""Frames a second of those that a client took itself, where it does not say; clients for Qwen's models take so many."""
+"""Frame rate of a ``FrameSequence`` whose client does not state it; usual for clients of Qwen's models."""
 
 
 @attrs.frozen
 class FrameSequence:
-    """A clip of which the client took the frames itself, each an image."""
+    """A clip as frames that the client extracted itself, each an image."""
 
     images: tuple[EncodedImage, ...]
     """Oldest first, at least one."""
     rate: float
     """Frames a second."""
     sampling: VideoSampling
-    """Which of them a model gets."""
+    """Which of the frames a model gets."""
     place: str
-    """The request field that they came from."""
+    """The request field that it came from."""
     original: str | None = None
-    """As of an encoded clip; they have no file."""
+    """Always None: it has no file name; the attribute makes it usable like an ``EncodedVideo``."""
 
     @property
     def file_name(self) -> str:
-        """Its name in the table of clips, derived from its frames."""
-        return f"video_{hashlib.sha256(''.join(each.digest for each in self.images).encode()).hexdigest()[:8]}"
+        """Its name in the table of clips, derived from the digests of its frames."""
+        return f"video_{hashlib.sha256(''.join(image.digest for image in self.images).encode()).hexdigest()[:8]}"
 
     @property
     def title(self) -> str:
@@ -237,13 +238,13 @@ class FrameSequence:
         return self.file_name
 
     def decoded(self, decode: Callable[[EncodedImage], DecodedImage]) -> DecodedVideo:
-        """Return the frames that a model gets.
+        """Decode the frames that a model gets.
 
         Args:
             decode: Decodes an image, or refuses it.
 
         Raises:
-            ValidationError: They are of different sizes, or have too many pixels together.
+            ValidationError: The frames differ in size, or have too many pixels together.
         """
         frames: list[VideoFrame] = []
         for index in self.sampling.indices(len(self.images), self.rate):
@@ -265,7 +266,7 @@ Clip = EncodedVideo | FrameSequence
 
 
 def frame_digest(video: EncodedVideo, index: int, width: int, height: int) -> str:
-    """Return the digest of a frame, which differs where its pixels do."""
+    """Return the digest of a decoded frame: equal digests mean equal pixels."""
     return hashlib.sha256(f"{video.digest}@{index}/{width}x{height}".encode()).hexdigest()
 
 
@@ -273,7 +274,7 @@ def check_frames(videos: Sequence[DecodedVideo], place: str) -> None:
     """Refuse clips that have too many frames together.
 
     Raises:
-        ValidationError: They have more than ``MAX_FRAMES``.
+        ValidationError: The clips have more than ``MAX_FRAMES`` frames.
     """
     count = sum(len(video.frames) for video in videos)
     if count > MAX_FRAMES:
