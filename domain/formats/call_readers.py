@@ -1,7 +1,6 @@
-"""Readers of tool calls in JSON and Python: each reads the calls of one syntax from the beginning of a text.
+"""Readers of tool calls in JSON and Python: each reads the calls of one syntax at the start of a text.
 
-Arguments in tags are read by ``domain.formats.tag_readers``; ``domain.formats.family_formats`` knows which syntaxes a
-model uses.
+``domain.formats.tag_readers`` reads arguments in tags; ``domain.formats.family_formats`` detects a model's syntaxes.
 """
 
 import re
@@ -29,7 +28,7 @@ from mlxk.domain.formats.values import (
 from mlxk.domain.text import is_valid_unicode
 
 LONGEST_END = 64
-"""Characters within which the marker after the arguments must be complete."""
+"""Most characters after the arguments within which the end marker must be complete."""
 
 _NAME_KEYS = ("name", "tool_name", "function", "tool", "function_name")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "kwargs")
@@ -37,7 +36,7 @@ _ID_KEYS = ("id", "tool_call_id", "call_id")
 
 
 def _call_of(value: object, tools: Tools) -> Call:
-    """Return the call that a JSON object describes, under any of the names in use."""
+    """Return the call of a JSON object, with any of the usual keys for name, arguments and id."""
     entry = mapping(value)
     function = entry.get("function")
     if isinstance(function, Mapping):
@@ -62,11 +61,11 @@ def _calls_of(value: object, tools: Tools) -> tuple[Call, ...]:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise NoCallError
-    return tuple(_call_of(each, tools) for each in values)
+    return tuple(_call_of(item, tools) for item in values)
 
 
 def _read_any(text: str, start: int, *notations: Notation) -> tuple[Any, int]:
-    """Read a value in the first of several notations that it fits."""
+    """Read a value in the first notation that accepts it."""
     for notation in notations[:-1]:
         try:
             return read_value(text, start, notation)
@@ -76,11 +75,11 @@ def _read_any(text: str, start: int, *notations: Notation) -> tuple[Any, int]:
 
 
 def json_reader(opening: str, *ends: str) -> Reader:
-    """Return a reader of JSON after an opening.
+    """Return a reader of JSON after an opening marker.
 
     Args:
         opening: The marker before the JSON value.
-        ends: Markers that may follow the value; stray brackets before them are dropped.
+        ends: Markers that may follow the value; superfluous brackets before them are dropped.
     """
     stray = rf"[\s}}\]]*(?={'|'.join(map(re.escape, ends))})" if ends else ""
     notation = Notation(ends=ends) if ends else JSON
@@ -105,7 +104,7 @@ _FENCE_END = re.compile(r"\s*```")
 
 
 def read_plain(text: str, tools: Tools, final: bool) -> Reading:
-    """Read a JSON object, or a list of them, that names a function on offer."""
+    """Read a JSON object, or a list of objects, whose names are functions on offer."""
     fence = re.match(r"```[\w-]*\s*", text)
     start = fence.end() if fence is not None else 0
     if start == len(text):
@@ -145,9 +144,9 @@ def _read_python(text: str, tools: Tools, final: bool) -> Reading:
     bracketed = text.lstrip().startswith("[")
     position = text.index("[") + 1 if bracketed else 0
     calls: list[Call] = []
-    while (found := _PYTHON_NAME.match(text, position)) is not None:
-        arguments, position = _python_arguments(text, found.end(), found[1], tools)
-        calls.append(Call(named(found[1]), arguments))
+    while (name := _PYTHON_NAME.match(text, position)) is not None:
+        arguments, position = _python_arguments(text, name.end(), name[1], tools)
+        calls.append(Call(named(name[1]), arguments))
         separator = _PYTHON_SEPARATOR.match(text, position)
         position = separator.end() if separator is not None else position
     if not calls:
@@ -174,14 +173,14 @@ def _python_arguments(text: str, position: int, function: str, tools: Tools) -> 
         try:
             arguments[key[1]], position = read_value(text, key.end(), PYTHON)
         except MalformedValueError:
-            arguments[key[1]], position = _python_words(text, key.end())
+            arguments[key[1]], position = _unquoted_string(text, key.end())
 
 
 _BARE_END = re.compile(r"\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:[\],]|\Z))")
 
 
-def _python_words(text: str, start: int) -> tuple[str, int]:
-    """Read a string that a model left without quotes: up to the next argument or the end of the call."""
+def _unquoted_string(text: str, start: int) -> tuple[str, int]:
+    """Read a string whose quotes the model left out, up to the next argument or the end of the call."""
     for position in range(start, len(text)):
         if text[position] in ",)" and _BARE_END.match(text, position):
             return text[start:position].strip(), position
@@ -189,7 +188,7 @@ def _python_words(text: str, start: int) -> tuple[str, int]:
 
 
 def python_reader(opening: str) -> Reader:
-    """Return a reader of calls in Python after an opening."""
+    """Return a reader of calls in Python after an opening marker."""
 
     def read(text: str, tools: Tools, final: bool) -> Reading:
         reading = _read_python(text[len(opening) :], tools, final)
@@ -199,7 +198,7 @@ def python_reader(opening: str) -> Reader:
 
 
 def read_bare_python(text: str, tools: Tools, final: bool) -> Reading:
-    """Read a list of calls in Python without any marker around it: only functions on offer count."""
+    """Read a list of calls in Python without a marker before it; only functions on offer count."""
     if not re.match(r"\[\s*(?:[^\W\d][\w.\-]*\s*(?:\(|\Z)|\Z)", text):
         raise NoCallError
     name = re.match(r"\[\s*([^\W\d][\w.\-]*)\s*\(", text)
@@ -214,19 +213,19 @@ _MISTRAL = re.compile(
 
 
 def read_mistral(text: str, tools: Tools, final: bool) -> Reading:
-    """Read a list or object after the marker, or a name with JSON arguments."""
-    found = _MISTRAL.match(text)
-    if found is None or found.end() == len(text):
+    """Read ``[TOOL_CALLS]`` and a JSON list or object, or a name, an optional id and JSON arguments."""
+    opening = _MISTRAL.match(text)
+    if opening is None or opening.end() == len(text):
         raise UnfinishedValueError
-    if text[found.end()] not in "{[":
+    if text[opening.end()] not in "{[":
         raise NoCallError
-    if any(marker.startswith(text[found.end() :]) for marker in ("[ARGS]", "[CALL_ID]")):
+    if any(marker.startswith(text[opening.end() :]) for marker in ("[ARGS]", "[CALL_ID]")):
         raise UnfinishedValueError
-    value, end = read_value(text, found.end(), JSON)
-    if found["name"] is None:
+    value, end = read_value(text, opening.end(), JSON)
+    if opening["name"] is None:
         return Reading(_calls_of(value, tools), end)
-    name = named(found["name"])
-    return Reading((Call(name, tools.arguments(name, value), found["id"] or ""),), end)
+    name = named(opening["name"])
+    return Reading((Call(name, tools.arguments(name, value), opening["id"] or ""),), end)
 
 
 _HEADER_CALL = re.compile(
@@ -239,19 +238,19 @@ _FENCED = re.compile(r"\s*(?P<name>[^\n]*)\n\s*```(?:json)?\s*")
 
 
 def header_reader(end: str) -> Reader:
-    """Return a reader of calls that have a header with the name before their JSON (Kimi K2, DeepSeek)."""
+    """Return a reader of calls with a header, which has the name, before their JSON (Kimi K2, DeepSeek)."""
 
     def read(text: str, tools: Tools, final: bool) -> Reading:
-        found = _HEADER_CALL.match(text)
-        if found is None:
+        opening = _HEADER_CALL.match(text)
+        if opening is None:
             raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
-        header, position, given_id = found["header"], found.end(), ""
+        header, position, given_id = opening["header"], opening.end(), ""
         fenced = _FENCED.match(text, position)
-        if found["sep"].startswith("<|"):
-            known = _KIMI_ID.fullmatch(header)
-            if known is None or (known["index"] is None and known["name"] not in tools):
+        if opening["sep"].startswith("<|"):
+            kimi_id = _KIMI_ID.fullmatch(header)
+            if kimi_id is None or (kimi_id["index"] is None and kimi_id["name"] not in tools):
                 raise NoCallError
-            given_id, header = header, known["name"]
+            given_id, header = header, kimi_id["name"]
         elif fenced is not None and not fenced["name"].lstrip().startswith("{"):
             header, position = fenced["name"], fenced.end()
         elif not final and not text[position:].lstrip().startswith("{") and len(text) < LONGEST_OPENING:
@@ -274,27 +273,27 @@ _SOLAR = re.compile(
 
 def read_solar(text: str, tools: Tools, final: bool) -> Reading:
     """Read a call with markers before its id, its name and its JSON (Solar Open)."""
-    found = _SOLAR.match(text)
-    if found is None:
+    opening = _SOLAR.match(text)
+    if opening is None:
         raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
-    value, end = read_value(text, found.end(), Notation(ends=("<|tool_call:end|>",)))
-    name = named(found["name"])
-    return Reading((Call(name, tools.arguments(name, value), found["id"].strip()),), end)
+    value, end = read_value(text, opening.end(), Notation(ends=("<|tool_call:end|>",)))
+    name = named(opening["name"])
+    return Reading((Call(name, tools.arguments(name, value), opening["id"].strip()),), end)
 
 
 _GEMMA_CALL = re.compile(r"(?:<\|tool_call>|<start_function_call>)\s*(?:call:)?\s*([^\s{}:]+(?::[^\s{}:]+)*)\s*(?=\{)")
 
 
 def unquoted_reader(quote: str, end: str) -> Reader:
-    """Return a reader of ``call:name{key:value}`` with a marker for quotes and keys without any (Gemma)."""
+    """Return a reader of ``call:name{key:value}``, with unquoted keys and a marker as quotation mark (Gemma)."""
     notation = Notation(quotes=(quote, '"'), words=True, ends=(end,))
 
     def read(text: str, tools: Tools, final: bool) -> Reading:
-        found = _GEMMA_CALL.match(text)
-        if found is None:
+        opening = _GEMMA_CALL.match(text)
+        if opening is None:
             raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
-        value, position = read_value(text, found.end(), notation)
-        name = named(found[1])
+        value, position = read_value(text, opening.end(), notation)
+        name = named(opening[1])
         return Reading((Call(name, tools.arguments(name, value or {})),), position)
 
     return read

@@ -1,6 +1,6 @@
-"""What the texts of chat templates and tokens tell: syntaxes of tool calls, prompts for insertion, faults of templates.
+"""Detection by the text of chat templates and by tokens: tool calls, insertion prompts, problems of templates.
 
-A model's formats follow from its chat template and vocabulary, never from its name, and are found without rendering.
+A model's formats follow from its chat template and vocabulary, never from its name, and are detected without rendering.
 """
 
 import re
@@ -42,9 +42,9 @@ CALL_MARKS = (
     ("Llama 4 Python", ("<|python_start|>",)),
     ("tool_call tags with JSON", ("<tool_call>",)),
 )
-"""Syntaxes of tool calls by name, and their marks; the most telling ones first.
+"""Name and marks of each syntax of tool calls, the most specific ones first.
 
-All marks of one in the chat template, or all of them in the vocabulary, tell that a model uses the syntax.
+A model uses a syntax if its chat template, or its vocabulary, has all of its marks.
 """
 
 
@@ -52,7 +52,7 @@ def marked_calls(has: Callable[[str], bool]) -> tuple[str, ...]:
     """Return the names of the syntaxes of tool calls whose marks a model has.
 
     Args:
-        has: Whether a mark is in the template, or in the vocabulary.
+        has: Tells whether a mark is in the template, or in the vocabulary.
     """
     return tuple(name for name, marks in CALL_MARKS if all(map(has, marks)))
 
@@ -62,7 +62,7 @@ _CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _TOOLS_READ = re.compile(r"(?<![.\w])tools\b")
 _UNKNOWN_CALLS = ("<|recipient|>",)
-"""Marks of templates whose models write calls in a way that no syntax here reads (Functionary 2)."""
+"""Marks of templates with syntaxes of calls that are not supported (Functionary 2)."""
 
 
 def tools_missing(template: str) -> ToolsMissing | None:
@@ -77,46 +77,46 @@ def tools_missing(template: str) -> ToolsMissing | None:
 
 @attrs.frozen
 class InsertionFormat:
-    """How a family writes such a prompt."""
+    """The format of a model family's fill-in-the-middle prompts."""
 
     tokens: tuple[str, ...]
-    """The tokens of the vocabulary that it needs."""
+    """The control tokens that the vocabulary must have."""
     pattern: str
     """The prompt, with ``{prefix}`` and ``{suffix}``."""
 
     def prompt(self, prefix: str, suffix: str) -> str:
-        """Return the prompt whose completion belongs between two texts."""
+        """Return the prompt for the text between a prefix and a suffix."""
         before, _, rest = self.pattern.partition("{prefix}")
         if "{suffix}" in before:
             return before.replace("{suffix}", suffix) + prefix + rest
         return before + prefix + rest.replace("{suffix}", suffix)
 
 
-def _in_order(prefix: str, suffix: str, middle: str) -> InsertionFormat:
+def _prefix_first(prefix: str, suffix: str, middle: str) -> InsertionFormat:
     return InsertionFormat((prefix, suffix, middle), f"{prefix}{{prefix}}{suffix}{{suffix}}{middle}")
 
 
 INSERTION_FORMATS = (
-    _in_order("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    _in_order("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    _in_order("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    _in_order("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    _prefix_first("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    _prefix_first("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    _prefix_first("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    _prefix_first("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
     InsertionFormat(
         ("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"),
         "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",
     ),
     InsertionFormat(("[SUFFIX]", "[PREFIX]"), "[SUFFIX]{suffix}[PREFIX]{prefix}"),
 )
-"""The formats that are known: Qwen, Granite and CodeGemma; StarCoder; SantaCoder; DeepSeek; Seed; Codestral."""
+"""The known formats: Qwen, Granite and CodeGemma; StarCoder; SantaCoder; DeepSeek; Seed; Codestral."""
 
 
 def insertion_format(has: Callable[[str], bool]) -> InsertionFormat | None:
-    """Return the format of a model; None when it has none that is known.
+    """Return a model's format of fill-in-the-middle prompts; None when it has no known one.
 
     Args:
-        has: Whether a text is a token of the model.
+        has: Tells whether a text is a token of the model.
     """
-    return next((each for each in INSERTION_FORMATS if all(map(has, each.tokens))), None)
+    return next((known for known in INSERTION_FORMATS if all(map(has, known.tokens))), None)
 
 
 NO_TEMPLATE = "There is no chat template: a conversation can only be one user message, given as plain text."
@@ -128,7 +128,7 @@ _BLOCKS = ("if", "for", "macro", "call", "filter", "generation", "with", "block"
 
 
 def problems_in_text(template: str, *, for_chat: bool) -> tuple[str, ...]:
-    """Return the problems, a sentence each.
+    """Return the problems of chat templates, a sentence each.
 
     Args:
         template: The text of the chat templates; empty without one.
@@ -145,6 +145,6 @@ def problems_in_text(template: str, *, for_chat: bool) -> tuple[str, ...]:
 
 
 def _open_block(template: str) -> str | None:
-    """Return the first kind of block whose beginnings and ends differ in number; None when there is none."""
-    found = _STATEMENT.findall(_IGNORED.sub("", template))
-    return next((name for name in _BLOCKS if found.count(name) != found.count(f"end{name}")), None)
+    """Return the first kind of block with unequal numbers of starts and ends; None when there is none."""
+    statements = _STATEMENT.findall(_IGNORED.sub("", template))
+    return next((name for name in _BLOCKS if statements.count(name) != statements.count(f"end{name}")), None)

@@ -1,7 +1,7 @@
-"""The syntaxes of tool calls of model families.
+"""The syntaxes of tool calls of all model families, and their detection.
 
-``domain.formats.chat_templates`` has the marks by which a model's syntax is known. Reading a call
-is the work of ``domain.formats.call_readers``, finding calls in a stream that of ``domain.formats.tool_calls``.
+``domain.formats.chat_templates`` has the marks by which a model's syntax is detected, ``domain.formats.call_readers``
+reads a call, and ``domain.formats.tool_calls`` finds calls in a stream.
 """
 
 from collections.abc import Container
@@ -16,30 +16,30 @@ from mlxk.domain.formats.tool_arguments import Reader
 
 @attrs.frozen
 class CallSyntax:
-    """How one family writes calls."""
+    """One family's syntax of tool calls."""
 
     name: str
     openings: tuple[str, ...]
-    """The texts that begin a call, or a list of calls."""
+    """Markers that begin a call, or a list of calls."""
     read: Reader
     ends: tuple[str, ...] = ()
-    """Texts at which a call may be complete; without any, it is complete when its brackets are balanced."""
+    """Markers at which a call may be complete; without any, it is complete when its brackets are balanced."""
     around: tuple[str, ...] = ()
-    """Markers before, between and after calls that are no part of any text."""
+    """Markers before, between and after calls; they are dropped from the text."""
     bare: bool = False
-    """Whether the opening is ordinary text, so that it counts only where an answer or a line begins."""
+    """Whether the opening is ordinary text, so that it counts only at the start of an answer or a line."""
     offered_only: bool = False
-    """Whether only functions on offer can be called, because the opening might be meant as text."""
+    """Whether only functions on offer can be called, because the opening may be meant as text."""
 
     @property
     def beginnings(self) -> tuple[str, ...]:
-        """The texts with which an answer that is a call begins: an opening, or a marker before it."""
+        """The texts that begin an answer which is a call: an opening, or a marker before it."""
         before = (marker for marker in self.around if marker not in self.ends and "/" not in marker)
         return (*(() if self.bare else self.openings), *(marker for marker in before if "end" not in marker.lower()))
 
 
 def _marked(name: str, opening: str, *ends: str) -> CallSyntax:
-    """Return a syntax of JSON after a marker."""
+    """Return a syntax of JSON after an opening marker."""
     return CallSyntax(name, (opening,), readers.json_reader(opening, *ends), ends=ends, around=ends)
 
 
@@ -73,8 +73,8 @@ _LFM2 = CallSyntax(
 )
 
 _FAMILIES = {
-    each.name: each
-    for each in (
+    syntax.name: syntax
+    for syntax in (
         CallSyntax(
             "invoke tags after markers",
             ('<invoke name="', f'{tag_readers.NAMESPACE}<invoke name="'),
@@ -191,7 +191,7 @@ _FAMILIES = {
 
 
 def detect_syntaxes(template: str | None, vocabulary: Container[str]) -> tuple[CallSyntax, ...]:
-    """Detect the syntaxes of a model's own calls; none when it has none of its own.
+    """Detect the syntaxes of a model's tool calls; empty when there are none.
 
     Args:
         template: The text of the chat template; None when the model has none.

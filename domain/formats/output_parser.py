@@ -1,7 +1,6 @@
-"""The output parser: splits decoded text into reasoning, text and tool calls, chunk by chunk.
+"""The output parser: splits the text from the detokenizer into reasoning, text and tool calls, chunk by chunk.
 
-Composes the stages in their fixed order: stop sequences, then reasoning, then tool calls. The input comes from the
-detokenizer. The deltas of a stream, joined, equal the parsed completion.
+The stages have a fixed order: stop sequences, then reasoning, then tool calls.
 """
 
 import enum
@@ -33,7 +32,7 @@ class _Kind(enum.Enum):
 
 
 class ChannelParser:
-    """Splits a completion whose messages have headers.
+    """Splits a completion of messages with headers.
 
     In the harmony format of gpt-oss a header names the channel and the recipient:
 
@@ -42,37 +41,39 @@ class ChannelParser:
         <|start|>assistant<|channel|>final<|message|>the answer<|return|>
 
     The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Muse
-    names recipients alone: ``to=self`` is reasoning, ``to=user`` the answer, and calls have a syntax of their own. Text
+    names only recipients: ``to=self`` is reasoning, ``to=user`` the answer, and calls have their own syntax. Text
     without a header and malformed calls are returned as text, so that no output is lost.
 
     Args:
         style: A format with channels.
         prompt_tail: The end of the prompt, which may have begun a message.
-        tools: How calls are read; None when the request has no tools: the channel then decides about a message with
-            a recipient.
+        tools: The format of tool calls; None when the request has no tools, so that a message with a recipient is
+            classified by its channel.
     """
 
     def __init__(self, style: ReasoningFormat, prompt_tail: str = "", tools: ToolCallFormat | None = None) -> None:
         self._recipients = style is RECIPIENTS
         self._tools = tools
         self._splitter: ToolCallSplitter | None = None
-        """Splits the current message, where calls have a syntax of their own."""
+        """Splits the current message of text, where calls have their own syntax."""
         self._scanner = MarkerScanner((_START, _CHANNEL, _MESSAGE, *_ENDS))
         self._kind = _Kind.TEXT
-        self._given = ""
+        self._prompt_header = ""
         """The part of the current header that is in the prompt."""
         self._lead = ""
-        """The first characters after it, as many as are needed to detect a recipient."""
+        """The first generated characters of that header, as many as are needed to detect a recipient."""
         self._header: list[str] = []
+        """The generated part of the current header."""
         self._recipient = ""
-        """Who the current message is for; a function, where it is a call."""
+        """The recipient of the current call: the function."""
         self._call: list[str] | None = None
-        """The arguments of the current call."""
+        """The arguments of the current call; None outside of calls."""
         self._calls = 0
+        """Number of calls so far."""
         _, begun, last = prompt_tail.rpartition(_START)
         if begun and not any(end in last for end in _ENDS):
             header, separator, _ = last.partition(_MESSAGE)
-            self._given, self._kind = header, _Kind.HEADER
+            self._prompt_header, self._kind = header, _Kind.HEADER
             if separator:
                 self._begin_message()
 
@@ -87,17 +88,17 @@ class ChannelParser:
         return self._kind is _Kind.TEXT
 
     def feed(self, text: str) -> list[AnswerDelta]:
-        """Take the next chunk of text and return the parts that are certain so far."""
+        """Parse the next chunk of text and return the deltas that are certain so far."""
         deltas: list[AnswerDelta] = []
         for chunk in self._scanner.feed(text):
             self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[AnswerDelta]:
-        """Return the buffered remainder, after the end of the text.
+        """Return the deltas of the buffered remainder, at the end of the text.
 
         Args:
-            complete: Whether the model ended its answer itself; a call that was cut is text.
+            complete: Whether the model ended its answer itself; a truncated call is text.
         """
         deltas: list[AnswerDelta] = []
         for chunk in self._scanner.flush():
@@ -112,7 +113,7 @@ class ChannelParser:
             self._end(deltas)
             self._kind, self._header = _Kind.HEADER, [text]
         elif self._kind is _Kind.HEADER:
-            self._head(text, marker, deltas)
+            self._read_header(text, marker, deltas)
         elif self._call is not None:
             self._call.append(text)
         elif self._splitter is not None:
@@ -123,22 +124,22 @@ class ChannelParser:
             self._kind = _Kind.TEXT
             deltas.append(TextDelta(text))
 
-    def _head(self, text: str, marker: bool, deltas: list[AnswerDelta]) -> None:
+    def _read_header(self, text: str, marker: bool, deltas: list[AnswerDelta]) -> None:
         self._header.append(text)
         if marker and text == _MESSAGE:
             self._begin_message()
-        elif self._given and self._header[0] != _CHANNEL:
+        elif self._prompt_header and self._header[0] != _CHANNEL:
             self._lead = (self._lead + text).lstrip()[: len(_RECIPIENT_KEY)]
             if not _RECIPIENT_KEY.startswith(self._lead):
-                # The prompt began a message and the model continues without naming a channel.
+                # The prompt began a message, and the model continues without a channel or recipient.
                 self._end(deltas)
                 self._kind = _Kind.TEXT
 
     def _begin_message(self) -> None:
-        """Read from its header what kind of message begins."""
+        """Determine the kind of the message from its header."""
         written = "".join(self._header)
-        header = self._given + written
-        self._given, self._header = "", []
+        header = self._prompt_header + written
+        self._prompt_header, self._header = "", []
         recipient = _RECIPIENT.search(header)
         if self._recipients:
             self._kind = _Kind.REASONING if recipient is not None and recipient[1] == "self" else _Kind.TEXT
@@ -152,7 +153,7 @@ class ChannelParser:
         self._kind = _Kind.REASONING if name and name[1] == "analysis" else _Kind.TEXT
 
     def _end(self, deltas: list[AnswerDelta], complete: bool = True) -> None:
-        """End the current message; the following output is text unless a header begins."""
+        """End the current message; the text after it is text unless a header begins."""
         written = "".join(self._header)
         if self._splitter is not None:
             deltas += self._splitter.flush(complete)
@@ -168,11 +169,11 @@ class ChannelParser:
             written = ""
         if written:
             deltas.append(TextDelta(written))
-        self._kind, self._given, self._header, self._call, self._splitter = _Kind.BETWEEN, "", [], None, None
+        self._kind, self._prompt_header, self._header, self._call, self._splitter = _Kind.BETWEEN, "", [], None, None
 
 
 def _read_call(recipient: str, content: str, tools: ToolCallFormat) -> ToolCall | None:
-    """Return the call in a message; None when its content is no JSON object."""
+    """Return the call of a message; None when its content is not a JSON object."""
     name = recipient.removeprefix("functions.")
     try:
         value = whole_value(content or "{}")
@@ -182,10 +183,10 @@ def _read_call(recipient: str, content: str, tools: ToolCallFormat) -> ToolCall 
 
 
 class _CallsInReasoning:
-    """Holds back a call at the end of reasoning: it is one if the model never closes its reasoning.
+    """Buffers a call in reasoning: it counts as a call only if the model never closes its reasoning.
 
     Args:
-        tools: How calls are read.
+        tools: The format of tool calls.
     """
 
     def __init__(self, tools: ToolCallFormat) -> None:
@@ -197,23 +198,23 @@ class _CallsInReasoning:
     def _reset(self) -> None:
         self._scanner = MarkerScanner(self._openings)
         self._held = ""
-        """The white space before a call that may begin, and the text since it began."""
+        """The white space before a possible call, and the text since it began."""
         self._splitter: ToolCallSplitter | None = None
         self._calls: list[AnswerDelta] = []
 
     def feed(self, text: str) -> str:
-        """Take the next chunk of reasoning and return the part that certainly is reasoning."""
+        """Parse the next chunk of reasoning and return the part that is certainly reasoning."""
         if self._splitter is not None:
             return self._hold(text)
         passed, self._held = self._held, ""
         chunks = self._scanner.feed(text)
         for index, chunk in enumerate(chunks):
             if chunk.marker:
-                begun = "".join(each.text for each in (*chunks[index:], *self._scanner.flush()))
+                call = "".join(following.text for following in (*chunks[index:], *self._scanner.flush()))
                 self._splitter = ToolCallSplitter(self._tools)
                 visible = passed.rstrip()
                 self._held = passed[len(visible) :]
-                return visible + self._hold(begun)
+                return visible + self._hold(call)
             passed += chunk.text
         visible = passed.rstrip()
         self._held = passed[len(visible) :]
@@ -229,33 +230,33 @@ class _CallsInReasoning:
         return ""
 
     def release(self) -> str:
-        """Return everything that is held back, as reasoning."""
+        """Return the buffered text, as reasoning."""
         if self._splitter is None:
             held, self._held = self._held, ""
-            return held + "".join(each.text for each in self._scanner.flush())
+            return held + "".join(chunk.text for chunk in self._scanner.flush())
         held = self._held
         self._reset()
         return held
 
     def close(self, complete: bool) -> list[AnswerDelta]:
-        """Return what is held back, after the end of a completion that never closed its reasoning."""
+        """Return the deltas of the buffered text, at the end of a completion that never closed its reasoning."""
         if self._splitter is not None and complete:
             deltas = [*self._calls, *self._splitter.flush()]
             if any(isinstance(delta, ToolCallDelta) for delta in deltas):
-                return [ReasoningDelta(each.text) if isinstance(each, TextDelta) else each for each in deltas]
+                return [ReasoningDelta(delta.text) if isinstance(delta, TextDelta) else delta for delta in deltas]
         held = self.release()
         return [ReasoningDelta(held)] if held else []
 
 
 class OutputParser:
-    """Parses one completion.
+    """Parses one completion. The deltas of all chunks, joined, are the parsed completion.
 
     Args:
-        stops: Strings that end it; they match anywhere in the output, markers included.
+        stops: Strings that end it; they match anywhere in the output, also in markup.
         reasoning: The markup of reasoning; None when there is none, or when reasoning stays in the text.
-        tools: The notation of tool calls; None when the request has no tools.
+        tools: The format of tool calls; None when the request has no tools.
         prompt_tail: The end of the rendered prompt, which may have opened a block of reasoning.
-        forced: Reads the call that a grammar enforces, in place of ``tools``.
+        forced: Splits the call that a grammar enforces; it replaces ``tools``.
     """
 
     def __init__(
@@ -273,7 +274,7 @@ class OutputParser:
         self._channels: ChannelParser | None = None
         self._tags: ReasoningSplitter | None = None
         self._tools: ToolCallSplitter | None = None
-        self._hidden: _CallsInReasoning | None = None
+        self._reasoning_calls: _CallsInReasoning | None = None
         tools = None if forced is not None else tools
         if reasoning is not None and reasoning.style is ReasoningStyle.CHANNELS:
             self._channels = ChannelParser(reasoning, prompt_tail, tools)
@@ -282,7 +283,7 @@ class OutputParser:
             self._tags = ReasoningSplitter(reasoning, reasoning.opened_by(prompt_tail))
         if tools is not None:
             self._tools = ToolCallSplitter(tools)
-            self._hidden = _CallsInReasoning(tools) if self._tags is not None else None
+            self._reasoning_calls = _CallsInReasoning(tools) if self._tags is not None else None
 
     @property
     def stopped(self) -> bool:
@@ -302,7 +303,7 @@ class OutputParser:
 
     @property
     def answering(self) -> bool:
-        """Whether the next text belongs to the answer, neither to reasoning nor to the markup around it."""
+        """Whether the next text belongs to the answer, and not to reasoning or markup."""
         return self._channels.answering if self._channels is not None else not self.thinking
 
     @property
@@ -312,7 +313,7 @@ class OutputParser:
 
     @property
     def passes_unchanged(self) -> bool:
-        """Whether all further text is returned as it is, so that parsing it can stop."""
+        """Whether all further text is returned unchanged, so that parsing can stop."""
         return (
             self._channels is None
             and self._tools is None
@@ -322,28 +323,28 @@ class OutputParser:
         )
 
     def feed(self, text: str) -> list[AnswerDelta]:
-        """Take the next chunk of decoded text, which may be empty, and return the parts that are certain so far."""
+        """Parse the next chunk of decoded text, which may be empty, and return the deltas that are certain so far."""
         return self._split(self._stops.feed(text)[0])
 
     def flush(self, complete: bool = True) -> list[AnswerDelta]:
-        """Return the buffered remainder, after the end of the text.
+        """Return the deltas of the buffered remainder, at the end of the text.
 
-        Read ``stopped`` afterwards: a stop string may have been decided only now.
+        Read ``stopped`` afterwards: a stop string may be decided only now.
 
         Args:
-            complete: Whether the model ended its answer itself, instead of being cut by a limit or cancelled.
+            complete: Whether the model ended its answer itself, and was not cut by a limit or cancelled.
         """
         deltas = self._split(self._stops.flush())
         complete = complete and not self.stopped
         if self._channels is not None:
             for delta in self._channels.flush(complete):
-                deltas += self._answer(delta)
+                deltas += self._split_forced_call(delta)
         elif self._tags is not None:
             thinking = self._tags.thinking
             for delta in self._tags.flush():
-                deltas += self._call(delta)
-            if self._hidden is not None and thinking:
-                deltas += self._hidden.close(complete)
+                deltas += self._split_calls(delta)
+            if self._reasoning_calls is not None and thinking:
+                deltas += self._reasoning_calls.close(complete)
         if self._tools is not None:
             deltas += self._tools.flush(complete)
         if self._forced is not None:
@@ -354,25 +355,27 @@ class OutputParser:
         if not text:
             return []
         if self._channels is not None:
-            return _joined([each for delta in self._channels.feed(text) for each in self._answer(delta)])
+            parsed = self._channels.feed(text)
+            return _joined([delta for message in parsed for delta in self._split_forced_call(message)])
         if self._tags is None:
-            return self._call(TextDelta(text))
+            return self._split_calls(TextDelta(text))
         deltas: list[AnswerDelta] = []
         for delta in self._tags.feed(text):
-            deltas += self._call(delta)
-        if self._hidden is not None and not self._tags.thinking and (held := self._hidden.release()):
+            deltas += self._split_calls(delta)
+        if self._reasoning_calls is not None and not self._tags.thinking and (held := self._reasoning_calls.release()):
             deltas.append(ReasoningDelta(held))
         return _joined(deltas)
 
-    def _call(self, delta: TextDelta | ReasoningDelta) -> list[AnswerDelta]:
+    def _split_calls(self, delta: TextDelta | ReasoningDelta) -> list[AnswerDelta]:
         if isinstance(delta, ReasoningDelta):
-            text = self._hidden.feed(delta.text) if self._hidden is not None else delta.text
+            text = self._reasoning_calls.feed(delta.text) if self._reasoning_calls is not None else delta.text
             return [ReasoningDelta(text)] if text else []
-        held = self._hidden.release() if self._hidden is not None else ""
-        answer: list[AnswerDelta] = self._answer(delta) if self._tools is None else [*self._tools.feed(delta.text)]
+        held = self._reasoning_calls.release() if self._reasoning_calls is not None else ""
+        answer: list[AnswerDelta]
+        answer = self._split_forced_call(delta) if self._tools is None else [*self._tools.feed(delta.text)]
         return [ReasoningDelta(held), *answer] if held else answer
 
-    def _answer(self, delta: AnswerDelta) -> list[AnswerDelta]:
+    def _split_forced_call(self, delta: AnswerDelta) -> list[AnswerDelta]:
         if self._forced is None or not isinstance(delta, TextDelta):
             return [delta]
         return [*self._forced.feed(delta.text)]

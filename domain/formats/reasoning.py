@@ -1,7 +1,7 @@
-"""The markup of reasoning: what chat templates support, which format a model uses, and splitting completions with tags.
+"""The markup of reasoning: detection of a model's format, and splitting of completions with tags.
 
-A model's format follows from its chat template and vocabulary, never from its name. Formats with messages and headers
-are split by ``domain.formats.output_parser``.
+A model's format follows from its chat template and vocabulary, never from its name. ``domain.formats.output_parser``
+splits formats with message headers.
 """
 
 import enum
@@ -14,41 +14,43 @@ from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 
 class ReasoningStyle(enum.Enum):
-    """How reasoning and answer are separated."""
+    """How reasoning is separated from the answer."""
 
     TAGS = "tags"
     """Reasoning is enclosed in two tags, before the answer."""
     CHANNELS = "channels"
-    """Every message has a header, which says whether it is reasoning, a tool call or the answer."""
+    """Every message has a header that marks it as reasoning, tool call or answer."""
 
 
 @attrs.frozen
 class ReasoningFormat:
-    """How one model marks its reasoning."""
+    """A model's markup of reasoning."""
 
     style: ReasoningStyle
     start: str
+    """The text that begins reasoning."""
     end: str
+    """The text that ends reasoning."""
     structure: tuple[str, ...] = ()
-    """Markers that are never part of the answer."""
+    """Markers to drop from the answer."""
     answer: str = ""
-    """The beginning of the answer's message, or of the answer after the reasoning."""
+    """The markup that begins the answer, after the end of the reasoning."""
     wrap: tuple[str, str] | None = None
-    """Tags around the answer, when it begins with the first of them."""
+    """Tags around the answer; they are dropped when it begins with the first one."""
     turn_ends: tuple[str, ...] = ()
-    """With channels: the tokens that end a turn, and not only one of its messages."""
+    """With channels: the tokens that end a turn, not only a message."""
     marks: tuple[str, ...] = ()
-    """All of these in the chat template, or all of them in the vocabulary, tell that a model uses this format."""
+    """A model uses this format if its chat template, or its vocabulary, has all of these."""
 
     @property
     def closing(self) -> str:
-        """The text that makes the model end its reasoning and answer."""
+        """The text to insert so that the model ends its reasoning and answers."""
         if self.answer:
             return f"{self.end}{self.answer}"
         return f"\n{self.end}\n\n{self.wrap[0] if self.wrap is not None else ''.join(self.structure[:1])}"
 
     def opened_by(self, prompt_tail: str) -> bool:
-        """Whether a prompt ends inside a block of reasoning, opened by the template for the model to fill."""
+        """Whether a prompt ends with the start of reasoning, written by the template."""
         return prompt_tail.rstrip().endswith(self.start)
 
 
@@ -60,7 +62,7 @@ CHANNELS = ReasoningFormat(
     turn_ends=("<|return|>", "<|call|>"),
     marks=("<|channel|>", "<|message|>", "<|start|>"),
 )
-"""gpt-oss: messages name their channel."""
+"""gpt-oss: the header of a message names its channel."""
 
 RECIPIENTS = ReasoningFormat(
     ReasoningStyle.CHANNELS,
@@ -70,7 +72,7 @@ RECIPIENTS = ReasoningFormat(
     turn_ends=("<|eot|>",),
     marks=("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
 )
-"""Muse: messages name their recipient, which is the model itself, the user or a tool."""
+"""Muse: the header of a message names its recipient: the model itself, the user or a tool."""
 
 
 def _tags(start: str, end: str, *structure: str, marks: tuple[str, ...] = (), answer: str = "") -> ReasoningFormat:
@@ -124,17 +126,17 @@ _WRAPS = {
     ("<response>", "</response>"): ("<response>", "</response>"),
     ("<answer>", "</answer>"): ("<|startoftext|>", "<|extra_0|>", "<think>"),
 }
-"""Tags around the answer of some families whose reasoning has the same tags as others', and what tells of them."""
+"""Tags around the answer, to the marks by which a model that uses them is detected."""
 
-_OPENINGS = tuple(each.marks[0] for each in (CHANNELS, *_TAGGED) if each.marks[0].startswith(("<", "[")))
+_OPENINGS = tuple(style.marks[0] for style in (CHANNELS, *_TAGGED) if style.marks[0].startswith(("<", "[")))
 """The token that begins a block of reasoning, for every format."""
 
 _LONGEST_TOKEN = 64
-"""Characters of the longest token that ends a turn."""
+"""Most characters of a token that ends a turn."""
 
 
 def supports_reasoning(template: str) -> bool:
-    """Whether the text of the chat templates has reasoning, marked or switched on by a parameter."""
+    """Whether the text of the chat templates has markup of reasoning, or a parameter that switches reasoning on."""
     named = any(marker in template for marker in ("enable_thinking", *_OPENINGS))
     return named or detect_reasoning(template, ()) is not None
 
@@ -144,69 +146,69 @@ CALL_ENDS = ("<|eom_id|>", "<|calls|>")
 
 
 def turn_end(style: ReasoningFormat | None, after_answer: str, tokens: Container[str]) -> str | None:
-    """Return the token with which a chat template ends the assistant's turn.
+    """Return the token by which a chat template ends the assistant's turn.
 
     Args:
-        style: How the model marks its reasoning.
-        after_answer: What the template writes after an assistant's message.
-        tokens: The tokens that are no ordinary text.
+        style: The model's markup of reasoning.
+        after_answer: The text that the template renders after an assistant's message.
+        tokens: The control tokens.
 
     Returns:
-        The token; None when the template writes none there, or one that ends reasoning as well.
+        The token; None when there is none, or it also ends reasoning.
     """
     structure = (*style.structure, *((style.wrap or ("", ""))[1:])) if style is not None else ()
     text = after_answer.lstrip()
-    while found := next((marker for marker in structure if marker and text.startswith(marker)), None):
-        text = text[len(found) :].lstrip()
+    while marker := next((marker for marker in structure if marker and text.startswith(marker)), None):
+        text = text[len(marker) :].lstrip()
     lengths = range(min(len(text), _LONGEST_TOKEN), 0, -1)
     token = next((text[:length] for length in lengths if text[:length] in tokens), None)
     return None if style is not None and token == style.end else token
 
 
 def detect_reasoning(template: str | None, vocabulary: Container[str]) -> ReasoningFormat | None:
-    """Detect how a model marks its reasoning.
+    """Detect a model's markup of reasoning.
 
-    A format counts when its chat template writes both its tags, or when both are tokens of their own; what the template
-    writes goes first.
+    A format counts when the chat template has both tags, or when both are tokens of the vocabulary; the chat template
+    has precedence.
 
     Args:
         template: The text of the chat template; None when the model has none.
         vocabulary: Every token, added ones included.
 
     Returns:
-        The format, or None when the model marks no reasoning.
+        The format, or None when there is no known markup.
     """
     text = template or ""
-    for each in (CHANNELS, RECIPIENTS):
-        if all(mark in text or mark in vocabulary for mark in each.marks):
-            return each
-    written = (each for each in _TAGGED if each.end in text and _starts_in(each, text) and _all_in(each, text))
-    known = (each for each in _TAGGED if _all_in(each, vocabulary))
-    found = next(written, None) or next(known, None)
+    for style in (CHANNELS, RECIPIENTS):
+        if all(mark in text or mark in vocabulary for mark in style.marks):
+            return style
+    in_template = (style for style in _TAGGED if style.end in text and _starts_in(style, text) and _all_in(style, text))
+    in_vocabulary = (style for style in _TAGGED if _all_in(style, vocabulary))
+    detected = next(in_template, None) or next(in_vocabulary, None)
     wrap = next((pair for pair, marks in _WRAPS.items() if all(mark in text for mark in marks)), None)
-    return attrs.evolve(found, wrap=wrap) if found is not None and wrap is not None else found
+    return attrs.evolve(detected, wrap=wrap) if detected is not None and wrap is not None else detected
 
 
 def _starts_in(style: ReasoningFormat, template: str) -> bool:
-    """Whether a template has the start of reasoning, or a model writes it in plain words."""
+    """Whether a template has the start of reasoning; a start in plain words is the model's, not the template's."""
     return style.start in template or not style.start.startswith(("<", "["))
 
 
-def _all_in(style: ReasoningFormat, place: Container[str]) -> bool:
-    return all(mark in place for mark in style.marks)
+def _all_in(style: ReasoningFormat, source: Container[str]) -> bool:
+    return all(mark in source for mark in style.marks)
 
 
 class ReasoningSplitter:
     """Splits a completion with reasoning tags into reasoning and text.
 
-    Reasoning opens only before the first visible text, so a completion that mentions a tag keeps it. White space before
-    a block and the newlines next to its tags belong to the tags, as templates write them: the newlines directly after
-    its start, before its end and after its end are dropped. A block that is never closed is reasoning to the end. An
-    end tag on a line of its own is dropped even where no block was open. Everything else is returned unchanged.
+    A block of reasoning opens only before the first visible text, so an answer that mentions a tag keeps it. White
+    space before a block, and newlines directly after its start, before its end and after its end, are dropped, as they
+    belong to the tags. A block that is never closed is reasoning to the end. An end tag at the start of a line is
+    dropped even where no block was open. Everything else is returned unchanged.
 
     Args:
         style: A format with tags.
-        opened: Whether the prompt opened a block already.
+        opened: Whether the prompt has opened a block.
     """
 
     def __init__(self, style: ReasoningFormat, opened: bool = False) -> None:
@@ -219,12 +221,12 @@ class ReasoningSplitter:
         self._answering = False
         self._wrapped = False
         self._blank = ""
-        """White space before the first visible text, or at the end of a wrapped answer."""
+        """White space held back before the first visible text, or at the end of a wrapped answer."""
         self._after_block = False
         self._thought = False
         """Whether the current block has any text yet."""
         self._newlines = 0
-        """Newlines of the block that would be dropped with its end."""
+        """Number of newlines held back in the block; they are dropped if its end follows."""
         self._line_begins = True
         self._after_stray_end = False
 
@@ -235,24 +237,24 @@ class ReasoningSplitter:
 
     @property
     def past_reasoning(self) -> bool:
-        """Whether visible text was returned, so that no block can open any more."""
+        """Whether visible text has been returned, so that no block can open any more."""
         return self._answering
 
     @property
     def passes_unchanged(self) -> bool:
-        """Whether all further text is the answer as it is written."""
+        """Whether all further text is part of the answer, unchanged."""
         settled = self._blocks > 0 and not self._wrapped and not self._after_stray_end
         return self._answering and settled and not self._format.structure
 
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
-        """Take the next chunk of text and return the parts that are certain so far."""
+        """Parse the next chunk of text and return the deltas that are certain so far."""
         deltas: list[TextDelta | ReasoningDelta] = []
         for chunk in self._scanner.feed(text):
             self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self) -> list[TextDelta | ReasoningDelta]:
-        """Return the buffered remainder, after the end of the text."""
+        """Return the deltas of the buffered remainder, at the end of the text."""
         deltas: list[TextDelta | ReasoningDelta] = []
         for chunk in self._scanner.flush():
             self._take(chunk.text, chunk.marker, deltas)
@@ -285,7 +287,7 @@ class ReasoningSplitter:
             self._after_block = True
             return
         if not self._thought:
-            # A model may repeat the start that the template has written for it.
+            # A model may repeat the start tag that the template has written.
             text = "" if text == self._format.start else text.lstrip("\n")
         visible = text.rstrip("\n")
         if visible:

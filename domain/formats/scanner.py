@@ -1,4 +1,4 @@
-"""Scanning streamed text for fixed strings across the borders of its chunks; stop sequences."""
+"""Scanner of streamed text for fixed strings, also across chunk boundaries, and stop sequences."""
 
 import functools
 from collections import deque
@@ -9,24 +9,24 @@ import attrs
 
 @attrs.frozen
 class ScannedText:
-    """A part of the scanned text, never empty."""
+    """A piece of the scanned text, never empty."""
 
     text: str
     marker: bool = False
-    """Whether this part is exactly one of the markers."""
+    """Whether this piece is exactly one of the markers."""
 
 
 @attrs.define
 class _Node:
-    """A prefix of a marker."""
+    """A state of the Aho-Corasick automaton: a prefix of a marker."""
 
     depth: int
     """Its length, characters."""
     children: dict[str, "_Node"] = attrs.field(factory=dict)
     shorter: "_Node | None" = None
-    """The longest proper suffix of this prefix that is a prefix itself."""
+    """The failure link: the longest proper suffix of this prefix that is itself a prefix of a marker."""
     match: int = 0
-    """Length of the longest marker this prefix ends with; 0 when there is none."""
+    """Length of the longest marker that this prefix ends with; 0 for none."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,12 +54,12 @@ def _step(root: _Node, node: _Node, char: str) -> _Node:
 
 
 class MarkerScanner:
-    """Cuts a stream of text at its markers.
+    """Splits streamed text at markers.
 
-    The parts, joined, are the text. A marker is found at its earliest start; of two that start at the same place the
-    shorter one is found. Text is held back only while it could still belong to a marker, or while a marker that
-    starts further left could still be found. The work is linear in the text as long as no marker occurs inside
-    another one; for a single match it always is.
+    The pieces, joined, are the text. The leftmost marker is found; of two that start at the same place, the shorter
+    one. Text is held back only while it may still belong to a marker, or while a marker that starts further left may
+    still be found. The time is linear in the text unless a marker contains another one; up to the first match it
+    always is.
 
     Args:
         markers: Non-empty strings; none at all means that everything is plain text.
@@ -70,12 +70,12 @@ class MarkerScanner:
         self._node = self._root
         self._held = ""
         self._scanned = 0
-        """How many characters of the buffered text the automaton has scanned."""
+        """Number of characters of the buffered text that the automaton has scanned."""
         self._found: tuple[int, int] | None = None
-        """Start and end, within the buffered text, of a marker that one further left may still precede."""
+        """Start and end, in the buffered text, of a match; one that starts further left may still replace it."""
 
     def feed(self, text: str) -> list[ScannedText]:
-        """Take the next chunk of text, which may be empty, and return the parts that are certain so far."""
+        """Scan the next chunk of text, which may be empty, and return the pieces that are certain so far."""
         if self._node is self._root and not self._held and self._root.children.keys().isdisjoint(text):
             return [ScannedText(text)] if text else []
         self._held += text
@@ -97,7 +97,7 @@ class MarkerScanner:
         return chunks
 
     def _advance(self) -> bool:
-        """Scan until a marker is certain (True) or the buffered text is exhausted (False)."""
+        """Scan until a match is certain (True) or the buffered text is exhausted (False)."""
         root, node, held = self._root, self._node, self._held
         position, found = self._scanned, self._found
         while position < len(held):
@@ -114,7 +114,7 @@ class MarkerScanner:
         return found is not None and position - node.depth >= found[0]
 
     def _cut(self, chunks: list[ScannedText]) -> None:
-        """Release the text up to the marker that was found, and the marker; scan anew behind it."""
+        """Release the text before the match, and the marker; restart the automaton after it."""
         if self._found is None:
             return
         start, end = self._found
@@ -134,13 +134,13 @@ class MarkerScanner:
 
 
 class StopSequences:
-    """Forwards text until a stop string begins.
+    """Passes text on until a stop string begins.
 
-    No character of a stop string is ever returned; text is held back only while it could still be the beginning of
-    one. The work is linear in the text, whatever the stop strings.
+    No character of a stop string is ever returned; text is held back only while it may be the beginning of one. The
+    time is linear in the text.
 
     Args:
-        stops: Non-empty strings; none at all means that nothing stops.
+        stops: Non-empty strings; without any, all text passes.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
@@ -154,22 +154,22 @@ class StopSequences:
         return self.found is not None
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """Take the next chunk of text.
+        """Scan the next chunk of text.
 
         Args:
             text: Any length, also empty.
 
         Returns:
-            The text that is certainly part of the answer, and whether a stop was found.
+            The text that is certainly before any stop string, and whether a stop string was found.
         """
         if self.stopped:
             return "", True
         return self._passed(self._scanner.feed(text)), self.stopped
 
     def flush(self) -> str:
-        """Return the buffered remainder, after the end of the text.
+        """Return the buffered remainder, at the end of the text.
 
-        A stop that waited for one starting further left is decided here: read ``stopped`` afterwards.
+        Read ``stopped`` afterwards: a match that may have been replaced by one further left is decided here.
         """
         return "" if self.stopped else self._passed(self._scanner.flush())
 

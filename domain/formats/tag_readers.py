@@ -1,7 +1,4 @@
-"""Readers of tool calls whose arguments are in tags of their own.
-
-Calls in JSON and Python are read by ``domain.formats.call_readers``.
-"""
+"""Readers of tool calls with a tag for each argument. ``domain.formats.call_readers`` reads JSON and Python."""
 
 import re
 from typing import Any
@@ -17,17 +14,19 @@ class _Tags:
     """A syntax with a tag for each argument."""
 
     call: str
-    """A pattern from the opening to the end of the name."""
+    """Pattern from the opening to the end of the function's name, which is the first group."""
     argument: str
-    """A pattern from the beginning of an argument to its value; the name is the first group."""
+    """Pattern of the start tag of an argument; its name is the first group."""
     argument_end: str
+    """The end tag of an argument."""
     call_end: str
+    """The end tag of a call."""
     newlines: bool = False
-    """Whether a line break after the start and one before the end of a value belong to the tags."""
+    """Whether to drop one line break at the start and one at the end of a value: they belong to the tags."""
 
     @property
     def _argument(self) -> re.Pattern[str]:
-        return re.compile(self.argument)  # which compiles it once, in the processes that read calls
+        return re.compile(self.argument)  # cached by re; compiled only in processes that read calls
 
     def read(self, text: str, tools: Tools, final: bool) -> Reading:
         """Read one call."""
@@ -75,16 +74,16 @@ class _Tags:
         return value.removesuffix("\n")
 
     def _value_end(self, text: str, start: int, final: bool) -> tuple[int, int]:
-        """Return where a value ends, and the position after its end tag.
+        """Return the end of a value, and the position after its end tag.
 
-        An end tag counts where the next argument or the end of the call follows, so that a value may contain the tag.
+        An end tag counts only if the next argument or the end of the call follows, so that a value may contain the tag.
         """
-        place = text.find(self.argument_end, start)
-        while place >= 0:
-            after = place + len(self.argument_end)
+        end = text.find(self.argument_end, start)
+        while end >= 0:
+            after = end + len(self.argument_end)
             if self._continues(text, after, final):
-                return place, after
-            place = text.find(self.argument_end, after)
+                return end, after
+            end = text.find(self.argument_end, after)
         if not final:
             raise UnfinishedValueError
         return self._missing_end(text, start)
@@ -99,10 +98,10 @@ class _Tags:
         """Return the end of a value whose end tag is missing: the next argument or the end of the call."""
         following = self._argument.search(text, start)
         call_end = text.find(self.call_end, start)
-        places = [found for found in (following.start() if following is not None else -1, call_end) if found >= 0]
-        if not places:
+        ends = [end for end in (following.start() if following is not None else -1, call_end) if end >= 0]
+        if not ends:
             raise NoCallError
-        return min(places), min(places)
+        return min(ends), min(ends)
 
 
 def _tags(opening: str, name_end: str, argument: str, argument_end: str, end: str, newlines: bool = False) -> Reader:
@@ -128,7 +127,7 @@ read_param = _tags('<function name="', r'"\s*>', r'<param name="([^"\n]+)"\s*>',
 
 
 def key_value_reader(prefix: str) -> Reader:
-    """Return a reader of calls whose arguments have one tag for the name and one for the value (GLM)."""
+    """Return a reader of calls with one tag for the name and one for the value of each argument (GLM)."""
     start, end = f"<{prefix}tool_call>", f"</{prefix}tool_call>"
     key, value = f"{prefix}arg_key", f"{prefix}arg_value"
     call = rf"{start}\s*([^<>{{}}\[\]\s]+)(?:\s*<tool_sep>)?(?=\s*<{key}>|\s*{end}|\s*\Z)"
@@ -138,8 +137,8 @@ def key_value_reader(prefix: str) -> Reader:
         if re.match(rf"{start}\s*[{{\[]", text):
             raise NoCallError
         reading = tags.read(text, tools, final)
-        # Any word between the tags would be a call without arguments.
-        if not all(found.arguments or found.name in tools for found in reading.calls):
+        # Otherwise any word between the tags would be a call without arguments.
+        if not all(call.arguments or call.name in tools for call in reading.calls):
             raise NoCallError
         return reading
 
@@ -147,32 +146,32 @@ def key_value_reader(prefix: str) -> Reader:
 
 
 NAMESPACE = "]<]minimax[>["
+"""The marker before each tag of MiniMax M3."""
 _M3_CALL = re.compile(r'<invoke name="([^"\n]+)"\s*>')
 _M3_TAG = re.compile(r"\s*<([^<>/\s]+)>")
 
 
 def read_namespaced(text: str, tools: Tools, final: bool) -> Reading:
-    """Read a call whose arguments are tags with their own names, each tag after a marker (MiniMax M3)."""
-    length = text.find("</invoke>")
-    if length < 0:
+    """Read a call whose arguments are tags named after the parameters, each tag after a marker (MiniMax M3)."""
+    end = text.find("</invoke>")
+    if end < 0:
         raise UnfinishedValueError
-    end = length + len("</invoke>")
+    end += len("</invoke>")
     body = text[:end].replace(NAMESPACE, "")
     opening = _M3_CALL.match(body)
     if opening is None:
         raise NoCallError
     name = named(opening[1])
     fields, _ = _nested(body, opening.end(), "</invoke>")
-    if not isinstance(fields, dict):
-        fields = {}
-    given = {
-        key: typed(value, tools.types(name, key)) if isinstance(value, str) else value for key, value in fields.items()
+    arguments = {
+        key: typed(value, tools.types(name, key)) if isinstance(value, str) else value
+        for key, value in (fields.items() if isinstance(fields, dict) else ())
     }
-    return Reading((Call(name, given),), end)
+    return Reading((Call(name, arguments),), end)
 
 
 def _nested(text: str, position: int, end: str, depth: int = 0) -> tuple[Any, int]:
-    """Read nested tags up to an end tag; a value without tags is text, repeated ``item`` tags are a list."""
+    """Read nested tags up to an end tag, as an object; without tags it is text, and ``item`` tags are a list."""
     if depth > MAX_DEPTH:
         raise NoCallError
     entries: list[tuple[str, Any]] = []
@@ -180,15 +179,15 @@ def _nested(text: str, position: int, end: str, depth: int = 0) -> tuple[Any, in
     while (tag := _M3_TAG.match(text, position)) is not None and text.find(f"</{tag[1]}>", tag.end()) >= 0:
         value, position = _nested(text, tag.end(), f"</{tag[1]}>", depth + 1)
         entries.append((tag[1], value))
-    place = text.find(end, position)
-    if place < 0:
+    close = text.find(end, position)
+    if close < 0:
         raise NoCallError
+    after = close + len(end)
     if not entries:
-        return text[start:place], place + len(end)
-    names = {name for name, _ in entries}
-    if names == {"item"}:
-        return [_untyped(value) for _, value in entries], place + len(end)
-    return {name: _untyped(value) if end != "</invoke>" else value for name, value in entries}, place + len(end)
+        return text[start:close], after
+    if {name for name, _ in entries} == {"item"}:
+        return [_untyped(value) for _, value in entries], after
+    return {name: _untyped(value) if end != "</invoke>" else value for name, value in entries}, after
 
 
 def _untyped(value: Any) -> Any:  # noqa: ANN401
@@ -203,7 +202,7 @@ _k3_tags = _Tags(_K3_CALL, rf"\s*{_K3_ARGUMENT}", "<|close|>argument<|sep|>", KI
 
 
 def read_kimi_k3(text: str, tools: Tools, final: bool) -> Reading:
-    """Read a call whose arguments are typed one by one, or are one JSON object."""
+    """Read a call with typed arguments, one tag each, or with one JSON object (Kimi K3)."""
     opening = re.match(_K3_CALL, text)
     raw = _K3_JSON.match(text, opening.end()) if opening is not None else None
     if opening is None or raw is None:

@@ -1,4 +1,4 @@
-"""Tool calls as read from text, and the types of their arguments, as a function's schema states them."""
+"""Tool calls read from text, and the conversion of their arguments to the types of the function's schema."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,14 +11,14 @@ from mlxk.domain.text import is_valid_unicode
 
 
 class NoCallError(Exception):
-    """What was read is no tool call."""
+    """The text is not a tool call."""
 
 
 class Tools:
     """The functions on offer.
 
     Args:
-        definitions: In OpenAI's form, each a JSON object as text.
+        definitions: Function definitions in OpenAI's form, each a JSON object as text.
     """
 
     def __init__(self, definitions: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ class Tools:
         return name in self and not mapping(self._parameters[name].get("properties"))
 
     def types(self, function: str, parameter: str) -> frozenset[str]:
-        """Return the JSON types of a parameter; empty when they are not stated."""
+        """Return the JSON types of a parameter; empty when the schema does not state them."""
         schema = self._parameters.get(function, {})
         stated = mapping(schema.get("properties"))
         if parameter not in stated:
@@ -47,10 +47,10 @@ class Tools:
         return self._types[function, parameter]
 
     def arguments(self, function: str, given: object) -> Mapping[str, Any]:
-        """Return arguments with the types that the function's schema states.
+        """Return arguments, an object or JSON text, converted to the types of the function's schema.
 
         Raises:
-            NoCallError: They are no object.
+            NoCallError: The arguments are not an object.
         """
         if isinstance(given, str):
             given = whole_value(given or "{}")
@@ -73,7 +73,7 @@ class Call:
 
 @attrs.frozen
 class Reading:
-    """Calls and where they end."""
+    """The result of a reader."""
 
     calls: tuple[Call, ...]
     end: int
@@ -81,19 +81,19 @@ class Reading:
 
 
 Reader = Callable[[str, Tools, bool], Reading]
-"""Reads the calls at the beginning of a text, which starts with the opening of the syntax. The last argument says
-whether the text is complete. Raises ``UnfinishedValueError`` when more text is needed, ``NoCallError`` or
+"""Reads the calls at the start of a text, which begins with the opening of the syntax. The last argument tells whether
+the text is complete. Raises ``UnfinishedValueError`` when more text is needed, ``NoCallError`` or
 ``MalformedValueError`` when there is no call."""
 
 LONGEST_OPENING = 1024
-"""Characters within which the name of a call must be complete."""
+"""Most characters of an opening up to the end of the function's name."""
 
 
 def named(name: object) -> str:
-    """Return the name of a function.
+    """Return the name of a function, without white space around it.
 
     Raises:
-        NoCallError: It is none.
+        NoCallError: It is not a name.
     """
     if not isinstance(name, str) or not name.strip() or not is_valid_unicode(name):
         raise NoCallError
@@ -101,12 +101,17 @@ def named(name: object) -> str:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """Return an object, empty for any other value."""
+    """Return an object unchanged, and an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}
 
 
 def whole_value(text: str) -> Any:  # noqa: ANN401
-    """Return the value that is an entire text."""
+    """Parse a text that is one value.
+
+    Raises:
+        NoCallError: The text is incomplete, or has more than the value.
+        MalformedValueError: The text is not a value.
+    """
     try:
         value, end = read_value(text, 0)
     except UnfinishedValueError as error:
@@ -129,15 +134,15 @@ _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "
 
 
 _MAX_STEPS = 32
-"""References and compositions that are followed, one after another."""
+"""Depth to which references and compositions are followed."""
 
 
 def allowed_types(schema: object, root: Mapping[str, Any] | None = None) -> frozenset[str]:
-    """Return the JSON types that a schema allows; empty when it says nothing about them.
+    """Return the JSON types that a schema allows; empty when it does not restrict them.
 
     Args:
         schema: A JSON Schema.
-        root: The document that its references point into.
+        root: The document in which its references are resolved.
     """
     return _allowed(schema, root, {}, _MAX_STEPS)
 
@@ -145,7 +150,7 @@ def allowed_types(schema: object, root: Mapping[str, Any] | None = None) -> froz
 def _allowed(
     schema: object, root: Mapping[str, Any] | None, known: dict[int, frozenset[str]], steps: int
 ) -> frozenset[str]:
-    """Return the types of a schema, each of its parts read once: parts may refer to each other, and to themselves."""
+    """Return the types of a schema. Each part is read only once, since references may be circular."""
     if not isinstance(schema, Mapping) or steps == 0:
         return frozenset()
     if id(schema) not in known:
@@ -157,7 +162,7 @@ def _allowed(
 def _stated(
     schema: Mapping[str, Any], root: Mapping[str, Any] | None, known: dict[int, frozenset[str]], steps: int
 ) -> frozenset[str]:
-    types = {each for each in _listed(schema.get("type")) if isinstance(each, str) and each in _TYPES}
+    types = {name for name in _listed(schema.get("type")) if isinstance(name, str) and name in _TYPES}
     if types:
         return frozenset(types | ({"null"} if schema.get("nullable") is True else set()))
     for keyword in ("anyOf", "oneOf", "allOf"):
@@ -193,14 +198,14 @@ def _referenced(reference: object, root: Mapping[str, Any] | None) -> object:
 
 
 def typed(text: str, types: Iterable[str]) -> Any:  # noqa: ANN401
-    """Return the value that a text represents.
+    """Return the value of a text.
 
-    A text is a string where the types allow nothing else, and wherever it fits no other type. Without any type it is
-    an object, a list, a number or a constant if it is written as one.
+    The text stays a string if only strings are allowed, or if it fits no other allowed type. Without any types it is
+    parsed as an object, list, number or constant where it is written as one.
 
     Args:
         text: As the model wrote it.
-        types: The JSON types of its place.
+        types: The allowed JSON types; empty when unknown.
     """
     allowed = frozenset(types)
     if allowed == {"string"}:
@@ -228,7 +233,7 @@ def typed(text: str, types: Iterable[str]) -> Any:  # noqa: ANN401
 
 
 def _fitted(text: str, allowed: frozenset[str]) -> Any:  # noqa: ANN401
-    """Return a number or boolean that is written in an unusual way; None when it is none."""
+    """Return a number or boolean in an unusual spelling; None when it is neither."""
     if "boolean" in allowed and "string" not in allowed and text.lower() in _BOOLEANS:
         return _BOOLEANS[text.lower()]
     if allowed & {"integer", "number"} and "string" not in allowed:
@@ -252,7 +257,7 @@ def fits(value: object, allowed: frozenset[str]) -> bool:
 
 
 def coerced(value: Any, types: frozenset[str]) -> Any:  # noqa: ANN401
-    """Return a value with the type of its place, where a model wrote text or a fraction of zero instead."""
+    """Return a value converted to the allowed types, for a model that wrote text, or ``3.0`` for ``3``."""
     if not types or fits(value, types):
         return int(value) if isinstance(value, float) and "number" not in types and value.is_integer() else value
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""Tool calls in a stream of text: where they begin and end, and the text around them.
+"""Incremental splitting of a completion into text and tool calls.
 
-The syntaxes are described in ``domain.formats.family_formats``. A call is emitted when it is complete: what a model
-writes is a whole call or it is text. A call that a grammar enforces cannot fail, so its arguments are streamed.
+``domain.formats.family_formats`` has the syntaxes. A call is emitted when it is complete; an incomplete one is text. A
+call that a grammar enforces cannot fail, so its arguments are streamed.
 """
 
 import json
@@ -20,13 +20,13 @@ from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 from mlxk.domain.text import is_valid_unicode
 
 _EAGER_LENGTH = 64
-"""Characters of a section within which it is read at every chunk, to tell soon that it is no call."""
+"""Characters up to which a section is parsed at every chunk, to reject what is no call early."""
 
 _FREE_ATTEMPTS = 16
-"""Number of readings of one section after which another one needs a tenth more text."""
+"""Number of attempts to parse a section, after which each further attempt needs a tenth more text."""
 
 MAX_FAILED_SECTIONS = 32
-"""Sections of one completion that turn out to be text, after which everything is text; each one is scanned again."""
+"""Rejected sections of a completion, after which the rest is text: each rejected section is scanned a second time."""
 
 
 def new_call_id() -> str:
@@ -36,10 +36,10 @@ def new_call_id() -> str:
 
 @attrs.frozen
 class ToolCallFormat:
-    """How one model writes calls, and the functions on offer."""
+    """A model's syntaxes of tool calls, and the functions on offer."""
 
     syntaxes: tuple[CallSyntax, ...]
-    """The model's own; those of the last resort are tried after them."""
+    """The model's own syntaxes; those of the last resort are tried after them."""
     tools: Tools
     new_id: Callable[[], str] = new_call_id
     """Generates the id of a call without one."""
@@ -47,7 +47,7 @@ class ToolCallFormat:
     @property
     def candidates(self) -> tuple[CallSyntax, ...]:
         """The syntaxes to try, in order."""
-        return (*self.syntaxes, *(each for each in LAST_RESORT if each not in self.syntaxes))
+        return (*self.syntaxes, *(syntax for syntax in LAST_RESORT if syntax not in self.syntaxes))
 
     def completed(self, call: Call) -> ToolCall:
         """Return a call with an id and its arguments as JSON text.
@@ -65,13 +65,13 @@ class ToolCallFormat:
 
 
 class _Section:
-    """Text that began like a call, until it is one or is text."""
+    """Text after an opening, buffered until it is a complete call or turns out to be text."""
 
     def __init__(self, opening: str, syntaxes: Sequence[CallSyntax], tools: Tools, marked: bool) -> None:
         self.opening = opening
         self.text = opening
         self.syntaxes = list(syntaxes)
-        """The syntaxes that it may still be written in."""
+        """The syntaxes that have not rejected the text yet."""
         self._tools = tools
         self._marked = marked
         self._balance = Balance()
@@ -84,15 +84,15 @@ class _Section:
         self._longest_end = max(map(len, self._ends), default=0)
 
     def feed(self, text: str, ended: bool = False, complete: bool = False) -> Reading | None:
-        """Take the next chunk; return the calls once they are complete, and None before.
+        """Add the next chunk; return the calls once they are complete, and None before.
 
         Args:
             text: The chunk.
-            ended: Whether it is the last one.
-            complete: Whether the model ended its answer itself, so that the end of a call may be missing.
+            ended: Whether it is the last chunk.
+            complete: Whether the model ended its answer itself, so that the end marker of a call may be missing.
 
         Raises:
-            NoCallError: It is text.
+            NoCallError: The section is text.
         """
         scanned = len(self.text)
         self.text += text
@@ -114,7 +114,7 @@ class _Section:
         raise NoCallError
 
     def _due(self, text: str, scanned: int) -> bool:
-        """Whether a call may be complete with this chunk, or may be told not to be one."""
+        """Whether to parse now: the chunk may complete a call, or it is early enough to reject one."""
         if not self._balanced and self._balance.feed(text) is not None:
             self._balanced = True
             return True
@@ -140,7 +140,7 @@ class ToolCallSplitter:
     else is returned unchanged.
 
     Args:
-        style: The notation of the model.
+        style: The model's syntaxes, and the functions on offer.
         count: Number of calls in the completion before this text.
     """
 
@@ -150,16 +150,16 @@ class ToolCallSplitter:
         self._format = style
         candidates = style.candidates
         self._anywhere = not style.syntaxes
-        """Whether bare calls may begin any line, because the model has no syntax of its own."""
+        """Whether a bare call may begin any line, because the model has no syntax of its own."""
         self._by_opening: dict[str, list[CallSyntax]] = {}
         for syntax in candidates:
             for opening in syntax.openings:
                 self._by_opening.setdefault(opening, []).append(syntax)
-        # The scanner finds the shorter one of two markers, so "[" would hide "[TOOL_CALLS]".
-        for short in [
-            each for each in self._by_opening if any(o != each and o.startswith(each) for o in self._by_opening)
-        ]:
-            del self._by_opening[short]
+        # Of two markers at the same place the scanner finds the shorter one, so "[" would hide "[TOOL_CALLS]".
+        openings = list(self._by_opening)
+        for short in openings:
+            if any(opening != short and opening.startswith(short) for opening in openings):
+                del self._by_opening[short]
         self._around = frozenset(marker for syntax in candidates for marker in syntax.around)
         self._bare = frozenset(
             opening
@@ -173,25 +173,25 @@ class ToolCallSplitter:
         self._scanner = MarkerScanner(self._markers)
         self._section: _Section | None = None
         self._pending = ""
-        """White space and markers that belong to a call if one follows."""
+        """White space and markers, dropped if a call follows."""
         self._marked = False
-        """Whether there is a marker in it."""
+        """Whether ``_pending`` has a marker."""
         self._line_begins = True
         self._after_calls = False
-        self._said = False
+        self._text_emitted = False
         self._failed = 0
 
     def feed(self, text: str) -> list[TextDelta | ToolCallDelta]:
-        """Take the next chunk of text and return the parts that are certain so far."""
+        """Parse the next chunk of text and return the deltas that are certain so far."""
         deltas: list[TextDelta | ToolCallDelta] = []
         self._run(text, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[TextDelta | ToolCallDelta]:
-        """Return the buffered remainder, after the end of the text.
+        """Return the deltas of the buffered remainder, at the end of the text.
 
         Args:
-            complete: Whether the model ended its answer itself. A call that was cut is text.
+            complete: Whether the model ended its answer itself. A truncated call is text.
         """
         deltas: list[TextDelta | ToolCallDelta] = []
         self._run("", deltas, ended=True, complete=complete)
@@ -203,7 +203,7 @@ class ToolCallSplitter:
     def _run(
         self, text: str, deltas: list[TextDelta | ToolCallDelta], ended: bool = False, complete: bool = True
     ) -> None:
-        """Scan text and read sections until everything is used up."""
+        """Scan text and parse sections until all of the text is consumed."""
         while True:
             if self._section is not None:
                 rest = self._read(self._section, text, deltas, ended, complete)
@@ -216,33 +216,33 @@ class ToolCallSplitter:
             text = rest
 
     def _scan(self, text: str, deltas: list[TextDelta | ToolCallDelta], ended: bool) -> str:
-        """Pass text on up to the next opening; return the text after it."""
+        """Emit text up to the next opening, and open a section there; return the text after the opening."""
         chunks = self._scanner.feed(text)
         if ended:
             chunks += self._unscanned()
         for index, chunk in enumerate(chunks):
             if not chunk.marker:
-                self._say(chunk.text, deltas)
+                self._emit_text(chunk.text, deltas)
                 continue
             if self._opens(chunk.text):
-                rest = "".join(each.text for each in chunks[index + 1 :])
+                rest = "".join(following.text for following in chunks[index + 1 :])
                 if not ended:
-                    rest += "".join(each.text for each in self._scanner.flush())
-                self._begin(chunk.text)
+                    rest += "".join(following.text for following in self._scanner.flush())
+                self._open_section(chunk.text)
                 return rest
             if chunk.text in self._around:
-                self._surround(chunk.text)
+                self._hold_marker(chunk.text)
             else:
-                self._say(chunk.text, deltas)
-        if self._said and not self._bare_dropped and not self._after_calls and not ended:
+                self._emit_text(chunk.text, deltas)
+        if self._text_emitted and not self._bare_dropped and not self._after_calls and not ended:
             self._drop_bare_openings(deltas)
         return ""
 
     def _unscanned(self) -> list[ScannedText]:
-        """Return what the scanner holds back, but not the beginning of a marker that was cut after a call."""
+        """Return the scanner's buffered text, except a truncated marker after a call."""
         chunks = self._scanner.flush()
         held = "".join(chunk.text for chunk in chunks)
-        return [] if self._after_calls and any(each.startswith(held) for each in self._around) else chunks
+        return [] if self._after_calls and any(marker.startswith(held) for marker in self._around) else chunks
 
     def _opens(self, marker: str) -> bool:
         if marker not in self._by_opening or self._failed >= MAX_FAILED_SECTIONS:
@@ -252,16 +252,16 @@ class ToolCallSplitter:
         return True
 
     def _bare_allowed(self) -> bool:
-        return not self._said or self._after_calls or (self._anywhere and self._line_begins)
+        return not self._text_emitted or self._after_calls or (self._anywhere and self._line_begins)
 
-    def _begin(self, opening: str) -> None:
-        syntaxes = [each for each in self._by_opening[opening] if not each.bare or self._bare_allowed()]
+    def _open_section(self, opening: str) -> None:
+        syntaxes = [syntax for syntax in self._by_opening[opening] if not syntax.bare or self._bare_allowed()]
         self._section = _Section(opening, syntaxes, self._format.tools, self._marked)
 
     def _read(
         self, section: _Section, text: str, deltas: list[TextDelta | ToolCallDelta], ended: bool, complete: bool
     ) -> str:
-        """Feed the open section; return the text after it once it is over."""
+        """Feed the open section; return the text after it once it ends."""
         try:
             reading = section.feed(text, ended, complete)
             calls = [self._format.completed(call) for call in reading.calls] if reading is not None else []
@@ -279,34 +279,34 @@ class ToolCallSplitter:
         return section.text[reading.end :]
 
     def _reject(self, section: _Section, deltas: list[TextDelta | ToolCallDelta]) -> str:
-        """Take a section that is no call: its opening is text or a marker, the remainder is scanned again."""
+        """Close a section that is no call: its opening is text or a marker, the remainder is to be scanned again."""
         self._section = None
         self._failed += 1
         if section.opening in self._around:
-            self._surround(section.opening)
+            self._hold_marker(section.opening)
         else:
-            self._say(section.opening, deltas)
+            self._emit_text(section.opening, deltas)
         return section.text[len(section.opening) :]
 
     def _cut(self, section: _Section, deltas: list[TextDelta | ToolCallDelta]) -> str:
-        """Return a section that was cut as text, without the markers around it."""
+        """Emit a truncated section as text, without the markers around it."""
         self._section = None
         text = section.text
         if section.opening not in self._bare:
             text = text if section.opening.endswith(("=", '"')) else text[len(section.opening) :].lstrip()
             self._pending = re.sub(r"\S.*", "", self._pending, flags=re.DOTALL) if self._marked else self._pending
-        self._say(text, deltas)
+        self._emit_text(text, deltas)
         return ""
 
-    def _surround(self, marker: str) -> None:
+    def _hold_marker(self, marker: str) -> None:
         self._pending += marker
         self._marked = True
         self._line_begins = True
 
-    def _say(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
+    def _emit_text(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
         """Emit text, but hold back the white space at its end."""
         if self._after_calls:
-            # Some models write a bracket too many, others separate their calls.
+            # Some models write a superfluous bracket after a call, others a separator.
             text = text.lstrip(" \t\r\n;,}]" if not self._pending else None)
             if text and self._marked:
                 self._pending, self._marked = "", False
@@ -314,22 +314,22 @@ class ToolCallSplitter:
         if visible:
             deltas.append(TextDelta(self._pending + visible))
             self._pending, self._marked, self._after_calls = "", False, False
-            self._said = True
+            self._text_emitted = True
         self._pending += text[len(visible) :]
         if text:
             self._line_begins = "\n" in text[len(visible) :]
 
     def _drop_bare_openings(self, deltas: list[TextDelta | ToolCallDelta]) -> None:
-        """Scan on without the openings that count only at the beginning of an answer."""
+        """Stop scanning for the openings that count only at the start of an answer."""
         held = "".join(chunk.text for chunk in self._scanner.flush())
         self._scanner = MarkerScanner(self._markers - self._bare)
         self._bare_dropped = True
         for chunk in self._scanner.feed(held):
-            self._say(chunk.text, deltas)
+            self._emit_text(chunk.text, deltas)
 
 
 class ForcedCallSplitter:
-    """Reads the one call that a grammar enforces; its arguments are emitted as they are generated.
+    """Splits the one call that a grammar enforces into deltas, so that its arguments are streamed.
 
     Args:
         name: The function, when the text is its arguments; None when the text is an object with name and arguments.
@@ -340,13 +340,13 @@ class ForcedCallSplitter:
         self._name = name
         self._id = call_id
         self._held = ""
-        """Text in which the arguments have not begun."""
+        """Text before the arguments."""
         self._arguments = Balance()
         self._begun = False
         self._ended = False
 
     def feed(self, text: str) -> list[TextDelta | ToolCallDelta]:
-        """Take the next chunk of text and return the parts that are certain so far."""
+        """Parse the next chunk of text and return the deltas that are certain so far."""
         if self._ended or not text:
             return []
         deltas: list[TextDelta | ToolCallDelta] = []
@@ -366,15 +366,15 @@ class ForcedCallSplitter:
         return deltas
 
     def flush(self, complete: bool = True) -> list[TextDelta | ToolCallDelta]:
-        """Return the text of an answer in which no call has begun."""
+        """Return the text of a completion that ended before its call began."""
         return [TextDelta(self._held)] if self._held and not self._begun else []
 
     def _opening(self) -> tuple[str | None, str]:
-        """Return the name and the beginning of the arguments, once both are known."""
+        """Return the name and the beginning of the arguments; None and an empty text before both are known."""
         if self._name is not None:
             return self._name, self._held
-        found = _FORCED_OPENING.match(self._held)
-        return (json.loads(found[1]), self._held[found.end() :]) if found is not None else (None, "")
+        opening = _FORCED_OPENING.match(self._held)
+        return (json.loads(opening[1]), self._held[opening.end() :]) if opening is not None else (None, "")
 
 
 _FORCED_OPENING = re.compile(r"""\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)""")

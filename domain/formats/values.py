@@ -1,7 +1,6 @@
-"""Values as models write them: JSON with its usual flaws, and Python literals.
+"""Parser of values as models write them: JSON with its usual flaws, and Python literals.
 
-Reads one value from a position in a text and says where it ends, whether the text merely stops inside of it, or whether
-it is no value at all. What the value is used for is decided by the caller.
+Reads one value at a position of a text, and tells a text that ends inside of the value from one that is no value.
 """
 
 import json
@@ -15,32 +14,32 @@ MAX_DEPTH = 128
 
 
 class UnfinishedValueError(Exception):
-    """The text ends inside of the value."""
+    """The text ends inside of the value; more text may complete it."""
 
 
 class MalformedValueError(Exception):
-    """The text is no value in this notation."""
+    """The text is not a value in this notation."""
 
 
 @attrs.frozen
 class Notation:
-    """How values are written."""
+    """A syntax of values."""
 
     quotes: tuple[str, ...] = ('"',)
-    """The marks around a string; those of several characters need no escapes."""
+    """Quotation marks of strings; strings in marks of several characters have no escapes."""
     words: bool = False
-    """Whether keys and strings may stand without quotes."""
+    """Whether keys and strings may lack quotes."""
     ends: tuple[str, ...] = ()
-    """Markers that end the value even where closing brackets are missing before them."""
+    """Markers that end the value even if closing brackets are missing before them."""
     nested_quotes: bool = False
-    """Whether a quote inside of a string may be left unescaped: it ends the string only where a value can end."""
+    """Whether quotes inside a string may be unescaped: a quote ends the string only where a value can end."""
 
 
 JSON = Notation()
 PYTHON = Notation(quotes=('"""', "'''", '"', "'"), nested_quotes=True)
 
 _LONGEST_END = 64
-"""Characters of the longest marker that ends a value."""
+"""Most characters of a marker that ends a value."""
 
 _BLANK = re.compile(r"\s*")
 _NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)")
@@ -60,15 +59,15 @@ def read_value(text: str, start: int, notation: Notation = JSON) -> tuple[Any, i
 
     Args:
         text: The text.
-        start: Where the value begins, after optional white space.
-        notation: How it is written.
+        start: Position of the value, or of white space before it.
+        notation: The syntax.
 
     Returns:
         The value, made of dicts, lists, strings, numbers, booleans and None, and the position after it.
 
     Raises:
         UnfinishedValueError: The text ends inside of the value.
-        MalformedValueError: It is no value.
+        MalformedValueError: The text is not a value.
     """
     if notation is JSON:
         try:
@@ -79,15 +78,15 @@ def read_value(text: str, start: int, notation: Notation = JSON) -> tuple[Any, i
     return reader.value(0), reader.position
 
 
-def _no_constant(name: str) -> Any:  # noqa: ANN401
+def _refuse_constant(name: str) -> Any:  # noqa: ANN401
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
 
 
 class _Reader:
-    """Reads one value, from left to right, each character once."""
+    """Recursive-descent parser of one value; it reads each character once."""
 
     def __init__(self, text: str, position: int, notation: Notation) -> None:
         self.position = position
@@ -111,7 +110,7 @@ class _Reader:
         return self._word()
 
     def _next(self) -> str:
-        """Skip white space; return the character at the position."""
+        """Skip white space and return the character at the position."""
         self._skip()
         if self.position >= len(self._text):
             raise UnfinishedValueError
@@ -122,7 +121,7 @@ class _Reader:
         self.position = blank.end() if blank is not None else self.position
 
     def _quote(self) -> str | None:
-        return next((each for each in self._notation.quotes if self._text.startswith(each, self.position)), None)
+        return next((quote for quote in self._notation.quotes if self._text.startswith(quote, self.position)), None)
 
     def _container(self, opening: str, depth: int) -> Any:  # noqa: ANN401
         self.position += 1
@@ -148,7 +147,7 @@ class _Reader:
         return items
 
     def _closed(self, opening: str) -> bool:
-        """Whether the container ends here; skips its closing bracket."""
+        """Whether the container ends here; if so, skip its closing bracket."""
         if self._ended():
             return True
         if self._next() != _CLOSING[opening]:
@@ -157,7 +156,7 @@ class _Reader:
         return True
 
     def _ended(self) -> bool:
-        """Whether a marker ends all containers here."""
+        """Whether an end marker is here, which ends all open containers."""
         self._skip()
         ends = self._notation.ends
         if any(self._text.startswith(end, self.position) for end in ends):
@@ -206,7 +205,7 @@ class _Reader:
                 return _paired("".join(parts))
 
     def _escape(self, position: int) -> tuple[str, int]:
-        """Read an escape sequence after its backslash; one that does not exist is kept as it is."""
+        """Return the character of an escape sequence, after its backslash; an unknown sequence is kept unchanged."""
         if position >= len(self._text):
             raise UnfinishedValueError
         char = self._text[position]
@@ -238,7 +237,7 @@ class _Reader:
 
 
 def _plain(text: str) -> Any:  # noqa: ANN401
-    """Return the constant or number that an unquoted text writes, else the text."""
+    """Return an unquoted text as a constant or number, else as text."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     number = _NUMBER.fullmatch(text)
@@ -262,7 +261,7 @@ def _finite(number: float) -> float:
 
 
 def _paired(text: str) -> str:
-    """Join surrogate pairs that were written as two escapes."""
+    """Join surrogate pairs that were written as two escapes, and replace unpaired surrogates."""
     if not any("\ud800" <= char <= "\udfff" for char in text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -272,7 +271,7 @@ _STRUCTURE = re.compile(r'[{}\[\]"\\]')
 
 
 class Balance:
-    """Finds the end of a JSON object or list in a stream of text, reading every character once."""
+    """Finds the end of a JSON object or list in streamed text; it reads each character once."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -282,19 +281,19 @@ class Balance:
         """Characters read so far."""
 
     def feed(self, text: str) -> int | None:
-        """Take the next chunk; return the number of characters up to the end of the first value, once it ends."""
+        """Read the next chunk; return the position after the first value in all text so far, once it has ended."""
         base = self.read
         self.read += len(text)
-        for found in _STRUCTURE.finditer(text):
-            place, char = base + found.start(), found[0]
-            if place == self._escaped_at:
+        for match in _STRUCTURE.finditer(text):
+            position, char = base + match.start(), match[0]
+            if position == self._escaped_at:
                 continue
             if char == "\\":
-                self._escaped_at = place + 1 if self._in_string else -1
+                self._escaped_at = position + 1 if self._in_string else -1
             elif char == '"':
                 self._in_string = not self._in_string
             elif not self._in_string:
                 self._depth += 1 if char in "{[" else -1
                 if self._depth == 0:
-                    return place + 1
+                    return position + 1
         return None
