@@ -1,7 +1,7 @@
-"""Detection: the type and the capabilities of a model, from its files alone.
+"""Detection of framework, architecture, model type, capabilities and context length, from a model's files alone.
 
-Maps a snapshot to facts: framework, architecture, model type, capabilities, context length. The backend registry judges
-whether an installed backend can run the model, ``domain.models.integrity`` whether its files are complete.
+The backend registry judges whether an installed backend can run the model, ``domain.models.integrity`` whether its
+files are complete.
 """
 
 import re
@@ -24,18 +24,19 @@ _VISION_ARCHITECTURES = frozenset(
     {"llava", "llava_next", "pixtral", "qwen2_vl", "phi3_v", "mllama", "paligemma", "idefics", "smolvlm"}
 )
 _VISION_FILES = (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, "image_processor_config.json")
-_EYES = ("spatial_patch_size", "vision_n_layers", "vision_num_layers")
-"""Sizes of what reads images, in configs that have no part for it; such models have no file for their preprocessor."""
+_VISION_SIZES = ("spatial_patch_size", "vision_n_layers", "vision_num_layers")
+"""Top-level fields of configs without ``vision_config`` that describe a vision encoder. Such models have no
+preprocessor file."""
 
 _WITHOUT_PREPROCESSOR = ("d1_omni", "deepseek_v41")
-"""Architectures that have such a part, and no file for their preprocessor either."""
+"""Architectures with ``vision_config`` and without a preprocessor file."""
 _VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 _SENTENCE_TRANSFORMERS = "modules.json"
 
 _SPEECH_WORDS = ("whisper", "vibevoice", "voxtral")
 _AUDIO_PARTS = ("audio_config", "sound_config", "audio_processor")
 _AUDIO_WORDS = ("gemma3n", "voxtral", "whisper", "vibevoice", "audio")
-_ENGLISH_ONLY = re.compile(r"whisper-(tiny|base|small|medium)\.en|whisper-.*turbo")
+_NOT_TRANSLATING = re.compile(r"whisper-(tiny|base|small|medium)\.en|whisper-.*turbo")
 
 _MULTILINGUAL_TOKENS = 51_865
 """Vocabulary of the smallest multilingual Whisper; English-only ones have fewer tokens."""
@@ -44,25 +45,25 @@ _ENCODERS = frozenset({"bert", "xlm-roberta", "xlm_roberta", "modernbert", "nomi
 _CROSS_ENCODERS = _ENCODERS - {"nomic_bert"}
 _DECODERS = frozenset({"qwen3", "mistral"})
 _LATE_INTERACTION = frozenset({"colqwen2_5", "colidefics3", "lfm2_colbert"})
-_PICTURE_EMBEDDERS = frozenset({"qwen3_vl_embedding", "colqwen2_5", "colidefics3"})
+_IMAGE_EMBEDDERS = frozenset({"qwen3_vl_embedding", "colqwen2_5", "colidefics3"})
 _OTHER_EMBEDDERS = frozenset({"embedding_gemma2", "lfm2_colbert", "llama_nemotron_vl_embedding"})
 _COLBERT_PROJECTION = "1_Dense/config.json"
-"""Where sentence-transformers keeps the projection of the vectors of tokens, beside a model without pooling."""
+"""The projection of token vectors in a sentence-transformers model without pooling."""
 
 _ANSWERING_RERANKERS = frozenset({"qwen3", "qwen3_vl"})
-"""Architectures of rerankers that are asked whether a document meets a query; their names say what they are."""
+"""Architectures of rerankers that answer whether a document meets a query; only their names tell them from decoders."""
 
 _VOICE_FILE = re.compile(r"(?:voices|voice_embedding)/([^/]+)\.safetensors")
 _USUAL_VOICES = ("af_heart", "casual_male", "expr-voice-5-m")
-"""Those that families take where none is named."""
+"""The default voices of model families."""
 
 _VOICE_CLONERS = frozenset({"voxcpm", "voxcpm1.5", "voxcpm2"})
 
 _WRITTEN_IN_CODE = frozenset({"deepseek_v4", "deepseek_v41", "florence2", "hrm_text", "kimi_k3", "nemotron_parse"})
-"""Architectures whose conversations a library writes with code of its own, without a template among their files."""
+"""Architectures whose conversations a library renders with its own code, without a template file."""
 
 _TEMPLATE_IN_CODE = "chat_template_type"
-"""Names that code in ``tokenizer_config.json``."""
+"""The field of ``tokenizer_config.json`` that names a library's code for rendering."""
 
 _NAMED_FOR_RERANKING = re.compile(r"re-?rank|cross-encoder")
 
@@ -72,15 +73,15 @@ _MAX_CONTEXT_DIGITS = 12
 
 @attrs.frozen
 class Facts:
-    """The facts about a model that its files state."""
+    """The facts that a model's files state."""
 
     framework: Framework
     architecture: str | None
-    """The config's ``model_type``, or the one its other fields imply; None when there is none."""
+    """The config's ``model_type``, or the one that its other fields imply; None when there is none."""
     model_type: ModelType
     capabilities: tuple[Capability, ...]
     context_length: int | None
-    """Tokens; None when the config does not state it."""
+    """Context window, tokens; None when the config does not state it."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""
@@ -91,8 +92,8 @@ def detect(snapshot: ModelSnapshot, dedicated: Capability | None = None) -> Fact
     """Detect the facts about a model.
 
     Args:
-        snapshot: Its files.
-        dedicated: The one operation for which the backends know its architecture; None if it is not exactly one.
+        snapshot: The model's files.
+        dedicated: The operation for which the backends support its architecture; None unless it is exactly one.
     """
     model_type = _model_type(snapshot, dedicated)
     return Facts(
@@ -105,7 +106,7 @@ def detect(snapshot: ModelSnapshot, dedicated: Capability | None = None) -> Fact
 
 
 def framework(snapshot: ModelSnapshot) -> Framework:
-    """Return the format of the weights: evidence of MLX first, then the kind of the files."""
+    """Return the format of the weights: by evidence of MLX first, then by the kind of files."""
     if (
         snapshot.published_for_mlx
         or snapshot.card.made_for_mlx
@@ -121,7 +122,7 @@ def framework(snapshot: ModelSnapshot) -> Framework:
 
 
 def architecture(snapshot: ModelSnapshot) -> str | None:
-    """Return the architecture's name; checkpoints of NeMo state only the class that trained them, Kokoro its parts."""
+    """Return the architecture's name; NeMo checkpoints are detected by their training class, Kokoro by its parts."""
     named = snapshot.config.get("model_type")
     if isinstance(named, str) and named:
         return named
@@ -132,23 +133,23 @@ def architecture(snapshot: ModelSnapshot) -> str | None:
 
 
 def is_speech(snapshot: ModelSnapshot) -> bool:
-    """Whether the architecture's name is that of a speech-to-text model."""
+    """Whether the architecture is, by its name, a speech-to-text model."""
     name = (architecture(snapshot) or "").lower()
     return any(word in name for word in _SPEECH_WORDS)
 
 
 def voices(snapshot: ModelSnapshot) -> tuple[str, ...]:
-    """Return the names of the voices that a model's config or files have, the usual one first."""
+    """Return the names of the voices in a model's config and files, the default one first."""
     talker, aliases = snapshot.config.get("talker_config"), snapshot.config.get("voice_aliases")
     speakers = talker.get("spk_id") if isinstance(talker, dict) else None
-    found = {match[1] for path in snapshot.files if (match := _VOICE_FILE.fullmatch(path))}
-    for named in (speakers, aliases):
-        found |= {name for name in named if isinstance(name, str)} if isinstance(named, dict) else set()
-    return tuple(sorted(found, key=lambda name: (name not in _USUAL_VOICES, name)))
+    names = {match[1] for path in snapshot.files if (match := _VOICE_FILE.fullmatch(path))}
+    for table in (speakers, aliases):
+        names |= {name for name in table if isinstance(name, str)} if isinstance(table, dict) else set()
+    return tuple(sorted(names, key=lambda name: (name not in _USUAL_VOICES, name)))
 
 
 def clones_voices(config: Mapping[str, object]) -> bool:
-    """Whether a model that speaks imitates the voice of a recording: of Qwen3-TTS its Base alone."""
+    """Whether a text-to-speech model can imitate the voice of a recording; of Qwen3-TTS only the Base variant can."""
     named = _named(config)
     return named in _VOICE_CLONERS or (named == "qwen3_tts" and config.get("tts_model_type", "base") == "base")
 
@@ -168,13 +169,13 @@ def is_vision(snapshot: ModelSnapshot) -> bool:
 
 
 def needs_no_preprocessor(config: Mapping[str, object]) -> bool:
-    """Whether a model reads images, and no file beside its config says how they are prepared."""
+    """Whether a model reads images without a preprocessor file."""
     described = _named(config) in _WITHOUT_PREPROCESSOR and _has_part(dict(config), "vision_config")
-    return described or any(_positive(config.get(size)) for size in _EYES)
+    return described or any(_positive(config.get(size)) for size in _VISION_SIZES)
 
 
 def has_chat_template(snapshot: ModelSnapshot) -> bool:
-    """Whether there is a chat template that the model is rendered with, or a library has code in its place."""
+    """Whether the model has a chat template, or a library has code in place of one."""
     coded = snapshot.document(TOKENIZER_CONFIG).mapping.get(_TEMPLATE_IN_CODE)
     return bool(_chat_templates(snapshot) or coded or _named(snapshot.config) in _WRITTEN_IN_CODE)
 
@@ -185,13 +186,13 @@ def chat_template_text(snapshot: ModelSnapshot) -> str:
 
 
 def added_tokens(snapshot: ModelSnapshot) -> frozenset[str]:
-    """Return the added tokens that ``tokenizer_config.json`` lists, by their texts; later files list them elsewhere."""
+    """Return the texts of the added tokens in ``tokenizer_config.json``; recent tokenizers list them elsewhere."""
     config = snapshot.document(TOKENIZER_CONFIG).mapping
     decoder = config.get("added_tokens_decoder")
     entries = decoder.values() if isinstance(decoder, dict) else ()
-    texts = [each.get("content") if isinstance(each, dict) else None for each in entries]
-    listed = config.get("additional_special_tokens", config.get("extra_special_tokens"))
-    texts += listed if isinstance(listed, list) else []
+    texts = [entry.get("content") if isinstance(entry, dict) else None for entry in entries]
+    special = config.get("additional_special_tokens", config.get("extra_special_tokens"))
+    texts += special if isinstance(special, list) else []
     return frozenset(text for text in texts if isinstance(text, str))
 
 
@@ -201,7 +202,7 @@ def _chat_templates(snapshot: ModelSnapshot) -> dict[str, str]:
 
 
 def context_length(config: Mapping[str, object]) -> int | None:
-    """Return the context window in tokens, from the config or the part that describes its language model."""
+    """Return the context window in tokens, from the config or its section about the language model."""
     for section in (config, text_section(config)):
         for key in _CONTEXT_KEYS:
             tokens = _positive(section.get(key))
@@ -222,7 +223,7 @@ def quantization(config: dict[str, object]) -> Quantization | None:
 
 
 def foreign_quantization(config: Mapping[str, object]) -> Mapping[str, object]:
-    """Return what a config states of a quantization by another library than MLX's; empty when it states none."""
+    """Return a config's ``quantization_config``, as other libraries than MLX's write it; empty without one."""
     nested = config.get("text_config")
     for part in (config, nested if isinstance(nested, dict) else {}):
         stated = part.get("quantization_config")
@@ -232,9 +233,9 @@ def foreign_quantization(config: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def listed(config: Mapping[str, object]) -> tuple[object, ...]:
-    """Return the classes that a config names."""
-    known = config.get("architectures")
-    return tuple(known) if isinstance(known, list) else ()
+    """Return the values of a config's ``architectures``; names of classes if it is valid."""
+    classes = config.get("architectures")
+    return tuple(classes) if isinstance(classes, list) else ()
 
 
 def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelType:
@@ -261,7 +262,7 @@ def _classes(snapshot: ModelSnapshot) -> str:
 
 
 def _is_reranker(snapshot: ModelSnapshot) -> bool:
-    """Whether it is a reranker: an encoder that classifies with one output, or a decoder named for reranking."""
+    """Whether it is a reranker: an encoder with one classification output, or a decoder with "rerank" in its name."""
     named = _named(snapshot.config)
     if named in _ANSWERING_RERANKERS:
         return "rerank" in snapshot.short_name
@@ -274,12 +275,12 @@ def _is_reranker(snapshot: ModelSnapshot) -> bool:
 
 
 def _is_embedder(snapshot: ModelSnapshot) -> bool:
-    """Whether it is an embedding model: an encoder, or a decoder trained and named for embeddings."""
+    """Whether it is an embedding model: an encoder, or a decoder with "embed" in its name."""
     named = _named(snapshot.config)
     classes = _classes(snapshot)
     if named in _ENCODERS:
         return "classification" not in classes
-    if named in _PICTURE_EMBEDDERS | _OTHER_EMBEDDERS:
+    if named in _IMAGE_EMBEDDERS | _OTHER_EMBEDDERS:
         return True
     if _SENTENCE_TRANSFORMERS in snapshot.files and not is_vision(snapshot):
         return True
@@ -291,27 +292,28 @@ def _is_embedder(snapshot: ModelSnapshot) -> bool:
 def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capability, ...]:
     if model_type is ModelType.ADAPTER:
         return ()
-    dedicated = next((operation for operation, made in DEDICATED_TYPES.items() if made is model_type), None)
+    dedicated = next((operation for operation, type_ in DEDICATED_TYPES.items() if type_ is model_type), None)
     if dedicated is Capability.AUDIO and _translates(snapshot):
         return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN)
     if dedicated is not None:
-        return tuple(each for each in Capability if each is dedicated or each in _beside(snapshot, dedicated))
-    found = [Capability.TEXT_GENERATION]
+        capabilities = {dedicated, *_further_capabilities(snapshot, dedicated)}
+        return tuple(capability for capability in Capability if capability in capabilities)
+    generating = [Capability.TEXT_GENERATION]
     if model_type is ModelType.CHAT:
-        found.append(Capability.CHAT)
+        generating.append(Capability.CHAT)
     if is_vision(snapshot):
-        found.append(Capability.VISION)
+        generating.append(Capability.VISION)
     if _takes_audio(snapshot):
-        found.append(Capability.AUDIO)
-    return tuple(found)
+        generating.append(Capability.AUDIO)
+    return tuple(generating)
 
 
-def _beside(snapshot: ModelSnapshot, dedicated: Capability) -> Iterator[Capability]:
-    """Yield what a model for one operation takes or gives besides what all of them do."""
+def _further_capabilities(snapshot: ModelSnapshot, dedicated: Capability) -> Iterator[Capability]:
+    """Yield the capabilities of a model for one operation besides that operation."""
     named = _named(snapshot.config)
     if dedicated is Capability.EMBEDDINGS:
-        reads = named == "embedding_gemma2" and bool(snapshot.config.get("vision_config"))
-        if reads or named in _PICTURE_EMBEDDERS or named == "qwen3_vl":
+        has_vision = named == "embedding_gemma2" and bool(snapshot.config.get("vision_config"))
+        if has_vision or named in _IMAGE_EMBEDDERS or named == "qwen3_vl":
             yield Capability.VISION
         if named in _LATE_INTERACTION or (named == "lfm2" and _COLBERT_PROJECTION in snapshot.files):
             yield Capability.MULTI_VECTOR
@@ -322,12 +324,12 @@ def _beside(snapshot: ModelSnapshot, dedicated: Capability) -> Iterator[Capabili
 
 
 def _translates(snapshot: ModelSnapshot) -> bool:
-    """Whether a speech model is a Whisper with the tokens of other languages, and of a variant that translates."""
+    """Whether a speech model translates: it is a multilingual Whisper, and not a variant without that training."""
     if _named(snapshot.config) != "whisper":
         return False
     tokens = next((snapshot.config[key] for key in ("vocab_size", "n_vocab") if key in snapshot.config), None)
-    few = isinstance(tokens, int) and tokens < _MULTILINGUAL_TOKENS
-    return not few and _ENGLISH_ONLY.search(snapshot.short_name) is None
+    english_only = isinstance(tokens, int) and tokens < _MULTILINGUAL_TOKENS
+    return not english_only and _NOT_TRANSLATING.search(snapshot.short_name) is None
 
 
 def _takes_audio(snapshot: ModelSnapshot) -> bool:
@@ -342,13 +344,14 @@ def _takes_audio(snapshot: ModelSnapshot) -> bool:
 
 
 def _has_part(config: dict[str, object], *names: str) -> bool:
-    """Whether a config, or its part about what reads the prompt, describes a part of the model by one of the names."""
+    """Whether a config, or its section ``thinker_config``, has a non-empty section of one of the names."""
     thinker = config.get("thinker_config")
-    holders = (config, thinker) if isinstance(thinker, dict) else (config,)
-    return any(isinstance(part := holder.get(name), dict) and bool(part) for holder in holders for name in names)
+    sections = (config, thinker) if isinstance(thinker, dict) else (config,)
+    return any(isinstance(part := section.get(name), dict) and bool(part) for section in sections for name in names)
 
 
 def _named(config: Mapping[str, object]) -> str:
+    """Return the config's ``model_type`` in lower case; empty without one."""
     named = config.get("model_type")
     return named.lower() if isinstance(named, str) else ""
 

@@ -1,7 +1,7 @@
-"""What cached models take on the disk, and what of it nothing uses, in bytes.
+"""Disk usage of cached models, and the part of it that nothing uses, in bytes.
 
-Sizes are those that the disk has allocated, so that sums are what ``du`` says. Contents that several names lead to are
-one content and count once.
+Sizes are allocated sizes, so that sums agree with ``du``. A content with several names (hard links, symbolic links)
+counts once.
 """
 
 import enum
@@ -11,29 +11,29 @@ import attrs
 
 
 class WasteKind(enum.Enum):
-    """Why nothing needs a part of the cache."""
+    """Kinds of unused data in the cache."""
 
     REVISIONS = "revisions"
-    """Revisions that no branch or tag names, and that are not the current one."""
+    """Revisions without a branch or tag that are not current."""
     PARTIAL = "partial"
-    """Downloads that were not finished."""
+    """Unfinished downloads."""
     ORPHANED = "orphaned"
-    """Whole files that no revision has."""
+    """Complete files that no revision contains."""
 
 
 @attrs.frozen
 class StoredContent:
-    """The bytes of one file on the disk."""
+    """The content of one file on disk."""
 
     name: str
-    """Of the blob, or the path in the snapshot where that holds the file itself."""
+    """Name of the blob, or the path in the snapshot if that has the file itself instead of a link."""
     identity: str
-    """The same for all names that lead to these bytes, in any model."""
+    """Identifies the content: equal for all of its names, in any model."""
     size_bytes: int
     revisions: frozenset[str] = frozenset()
-    """The revisions that have the file."""
+    """The revisions that contain the file."""
     partial: bool = False
-    """Whether it belongs to a download that was not finished."""
+    """Whether it belongs to an unfinished download."""
 
 
 @attrs.frozen
@@ -44,13 +44,13 @@ class StoredRevision:
     references: tuple[str, ...]
     """Branches and tags that point to it, sorted."""
     is_current: bool
-    """Whether the name of the model alone means it."""
+    """Whether the model's name without a revision resolves to it."""
     own_bytes: int
-    """Its directories, links and record, without the contents of files."""
+    """Size of its directories, links and record, without the contents of files."""
 
     @property
     def is_old(self) -> bool:
-        """Whether nothing names it."""
+        """Whether it is unused: not current, and without a branch or tag."""
         return not self.is_current and not self.references
 
 
@@ -65,108 +65,110 @@ class ModelUsage:
     contents: tuple[StoredContent, ...]
     """Sorted by name, each once."""
     other_bytes: int = 0
-    """Directories, references and records."""
+    """Size of directories, references and records."""
     link_to: str | None = None
-    """Where the model's folder leads when it is a link: nothing there is counted."""
+    """Target of the model's folder if it is a link; its files are not counted."""
     linked_parts: tuple[str, ...] = ()
-    """Parts of the model's folder that are links to other places, of which nothing is counted; sorted."""
+    """Subfolders of the model's folder that are links; their files are not counted. Sorted."""
 
     @property
     def total_bytes(self) -> int:
-        """Everything that the model takes."""
+        """Size of the model on disk."""
         own = sum(revision.own_bytes for revision in self.revisions)
         return self.other_bytes + own + sum(content.size_bytes for content in self.contents)
 
     @property
     def identities(self) -> frozenset[str]:
-        """The contents of the model."""
+        """Identities of the model's contents."""
         return frozenset(content.identity for content in self.contents)
 
     @property
     def partial(self) -> tuple[StoredContent, ...]:
-        """What is left of downloads that were not finished."""
+        """Contents of unfinished downloads."""
         return tuple(content for content in self.contents if content.partial)
 
     @property
     def orphaned(self) -> tuple[StoredContent, ...]:
-        """Whole files that no revision has."""
+        """Complete files that no revision contains."""
         return tuple(content for content in self.contents if not content.partial and not content.revisions)
 
     def shared_bytes(self, elsewhere: Collection[str]) -> int:
-        """Return the bytes that other models have as well.
+        """Return the size of the contents that other models have as well.
 
         Args:
-            elsewhere: The contents of other models.
+            elsewhere: Identities of the contents of other models.
         """
         return size_of(content for content in self.contents if content.identity in elsewhere)
 
     def unique_to(self, revision: str) -> int:
-        """Return the bytes that only one revision has, its own included."""
-        own = sum(each.own_bytes for each in self.revisions if each.name == revision)
+        """Return the size of the contents that only this revision has, its own bytes included."""
+        own = sum(stored.own_bytes for stored in self.revisions if stored.name == revision)
         return own + size_of(content for content in self.contents if content.revisions == {revision})
 
     def shared_by(self, revision: str) -> int:
-        """Return the bytes of a revision that other revisions have as well."""
-        return size_of(each for each in self.contents if revision in each.revisions and len(each.revisions) > 1)
+        """Return the size of the contents that this revision shares with other revisions."""
+        return size_of(
+            content for content in self.contents if revision in content.revisions and len(content.revisions) > 1
+        )
 
 
 @attrs.frozen
 class Waste:
-    """What can go of one model."""
+    """The unused data of one model, which can be removed."""
 
     name: str
     """``org/name``."""
     revisions: tuple[str, ...] = ()
-    """Old ones."""
+    """Names of old revisions."""
     partial: tuple[str, ...] = ()
-    """Names of contents."""
+    """Names of contents of unfinished downloads."""
     orphaned: tuple[str, ...] = ()
-    """Names of contents."""
+    """Names of contents that no revision contains."""
     whole: bool = False
-    """Whether the model has no revision at all, so that nothing of it stays."""
+    """Whether the model has no revision at all, so that its folder is removed."""
     size_bytes: int = 0
-    """What the disk gets back."""
+    """Disk space that the removal frees."""
 
-    def within(self, shown: "Waste") -> "Waste":
-        """Return what is part of another waste as well; the size is left as it is."""
+    def within(self, other: "Waste") -> "Waste":
+        """Return the intersection with another waste; the size is not changed."""
         return attrs.evolve(
             self,
-            revisions=tuple(each for each in self.revisions if each in shown.revisions),
-            partial=tuple(each for each in self.partial if each in shown.partial),
-            orphaned=tuple(each for each in self.orphaned if each in shown.orphaned),
-            whole=self.whole and shown.whole,
+            revisions=tuple(name for name in self.revisions if name in other.revisions),
+            partial=tuple(name for name in self.partial if name in other.partial),
+            orphaned=tuple(name for name in self.orphaned if name in other.orphaned),
+            whole=self.whole and other.whole,
         )
 
 
 def find_waste(usage: ModelUsage, kinds: Collection[WasteKind], elsewhere: Collection[str] = ()) -> Waste | None:
-    """Return what can go of a model; None when that is nothing. What links lead to is never part of it.
+    """Return the unused data of a model; None without any. A model with linked folders never has any.
 
     Args:
         usage: The model.
-        kinds: What to look for.
-        elsewhere: Contents of other models, whose bytes are not freed.
+        kinds: The kinds of unused data to find.
+        elsewhere: Identities of the contents of other models; removing those frees no space.
     """
     if usage.link_to is not None or usage.linked_parts:
         return None
     partial = usage.partial if WasteKind.PARTIAL in kinds else ()
     orphaned = usage.orphaned if WasteKind.ORPHANED in kinds else ()
-    old = [each for each in usage.revisions if each.is_old] if WasteKind.REVISIONS in kinds else []
-    names = frozenset(each.name for each in old)
-    going = [each for each in usage.contents if each.revisions and each.revisions <= names]
+    old = [revision for revision in usage.revisions if revision.is_old] if WasteKind.REVISIONS in kinds else []
+    names = frozenset(revision.name for revision in old)
+    outdated = [content for content in usage.contents if content.revisions and content.revisions <= names]
     whole = not usage.revisions and WasteKind.PARTIAL in kinds and len(partial + orphaned) == len(usage.contents)
     if not (partial or orphaned or old or whole):
         return None
-    freed = size_of(each for each in (*partial, *orphaned, *going) if each.identity not in elsewhere)
+    freed = size_of(content for content in (*partial, *orphaned, *outdated) if content.identity not in elsewhere)
     return Waste(
         usage.name,
         tuple(sorted(names)),
         tuple(content.name for content in partial),
         tuple(content.name for content in orphaned),
         whole,
-        freed + sum(each.own_bytes for each in old) + (usage.other_bytes if whole else 0),
+        freed + sum(revision.own_bytes for revision in old) + (usage.other_bytes if whole else 0),
     )
 
 
 def size_of(contents: Iterable[StoredContent]) -> int:
-    """Return the bytes of some contents."""
+    """Return the total size of contents."""
     return sum(content.size_bytes for content in contents)

@@ -1,7 +1,7 @@
-"""JSON files and safetensors headers of a model, read without trust: bounded, and checked against the size of the file.
+"""Parsing of untrusted JSON files and safetensors headers: bounded, and checked against the size of the file.
 
-JSON is UTF-8 without a byte order mark, as the libraries that load the model read it. Numbers no JSON writer may emit
-(NaN, infinities, floats beyond the double range) become their own text, so that every value is strict JSON again.
+JSON is UTF-8 without a byte order mark, as model libraries read it. Numbers that strict JSON lacks (NaN, infinities,
+floats beyond the double range) become texts, so that every value can be written as strict JSON.
 """
 
 import enum
@@ -15,16 +15,16 @@ import attrs
 import orjson
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
-"""Bytes; longer JSON files are refused. The largest real ones, weight indexes, are far smaller."""
+"""Longer JSON files are refused. The largest real ones, weight indexes, are far smaller."""
 
 
 @attrs.frozen
 class Document:
-    """One JSON file: its value, or the reason why it has none."""
+    """A JSON file: its value, or the reason why it has none."""
 
     value: object = None
     problem: str | None = None
-    """The fault; empty when it is not JSON; None when it was parsed."""
+    """Why it could not be parsed, empty for a syntax error; None when it was parsed."""
 
     @property
     def valid(self) -> bool:
@@ -33,7 +33,7 @@ class Document:
 
     @property
     def mapping(self) -> dict[str, object]:
-        """The value when it is an object, else an empty one."""
+        """The value when it is an object, else an empty object."""
         return self.value if isinstance(self.value, dict) else {}
 
 
@@ -45,7 +45,7 @@ UNREADABLE = Document(problem="cannot be read")
 
 
 def _finite(text: str) -> float | str:
-    """Parse a float; return the text of one that is out of range."""
+    """Parse a float; return the text if it is out of range."""
     number = float(text)
     return number if math.isfinite(number) else text
 
@@ -54,7 +54,7 @@ _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=str)
 
 
 def element_bits(dtype: str) -> int | None:
-    """Return the bits of one element of a type of safetensors; None for a type that is not known."""
+    """Return the bits of one element of a safetensors dtype; None for an unknown dtype."""
     return _BITS.get(dtype)
 
 
@@ -63,7 +63,7 @@ def read_document(data: bytes, limit: int = MAX_DOCUMENT_BYTES) -> Document:
 
     Args:
         data: The complete file, or at least one byte more than the limit.
-        limit: Bytes; a longer one is refused.
+        limit: Most bytes of a file.
     """
     if len(data) > limit:
         return Document(problem=f"longer than {limit // 2**20} MiB")
@@ -82,15 +82,16 @@ def read_document(data: bytes, limit: int = MAX_DOCUMENT_BYTES) -> Document:
 
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
-"""The limit of the format itself."""
+"""The limit of the safetensors format."""
 
 PREFIX_BYTES = 8
-"""The header's length comes first, in this many bytes."""
+"""Size of the header's length, with which a file begins."""
 
 _PACKED_BITS = 32
+"""Bits of a word of quantized weights."""
 
 _MAX_DIMENSIONS = 64
-"""No library has arrays of more; it keeps the product of a hostile shape small."""
+"""Most dimensions of a shape, as in array libraries; it bounds the product of a hostile shape."""
 
 _BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -100,11 +101,11 @@ _BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
-"""How wide an element of each type is. Types that are not here may come with later versions of the format."""
+"""Bits of an element of each dtype. Later versions of the format may have further dtypes."""
 
 
 class Damage(enum.Enum):
-    """The damage of a file according to its header."""
+    """Kinds of damage of a file, by its header."""
 
     TRUNCATED = "truncated"
     OVERLAPPING = "overlapping tensors"
@@ -115,17 +116,17 @@ class Damage(enum.Enum):
 
 @attrs.frozen
 class SafetensorsHeader:
-    """The header of one file, and the damage found in its layout."""
+    """The header of one file, and the damage in its layout."""
 
     tensors: Mapping[str, object] = attrs.field(factory=dict)
-    """Tensor name to ``dtype``, ``shape`` and ``data_offsets``, as written."""
+    """Tensor name to its entry (``dtype``, ``shape``, ``data_offsets``), as written."""
     metadata: Mapping[str, object] = attrs.field(factory=dict)
     """Metadata of the writer, such as ``format``."""
     data_bytes: int = 0
-    """Bytes of tensor data the header describes."""
+    """Size of the tensor data by the header."""
     damage: Damage | None = None
     missing_bytes: int = 0
-    """How many bytes a truncated file lacks at least."""
+    """Least number of bytes that a truncated file lacks."""
     misshapen: str | None = None
     """The first tensor whose shape does not fit its bytes; None when all fit, or the file is damaged otherwise."""
 
@@ -136,9 +137,9 @@ class SafetensorsHeader:
 
 
 def header_span(prefix: bytes) -> int:
-    """Return how many bytes from the file's start hold the complete header, given at least its first 8 bytes.
+    """Return the size of the prefix and the header, given at least the file's first 8 bytes.
 
-    The number is as untrusted as the file: compare it with ``MAX_HEADER_BYTES`` before reading that much.
+    The number is untrusted: compare it with ``MAX_HEADER_BYTES`` before reading that much.
     """
     return PREFIX_BYTES + int.from_bytes(prefix[:PREFIX_BYTES], "little")
 
@@ -147,7 +148,7 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
     """Read a header and check its layout. Never raises.
 
     Args:
-        data: The file's first bytes, the complete header if the file holds it.
+        data: The file's first bytes, with the complete header if the file has it.
         size_bytes: Size of the complete file.
     """
     if size_bytes < PREFIX_BYTES or len(data) < PREFIX_BYTES:
@@ -165,7 +166,7 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
     if end is None:
         return SafetensorsHeader(damage=Damage.INVALID)
     missing = span + end - size_bytes
-    damage = Damage.OVERLAPPING if overlapping else _misfit(missing)
+    damage = Damage.OVERLAPPING if overlapping else _size_damage(missing)
     misshapen = None if damage or _all_shapes_fit(tensors) else _first_misshapen(tensors)
     return SafetensorsHeader(
         tensors=tensors,
@@ -180,8 +181,8 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
 def _object(text: bytes) -> dict[str, object] | None:
     """Return a header as a JSON object; None when it is not one.
 
-    A listing reads mostly headers, hence the fastest parser first. What it refuses, such as NaN in the metadata, goes
-    to the parser of all other JSON files.
+    Listings mostly parse headers, hence the fastest parser first; text that it refuses, such as NaN in the metadata, is
+    parsed like all other JSON files.
     """
     try:
         value: object = orjson.loads(text)
@@ -190,21 +191,21 @@ def _object(text: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _misfit(missing: int) -> Damage | None:
-    """Judge a file by the number of missing bytes, negative when there are too many."""
+def _size_damage(missing: int) -> Damage | None:
+    """Judge a file by the number of missing bytes, negative for surplus bytes."""
     if missing > 0:
         return Damage.TRUNCATED
     return Damage.OVERLONG if missing < 0 else None
 
 
 def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
-    """Return where the last tensor's bytes end, and whether any two tensors share bytes; None when one has no range.
+    """Return the end of the last tensor's data, None when an entry has no valid range, and whether tensors overlap.
 
-    A listing checks every tensor of every model: hence operations on complete lists, and a fast path for the tensors of
-    an undamaged file, each of which begins where the previous one ends.
+    Listings check every tensor of every model: hence operations on complete lists, and a fast path for undamaged files,
+    in which each tensor begins where the previous one ends.
     """
     try:
-        spans = sorted([tensor["data_offsets"] for tensor in tensors])  # type: ignore[index]  # what it is not, raises
+        spans = sorted([tensor["data_offsets"] for tensor in tensors])  # type: ignore[index]  # other types raise
         begins, ends = zip(*spans, strict=True) if spans else ((), ())
     except (KeyError, TypeError, ValueError):
         return None, False
@@ -220,15 +221,15 @@ def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
 
 
 def _all_shapes_fit(tensors: Mapping[str, Any]) -> bool:
-    """Whether all shapes fit, as in nearly every file; False means that each tensor must be checked.
+    """Whether all shapes fit their bytes, as in nearly every file; False means that each tensor must be checked.
 
-    A listing checks every tensor of every model: hence operations on complete lists.
+    Listings check every tensor of every model: hence operations on complete lists.
     """
     values = tensors.values()
     try:
         shapes = [tensor["shape"] for tensor in values]
         bits = [_BITS[tensor["dtype"]] for tensor in values]
-        # Serialised again, non-negative integers in one list each consist of digits alone.
+        # Serialised again, flat lists of non-negative integers have only digits, commas and one pair of brackets each.
         written = orjson.dumps(shapes)
         if written.translate(None, b"0123456789,[]") or written.count(b"[") != len(shapes) + 1:
             return False
@@ -241,12 +242,12 @@ def _all_shapes_fit(tensors: Mapping[str, Any]) -> bool:
 
 
 def _first_misshapen(tensors: Mapping[str, Any]) -> str | None:
-    """Return the first tensor whose shape is none or does not fit its bytes; None when all do."""
+    """Return the first tensor whose shape is invalid or does not fit its bytes; None when all fit."""
     return next((name for name, tensor in tensors.items() if not _fits(tensor)), None)
 
 
 def _fits(tensor: Mapping[str, Any]) -> bool:
-    """Whether a tensor's shape fits its bytes, as far as its type is known."""
+    """Whether a tensor's shape is valid and fits its bytes; of unknown dtypes only the shape is checked."""
     elements = _elements(tensor)
     dtype = tensor.get("dtype")
     if elements is None or not isinstance(dtype, str):
@@ -256,14 +257,14 @@ def _fits(tensor: Mapping[str, Any]) -> bool:
 
 
 def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
-    """Count the parameters of a model, unpacking quantized weights.
+    """Count the parameters of a model, quantized weights as if unpacked.
 
     Args:
-        headers: Of all weight files.
-        quantization: The config's ``quantization`` object: ``bits``, and per layer an object with other ``bits``.
+        headers: The headers of all weight files.
+        quantization: The config's ``quantization`` object: ``bits``, and for a layer an object with other ``bits``.
 
     Returns:
-        The count, or None when a header is damaged or a weight has no sensible shape.
+        The count, or None when a header is damaged or a shape is invalid.
     """
     shapes: dict[str, tuple[int, object]] = {}
     for header in headers:
@@ -288,39 +289,39 @@ _HALF_TYPES = frozenset({"F16", "BF16"})
 
 
 def half_bytes(header: SafetensorsHeader, size_bytes: int) -> int:
-    """Return the bytes that 16-bit floating-point numbers take of a file of weights.
+    """Return the bytes of a weight file that are 16-bit floating-point numbers.
 
     Args:
-        header: Of the file.
-        size_bytes: Size of the file, which is the answer where the header cannot be read.
+        header: The header of the file.
+        size_bytes: Size of the file, returned as an upper bound where the header is damaged.
     """
     if header.damage is not None:
         return size_bytes
     tensors: Iterable[Any] = header.tensors.values()
-    spans = (each["data_offsets"] for each in tensors if each["dtype"] in _HALF_TYPES)
+    spans = (tensor["data_offsets"] for tensor in tensors if tensor["dtype"] in _HALF_TYPES)
     return sum(end - begin for begin, end in spans)
 
 
 def outside_layers(header: SafetensorsHeader) -> int:
-    """Return the bytes of a file of weights that are no part of a layer, such as embeddings; 0 where it is damaged."""
+    """Return the bytes of a weight file outside of layers, such as embeddings; 0 where the header is damaged."""
     if header.damage is not None:
         return 0
     tensors: Iterable[tuple[str, Any]] = header.tensors.items()
-    spans = (each["data_offsets"] for name, each in tensors if ".layers." not in f".{name}")
+    spans = (tensor["data_offsets"] for name, tensor in tensors if ".layers." not in f".{name}")
     return sum(end - begin for begin, end in spans)
 
 
 def unpacked_bytes(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
-    """Return what weights take as floating-point numbers of 32 bits, their quantized layers unpacked.
+    """Return the size of weights as 32-bit floating-point numbers, with quantized layers unpacked.
 
-    Layers of several experts stay packed: their weights have three dimensions.
+    Expert layers stay packed: their weights have three dimensions.
 
     Args:
-        headers: Of all weight files.
+        headers: The headers of all weight files.
         quantization: The config's ``quantization`` object; see ``count_parameters``.
 
     Returns:
-        None when a header is damaged, or no layer is unpacked.
+        The bytes; None when a header is damaged, or no layer is unpacked.
     """
     tensors: dict[str, Any] = {}
     for header in headers:
@@ -342,13 +343,13 @@ def unpacked_bytes(headers: Iterable[SafetensorsHeader], quantization: Mapping[s
 
 
 def is_quantized(header: SafetensorsHeader) -> bool:
-    """Whether a file has quantized weights, which MLX packs in integers of 32 bits."""
+    """Whether a file has quantized weights, which MLX packs into 32-bit integers."""
     tensors: Iterable[Any] = header.tensors.values()
-    return header.damage is None and any(each["dtype"] == "U32" for each in tensors)
+    return header.damage is None and any(tensor["dtype"] == "U32" for tensor in tensors)
 
 
 def _elements(tensor: object) -> tuple[int, object] | None:
-    """Return a tensor's number of elements and its type, or None when it has no sensible shape."""
+    """Return a tensor's number of elements and its dtype; None when its shape is invalid."""
     if not isinstance(tensor, dict):
         return None
     shape = tensor.get("shape")
@@ -360,7 +361,7 @@ def _elements(tensor: object) -> tuple[int, object] | None:
 
 
 def _bits(layer: str, quantization: Mapping[str, object]) -> int:
-    """Return the bits a layer was quantized to; 4 where the config does not state them."""
+    """Return the bits to which a layer is quantized; 4 where the config does not state them."""
     override = quantization.get(layer)
     bits = override.get("bits") if isinstance(override, dict) else None
     bits = bits if bits is not None else quantization.get("bits")

@@ -1,15 +1,15 @@
-"""What a model takes of memory, and whether this machine has it, in bytes.
+"""The memory that a model needs, and whether it fits into this machine's, in bytes.
 
     needed = W + K * C + R          fits when needed <= budget
 
 ``W`` is the size of the weight files, ``K`` the KV cache of one token, ``C`` the tokens of context, ``R`` a reserve for
 activations and buffers. The budget is a share of the memory available to MLX (``BUDGET_SHARE``). Readings come from the
-``MemoryProbe`` port; whether a verdict is an error or a warning is the policy's decision.
+``MemoryProbe`` port; the policy decides whether a verdict is an error or a warning.
 
-Without an accelerator, numbers of 16 bits are emulated, which makes quantized layers many times slower than numbers of
-32 bits, and so other layers where a library of the machine multiplies those. Where it pays and memory allows, weights
-are therefore widened: each number of 16 bits takes twice its bytes then, in ``W`` as in ``K``. With such a library and
-much free memory, quantized layers are unpacked as well.
+Without an accelerator, 16-bit numbers are emulated. This makes quantized layers many times slower than 32-bit numbers;
+other layers too, where the machine has a BLAS for 32-bit matrices. Where it pays and memory allows, weights are
+therefore widened to 32 bits, which doubles 16-bit numbers in ``W`` and in ``K``. With such a BLAS and much free memory,
+quantized layers are unpacked as well.
 """
 
 import enum
@@ -21,75 +21,76 @@ from mlxk.domain.models.kv_cache import CacheShape
 from mlxk.domain.models.snapshot import text_section
 
 BUDGET_SHARE = 0.70
-"""The share of the memory available to MLX that models may take."""
+"""Share of the memory available to MLX that models may take."""
 
 CACHE_SHARE = 0.20
-"""The share that KV caches may take beside the weights: those of running sequences, and the prefix cache.
+"""Share of that memory for KV caches besides the weights: those of running sequences, and the prefix cache.
 
 The remainder is for activations and for other processes.
 """
 
 RESERVE_BYTES = 256 * 1024 * 1024
-"""Activations, tokenizer and allocator slack; far above what a small model needs, small against a large one."""
+"""Activations, tokenizer and allocator slack: far above the need of a small model, little beside a large one."""
 
 DEFAULT_CONTEXT_TOKENS = 4096
-"""Tokens of context an estimate includes by default: a long chat."""
+"""Tokens of context in an estimate by default: a long chat."""
 
 
 def expected_context(window: int | None) -> int:
-    """Return the tokens of context of an estimate: a long chat, or the model's context window when that is shorter."""
+    """Return the tokens of context for an estimate: the default, or the context window when that is shorter."""
     return min(DEFAULT_CONTEXT_TOKENS, window or DEFAULT_CONTEXT_TOKENS)
 
 
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".npz")
 
 UNPACKED_SHARE = 0.5
-"""The share of the free memory that a model with unpacked layers may take."""
+"""Share of the free memory that a model with unpacked layers may take."""
 
 
 class WeightForm(enum.Enum):
-    """How weights are held in memory; values are the words for logs."""
+    """The form of weights in memory; values are the words for logs."""
 
     STORED = "its own type"
     WIDE = "float32"
-    """Numbers of 16 bits, such as the scales of quantized layers, in 32 bits."""
+    """16-bit numbers, also the scales of quantized layers, widened to 32 bits."""
     PLAIN = "float32, unpacked"
+    """Quantized layers unpacked to 32 bits, too."""
 
     @property
     def widened(self) -> bool:
-        """Whether no numbers of 16 bits are left."""
+        """Whether no 16-bit numbers are left."""
         return self is not WeightForm.STORED
 
 
 class Widening(enum.Enum):
-    """When weights of 16 bits are held in 32 bits."""
+    """When 16-bit weights are widened to 32 bits."""
 
     NEVER = "never"
     WHERE_FREE = "where free"
-    """Where it pays, and they fit into the memory that is free now."""
+    """Where it pays, and the model fits into the memory that is free now."""
     WITHIN_BUDGET = "within budget"
     """For all models that fit into the budget."""
 
 
 @attrs.frozen
 class Matrices:
-    """What multiplies matrices of 32 bits."""
+    """How 32-bit matrices are multiplied."""
 
     on_cpu: bool = False
-    """Whether no accelerator does."""
+    """Whether the CPU multiplies them, for lack of an accelerator."""
     library: str | None = None
-    """The library of this machine that was made for it, with its version; None without one."""
+    """Name and version of this machine's BLAS; None without one."""
     wanted: bool = True
-    """Whether such a library is used where there is one."""
+    """Whether a BLAS is used where there is one."""
 
     @property
     def are_fast(self) -> bool:
-        """Whether a CPU multiplies them about as fast as it can."""
+        """Whether the CPU multiplies them with a BLAS."""
         return self.on_cpu and self.library is not None
 
     @property
     def could_be_faster(self) -> bool:
-        """Whether installing such a library would help."""
+        """Whether installing a BLAS would help."""
         return self.on_cpu and self.wanted and self.library is None
 
 
@@ -98,24 +99,24 @@ class MemoryReading:
     """The machine's memory, in bytes."""
 
     total: int
-    """Installed, or the limit of the control group when that is lower."""
+    """Installed memory, or the limit of the control group when that is lower."""
     available: int
-    """Usable right now without swapping."""
+    """Memory that can be allocated now without swapping."""
     accelerator_limit: int | None = None
-    """The most an accelerator may take of unified memory, where one exists."""
+    """Most unified memory that an accelerator may use; None without one."""
     widening: Widening = Widening.NEVER
-    """For weights of 16 bits; of use only where no accelerator computes."""
+    """When to widen 16-bit weights; useful only without an accelerator."""
     swap_used: int | None = None
-    """What the system has moved out of memory; None where it does not say."""
+    """Swapped-out memory; None where the system does not report it."""
 
     @property
     def budget(self) -> int:
-        """Bytes that all models may take together."""
+        """Memory for all models together."""
         return int(self._ceiling * BUDGET_SHARE)
 
     @property
     def cache_budget(self) -> int:
-        """Bytes that all KV caches may take together."""
+        """Memory for all KV caches together."""
         return int(self._ceiling * CACHE_SHARE)
 
     @property
@@ -124,11 +125,11 @@ class MemoryReading:
 
 
 class MemoryFit(enum.Enum):
-    """How a model relates to the budget."""
+    """Whether a model fits into the budget."""
 
     FITS = "fits"
     TIGHT = "tight"
-    """Within the budget, but more than is available now."""
+    """Within the budget, but above the memory available now."""
     EXCEEDS = "exceeds"
     UNKNOWN = "unknown"
 
@@ -139,15 +140,19 @@ class MemoryVerdict:
 
     fit: MemoryFit
     weights: int
+    """Size of the weights in memory."""
     cache_per_token: int
+    """KV cache of one token."""
     needed: int
+    """Weights, KV cache of the expected context, and reserve."""
     budget: int | None
+    """The machine's budget for models; None when unknown."""
     form: WeightForm = WeightForm.STORED
-    """How the weights are held; the sizes above are those of this form."""
+    """The form of the weights in memory; the sizes are of this form."""
     widening_bytes: int = 0
-    """What the form adds to the weights, or holding 16-bit numbers in 32 bits would add where they do not fit."""
+    """Bytes that widening adds to the weights; where the model does not fit widened, bytes that it would add."""
     matrices: Matrices = Matrices()
-    """What multiplies matrices on the machine."""
+    """How matrices are multiplied on the machine."""
 
 
 def judge_memory(
@@ -158,15 +163,15 @@ def judge_memory(
     half_bytes: int | None = None,
     plain_bytes: int | None = None,
 ) -> MemoryVerdict:
-    """Estimate whether a model fits, in the form that the machine computes fastest and has the memory for.
+    """Estimate whether a model fits, in the fastest form of weights for which the machine has memory.
 
     Args:
         reading: The machine's memory; None when it could not be read, and the verdict is then UNKNOWN.
         weights: Size of the weight files, bytes.
         cache_per_token: KV cache of one token in 16 bits, bytes.
         context_tokens: Tokens of context to hold.
-        half_bytes: What 16-bit numbers take of the weights; None when unknown, and nothing is widened then.
-        plain_bytes: What weights take of which quantized layers are unpacked; None where that is not faster.
+        half_bytes: Bytes of the weights that are 16-bit numbers; None when unknown, so that nothing is widened.
+        plain_bytes: Size of the weights with quantized layers unpacked; None where unpacking is not faster.
     """
     narrow = _judge(reading, weights, cache_per_token, context_tokens)
     if reading is None or half_bytes is None or reading.widening is Widening.NEVER:
@@ -189,23 +194,23 @@ def _judge(reading: MemoryReading | None, weights: int, cache_per_token: int, co
 
 
 def fit_of(reading: MemoryReading | None, needed: int) -> MemoryFit:
-    """Return how so many bytes relate to a machine's memory."""
+    """Return whether ``needed`` bytes fit into a machine's memory."""
     if reading is None or needed > reading.budget:
         return MemoryFit.UNKNOWN if reading is None else MemoryFit.EXCEEDS
     return MemoryFit.TIGHT if needed > reading.available else MemoryFit.FITS
 
 
 def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
-    """Return the KV cache of one token, from a model's ``config.json``, bytes.
+    """Return the KV cache of one token by a model's ``config.json``, bytes; 0 when the config does not state its shape.
 
-    Two tensors (keys, values) in 16 bits, for every layer and every key-value head. Models that attend to a window, or
-    keep a state in place of a cache, need less: this is an upper bound. 0 when the config does not state it.
+    Counts keys and values in 16 bits for every layer and key-value head. This is an upper bound: models with sliding
+    windows or recurrent states need less.
     """
     return cache_shape(config).bytes_per_token
 
 
 def cache_shape(config: Mapping[str, object] | None) -> CacheShape:
-    """Return the shape of a model's keys and values, from its ``config.json``."""
+    """Return the shape of a model's KV cache by its ``config.json``."""
     values = text_section(config or {})
     layers, heads = _count(values, "num_hidden_layers", "n_layer"), _count(values, "num_attention_heads", "n_head")
     hidden = _count(values, "hidden_size", "n_embd")
@@ -214,6 +219,6 @@ def cache_shape(config: Mapping[str, object] | None) -> CacheShape:
 
 
 def _count(values: Mapping[str, object], *names: str) -> int:
-    """Return the first positive integer among some keys, else 0."""
-    found = (values.get(name) for name in names)
-    return next((each for each in found if isinstance(each, int) and not isinstance(each, bool) and each > 0), 0)
+    """Return the first value of some fields that is a positive integer, else 0."""
+    stated = (values.get(name) for name in names)
+    return next((value for value in stated if type(value) is int and value > 0), 0)

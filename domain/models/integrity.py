@@ -1,7 +1,7 @@
 """Integrity: whether a model's files are complete and undamaged, judged by names, sizes, headers and JSON files.
 
-The rules have an order; the first one broken is the reason given. "Healthy" does not mean that the bytes of large files
-are those that were published: the content verifier, which reads all of them, checks that.
+The rules are ordered; the first broken one is the reason given. "Healthy" does not mean that the content of large files
+is the published one: the content verifier, which reads all bytes, checks that.
 """
 
 import itertools
@@ -30,34 +30,34 @@ from mlxk.domain.models.snapshot import (
 from mlxk.domain.models.weights import misfit, stray_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
-_MARKERS = (".partial", ".tmp", ".incomplete")
+_PARTIAL_SUFFIXES = (".partial", ".tmp", ".incomplete")
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-_NAMED_AT_MOST = 5
+_MAX_NAMED = 5
+"""Most files that a reason names."""
 
 
 @attrs.frozen
 class Gap:
-    """Files that are missing."""
+    """Missing files."""
 
     reason: str
     """The finding, a sentence that does not begin with a name."""
     files: tuple[str, ...] = ()
-    """The files by name, sorted, where they are known."""
+    """The missing files, sorted; empty when unknown."""
     proof: bool = False
-    """Whether the existing files prove that others are missing."""
+    """Whether the existing files prove that others are missing, as shard 1 of 3 does."""
 
 
 def find_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Return the first thing wrong with the set of weight files; None when it is complete."""
+    """Return the first fault of the set of weight files; None when it is complete."""
     index = weight_index(snapshot)
     return _indexed_fault(snapshot, index) if index else _loose_fault(snapshot)
 
 
 def weight_index(snapshot: ModelSnapshot) -> str | None:
-    """Return the path of the index from weights to files; None when no index counts.
+    """Return the path of the index of the weight files; None when no index counts.
 
-    An index counts when there is a weight file of its format, or no weight file at all, so that the shards
-    are still to be downloaded.
+    An index counts when there is a weight file of its format, or none at all, as before the shards are downloaded.
     """
     if SAFETENSORS_INDEX in snapshot.files and (snapshot.has_any(".safetensors") or not snapshot.has_any(*_WEIGHTS)):
         return SAFETENSORS_INDEX
@@ -71,8 +71,8 @@ def absent(snapshot: ModelSnapshot, gap: Gap, missing_bytes: int | None = None) 
 
     Args:
         snapshot: The model.
-        gap: What is missing.
-        missing_bytes: Bytes that are missing, where the caller knows them better than the hub's listing.
+        gap: The missing files.
+        missing_bytes: Their size, where the hub's listing does not have all of them; None when unknown.
     """
     known = [snapshot.expected[path] for path in gap.files if path in snapshot.expected]
     if gap.files and len(known) == len(gap.files):
@@ -86,9 +86,9 @@ def absent(snapshot: ModelSnapshot, gap: Gap, missing_bytes: int | None = None) 
 
 
 def listed(paths: list[str] | tuple[str, ...]) -> str:
-    """Return paths as text, the first few of many."""
-    more = len(paths) - _NAMED_AT_MOST
-    return ", ".join(paths[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+    """Return paths as text: the first few, and the number of the others."""
+    more = len(paths) - _MAX_NAMED
+    return ", ".join(paths[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _indexed_fault(snapshot: ModelSnapshot, index: str) -> HealthReport | None:
@@ -116,8 +116,8 @@ def _missing_shards(
     snapshot: ModelSnapshot, document: Document, shards: tuple[str, ...], missing: tuple[str, ...]
 ) -> HealthReport:
     present = snapshot.top_level(".safetensors")
-    strangers = [path for path in present if path not in shards and not path.startswith("consolidated")]
-    if strangers and not any(path in snapshot.expected for path in missing):
+    others = [path for path in present if path not in shards and not path.startswith("consolidated")]
+    if others and not any(path in snapshot.expected for path in missing):
         return unhealthy(
             f"Index/shard mismatch. Index references {len(shards)} shards but found {len(present)} different files.",
             missing,
@@ -136,14 +136,14 @@ def _loose_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     fault = _numbering_fault(snapshot, numbered)
     if fault:
         return fault
-    owed = tuple(path for path in _expected_weights(snapshot) if path not in snapshot.files)
+    missing = tuple(path for path in _expected_weights(snapshot) if path not in snapshot.files)
     if not weights:
-        return absent(snapshot, Gap("No model weights found", owed))
-    if owed and not any(path.endswith(".gguf") for path in weights):
-        return absent(snapshot, Gap(f"Missing weight files: {listed(owed)}", owed))
-    marked = tuple(path for path in snapshot.files if path.endswith(_MARKERS) or ".partial." in path)
-    if marked:
-        return unhealthy(f"{PARTIAL_DOWNLOAD} marker detected", marked)
+        return absent(snapshot, Gap("No model weights found", missing))
+    if missing and not any(path.endswith(".gguf") for path in weights):
+        return absent(snapshot, Gap(f"Missing weight files: {listed(missing)}", missing))
+    partial = tuple(path for path in snapshot.files if path.endswith(_PARTIAL_SUFFIXES) or ".partial." in path)
+    if partial:
+        return unhealthy(f"{PARTIAL_DOWNLOAD} marker detected", partial)
     empty = tuple(path for path in weights if not snapshot.files[path])
     if empty:
         return unhealthy(f"Empty weight files: {listed(empty)}", empty)
@@ -153,13 +153,13 @@ def _loose_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> HealthReport | None:
-    """Return the fault of numbered files, such as ``model-00001-of-00003.safetensors``."""
+    """Return the fault of numbered shards, such as ``model-00001-of-00003.safetensors``."""
     if not numbered:
         return None
-    names = tuple(match.string for match in numbered)
+    names = dict.fromkeys(match.string for match in numbered)
     totals = {match[2] for match in numbered}
     if len(totals) > 1:
-        return unhealthy("Inconsistent shard totals detected", names)
+        return unhealthy("Inconsistent shard totals detected", tuple(names))
     total = int(totals.pop())
     if len(numbered) < total:
         missing = tuple(
@@ -172,25 +172,25 @@ def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> 
 
 
 def _expected_weights(snapshot: ModelSnapshot) -> list[str]:
-    """Return the weight files that a loader needs, as far as the hub listed them.
+    """Return the weight files of the hub's listing that a loader needs.
 
-    Of files without numbers one is enough: the others may be copies, which a download leaves out by their tensors.
+    Of files that are no numbered shards one is enough: the others may be copies, which a download skips.
     """
-    strays = stray_weights(snapshot.expected, frozenset())
-    owed = sorted(
+    strays = frozenset(stray_weights(snapshot.expected, frozenset()))
+    needed = sorted(
         path
         for path in snapshot.expected
         if "/" not in path and path.startswith("model") and path.endswith(".safetensors") and path not in strays
     )
-    plain = [path for path in owed if not _SHARD.fullmatch(path)]
-    return [path for path in owed if path not in plain] if any(path in snapshot.files for path in plain) else owed
+    shards = [path for path in needed if _SHARD.fullmatch(path)]
+    return shards if any(path in snapshot.files for path in set(needed).difference(shards)) else needed
 
 
 HARMLESS_LAYERS = 1000
-"""Layers that a library builds quickly, with or without tensors for them; no model has as many."""
+"""Number of layers that a library builds quickly, even without tensors; more than any model has."""
 
 _COUNTS_LAYERS = re.compile(r"(^|_)(layers?|depth|blocks)$")
-"""Names in a config that count layers."""
+"""Config fields that count layers."""
 
 _TOKENIZERS = frozenset({"tokenizer.json", "tekken.json"})
 _TOKENIZER_SUFFIXES = (".model", ".model.v3", ".spm", ".tiktoken", "vocab.txt")
@@ -215,7 +215,7 @@ def check(snapshot: ModelSnapshot) -> HealthReport:
 
 
 def has_tokenizer(snapshot: ModelSnapshot) -> bool:
-    """Whether there is a tokenizer in any format that the libraries read."""
+    """Whether the model has a tokenizer in a format that a library reads."""
     return any(
         "/" not in path and (path in _TOKENIZERS or path.endswith(_TOKENIZER_SUFFIXES)) for path in snapshot.files
     ) or all(path in snapshot.files for path in _TOKENIZER_PAIR)
@@ -228,7 +228,7 @@ def _listing_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _link_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find links whose content is gone, such as those into a blob store that was cleaned."""
+    """Find dangling links, for example into a blob store that was cleaned."""
     if not snapshot.dangling:
         return None
     sizes = [snapshot.expected.get(path) for path in snapshot.dangling]
@@ -265,7 +265,7 @@ def _config_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _layout_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find files that contradict their header."""
+    """Find weight files whose size or layout contradicts their header."""
     damaged = {path: header for path, header in sorted(snapshot.headers.items()) if header.damage}
     if not damaged:
         return None
@@ -279,7 +279,7 @@ def _layout_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find a config with an absurd number of layers: libraries build all of them before they notice missing tensors."""
+    """Find a config with an absurd number of layers: libraries build them all before they notice missing tensors."""
     if not snapshot.headers:
         return None
     tensors = sum(len(header.tensors) for header in snapshot.headers.values())
@@ -292,18 +292,18 @@ def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _fit_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    found = misfit(snapshot.config, snapshot.headers)
-    return unhealthy(f"Config and weights do not fit together: {found}", (CONFIG,)) if found else None
+    fault = misfit(snapshot.config, snapshot.headers)
+    return unhealthy(f"Config and weights do not fit together: {fault}", (CONFIG,)) if fault else None
 
 
 MAX_SETTINGS_BYTES = 64 * 1024 * 1024
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
-"""The largest real tokenizers take a tenth of it."""
+"""Ten times the largest real tokenizers."""
 MAX_TEMPLATE_BYTES = 1024 * 1024
 
 
 def _length_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find files that no library could read within reasonable memory."""
+    """Find files that are too long for a library to read into memory."""
     for path, size in sorted(snapshot.files.items()):
         most = _most_bytes(path)
         if most is not None and size > most:
@@ -312,7 +312,7 @@ def _length_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _most_bytes(path: str) -> int | None:
-    """Return the most bytes of a file that is read whole; None for all others."""
+    """Return the size limit of a file that libraries read into memory at once; None for all others."""
     if is_template_file(path):
         return MAX_TEMPLATE_BYTES
     if "/" in path:
@@ -323,7 +323,7 @@ def _most_bytes(path: str) -> int | None:
 
 
 def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find files whose size differs from the one the hub listed."""
+    """Find files whose size differs from the hub's listing."""
     wrong = {
         path: size - snapshot.files[path]
         for path, size in sorted(snapshot.expected.items())
@@ -371,10 +371,10 @@ def _tokenizer_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _needs_tokenizer(snapshot: ModelSnapshot) -> bool:
-    """Whether the model writes text and does not carry its tokenizer inside the weights, as GGUF files do."""
-    classes = snapshot.config.get("architectures")
-    writes = isinstance(classes, list) and any(isinstance(name, str) and "ForCausalLM" in name for name in classes)
-    return writes and not snapshot.has_any(".gguf")
+    """Whether the model generates text and its tokenizer is not in the weights, as in GGUF files."""
+    classes = detection.listed(snapshot.config)
+    generates = any(isinstance(name, str) and "ForCausalLM" in name for name in classes)
+    return generates and not snapshot.has_any(".gguf")
 
 
 def _because(reason: str, problem: str | None) -> str:
@@ -397,4 +397,4 @@ _RULES: tuple[Callable[[ModelSnapshot], HealthReport | None], ...] = (
 )
 
 _ADAPTER_RULES = (_listing_fault, _link_fault, _pointer_fault, _adapter_fault)
-"""Those of an adapter alone, in their order."""
+"""The rules for adapters, in order."""

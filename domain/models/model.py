@@ -1,7 +1,7 @@
 """A model on disk: its resolved handle, capabilities, health, workspace and description, and its name for clients.
 
-A ``ModelHandle`` is created once, by resolution, and passed on to every entrypoint and adapter. The other values are
-found by ``detection`` and ``integrity``.
+A ``ModelHandle`` is created once, by resolution, and passed to all entrypoints and adapters. ``detection`` and
+``integrity`` determine the other values.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from mlxk.domain.models.kv_cache import CacheShape
 
 
 class Capability(enum.Enum):
-    """One thing a model can do; values are the names in the JSON API, and the order is the order of listing."""
+    """A capability of a model; values are the names in the JSON API, in display order."""
 
     TEXT_GENERATION = "text-generation"
     CHAT = "chat"
@@ -27,9 +27,9 @@ class Capability(enum.Enum):
     RERANK = "rerank"
     TEXT_TO_SPEECH = "text-to-speech"
     VOICE_CLONING = "voice-cloning"
-    """Speech in the voice of a recording that comes with the text."""
+    """Speech in the voice of a recording in the request."""
     MULTI_VECTOR = "multi-vector"
-    """Embeddings of several vectors, one of each token, for late interaction."""
+    """Embeddings with one vector for each token, for late interaction."""
 
 
 OPERATIONS = (
@@ -39,8 +39,8 @@ OPERATIONS = (
     Capability.RERANK,
     Capability.TEXT_TO_SPEECH,
 )
-"""What models are loaded for. A model is loaded for the first of these that it can do: ``AUDIO`` alone is speech to
-text, beside ``TEXT_GENERATION`` it is one more kind of input."""
+"""The operations for which models are loaded. A model is loaded for the first of these that it has: ``AUDIO`` alone is
+speech to text, beside ``TEXT_GENERATION`` it is a kind of input."""
 
 
 class Framework(enum.Enum):
@@ -53,7 +53,7 @@ class Framework(enum.Enum):
 
 
 class ModelType(enum.Enum):
-    """The kind of a model in one word; values are the names in the JSON API."""
+    """The type of a model; values are the names in the JSON API."""
 
     CHAT = "chat"
     BASE = "base"
@@ -62,7 +62,7 @@ class ModelType(enum.Enum):
     AUDIO = "audio"
     VOICE = "voice"
     ADAPTER = "adapter"
-    """No model by itself: it changes the answers of the one that it was trained on."""
+    """Not a complete model: trained changes to a base model."""
 
 
 DEDICATED_TYPES = {
@@ -71,18 +71,18 @@ DEDICATED_TYPES = {
     Capability.RERANK: ModelType.RERANKER,
     Capability.TEXT_TO_SPEECH: ModelType.VOICE,
 }
-"""The types of models that do one operation and do not generate text, by operation."""
+"""Operation to the type of models that do only this operation and generate no text."""
 
 
 class HealthStatus(enum.Enum):
-    """Complete and undamaged, or not. There is no third state: files that cannot be judged are unhealthy."""
+    """Whether files are complete and undamaged. Files that cannot be judged are unhealthy."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
 
 
 PARTIAL_DOWNLOAD = "Partial download"
-"""Begins the reason of a model whose download was not finished."""
+"""Prefix of the reason of a model whose download is incomplete."""
 
 
 @attrs.frozen
@@ -95,18 +95,18 @@ class HealthReport:
     files: tuple[str, ...] = ()
     """The files at fault, relative to the model's directory, sorted."""
     missing_bytes: int | None = None
-    """How many bytes a partial download still lacks, where that is known."""
+    """Bytes that a partial download lacks; None when unknown."""
     fix: Remedy | None = None
-    """The repair of the files, where one is known."""
+    """How to repair the files; None when unknown."""
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was found wrong with the files."""
+        """Whether the files are complete and undamaged."""
         return self.status is HealthStatus.HEALTHY
 
     @property
     def unfinished(self) -> bool:
-        """Whether a download of the model was not finished."""
+        """Whether the model is a partial download."""
         return self.reason.startswith(PARTIAL_DOWNLOAD)
 
 
@@ -123,6 +123,7 @@ def unhealthy(
 
 
 SENTINEL_NAME = ".mlxk_workspace.json"
+"""The file that makes a directory a managed workspace, and records its provenance."""
 
 _OTHER_DIRECTORIES = (".hf_cache/", ".git/")
 
@@ -141,13 +142,13 @@ class Workspace:
     content_hash: str | None = None
     """``sha256:`` and 64 hexadecimal digits, as recorded."""
     hash_modified: datetime.datetime | None = None
-    """When the hash was last recorded."""
+    """Time when the hash was last recorded."""
     clean: bool | None = None
     """Whether the content still has the recorded hash; None without a recorded hash."""
 
 
 def is_part_of_model(path: str) -> bool:
-    """Whether a file belongs to the model, not to the workspace, the hub client or git.
+    """Whether a file belongs to the model, and not to the workspace's records, the hub client or git.
 
     Args:
         path: Relative to the workspace, with ``/`` between parts.
@@ -165,21 +166,21 @@ class Origin(enum.Enum):
 
 @attrs.frozen
 class ModelHandle:
-    """One resolved model: the immutable identity that every later step uses."""
+    """The immutable identity of a resolved model."""
 
     name: str
-    """``org/name`` in the cache, the absolute directory of a workspace, the bare name of a built-in."""
+    """``org/name`` in the cache, the absolute directory of a workspace, the bare name of a built-in model."""
     directory: str
-    """Absolute directory that holds the files."""
+    """Absolute path of the directory with the files."""
     origin: Origin
     revision: str | None = None
-    """The snapshot's directory name in the cache; None elsewhere."""
+    """Name of the snapshot's directory in the cache, usually a commit; None elsewhere."""
     display_name: str | None = None
-    """The name of a workspace in listings, as the user typed it."""
+    """The path of a workspace as the user typed it; None elsewhere."""
     alias: str | None = attrs.field(default=None, eq=False)
-    """The user's own name by which it was found; it is the same model without."""
+    """The user's own name by which the model was found; None for any other reference."""
     adapter: str | None = attrs.field(default=None, eq=False)
-    """Absolute directory of the adapter that was named, whose base it is; it is the same model without."""
+    """Absolute directory of the adapter that the reference named, if this model is its base; None without one."""
 
     @property
     def short_name(self) -> str:
@@ -226,7 +227,7 @@ class Runtime:
     backends: tuple[str, ...] = ()
     """The backends for the model, the preferred one first; opaque names, see ``BackendRegistry``."""
     remedy: Remedy | None = None
-    """What helps where it cannot; None when nothing is known to."""
+    """What makes it compatible; None when nothing is known to."""
 
 
 @attrs.frozen
@@ -235,32 +236,32 @@ class ModelDescription:
 
     handle: ModelHandle
     size_bytes: int
-    """Sum of the model's regular files, links followed, without weights that do not belong to it."""
+    """Total size of the model's regular files, links followed, without stray weights."""
     modified: datetime.datetime
-    """When the directory last changed, in UTC."""
+    """Time of the last change of the directory, in UTC."""
     framework: Framework
     model_type: ModelType
     capabilities: tuple[Capability, ...]
     context_length: int | None
-    """Tokens; None when the config does not state it."""
+    """Context window, tokens; None when the config does not state it."""
     health: HealthReport
     runtime: Runtime
     workspace: Workspace | None = None
     """The state of a workspace; None for other models."""
     weight_bytes: int = 0
-    """Sum of the weight files."""
+    """Total size of the weight files."""
     cache_per_token: int = 0
-    """The most bytes that the KV cache of one token takes in 16 bits; 0 when the config does not state them."""
+    """Upper bound of the KV cache in 16 bits, bytes per token; 0 when the config does not state its shape."""
     cache_shape: CacheShape = attrs.field(factory=CacheShape)
-    """What the config says of keys and values."""
+    """Shape of the KV cache by the config."""
     half_bytes: int = 0
-    """What floating-point numbers of 16 bits take of the weights, at most."""
+    """Upper bound of the bytes of the weights that are 16-bit floating-point numbers."""
     quantized: bool = False
-    """Whether some of its weights are packed in fewer bits."""
+    """Whether some of its weights are quantized."""
     undivided_bytes: int = 0
-    """What is not part of a layer, such as embeddings, which every process holds that computes it with others."""
+    """Size of the weights outside of layers, such as embeddings; every rank of a spread model holds these."""
     plain_bytes: int | None = None
-    """What its weights take as numbers of 32 bits, its quantized layers unpacked; None where none are, or unknown."""
+    """Size of the weights as 32-bit numbers with unpacked layers; None without quantized layers, or when unknown."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""
@@ -268,7 +269,7 @@ class ModelDescription:
 
     @property
     def operation(self) -> Capability | None:
-        """The operation the model is loaded for, one of ``OPERATIONS``; None when it can do none of them."""
+        """The operation for which the model is loaded, one of ``OPERATIONS``; None when it has none of them."""
         return next((capability for capability in OPERATIONS if capability in self.capabilities), None)
 
     @property
@@ -278,39 +279,39 @@ class ModelDescription:
 
     @property
     def reason(self) -> str | None:
-        """The first thing wrong: the health finding, else the runtime's, else None."""
+        """Why the model cannot run: the health report's reason, else the runtime's; None when it can."""
         return self.runtime.reason if self.health.healthy else self.health.reason
 
     @property
     def runnable(self) -> bool:
-        """Whether ``run`` will accept it."""
+        """Whether the model is healthy and compatible."""
         return self.health.healthy and self.runtime.compatible
 
 
 class ToolsMissing(enum.Enum):
-    """What a model lacks for tool calls; values are those of the JSON API."""
+    """What a model lacks for tool calls; values are the names in the JSON API."""
 
     TEMPLATE = "template"
-    """Its chat template does not read tools, or it has none."""
+    """A chat template that renders tools."""
     FORMAT = "format"
-    """It writes calls in a format that is not known."""
+    """A known format of calls."""
 
 
 @attrs.frozen
 class AdapterBase:
-    """The model that an adapter belongs to."""
+    """The base model of an adapter."""
 
     name: str | None
-    """Its name in messages; None where it is not here."""
+    """Its name in messages; None where it is not on this machine."""
     problem: str | None
-    """Why it is not here."""
+    """Why it was not found; None when it was."""
     differs: bool | None = None
-    """Whether it has other weights than what the adapter was trained on; None when unknown."""
+    """Whether its weights differ from those that the adapter was trained on; None when unknown."""
 
 
 @attrs.frozen
 class ModelDetails:
-    """A description with the details that ``show`` adds."""
+    """A description with further details of one model."""
 
     description: ModelDescription
     files: tuple[FileEntry, ...]
@@ -318,12 +319,13 @@ class ModelDetails:
     """``config.json`` as stored; None when absent or not an object."""
     quantization: Quantization | None
     parameters: int | None
-    """Weights counted from the safetensors headers, unpacked when quantized; None when they cannot be read."""
+    """Number of weights by the safetensors headers, unpacked when quantized; None when they cannot be read."""
     license: str | None
     """From the model card's front matter."""
     chat_template: bool
+    """Whether it has a chat template, or a library has code in place of one."""
     template_read: bool
-    """Whether the text of a template was found; without one, tools and reasoning are unknown."""
+    """Whether the text of a template was found; without it, support of tools and reasoning is unknown."""
     tools_missing: ToolsMissing | None
     """What it lacks for tool calls; None when it lacks nothing."""
     supports_reasoning: bool
@@ -332,45 +334,45 @@ class ModelDetails:
     template_text: str = ""
     """The chat template; empty when none was found."""
     inserts: bool = False
-    """Whether the files of its tokenizer name tokens for text between a prefix and a suffix."""
+    """Whether its tokenizer has fill-in-the-middle tokens."""
     voices: tuple[str, ...] = ()
-    """The names of the voices in which it speaks, the usual one first; none for one that has no names for them."""
+    """Names of its voices, the default first; empty for a model without named voices."""
     base: AdapterBase | None = None
-    """Of an adapter alone."""
+    """The base of an adapter; None for any other model."""
 
     @property
     def may_reason(self) -> bool:
-        """Whether it reasons as far as is known; without the text of a template, it may."""
+        """Whether it supports reasoning, or that is unknown for lack of a template's text."""
         return self.supports_reasoning or not self.template_read
 
     @property
     def supports_tools(self) -> bool:
-        """Whether the model is told about tools, and its calls are understood."""
+        """Whether the chat template renders tools and the model's calls can be parsed."""
         return self.tools_missing is None
 
 
 @attrs.frozen
 class ServedModel:
-    """A model that clients can name."""
+    """A model that clients of the server can name."""
 
     id: str
-    """The name clients use; never a path of this machine."""
+    """The model's name for clients; never a path of this machine."""
     details: ModelDetails
     alias_of: str | None = None
-    """The model's own name, where ``id`` is an alias of the operator."""
+    """The model's own name, where ``id`` is an alias set by the operator."""
     stands_in: bool = False
-    """Whether the client named a model that does not exist, for which the operator has this one answer."""
+    """Whether it is the operator's fallback for an unknown model that the client named."""
     adapter_version: str | None = None
-    """Identifies the adapter with which it answers; None without one."""
+    """Identifies the version of the adapter in use; None without one."""
 
     @property
     def description(self) -> ModelDescription:
-        """Its description."""
+        """The model's description."""
         return self.details.description
 
     @property
     def handle(self) -> ModelHandle:
-        """Its handle."""
+        """The model's handle."""
         return self.description.handle
 
     @property
@@ -380,12 +382,12 @@ class ServedModel:
 
     @property
     def is_transcription_only(self) -> bool:
-        """Whether it transcribes speech and generates no text of its own."""
+        """Whether it is a speech-to-text model, which generates no other text."""
         return self.description.operation is Capability.AUDIO
 
     @property
     def fingerprint(self) -> str:
-        """Identifies exactly these weights, equally on every machine."""
+        """Identifies the model and its exact weights; equal on all machines."""
         version = self.description.content_hash or ""
         facts = f"{self.alias_of or self.id}\n{version}\n{self.description.size_bytes}"
         facts += f"\n{self.adapter_version}" if self.adapter_version is not None else ""
@@ -393,5 +395,5 @@ class ServedModel:
 
 
 def served_id(handle: ModelHandle) -> str:
-    """Return the name of a model for clients."""
+    """Return a model's name for clients: without the path of a workspace."""
     return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name

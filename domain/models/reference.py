@@ -1,7 +1,6 @@
-"""Model references, parsed.
+"""Parsing of model references: ``org/name``, ``name``, ``@revision``, explicit paths, built-in names.
 
-Defines the grammar: ``org/name``, ``name``, ``@revision``, explicit paths, built-in names. The use case
-``ResolveModel`` finds the model that a reference means on this machine.
+The use case ``ResolveModel`` finds the model of a reference on this machine.
 """
 
 import enum
@@ -15,24 +14,24 @@ import attrs
 from mlxk.domain.errors import Advice, AmbiguousModelError, Remedy, ValidationError
 
 BUILT_IN_NAMES = ("demo", "demo-speech", "demo-vision")
-"""Names of the models that come with the program; they precede every other meaning."""
+"""Names of the models that ship with the program; they take precedence over all other models."""
 
 MAX_REFERENCE_LENGTH = 4096
-"""Characters; longer input is refused before any file system call (PATH_MAX on Linux)."""
+"""Most characters of a reference; longer ones are refused before any file system call (PATH_MAX on Linux)."""
 
 
 MAX_OWN_NAME = 200
-"""Characters of a name that the user gives a model."""
+"""Most characters of a user's own name for a model."""
 
 
 MAX_NAME_LENGTH = 96
-"""Most characters of a name; the hub's limit."""
+"""Most characters of a repository's name; the hub's limit."""
 
 _NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
 
 
 class ReferenceKind(enum.Enum):
-    """How a reference was written."""
+    """The form of a reference."""
 
     BUILT_IN = "built-in"
     PATH = "path"
@@ -49,17 +48,17 @@ class ModelRef:
     name: str
     """The name without revision; for a path, the path as typed."""
     revision: str | None = None
-    """A commit, a prefix of one, a branch or a tag; only names carry one."""
+    """A commit, a prefix of one, a branch or a tag; None for paths and built-in names."""
 
     @classmethod
     def parse(cls, text: str) -> "ModelRef":
-        """Parse what a user typed.
+        """Parse a reference as typed.
 
         A path starts with ``/``, ``./``, ``../`` or ``~/``, or is ``.``, ``..`` or ``~``: a bare name never means a
-        directory of the working directory. Everything after the last ``@`` of a name is its revision.
+        directory in the working directory. Everything after the last ``@`` of a name is its revision.
 
         Raises:
-            ValidationError: Empty or blank, too long, with a NUL or a line break, or with an empty name or revision.
+            ValidationError: It is blank or too long, has a control character, or has an empty name or revision.
         """
         reference = text.strip()
         if not reference:
@@ -84,7 +83,7 @@ class ModelRef:
 
     @property
     def is_path(self) -> bool:
-        """Whether an explicit path was typed."""
+        """Whether it is an explicit path."""
         return self.kind is ReferenceKind.PATH
 
     def __str__(self) -> str:
@@ -97,9 +96,9 @@ def is_path(text: str) -> bool:
 
 
 def own_name_fault(name: str) -> str | None:
-    """Return why a name cannot be one that the user gives a model, or None.
+    """Return why a name is not allowed as a user's own name for a model; None when it is.
 
-    It never hides a built-in model or a path, and never reads as a pattern, a revision or a definition.
+    A name may not hide a built-in model or a path, nor look like a pattern, a revision or a definition.
     """
     if not name or name != name.strip():
         return "it must be a name without spaces around it"
@@ -117,35 +116,35 @@ def own_name_fault(name: str) -> str | None:
 
 
 def own_name(typed: str, names: Iterable[str]) -> str | None:
-    """Return the one of the user's own names that is meant: the same, else the same in another case of letters."""
+    """Return the user's own name that equals the typed one, else one that differs only in case, else None."""
     known = tuple(names)
     same = (name for name in known if folded(name) == folded(typed))
     return typed if typed in known else next(same, None)
 
 
 def folded(name: str) -> str:
-    """Return a name as names are compared: in lower case, and composed, which Finder and some disks do not keep."""
+    """Return a name for comparison: in lower case and NFC, since Finder and some file systems decompose names."""
     return unicodedata.normalize("NFC", name).lower()
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text is a pattern of names, with ``*``, ``?`` or ``[…]``."""
+    """Whether a text is a glob pattern, with ``*``, ``?`` or ``[…]``."""
     return any(character in text for character in "*?[")
 
 
 def fits_pattern(name: str, pattern: str) -> bool:
-    """Whether a pattern fits a name in any case; one without an owner also fits the part after the owner."""
+    """Whether a name, or the part after its owner for a pattern without ``/``, matches a pattern in any case."""
     name, pattern = folded(name), folded(pattern)
     return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))
 
 
 def only_match(wanted: str, known: Iterable[str]) -> str | None:
-    """Return the one known name that is the wanted one, else the one that ends in it, else the one that contains it.
+    """Return the known name that equals the wanted one, else whose last part does, else that contains it.
 
-    The case of letters does not matter. Nothing is in every name: without a wanted one, none is returned.
+    Case does not matter. Return None for an empty name, or without a match.
 
     Raises:
-        AmbiguousModelError: Several do.
+        AmbiguousModelError: Several names match equally well.
     """
     part = folded(wanted)
     lowered = {name: folded(name) for name in known if part}
@@ -165,7 +164,7 @@ def check_name(name: str) -> str:
     """Validate the name of a repository, ``org/name``, and return it.
 
     Raises:
-        ValidationError: It is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
+        ValidationError: The name is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
     """
     if "://" in name:
         raise ValidationError(f"Invalid model name: '{name}' is an address", hint="Write only ORG/NAME.")

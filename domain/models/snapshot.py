@@ -1,6 +1,6 @@
-"""A snapshot of one model: its files, and the contents read from them (JSON, headers, model card, chat templates).
+"""A snapshot of one model: its files and the contents read from them (JSON, headers, model card, chat templates).
 
-Detection and integrity are pure functions of a snapshot. ``application.use_cases.describe_model`` creates it.
+Detection and integrity are pure functions of a snapshot; ``application.use_cases.describe_model`` creates it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from mlxk.domain.models.file_formats import ABSENT, Document, SafetensorsHeader
 from mlxk.domain.models.model import Origin
 
 MAX_CARD_BYTES = 64 * 1024
-"""Bytes of a card that are read; front matter comes first and is short."""
+"""Bytes of a model card to read; its front matter comes first and is short."""
 
 Scalar = str | tuple[str, ...]
 
@@ -25,18 +25,18 @@ class ModelCard:
     """Key to text, or to texts for a list."""
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return the values of a key as a list, whichever way they were written; empty when it is absent."""
+        """Return the values of a key, also of one written as a single text; empty when the key is missing."""
         value = self.fields.get(key, ())
         return (value,) if isinstance(value, str) else value
 
     @property
     def license(self) -> str | None:
-        """The license's identifier; several are joined with commas."""
+        """Identifier of the license; several are joined by commas."""
         return ", ".join(self.texts("license")) or None
 
     @property
     def made_for_mlx(self) -> bool:
-        """Whether the card says that the weights are in the format of MLX."""
+        """Whether the card states the MLX format, as library or tag."""
         return "mlx" in self.texts("library_name") or any(tag.lower() == "mlx" for tag in self.texts("tags"))
 
 
@@ -64,7 +64,7 @@ def read_card(data: bytes) -> ModelCard:
 
 
 def _read_pair(line: str, fields: dict[str, Scalar]) -> str:
-    """Add ``key: value`` to the fields and return the key when a block list may follow, else an empty text."""
+    """Add ``key: value`` to the fields; return the key if a block list may follow, else an empty text."""
     key, colon, remainder = line.partition(":")
     if not colon:
         return ""
@@ -78,7 +78,7 @@ def _read_pair(line: str, fields: dict[str, Scalar]) -> str:
 
 
 def _text(raw: str) -> str:
-    """Return a scalar without quotes and trailing comment."""
+    """Return a scalar without quotation marks and trailing comment."""
     raw = raw.strip()
     if len(raw) >= 2 and raw[0] == raw[-1] and raw[0] in "\"'":
         return raw[1:-1]
@@ -88,7 +88,7 @@ def _text(raw: str) -> str:
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapters.safetensors", "adapter_model.safetensors")
-"""The weights of an adapter, by the two names that are in use."""
+"""The two usual names of an adapter's weights."""
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
@@ -99,70 +99,70 @@ PYTORCH_INDEX = "pytorch_model.bin.index.json"
 README = "README.md"
 
 LFS_POINTER_LIMIT = 200
-"""Bytes; a Git LFS pointer is shorter, and no weight file is."""
+"""Size below which a file may be a Git LFS pointer; no weight file is so small."""
 LFS_MARKER = b"version https://git-lfs"
 """The first bytes of a Git LFS pointer."""
 
 
 @attrs.frozen
 class ModelSnapshot:
-    """The files of one model as they were found."""
+    """The files of one model at one moment. Paths are relative to the model's directory."""
 
     name: str
     """``org/name``, or a workspace's directory."""
     origin: Origin = Origin.CACHE
     incomplete: bool = False
-    """Whether the model is cached without any snapshot: a download that never finished a file."""
+    """Whether the cache has the model without a snapshot: its download has not finished any file."""
     files: Mapping[str, int] = attrs.field(factory=dict)
-    """Path to size in bytes, of every regular file of the model."""
+    """Path to size in bytes, for every regular file of the model."""
     strays: tuple[str, ...] = ()
     """Weight files in the directory that do not belong to the model, sorted."""
     dangling: tuple[str, ...] = ()
     """Dangling links, sorted."""
     documents: Mapping[str, Document] = attrs.field(factory=dict)
-    """The JSON files that were read, by path."""
+    """Path to content of the JSON files that were read."""
     headers: Mapping[str, SafetensorsHeader] = attrs.field(factory=dict)
-    """The header of every safetensors file of the model, by path."""
+    """Path to header, for every safetensors file of the model."""
     pointers: tuple[str, ...] = ()
-    """Files that are Git LFS pointers instead of their content, sorted."""
+    """Git LFS pointers in place of files, sorted."""
     card: ModelCard = attrs.field(factory=ModelCard)
     template_files: Mapping[str, str] = attrs.field(factory=dict)
-    """The chat templates in files of their own, by path."""
+    """Path to text of the chat template files."""
     expected: Mapping[str, int] = attrs.field(factory=dict)
-    """Path to size in bytes as the hub listed them; empty without a record."""
+    """Path to size in bytes by the hub's listing; empty without a record of the download."""
     unfinished: int = 0
     """Number of unfinished downloads of this model."""
     published_for_mlx: bool = False
-    """Whether it comes from a hub owner that publishes weights in the format of MLX only."""
+    """Whether its owner on the hub publishes weights only in the MLX format."""
     unread: tuple[str, ...] = ()
-    """Files that were listed and then could not be read, because another process removed them or forbids it."""
+    """Listed files that could not be read, because another process removed them or permission is missing."""
     cut: tuple[str, ...] = ()
-    """JSON files that were read in part and do not end as JSON objects do."""
+    """JSON files that were read in part and whose end is not the end of an object."""
     unreadable: str | None = None
     """Why the directory could not be listed; None when it could."""
 
     def document(self, path: str) -> Document:
-        """Return a JSON file, ``ABSENT`` when there is none."""
+        """Return a JSON file; ``ABSENT`` for one that was not read."""
         return self.documents.get(path, ABSENT)
 
     @property
     def config(self) -> dict[str, object]:
-        """``config.json`` when it is an object, else an empty one."""
+        """``config.json`` when it is an object, else an empty object."""
         return self.document(CONFIG).mapping
 
     @property
     def adapter_base(self) -> str | None:
-        """The model that an adapter was trained on; None where it does not say."""
+        """The base model by the adapter's config; None where it does not name one."""
         return adapter_base(self.document(ADAPTER_CONFIG).mapping)
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it is an adapter alone, which is of use with the model that it was trained on."""
+        """Whether the files are an adapter without a base model."""
         return CONFIG not in self.files and ADAPTER_CONFIG in self.files
 
     @property
     def from_hub(self) -> bool:
-        """Whether it was downloaded into the cache; in a workspace a missing file may have been deleted."""
+        """Whether it is in the cache, so that a missing file was not downloaded; in a workspace it may be deleted."""
         return self.origin is Origin.CACHE
 
     @property
@@ -171,7 +171,7 @@ class ModelSnapshot:
         return self.name.rstrip("/").rpartition("/")[2].lower()
 
     def top_level(self, *suffixes: str) -> list[str]:
-        """Return the files directly in the directory that end in one of the suffixes, sorted."""
+        """Return the files at the top of the directory that end in one of the suffixes, sorted."""
         return sorted(path for path in self.files if path.endswith(suffixes) and "/" not in path)
 
     def has_any(self, *suffixes: str) -> bool:
@@ -187,21 +187,21 @@ TOOL_TEMPLATE = "tool_use"
 
 
 def is_template_file(path: str) -> bool:
-    """Whether a file is a chat template of its own."""
-    named = path.startswith(TEMPLATE_FOLDER) and path.endswith(".jinja") and path.count("/") == 1
-    return path == TEMPLATE_FILE or named
+    """Whether a file is a chat template."""
+    additional = path.startswith(TEMPLATE_FOLDER) and path.endswith(".jinja") and path.count("/") == 1
+    return path == TEMPLATE_FILE or additional
 
 
 def chat_templates(
     files: Mapping[str, str], tokenizer_config: Document, template_document: Document, processor_config: Document
 ) -> dict[str, str]:
-    """Return the chat templates that a model is rendered with, by their names; empty when it has none.
+    """Return name to text of the chat templates that apply to a model; empty when it has none.
 
-    Files of their own have precedence, then ``tokenizer_config.json``, ``chat_template.json`` and
-    ``processor_config.json``. There is a default among them, whatever it is called in the files.
+    Template files have precedence, then ``tokenizer_config.json``, ``chat_template.json`` and
+    ``processor_config.json``. There is always a default: without one in the files, another template takes its place.
 
     Args:
-        files: The templates in files of their own, by path.
+        files: Path to text of the template files.
         tokenizer_config: ``tokenizer_config.json``.
         template_document: ``chat_template.json``.
         processor_config: ``processor_config.json``.
@@ -220,7 +220,7 @@ def _template_name(path: str) -> str:
 
 
 def _templates(document: Document) -> dict[str, str]:
-    """Return the templates under ``chat_template``: one text, or named ones in a list or an object."""
+    """Return name to text of the templates under ``chat_template``: one text, or named texts in a list or an object."""
     value = document.mapping.get("chat_template")
     if isinstance(value, str):
         value = {DEFAULT_TEMPLATE: value}
@@ -249,7 +249,7 @@ _LITTER_ENDINGS = (":zone.identifier", ":afp_afpinfo", ":afp_resource", ":com.ap
 
 
 def is_litter(path: str) -> bool:
-    """Whether a file was left by macOS, Windows or a network drive: its name, or a folder it is in."""
+    """Whether a file is litter of macOS, Windows or a network drive, by its name or a folder of its path."""
     *folders, name = path.lower().split("/")
     return (
         name in _LITTER_NAMES
@@ -259,16 +259,18 @@ def is_litter(path: str) -> bool:
     )
 
 
-def has_default_template(found: object) -> TypeGuard[str | dict[str, str]]:
-    """Whether what a library has found as chat templates renders a conversation without tools."""
-    return (isinstance(found, str) and bool(found.strip())) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found)
+def has_default_template(templates: object) -> TypeGuard[str | dict[str, str]]:
+    """Whether a library's chat templates, a text or texts by name, have a default for conversations without tools."""
+    if isinstance(templates, str):
+        return bool(templates.strip())
+    return isinstance(templates, dict) and DEFAULT_TEMPLATE in templates
 
 
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder_config")
 
 
 def text_section(config: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a config with what it states about its language model, which models of several parts keep in a section."""
+    """Return a config merged with its section about the language model, which multimodal models have."""
     for name in _TEXT_SECTIONS:
         nested = config.get(name)
         if isinstance(nested, Mapping) and nested:
@@ -278,7 +280,7 @@ def text_section(config: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def own_text_section(config: Mapping[str, object]) -> Mapping[str, object]:
-    """Return what a config states about its language model itself, without what it states about all parts."""
+    """Return a config's innermost section about the language model alone; the config itself without such a section."""
     for name in _TEXT_SECTIONS:
         nested = config.get(name)
         if isinstance(nested, Mapping) and nested:
@@ -287,6 +289,6 @@ def own_text_section(config: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def adapter_base(config: Mapping[str, object]) -> str | None:
-    """Return the model that the config of an adapter names as its base."""
-    named = config.get("model", config.get("base_model_name_or_path"))
-    return named if isinstance(named, str) and named.strip() else None
+    """Return the base model that an adapter's config names; None where it names none."""
+    base = config.get("model", config.get("base_model_name_or_path"))
+    return base if isinstance(base, str) and base.strip() else None

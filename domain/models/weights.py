@@ -1,10 +1,10 @@
-"""Weight files of a model: which files of a directory they are, and the tensors that their headers and index name.
+"""Weight files: which files of a directory are the model, and whether index, tensors and config agree.
 
-Repositories and folders hold more than one model: the same weights under other names, in the format of other libraries,
-adapters and states of a training. Those are neither loaded nor counted.
+A directory may hold more than the model: copies of its weights, formats of other libraries, adapters, training states.
+These strays are neither loaded nor counted.
 
-Of every model that generates text, the embedding, the last norm and the layers are judged, which all loaders build as
-the config describes; further shapes only of decoders of a plain build. All else is judged when it is loaded.
+For every model that generates text, the shapes of the embedding and the last norm and the number of layers are compared
+with the config, since all loaders build these by it; further shapes only for plain decoders. Loading checks the rest.
 """
 
 import itertools
@@ -20,21 +20,21 @@ from mlxk.domain.models.snapshot import is_litter, own_text_section, text_sectio
 SAFETENSORS = ".safetensors"
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:\.safetensors)?")
 
-_BESIDE_A_MODEL = (
+_STRAY_PATTERNS = (
     "consolidated*", "adapter_model*", "adapters", "*_adapters", "*lora*", "optimizer*", "optim_*", "scheduler*",
     "training_*", "rng_state*", "pytorch_model*", "tf_model*", "flax_model*",
 )  # fmt: skip
-"""Names of safetensors files, without their suffix, that are no weights of the model they lie beside."""
+"""Names of safetensors files, without suffix, that are not weights of the model in the same directory."""
 
 _FOLDER_OF_A_PART = re.compile(
     r"\d+_\w+|.*(?:token|codec|vocoder|encoder|decoder|vision|visual|audio|speech|tower|mtp|assistant).*", re.I
 )
-"""Folders of weights that the libraries load beside those of the model: modules of sentence encoders, audio codecs."""
+"""Folders whose weights libraries load besides the model's, such as modules of sentence encoders, audio codecs."""
 
 _VARIANT = re.compile(
     r"model[._-](?:(?:fp|bf|f|float|bfloat|int|uint|q|w|mxfp|nvfp)?\d+(?:[._-]?bits?)?|(?:non[._-]?)?ema)(?:\W.*|_.*)?"
 )
-"""Names, without their suffix, of other forms of ``model.safetensors``, such as ``model.fp16``."""
+"""Names, without suffix, of variants of ``model.safetensors``, such as ``model.fp16``."""
 
 _OTHER_FORMATS = (
     ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5", ".msgpack", ".tflite", ".mlmodel",
@@ -43,28 +43,30 @@ _OTHER_FORMATS = (
 
 
 def indexed_files(index: Mapping[str, object]) -> frozenset[str]:
-    """Return the files that an index names; empty when it is none."""
+    """Return the files that an index names; empty for an invalid index."""
     return frozenset(indexed_tensors(index))
 
 
 def indexed_tensors(index: Mapping[str, object]) -> dict[str, set[str]]:
-    """Return the files that an index names, and the tensors in each; empty when it is none."""
-    weight_map, found = index.get("weight_map"), defaultdict[str, set[str]](set)
+    """Return file to tensors by an index; empty for an invalid index."""
+    weight_map, tensors = index.get("weight_map"), defaultdict[str, set[str]](set)
     for tensor, path in weight_map.items() if isinstance(weight_map, dict) else ():
         if isinstance(path, str) and path:
-            found[path].add(tensor)
-    return dict(found)
+            tensors[path].add(tensor)
+    return dict(tensors)
 
 
 def is_one_set(paths: Collection[str]) -> bool:
-    """Whether files are one numbered set without a gap, as ``model-00001-of-00002.safetensors`` and its sibling are."""
-    found = [_NUMBERED.fullmatch(path) for path in paths]
-    sets = {(match["stem"], match["total"]) for match in found if match}
-    return all(found) and len(sets) == 1 and {int(total) for _, total in sets} == {len(found)}
+    """Whether files are one complete set of numbered shards, such as ``model-00001-of-00002.safetensors``."""
+    matches = [_NUMBERED.fullmatch(path) for path in paths]
+    sets = {(match["stem"], match["total"]) for match in matches if match}
+    return all(matches) and len(sets) == 1 and {int(total) for _, total in sets} == {len(matches)}
 
 
 def undecided_weights(paths: Collection[str], indexed: frozenset[str]) -> tuple[str, ...]:
-    """Return the weight files whose tensors tell which of them are the model, sorted; empty where the names do.
+    """Return the weight files whose headers must be read to decide which are the model, sorted.
+
+    Empty where the names decide it.
 
     Args:
         paths: See ``stray_weights``.
@@ -85,14 +87,14 @@ def stray_weights(
 ) -> tuple[str, ...]:
     """Return the weight files that do not belong to the model, sorted.
 
-    An index counts when all of its files are there. Without one, ``model.safetensors`` is the model, before numbered
-    shards and other names, and a file that repeats a tensor of a better one is a copy. A directory without safetensors
-    of its own has no strays: nothing says which of its files are the model.
+    An index counts when all of its files exist. Without one, ``model.safetensors`` has precedence, then numbered
+    shards, then other names, and a file with a tensor of a preceding file is a copy. A directory without safetensors
+    at its top has no strays: nothing tells which of its files are the model.
 
     Args:
         paths: All files, relative to the model's directory.
         indexed: The files that the index names; empty without an index.
-        tensors: Weight file to the names of its tensors; None when they are unknown, as before a download.
+        tensors: Weight file to the names of its tensors; None when unknown, as before a download.
     """
     weights = [path for path in paths if path.endswith(SAFETENSORS)]
     here = [path for path in weights if "/" not in path]
@@ -109,12 +111,12 @@ def stray_weights(
 
 
 def _without_index(here: list[str], tensors: Mapping[str, Collection[str]] | None, stale: bool) -> set[str]:
-    """Return the files directly in the directory that make up the model.
+    """Return the files of the model at the top of its directory.
 
     Args:
         here: The safetensors files there.
         tensors: See ``stray_weights``.
-        stale: Whether there is an index that names files which are absent; what is there may then belong to it.
+        stale: Whether there is an index with missing files; the existing files may belong to it, so all are kept.
     """
     plain = [path for path in here if not _is_beside(path)]
     if stale or not plain:
@@ -134,16 +136,16 @@ def _without_index(here: list[str], tensors: Mapping[str, Collection[str]] | Non
 
 def _is_beside(path: str) -> bool:
     stem = path[: -len(SAFETENSORS)].lower()
-    return any(fnmatchcase(stem, pattern) for pattern in _BESIDE_A_MODEL)
+    return any(fnmatchcase(stem, pattern) for pattern in _STRAY_PATTERNS)
 
 
 def _is_variant(path: str) -> bool:
-    """Whether a file is named as another form of ``model.safetensors``."""
+    """Whether a file is, by its name, a variant of ``model.safetensors``."""
     return _VARIANT.fullmatch(path[: -len(SAFETENSORS)].lower()) is not None
 
 
 def _rank(path: str) -> tuple[int, str]:
-    """Order files by how likely each is the model itself."""
+    """Return the sort key of a file: the likeliest file of the model first."""
     stem = path[: -len(SAFETENSORS)]
     if stem == "model":
         return 0, path
@@ -153,13 +155,15 @@ def _rank(path: str) -> tuple[int, str]:
 
 
 NAMED_AT_MOST = 5
+"""Most names in a message."""
 
 LISTED_AT_MOST = 1000
-"""Layers listed; a config may state more of them than fit into memory."""
+"""Most layers to list; a config may state more of them than fit into memory."""
 
 PLAIN_DECODERS = frozenset(
     {"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3", "stablelm"}
 )
+"""Architectures whose tensors all have the usual names and shapes."""
 
 _WIDER_EMBEDDINGS = frozenset({"mllama", "mllama_text_model"})
 """Architectures whose embedding has more rows than the vocabulary has tokens."""
@@ -176,21 +180,20 @@ _OTHER_COUNTS = (
     "is_encoder_decoder", "encoder_layers", "decoder_layers", "num_encoder_layers", "num_layers", "n_layer", "n_layers",
     "block_configs",
 )  # fmt: skip
-"""Entries of configs in which the number of layers may not be that of one stack, or layers may be without tensors."""
+"""Fields of configs with several stacks of layers, or layers without tensors, where layers cannot be counted."""
 
 _PACKED = "U32"
-"""Type of quantized weights, whose rows hold several values a word."""
+"""Type of quantized weights; a 32-bit word packs several values."""
 
-_NUMBERED_SAFETENSORS = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _OTHER_STACK = re.compile(r"visi|visual|image|audio|speech|encoder|tower|mtp")
 _LAYER = re.compile(r"(.*\b(?:layers|h|blocks|block))\.(\d{1,9})\.")
 
 
 def build_index(headers: Mapping[str, SafetensorsHeader]) -> dict[str, object]:
-    """Return the index over weight files.
+    """Return a new index over weight files.
 
     Args:
-        headers: Of every weight file directly in the model's directory, by path.
+        headers: Weight file at the top of the model's directory to its header.
 
     Raises:
         ConversionFailedError: A file is damaged, or two hold the same tensor.
@@ -210,21 +213,21 @@ def build_index(headers: Mapping[str, SafetensorsHeader]) -> dict[str, object]:
 
 def absent_shards(paths: list[str]) -> list[str]:
     """Return the missing files of numbered sets (``-00001-of-00003``), sorted."""
-    absent = []
-    for match in filter(None, map(_NUMBERED_SAFETENSORS.fullmatch, paths)):
-        total = int(match[3])
-        siblings = (f"{match[1]}-{number:05d}-of-{match[3]}.safetensors" for number in range(1, total + 1))
-        absent += [name for name in siblings if name not in paths]
-    return sorted(set(absent))
+    matches = filter(None, map(_NUMBERED.fullmatch, (path for path in paths if path.endswith(SAFETENSORS))))
+    sets = {(match["stem"], match["total"]) for match in matches}
+    complete = {
+        f"{stem}-{number:05d}-of-{total}{SAFETENSORS}" for stem, total in sets for number in range(1, int(total) + 1)
+    }
+    return sorted(complete - set(paths))
 
 
 def absent_tensors(old_index: Mapping[str, object], paths: list[str], present: frozenset[str]) -> list[str]:
-    """Return the tensors that an old index maps to missing files and that no other file holds, sorted.
+    """Return the tensors that an old index maps to missing files and that no existing file has, sorted.
 
     Args:
-        old_index: As it was read; empty when there is none.
+        old_index: The parsed index; empty when there is none.
         paths: The weight files that exist.
-        present: The tensors in them.
+        present: The tensors in these files.
     """
     weight_map = old_index.get("weight_map")
     if not isinstance(weight_map, dict):
@@ -234,10 +237,10 @@ def absent_tensors(old_index: Mapping[str, object], paths: list[str], present: f
 
 
 def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> tuple[list[str], int]:
-    """Return the layers of the config that have no tensor, and their number.
+    """Return the layers of the config without any tensor, and their number.
 
-    They are named with their stack, in order, and no more than ``LISTED_AT_MOST``.
-    Image and audio stacks are not judged, nor is a model whose config has no number of layers or too small a one.
+    At most ``LISTED_AT_MOST`` are listed, in order, each with the name of its stack. Image and audio stacks are not
+    judged, nor models whose config has no number of layers, or one below that of the weights.
     """
     nested = config.get("text_config")
     count = (nested if isinstance(nested, dict) else config).get("num_hidden_layers", config.get("num_hidden_layers"))
@@ -259,10 +262,10 @@ def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> tupl
 def require_complete(
     paths: list[str], present: frozenset[str], old_index: Mapping[str, object], config: Mapping[str, object]
 ) -> None:
-    """Refuse weight files that refer to others that are missing.
+    """Refuse an incomplete set of weight files.
 
     Raises:
-        ConversionFailedError: They do; the message has the first tensors or files, ``detail`` all of them.
+        ConversionFailedError: Tensors, layers or shards are missing; the message has the first, ``detail`` all listed.
     """
     shards = absent_shards(paths)
     tensors = absent_tensors(old_index, paths, present) if shards else []
@@ -292,7 +295,7 @@ def incomplete(tensors: list[str], shards: list[str] | None = None, count: int |
 
 
 def misfit(config: Mapping[str, object], headers: Mapping[str, SafetensorsHeader]) -> str | None:
-    """Return how tensors and config contradict one another; None when they do not, or cannot be compared."""
+    """Return a contradiction between tensors and config; None without one, or when they cannot be compared."""
     tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
     plain = config.get("model_type") in PLAIN_DECODERS
     expected = _expected(text_section(config)) if plain else _expected_of_any(config, frozenset(tensors))
@@ -309,7 +312,7 @@ def misfit(config: Mapping[str, object], headers: Mapping[str, SafetensorsHeader
 
 
 def _expected_of_any(config: Mapping[str, object], tensors: frozenset[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the tensors whose shapes every loader takes from the config, where there is one of each kind."""
+    """Yield embedding and last norm with their shapes by the config, where the model has exactly one of each."""
     section = own_text_section(config)
     hidden, rows = _size(section, "hidden_size"), _size(section, "vocab_size")
     if not hidden or any(section.get(name) for name in (*_OTHER_COUNTS, "embedding_size")):
@@ -317,22 +320,22 @@ def _expected_of_any(config: Mapping[str, object], tensors: frozenset[str]) -> I
     if config.get("model_type") in _WIDER_EMBEDDINGS:
         return
     for kind, shape in ((_EMBEDDING, (rows, hidden)), (_LAST_NORM, (hidden,))):
-        found = [name for name in tensors if kind.fullmatch(name) and not _OTHER_STACK.search(name)]
-        if len(found) == 1 and all(shape):
-            yield found[0], shape
+        names = [name for name in tensors if kind.fullmatch(name) and not _OTHER_STACK.search(name)]
+        if len(names) == 1 and all(shape):
+            yield names[0], shape
 
 
 def _counts_one_stack(config: Mapping[str, object], tensors: frozenset[str]) -> bool:
-    """Whether a config counts the layers of the only stack of a model that is not for images or sound."""
+    """Whether the model has exactly one stack of layers besides image and audio stacks: the one the config counts."""
     sections = (config, own_text_section(config))
     if any(section.get(name) for section in sections for name in _OTHER_COUNTS):
         return False
-    found = {match[1] for match in filter(None, map(_LAYER.match, tensors)) if not _OTHER_STACK.search(match[1])}
-    return len(found) == 1
+    stacks = {match[1] for match in filter(None, map(_LAYER.match, tensors)) if not _OTHER_STACK.search(match[1])}
+    return len(stacks) == 1
 
 
 def _expected(config: Mapping[str, object]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield tensors and their shapes, as far as the config states them."""
+    """Yield tensors of a plain decoder with their shapes, as far as the config states them."""
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     width = _size(config, "head_dim") or (hidden // heads if heads else 0)
     keys = _size(config, "num_key_value_heads") or heads
@@ -353,7 +356,7 @@ def _size(config: Mapping[str, object], name: str) -> int:
 
 
 def _shape(tensor: object) -> tuple[tuple[int, ...], bool]:
-    """Return a tensor's shape, empty where its meaning is unknown, and whether its values are packed."""
+    """Return a tensor's shape, empty for an unknown type, and whether its values are packed."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("shape"), list):
         return (), False
     if tensor.get("dtype") not in {*_FULL_TYPES, _PACKED}:
