@@ -1,4 +1,4 @@
-"""The model that an adapter was trained on, as the record beside the adapter names it."""
+"""The base model of an adapter, by the training record beside the adapter."""
 
 import attrs
 
@@ -10,22 +10,22 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024
 
 @attrs.frozen
 class BaseModel:
-    """The model that was trained on."""
+    """The base model of an adapter."""
 
     name: str
-    """``org/name``, the name of a built-in model, or the path of a workspace as seen from the folder of the adapter."""
+    """``org/name``, the name of a built-in model, or a workspace's path relative to the adapter's folder."""
     revision: str | None
-    """Of a cached model."""
+    """Revision of a cached model; None for others."""
     content_hash: str | None
-    """``sha256:`` and 64 hexadecimal digits, as workspaces have them."""
+    """``sha256:`` and 64 hexadecimal digits, as workspaces have them; None when unknown."""
     hub_name: str | None = None
-    """The name of the model, or of what it was made of, on the hub; None without one."""
+    """Name on the hub of the model, or of the model that it derives from; None without one."""
     fingerprint: str | None = None
-    """What changes with its weights and can be had without reading them all; None when unknown."""
+    """Changes with the weights and is computed without reading them all; None when unknown."""
 
 
 def recorded_fingerprint(content: bytes | None) -> str | None:
-    """Return the fingerprint of the base in a record, read without trust; None where there is none."""
+    """Return the base model's fingerprint from an untrusted training record; None without a valid one."""
     base = read_document(content or b"", MAX_RECORD_BYTES).mapping.get("base")
-    known = base.get("fingerprint") if isinstance(base, dict) else None
-    return known if isinstance(known, str) and known else None
+    fingerprint = base.get("fingerprint") if isinstance(base, dict) else None
+    return fingerprint if isinstance(fingerprint, str) and fingerprint else None

@@ -1,6 +1,6 @@
-"""Files of training data: checked line by line while they are read, and divided into what is trained and what is not.
+"""Files of training data: checked line by line as they are read, split for validation, and divided into batches.
 
-What makes training impossible or wrong is a fault, with its file and line; what may be meant so is a remark.
+A fault, with its file and line, makes training impossible or wrong; a remark reports what may be intended.
 """
 
 import random
@@ -15,23 +15,25 @@ TRAIN, VALID, TEST = "train", "valid", "test"
 SPLITS = (TRAIN, VALID, TEST)
 
 HELD_OUT_SHARE = 0.1
+"""Share of the examples that is held out for validation by default."""
 FEWEST_TO_DIVIDE = 20
-"""Examples; of fewer, none is held out for validation unless that is asked for."""
+"""Fewest examples of which some are held out by default."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip", b"PAR1": "Parquet"}
-_NAMED_AT_MOST = 5
+_MAX_NAMED = 5
+"""Most shared examples to name in remarks."""
 
 
 @attrs.frozen
 class DataFault:
-    """What is wrong with a file, or with one of its lines."""
+    """A fault of a file, or of one of its lines."""
 
     file: str
     line: int | None
-    """From 1; None for the file as a whole."""
+    """From 1; None for the entire file."""
     message: str
-    """The end of a sentence that begins with the place."""
+    """The end of a sentence that begins with file and line."""
 
     def __str__(self) -> str:
         return f"{self.file}{'' if self.line is None else f':{self.line}'}: {self.message}"
@@ -39,36 +41,42 @@ class DataFault:
 
 @attrs.define
 class FileCheck:
-    """The examples and the faults of one file, while its lines are read."""
+    """The check of one file: its examples, faults and remarks."""
 
     file: str
-    """Its name in messages."""
+    """Name of the file in messages."""
     examples: list[Example] = attrs.field(factory=list)
     faults: list[DataFault] = attrs.field(factory=list)
     remarks: list[str] = attrs.field(factory=list)
-    _seen: dict[object, int] = attrs.field(factory=dict)
-    _answers: dict[object, int] = attrs.field(factory=dict)
+    _content_lines: dict[object, int] = attrs.field(factory=dict)
+    """Content of each example to its first line."""
+    _question_lines: dict[object, int] = attrs.field(factory=dict)
+    """Question of each example to its first line."""
     _unknown: set[str] = attrs.field(factory=set)
 
     def read(self, lines: Iterable[bytes]) -> "FileCheck":
-        """Check every line; each is cut at one byte more than the limit.
+        """Check every line.
+
+        Args:
+            lines: The lines of the file; the caller may cut each at one byte more than ``MAX_LINE_BYTES``.
 
         Returns:
-            Itself.
+            This check.
         """
         number = 0
         for number, line in enumerate(lines, 1):
             if number == 1:
-                if not self._can_be_text(line):
+                if not self._is_text(line):
                     return self
                 line = line.removeprefix(_BYTE_ORDER_MARK)
             if line.strip():
-                self._line(line, number)
+                self._check_line(line, number)
         if not self.examples and not self.faults:
             self.faults.append(DataFault(self.file, None, "is empty" if number == 0 else "has blank lines only"))
         return self
 
-    def _can_be_text(self, first: bytes) -> bool:
+    def _is_text(self, first: bytes) -> bool:
+        """Whether a file may be lines of JSON, by its first line; adds a fault if not."""
         kind = next((kind for mark, kind in _OTHER_ENCODINGS.items() if first.startswith(mark)), None)
         if kind is not None:
             self.faults.append(DataFault(self.file, None, f"is {kind}; write it as UTF-8 text, one JSON object a line"))
@@ -78,7 +86,7 @@ class FileCheck:
             return True
         return False
 
-    def _line(self, line: bytes, number: int) -> None:
+    def _check_line(self, line: bytes, number: int) -> None:
         if len(line) > MAX_LINE_BYTES:
             self.faults.append(DataFault(self.file, number, f"is longer than {MAX_LINE_BYTES // 2**20} MiB"))
             return
@@ -96,11 +104,11 @@ class FileCheck:
         self._remark(example)
 
     def _remark(self, example: Example) -> None:
-        before = self._seen.setdefault(example.content, example.line)
-        if before != example.line:
-            self.remarks.append(f"{self.file}:{example.line}: is the same as line {before}")
+        same = self._content_lines.setdefault(example.content, example.line)
+        if same != example.line:
+            self.remarks.append(f"{self.file}:{example.line}: is the same as line {same}")
         elif example.kind is not ExampleKind.TEXT:
-            other = self._answers.setdefault(example.question, example.line)
+            other = self._question_lines.setdefault(example.question, example.line)
             if other != example.line:
                 self.remarks.append(f"{self.file}:{example.line}: answers the question of line {other} differently")
         new = set(example.unknown) - self._unknown
@@ -123,17 +131,21 @@ class TrainingData:
 
     @property
     def has_images(self) -> bool:
-        """Whether any example shows images."""
-        return any(each.parts for each in (*self.train, *self.valid, *self.test))
+        """Whether any example has images."""
+        return any(example.parts for example in (*self.train, *self.valid, *self.test))
 
     @property
     def kind(self) -> ExampleKind:
-        """What the lines hold."""
+        """The kind of all examples."""
         return (self.train or self.test or self.valid)[0].kind
 
 
 def across_files(checks: Mapping[str, FileCheck]) -> tuple[list[DataFault], list[str]]:
-    """Return what is wrong, and what is remarkable, between files that are fine by themselves, by split."""
+    """Return the faults and remarks about files in comparison with one another.
+
+    Args:
+        checks: Split to the check of its file.
+    """
     faults: list[DataFault] = []
     remarks: list[str] = []
     train = checks.get(TRAIN)
@@ -141,29 +153,29 @@ def across_files(checks: Mapping[str, FileCheck]) -> tuple[list[DataFault], list
         other = checks.get(split)
         if train is None or other is None or not (train.examples and other.examples):
             continue
-        one, two = other.examples[0], train.examples[0]
-        if one.kind is not two.kind:
-            message = f"has {one.kind.value}, {train.file} has {two.kind.value}: the files are of one kind"
-            faults.append(DataFault(other.file, one.line, message))
+        first, trained_first = other.examples[0], train.examples[0]
+        if first.kind is not trained_first.kind:
+            message = f"has {first.kind.value}, {train.file} has {trained_first.kind.value}: the files are of one kind"
+            faults.append(DataFault(other.file, first.line, message))
             continue
-        trained = {each.content: each.line for each in reversed(train.examples)}
-        shared = [each for each in other.examples if each.content in trained]
+        trained = {example.content: example.line for example in reversed(train.examples)}
+        shared = [example for example in other.examples if example.content in trained]
         remarks += [
-            f"{other.file}:{each.line}: is trained as well ({train.file}:{trained[each.content]})"
-            for each in shared[:_NAMED_AT_MOST]
+            f"{other.file}:{example.line}: is trained as well ({train.file}:{trained[example.content]})"
+            for example in shared[:_MAX_NAMED]
         ]
-        if len(shared) > _NAMED_AT_MOST:
-            remarks.append(f"{other.file}: {len(shared) - _NAMED_AT_MOST} more examples are trained as well")
+        if len(shared) > _MAX_NAMED:
+            remarks.append(f"{other.file}: {len(shared) - _MAX_NAMED} more examples are trained as well")
     return faults, remarks
 
 
 def divided(data: TrainingData, share: float | None, seed: int) -> TrainingData:
-    """Return data of which some examples are held out for validation, where there are none yet.
+    """Return the data with some training examples held out for validation, unless it has validation examples.
 
     Args:
         data: The examples.
-        share: The part to hold out; None means a tenth of many, and none of few.
-        seed: Chooses which.
+        share: The share to hold out; None means ``HELD_OUT_SHARE``, or nothing of fewer than ``FEWEST_TO_DIVIDE``.
+        seed: Seed of the random choice.
     """
     if data.valid:
         return data
@@ -173,20 +185,20 @@ def divided(data: TrainingData, share: float | None, seed: int) -> TrainingData:
     if count <= 0:
         return data
     chosen = set(random.Random(f"valid:{seed}").sample(range(len(data.train)), count))
-    train = tuple(each for index, each in enumerate(data.train) if index not in chosen)
-    valid = tuple(each for index, each in enumerate(data.train) if index in chosen)
+    train = tuple(example for index, example in enumerate(data.train) if index not in chosen)
+    valid = tuple(example for index, example in enumerate(data.train) if index in chosen)
     return attrs.evolve(data, train=train, valid=valid, divided=True)
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield the indices of one batch after the other without end, each with the number of its epoch, from 0.
+    """Yield epoch, from 0, and example indices of one batch after the other, without end.
 
-    Each epoch has every example once, in an order of its own; its last batch may be smaller.
+    Each epoch has every example once, in a new random order; its last batch may be smaller.
 
     Args:
-        count: Examples.
-        size: Of a batch.
-        seed: Decides the orders, together with the epoch alone, so that no state need be kept.
+        count: Number of examples.
+        size: Examples of a batch.
+        seed: Determines the order together with the epoch number, so that a resumed run needs no state.
     """
     epoch = 0
     while True:
@@ -198,6 +210,6 @@ def batches(count: int, size: int, seed: int) -> Iterator[tuple[int, tuple[int, 
 
 
 def first_faults(faults: Sequence[DataFault], most: int) -> tuple[str, ...]:
-    """Return the first faults as lines, and how many more there are."""
+    """Return the first faults as lines, and a line with the number of the others."""
     more = len(faults) - most
     return (*map(str, faults[:most]), *((f"… and {more} more",) if more > 0 else ()))

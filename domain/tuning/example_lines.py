@@ -1,4 +1,4 @@
-"""One line of training data: what it may hold, and the fault of one that holds something else.
+"""Parsing of one line of training data, and its faults.
 
 A line is a JSON object of one kind: a conversation, a prompt with its completion, a better and a worse answer to one
 question, or text.
@@ -13,11 +13,11 @@ from mlxk.domain.text import is_valid_unicode
 from mlxk.domain.tuning.examples import Example, ExampleKind, ExamplePart, NamedImage
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""Bytes of a line; no context window holds more text."""
+"""Longest line; no context window holds more text."""
 
 
 class ExampleFault(Exception):  # noqa: N818 - it is no error of the program
-    """What is wrong with a line, as a sentence that begins with the field."""
+    """The fault of a line, as the end of a sentence about it that begins with the field at fault."""
 
 
 _FIELDS = {
@@ -27,24 +27,25 @@ _FIELDS = {
 }
 _PAIR = ("chosen", "rejected")
 _IMAGES = ("image", "images")
-_WITH_ANSWERS = frozenset({"tools", *_IMAGES})
-_PARTS = frozenset({"text", "input_text"})
-_PICTURES = frozenset({"image", "image_url", "input_image"})
+_COMMON_FIELDS = frozenset({"tools", *_IMAGES})
+"""Fields of every kind but text."""
+_TEXT_PARTS = frozenset({"text", "input_text"})
+_IMAGE_PARTS = frozenset({"image", "image_url", "input_image"})
 _IMAGE_FIELDS = ("image", "path", "url", "image_url")
 _ROLES = {"developer": Role.SYSTEM, **{role.value: role for role in Role}}
 
 
 def read_example(line: bytes, number: int) -> Example:
-    """Return what a line holds.
+    """Parse a line.
 
     Args:
         line: Its bytes, without a byte order mark.
-        number: Of the line, from 1.
+        number: Line number, from 1.
 
     Raises:
-        ExampleFault: It is no example.
+        ExampleFault: The line is not a valid example.
     """
-    document = _object(line)
+    document = _parsed(line)
     if any(field in document for field in _PAIR):
         return _pair(document, number)
     present = [kind for kind, fields in _FIELDS.items() if any(field in document for field in fields)]
@@ -54,7 +55,7 @@ def read_example(line: bytes, number: int) -> Example:
     if len(present) > 1:
         raise ExampleFault(f"has {' and '.join(kind.value for kind in present)}: of which kind it is, is not clear")
     (kind,) = present
-    unknown = tuple(sorted(document.keys() - set(_FIELDS[kind]) - _WITH_ANSWERS))
+    unknown = tuple(sorted(document.keys() - set(_FIELDS[kind]) - _COMMON_FIELDS))
     if kind is ExampleKind.TEXT:
         if any(field in document for field in _IMAGES):
             raise ExampleFault("image: stands beside text; images are shown in messages, or beside a prompt")
@@ -66,21 +67,21 @@ def read_example(line: bytes, number: int) -> Example:
         messages = _completion(document, "completion")
     else:
         messages, learned = _messages(document["messages"])
-        parts = [_shown(each, f"messages[{index}]") for index, each in enumerate(document["messages"])]
-    shown = _with_images(parts, messages, _images(document))
-    return Example(kind, number, Conversation(messages, tools), learned, parts=shown, unknown=unknown)
+        parts = [_message_parts(each, f"messages[{index}]") for index, each in enumerate(document["messages"])]
+    with_images = _with_images(parts, messages, _images(document))
+    return Example(kind, number, Conversation(messages, tools), learned, parts=with_images, unknown=unknown)
 
 
 def _completion(document: Mapping[str, Any], answer: str) -> tuple[Message, ...]:
     for field, other in (("prompt", answer), (answer, "prompt")):
         if field not in document:
             raise ExampleFault(f"{field}: is missing beside {other}")
-    asked = Message(Role.USER, _text(document, "prompt"))
-    return asked, Message(Role.ASSISTANT, _text(document, answer))
+    question = Message(Role.USER, _text(document, "prompt"))
+    return question, Message(Role.ASSISTANT, _text(document, answer))
 
 
 def _pair(document: dict[str, Any], number: int) -> Example:
-    """Return a better and a worse answer to one question, each a text or the messages that end in it."""
+    """Return the example of a better and a worse answer, each given as text or as messages that end with it."""
     for field, other in zip(_PAIR, reversed(_PAIR), strict=True):
         if field not in document:
             raise ExampleFault(f"{field}: is missing beside {other}")
@@ -94,23 +95,23 @@ def _pair(document: dict[str, Any], number: int) -> Example:
         raise ExampleFault("rejected: is the same as chosen")
     if worse[-1].tool_calls or worse[-1].reasoning:
         raise ExampleFault("rejected: calls a tool or reasons; only texts are compared")
-    shown = _with_images([() for _ in better], better, _images(document))
-    unknown = tuple(sorted(document.keys() - {"prompt", *_PAIR} - _WITH_ANSWERS))
+    parts = _with_images([() for _ in better], better, _images(document))
+    unknown = tuple(sorted(document.keys() - {"prompt", *_PAIR} - _COMMON_FIELDS))
     conversation, learned = Conversation(better, tools), (len(better) - 1,)
     rejected = worse[-1].content
-    return Example(ExampleKind.PAIR, number, conversation, learned, parts=shown, rejected=rejected, unknown=unknown)
+    return Example(ExampleKind.PAIR, number, conversation, learned, parts=parts, rejected=rejected, unknown=unknown)
 
 
 def _answered(document: Mapping[str, Any], field: str) -> tuple[Message, ...]:
-    """Return the messages that end in one of the answers of a pair."""
+    """Return the messages that end with one of the answers of a pair."""
     value, prompt = document[field], document.get("prompt")
     if isinstance(value, str):
-        asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+        question = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         if prompt is None:
             raise ExampleFault(f"prompt: is missing beside {field}")
         if not isinstance(prompt, list):
             _text(document, "prompt")
-        return _messages([*asked, {"role": "assistant", "content": _text(document, field)}])[0]
+        return _messages([*question, {"role": "assistant", "content": _text(document, field)}])[0]
     if not isinstance(value, list):
         raise ExampleFault(f"{field}: is {_kind_of(value)}, neither a text nor messages")
     before = prompt if isinstance(prompt, list) else [] if prompt is None else [{"role": "user", "content": prompt}]
@@ -123,19 +124,19 @@ def _answered(document: Mapping[str, Any], field: str) -> tuple[Message, ...]:
 
 
 def _images(document: Mapping[str, Any]) -> list[NamedImage]:
-    """Return the images that stand beside the messages or the prompt."""
-    found = []
+    """Return the images of the fields beside the messages or the prompt."""
+    images = []
     for field in _IMAGES:
         value = document.get(field)
         values = value if isinstance(value, list) else [] if value is None else [value]
-        for index, each in enumerate(values):
+        for index, item in enumerate(values):
             place = f"{field}[{index}]" if isinstance(value, list) else field
-            found.append(_named(each.get("path", each.get("url")) if isinstance(each, dict) else each, place))
-    return found
+            images.append(_named_image(item.get("path", item.get("url")) if isinstance(item, dict) else item, place))
+    return images
 
 
-def _named(value: object, place: str) -> NamedImage:
-    """Return an image that is named by its file."""
+def _named_image(value: object, place: str) -> NamedImage:
+    """Return the image of a path or ``data:`` URL."""
     if not isinstance(value, str):
         raise ExampleFault(f"{place}: is {_kind_of(value)}, not the path of an image")
     if not value.strip() or "\0" in value or not is_valid_unicode(value):
@@ -145,28 +146,28 @@ def _named(value: object, place: str) -> NamedImage:
     return NamedImage(value.removeprefix("file://"), place)
 
 
-_UNNAMED = NamedImage("")
-"""Stands for an image that is named beside the messages."""
+_PLACEHOLDER = NamedImage("")
+"""Placeholder in a message for an image of the field ``image`` or ``images``."""
 
 
-def _shown(message: Mapping[str, Any], place: str) -> tuple[ExamplePart, ...]:
-    """Return the parts of a message with images; none of any other."""
+def _message_parts(message: Mapping[str, Any], place: str) -> tuple[ExamplePart, ...]:
+    """Return text and images of a message with images; empty for a message without any."""
     content = message.get("content")
     if not isinstance(content, list):
         return ()
     parts: list[ExamplePart] = []
     for index, part in enumerate(content):
         kind = part["type"]
-        if kind in _PARTS:
+        if kind in _TEXT_PARTS:
             parts += [part["text"]] if part.get("text") else []
             continue
         where = f"{place}.content[{index}]"
-        field = "image_url" if kind != "image" else next((each for each in _IMAGE_FIELDS if each in part), None)
+        field = "image_url" if kind != "image" else next((name for name in _IMAGE_FIELDS if name in part), None)
         if field is None:
-            parts.append(_UNNAMED)
+            parts.append(_PLACEHOLDER)
             continue
         value = part.get(field)
-        parts.append(_named(value.get("url") if isinstance(value, dict) else value, f"{where}.{field}"))
+        parts.append(_named_image(value.get("url") if isinstance(value, dict) else value, f"{where}.{field}"))
     if not any(isinstance(part, NamedImage) for part in parts):
         return ()
     if _ROLES[message["role"]] is not Role.USER:
@@ -177,28 +178,29 @@ def _shown(message: Mapping[str, Any], place: str) -> tuple[ExamplePart, ...]:
 def _with_images(
     parts: list[tuple[ExamplePart, ...]], messages: tuple[Message, ...], images: list[NamedImage]
 ) -> tuple[tuple[ExamplePart, ...], ...]:
-    """Return parts with the images that stand beside the messages: where they are marked, else before the question."""
-    unnamed = sum(part is _UNNAMED for message in parts for part in message)
-    if unnamed:
-        if unnamed != len(images):
-            raise ExampleFault(f"images: there are {len(images)}, and {unnamed} in messages that name no file")
+    """Put the images beside the messages at the placeholders, or without any before the first message of the user."""
+    placeholders = sum(part is _PLACEHOLDER for message in parts for part in message)
+    if placeholders:
+        if placeholders != len(images):
+            raise ExampleFault(f"images: there are {len(images)}, and {placeholders} in messages that name no file")
         rest = iter(images)
-        parts = [tuple(next(rest) if part is _UNNAMED else part for part in message) for message in parts]
+        parts = [tuple(next(rest) if part is _PLACEHOLDER else part for part in message) for message in parts]
     elif images:
-        first = next(index for index, each in enumerate(messages) if each.role is Role.USER)
+        first = next(index for index, message in enumerate(messages) if message.role is Role.USER)
         parts[first] = (*images, *(parts[first] or (messages[first].content,)))
     return tuple(parts) if any(parts) else ()
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Return the JSON object of a line."""
     try:
         text = line.rstrip().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ExampleFault(f"is not UTF-8 (byte {error.start + 1} of the line)") from error
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        document = json.loads(text, object_pairs_hook=_unique_fields, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise ExampleFault(_syntax(text, error)) from error
+        raise ExampleFault(_syntax_fault(text, error)) from error
     except RecursionError as error:
         raise ExampleFault("is nested too deeply") from error
     except ValueError as error:
@@ -208,20 +210,20 @@ def _object(line: bytes) -> dict[str, Any]:
     return document
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise ExampleFault(f"{name}: stands twice in one object")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
-def _no_number(text: str) -> float:
+def _refuse_constant(text: str) -> float:
     raise ExampleFault(f"is not JSON: {text} is no number of JSON")
 
 
-def _syntax(text: str, error: json.JSONDecodeError) -> str:
+def _syntax_fault(text: str, error: json.JSONDecodeError) -> str:
     if error.msg == "Extra data":
         if "\r" in text:
             return "holds several lines that end in carriage returns alone; save the file with line feeds"
@@ -237,21 +239,25 @@ def _kind_of(value: object) -> str:
 
 
 def _text(document: Mapping[str, Any], field: str, place: str = "") -> str:
-    """Return the text in a field, which is not blank."""
+    """Return the text in a field; refuse a blank or invalid one."""
     value, name = document[field], f"{place}{field}"
     if not isinstance(value, str):
         raise ExampleFault(f"{name}: is {_kind_of(value)}, not a text")
-    return _sound(value, name)
+    return _checked_text(value, name)
 
 
-def _sound(value: str, name: str) -> str:
+def _checked_text(value: str, name: str) -> str:
     if not value.strip():
         raise ExampleFault(f"{name}: is empty")
-    if not is_valid_unicode(value):
-        raise ExampleFault(f"{name}: holds half a surrogate pair, which is no character")
+    _require_unicode(value, name)
     if "\0" in value:
         raise ExampleFault(f"{name}: holds a NUL character")
     return value
+
+
+def _require_unicode(value: str, name: str) -> None:
+    if not is_valid_unicode(value):
+        raise ExampleFault(f"{name}: holds half a surrogate pair, which is no character")
 
 
 def _tools(value: object) -> tuple[str, ...]:
@@ -263,7 +269,10 @@ def _tools(value: object) -> tuple[str, ...]:
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise ExampleFault(f"tools[{index}]: is no function with a name")
-    return tuple(json.dumps(tool, ensure_ascii=False) for tool in value)
+    tools = tuple(json.dumps(tool, ensure_ascii=False) for tool in value)
+    for index, text in enumerate(tools):
+        _require_unicode(text, f"tools[{index}]")
+    return tools
 
 
 def _messages(value: object) -> tuple[tuple[Message, ...], tuple[int, ...]]:
@@ -274,14 +283,14 @@ def _messages(value: object) -> tuple[tuple[Message, ...], tuple[int, ...]]:
         raise ExampleFault("messages: is empty")
     messages: list[Message] = []
     learned = []
-    for index, each in enumerate(value):
+    for index, item in enumerate(value):
         place = f"messages[{index}]"
-        if not isinstance(each, dict):
-            raise ExampleFault(f"{place}: is {_kind_of(each)}, not an object")
-        message = _message(each, place)
+        if not isinstance(item, dict):
+            raise ExampleFault(f"{place}: is {_kind_of(item)}, not an object")
+        message = _message(item, place)
         _require_turn(messages, message, place)
         messages.append(message)
-        if message.role is Role.ASSISTANT and _weight(each, place):
+        if message.role is Role.ASSISTANT and _weight(item, place):
             learned.append(index)
     if messages[-1].role is not Role.ASSISTANT:
         raise ExampleFault(
@@ -303,10 +312,12 @@ def _message(value: Mapping[str, Any], place: str) -> Message:
     reasoning = value.get("reasoning_content")
     if reasoning is not None and not isinstance(reasoning, str):
         raise ExampleFault(f"{place}.reasoning_content: is {_kind_of(reasoning)}, not a text")
-    identity = value.get("tool_call_id")
-    if identity is not None and not isinstance(identity, str):
-        raise ExampleFault(f"{place}.tool_call_id: is {_kind_of(identity)}, not a text")
-    return Message(role, content, calls, identity, reasoning=reasoning or "")
+    _require_unicode(reasoning or "", f"{place}.reasoning_content")
+    call_id = value.get("tool_call_id")
+    if call_id is not None and not isinstance(call_id, str):
+        raise ExampleFault(f"{place}.tool_call_id: is {_kind_of(call_id)}, not a text")
+    _require_unicode(call_id or "", f"{place}.tool_call_id")
+    return Message(role, content, calls, call_id, reasoning=reasoning or "")
 
 
 def _content(value: Mapping[str, Any], place: str, *, optional: bool) -> str:
@@ -319,12 +330,13 @@ def _content(value: Mapping[str, Any], place: str, *, optional: bool) -> str:
         texts = []
         for index, part in enumerate(content):
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind not in _PARTS and kind not in _PICTURES:
+            if not isinstance(kind, str) or kind not in _TEXT_PARTS | _IMAGE_PARTS:
                 raise ExampleFault(f"{place}.content[{index}]: is neither text nor an image")
-            texts.append(_text(part, "text", f"{place}.content[{index}].") if kind in _PARTS and "text" in part else "")
-        if any(part["type"] in _PICTURES for part in content):
+            is_text = kind in _TEXT_PARTS and "text" in part
+            texts.append(_text(part, "text", f"{place}.content[{index}].") if is_text else "")
+        if any(part["type"] in _IMAGE_PARTS for part in content):
             return "\n".join(filter(None, texts))
-        return _sound("".join(texts), f"{place}.content")
+        return _checked_text("".join(texts), f"{place}.content")
     return _text(value, "content", f"{place}.")
 
 
@@ -335,7 +347,7 @@ def _calls(value: object, role: Role, place: str) -> tuple[ToolCall, ...]:
         raise ExampleFault(f"{place}.tool_calls: only the assistant calls tools")
     if not isinstance(value, list):
         raise ExampleFault(f"{place}.tool_calls: is {_kind_of(value)}, not a list")
-    return tuple(_call(each, f"{place}.tool_calls[{index}]") for index, each in enumerate(value))
+    return tuple(_call(item, f"{place}.tool_calls[{index}]") for index, item in enumerate(value))
 
 
 def _call(value: object, place: str) -> ToolCall:
@@ -348,12 +360,14 @@ def _call(value: object, place: str) -> ToolCall:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ExampleFault(f"{place}.function.arguments: are not JSON") from error
     if not isinstance(arguments, dict):
         raise ExampleFault(f"{place}.function.arguments: are {_kind_of(arguments)}, not an object")
-    identity = value.get("id")
-    return ToolCall(name, json.dumps(arguments, ensure_ascii=False), identity if isinstance(identity, str) else "")
+    call_id = value.get("id")
+    call = ToolCall(name, json.dumps(arguments, ensure_ascii=False), call_id if isinstance(call_id, str) else "")
+    _require_unicode(f"{call.name}{call.arguments}{call.id}", f"{place}.function")
+    return call
 
 
 def _weight(value: Mapping[str, Any], place: str) -> bool:
@@ -364,7 +378,7 @@ def _weight(value: Mapping[str, Any], place: str) -> bool:
 
 
 def _require_turn(before: list[Message], message: Message, place: str) -> None:
-    """Refuse a message that cannot follow those before it."""
+    """Refuse a message that cannot follow the messages before it."""
     last = before[-1] if before else None
     role = message.role
     if role is Role.SYSTEM and last is not None:
@@ -376,7 +390,7 @@ def _require_turn(before: list[Message], message: Message, place: str) -> None:
             raise ExampleFault(f"{place}.role: the assistant answers before the user has said anything")
         if last.role is Role.ASSISTANT:
             raise ExampleFault(f"{place}.role: two messages of the assistant follow one another")
-    calls = next((each.tool_calls for each in reversed(before) if each.role is not Role.TOOL), ())
+    calls = next((earlier.tool_calls for earlier in reversed(before) if earlier.role is not Role.TOOL), ())
     if role is Role.TOOL:
         known = {call.id for call in calls} - {""}
         if not calls or (message.tool_call_id is not None and known and message.tool_call_id not in known):

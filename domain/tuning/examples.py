@@ -1,7 +1,4 @@
-"""Examples of training data: what one holds, whichever form its line had.
-
-How it becomes tokens is the trainer's work.
-"""
+"""Examples of training data, in one form for all kinds of lines. The trainer encodes them as tokens."""
 
 import enum
 import posixpath
@@ -12,7 +9,7 @@ from mlxk.domain.generation.conversation import Conversation
 
 
 class ExampleKind(enum.Enum):
-    """What a line holds; values are the names of its fields."""
+    """Kinds of examples; values name the fields of their lines."""
 
     CHAT = "messages"
     COMPLETION = "prompt and completion"
@@ -22,12 +19,12 @@ class ExampleKind(enum.Enum):
 
 @attrs.frozen
 class NamedImage:
-    """An image that an example shows, named by its file."""
+    """An image of an example, by reference."""
 
     reference: str
-    """The path, as seen from the folder of the data at first; or the content itself, as a URL of the kind ``data:``."""
+    """Path, relative to the folder of the data until ``Example.beside`` resolves it; or a ``data:`` URL."""
     place: str = attrs.field(default="", eq=False)
-    """The field that names it."""
+    """Path of the field with the reference, for messages."""
 
     @property
     def title(self) -> str:
@@ -36,7 +33,7 @@ class NamedImage:
 
     @property
     def is_content(self) -> bool:
-        """Whether the reference is the content itself."""
+        """Whether the reference is a ``data:`` URL."""
         return self.reference[:5].lower() == "data:"
 
 
@@ -46,27 +43,27 @@ ExamplePart = str | NamedImage
 
 @attrs.frozen
 class Example:
-    """A line of training data."""
+    """One line of training data."""
 
     kind: ExampleKind
     line: int
-    """Its number in the file, from 1."""
+    """Line number in the file, from 1."""
     conversation: Conversation = attrs.field(factory=lambda: Conversation(()))
-    """The messages, a prompt and its completion included; empty for text."""
+    """The messages, also of a prompt and its completion; empty for an example of text."""
     learned: tuple[int, ...] = ()
-    """The indices of the answers that are to be learned."""
+    """Indices of the assistant's messages to learn."""
     text: str = ""
-    """Of an example of text."""
+    """The text of an example of text; empty for all others."""
     parts: tuple[tuple[ExamplePart, ...], ...] = ()
-    """Of each message with images its parts, none of the others; empty without any images."""
+    """For each message its text and images, empty for a message without images; empty if no message has any."""
     rejected: str | None = None
-    """The worse answer, of a pair; the last message of the conversation is the better one."""
+    """The worse answer of a pair, whose better answer is the last message; None for all other kinds."""
     unknown: tuple[str, ...] = ()
-    """Fields that mean nothing here."""
+    """Names of ignored fields."""
 
     @property
     def asked(self) -> Conversation:
-        """The conversation up to the last answer."""
+        """The conversation without its last message, the answer."""
         return attrs.evolve(self.conversation, messages=self.conversation.messages[:-1])
 
     @property
@@ -76,12 +73,12 @@ class Example:
 
     @property
     def content(self) -> tuple[object, ...]:
-        """What it teaches, whatever its line and its order of fields."""
+        """Key for comparison with other examples: everything that is trained."""
         return self.conversation, self.text, self.parts, self.rejected
 
     @property
     def question(self) -> tuple[object, ...]:
-        """What the last answer answers."""
+        """Key for comparison with other examples: everything before the last answer."""
         return self.asked, self.parts
 
     @property
@@ -90,22 +87,22 @@ class Example:
         return tuple(part for message in self.parts for part in message if isinstance(part, NamedImage))
 
     def beside(self, folder: str) -> "Example":
-        """Return it with the paths of its images as seen from the root, not from the folder that they are named from.
+        """Return the example with absolute paths of its images.
 
         Args:
-            folder: Absolute.
+            folder: Absolute path of the folder that the paths are relative to.
         """
 
-        def found(part: ExamplePart) -> ExamplePart:
+        def resolved(part: ExamplePart) -> ExamplePart:
             if isinstance(part, str) or part.is_content:
                 return part
             return attrs.evolve(part, reference=posixpath.normpath(posixpath.join(folder, part.reference)))
 
-        return attrs.evolve(self, parts=tuple(tuple(map(found, message)) for message in self.parts))
+        return attrs.evolve(self, parts=tuple(tuple(map(resolved, message)) for message in self.parts))
 
     @property
     def worse(self) -> "Example":
-        """The example with its worse answer, of a pair."""
+        """The example of a pair with the rejected answer as its last message."""
         messages = self.conversation.messages
         answer = attrs.evolve(messages[-1], content=self.rejected or "", tool_calls=(), reasoning="")
         return attrs.evolve(

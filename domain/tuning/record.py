@@ -1,4 +1,4 @@
-"""What is recorded of a training beside the adapter that it made, for programs and as a card for people."""
+"""The record of a training beside its adapter: JSON for programs, and a model card for people."""
 
 import json
 
@@ -13,19 +13,20 @@ CARD = "README.md"
 
 @attrs.frozen
 class UsedData:
-    """The data that was trained on."""
+    """The data of a training."""
 
     name: str
-    """Of the file or folder, without the folders that it is in."""
+    """Name of the file or folder, without its parent folders."""
     digest: str
     """``sha256:`` and 64 hexadecimal digits over the content of the files."""
     kind: str
-    """What the lines hold."""
+    """The value of the examples' ``ExampleKind``."""
     train: int
-    """Examples."""
+    """Number of training examples."""
     valid: int
+    """Number of validation examples."""
     divided: bool
-    """Whether those for validation were held out from one file."""
+    """Whether the validation examples were held out from the training file."""
 
 
 @attrs.frozen
@@ -57,7 +58,7 @@ class TrainingRecord:
             "data": attrs.asdict(self.data),
             "settings": self.settings.as_fields(),
             "figures": figures,
-            "losses": [point_fields(each) for each in result.points],
+            "losses": [point_fields(point) for point in result.points],
         }
         return (json.dumps(document, indent=2) + "\n").encode()
 
@@ -65,20 +66,20 @@ class TrainingRecord:
         """Return the model card.
 
         Args:
-            name: Of the adapter.
+            name: Name of the adapter.
         """
         base, data, settings, result = self.base, self.data, self.settings, self.result
-        known_as = base.hub_name or base.name.rpartition("/")[2]
+        base_name = base.hub_name or base.name.rpartition("/")[2]
         head = ["library_name: mlx", "tags:", "- mlx", "- adapter", f"- {settings.method.value}"]
         head += [] if base.hub_name is None else [f"base_model: {base.hub_name}", "base_model_relation: adapter"]
         pairs = data.kind == ExampleKind.PAIR.value
-        begun, ended = (_loss(each, pairs) for each in (result.first_loss, result.loss))
-        losses = [f"- Loss: {begun} at the beginning, {ended} at the end"]
+        first, last = (_loss(loss, pairs) for loss in (result.first_loss, result.loss))
+        losses = [f"- Loss: {first} at the beginning, {last} at the end"]
         if result.valid_loss is not None:
-            before, after = (_loss(each, pairs) for each in (result.first_valid_loss, result.valid_loss))
+            before, after = (_loss(loss, pairs) for loss in (result.first_valid_loss, result.valid_loss))
             losses.append(f"- Loss of the validation: {before} before, {after} after")
         layers = f"the last {settings.layers} layers" if settings.layers > 1 else "the last layer"
-        how = f"rank {settings.rank}, scale {settings.scale:g}" if settings.method.value != "full" else "whole weights"
+        size = f"rank {settings.rank}, scale {settings.scale:g}" if settings.method.value != "full" else "whole weights"
         early = " (ended before its time)" if result.stopped else ""
         lines = [
             "---",
@@ -87,11 +88,11 @@ class TrainingRecord:
             "",
             f"# {name}",
             "",
-            f"An adapter of {known_as} ({settings.method.value}), trained with mlxk.",
+            f"An adapter of {base_name} ({settings.method.value}), trained with mlxk.",
             "",
-            f"- Base: {known_as}, content {base.content_hash or 'without a hash'}",
+            f"- Base: {base_name}, content {base.content_hash or 'without a hash'}",
             f"- Data: {data.train} examples of {data.kind}, {data.valid} for validation, content {data.digest}",
-            f"- Trained: {layers}, {how}; {result.trained_parameters:,} numbers",
+            f"- Trained: {layers}, {size}; {result.trained_parameters:,} numbers",
             f"- Steps: {result.steps} of {settings.steps}{early}, batches of {settings.batch_size},"
             f" learning rate {settings.learning_rate:g}, seed {settings.seed}",
             *losses,
@@ -103,14 +104,14 @@ class TrainingRecord:
 
 
 def _loss(value: float | None, pairs: bool) -> str:
-    """Return a loss as text; that of pairs is no surprise at single tokens."""
+    """Return a loss as text, with its perplexity unless it is a loss of pairs, which is not a mean over tokens."""
     if value is None or pairs:
         return "unknown" if value is None else f"{value:.3f}"
     return f"{value:.3f} (perplexity {perplexity(value):.4g})"
 
 
 def point_fields(point: TrainingPoint) -> dict[str, object]:
-    """Return the figures of a step as JSON has them."""
+    """Return the known figures of a step for JSON, floats with six digits."""
     return {name: _rounded(value) for name, value in attrs.asdict(point).items() if value is not None}
 
 

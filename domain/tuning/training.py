@@ -1,4 +1,4 @@
-"""A run of training: its settings and their defaults, the memory it takes, its figures, and what came of it."""
+"""A training run: settings and their defaults, an estimate of its memory, its figures and result."""
 
 import enum
 import math
@@ -11,17 +11,17 @@ from mlxk.domain.models.snapshot import text_section
 
 
 class Method(enum.Enum):
-    """What is trained; values are those of mlx-lm's adapters."""
+    """The method of training; values are those in mlx-lm's adapters."""
 
     LORA = "lora"
-    """Two small matrices beside each layer."""
+    """Trains two low-rank matrices beside each weight matrix."""
     DORA = "dora"
-    """The same, and the length of each output's weights."""
+    """LoRA, and the magnitude of each output's weights."""
     FULL = "full"
-    """The weights themselves."""
+    """Trains the weights themselves."""
 
 
-_WHOLE_RANGES = {
+_INTEGER_RANGES = {
     "steps": (1, 10**7),
     "batch_size": (1, 4096),
     "layers": (1, 10_000),
@@ -32,40 +32,44 @@ _WHOLE_RANGES = {
     "validate_every": (1, 10**7),
     "accumulation": (1, 4096),
 }
-_RANGES = {"scale": (0.0, 10_000.0), "dropout": (0.0, 0.99), "learning_rate": (0.0, 10.0), "beta": (0.0, 100.0)}
+_FLOAT_RANGES = {"scale": (0.0, 10_000.0), "dropout": (0.0, 0.99), "learning_rate": (0.0, 10.0), "beta": (0.0, 100.0)}
 _MAY_BE_ZERO = frozenset({"dropout"})
 
 
 @attrs.frozen
 class TuningSettings:
-    """How a model is trained. What decides the result is all here, and in the data."""
+    """All settings of a training run. Together with the data they determine its result."""
 
     steps: int
     """Updates of the weights."""
     batch_size: int
-    """Examples that are computed at a time."""
+    """Examples of one batch."""
     layers: int
-    """Layers that are trained, counted from the last one."""
+    """Number of layers to train, counted from the last one."""
     max_length: int
-    """Tokens of an example; longer ones are cut."""
+    """Most tokens of an example; longer ones are truncated."""
     learning_rate: float
-    """Its highest; it rises at the beginning, and falls to a tenth."""
+    """The peak; the rate rises to it at the beginning, and falls to a tenth of it."""
     method: Method = Method.LORA
     rank: int = 8
+    """Rank of LoRA's matrices."""
     scale: float = 2.0
-    """What the product of the small matrices is multiplied by."""
+    """Factor of the product of LoRA's matrices."""
     dropout: float = 0.0
+    """Share of the inputs of LoRA's matrices that is zeroed."""
     mask_prompt: bool = True
-    """Whether only answers are learned."""
+    """Whether the loss counts only the answers."""
     seed: int = 0
     save_every: int = 50
+    """Steps between checkpoints."""
     validate_every: int = 50
+    """Steps between validations."""
     accumulation: int = 1
-    """Batches whose gradients make one update."""
+    """Batches whose gradients are accumulated for one update."""
     recompute: bool = False
-    """Whether what layers computed is computed again instead of kept, which takes less memory and more time."""
+    """Whether activations are recomputed instead of kept (gradient checkpointing): less memory, more time."""
     beta: float = 0.1
-    """Of pairs: how much it counts that the model moves away from what it was."""
+    """For pairs (DPO): weight of the divergence from the original model."""
 
     def validate(self) -> None:
         """Refuse a value out of range.
@@ -73,11 +77,11 @@ class TuningSettings:
         Raises:
             ValidationError: Names the field.
         """
-        for name, (least, most) in _WHOLE_RANGES.items():
+        for name, (least, most) in _INTEGER_RANGES.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValidationError.in_field(name, f"must be from {least} to {most} (got {value})")
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in _FLOAT_RANGES.items():
             number = getattr(self, name)
             if not (low <= number <= high) or (number == low and name not in _MAY_BE_ZERO):
                 raise ValidationError.in_field(
@@ -85,20 +89,20 @@ class TuningSettings:
                 )
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, from 1: a twentieth of the steps for its rise, the rest for its fall."""
-        rise = max(1, min(100, self.steps // 20))
-        if step <= rise:
-            return self.learning_rate * step / rise
-        return self.learning_rate * (1 - 0.9 * (step - rise) / max(1, self.steps - rise))
+        """Return the learning rate of a step, from 1: linear warm-up over 5 % of the steps, at most 100, then decay."""
+        warm_up = max(1, min(100, self.steps // 20))
+        if step <= warm_up:
+            return self.learning_rate * step / warm_up
+        return self.learning_rate * (1 - 0.9 * (step - warm_up) / max(1, self.steps - warm_up))
 
     def as_fields(self) -> dict[str, object]:
-        """Return the values by name, as JSON has them."""
+        """Return name to JSON value of all settings."""
         return {**attrs.asdict(self), "method": self.method.value}
 
 
 @attrs.frozen
 class TuningChoices:
-    """What the user has said of the settings; None is left to the program."""
+    """The user's choices of settings; None means the default."""
 
     method: Method = Method.LORA
     steps: int | None = None
@@ -124,13 +128,13 @@ class TuningChoices:
         """Return the settings of a run.
 
         Args:
-            config: Of the model.
-            examples: That are trained.
-            context_length: Tokens of the model's context window; None when unknown.
-            pairs: Whether they are pairs of a better and a worse answer.
+            config: The model's ``config.json``.
+            examples: Number of training examples.
+            context_length: The model's context window, tokens; None when unknown.
+            pairs: Whether the examples are pairs of a better and a worse answer.
 
         Raises:
-            ValidationError: A value is out of range, or two of them exclude each other.
+            ValidationError: A value is out of range, or two options exclude each other.
         """
         if self.steps is not None and self.epochs is not None:
             raise ValidationError("iters: say either iters or epochs", options=("iters", "epochs"))
@@ -141,59 +145,64 @@ class TuningChoices:
                 "batch_size", f"a batch of {self.batch_size} takes more than the {examples} examples there are"
             )
         shape = NetworkShape.of(config)
-        batch_size = self.batch_size or min(_USUAL_BATCH, examples)
-        an_epoch = math.ceil(examples / max(1, batch_size * (self.accumulation or 1)))
-        steps = math.ceil(self.epochs * an_epoch) if self.epochs is not None else self.steps
-        steps = _usual_steps(an_epoch) if steps is None else steps
-        stated = {name: getattr(self, name) for name in _STATED if getattr(self, name) is not None}
-        made = TuningSettings(
+        batch_size = min(_USUAL_BATCH, examples) if self.batch_size is None else self.batch_size
+        epoch_steps = math.ceil(examples / max(1, batch_size * (self.accumulation or 1)))
+        steps = math.ceil(self.epochs * epoch_steps) if self.epochs is not None else self.steps
+        max_length = _USUAL_LENGTH if self.max_length is None else self.max_length
+        chosen = {name: getattr(self, name) for name in _PASSED_ON if getattr(self, name) is not None}
+        settings = TuningSettings(
             method=self.method,
-            steps=steps,
+            steps=_usual_steps(epoch_steps) if steps is None else steps,
             batch_size=batch_size,
             layers=shape.layers if self.layers is None else min(self.layers, shape.layers),
-            max_length=min(self.max_length or _USUAL_LENGTH, context_length or _MOST_TOKENS),
+            max_length=min(max_length, context_length or _MOST_TOKENS),
             learning_rate=_usual_rate(shape, self.method, pairs) if self.learning_rate is None else self.learning_rate,
             recompute=self.recompute,
-            **stated,
+            **chosen,
         )
-        made.validate()
-        return made
+        settings.validate()
+        return settings
 
 
-_STATED = ("rank", "scale", "dropout", "mask_prompt", "seed", "save_every", "validate_every", "accumulation", "beta")
+_PASSED_ON = ("rank", "scale", "dropout", "mask_prompt", "seed", "save_every", "validate_every", "accumulation", "beta")
+"""Choices that are passed on unchanged."""
 _USUAL_BATCH, _USUAL_LENGTH, _MOST_TOKENS, _MOST_EPOCHS = 4, 2048, 10**7, 10_000
 _FEW_STEPS, _FEW_EPOCHS, _USUAL_EPOCHS = 200, 60, 3
 
 
-def _usual_steps(an_epoch: int) -> int:
-    """Return the updates of a run: three epochs, and of few examples as many more as make 200, but no more than 60."""
-    return max(_USUAL_EPOCHS * an_epoch, min(_FEW_STEPS, _FEW_EPOCHS * an_epoch))
+def _usual_steps(epoch_steps: int) -> int:
+    """Return the default number of updates: three epochs, or for few examples 200 updates, but at most 60 epochs."""
+    return max(_USUAL_EPOCHS * epoch_steps, min(_FEW_STEPS, _FEW_EPOCHS * epoch_steps))
 
 
 def _usual_rate(shape: "NetworkShape", method: Method, pairs: bool) -> float:
-    """Return the learning rate: narrow networks take larger steps, and pairs of answers small ones."""
+    """Return the default learning rate: higher for narrow networks, lower for pairs and for full training."""
     rate = min(3e-3, 2e-4 * (4096 / shape.width) ** 0.75) / (10 if pairs else 1)
     return float(f"{rate if method is not Method.FULL else rate / 20:.1g}")
 
 
 @attrs.frozen
 class NetworkShape:
-    """What of a network's shape decides how much memory training takes."""
+    """The sizes of a network that determine the memory of its training."""
 
     width: int
+    """Hidden size."""
     layers: int
     inner: int
+    """Intermediate size of the MLP."""
     heads: int
+    """Attention heads."""
     vocabulary: int
+    """Tokens of the vocabulary."""
 
     @classmethod
     def of(cls, config: Mapping[str, object]) -> "NetworkShape":
-        """Read it from ``config.json``, with a guess for what that does not state."""
+        """Return the sizes in ``config.json``, usual ones for what it does not state."""
         values = text_section(config)
 
         def count(usual: int, *names: str) -> int:
-            found = (values.get(name) for name in names)
-            return next((each for each in found if type(each) is int and each > 0), usual)
+            stated = (values.get(name) for name in names)
+            return next((value for value in stated if type(value) is int and value > 0), usual)
 
         width = count(2048, "hidden_size", "n_embd", "d_model")
         return cls(
@@ -206,102 +215,103 @@ class NetworkShape:
 
 
 _NUMBER = 4
-"""Bytes of a number while it is trained."""
+"""Bytes of a 32-bit number, as training uses."""
 
 
 def training_bytes(shape: NetworkShape, settings: TuningSettings, longest: int, weight_bytes: int) -> int:
-    """Return what training takes beside the weights of the model, bytes; an estimate from above.
+    """Return an upper estimate of the memory of training besides the model's weights, bytes.
 
     Args:
-        shape: Of the network.
-        settings: Of the run.
-        longest: Tokens of the longest example, after it was cut.
-        weight_bytes: Of the model.
+        shape: The sizes of the network.
+        settings: The settings of the run.
+        longest: Tokens of the longest example, after truncation.
+        weight_bytes: Size of the model's weights.
     """
     tokens = settings.batch_size * longest
-    a_layer = tokens * (16 * shape.width + 6 * shape.inner + 3 * shape.heads * longest) * _NUMBER
-    kept = settings.layers if not settings.recompute else 1.5 + settings.layers / 16
+    layer_bytes = tokens * (16 * shape.width + 6 * shape.inner + 3 * shape.heads * longest) * _NUMBER
+    kept_layers = settings.layers if not settings.recompute else 1.5 + settings.layers / 16
     logits = 4 * tokens * shape.vocabulary * _NUMBER
     if settings.method is Method.FULL:
         trained = 4 * weight_bytes * settings.layers // max(1, shape.layers)
     else:
-        a_layers = settings.rank * (8 * shape.width + 3 * (shape.width + shape.inner)) * _NUMBER
-        trained = 4 * settings.layers * a_layers
+        adapter_layer = settings.rank * (8 * shape.width + 3 * (shape.width + shape.inner)) * _NUMBER
+        trained = 4 * settings.layers * adapter_layer
         if settings.method is Method.DORA:
-            kept = kept * 1.5
-    return int(a_layer * kept) + logits + trained
+            kept_layers = kept_layers * 1.5
+    return int(layer_bytes * kept_layers) + logits + trained
 
 
 @attrs.frozen
 class ExampleLengths:
-    """How long the examples are, in tokens, by the model's own template and tokenizer."""
+    """Lengths of the encoded examples, in tokens."""
 
     longest: int
-    """After they were cut."""
+    """The longest example, after truncation."""
     total: int
-    """Of all examples, after they were cut."""
+    """All examples together, after truncation."""
     learned: int
-    """Tokens that are learned."""
+    """Tokens that the loss counts."""
     cut: tuple[int, ...] = ()
-    """The lines whose example is cut."""
+    """Line numbers of the truncated examples."""
     longest_uncut: int = 0
+    """The longest example before truncation."""
 
 
 @attrs.frozen
 class TrainingPoint:
-    """The figures of a step."""
+    """The figures at a step; None for what was not measured there."""
 
     step: int
     """From 1; 0 for the state before training."""
     seconds: float
-    """Since training began, without earlier runs that were broken off."""
+    """Time since the start of training, without interrupted earlier runs."""
     loss: float | None = None
-    """The mean over the learned tokens of the steps since the point before; None at step 0."""
+    """Mean training loss over the steps since the previous point."""
     valid_loss: float | None = None
-    """Where it was measured."""
+    """Validation loss."""
     tokens_per_second: float | None = None
     seconds_left: float | None = None
 
 
 @attrs.frozen
 class TrainingResult:
-    """What came of a run."""
+    """The result of a run."""
 
     steps: int
-    """That were made, those before a resumption included."""
+    """Completed steps, those before a resumption included."""
     resumed_at: int | None
-    """The step after which an earlier run was continued; None for one from the beginning."""
+    """The last step of the earlier run that this one resumed; None for a new run."""
     stopped: bool
-    """Whether it was ended before all steps were made."""
+    """Whether the run ended before its last step."""
     points: tuple[TrainingPoint, ...]
     trained_parameters: int
     tokens: int
-    """That were computed for training in this run."""
+    """Training tokens computed in this run."""
     seconds: float
     peak_bytes: int
-    """The most memory that the arrays took at a time, the model included."""
+    """Peak memory of all arrays, the model included."""
 
     @property
     def loss(self) -> float | None:
-        """The last one of training."""
-        return next((each.loss for each in reversed(self.points) if each.loss is not None), None)
+        """The last training loss; None without any."""
+        return next((point.loss for point in reversed(self.points) if point.loss is not None), None)
 
     @property
     def first_loss(self) -> float | None:
-        """The first one of training."""
-        return next((each.loss for each in self.points if each.loss is not None), None)
+        """The first training loss; None without any."""
+        return next((point.loss for point in self.points if point.loss is not None), None)
 
     @property
     def first_valid_loss(self) -> float | None:
-        """The first one of validation."""
-        return next((each.valid_loss for each in self.points if each.valid_loss is not None), None)
+        """The first validation loss; None without any."""
+        return next((point.valid_loss for point in self.points if point.valid_loss is not None), None)
 
     @property
     def valid_loss(self) -> float | None:
-        """The last one of validation."""
-        return next((each.valid_loss for each in reversed(self.points) if each.valid_loss is not None), None)
+        """The last validation loss; None without any."""
+        return next((point.valid_loss for point in reversed(self.points) if point.valid_loss is not None), None)
 
 
 def perplexity(loss: float) -> float:
-    """Return the perplexity of a mean loss, in nats a token; one beyond all numbers is infinite."""
+    """Return the perplexity of a mean loss, in nats per token; infinity where a float cannot hold it."""
     return math.exp(loss) if loss < 700 else math.inf

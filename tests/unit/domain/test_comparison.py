@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxk.domain.benchmark import RemoteCompletion
 from mlxk.domain.comparison import (
     Difference,
     Figure,
@@ -15,6 +16,7 @@ from mlxk.domain.comparison import (
     ReportComparison,
     ReportLine,
     Sample,
+    Turn,
     change,
     difference,
     results,
@@ -73,6 +75,13 @@ def test_several_records_of_a_test_are_one_result_with_the_figures_of_those_that
     assert first.outcomes == {Outcome.PASSED: 2, Outcome.FAILED: 1}
     assert first.figures == {Figure.SPEED: Sample(2, 2, 1.5, 2.5)}
     assert MeasuredTest.of([record("a", Outcome.FAILED, 1)]).figures == {}
+
+
+def test_the_speed_of_a_turn_is_that_of_the_answers_whose_tokens_are_known() -> None:
+    counted = RemoteCompletion(0.0, 3.0, first_token=1.0, completion_tokens=5)
+    uncounted = RemoteCompletion(0.0, 9.0, first_token=1.0)
+    assert Turn.of(None, None, [counted, uncounted]).tokens_per_second == 2.0
+    assert Turn.of(None, None, [uncounted]).tokens_per_second is None
 
 
 def test_reports_without_a_test_in_common_have_no_change() -> None:

@@ -51,6 +51,18 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "completion no text": (b'{"prompt": "a", "completion": null}', "completion: is null, not a text"),
     "completion empty": (b'{"prompt": "a", "completion": ""}', "completion: is empty"),
     "half a pair": (b'{"text": "\\ud83d"}', "half a surrogate pair"),
+    "half a pair in reasoning": (
+        chat(USER, {**ANSWER, "reasoning_content": "\ud83d"}),
+        "messages[1].reasoning_content: holds half a surrogate pair",
+    ),
+    "half a pair in arguments": (
+        chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": {"x": "\ud83d"}}}]}),
+        "messages[1].tool_calls[0].function: holds half a surrogate pair",
+    ),
+    "half a pair in a tool": (
+        chat(USER, ANSWER, tools=[{"function": {"name": "f", "description": "\ud83d"}}]),
+        "tools[0]: holds half a surrogate pair",
+    ),
     "NUL": (b'{"text": "a\\u0000"}', "holds a NUL character"),
     "half of two answers": (b'{"prompt": "a", "chosen": "b"}', "rejected: is missing beside chosen"),
     "two answers to nothing": (b'{"chosen": "a", "rejected": "b"}', "prompt: is missing beside chosen"),
@@ -87,6 +99,10 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "blank answer": (chat(USER, {"role": "assistant", "content": "\n"}), "messages[1].content: is empty"),
     "content no text": (chat({"role": "user", "content": 7}), "messages[0].content: is a number, not a text"),
     "a recording": (chat({"role": "user", "content": [{"type": "input_audio"}]}), "content[0]: is neither text nor"),
+    "a kind that is a list": (
+        chat({"role": "user", "content": [{"type": ["text"], "text": "x"}]}, ANSWER),
+        "messages[0].content[0]: is neither text nor",
+    ),
     "a picture of nothing": (
         chat({"role": "user", "content": [{"type": "image_url"}]}, ANSWER),
         "messages[0].content[0].image_url: is null, not the path",
@@ -102,6 +118,10 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "call without name": (chat(USER, {**ANSWER, "tool_calls": [{"function": {}}]}), "tool_calls[0].function.name"),
     "arguments": (
         chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "x"}}]}),
+        "function.arguments: are not JSON",
+    ),
+    "arguments too deep": (
+        chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}),
         "function.arguments: are not JSON",
     ),
     "weights": (chat(USER, {**ANSWER, "weight": 2}), "messages[1].weight: is neither 0 nor 1"),

@@ -56,9 +56,9 @@ def test_a_value_out_of_range_is_named(choices: TuningChoices, field: str) -> No
 
 BOUNDS: list[tuple[str, list[float], list[float]]] = [
     ("steps", [1, 10**7], [0, 10**7 + 1]),
-    ("batch_size", [1, 4096], [-1, 4097]),
+    ("batch_size", [1, 4096], [-1, 0, 4097]),
     ("rank", [1, 4096], [0, 4097]),
-    ("max_length", [8, 10**7], [7]),
+    ("max_length", [8, 10**7], [0, 7]),
     ("seed", [0, 2**32 - 1], [-1, 2**32]),
     ("save_every", [1, 10**7], [0, 10**7 + 1]),
     ("validate_every", [1, 10**7], [0, 10**7 + 1]),

@@ -36,6 +36,11 @@ def test_files_that_count_themselves_tell_which_are_absent() -> None:
     assert absent_shards(["model.safetensors"]) == []
 
 
+def test_thousands_of_shards_are_compared_at_once() -> None:
+    here = [f"model-{number:05d}-of-09999.safetensors" for number in range(1, 9999)]
+    assert absent_shards(here) == ["model-09999-of-09999.safetensors"]
+
+
 def test_tensors_of_an_old_index_are_absent_only_when_no_file_holds_them() -> None:
     old = {"weight_map": {"a": "gone", "b": "gone", "c": "here"}}
     assert absent_tensors(old, ["here"], frozenset({"b", "c"})) == ["a"]
