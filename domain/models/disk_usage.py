@@ -69,7 +69,7 @@ class ModelUsage:
     link_to: str | None = None
     """Target of the model's folder if it is a link; its files are not counted."""
     linked_parts: tuple[str, ...] = ()
-    """Subfolders of the model's folder that are links; their files are not counted. Sorted."""
+    """Parts of the model's folder that are links to other places, whose content is not counted; sorted."""
 
     @property
     def total_bytes(self) -> int:

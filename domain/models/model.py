@@ -176,7 +176,7 @@ class ModelHandle:
     revision: str | None = None
     """Name of the snapshot's directory in the cache, usually a commit; None elsewhere."""
     display_name: str | None = None
-    """The path of a workspace as the user typed it; None elsewhere."""
+    """A workspace's name for messages and listings: as the user typed it, or the directory's name; None elsewhere."""
     alias: str | None = attrs.field(default=None, eq=False)
     """The user's own name by which the model was found; None for any other reference."""
     adapter: str | None = attrs.field(default=None, eq=False)

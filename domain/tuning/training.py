@@ -266,7 +266,7 @@ class TrainingPoint:
     seconds: float
     """Time since the start of training, without interrupted earlier runs."""
     loss: float | None = None
-    """Mean training loss over the steps since the previous point."""
+    """Mean training loss over the learned tokens of the steps since the previous point."""
     valid_loss: float | None = None
     """Validation loss."""
     tokens_per_second: float | None = None
