@@ -53,7 +53,7 @@ def test_hosts_that_are_well_have_no_fault() -> None:
 @pytest.mark.parametrize(
     ("second", "fault"),
     [
-        ({"obstacle": Fault.HOST_REFUSED, "said": "Permission denied"}, Fault.HOST_REFUSED),
+        ({"obstacle": Fault.HOST_REFUSED, "obstacle_message": "Permission denied"}, Fault.HOST_REFUSED),
         ({"versions": {**VERSIONS, "mlx": "0.31"}}, Fault.VERSION_DIFFERS),
         ({"versions": {**VERSIONS, "mlx": None}}, Fault.VERSION_DIFFERS),
         ({"listen_fault": Fault.ADDRESS_ELSEWHERE}, Fault.ADDRESS_ELSEWHERE),
