@@ -1,6 +1,6 @@
-"""Ports to the backends: which of them run which models, and the conversion of weights.
+"""Ports to the backends (model libraries): which models each of them can run, and the conversion of weights.
 
-Backends are known by opaque names; users see these too.
+Backends have opaque names, which users see too.
 """
 
 from abc import abstractmethod
@@ -19,29 +19,29 @@ class Adapter:
     """A LoRA adapter on disk that can be applied to a model."""
 
     trained_on: str | None
-    """The model that it was trained on, as it says; a name or a path."""
+    """The base model that its files name: a model name or a path; None when they name none."""
     version: str
-    """Identifies exactly this adapter, equally on every machine."""
+    """A digest of the adapter, the same on every machine."""
 
 
 class BackendRegistry(Protocol):
-    """Knows the installed backends from their files; asking never imports one."""
+    """Reads from the files of the installed backends what they support; never imports a backend."""
 
     @abstractmethod
     def dedicated_to(self, architecture: str) -> Capability | None:
-        """Return the one operation for which the installed backends know an architecture.
+        """Return the only operation that the installed backends implement for an architecture.
 
         Returns:
-            None when they know it for text generation as well, or not at all.
+            None when they also generate text with it, or do not implement it at all.
         """
 
     @abstractmethod
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
-        """Return which backends can run a model whose files are complete, or the first reason why none can.
+        """Return the backends that can run a model, or the first reason why none can.
 
         Args:
-            snapshot: The model's files.
-            facts: What was detected from them.
+            snapshot: The model's files, which must be complete.
+            facts: The properties detected in these files.
         """
 
     @abstractmethod
@@ -49,32 +49,39 @@ class BackendRegistry(Protocol):
         """Return the backends that convert weights, the preferred one first, installed or not.
 
         Args:
-            media: Whether the model also takes images or audio; the first backend then keeps those parts.
+            media: Whether the model also takes images or audio; the first backend then converts those parts too.
         """
 
     @abstractmethod
     def supports(self, backend: str, architecture: str) -> bool:
-        """Whether a backend is installed and implements an architecture, named as in ``config.json``."""
+        """Whether a backend is installed and implements an architecture.
+
+        Args:
+            backend: The name of the backend.
+            architecture: The architecture, as ``model_type`` in ``config.json`` names it.
+        """
 
     @abstractmethod
     def require_quantized_activations(self) -> None:
-        """Refuse to quantize activations where no device multiplies quantized numbers with quantized ones.
+        """Check that this machine can multiply quantized activations with quantized weights.
 
         Raises:
-            CapabilityError: Says which device would.
+            CapabilityError: It cannot; the message names the kind of device that can.
         """
 
     @abstractmethod
     def base_of(self, directory: str) -> str | None:
-        """Return the model that an adapter was trained on, as its files name it; None where there is no adapter alone.
-
-        A name that begins with ``./`` or ``../`` is a path as seen from the directory.
+        """Return the base model that the adapter in a directory names.
 
         Args:
             directory: Absolute.
 
+        Returns:
+            A model name or a path; one that begins with ``./`` or ``../`` is relative to ``directory``. None when the
+            directory holds no adapter, or a whole model beside it.
+
         Raises:
-            ValidationError: The adapter does not say which model it was trained on.
+            ValidationError: The adapter names no base model, or its config cannot be read.
         """
 
     @abstractmethod
@@ -85,7 +92,7 @@ class BackendRegistry(Protocol):
             directory: Absolute.
 
         Raises:
-            ValidationError: There is none that could be applied; names the file and the field.
+            ValidationError: There is no adapter, or it cannot be applied; the message names the file and the field.
         """
 
 
@@ -94,15 +101,15 @@ class ConvertedWeights:
     """Result of a conversion."""
 
     changed: int
-    """Layers in the new format."""
+    """Number of layers that were quantized or dequantized."""
     unchanged: tuple[str, ...]
-    """Layers that cannot be quantized with this group size, sorted."""
+    """Names of the layers that cannot be quantized with this group size, sorted."""
     size_bytes: int
     """Size of all weights written."""
 
 
 class WeightConverter(Protocol):
-    """Converts the weights of models. Executes no code of a model, and writes to the target only."""
+    """Converts the weights of models. Executes no code from a model, and writes to the target directory only."""
 
     @abstractmethod
     def quantize(
@@ -118,25 +125,34 @@ class WeightConverter(Protocol):
             progress: Receives the bytes written.
 
         Raises:
-            UntrustedModelCodeError: The model requires code of its own.
-            BackendNotInstalledError: The library is not installed.
-            ConversionFailedError: The library cannot load the model, or no layer fits the group size.
-            StorageError: The disk refuses.
+            UntrustedModelCodeError: The model needs Python code from its own files.
+            BackendNotInstalledError: The backend is not installed.
+            ConversionFailedError: The backend cannot load the model, or no layer fits the group size.
+            StorageError: A file cannot be written.
         """
 
     @abstractmethod
     def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
         """Write the dequantized weights of a model, their index and ``config.json``.
 
+        Args:
+            source: A complete, quantized model.
+            target: An existing directory, absolute.
+            backend: The backend that converts it, by its name in the registry.
+            progress: Receives the bytes written.
+
         Raises:
-            The same errors as ``quantize``.
+            UntrustedModelCodeError, BackendNotInstalledError, StorageError: As for ``quantize``.
+            ConversionFailedError: The backend cannot load the model.
         """
 
     @abstractmethod
     def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
-        """Return the tensors that the architecture needs and the model lacks, sorted; reads headers only.
+        """Return the names of the tensors that the architecture needs and the model lacks, sorted.
+
+        Reads the headers of the weight files only.
 
         Raises:
-            UntrustedModelCodeError, BackendNotInstalledError: As above.
-            ConversionFailedError: The library cannot load the model.
+            UntrustedModelCodeError, BackendNotInstalledError: As for ``quantize``.
+            ConversionFailedError: The backend cannot load the model.
         """

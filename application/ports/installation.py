@@ -1,4 +1,4 @@
-"""The port to the program's installation, as far as its diagnosis needs it."""
+"""The port to the program's installation, for the diagnosis and for benchmarks."""
 
 import datetime
 from abc import abstractmethod
@@ -8,11 +8,11 @@ from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, Pla
 
 
 class InstallationProbe(Protocol):
-    """Reads what the program's installation and this machine are like; never raises, and changes nothing."""
+    """Reads facts about the program's installation and this machine; never raises, and changes nothing."""
 
     @abstractmethod
     def platform(self) -> PlatformFacts:
-        """Return the system."""
+        """Return the operating system, the processor's architecture and the Python version."""
 
     @abstractmethod
     def packages(self) -> tuple[PackageFacts, ...]:
@@ -20,11 +20,14 @@ class InstallationProbe(Protocol):
 
     @abstractmethod
     def computing(self) -> ComputingFacts:
-        """Import the libraries that compute in a process of its own, which takes seconds, and return what they say."""
+        """Return the device that models run on, or why the model libraries fail to load.
+
+        They are imported in a child process, which takes seconds.
+        """
 
     @abstractmethod
     def folder(self, path: str) -> FolderFacts:
-        """Return a directory, or the place where it would be made.
+        """Return the state of a directory, or of the place where it would be created.
 
         Args:
             path: Absolute.
@@ -32,20 +35,20 @@ class InstallationProbe(Protocol):
 
     @abstractmethod
     def exposed(self, path: str) -> bool:
-        """Whether other users of this machine may read a file; False where there is none."""
+        """Whether other users of this machine may read a file; False when it does not exist."""
 
     @abstractmethod
     def port(self, number: int) -> PortFacts:
-        """Return whether a port of the loopback interface is taken, and by whom."""
+        """Return whether a TCP port of the loopback interface is taken, and by which process."""
 
     @abstractmethod
     def programs(self) -> tuple[str, ...]:
-        """Return the files that the program's name runs, in the order of the search path; links are resolved."""
+        """Return the executables named like this program, in the order of the search path, links resolved."""
 
     @abstractmethod
     def own_program(self) -> str:
-        """Return the file of this program, with links resolved."""
+        """Return the executable of this program, links resolved."""
 
     @abstractmethod
     def installed_at(self) -> datetime.datetime:
-        """Return when the program was installed; a clock that is right can never be before."""
+        """Return when the program was installed, UTC: a lower bound for the current time."""

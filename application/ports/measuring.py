@@ -1,4 +1,4 @@
-"""Ports to what is measured: this machine, servers and their completions, and the charts of it."""
+"""Ports for measurements: of this machine, of servers and their completions; and for charts of the results."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,32 +12,32 @@ from mlxk.domain.monitoring import MachineReading, ProcessTree, ServerReading
 
 
 class MachineMeter(Protocol):
-    """Reads figures of this machine and process; never raises."""
+    """Reads benchmark figures of this machine and process; never raises."""
 
     @abstractmethod
     def processor(self) -> Processor:
-        """Return the processor."""
+        """Return name and number of cores of the processor."""
 
     @abstractmethod
     def load(self) -> float | None:
-        """Return how busy all cores were in the last minute, 1 for all of them; None when the system does not say."""
+        """Return the load of the last minute per core: 1.0 when all cores were busy; None when unknown."""
 
     @abstractmethod
     def peak_process_bytes(self) -> int | None:
-        """Return the most memory that this process has had resident since it began; None when unknown."""
+        """Return the peak resident memory of this process in bytes; None when unknown."""
 
 
 @attrs.frozen
 class CompletionServer:
-    """A server that generates text, and how it is asked."""
+    """A server that generates text, and how to connect to it."""
 
     url: str
-    """The address below which its API is, without a slash at the end."""
+    """The base URL of its API, without a slash at the end."""
     api: str | None = None
-    """The API by which it is asked, one of those that the client knows; None for the client's first."""
+    """The name of the API to use, one that the client supports; None for the client's default."""
     api_key: str | None = attrs.field(default=None, repr=False)
     timeout_seconds: float = 600.0
-    """How long it may say nothing."""
+    """Longest time to wait for the next bytes of a response."""
 
 
 @attrs.frozen
@@ -49,91 +49,102 @@ class RemoteRequest:
     """The text of the user's message."""
     max_tokens: int
     ignore_eos: bool = False
-    """Whether the server is asked to go on after the end of the answer, which not every server knows."""
+    """Whether to ask the server to continue past the end-of-sequence token; not every server supports this field."""
 
 
 class CompletionClient(Protocol):
-    """Asks servers, and measures. Thread-safe."""
+    """Sends requests to servers and measures them. Thread-safe; every call opens a connection of its own."""
 
     @abstractmethod
     def identify(self, server: CompletionServer) -> CompletionServer:
-        """Return a server that names no API with the one that it seems to have; never raises."""
+        """Return the server with ``api`` set: unchanged if it was set, else the detected API; never raises."""
 
     @abstractmethod
     def models(self, server: CompletionServer) -> tuple[str, ...]:
-        """Return the models that a server lists, in its order.
+        """Return the names of the models that a server lists, in its order.
 
         Raises:
-            NetworkError: It does not answer, or not in the form of the API.
-            AccessDeniedError: It wants another key.
+            NetworkError: The server cannot be reached, answers with an error, or not in the form of the API.
+            AccessDeniedError: The server rejects the API key.
         """
 
     @abstractmethod
     def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
-        """Ask for one streamed completion, on a connection of its own; a failure is part of the result."""
+        """Request one streamed completion and measure it; never raises, a failure is part of the result."""
 
     @abstractmethod
     def manages(self, server: CompletionServer) -> bool:
-        """Whether the API has requests to load, unload and fetch models, and to say what they take."""
+        """Whether the server's API can load, unload and pull models and report their memory."""
 
     @abstractmethod
     def load(self, server: CompletionServer, model: str) -> float | None:
-        """Have a model in memory, and return the seconds that took; None where the API has no request for it.
+        """Load a model into the server's memory.
+
+        Returns:
+            The duration in seconds; None when the API has no request for this, and nothing was done.
 
         Raises:
-            NetworkError: The server does not answer, or refuses.
+            NetworkError: The server cannot be reached, refuses, or does not answer in the form of the API.
         """
 
     @abstractmethod
     def unload(self, server: CompletionServer, model: str) -> None:
-        """Have a model out of memory, where the API has a request for it; raises as ``load``."""
+        """Unload a model from the server's memory; does nothing when the API has no request for this.
+
+        Raises:
+            NetworkError: As for ``load``.
+        """
 
     @abstractmethod
     def memory_bytes(self, server: CompletionServer, model: str) -> int | None:
-        """Return what a loaded model takes of the memory; None when the server does not say. Raises as ``load``."""
+        """Return the bytes of memory that a loaded model takes; None when it is not loaded or the API does not say.
+
+        Raises:
+            NetworkError: As for ``load``.
+        """
 
     @abstractmethod
     def pull(self, server: CompletionServer, model: str, report: Callable[[int, int], None]) -> None:
-        """Have a server fetch a model from where it fetches models.
+        """Have a server download a model from its registry, and wait until it has.
 
         Args:
             server: The server.
-            model: The name.
-            report: Receives the bytes that are there, and all bytes, as often as the server says.
+            model: The name in the server's registry.
+            report: Callback with the bytes downloaded so far and the total known so far, at each message of the server.
 
         Raises:
-            NetworkError: As ``load``; the API has no request for it; or the model cannot be fetched.
+            NetworkError: As for ``load``; the API has no request for this; or the download failed.
         """
 
 
 class MachineProbe(Protocol):
-    """Reads this machine and its processes again and again, by one thread; never raises."""
+    """Samples this machine and its processes, repeatedly and from one thread; never raises."""
 
     @abstractmethod
     def read(self, roots: Sequence[int]) -> tuple[MachineReading, tuple[ProcessTree | None, ...]]:
-        """Return the machine, and each process with its descendants.
+        """Take a sample.
 
-        Shares of the processor are of the time since the reading before, and None in the first one.
+        Processor shares cover the time since the previous sample; they are None in the first one.
 
         Args:
-            roots: Ids of processes.
+            roots: Process ids.
 
         Returns:
-            The machine, and for each id what the process and its descendants have, None where it does not run or may
-            not be read.
+            The machine, and for each process id the sums over the process and its descendants; None when it does not
+            run or may not be read.
         """
 
 
 class ServerProbe(Protocol):
-    """Reads what servers of this program report at their addresses. Thread-safe."""
+    """Reads the figures that servers of this program report over HTTP. Thread-safe."""
 
     @abstractmethod
     def read(self, server: CompletionServer) -> ServerReading:
-        """Return the models in memory and the figures of the engine.
+        """Return the loaded models and the figures of the engine.
 
         Raises:
-            NetworkError: It does not answer, or does not report the figures of this program's server.
-            AccessDeniedError: It wants another key.
+            NetworkError: The server cannot be reached, or is not a server of this program.
+            AccessDeniedError: The server rejects the API key.
         """
 
 
@@ -142,9 +153,9 @@ class ChartWriter(Protocol):
 
     @abstractmethod
     def draw(self, chart: Chart, kind: str) -> bytes:
-        """Return a picture of a chart.
+        """Return a chart as the content of an image file.
 
         Args:
-            chart: What to draw.
-            kind: ``svg`` or ``png``.
+            chart: The chart.
+            kind: The file format, ``svg`` or ``png``.
         """

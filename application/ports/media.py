@@ -1,4 +1,4 @@
-"""Ports to media: pixels and EXIF metadata of images, frames of clips, audio samples, media elsewhere, sound."""
+"""Ports to media: decoders of images, clips and audio files, sources of referenced media, the encoder of sound."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -9,7 +9,7 @@ from mlxk.domain.generation.video import EncodedVideo
 
 
 class ImageReader(Protocol):
-    """Reads image files that are in memory. Thread-safe."""
+    """Decodes image files held in memory. Thread-safe."""
 
     @abstractmethod
     def decode(self, image: EncodedImage) -> DecodedImage:
@@ -22,11 +22,11 @@ class ImageReader(Protocol):
 
     @abstractmethod
     def read_exif(self, image: EncodedImage) -> ImageFacts:
-        """Return the plausible EXIF values without decoding pixels; empty for a file that cannot be read."""
+        """Return the plausible EXIF values without decoding pixels; empty for a damaged file. Never raises."""
 
 
 class AudioDecoder(Protocol):
-    """Decodes audio files into samples for prompts. Thread-safe."""
+    """Decodes audio files into the samples of a prompt. Thread-safe."""
 
     @abstractmethod
     def decode(self, path: str, name: str) -> DecodedAudio:
@@ -44,38 +44,38 @@ class AudioDecoder(Protocol):
 
 
 class VideoDecoder(Protocol):
-    """Decodes clips that are in memory. Thread-safe."""
+    """Decodes video clips held in memory. Thread-safe."""
 
     @abstractmethod
     def decode(self, video: EncodedVideo) -> ReadVideo:
-        """Return the frames that its sampling chooses, upright, and what is known of the clip.
+        """Return the frames that the clip's sampling selects, upright, and the clip's metadata.
 
-        Nothing but the clip is opened: no file and no address that it names. Whatever the clip holds, the time and the
-        memory that it takes are limited, and nothing of it goes on after the return.
+        No file or address that the clip refers to is opened. Time and memory are limited whatever the clip contains,
+        and no work continues after the return.
 
         Raises:
-            ValidationError: The clip is damaged, cut off or too long, has too many pixels or no frames, or takes too
+            ValidationError: The clip is damaged, truncated or too long, has too many pixels or no frames, or takes too
                 much time or memory; or the sampling is out of range.
-            BackendNotInstalledError: It needs a package that is not installed.
+            BackendNotInstalledError: Decoding needs a package that is not installed.
         """
 
 
 class MediaSource(Protocol):
-    """Reads media that a request names instead of holding them. Thread-safe."""
+    """Reads media that a request refers to by a path or an address. Thread-safe."""
 
     @abstractmethod
     def read(self, reference: str, kind: MediaKind, max_bytes: int, seconds: float) -> bytes:
-        """Return a complete file.
+        """Return the content of a file.
 
         Args:
             reference: The path or address, as the client wrote it.
-            kind: What it is to be; its content is not looked at.
-            max_bytes: Its largest size, at most that of the kind.
-            seconds: Longest time it may take to come over a network.
+            kind: The expected kind of media; the content is not checked against it.
+            max_bytes: Largest size in bytes, at most that of the kind.
+            seconds: Timeout of a transfer over the network.
 
         Raises:
-            ValidationError: It is not there, not to be had, too large or too slow. The message follows the name of a
-                field, and tells nothing of what is beyond the places that may be read.
+            ValidationError: The file is missing, not allowed, too large or too slow. The message continues a sentence
+                that begins with the name of a field, and reveals nothing about places that may not be read.
         """
 
 
@@ -84,22 +84,22 @@ class SoundEncoder(Protocol):
 
     @abstractmethod
     def problem(self, kind: str) -> str | None:
-        """Return why sound cannot be encoded in a format here; None when it can.
+        """Return why this machine cannot encode a format; None when it can.
 
         Args:
-            kind: ``mp3``, ``opus``, ``aac`` or ``flac``.
+            kind: The format: ``mp3``, ``opus``, ``aac`` or ``flac``.
         """
 
     @abstractmethod
     def encode(self, pcm: bytes, sample_rate: int, kind: str) -> bytes:
-        """Return the bytes of a file.
+        """Return the content of a sound file.
 
         Args:
-            pcm: Mono, signed numbers of 16 bits, the lower byte first.
+            pcm: Mono samples, signed 16-bit little-endian.
             sample_rate: Hz.
-            kind: As for ``problem``.
+            kind: The format, as for ``problem``.
 
         Raises:
-            BackendNotInstalledError: What encodes this format is not installed.
-            ExecutionError: It failed, or took too long.
+            BackendNotInstalledError: The encoder of this format is not installed.
+            ExecutionError: Encoding failed, or took too long.
         """

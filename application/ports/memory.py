@@ -1,4 +1,4 @@
-"""The port to what decides how models are held: the memory of the machine, and what multiplies matrices."""
+"""The port to the facts that decide how weights are held: the machine's memory and its matrix multiplication."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -7,15 +7,12 @@ from mlxk.domain.models.footprint import Matrices, MemoryReading
 
 
 class MemoryProbe(Protocol):
-    """Reads what decides how models are held: total and available memory, and what multiplies matrices.
-
-    Cheap enough for every model load.
-    """
+    """Reads the machine's memory and how it multiplies matrices; cheap enough for every model load. Never raises."""
 
     @abstractmethod
     def read(self) -> MemoryReading | None:
-        """Return the current reading, or None when the system does not report it."""
+        """Return total and available memory in bytes; None when the system does not report it."""
 
     @abstractmethod
     def matrices(self) -> Matrices:
-        """Return what multiplies matrices; a library for it is loaded then."""
+        """Return the device and the library that multiply matrices; loads the library if there is one."""

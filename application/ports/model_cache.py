@@ -1,4 +1,4 @@
-"""Ports: where models are found by name, and the cache of those downloaded from the hub."""
+"""Ports: sources of models by name, and the cache of models downloaded from the hub."""
 
 import contextlib
 from abc import abstractmethod
@@ -27,7 +27,7 @@ class ModelSource(Protocol):
 
     @abstractmethod
     def find(self, name: str) -> ModelHandle | None:
-        """Return the handle of the model of exactly this name, or None.
+        """Return the handle of the model with exactly this name; None when there is none.
 
         Raises:
             StorageError: The source exists but cannot be read.
@@ -36,23 +36,23 @@ class ModelSource(Protocol):
 
 @attrs.frozen
 class ManifestEntry:
-    """One file of a revision as the hub listed it when it was downloaded."""
+    """The recorded size and digest of one file of a model."""
 
     path: str
-    """Relative to the snapshot, with ``/`` between parts."""
+    """Relative to the model's directory, with ``/`` between parts."""
     size_bytes: int
     digest: str | None
-    """64 hexadecimal digits: sha256 of the content; 40: git's sha1 of it as a blob; None: not recorded."""
+    """64 hexadecimal digits: SHA-256 of the content; 40: its git blob id (SHA-1); None: not recorded."""
 
 
 @attrs.frozen
 class LockHolder:
-    """Another process that works on a model."""
+    """Another process that holds a lock on a model."""
 
     process: int | None
     """Process id; None when the system does not report it."""
     activity: str
-    """Participle phrase, such as ``downloading it``."""
+    """What it does, as a participle phrase such as ``downloading it``."""
 
     def __str__(self) -> str:
         process = f"process {self.process}" if self.process else "another process"
@@ -60,12 +60,12 @@ class LockHolder:
 
 
 def used_by(holders: tuple[LockHolder, ...]) -> str:
-    """Return the clause that names the processes that work on a model."""
+    """Return the clause that names the processes which hold locks on a model."""
     return f"in use by {', and by '.join(map(str, holders))}"
 
 
 def in_use(name: str, holders: tuple[LockHolder, ...], hint: Advice | None = None) -> LocksPresentError:
-    """Return the error that names the processes that work on a model; its hint is to wait, unless another is given."""
+    """Return the error that names the processes which hold locks on a model; the default hint is to wait for them."""
     processes = [holder.process for holder in holders if holder.process]
     stop = f", or stop process {processes[0]}" if processes else ""
     return LocksPresentError(
@@ -77,7 +77,7 @@ def in_use(name: str, holders: tuple[LockHolder, ...], hint: Advice | None = Non
 
 @attrs.frozen
 class Removal:
-    """The revisions of one model to remove, and the space that frees."""
+    """A planned removal of revisions of one model."""
 
     name: str
     """``org/name``."""
@@ -88,11 +88,11 @@ class Removal:
     size_bytes: int
     """Space freed: the sizes of the files that no other revision uses."""
     lock_files: int = 0
-    """Stale lock files that are removed as well."""
+    """Number of stale lock files that are removed as well."""
     link_to: str | None = None
-    """Where the model's folder leads when it is a link: only the link is removed, and nothing there."""
+    """The target of the model's folder when that is a symbolic link: only the link is removed, not the target."""
     linked_parts: tuple[str, ...] = ()
-    """Parts of the model's folder that are links; only the links are removed, sorted."""
+    """Symbolic links within the model's folder, sorted; their targets are not removed."""
 
     @property
     def label(self) -> str:
@@ -101,20 +101,22 @@ class Removal:
 
 
 class ModelCache(ModelSource, Protocol):
-    """The hub cache. Models without any snapshot are listed as well: they are incomplete downloads.
+    """The hub cache. Its models include incomplete downloads, which have no snapshot.
 
-    Other programs may change the cache at any time. At most one process of this program changes a model at a time.
+    Other programs may change the cache at any time. Processes of this program change a model only while they hold its
+    lock (``reserve``).
     """
 
     @abstractmethod
     def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
-        """Return the handle of one cached model, or None when it is not cached.
+        """Return the handle of one cached model; None when it is not cached.
+
+        The handle of a model without snapshots has the revision None, and the model's folder as its directory.
 
         Args:
             name: ``org/name``, matched exactly.
             revision: A branch, a tag, a commit or a prefix of one. None means the snapshot that ``refs/main`` points
-                to, or the newest one when that is missing. The handle of a model without snapshots has the revision
-                None and the model's folder as its directory.
+                to, or the newest one when that is missing.
 
         Raises:
             RevisionNotFoundError: The model is cached but the revision is not, or the prefix is ambiguous;
@@ -124,7 +126,7 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
-        """Return the recorded files of a handle's revision, sorted by path; None when there is no record."""
+        """Return the files of a revision as the hub listed them, sorted by path; None when that was not recorded."""
 
     @abstractmethod
     def unfinished_downloads(self, handle: ModelHandle) -> int:
@@ -134,12 +136,16 @@ class ModelCache(ModelSource, Protocol):
     def reserve(
         self, name: str, activity: str, wait: Callable[[LockHolder], None] | None = None
     ) -> AbstractContextManager[None]:
-        """Lock a model against other processes of this program for the length of a ``with`` block.
+        """Hold the exclusive lock of a model for the length of a ``with`` block.
+
+        The lock excludes other processes of this program only. A cache that is read-only, or on a disk without locks,
+        is not locked.
 
         Args:
             name: ``org/name``; it need not be cached.
-            activity: Shown to processes that wait, such as ``downloading it``.
-            wait: Called once when another process holds the lock; entering the block then blocks. None means to fail.
+            activity: Participle phrase for processes that wait, such as ``downloading it``.
+            wait: Called once when another process holds the lock; entering the block then blocks until it is free. None
+                means to raise instead.
 
         Raises:
             LocksPresentError: Another process holds the lock and ``wait`` is None.
@@ -148,41 +154,41 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def holders(self, name: str) -> tuple[LockHolder, ...]:
-        """Return the other processes, of any program, that hold locks on files of a model."""
+        """Return the other processes, of any program, that hold write locks on a model or its files."""
 
     @abstractmethod
     def use(self, handle: ModelHandle, activity: str) -> AbstractContextManager[None]:
-        """Show to other processes, for the length of a ``with`` block, that a cached model is in use.
+        """Hold a shared use lock on a model for the length of a ``with`` block: its files must not be removed.
 
         Args:
-            handle: The model; one that is not in the cache needs no such sign.
-            activity: Shown to the other processes, such as ``serving it``.
+            handle: The model; nothing is locked for one outside the cache.
+            activity: Participle phrase for other processes, such as ``serving it``.
         """
 
     @abstractmethod
     def users(self, name: str) -> tuple[LockHolder, ...]:
-        """Return the other processes of this program that have a model in use."""
+        """Return the other processes of this program that hold a use lock on a model."""
 
     @abstractmethod
     def ask_back(self, name: str, seconds: float) -> None:
-        """Ask the other processes of this program that have a model in use to unload it, and wait until they have.
+        """Ask the processes that hold a use lock on a model to unload it, and wait until they have.
 
         Args:
             name: ``org/name``.
-            seconds: The most to wait; ``users`` then tells who still has it.
+            seconds: Timeout; ``users`` returns the processes that still hold a lock after it.
         """
 
     @abstractmethod
     def asked_back(self) -> tuple[ModelHandle, ...]:
-        """Return the models that this process has in use, and that another one asks to be unloaded now."""
+        """Return the models under a use lock of this process which another process is asking to be unloaded."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Return the free space of the cache's disk; None when it is unknown."""
+        """Return the free bytes of the cache's disk; None when unknown."""
 
     @abstractmethod
     def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
-        """Return the removal of a model or revision, or None when it is not cached.
+        """Return the plan to remove a model or one revision of it; None when it is not cached.
 
         Args:
             name: ``org/name``.
@@ -194,7 +200,7 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def remove(self, planned: Removal) -> None:
-        """Execute a removal; files that no longer exist are ignored. Must be called inside ``reserve``.
+        """Execute a removal; missing files are ignored. Must be called inside ``reserve``.
 
         Raises:
             StorageError: A file cannot be deleted. The model is then damaged; removing it again continues.
@@ -202,7 +208,7 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def usage(self, name: str) -> ModelUsage | None:
-        """Return what a model takes on the disk, or None when it is not cached.
+        """Return the disk usage of a model; None when it is not cached.
 
         Args:
             name: ``org/name``.
@@ -216,7 +222,7 @@ class ModelCache(ModelSource, Protocol):
         """Return the bytes of the cache that belong to no model, such as lock files and data sets.
 
         Args:
-            models: All of them.
+            models: The usage of all models of the cache.
 
         Raises:
             StorageError: The cache cannot be read.
@@ -224,10 +230,10 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def prune(self, waste: Waste) -> None:
-        """Remove waste; what no longer exists is ignored. Must be called inside ``reserve``.
+        """Remove waste; missing files are ignored. Must be called inside ``reserve``.
 
         Raises:
-            StorageError: A file cannot be deleted; what was removed before stays so.
+            StorageError: A file cannot be deleted; files removed before it stay removed.
         """
 
 
@@ -237,7 +243,7 @@ def reserved(cache: ModelCache, name: str, activity: str, progress: Progress) ->
     Args:
         cache: The cache.
         name: ``org/name``; it need not be cached.
-        activity: Shown to processes that wait, such as ``pulling it``.
+        activity: Participle phrase for processes that wait, such as ``pulling it``.
         progress: Gets a note when this process has to wait.
 
     Raises:
@@ -253,7 +259,7 @@ def reserved(cache: ModelCache, name: str, activity: str, progress: Progress) ->
 def reserved_source(
     cache: ModelCache, source: ModelHandle, activity: str, progress: Progress
 ) -> AbstractContextManager[None]:
-    """Lock the source of a copy as ``reserved`` does; one outside the cache has no lock."""
+    """Lock the source of a copy as ``reserved`` does; a model outside the cache is not locked."""
     if source.origin is not Origin.CACHE:
         return contextlib.nullcontext()
     return reserved(cache, source.name, activity, progress)

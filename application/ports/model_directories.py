@@ -1,4 +1,4 @@
-"""Ports to the directories of models: their files, the verification of their content, and editable workspaces."""
+"""Ports to model directories: their files, the verification of their content, and editable workspaces."""
 
 import datetime
 import enum
@@ -18,7 +18,7 @@ class FileListing:
     """The files of a model directory at one point in time."""
 
     files: tuple[FileEntry, ...]
-    """Every regular file, links followed, sorted by path, without the litter of file managers and network drives."""
+    """Regular files, links followed, sorted by path; files that file managers and network drives leave are omitted."""
     dangling: tuple[str, ...]
     """Dangling links, sorted by path."""
     modified: datetime.datetime
@@ -26,7 +26,10 @@ class FileListing:
 
 
 class ModelFiles(Protocol):
-    """Reads files below a model directory. Links to files are followed, links to directories are not."""
+    """Reads files below a model directory. Links to files are followed, links to directories are not.
+
+    Directories are absolute paths; file paths are relative to them, with ``/`` between parts.
+    """
 
     @abstractmethod
     def list(self, directory: str) -> FileListing:
@@ -40,7 +43,7 @@ class ModelFiles(Protocol):
 
     @abstractmethod
     def outward_links(self, directory: str) -> tuple[str, ...]:
-        """Return the links that lead out of a directory, to nowhere or to another directory, sorted.
+        """Return the links whose targets are outside the directory, missing, or directories; sorted by path.
 
         Raises:
             StorageError: The directory does not exist or cannot be read.
@@ -56,12 +59,15 @@ class ModelFiles(Protocol):
 
     @abstractmethod
     def content_hash(self, directory: str) -> str | None:
-        """Return the content hash of a model, by the rules of workspaces; None when its files allow none."""
+        """Return the content hash of a model as workspaces record it; None when a link or a damaged file prevents it.
+
+        Of weight files only the headers count.
+        """
 
 
 @attrs.frozen
 class VerificationResult:
-    """Result of hashing every file."""
+    """Result of comparing every file with its recorded digest."""
 
     checked: int
     """Number of files with a recorded digest."""
@@ -72,14 +78,14 @@ class VerificationResult:
 
 
 class ContentVerifier(Protocol):
-    """Hashes the files of one model, offline."""
+    """Compares the files of a model with their recorded digests, offline."""
 
     @abstractmethod
     def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
-        """Read and hash every file.
+        """Hash every file that has a recorded digest.
 
         Args:
-            handle: A model of any origin; the digests of a workspace are those of its record, if it has one.
+            handle: A model of any origin; for a workspace the digests come from its record, if it has one.
             progress: Called with the bytes read so far and the total, often enough for a progress bar.
 
         Raises:
@@ -91,7 +97,7 @@ class CopyMethod(enum.Enum):
     """How a file was added to a workspace."""
 
     CLONED = "cloned"
-    """Copy-on-write: it shares its blocks with the source until one of them changes."""
+    """Copied on write: it shares its blocks with the source until either file changes."""
     COPIED = "copied"
     KEPT = "kept"
     """Present already, from an earlier run that did not finish."""
@@ -106,15 +112,15 @@ class Provenance:
     source_repo: str | None = None
     source_revision: str | None = None
     mode: str | None = None
-    """Mode of a conversion."""
+    """Mode of a conversion, or method of a training."""
     bits: int | None = None
     group_size: int | None = None
     draft: str | None = None
-    """What two runs have in common of which one may take over what the other left; None: all of the above."""
+    """Overrides ``identity``; None derives it from all fields above."""
 
     @property
     def identity(self) -> str:
-        """A text that is equal for two runs only if one may take over what the other left."""
+        """Key of the unfinished draft: a run continues the draft of an earlier run with an equal identity."""
         return self.draft or "|".join(str(value) for value in attrs.astuple(self))
 
 
@@ -124,7 +130,7 @@ class WorkspaceDraft(Protocol):
     @property
     @abstractmethod
     def directory(self) -> str:
-        """Return its directory, absolute; files may be written there directly."""
+        """Its directory, absolute. Files may be written there directly; ``keep`` then adds them to the workspace."""
 
     @abstractmethod
     def copy(self, source: str, path: str, report: Callable[[int], None]) -> CopyMethod:
@@ -133,10 +139,10 @@ class WorkspaceDraft(Protocol):
         Args:
             source: The source directory.
             path: The file, relative to both directories.
-            report: Called with the bytes copied so far.
+            report: Callback with the bytes copied so far.
 
         Raises:
-            StorageError: The file cannot be read, or the disk refuses.
+            StorageError: The file cannot be read or written.
         """
 
     @abstractmethod
@@ -144,28 +150,28 @@ class WorkspaceDraft(Protocol):
         """Write one file, relative to the draft.
 
         Raises:
-            StorageError: The disk refuses.
+            StorageError: The file cannot be written.
         """
 
     @abstractmethod
     def keep(self, path: str) -> None:
-        """Have a file that was written into the directory be part of the workspace; others of earlier runs are not."""
+        """Mark a file of the directory as part of the workspace; leftovers of earlier runs are not published."""
 
     @abstractmethod
     def publish(self) -> ModelHandle:
-        """Record provenance and content hash, and move the directory to the target in one step.
+        """Record provenance and content hash, and move the directory to the target atomically.
 
         Raises:
-            StorageError: The disk refuses, or the target exists meanwhile.
+            StorageError: The record cannot be written, or the target exists by now.
         """
 
 
 class WorkspaceStore(ModelSource, Protocol):
-    """Finds, reads and makes workspaces. As a source of models it has the workspaces of the workspace home."""
+    """Finds, reads and creates workspaces. As a ``ModelSource`` it lists the workspaces of the workspace home."""
 
     @abstractmethod
     def at(self, path: str) -> ModelHandle | None:
-        """Return the handle of the workspace at a path, or None when it holds neither a model nor an adapter.
+        """Return the handle of the workspace at a path; None when the path holds neither a model nor an adapter.
 
         Args:
             path: Absolute, relative to the working directory, or starting with ``~/``.
@@ -173,11 +179,11 @@ class WorkspaceStore(ModelSource, Protocol):
 
     @abstractmethod
     def below(self, pattern: str) -> Iterable[ModelHandle]:
-        """Return the workspaces an explicit path selects, sorted by path; empty when there are none.
+        """Return the workspaces that an explicit path selects, sorted by path; empty when there are none.
 
-        A workspace selects itself; any other directory selects the workspaces directly in it; anything else is a
-        prefix (``./gemma-`` selects ``./gemma-3n`` and ``./gemma-4``). ``display_name`` is the directory's name
-        relative to the directory searched, or its absolute path when the pattern was absolute.
+        The path of a workspace selects that workspace; the path of any other directory selects the workspaces directly
+        in it; any other path is a prefix (``./gemma-`` selects ``./gemma-3n`` and ``./gemma-4``). ``display_name`` is
+        the path relative to the directory searched, or absolute when the pattern was.
 
         Args:
             pattern: Absolute, relative to the working directory, or starting with ``~/``.
@@ -188,13 +194,13 @@ class WorkspaceStore(ModelSource, Protocol):
 
     @abstractmethod
     def read(self, handle: ModelHandle) -> Workspace:
-        """Return provenance and state; an unmanaged workspace when it has no valid record."""
+        """Return the provenance and state of a workspace; without a valid record it counts as unmanaged."""
 
     @abstractmethod
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
-        """Return the files recorded for a workspace, sorted by path, or None when it is not managed.
+        """Return the files recorded for a workspace, sorted by path; None when it is not managed.
 
-        A file whose record does not cover every byte (weights, unless they were recorded deeply) has no digest.
+        A file whose record does not cover every byte (weights, unless recorded with ``deep``) has no digest.
         """
 
     @abstractmethod
@@ -207,23 +213,23 @@ class WorkspaceStore(ModelSource, Protocol):
                 weights; reads the whole model.
 
         Raises:
-            ValidationError: The workspace is not managed, so there is no record to update; or it has no content hash,
+            ValidationError: The workspace is not managed, so there is no record to update; or it has no content hash
                 because of a link out of it or damaged weights, which the message names.
             StorageError: A file cannot be read, or the record cannot be written; the old record is then intact.
         """
 
     @abstractmethod
     def place(self, target: str | None, name: str) -> str:
-        """Return the absolute directory of a new workspace after checking that it can be made.
+        """Return the absolute directory of a new workspace after checking that it can be created.
 
         Args:
-            target: A path, or a bare name, which is relative to the workspace home if one is set; None means the
-                workspace home.
+            target: A path, or a bare name relative to the workspace home if one is set; None means a directory called
+                ``name`` in the workspace home.
             name: Directory name when ``target`` is None.
 
         Raises:
-            ValidationError: The target exists, its parent does not, it is inside the model cache, or there is neither
-                a target nor a workspace home.
+            ValidationError: The target exists and is not an empty directory, its parent does not exist, it is inside
+                the model cache, or there is neither a target nor a workspace home.
             StorageError: The parent is not writable.
         """
 
@@ -234,13 +240,13 @@ class WorkspaceStore(ModelSource, Protocol):
         """Open the draft of a new workspace for the length of a ``with`` block. The target appears only on ``publish``.
 
         Args:
-            place: The directory, as ``place`` returned it.
-            provenance: Origin of the workspace. Files left by an earlier run with the same provenance are reused.
-            keep_unfinished: Whether to keep the draft when the block fails, so that a later run can continue; one with
-                no files in it is never kept.
+            place: The target directory, as ``place`` returned it.
+            provenance: Origin of the workspace. The draft of an earlier run with the same ``identity`` is continued.
+            keep_unfinished: Whether to keep the draft when the block fails, so that a later run can continue; an empty
+                draft is never kept.
 
         Raises:
-            LocksPresentError: Another process makes a workspace at the same place.
-            ValidationError: Something else has the draft's name.
-            StorageError: The disk refuses.
+            LocksPresentError: Another process is making a workspace at the same place.
+            ValidationError: Something that is not a draft has the draft's name.
+            StorageError: The draft cannot be created or read.
         """

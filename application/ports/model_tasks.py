@@ -1,4 +1,4 @@
-"""Ports: what a loaded model does besides generating text: tokenize, embed, rerank, transcribe, and speak."""
+"""Ports for the tasks of models besides text generation: tokenize, embed, rerank, transcribe, and speak."""
 
 from abc import abstractmethod
 from collections.abc import Generator
@@ -24,20 +24,20 @@ class TokenizedText:
     context_length: int | None = None
     """Tokens of the model's context window; None when unknown."""
     adaptations: tuple[Adaptation, ...] = ()
-    """How the conversation was fitted to the template."""
+    """How the conversation was adapted to the chat template."""
     approximation: str | None = None
-    """A sentence about how the tokens differ from those that a model computes; None when they do not."""
+    """A sentence about how the tokens differ from those that the model computes; None when they do not."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that is to say, a sentence each."""
+        """The adaptations and the approximation, one sentence each."""
         sentences = tuple(each.sentence for each in self.adaptations)
         return sentences if self.approximation is None else (*sentences, self.approximation)
 
 
 @attrs.frozen
 class TokenSpelling:
-    """One token as the vocabulary has it."""
+    """The vocabulary's spelling of one token."""
 
     name: str
     """Its entry in the vocabulary, such as ``Ġworld``; empty for a token without one."""
@@ -47,65 +47,66 @@ class TokenSpelling:
 
 @attrs.frozen
 class EndToken:
-    """A token that ends an answer."""
+    """An end-of-sequence token."""
 
     token: int
     text: str
     """Empty when the vocabulary does not have it."""
     sources: tuple[str, ...]
-    """What names it: ``generation_config``, ``config``, ``tokenizer``, ``template``."""
+    """The files that name it: ``generation_config``, ``config``, ``tokenizer``, ``template``."""
 
 
 @attrs.frozen
 class FittedConversation:
-    """One kind of conversation, and what has to be done for the chat template to take it."""
+    """One kind of conversation, and the adaptations with which the chat template renders it."""
 
     kind: str
     steps: tuple[str, ...]
     """Codes of adaptations, and names of other forms of the same content."""
     refusal: str | None = None
-    """Why it cannot be rendered, whatever is done; None when it can."""
+    """Why it cannot be rendered with any adaptation; None when it can."""
 
 
 @attrs.frozen
 class CallSample:
-    """A tool call as the chat template writes it."""
+    """A tool call as the chat template renders it."""
 
     text: str
     read: bool
-    """Whether it is read as the same call."""
+    """Whether the output parser reads the same call back from the text."""
 
 
 @attrs.frozen
 class FormatReport:
-    """What a model's chat template and tokenizer were found to do."""
+    """Findings about a model's chat template and tokenizer."""
 
     chat_template: bool
+    """Whether the model has one."""
     reasoning: tuple[str, str] | None
-    """What begins and ends reasoning; None when it is not marked."""
+    """The tags that begin and end reasoning; None when there are none."""
     call_syntaxes: tuple[str, ...]
-    """Names of the model's own syntaxes of tool calls."""
+    """Names of the tool-call syntaxes that the model uses."""
     reads_tools: bool
-    """Whether the template shows tools to the model."""
+    """Whether the template renders tool definitions."""
     switches: tuple[str, ...]
-    """Variables that switch reasoning on or off, or limit it."""
+    """Template variables that switch reasoning on or off, or limit it."""
     effort_levels: tuple[str, ...]
-    """From least to most."""
+    """Reasoning efforts that the template distinguishes, from least to most."""
     ends: tuple[EndToken, ...]
     control_tokens: tuple[str, ...]
-    """Those that stay text where messages spell them, sorted."""
+    """Control tokens that are treated as plain text when messages contain them, sorted."""
     conversations: tuple[FittedConversation, ...]
     call: CallSample | None
-    """None when the template reads no tools, or writes no call."""
+    """None when the template renders no tool definitions, or no calls."""
     problems: tuple[str, ...]
-    """What is wrong, a sentence each."""
+    """Defects of the template or the tokenizer, one sentence each."""
 
 
 class ModelTokenizer(Protocol):
-    """Renders and tokenizes with the tokenizers of models. Thread-safe; waits for no completion.
+    """Renders and tokenizes with the tokenizers of models. Thread-safe; does not wait for running completions.
 
-    The tokenizer of a loaded model is used; of any other model its tokenizer alone is loaded, and the last few of those
-    stay in memory.
+    For a loaded model its own tokenizer is used. For any other model only the tokenizer is loaded; the last few
+    tokenizers loaded in this way are cached.
 
     Every method raises ``UnhealthyModelError``, ``IncompatibleModelError``, ``UntrustedModelCodeError``,
     ``BackendNotInstalledError`` or ``ExecutionError`` when the tokenizer cannot be loaded.
@@ -113,14 +114,14 @@ class ModelTokenizer(Protocol):
 
     @abstractmethod
     def render(self, request: GenerationRequest, *, opens_answer: bool = True) -> TokenizedText:
-        """Return the prompt of a request.
+        """Return the prompt of a request as text and tokens.
 
         Args:
-            request: Its settings have no effect.
-            opens_answer: Whether the prompt of a conversation ends with the beginning of the assistant's message.
+            request: The model and the prompt; settings have no effect.
+            opens_answer: Whether the prompt of a conversation ends with the opening of the assistant's message.
 
         Raises:
-            ValidationError: The chat template refuses the conversation, or a token does not exist.
+            ValidationError: The chat template refuses the conversation, or a token id is not in the vocabulary.
             CapabilityError: The template does not support what the request needs.
             ContextLengthError: The text certainly exceeds the context window; it is not tokenized completely.
         """
@@ -134,28 +135,28 @@ class ModelTokenizer(Protocol):
         Args:
             model: The model.
             text: Any text.
-            add_special: Whether to begin with the beginning-of-sequence token if the model's prompts do.
-            parse_special: Whether the texts of control tokens become these tokens, and not the characters' tokens.
+            add_special: Whether to begin with the beginning-of-sequence token, if the model's prompts begin with it.
+            parse_special: Whether the spelling of a control token becomes that token; otherwise it is plain text.
 
         Raises:
-            ContextLengthError: As ``render`` does.
+            ContextLengthError: As for ``render``.
         """
 
     @abstractmethod
     def decode(self, model: ModelHandle, tokens: TokenIds) -> TokenizedText:
-        """Return the text of some tokens, that of control tokens included.
+        """Return the text of a token sequence, control tokens included.
 
         Raises:
-            ValidationError: A token does not exist; the message names ``tokens``.
+            ValidationError: A token id is not in the vocabulary; the error's field is ``tokens``.
         """
 
     @abstractmethod
     def report(self, model: ModelHandle) -> FormatReport:
-        """Return what the model's chat template and tokenizer do, found by rendering conversations of every kind."""
+        """Examine the model's chat template and tokenizer by rendering sample conversations of every kind."""
 
     @abstractmethod
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
-        """Return the spelling of each of some tokens that exist."""
+        """Return the spelling of each token. Every id must be in the vocabulary."""
 
 
 class TextEmbedder(Protocol):
@@ -163,14 +164,14 @@ class TextEmbedder(Protocol):
 
     @abstractmethod
     def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Return the embeddings of texts, normalised to length one.
+        """Return the embeddings of texts and images, normalised to length one.
 
-        The embedding of a text does not depend on the other texts of the request.
+        An embedding does not depend on the other inputs of the request.
 
         Raises:
             ValidationError: The request is out of range, the model does not support the number of dimensions, or a
                 token is not in its vocabulary.
-            CapabilityError: The model does not support instructions.
+            CapabilityError: The model does not take instructions.
             ContextLengthError: A text is longer than the context window, and truncation was not requested.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError, BackendNotInstalledError: The model
                 cannot be loaded.
@@ -183,15 +184,15 @@ class DocumentReranker(Protocol):
 
     @abstractmethod
     def rerank(self, request: RerankRequest) -> Relevances:
-        """Return how relevant each document is to the query.
+        """Return a relevance score for each document.
 
-        The relevance of a document does not depend on the other documents of the request.
+        The score of a document does not depend on the other documents of the request.
 
         Raises:
             ValidationError: The request is out of range.
-            CapabilityError: The model takes no instruction.
-            ContextLengthError: The query leaves no room for a document; or a document is longer than the context
-                window, and truncation is off.
+            CapabilityError: The model does not take instructions.
+            ContextLengthError: The query leaves no tokens for a document; or query and document exceed the context
+                window, and truncation was not requested.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError, BackendNotInstalledError: The model
                 cannot be loaded.
             ExecutionError: Loading or computing failed for another reason.
@@ -199,45 +200,46 @@ class DocumentReranker(Protocol):
 
 
 class SpeechTranscriber(Protocol):
-    """Runs speech models, loading them on request."""
+    """Runs speech-to-text models, loading them on request."""
 
     @abstractmethod
     def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
         """Transcribe a recording.
 
-        Work starts with the first event that is requested. Closing the generator stops it.
+        Nothing is computed, and no error raised, before the first event is requested. Closing the generator stops the
+        transcription.
 
         Yields:
-            Any number of ``TranscriptionProgress``, the segments of which are final, then exactly one ``Transcript``.
+            Any number of ``TranscriptionProgress``, whose segments are final, then exactly one ``Transcript``.
 
         Raises:
             ValidationError: A setting is out of range, or the file is missing, empty, too large, too long or not audio.
             CapabilityError: The model does not support the language, a language option, a prompt, or word timestamps.
-            BackendNotInstalledError: The package or program that is needed is not installed.
+            BackendNotInstalledError: A required package or program is not installed.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError: The model cannot be loaded.
             ExecutionError: Loading or transcribing failed for another reason.
         """
 
 
 class SpeechSynthesizer(Protocol):
-    """Runs models that speak, loading them on request."""
+    """Runs text-to-speech models, loading them on request."""
 
     @abstractmethod
     def synthesize(self, request: SynthesisRequest) -> Generator[SpeechEvent, None, None]:
         """Speak a text, sentence by sentence.
 
-        Work starts with the first event that is requested. Closing the generator stops it. The parts follow each other
-        without clicks: where the text is divided, the sound is zero. The file of a recording whose voice is imitated is
-        read before the first event, and nothing of it is kept after the last one.
+        Nothing is computed, and no error raised, before the first event is requested. Closing the generator stops the
+        synthesis. The parts join without clicks: each begins and ends with the amplitude 0. A recording whose voice is
+        cloned is read before the first event and dropped after the last one.
 
         Yields:
             One ``SpeechBegun``, any number of ``SpokenPart``, then exactly one ``SpeechEnded``.
 
         Raises:
-            ValidationError: A setting is out of range, or the text has nothing that could be spoken; the recording is
-                no sound, silent, too short or too long, or the model needs to know what is said in it.
-            CapabilityError: The model does not imitate voices.
-            BackendNotInstalledError: A package that is needed is not installed.
+            ValidationError: A setting is out of range, the text has no speakable characters, the recording is silent,
+                too short, too long or not audio, or the model needs a transcript of it.
+            CapabilityError: The model does not clone voices.
+            BackendNotInstalledError: A required package is not installed.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError: The model cannot be loaded.
             ExecutionError: Loading or speaking failed for another reason.
         """

@@ -1,4 +1,4 @@
-"""Ports to other processes: the servers of this user that run already, and programs that offer tools."""
+"""Ports to other processes: the running servers of this user, and tool servers."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,49 +12,53 @@ from mlxk.domain.generation.request import EngineFigures
 
 @attrs.frozen
 class RunningServer:
-    """One server."""
+    """One running server."""
 
     key: str
-    """Identifies it among those that run; opaque."""
+    """Opaque id among the running servers."""
     process: int
-    """Id of the process that a signal stops."""
+    """Id of the process that stops the server when it gets a signal."""
     url: str
-    """Its address for clients."""
+    """Its base URL for HTTP clients."""
     version: str
+    """Of this program."""
     models: tuple[ResidentModel, ...]
-    """In memory, sorted by name."""
+    """Loaded models, sorted by name."""
     engine: EngineFigures | None = None
-    """None for a server of a version that does not say."""
+    """None for a server whose version does not report it."""
 
 
 @attrs.frozen
 class ComputingPlace:
-    """Where the last request of this process was computed."""
+    """The process that computed the last request."""
 
     server: str | None
-    """The address of the server; None for this process."""
+    """The URL of the server; None for this process."""
     reason: str | None = None
-    """Why no server computed it, in a few words; None when one did."""
+    """Why no server computed it, a short phrase; None when one did."""
 
 
 class RunningServers(Protocol):
-    """Lists the servers of this user, and has them unload models and stop."""
+    """Lists the running servers of this user, unloads their models, and stops them."""
 
     @abstractmethod
     def servers(self, seconds: float | None = None) -> tuple[RunningServer, ...]:
-        """Return the servers that respond, sorted by process.
+        """Return the servers that respond, sorted by process id; never raises.
 
         Args:
-            seconds: How long each may take to do so; None: as long as nobody minds waiting.
+            seconds: Timeout for the response of each server; None means the adapter's default.
         """
 
     @abstractmethod
     def unseen(self) -> tuple[str, ...]:
-        """Return what the last listing could not show, a sentence each, such as a server that does not respond."""
+        """Return a sentence for each server that the last ``servers`` could not list, as it did not respond."""
 
     @abstractmethod
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
-        """Have a server unload a model; return False when the server's work in progress has to end first.
+        """Ask a server to unload a model.
+
+        Returns:
+            True when it is unloaded; False when the server unloads it after its requests in progress.
 
         Raises:
             ExecutionError: The server does not respond any more.
@@ -62,72 +66,76 @@ class RunningServers(Protocol):
 
     @abstractmethod
     def stop(self, server: RunningServer) -> None:
-        """Have a server stop, and return when it has; requests in progress may end first.
+        """Stop a server and wait until it has ended; it may first complete its requests in progress.
 
         Raises:
-            ExecutionError: It does not respond any more, or does not stop in time.
+            ExecutionError: The server does not respond any more, or does not stop in time.
         """
 
     @abstractmethod
     def last_place(self) -> ComputingPlace | None:
-        """Return where the last request of this process was computed; None before one, or where none may be shared."""
+        """Return where the last request of this process was computed.
+
+        Returns:
+            None before the first request, or when this process does not use servers.
+        """
 
 
 @attrs.frozen
 class ToolServer:
-    """How one server is reached: a program to start, or an address."""
+    """The connection to a tool server: a program to start, or a URL."""
 
     name: str
     command: tuple[str, ...] = ()
-    """The program and its arguments; empty for an address."""
+    """The program and its arguments; empty for a URL."""
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    """What the program gets of the environment beside what every program needs to run."""
+    """Environment variables of the program, in addition to those that every program needs."""
     directory: str | None = None
     """The program's working directory; None for that of this process."""
     address: str | None = None
-    """The URL of a server that runs already."""
+    """The URL of a running server."""
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    """Sent with every request to the address."""
+    """HTTP headers of every request to the URL."""
 
 
 @attrs.frozen
 class ServerTool:
-    """One tool of a server, in the server's own words."""
+    """One tool, as its server describes it."""
 
     server: str
     """The server's name."""
     name: str
     description: str
     parameters: Mapping[str, Any]
-    """A JSON Schema of its arguments."""
+    """JSON Schema of its arguments."""
 
 
 @attrs.frozen
 class ToolResult:
-    """What a call gave."""
+    """The result of a tool call."""
 
     text: str
     """For the model; without control sequences, and no longer than the limit of the adapter."""
     failed: bool = False
     """Whether the tool reported an error."""
     left_out: tuple[str, ...] = ()
-    """What of the result is not in the text, a few words each."""
+    """Parts of the result that are not in the text, a short phrase each."""
 
 
 class ToolServers(Protocol):
-    """Servers of tools. One thread uses them."""
+    """Connections to tool servers. To be used from one thread."""
 
     @abstractmethod
     def start(self, servers: Sequence[ToolServer]) -> tuple[ServerTool, ...]:
-        """Start and connect servers, once, and return the tools of all of them.
+        """Start or connect to all servers, and return their tools. To be called once.
 
         Raises:
-            ExecutionError: A server cannot be started, or does not answer as one; no server is left running.
+            ExecutionError: A server cannot be started, or does not follow the protocol; no server is left running.
         """
 
     @abstractmethod
     def call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> ToolResult:
-        """Call a tool. An interrupt cancels the call.
+        """Call a tool. ``KeyboardInterrupt`` cancels the call.
 
         Raises:
             ExecutionError: The server has ended, does not answer in time, or refuses the call.
@@ -135,8 +143,8 @@ class ToolServers(Protocol):
 
     @abstractmethod
     def close(self) -> None:
-        """Disconnect and end the programs that were started. Idempotent."""
+        """Disconnect, and end the programs that were started. Idempotent."""
 
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-"""Names by which a machine reaches itself, in lower case; an address of IPv6 without its brackets."""
+"""Host names of the loopback interface, in lower case; IPv6 without brackets."""

@@ -1,4 +1,4 @@
-"""Ports to the system that the program runs on: time, the log, and its user at a terminal."""
+"""Ports to the clock, the log, and the user at the terminal."""
 
 import datetime
 from abc import abstractmethod
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The system clock; tests use one they control."""
+    """The system clock."""
 
     @abstractmethod
     def now(self) -> datetime.datetime:
@@ -19,9 +19,9 @@ class Clock(Protocol):
 
 
 class EventLog(Protocol):
-    """Structured log for operators. It must not be given prompts, completions or tokens.
+    """Structured log for operators. Callers must not pass prompts, completions or their tokens.
 
-    Adapters also redact access tokens, other credentials and the user's home directory.
+    Adapters redact access tokens, other credentials and the path of the user's home directory.
     """
 
     @abstractmethod
@@ -50,7 +50,7 @@ class Progress(Protocol):
 
         Args:
             activity: Name of the phase, such as ``Downloading``.
-            sizes: Item to its size in bytes.
+            sizes: Size in bytes of each item, such as a file.
         """
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Progress(Protocol):
         """Report the bytes done.
 
         Args:
-            done: Every started item to its bytes done; the number decreases when an item is restarted.
+            done: Bytes done of every started item; the number decreases when an item is restarted.
         """
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Progress(Protocol):
 
     @abstractmethod
     def note(self, message: str) -> None:
-        """Show one line, for example that the operation waits for another process."""
+        """Show one line, such as that the operation waits for another process; allowed outside phases."""
 
 
 class Confirmation(Protocol):
@@ -80,8 +80,8 @@ class Confirmation(Protocol):
         Args:
             facts: Lines to show before the question.
             question: The question, with its question mark.
-            default: The meaning of an empty answer.
+            default: The answer when the user types nothing.
 
         Returns:
-            The answer. None when there is no terminal; nothing is shown then.
+            The answer; None when there is no terminal, and nothing was shown.
         """

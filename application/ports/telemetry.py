@@ -1,4 +1,4 @@
-"""The port to a collector of traces and metrics, for the requests that a server has answered."""
+"""The port to a collector of traces and metrics of served requests."""
 
 import datetime
 from abc import abstractmethod
@@ -10,61 +10,61 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class ServedRequest:
-    """A request that has ended. It holds no text of a prompt or an answer, and no key."""
+    """Figures of a completed request. Holds no text of prompts or answers, and no API key."""
 
     operation: str
-    """What was asked for: chat, text_completion, embeddings, rerank, transcription or translation."""
+    """One of chat, text_completion, embeddings, rerank, transcription, translation."""
     api: str
-    """The API it came through, such as ``messages``."""
+    """The HTTP API of the request, such as ``messages``."""
     request_id: str
     ended: datetime.datetime
     """UTC."""
     seconds: float
-    """From the first byte of the body to the end of the answer."""
+    """From the first byte of the body to the end of the response."""
     asked_model: str | None = None
-    """As the client wrote it; None where the request named none, or could not be read."""
+    """The model as the client named it; None when the request named none, or could not be parsed."""
     model: str | None = None
-    """The id of the model that served it; None where none was found."""
+    """The id of the model that served it; None when none was found."""
     parameters: Mapping[str, int | float] = attrs.field(factory=dict)
-    """What was sent of temperature, top_p, top_k, frequency_penalty, presence_penalty, seed, max_tokens and n."""
+    """Those sent of temperature, top_p, top_k, frequency_penalty, presence_penalty, seed, max_tokens and n."""
     input_tokens: int | None = None
     cached_tokens: int | None = None
-    """Those of the input that were not computed again."""
+    """Input tokens taken from the prefix cache."""
     output_tokens: int | None = None
     finish_reasons: tuple[str, ...] = ()
-    """One for each answer."""
+    """One for each choice."""
     queue_ended: float | None = None
-    """Seconds from the start to the end of the wait for its turn."""
+    """Seconds from the start of the request to its admission by the engine."""
     first_token: float | None = None
-    """Seconds from the start to the first token."""
+    """Seconds from the start of the request to the first token."""
     seconds_per_token: float | None = None
-    """Mean seconds of the tokens after the first."""
+    """Mean time between tokens after the first, in seconds."""
     error: str | None = None
-    """The code of the error that ended it."""
+    """The code of the error that ended it; None after success."""
     parent: Mapping[str, str] = attrs.field(factory=dict)
-    """The headers ``traceparent`` and ``tracestate`` of the request, as they were sent; they may be malformed."""
+    """The headers ``traceparent`` and ``tracestate`` as the client sent them; they may be malformed."""
 
 
 class Telemetry(Protocol):
-    """Sends what was served to a collector, in the background. Thread-safe.
+    """Exports the figures of served requests to a collector, in the background. Thread-safe.
 
-    Neither method raises, and ``record`` does not wait for the collector: where that is slow or away, records are lost.
+    No method raises. ``record`` does not block: records are dropped when the collector is slow or unreachable.
     """
 
     @abstractmethod
     def record(self, served: ServedRequest) -> None:
-        """Take a request to be sent."""
+        """Queue a request for export."""
 
     @abstractmethod
     def close(self) -> None:
-        """Send what is left, for a few seconds at most; what is recorded afterwards is lost."""
+        """Export the queued records, for a few seconds at most; later records are dropped."""
 
 
 class NoTelemetry(Telemetry):
-    """Sends nothing anywhere."""
+    """Exports nothing."""
 
     def record(self, served: ServedRequest) -> None:
-        """Drop it."""
+        """Drop the record."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""Port: the text generation engine."""
+"""The port to the text generation engine."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,16 +12,17 @@ from mlxk.domain.models.model import ModelHandle
 
 
 class TextStream(Protocol):
-    """The events of one sequence: ``PromptProgress`` while a long prompt is computed, ``TextDelta``s, one ``Finished``.
+    """The events of one sequence, in the order that ``domain.generation.request`` defines, up to one ``Finished``.
 
-    One thread reads it; ``cancel`` may be called from any thread. Leaving the context manager cancels it. To read one
-    stream, iterate, which blocks; to read many in one thread, set a callback on each and ``take``.
+    One thread reads the stream; ``cancel`` may be called from any thread. Leaving the context manager cancels the
+    sequence. Iterating blocks and suits one stream; to read many streams in one thread, ``subscribe`` to each and
+    ``take``.
     """
 
     adaptations: tuple[Adaptation, ...]
-    """How the conversation was fitted to the model's chat template; known from the start."""
+    """How the conversation was adapted to the model's chat template; set from the start."""
     prompt_tokens: int
-    """Tokens of the prompt; known from the start, 0 for a recording."""
+    """Tokens of the prompt; set from the start, 0 for a transcription."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[StreamEvent]:
@@ -32,6 +33,7 @@ class TextStream(Protocol):
         """Block until the next event and return it.
 
         Raises:
+            StopIteration: ``Finished`` was returned, or the error was raised.
             MlxkError: The sequence failed; other sequences are not affected.
         """
 
@@ -40,19 +42,19 @@ class TextStream(Protocol):
         """Return the unread events, oldest first, without blocking; often empty.
 
         Raises:
-            MlxkError: The sequence failed; raised after the events before the failure were returned.
+            MlxkError: The sequence failed; raised once all events before the failure were returned.
         """
 
     @abstractmethod
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Set a callback for new events. It is called immediately once, then whenever ``take`` would return something.
+        """Set the callback for new events. It is called once immediately, then whenever ``take`` would return events.
 
-        It runs on the generator's thread, so it must return quickly and not raise.
+        The callback runs on the generator's thread; it must return quickly and must not raise.
         """
 
     @abstractmethod
     def cancel(self) -> None:
-        """Stop the sequence. The stream then ends with ``Finished(CANCELLED)``. Idempotent, also after the end."""
+        """Cancel the sequence; the stream then ends with ``Finished(CANCELLED)``. Idempotent, also after the end."""
 
     @abstractmethod
     def __enter__(self) -> Self:
@@ -70,46 +72,46 @@ class ResidentModel:
     handle: ModelHandle
     weight_bytes: int
     idle_seconds_left: float | None
-    """Seconds until it is unloaded if nothing uses it; None when it stays loaded."""
+    """Seconds until it is unloaded if it stays idle; None when it stays loaded."""
     in_use: bool = False
-    """Whether a request has it now."""
+    """Whether a request is using it."""
     context_length: int | None = None
     """Tokens of its context window; None when unknown, or when it does not generate text."""
     tokens_per_second: float | None = None
-    """Speed of the completion that ended last; None before there was one."""
+    """Speed of the last completion; None before the first."""
     widened: bool = False
-    """Whether its 16-bit numbers are held in 32 bits."""
+    """Whether its 16-bit weights are held in 32 bits."""
 
 
 @attrs.frozen
 class DiskPrefixes:
-    """What is kept of prompts on disk. Counters start at zero with the process."""
+    """State of the prefix cache's disk tier. Counters start at zero with the process."""
 
     entries: int
     bytes: int
     limit_bytes: int
     hits: int = 0
-    """Prompts of which a part was read from disk."""
+    """Prompts of which a prefix was read from disk."""
     misses: int = 0
-    """Prompts of which nothing was on disk."""
+    """Prompts of which no prefix was on disk."""
     writes: int = 0
     evictions: int = 0
     refusals: int = 0
-    """Prompts that were not written, for lack of space on disk, or of memory while they wait for it."""
+    """Prompts not written, for lack of space on disk or of memory in the write queue."""
     faults: int = 0
-    """Files that did not hold what they should, and were deleted."""
+    """Files whose content was invalid and which were deleted."""
 
 
 @attrs.frozen
 class KeptPrompts:
-    """What is kept of prompts, of one tenant or of all."""
+    """State of the prefix cache, for one tenant or for all."""
 
     entries: int
-    """In memory."""
+    """Prompts kept in memory."""
     bytes: int
     limit_bytes: int
     quantized_entries: int = 0
-    """Those of them that were quantized for lack of memory."""
+    """Entries that were quantized for lack of memory."""
     quantized_bytes: int = 0
     disk: DiskPrefixes | None = None
     """None without a disk tier."""
@@ -124,7 +126,7 @@ class EngineState:
     running: int
     """Sequences being computed."""
     waiting: int
-    """Sequences in the queue, for capacity or for their model."""
+    """Queued sequences, which wait for capacity or for their model."""
     models: tuple[ModelHandle, ...]
     """Loaded models, sorted by name."""
     prompt_tokens: int = 0
@@ -138,43 +140,43 @@ class EngineState:
     """Sequences that ended with an error."""
     prefix_cache_bytes: int = 0
     prefix_quantizations: int = 0
-    """Kept prompts that were quantized for lack of memory."""
+    """Entries of the prefix cache that were quantized for lack of memory."""
     prefix_quantized_hits: int = 0
-    """Prompts that began with one of these."""
+    """Prompts that used a quantized entry."""
     vision_cache_bytes: int = 0
-    """Features of images that loaded models keep for later prompts."""
+    """Image features that the loaded models cache for later prompts."""
     vision_cache_hits: int = 0
-    """Images whose features were kept, of the loaded models."""
+    """Images whose features were cached, of the loaded models."""
     vision_cache_misses: int = 0
     """Images whose features were computed, of the loaded models."""
     active_bytes: int = 0
     """Memory of all arrays."""
     peak_bytes: int = 0
-    """Most memory of all arrays since the process began."""
+    """Peak memory of all arrays since the process began."""
     residents: tuple[ResidentModel, ...] = ()
     """The loaded models with their sizes, in the order of ``models``."""
     step_seconds: float = 0.0
-    """What a decoding step of one sequence takes, of the slowest loaded model; 0 while unknown."""
+    """Duration of a decoding step of one sequence, of the slowest loaded model; 0 while unknown."""
     chunk_tokens: int = 0
-    """Tokens of a prompt computed between two decoding steps, the fewest of any loaded model; 0 while unknown."""
+    """Prompt tokens computed between two decoding steps, the minimum over the loaded models; 0 while unknown."""
     disk: DiskPrefixes | None = None
-    """What is kept on disk for all tenants; None without a disk tier."""
+    """The disk tier of the prefix cache, for all tenants; None without one."""
     fault_seconds: float | None = None
     """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
     matrix_library: str | None = None
-    """The library of the machine that multiplies matrices on its CPU; None without one."""
+    """The library that multiplies matrices on the CPU; None without one."""
     memory_waits: int = 0
-    """Sequences that waited for memory though fewer than the most were running."""
+    """Sequences that waited for memory although fewer than the maximum were running."""
     memory_evictions: int = 0
-    """Kept prompts that made room for sequences."""
+    """Entries of the prefix cache evicted to make room for sequences."""
     memory_smaller_chunks: int = 0
-    """Chunks of prompts that were made smaller for lack of memory."""
+    """Prefill chunks made smaller for lack of memory."""
     memory_step_backs: int = 0
-    """Running completions that had to wait once more, to be continued when others have ended."""
+    """Running sequences put back into the queue, to continue when others have ended."""
     memory_swaps: int = 0
-    """Times that the system began to move memory to swap while anything was generated."""
+    """Times that the system began to swap memory out during generation."""
     memory_refusals: int = 0
-    """Sequences that were ended for lack of memory."""
+    """Sequences ended for lack of memory."""
 
 
 class TextGenerator(Protocol):
@@ -184,7 +186,7 @@ class TextGenerator(Protocol):
     def submit(self, request: GenerationRequest) -> TextStream:
         """Queue a sequence. Settings that are None come from the model's generation_config, then from our defaults.
 
-        The queue is unlimited: an entrypoint with many clients limits how many sequences it admits.
+        The queue is unbounded: an entrypoint with many clients must limit the sequences that it submits.
 
         Raises:
             ValidationError: A setting is out of range.
@@ -197,7 +199,7 @@ class TextGenerator(Protocol):
 
     @abstractmethod
     def load(self, request: GenerationRequest) -> None:
-        """Load the model of a request, whose prompt is not used, and return once it is loaded.
+        """Load the model of a request and return once it is loaded; the prompt is ignored.
 
         Raises:
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
@@ -207,7 +209,7 @@ class TextGenerator(Protocol):
 
     @abstractmethod
     def state(self, timeout_seconds: float) -> EngineState:
-        """Return the state of the engine; one that was never used is responding.
+        """Return the state of the engine; an engine that was never used counts as responding. Never raises.
 
         Args:
             timeout_seconds: How long to wait for the engine's thread.
@@ -218,17 +220,17 @@ class TextGenerator(Protocol):
         """Unload idle models and return them. A model in use stays loaded.
 
         Args:
-            model: The model to unload; None means every idle one.
-            once_idle: Whether a model in use is unloaded when its use has ended.
+            model: The model to unload; None means every idle model.
+            once_idle: Whether a model in use is unloaded as soon as it becomes idle.
         """
 
     @abstractmethod
     def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
-        """Return what is kept of a tenant's prompts for later ones that begin the same way; None: of all."""
+        """Return the state of the prefix cache, for the prompts of one tenant; None means all tenants."""
 
     @abstractmethod
     def forget_prompts(self, tenant: str | None = None) -> None:
-        """Drop what is kept of a tenant's prompts; None: of all. What is being computed goes on."""
+        """Drop a tenant's entries from the prefix cache; None means all tenants. Running sequences are not affected."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Ports of training: the files of examples, and what trains, measures and fuses."""
+"""Ports for training: the files of training data, and the trainer, which also measures and fuses adapters."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from mlxk.domain.tuning.examples import Example
 from mlxk.domain.tuning.training import ExampleLengths, TrainingPoint, TrainingResult, TuningSettings
 
 ADAPTER_FILES = ("adapter_config.json", "adapters.safetensors")
-"""An adapter, in the format of mlx-lm."""
+"""File names of an adapter in the format of mlx-lm."""
 
 
 class TrainingFiles(Protocol):
@@ -21,44 +21,46 @@ class TrainingFiles(Protocol):
 
     @abstractmethod
     def find(self, path: str) -> Mapping[str, str]:
-        """Return the files of a data set by their split: ``train``, ``valid``, ``test``.
+        """Return the files of a data set by split: ``train``, ``valid``, ``test``.
 
         Args:
-            path: A file, which is for training; or a folder with ``train.jsonl``, and perhaps ``valid.jsonl`` and
+            path: A file, which becomes the ``train`` split; or a folder with ``train.jsonl``, ``valid.jsonl`` or
                 ``test.jsonl``. Absolute, relative to the working directory, or starting with ``~/``.
 
         Raises:
-            ValidationError: There is no such file, or it is none of lines of text.
+            ValidationError: There is no such file, or it is not a text file of lines.
+            StorageError: A file cannot be accessed.
         """
 
     @abstractmethod
     def lines(self, path: str, limit: int) -> Iterator[bytes]:
-        """Yield the lines of a file with their ends; of one that is longer, the first ``limit`` bytes plus one.
+        """Yield the lines of a file with their line ends; a line over ``limit`` bytes is cut to ``limit + 1`` bytes.
 
         Raises:
-            StorageError: It cannot be read.
+            StorageError: The file cannot be read.
         """
 
     @abstractmethod
     def image(self, path: str, limit: int) -> bytes:
-        """Return the content of a file, at most ``limit`` bytes plus one.
+        """Return the content of an image file, cut to ``limit + 1`` bytes.
 
         Args:
             path: Absolute.
             limit: Bytes.
 
         Raises:
-            ValidationError: There is no such regular file, or it cannot be read; the message follows its name.
+            ValidationError: There is no such regular file, or it cannot be read. The message continues a sentence that
+                begins with the file's name.
         """
 
 
 @attrs.frozen
 class TrainedModel:
-    """A model that is trained, and the library that runs it."""
+    """A model to train, and the backend that runs it."""
 
     handle: ModelHandle
     backend: str
-    """One of those of its description."""
+    """One of the backends in the model's description."""
 
 
 @attrs.frozen
@@ -67,52 +69,59 @@ class TrainingJob:
 
     model: TrainedModel
     form: WeightForm
-    """How the weights of the model are held."""
+    """How the weights of the model are held in memory."""
     settings: TuningSettings
     train: tuple[Example, ...]
     valid: tuple[Example, ...]
     directory: str
-    """Where the state of the run is kept, and its adapter is written; absolute, and exists."""
+    """The existing directory, absolute, for the checkpoints of the run and its adapter."""
     identity: str
-    """Equal only for runs that have the same result."""
+    """Fingerprint of everything that determines the result; only a run with an equal one may be resumed."""
     base: str
-    """The model as the adapter names it."""
+    """The name of the base model that is written into the adapter."""
 
 
 @attrs.frozen
 class UnfinishedTraining:
-    """A run that was broken off."""
+    """An interrupted run with a checkpoint."""
 
     step: int
-    """The last one that is kept."""
+    """The step of the checkpoint."""
     identity: str
+    """See ``TrainingJob``."""
     fields: Mapping[str, object]
     """Its settings by name."""
 
 
 class ModelTuner(Protocol):
-    """Trains models, and measures their loss, on the calling thread. Nothing stays loaded.
+    """Trains adapters, measures losses and fuses adapters, on the calling thread. No model stays loaded after a call.
 
-    Of models that read images the layers for text are trained, on the tokens that a server computes for images.
+    Of a vision model only the text layers are trained; image tokens are computed as for inference.
 
-    Nothing is executed that came with a model, and the network is not used.
+    No code from a model is executed, and the network is not used.
     """
 
     @abstractmethod
     def lengths(
         self, model: TrainedModel, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
     ) -> ExampleLengths:
-        """Return the lengths of examples; only the tokenizer of the model is loaded.
+        """Return the lengths of examples in tokens; only the tokenizer of the model is loaded.
+
+        Args:
+            model: The model.
+            examples: At least one.
+            max_length: Tokens to which an example is truncated.
+            mask_prompt: Whether only the tokens of answers count as learned.
 
         Raises:
-            ValidationError: The template of the model refuses an example, or nothing of one would be learned; names
-                the line.
+            ValidationError: The model's template refuses an example, or an example has no token to learn; the message
+                names the line.
             MlxkError: The tokenizer cannot be loaded.
         """
 
     @abstractmethod
     def unfinished(self, directory: str) -> UnfinishedTraining | None:
-        """Return the run whose state a directory holds; None where it holds none."""
+        """Return the run whose checkpoint a directory holds; None when it holds none."""
 
     @abstractmethod
     def train(
@@ -120,25 +129,32 @@ class ModelTuner(Protocol):
     ) -> TrainingResult:
         """Train, and write ``ADAPTER_FILES`` into the directory of the job, in mlx-lm's format.
 
-        The state is written as often as the settings say, each time whole or not at all, and when training is broken
-        off by an exception of ``report`` or ``stopped``. A run that is resumed has the same result as one that never
-        was.
+        Checkpoints are written atomically, at the interval of the settings and when ``report`` or ``stopped`` raises.
+        A resumed run has the same result as an uninterrupted one.
 
         Args:
             job: The run.
-            report: Gets the figures, about every second and whenever the validation was measured.
-            stopped: Whether to end after the current step; the adapter is then as it was after it.
-            resume: Whether to continue the run whose state the directory holds.
+            report: Callback with the figures, about every second and after each validation.
+            stopped: Returns whether to end after the current step; the adapter is then written as of that step.
+            resume: Whether to continue from the checkpoint in the job's directory.
 
         Raises:
-            MlxkError: The model cannot be loaded or trained, or the disk refuses.
+            ValidationError: There is no checkpoint to resume, or the model has no layers that can be trained so.
+            MlxkError: The model cannot be loaded, training failed, or a file cannot be written.
         """
 
     @abstractmethod
     def loss(
         self, model: TrainedModel, adapter: str | None, form: WeightForm, examples: tuple[Example, ...], max_length: int
     ) -> float:
-        """Return the mean loss over the tokens of all answers, in nats.
+        """Return the mean loss over the tokens of all answers, in nats per token.
+
+        Args:
+            model: The model.
+            adapter: Directory of an adapter, absolute; None measures the model alone.
+            form: How its weights are held in memory.
+            examples: At least one.
+            max_length: Tokens to which an example is truncated.
 
         Raises:
             MlxkError: The model or the adapter cannot be loaded.
@@ -148,20 +164,20 @@ class ModelTuner(Protocol):
     def fuse(
         self, model: TrainedModel, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool
     ) -> int:
-        """Write the weights of a model with its adapter built in, their index and ``config.json``.
+        """Write the weights of a model merged with an adapter, their index and ``config.json``.
 
         Args:
             model: A complete model.
             adapter: Directory of the adapter, absolute.
             target: An existing directory, absolute.
             progress: Receives the bytes written.
-            dequantize: Whether quantized layers become plain ones; else what was adapted is quantized again.
-            exact: Whether plain layers that were adapted are written in 32 bits, so that nothing is rounded.
+            dequantize: Whether all quantized layers are dequantized; otherwise adapted ones are quantized again.
+            exact: Whether adapted layers that are not quantized are written in 32 bits, so that nothing is rounded.
 
         Returns:
-            How many layers the adapter changed.
+            The number of layers that the adapter changed.
 
         Raises:
             ValidationError: The adapter does not fit the model.
-            MlxkError: The model cannot be loaded, or the disk refuses.
+            MlxkError: The model cannot be loaded, or a file cannot be written.
         """
