@@ -1,4 +1,4 @@
-"""The bases of adapters: whether one is on this machine, and whether the adapter was trained on it."""
+"""The base models of adapters: whether one is on this machine, and whether its weights are those trained on."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,39 +15,42 @@ from mlxk.domain.tuning.base import MAX_RECORD_BYTES, RECORD, recorded_fingerpri
 
 OTHER_BASE = "the adapter was trained on a model with other weights"
 _ENDS_BYTES = 64 * 1024
-"""Bytes of a file of weights that are read at its beginning, where the header is, and at its end."""
-_WHOLE_BYTES = 64 * 1024 * 1024
+"""Bytes read at the beginning of a weight file, where the header is, and at its end."""
+_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""Bytes read of the config and the index."""
 
 
 def fingerprint(files: ModelFiles, directory: str) -> str:
-    """Return what changes with the config and the weights of a model, from their sizes and the ends of each file.
+    """Return a hash of a model's config and weights without reading all tensors.
+
+    It covers ``config.json`` and the index, and of each weight file its name, size, beginning and end.
 
     Raises:
         StorageError: The directory cannot be read.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for entry in sorted(files.list(directory).files, key=lambda each: each.path):
-        described = entry.path in (CONFIG, SAFETENSORS_INDEX)
-        if not described and not entry.path.endswith(SAFETENSORS):
+        is_document = entry.path in (CONFIG, SAFETENSORS_INDEX)
+        if not is_document and not entry.path.endswith(SAFETENSORS):
             continue
-        found.update(f"{entry.path}\0{entry.size_bytes}\0".encode())
-        found.update(files.read(directory, entry.path, _WHOLE_BYTES if described else _ENDS_BYTES) or b"")
-        if not described:
-            found.update(files.read_end(directory, entry.path, _ENDS_BYTES) or b"")
-    return f"sha256:{found.hexdigest()}"
+        digest.update(f"{entry.path}\0{entry.size_bytes}\0".encode())
+        digest.update(files.read(directory, entry.path, _DOCUMENT_BYTES if is_document else _ENDS_BYTES) or b"")
+        if not is_document:
+            digest.update(files.read_end(directory, entry.path, _ENDS_BYTES) or b"")
+    return f"sha256:{digest.hexdigest()}"
 
 
 @attrs.define(eq=False)
 class AdapterBases:
-    """Finds the bases of adapters, and compares them with what was trained on. Thread-safe."""
+    """Finds the base models of adapters, and compares their weights with those trained on. Thread-safe."""
 
     with_base: Callable[[ModelHandle], ModelHandle]
-    """Returns the base of an adapter, with the adapter; raises where it is not here."""
+    """Returns the base of an adapter, with the adapter set; raises ``MlxkError`` when the base is not found."""
     files: ModelFiles
     _warned: set[tuple[str, str]] = attrs.field(factory=set)
 
-    def of(self, adapter: ModelHandle) -> AdapterBase:
-        """Return what is known of the base of an adapter alone; reads little."""
+    def describe(self, adapter: ModelHandle) -> AdapterBase:
+        """Return the base of an adapter, or why there is none; of its weights only the fingerprint is computed."""
         try:
             base = self.with_base(adapter)
         except MlxkError as error:
@@ -55,7 +58,7 @@ class AdapterBases:
         return AdapterBase(base.label, None, self.differs(base, adapter.directory))
 
     def problem(self, adapter: ModelHandle) -> str | None:
-        """Return why an adapter has no base here; None where it has one. Nothing of the base is read."""
+        """Return why the base of an adapter is not found; None when it is. The base's files are not read."""
         try:
             self.with_base(adapter)
         except MlxkError as error:
@@ -70,16 +73,16 @@ class AdapterBases:
             adapter: Directory of the adapter.
 
         Returns:
-            None where the adapter does not say, or the model cannot be read.
+            None when the adapter records no fingerprint, or the model cannot be read.
         """
-        known = recorded_fingerprint(self.files.read(adapter, RECORD, MAX_RECORD_BYTES))
+        recorded = recorded_fingerprint(self.files.read(adapter, RECORD, MAX_RECORD_BYTES))
         try:
-            return None if known is None else fingerprint(self.files, base.directory) != known
+            return None if recorded is None else fingerprint(self.files, base.directory) != recorded
         except MlxkError:
             return None
 
     def warn(self, base: ModelHandle, adapter: str, log: EventLog) -> None:
-        """Record, once for each, that an adapter was trained on another model than the one that it is used with."""
+        """Log a warning, once per pair, when an adapter was trained on other weights than those of the model."""
         pair = (base.directory, adapter)
         if pair not in self._warned:
             self._warned.add(pair)

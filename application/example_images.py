@@ -1,4 +1,4 @@
-"""The images of training data: read and decoded when they are needed, and shown to a model as a request shows them."""
+"""The images of training data: read and decoded when they are needed, and rendered as those of a request."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ from mlxk.domain.tuning.examples import Example, ExamplePart, NamedImage
 
 @attrs.frozen
 class ExampleImages:
-    """Reads the images that examples name; nothing of them is kept."""
+    """Reads the images that training examples name; nothing is cached."""
 
     files: TrainingFiles
     reader: ImageReader
@@ -26,7 +26,8 @@ class ExampleImages:
         """Return the conversation of an example with its images, numbered as those of a request.
 
         Raises:
-            ValidationError: An image is not there, or is none.
+            ValidationError: An image is missing or damaged.
+            BackendNotInstalledError: The format of an image needs a package that is not installed.
         """
         conversation, numbers = example.conversation, ImageNumbers()
         if not example.parts:
@@ -40,22 +41,27 @@ class ExampleImages:
         return attrs.evolve(conversation, messages=tuple(messages))
 
     def check(self, image: NamedImage) -> str:
-        """Return the digest of an image that can be shown.
+        """Decode an image, and return the digest of its file.
 
         Raises:
-            ValidationError: It is not there, or is none.
+            ValidationError: The image is missing or damaged.
+            BackendNotInstalledError: Its format needs a package that is not installed.
         """
         encoded = self.encoded(image)
         self.reader.decode(encoded)
         return encoded.digest
 
     def encoded(self, image: NamedImage) -> EncodedImage:
-        """Return the file of an image; raises as ``check``."""
+        """Return the file of an image, which is named by a path or held in a ``data:`` URL.
+
+        Raises:
+            ValidationError: The image is missing, too large or not an image.
+        """
         if not image.is_content:
             data = self.files.image(image.reference, MAX_IMAGE_BYTES)
             return EncodedImage.of(data, image.place, posixpath.basename(image.reference))
-        head, _, content = image.reference.partition(",")
-        if not head.endswith(";base64"):
+        header, _, content = image.reference.partition(",")
+        if not header.endswith(";base64"):
             raise ValidationError("holds its content in another form than base64")
         try:
             return EncodedImage.of(base64.b64decode(content, validate=True), image.place)

@@ -1,4 +1,4 @@
-"""What an entrypoint asks of a model: a conversation with encoded media, and how to generate."""
+"""The input of text generation: prompts, conversations with encoded media, options, and the decoding of media."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from mlxk.domain.generation.video import Clip, EncodedVideo
 from mlxk.domain.models.model import ModelDetails
 
 ImageSource = Callable[[], EncodedImage]
-"""Reads an image when it is needed."""
+"""Reads an image on demand; raises ``ValidationError`` when it cannot be read."""
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class Recording:
     path: str
     """Its path on this machine."""
     name: str
-    """Its name in messages."""
+    """Its name in messages to the user."""
 
 
 IncomingPart = MessagePart | EncodedImage | ImageSource | Recording | Clip
@@ -47,7 +47,7 @@ class IncomingMessage:
     message: Message
     """Without the media in ``parts``."""
     parts: tuple[IncomingPart, ...] = ()
-    """Text and media in order; empty for text alone."""
+    """Text and media in order; empty for a message of text only."""
 
     @property
     def images(self) -> tuple[EncodedImage | ImageSource, ...]:
@@ -73,7 +73,7 @@ class IncomingConversation:
     tools: tuple[str, ...] = ()
     """Function definitions in OpenAI's form, each a JSON object as text."""
     images_field: str = "messages"
-    """The request field or option that holds the images, for messages."""
+    """The request field or option that holds the images, for errors."""
 
     @classmethod
     def of(
@@ -86,7 +86,7 @@ class IncomingConversation:
 
         Args:
             conversation: The text, and media that is decoded already.
-            media: What to add to its last message.
+            media: The media to put before the content of the last message.
             images_field: See the attribute.
         """
         *earlier, last = conversation.messages
@@ -96,12 +96,12 @@ class IncomingConversation:
 
 
 Prompt = str | TokenIds | Conversation | IncomingConversation
-"""Text or tokens, given to the model unchanged; or a conversation, rendered with its chat template."""
+"""Text or tokens, passed to the model unchanged; or a conversation, rendered with its chat template."""
 
 
 @attrs.frozen
 class GenerationOptions:
-    """How to generate."""
+    """Options of a text generation, all independent of the prompt."""
 
     settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
@@ -109,57 +109,57 @@ class GenerationOptions:
     effort: Effort | None = None
     """How much the model reasons; None leaves it to the chat template."""
     template_options: Mapping[str, Any] = attrs.field(factory=dict)
-    """Further variables for the chat template, by its own names; JSON values."""
+    """Additional variables of the chat template, by the template's names; JSON values."""
     thinking_tags: tuple[str, str] | None = None
-    """The texts that begin and end the reasoning; None as they are known of the model."""
+    """The texts that begin and end the reasoning; None means those of the model's format."""
     is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
-    """Whether the client has gone, before they have streams that can be cancelled."""
+    """Returns whether the client has disconnected; polled until it has streams that can be cancelled."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     draft_reference: str | None = None
-    """A smaller model for speculative decoding, as the user typed it."""
+    """The draft model for speculative decoding, as the user typed it."""
     draft_kind: str | None = None
-    """What it must be: one of ``DRAFT_KINDS``; None takes it as what its files say."""
+    """The required kind of the draft model, one of ``DRAFT_KINDS``; None accepts any."""
     strict_memory: bool = False
     """Whether a text model beyond the memory budget is refused; by default it runs with a warning."""
     strict_capabilities: bool = False
-    """Whether tools are refused for a model that is not made for them; by default a text describes them to it."""
+    """Whether tools are refused for a model without tool calls; by default a text in the prompt describes them."""
     choices: int = 1
-    """Completions of each prompt."""
+    """Number of completions of each prompt."""
     chunk: int = DEFAULT_CHUNK
     """Number of images in one chunk."""
     image_tables: bool = True
     """Whether the table of its images precedes each completion."""
     image_facts: bool = True
-    """Whether the model and the tables get the EXIF facts of images, where the user of this machine allows them."""
+    """Whether the prompt and the tables include EXIF facts of images; ``MediaReaders.exif`` must allow them too."""
     parse_special: bool = False
-    """Whether control tokens that messages spell out are control tokens; see ``GenerationRequest``."""
+    """Whether the spelling of a control token in a message is that token; see ``GenerationRequest``."""
     fills_system: bool = True
     """Whether a conversation without a system prompt gets that of the model's profile."""
     context_limit: int | None = None
     keep_alive_seconds: float | None = None
     alternatives_limit: int | None = None
     tenant: str = ""
-    """These as in ``GenerationRequest``."""
+    """These four: see ``GenerationRequest``."""
 
-    def by_profile(
+    def with_profile(
         self, profile: Profile, details: ModelDetails, prompts: Sequence[Prompt]
     ) -> "tuple[Sequence[Prompt], GenerationOptions]":
-        """Return prompts and options with what these leave out from a profile.
+        """Return prompts and options, completed with the defaults of a profile.
 
         Args:
-            profile: What the user has said about the model's name.
+            profile: The user's defaults for the model.
             details: The model.
-            prompts: A conversation without a system prompt gets that of the profile; text and tokens stay.
+            prompts: A conversation without a system prompt gets that of the profile; text and tokens stay unchanged.
 
         Raises:
-            ValidationError: The options and those of the profile exclude each other.
+            ValidationError: An option is out of range, or excludes one of the profile.
         """
-        asked = Profile(**{name: getattr(self, name) for name in _OF_PROFILES})
-        filled = asked.over(profile.leaving_reasoning_to(asked, can_reason=details.may_reason))
+        requested = Profile(**{name: getattr(self, name) for name in _PROFILE_FIELDS})
+        filled = requested.over(profile.leaving_reasoning_to(requested, can_reason=details.may_reason))
         filled.validate()
         if profile == Profile():
             return prompts, self
-        options = attrs.evolve(self, **{name: getattr(filled, name) for name in _OF_PROFILES})
+        options = attrs.evolve(self, **{name: getattr(filled, name) for name in _PROFILE_FIELDS})
         if profile.pins:
             options = attrs.evolve(options, keep_alive_seconds=profile.keep_alive_seconds)
         if self.draft_reference is None and options.draft_reference is not None:
@@ -169,7 +169,7 @@ class GenerationOptions:
         return [_with_system(each, system) for each in prompts], options
 
 
-_OF_PROFILES = (
+_PROFILE_FIELDS = (
     "settings",
     "thinking",
     "effort",
@@ -182,31 +182,31 @@ _OF_PROFILES = (
     "keep_alive_seconds",
     "alternatives_limit",
 )
-"""The fields that options share with profiles."""
+"""The fields that ``GenerationOptions`` and ``Profile`` share."""
 
 
 def _with_system(prompt: Prompt, system: str | None) -> Prompt:
-    """Return a conversation that begins with a system prompt, unless it has one; text and tokens as they are."""
+    """Prepend a system prompt to a conversation that has none; text and tokens stay unchanged."""
     message = Message(Role.SYSTEM, system or "")
     if system is None or not isinstance(prompt, (Conversation, IncomingConversation)):
         return prompt
     if isinstance(prompt, Conversation):
-        has_one = any(each.role is Role.SYSTEM for each in prompt.messages)
-        return prompt if has_one else attrs.evolve(prompt, messages=(message, *prompt.messages))
-    has_one = any(each.message.role is Role.SYSTEM for each in prompt.messages)
-    return prompt if has_one else attrs.evolve(prompt, messages=(IncomingMessage(message), *prompt.messages))
+        has_system = any(each.role is Role.SYSTEM for each in prompt.messages)
+        return prompt if has_system else attrs.evolve(prompt, messages=(message, *prompt.messages))
+    has_system = any(each.message.role is Role.SYSTEM for each in prompt.messages)
+    return prompt if has_system else attrs.evolve(prompt, messages=(IncomingMessage(message), *prompt.messages))
 
 
 def encoded_images(incoming: IncomingMessage) -> list[EncodedImage]:
-    """Return the images of a message that were read."""
+    """Return the images of a message, without those that an ``ImageSource`` has not read yet."""
     return [part for part in incoming.parts if isinstance(part, EncodedImage)]
 
 
 def messages_with_images(prompt: IncomingConversation) -> list[IncomingMessage]:
-    """Return the messages of a conversation with every image read.
+    """Return the messages of a conversation, every ``ImageSource`` replaced by its image.
 
     Raises:
-        ValidationError: They are too large together, or one cannot be read.
+        ValidationError: An image cannot be read, or all images together are too large.
     """
     messages = [
         attrs.evolve(each, parts=tuple(part() if callable(part) else part for part in each.parts))
@@ -218,13 +218,13 @@ def messages_with_images(prompt: IncomingConversation) -> list[IncomingMessage]:
 
 @attrs.frozen
 class MediaReaders:
-    """Decodes the media of messages."""
+    """Decodes the media of messages. Methods raise the errors of the decoders' ports."""
 
     images: ImageReader
     audio: AudioDecoder
     videos: VideoDecoder
     exif: bool
-    """Whether the user and the model get what images and clips say of how they were recorded."""
+    """Whether recording metadata of images and clips may be given to the user and the model."""
 
     def with_images(
         self, incoming: IncomingMessage, numbers: ImageNumbers, facts: bool
@@ -233,8 +233,8 @@ class MediaReaders:
 
         Args:
             incoming: The message.
-            numbers: Those of the conversation.
-            facts: Whether what images and clips say of themselves is wanted.
+            numbers: Numbers the images and clips of the conversation.
+            facts: Whether to read recording metadata.
         """
         message = incoming.message
         if message.role is Role.ASSISTANT:
@@ -243,41 +243,41 @@ class MediaReaders:
         images = encoded_images(incoming)
         if not images and not incoming.videos:
             return self.without_images(incoming), None
-        videos = tuple(self.shown_video(each, numbers.of_video(), facts=facts) for each in incoming.videos)
-        chunk = Chunk(self.numbered(images, numbers, facts), videos=videos)
+        videos = tuple(self.numbered_video(each, numbers.of_video(), facts=facts) for each in incoming.videos)
+        chunk = Chunk(self.numbered_images(images, numbers, facts), videos=videos)
         frames = iter(each.read.video for each in videos)
-        parts = [next(frames) if isinstance(part, Clip) else self.decoded(part) for part in incoming.parts]
+        parts = [next(frames) if isinstance(part, Clip) else self.decode(part) for part in incoming.parts]
         return chunk.message(parts), chunk
 
-    def shown_video(self, video: Clip, number: int, *, facts: bool) -> ShownVideo:
-        """Return a clip with its number and its frames, and with its facts where they are wanted."""
+    def numbered_video(self, video: Clip, number: int, *, facts: bool) -> ShownVideo:
+        """Return a clip with its number and frames, and with its recording metadata if ``facts``."""
         read = self.read_video(video)
         if not (self.exif and facts):
             read = attrs.evolve(read, facts=attrs.evolve(read.facts, recorded=None))
         return ShownVideo(number, video, read)
 
     def read_video(self, video: Clip) -> ReadVideo:
-        """Return the frames of a clip, and what is known of it."""
+        """Return the sampled frames and the facts of a clip, which is a video file or a sequence of images."""
         if isinstance(video, EncodedVideo):
             return self.videos.decode(video)
-        found = video.decoded(self.images.decode)
-        first, seconds = found.frames[0].image, found.total_frames / found.rate
-        return ReadVideo(found, VideoFacts(first.width, first.height, seconds, video.images[0].format.value))
+        decoded = video.decoded(self.images.decode)
+        first, seconds = decoded.frames[0].image, decoded.total_frames / decoded.rate
+        return ReadVideo(decoded, VideoFacts(first.width, first.height, seconds, video.images[0].format.value))
 
     def without_images(self, incoming: IncomingMessage) -> Message:
         """Return a message with decoded audio, and a note in place of its images and clips."""
         message = incoming.message
         counts = {"image": len(incoming.images), "video": len(incoming.videos)}
-        note = tuple(f"[{count} {kind}(s) were attached]" for kind, count in counts.items() if count)
+        notes = tuple(f"[{count} {kind}(s) were attached]" for kind, count in counts.items() if count)
         parts: tuple[MessagePart, ...] = ()
         if incoming.has_audio and incoming.parts:
-            parts = tuple(self.decoded(part) for part in incoming.parts if not is_seen(part))
-            parts = (*parts, *(() if message.content else (DEFAULT_AUDIO_PROMPT,)), *note)
-        if not parts and not note:
+            parts = tuple(self.decode(part) for part in incoming.parts if not is_visual(part))
+            parts = (*parts, *(() if message.content else (DEFAULT_AUDIO_PROMPT,)), *notes)
+        if not parts and not notes:
             return message
-        return attrs.evolve(message, content="\n\n".join(filter(None, (message.content, *note))), parts=parts)
+        return attrs.evolve(message, content="\n\n".join(filter(None, (message.content, *notes))), parts=parts)
 
-    def decoded(self, part: IncomingPart) -> MessagePart:
+    def decode(self, part: IncomingPart) -> MessagePart:
         """Return a part of a message, decoded if it is a file."""
         if isinstance(part, Recording):
             audio = self.audio.decode(part.path, part.name)
@@ -289,15 +289,17 @@ class MediaReaders:
             return self.read_video(part).video
         return self.images.decode(part) if isinstance(part, EncodedImage) else part
 
-    def numbered(self, images: Sequence[EncodedImage], numbers: ImageNumbers, facts: bool) -> tuple[ShownImage, ...]:
-        """Return images with their numbers, and with their facts where they are wanted."""
-        return tuple(self.shown(image, numbers.of(image), facts=facts) for image in images)
+    def numbered_images(
+        self, images: Sequence[EncodedImage], numbers: ImageNumbers, facts: bool
+    ) -> tuple[ShownImage, ...]:
+        """Return images with their numbers, and with their recording metadata if ``facts``."""
+        return tuple(self.numbered_image(image, numbers.of(image), facts=facts) for image in images)
 
-    def shown(self, image: EncodedImage, number: int, *, facts: bool) -> ShownImage:
-        """Return an image with its number, and with its facts where they are wanted."""
+    def numbered_image(self, image: EncodedImage, number: int, *, facts: bool) -> ShownImage:
+        """Return an image with its number, and with its recording metadata if ``facts``."""
         return ShownImage(number, image, self.images.read_exif(image) if self.exif and facts else None)
 
 
-def is_seen(part: IncomingPart) -> bool:
+def is_visual(part: IncomingPart) -> bool:
     """Whether a part is an encoded image or clip."""
     return isinstance(part, EncodedImage | Clip) or callable(part)

@@ -1,4 +1,4 @@
-"""Media that a request names by a path or an address, read where the operator allows it."""
+"""Media that a request refers to by a path or a URL, read where the operator allows it."""
 
 from collections.abc import Callable
 
@@ -13,23 +13,23 @@ _FILE = "file:"
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address of the web."""
+    """Whether a text is an ``http`` or ``https`` URL."""
     return text[:8].lower().startswith(_ADDRESSES)
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is a path from the root on, or the URL of a file."""
+    """Whether a text is an absolute path or a ``file`` URL."""
     return text.startswith("/") or text[:5].lower() == _FILE
 
 
 @attrs.frozen
 class NamedMedia:
-    """What the operator allows requests to name."""
+    """The sources of media that the operator allows requests to refer to."""
 
     files: MediaSource | None = None
-    """Reads files; None where no folder is allowed."""
+    """Reads files by path; None when no folder is allowed."""
     addresses: MediaSource | None = None
-    """Fetches what is at addresses; None where that is not allowed."""
+    """Fetches files by URL; None when that is not allowed."""
 
     def of_request(self, monotonic: Callable[[], float]) -> "RequestMedia":
         """Return the reader for one request.
@@ -41,10 +41,10 @@ class NamedMedia:
 
 
 class RequestMedia:
-    """Reads what one request names, each reference once, within limits for all of them. For one thread.
+    """Reads the media that one request refers to, each reference once, within limits on their sum. Not thread-safe.
 
     Args:
-        allowed: What the operator allows.
+        allowed: The sources that the operator allows.
         monotonic: Returns seconds of a monotonic clock.
     """
 
@@ -56,15 +56,15 @@ class RequestMedia:
         self._seconds_left = MAX_NAMED_SECONDS
 
     def read(self, reference: str, kind: MediaKind, field: str) -> bytes:
-        """Return the file of a path or an address.
+        """Return the content of the file that a reference names.
 
         Args:
-            reference: One for which ``is_path`` or ``is_address`` holds.
-            kind: What it is to be.
-            field: Of the request.
+            reference: A path or URL, for which ``is_path`` or ``is_address`` holds.
+            kind: The expected kind of media.
+            field: The field of the request, for errors.
 
         Raises:
-            ValidationError: It is not allowed, or cannot be had; the error names the field.
+            ValidationError: The source is not allowed, a limit is exceeded, or the file cannot be read.
         """
         if reference in self._read:
             return self._read[reference]
@@ -84,11 +84,11 @@ class RequestMedia:
 
     def _source(self, reference: str, field: str) -> MediaSource:
         if is_address(reference):
-            source, what, remedy = self._allowed.addresses, "is an address", Remedy.ALLOW_REMOTE_MEDIA
+            source, noun, remedy = self._allowed.addresses, "an address", Remedy.ALLOW_REMOTE_MEDIA
         else:
-            source, what, remedy = self._allowed.files, "is the path of a file", Remedy.ALLOW_MEDIA_PATHS
+            source, noun, remedy = self._allowed.files, "the path of a file", Remedy.ALLOW_MEDIA_PATHS
         if source is None:
-            fault = f"{what}, which this server does not read; send the content itself, in base64"
+            fault = f"is {noun}, which this server does not read; send the content itself, in base64"
             raise ValidationError.in_field(field, fault, hint=Advice(remedy))
         return source
 

@@ -1,7 +1,7 @@
 """The policy of every entrypoint: which models may be loaded, and whether they have the capabilities of a request.
 
-Holds the table of refusals, one for each missing capability, and the checks before loading: health, operation, backend,
-memory. A new capability needs a row only where the general refusal says too little.
+Holds the checks before loading (health, operation, backend, memory) and the table of refusals, one for each missing
+capability. A new capability needs a row only where the general refusal says too little.
 """
 
 from collections.abc import Callable, Collection
@@ -43,22 +43,22 @@ from mlxk.domain.models.model import (
 )
 
 Requirement = Callable[[ModelDescription], None]
-"""Raises the refusal of a model that lacks a capability of a request."""
+"""Raises ``CapabilityError`` for a model that lacks a capability of a request."""
 
 
 def require_loadable(description: ModelDescription, require_kind: Requirement) -> None:
-    """Refuse a model that cannot be loaded here, or is of another kind.
+    """Refuse a model that cannot be loaded here, or lacks a capability.
 
-    Damage comes first, since capabilities cannot be read from damaged files; the backend comes last, since no backend
-    makes a model of another kind the right one.
+    Health is checked first, since capabilities cannot be detected from damaged files; the backend is checked last,
+    since installing one does not help a model without the capability.
 
     Args:
         description: The model.
-        require_kind: Refuses a model of another kind.
+        require_kind: Checks the capabilities.
 
     Raises:
         UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is of another kind.
+        CapabilityError: It lacks a capability.
         IncompatibleModelError: No installed backend runs it.
     """
     handle, runtime = description.handle, description.runtime
@@ -83,15 +83,15 @@ def estimate_memory(
     context_tokens: int | None = None,
     cache: EngineOptions | None = None,
 ) -> MemoryVerdict:
-    """Return whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
+    """Judge whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
 
-    The verdict also decides in which form its weights are held.
+    The verdict includes the form in which the weights are held.
 
     Args:
         description: The model.
         memory: Reads the machine's memory.
         context_tokens: Tokens of context; None means a long chat, or the model's context window when that is shorter.
-        cache: How keys and values are kept; None: as they are.
+        cache: The format of the KV cache; None means unquantized and unbounded.
     """
     tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
     reading = memory.read()
@@ -105,20 +105,20 @@ def estimate_memory(
 
 
 def _widening_pays(description: ModelDescription, reading: MemoryReading, matrices: Matrices) -> bool:
-    """Whether to widen a model if it fits.
+    """Whether to hold a model's 16-bit weights in 32 bits if they fit.
 
-    Quantized layers and speech models are slow in 16 bits. Multiplying plain matrices of 32 bits is faster only with
-    a library made for it.
+    Quantized layers and speech models are slow in 16 bits. For other layers 32 bits are faster only with a library that
+    multiplies such matrices.
     """
     slow = description.quantized or description.operation in (Capability.AUDIO, Capability.TEXT_TO_SPEECH)
     return reading.widening is Widening.WITHIN_BUDGET or slow or matrices.are_fast
 
 
 def require_closed(source: ModelHandle, files: ModelFiles) -> None:
-    """Refuse a workspace with links out of it: a copy would hold, as its own files, what lies elsewhere.
+    """Refuse a workspace with links out of it, whose targets a copy would include as its own files.
 
     Raises:
-        ValidationError: Names the first link; ``detail`` has all of them.
+        ValidationError: It has such a link; ``detail`` lists all of them.
     """
     links = files.outward_links(source.directory) if source.origin is Origin.WORKSPACE else ()
     links = tuple(link for link in links if is_part_of_model(link))
@@ -131,7 +131,11 @@ def require_closed(source: ModelHandle, files: ModelFiles) -> None:
 
 
 def require_whole_model(description: ModelDescription) -> None:
-    """Refuse an adapter, which is no model by itself, with ``CapabilityError``."""
+    """Refuse an adapter, which is not a model by itself.
+
+    Raises:
+        CapabilityError: It is an adapter.
+    """
     if description.model_type is ModelType.ADAPTER:
         name = description.handle.label
         hint = Advice(Remedy.FUSE_FIRST, {"name": name})
@@ -150,14 +154,14 @@ def require_memory(
     Args:
         description: The model.
         memory: Reads the machine's memory.
-        warn: Gets a warning instead of the error; None raises.
+        warn: Log that gets a warning instead of the error; None raises.
         loaded: Returns the models that are loaded already; those are not refused.
-        cache: How keys and values are kept; None: as they are.
+        cache: The format of the KV cache; None means unquantized and unbounded.
 
     Raises:
-        InsufficientMemoryError: It is beyond the budget.
+        InsufficientMemoryError: It is beyond the budget, and ``warn`` is None.
     """
-    # Weights are widened only where there is room, so the verdict needs no look at what multiplies matrices.
+    # Weights are widened only where they fit, so this verdict does not depend on ``memory.matrices()``.
     tokens = expected_context(description.context_length)
     per_token = (cache or EngineOptions()).cache_bytes(description)
     verdict = judge_memory(memory.read(), description.weight_bytes, per_token, tokens)
@@ -175,7 +179,7 @@ class _Refusal:
     """The refusal of a model that cannot be used as requested."""
 
     message: str
-    """With ``{name}``, ``{capability}`` and ``{abilities}`` (what the model can do) to be filled in."""
+    """May contain ``{name}``, ``{capability}`` (the missing one) and ``{abilities}`` (what the model can do)."""
     hint: str | Advice | None = None
 
 
@@ -202,14 +206,14 @@ _LACKING = {
         _listed(Capability.VOICE_CLONING),
     ),
 }
-"""The refusals of models that lack a capability, where they differ from the general one."""
+"""Refusals by missing capability, where they differ from the general one."""
 
 _NO_TRANSCRIPTION = attrs.evolve(
     _LACKING[Capability.AUDIO],
     message="Model '{name}' does not support audio inputs (no audio capability detected);"
     " it is not a transcription model.",
 )
-"""The refusal to transcribe. Web pages put the sound into a chat when the message has "not a" and "transcription"."""
+"""The refusal to transcribe. Web clients send the audio to a chat when its message has "not a" and "transcription"."""
 
 _NO_CLIPS = attrs.evolve(_LACKING[Capability.VISION], message="'{name}' is a text model and takes no video")
 
@@ -220,7 +224,7 @@ _OTHER_OPERATION = {
         "'{name}' answers questions about sound; it is not a transcription model", Advice(Remedy.USE_CHAT)
     ),
 }
-"""The refusals of models that have the capability of an operation and are loaded for another operation."""
+"""Refusals by operation, of models that have its capability but are loaded for another operation."""
 
 _INSTEAD_OF_TEXT = {
     Capability.AUDIO: Advice(Remedy.USE_TRANSCRIPTION),
@@ -228,7 +232,7 @@ _INSTEAD_OF_TEXT = {
     Capability.RERANK: Advice(Remedy.USE_RERANKING),
     Capability.TEXT_TO_SPEECH: Advice(Remedy.USE_SPEECH),
 }
-"""By operation: how to use a model that does not generate text."""
+"""Advice for a model that does not generate text, by the operation that it is loaded for."""
 
 
 def require(description: ModelDescription, *capabilities: Capability) -> None:
@@ -284,20 +288,20 @@ def require_draft_model(details: ModelDetails, kind: str | None = None) -> None:
 
     Args:
         details: The model.
-        kind: What the user takes it for: one of ``DRAFT_KINDS``.
+        kind: The kind that the user stated, one of ``DRAFT_KINDS``; None for any.
 
     Raises:
-        ValidationError: Its files say that it is of another kind.
-        IncompatibleModelError: It reads hidden states of another model in a way that is not supported.
-        MlxkError: As ``require_text_model``; a drafter has no tokenizer, and is judged when it is loaded.
+        ValidationError: It is of another kind than stated.
+        IncompatibleModelError: It is a drafter of an unsupported kind, which reads hidden states of another model.
+        MlxkError: As ``require_text_model``, for a whole model. A drafter has no tokenizer, and is checked at loading.
     """
     config = details.config or {}
     drafting = drafting_of(config)
-    found = other_drafter(config) if drafting is None else None
-    if found is not None:
+    unsupported = other_drafter(config) if drafting is None else None
+    if unsupported is not None:
         raise IncompatibleModelError(
-            f"draft_model: '{details.description.handle.label}' is a drafter of the kind {found}, which computes on the"
-            " hidden states of one model; such drafters are not supported.",
+            f"draft_model: '{details.description.handle.label}' is a drafter of the kind {unsupported}, which computes on"
+            " the hidden states of one model; such drafters are not supported.",
             hint="Name a whole, smaller model with the same tokenizer, or a drafter of another kind.",
         )
     stated = "model" if drafting is None else drafting.value
@@ -308,22 +312,22 @@ def require_draft_model(details: ModelDetails, kind: str | None = None) -> None:
 
 
 def require_speech_model(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:
-    """Refuse a model that cannot do with speech what ``SpeechTask.capability`` says; raises as ``require_model``."""
+    """Refuse a model that cannot transcribe here, or lacks the capability of a ``SpeechTask``; as ``require_model``."""
     require_model(description, Capability.AUDIO, needed)
 
 
 def require_embedding_model(description: ModelDescription, *, images: bool = False) -> None:
-    """Refuse a model that cannot compute embeddings here, of images if need be; raises as ``require_model``."""
+    """Refuse a model that cannot compute embeddings here, with ``images`` also of images; as ``require_model``."""
     require_model(description, Capability.EMBEDDINGS, *([Capability.VISION] if images else []))
 
 
 def require_reranker(description: ModelDescription, *, images: bool = False) -> None:
-    """Refuse a model that cannot compare documents with a query here; raises as ``require_model``."""
+    """Refuse a model that cannot rerank documents here, with ``images`` also images; raises as ``require_model``."""
     require_model(description, Capability.RERANK, *([Capability.VISION] if images else []))
 
 
 def require_voice(description: ModelDescription, *, cloning: bool = False) -> None:
-    """Refuse a model that cannot speak a text here, in the voice of a recording if need be; as ``require_model``."""
+    """Refuse a model that cannot speak here, with ``cloning`` in the voice of a recording; as ``require_model``."""
     require_model(description, Capability.TEXT_TO_SPEECH, *([Capability.VOICE_CLONING] if cloning else []))
 
 
@@ -333,7 +337,7 @@ def answers_about_audio(description: ModelDescription) -> bool:
 
 
 def require_chat(description: ModelDescription) -> None:
-    """Refuse a model that has no template for conversations.
+    """Refuse a model without a chat template.
 
     Raises:
         CapabilityError: It has none.
@@ -343,7 +347,7 @@ def require_chat(description: ModelDescription) -> None:
 
 
 def require_vision(description: ModelDescription, *, clips: bool = False) -> None:
-    """Refuse a model that takes no images, or no clips, of which a model gets frames; raises as ``require``."""
+    """Refuse a model that takes no images; ``clips`` words the error for video. Raises as ``require``."""
     if clips and not description.can(Capability.VISION):
         raise _refused(description, Capability.VISION, _NO_CLIPS)
     require(description, Capability.VISION)
@@ -361,13 +365,10 @@ _TOOLS_MISSING = {
 
 
 def require_tools(details: ModelDetails) -> None:
-    """Refuse tools for a model that lacks something for them.
-
-    Args:
-        details: The details of the model.
+    """Refuse tools for a model that cannot use them.
 
     Raises:
-        CapabilityError: Its template does not read them, or its calls cannot be read.
+        CapabilityError: Its chat template does not render tools, or the format of its tool calls is unknown.
     """
     if details.template_read and details.tools_missing is not None:
         message = _TOOLS_MISSING[details.tools_missing].format(details.description.handle.label)
@@ -378,11 +379,11 @@ def require_reasoning(details: ModelDetails, field: str) -> None:
     """Refuse reasoning where the model's chat template does not support it.
 
     Args:
-        details: The details of the model.
-        field: The field of the request.
+        details: The model.
+        field: The field of the request, for the error.
 
     Raises:
-        CapabilityError: It does not support it.
+        CapabilityError: The template does not support it.
     """
     if not details.may_reason:
         fault = f"'{details.description.handle.label}' cannot be told to reason"

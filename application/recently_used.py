@@ -1,4 +1,4 @@
-"""Values that are likely to be wanted again, kept within a size: the least recently used is evicted first."""
+"""An LRU cache bounded by bytes."""
 
 import threading
 from collections import OrderedDict
@@ -9,32 +9,32 @@ Value = TypeVar("Value")
 
 
 class RecentlyUsed(Generic[Value]):
-    """Values by key. Thread-safe.
+    """An LRU cache. Thread-safe.
 
     Args:
-        max_bytes: What all of them may take; it may be changed, and nothing is kept at 0.
+        max_bytes: Limit of the sum of the sizes; may be changed at any time, 0 caches nothing.
     """
 
     def __init__(self, max_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
         self.size_bytes = 0
-        """What they take."""
+        """Sum of the sizes of the cached values."""
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> Value | None:
-        """Return a value, which is the last to be evicted now; None when it is not kept."""
+        """Return a cached value, which becomes the most recently used one; None when it is not cached."""
         with self._lock:
-            if key not in self._kept:
+            if key not in self._entries:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
 
     def put(self, key: Hashable, value: Value, size_bytes: int) -> None:
-        """Keep a value, and evict others as needed; one that is larger than the limit is not kept, nor any other."""
+        """Cache a value, and evict the least recently used ones as needed; a value over the limit is not cached."""
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = value, size_bytes
+            if key not in self._entries and size_bytes <= self.max_bytes:
+                self._entries[key] = value, size_bytes
                 self.size_bytes += size_bytes
             while self.size_bytes > self.max_bytes:
-                self.size_bytes -= self._kept.popitem(last=False)[1][1]
+                self.size_bytes -= self._entries.popitem(last=False)[1][1]

@@ -1,4 +1,4 @@
-"""Text streams: a queue between threads, the completions about chunks of images in sequence."""
+"""Text streams: a queue between threads, and the completions of image chunks joined into one stream."""
 
 import queue
 import threading
@@ -15,11 +15,11 @@ from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.request import Finished, FinishReason, StreamEvent, TextDelta
 
 StreamItem = str | StreamEvent | MlxkError
-"""An item of a queued stream; plain strings are text, the common case."""
+"""An item of a queued stream; a plain string is text, the common case."""
 
 
 class QueuedTextStream(TextStream):
-    """A queue between a producer thread, which puts text and events up to an end or an error, and a reader thread.
+    """A queue from a producer thread, which puts items up to a ``Finished`` or an error, to a reader thread.
 
     Adjacent plain strings become one ``TextDelta``, and the reader's callback is called once for all items put since
     the last ``take``, so that a slow reader does not slow the producer. An error is raised after all items before it
@@ -30,17 +30,17 @@ class QueuedTextStream(TextStream):
         self.adaptations: tuple[Adaptation, ...] = ()
         self.prompt_tokens = 0
         self.on_cancel: Callable[[], None] = _do_nothing
-        """Callback of ``cancel``, on any thread; not called after the end was read."""
+        """Called by ``cancel``, on any thread; not called after the end was read."""
         self._items: queue.SimpleQueue[StreamItem] = queue.SimpleQueue()
         self._callback: Callable[[], None] = _do_nothing
         self._notified = False
         """Whether the callback was called since the last ``take``."""
         self._next: StreamItem | None = None
-        """An item that was removed from the queue and not returned yet."""
+        """An item removed from the queue but not returned yet."""
         self._ended = False
 
     def put(self, item: StreamItem) -> None:
-        """Append text, an event, or the error that ends the stream."""
+        """Append text, an event, or the error that ends the stream. To be called by one thread."""
         self._items.put(item)
         if not self._notified:
             self._notified = True
@@ -122,7 +122,7 @@ class DescribedChunk:
 
 @attrs.frozen
 class ImageTableDelta(TextDelta):
-    """The table of a chunk of images, before its completion."""
+    """The table of a chunk of images, which precedes its completion."""
 
 
 class ChunkedStream(TextStream):
@@ -130,8 +130,8 @@ class ChunkedStream(TextStream):
 
     Args:
         first: The first chunk and its completion.
-        remaining: The other ones; advancing the iterator starts the next completion.
-        tables: Whether there are tables; without them an empty line separates the completions.
+        remaining: The other chunks; advancing the iterator, on a thread of its own, starts the next completion.
+        tables: Whether to emit tables; without them an empty line separates the completions.
     """
 
     def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk], *, tables: bool = True) -> None:
@@ -139,18 +139,24 @@ class ChunkedStream(TextStream):
         self.prompt_tokens = first.stream.prompt_tokens
         self._remaining = remaining
         self._lock = threading.Lock()
-        """Held while the current chunk changes."""
+        """Guards the change from one chunk to the next."""
         self._stream = first.stream
+        """The completion of the current chunk."""
         self._tables = tables
         self._opening: str | None = f"{first.chunk.table()}\n\n" if tables else None
+        """Text to emit before the current completion."""
         self._left = first.chunk.count - first.chunk.index
+        """Number of chunks that were not started."""
         self._advancing = False
+        """Whether a thread is starting the next completion."""
         self._cancelled = False
         self._failure: MlxkError | None = None
         self._ends: list[Finished] = []
+        """The last events of the completed chunks."""
         self._ended = False
         self._callback: Callable[[], None] = _do_nothing
         self._woken = threading.Event()
+        """Set by the callback of a blocking reader."""
         self._unread: deque[StreamEvent] = deque()
 
     def __iter__(self) -> Self:
@@ -194,7 +200,7 @@ class ChunkedStream(TextStream):
         stream.subscribe(callback)
 
     def cancel(self) -> None:
-        """Cancel the current chunk, and start no other one."""
+        """Cancel the current chunk, and start no further one."""
         with self._lock:
             self._cancelled = True
             stream = self._stream
@@ -220,6 +226,7 @@ class ChunkedStream(TextStream):
         return [attrs.evolve(joined, reason=FinishReason.CANCELLED) if self._left else joined]
 
     def _advance(self) -> None:
+        """Start the next completion; runs on a thread of its own."""
         try:
             described = next(self._remaining)
         except MlxkError as error:

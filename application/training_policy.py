@@ -1,4 +1,4 @@
-"""Which models are trained and measured on which examples, with which library, and whether memory suffices."""
+"""The policy of training: which models suit which examples, the backend that trains, and whether memory suffices."""
 
 import attrs
 
@@ -11,45 +11,46 @@ from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.domain.tuning.data import TrainingData
 
 
-def require_taken(description: ModelDescription, data: TrainingData, done: str) -> None:
-    """Refuse a model that cannot generate text here, hears sound, or is shown images that it cannot read.
+def require_suitable(description: ModelDescription, data: TrainingData, participle: str) -> None:
+    """Refuse a model that cannot generate text here, an audio model, or a text model for examples with images.
 
     Args:
         description: The model.
-        data: Examples for it.
-        done: What is done with models, for the message.
+        data: The examples.
+        participle: The operation, for the message, such as ``tuned``.
 
     Raises:
-        CapabilityError, IncompatibleModelError, UnhealthyModelError: It is refused.
+        UnhealthyModelError, IncompatibleModelError: The model cannot be loaded here.
+        CapabilityError: It does not suit the examples.
     """
     require_text_model(description)
-    name, sees = description.handle.label, description.can(Capability.VISION)
-    if description.can(Capability.AUDIO) and not sees:
+    name, has_vision = description.handle.label, description.can(Capability.VISION)
+    if description.can(Capability.AUDIO) and not has_vision:
         raise CapabilityError(
-            f"'{name}' reads sound; only models that read text, or text and images, are {done}",
+            f"'{name}' reads sound; only models that read text, or text and images, are {participle}",
             hint="Choose another model.",
         )
-    if data.has_images and not sees:
+    if data.has_images and not has_vision:
         raise CapabilityError(f"the data has images, and '{name}' reads text alone", hint="Choose a vision model.")
 
 
-def trained(description: ModelDescription) -> TrainedModel:
-    """Return a model with the library that runs it by preference."""
+def trained_model(description: ModelDescription) -> TrainedModel:
+    """Return a model, without an adapter, and its preferred backend."""
     return TrainedModel(attrs.evolve(description.handle, adapter=None), description.runtime.backends[0])
 
 
 def require_training_memory(description: ModelDescription, memory: MemoryProbe, extra: int) -> MemoryVerdict:
-    """Return how much memory training takes, and in which form the weights of the model are held.
+    """Return the memory that training needs, and the form in which the weights are held.
 
-    A CPU, which emulates numbers of 16 bits, trains in 32 bits where that fits.
+    A CPU emulates 16-bit arithmetic, so it trains in 32 bits where that fits.
 
     Args:
         description: The model.
         memory: Reads the machine's memory.
-        extra: What training takes beside the weights, bytes.
+        extra: Bytes that training needs in addition to the weights.
 
     Raises:
-        InsufficientMemoryError: It is beyond the budget.
+        InsufficientMemoryError: Training exceeds the memory budget.
     """
     reading, matrices = memory.read(), memory.matrices()
     verdict = judge_memory(reading, description.weight_bytes + extra)

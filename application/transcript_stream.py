@@ -1,4 +1,4 @@
-"""A transcript as a completion: the segments of a recording are its text."""
+"""A transcription as a text stream, so that a chat request to a speech-to-text model is answered by its transcript."""
 
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -15,25 +15,25 @@ from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, Tran
 
 @attrs.frozen
 class TranscriptLimits:
-    """Limits of a transcript that is read as a completion."""
+    """Limits of a transcript that is streamed as a completion."""
 
     max_tokens: int | None = None
-    """Segments are never cut: the stream ends before the first one beyond the limit."""
+    """The stream ends before the first segment that exceeds it; segments are never cut."""
     stop: tuple[str, ...] = ()
     """Stop sequences; not part of the text."""
 
 
 class TranscriptStream(QueuedTextStream):
-    """A transcript as a completion.
+    """Streams the segments of a transcription as text. The constructor blocks until the first event.
 
     Args:
         events: The events of the transcriber; closed at the end.
         clock: Measures the timings.
         on_end: Callback at the end of the transcription, such as to remove the recording.
-        limits: End the text early.
+        limits: Limits that end the text early; None sets none.
 
     Raises:
-        MlxkError: The transcription cannot start, such as because the file is no audio; ``on_end`` is not called.
+        MlxkError: The transcription cannot start, such as because the file is not audio; ``on_end`` is not called.
     """
 
     def __init__(
@@ -52,9 +52,10 @@ class TranscriptStream(QueuedTextStream):
         self._stops = StopSequences(limits.stop)
         self._tokens = 0
         self._begun = False
+        """Whether any segment was emitted."""
         self._cancelled = threading.Event()
         self.on_cancel = self._cancelled.set
-        self._asked_at = clock.monotonic()
+        self._submitted_at = clock.monotonic()
         self._first = next(events, None)
         self._loaded_at = clock.monotonic()
         threading.Thread(target=self._run, name="mlxk-transcript", daemon=True).start()
@@ -71,7 +72,7 @@ class TranscriptStream(QueuedTextStream):
             self._on_end()
 
     def _transcribe(self) -> Finished:
-        """Read events up to the end, a limit or a cancellation; return the last event of the stream."""
+        """Read events until the end, a limit or cancellation; return the last event of the stream."""
         event = self._first
         while event is not None and not self._cancelled.is_set():
             reason = FinishReason.STOP if isinstance(event, Transcript) else self._take(event)
@@ -82,7 +83,7 @@ class TranscriptStream(QueuedTextStream):
         return self._end(FinishReason.CANCELLED)
 
     def _take(self, progress: TranscriptionProgress) -> FinishReason | None:
-        """Emit the text of the segments; return the reason if the stream ends here."""
+        """Emit the text of the segments; return the finish reason when a limit is reached, else None."""
         fitting = self._fitting(progress.segments)
         text = "".join(segment.text for segment in fitting)
         self._emit(self._stops.feed(text if self._begun else text.lstrip())[0])
@@ -106,5 +107,5 @@ class TranscriptStream(QueuedTextStream):
             self.put(TextDelta(text))
 
     def _end(self, reason: FinishReason) -> Finished:
-        timings = Timings(self._loaded_at - self._asked_at, 0.0, self._clock.monotonic() - self._loaded_at)
+        timings = Timings(self._loaded_at - self._submitted_at, 0.0, self._clock.monotonic() - self._loaded_at)
         return Finished(reason, Usage(0, self._tokens), timings)

@@ -245,7 +245,7 @@ class DescribeModel:
             template_text=template,
             inserts=insertion_format(detection.added_tokens(snapshot).__contains__) is not None,
             voices=detection.voices(snapshot),
-            base=self.bases.of(handle) if snapshot.is_adapter and self.bases is not None else None,
+            base=self.bases.describe(handle) if snapshot.is_adapter and self.bases is not None else None,
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:
@@ -267,7 +267,7 @@ class DescribeModel:
             return reading.report, ()
         described = self._description(handle, reading)
         if reading.snapshot.is_adapter:
-            base = None if self.bases is None else self.bases.of(handle)
+            base = None if self.bases is None else self.bases.describe(handle)
             other = f"{OTHER_BASE}: {base.name}" if base is not None and base.differs else None
             return reading.report, tuple(filter(None, (described.runtime.reason, other)))
         template, for_chat = detection.chat_template_text(reading.snapshot), described.model_type is ModelType.CHAT

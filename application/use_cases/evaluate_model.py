@@ -10,7 +10,7 @@ from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
-from mlxk.application.training_policy import require_taken, trained
+from mlxk.application.training_policy import require_suitable, trained_model
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -112,12 +112,12 @@ class EvaluateModel:
         split, examples = _chosen(data, request)
         model = self.resolve(request.reference)
         details = self.describe.details(model)
-        require_taken(details.description, data, "measured")
+        require_suitable(details.description, data, "measured")
         adapter = request.adapter or model.adapter
         self.generate.compare_base(model, adapter)
         form = estimate_memory(details.description, self.memory, request.max_length).form
         progress.note(f"Measuring the loss of {len(examples)} examples")
-        loss = self.tuner().loss(trained(details.description), adapter, form, examples, request.max_length)
+        loss = self.tuner().loss(trained_model(details.description), adapter, form, examples, request.max_length)
         answers: list[EvaluatedAnswer] = []
         if data.kind is not ExampleKind.TEXT:
             progress.note(f"Asking {len(examples)} questions")

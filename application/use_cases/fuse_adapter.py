@@ -11,7 +11,7 @@ from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Progress
 from mlxk.application.ports.tuning import ModelTuner
-from mlxk.application.training_policy import trained
+from mlxk.application.training_policy import trained_model
 from mlxk.application.use_cases.convert_model import is_carried_over
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
@@ -123,7 +123,7 @@ class FuseAdapter:
 
         def fused(*, exact: bool) -> int:
             asked = {"dequantize": request.dequantize, "exact": exact}
-            return self.tuner().fuse(trained(base), adapter, draft.directory, progress, **asked)
+            return self.tuner().fuse(trained_model(base), adapter, draft.directory, progress, **asked)
 
         changed = fused(exact=False)
         same = self._same(base, adapter, draft, request, progress)

@@ -18,7 +18,7 @@ from mlxk.application.generation_input import (
     Prompt,
     Recording,
     encoded_images,
-    is_seen,
+    is_visual,
     messages_with_images,
 )
 from mlxk.application.policy import (
@@ -150,7 +150,7 @@ class GenerateText:
             options.settings.validate()
         details = self._find(model, prompts, options) if isinstance(model, str) else model
         description = details.description
-        prompts, options = options.by_profile(self.profile_of(description.handle), details, prompts)
+        prompts, options = options.with_profile(self.profile_of(description.handle), details, prompts)
         options = self._with_activations(details, self._with_draft_model(options))
         self.compare_base(description.handle, options.engine_options.adapter)
         # A text model beyond the budget is slow, since it pages. A vision or audio tower takes its memory in one
@@ -174,7 +174,7 @@ class GenerateText:
         """Raise what a call would of the model and the options, whatever the prompt; nothing is loaded."""
         options.settings.validate()
         details = self._find(reference, (), options)
-        _, options = options.by_profile(self.profile_of(details.description.handle), details, ())
+        _, options = options.with_profile(self.profile_of(details.description.handle), details, ())
         self._with_draft_model(options)
 
     def requests(
@@ -188,7 +188,7 @@ class GenerateText:
         if isinstance(model, str):
             options.settings.validate()
             model = self._find(model, [prompt], options)
-        (prompt,), options = options.by_profile(self.profile_of(model.description.handle), model, [prompt])
+        (prompt,), options = options.with_profile(self.profile_of(model.description.handle), model, [prompt])
         _require_media(model.description, [prompt])
         for each, _ in self._prompts(model.description, prompt, options):
             yield self._request(model.description, each, options)
@@ -203,7 +203,9 @@ class GenerateText:
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_vision(description)
-        shown = (self._media.shown(source(), number, facts=True) for number, source in enumerate(sources, first))
+        shown = (
+            self._media.numbered_image(source(), number, facts=True) for number, source in enumerate(sources, first)
+        )
         return tuple(PreparedImage(each, self.images.decode(each.image)) for each in shown)
 
     def prepare_video(self, reference: str, video: EncodedVideo, number: int) -> ShownVideo:
@@ -211,14 +213,14 @@ class GenerateText:
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_vision(description, clips=True)
-        return self._media.shown_video(video, number, facts=True)
+        return self._media.numbered_video(video, number, facts=True)
 
     def prepare_recording(self, reference: str, recording: Recording) -> MessagePart:
         """Decode a recording for a later message of a conversation; raises as ``prepare_images``."""
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_audio_input(description)
-        return self._media.decoded(recording)
+        return self._media.decode(recording)
 
     def _find(self, reference: str, prompts: Sequence[Prompt], options: GenerationOptions) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))
@@ -342,13 +344,13 @@ class GenerateText:
             for image in encoded_images(each):
                 numbers.of(image)
         opening = [each.message for each in earlier if each.message.role is Role.SYSTEM]
-        others = [self._media.decoded(part) for part in last.parts if not is_seen(part)]
+        others = [self._media.decode(part) for part in last.parts if not is_visual(part)]
         count = -(-len(last.images) // options.chunk)
         for index in range(count):
             part = last.images[index * options.chunk : (index + 1) * options.chunk]
             images = [each if isinstance(each, EncodedImage) else each() for each in part]
             check_together([len(image.data) for image in images], prompt.images_field)
-            chunk = Chunk(self._media.numbered(images, numbers, options.image_facts), index + 1, count)
+            chunk = Chunk(self._media.numbered_images(images, numbers, options.image_facts), index + 1, count)
             message = chunk.message([*map(self.images.decode, images), *others])
             yield Conversation((*opening, message), prompt.tools), chunk
 

@@ -23,7 +23,7 @@ from mlxk.application.ports.tuning import (
     TrainingJob,
     UnfinishedTraining,
 )
-from mlxk.application.training_policy import require_taken, require_training_memory, trained
+from mlxk.application.training_policy import require_suitable, require_training_memory, trained_model
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
@@ -221,7 +221,7 @@ class TuneModel:
         pairs, context = data.kind is ExampleKind.PAIR, details.description.context_length
         settings = request.choices.settings(config, len(data.train), context, pairs=pairs)
         with reserved_source(self.cache, base, "training it", progress):
-            model = trained(details.description)
+            model = trained_model(details.description)
             lengths = self.tuner().lengths(
                 model, (*data.train, *data.valid), settings.max_length, mask_prompt=settings.mask_prompt
             )
@@ -265,9 +265,9 @@ class TuneModel:
     def _trainable(self, reference: str, data: TrainingData) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))
         require_whole_model(details.description)
-        require_taken(details.description, data, "tuned")
+        require_suitable(details.description, data, "tuned")
         architecture = str((details.config or {}).get("model_type", ""))
-        backend = trained(details.description).backend
+        backend = trained_model(details.description).backend
         if not self.registry.supports(backend, architecture):
             label = details.description.handle.label
             raise IncompatibleModelError(

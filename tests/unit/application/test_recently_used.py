@@ -1,4 +1,4 @@
-"""Values that are kept within a size."""
+"""The LRU cache bounded by bytes."""
 
 from mlxk.application.recently_used import RecentlyUsed
 
@@ -27,3 +27,18 @@ def test_nothing_is_kept_beyond_the_limit_or_without_one() -> None:
     kept.max_bytes = 5
     kept.put("b", "B", 6)
     assert (kept.get("b"), kept.size_bytes) == (None, 0)
+
+
+def test_a_value_beyond_the_limit_evicts_no_other() -> None:
+    kept = RecentlyUsed[str](5)
+    kept.put("a", "A", 5)
+    kept.put("b", "B", 6)
+    assert (kept.get("a"), kept.get("b"), kept.size_bytes) == ("A", None, 5)
+
+
+def test_a_lower_limit_holds_from_the_next_value_on() -> None:
+    kept = RecentlyUsed[str](5)
+    kept.put("a", "A", 5)
+    kept.max_bytes = 3
+    kept.put("b", "B", 4)
+    assert (kept.get("a"), kept.get("b"), kept.size_bytes) == (None, None, 0)
