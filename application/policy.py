@@ -300,8 +300,8 @@ def require_draft_model(details: ModelDetails, kind: str | None = None) -> None:
     unsupported = other_drafter(config) if drafting is None else None
     if unsupported is not None:
         raise IncompatibleModelError(
-            f"draft_model: '{details.description.handle.label}' is a drafter of the kind {unsupported}, which computes on"
-            " the hidden states of one model; such drafters are not supported.",
+            f"draft_model: '{details.description.handle.label}' is a drafter of the kind {unsupported}, which computes"
+            " on the hidden states of one model; such drafters are not supported.",
             hint="Name a whole, smaller model with the same tokenizer, or a drafter of another kind.",
         )
     stated = "model" if drafting is None else drafting.value

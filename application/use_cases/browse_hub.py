@@ -1,4 +1,4 @@
-"""Browse the hub before anything is fetched: search, recommend, show one model, and find newer revisions."""
+"""Browse the hub without downloading: search, recommend, show one model, and find newer revisions."""
 
 import enum
 
@@ -46,26 +46,26 @@ DEFAULT_RESULTS = 20
 
 @attrs.frozen
 class SearchResult:
-    """One model and this machine."""
+    """One model, and whether it fits into this machine's memory."""
 
     model: FoundModel
     fit: MemoryFit
-    """By its weights and a reserve; UNKNOWN where the hub does not state their size."""
+    """Judged by its weights and a reserve; UNKNOWN when the hub does not state their size."""
 
 
 @attrs.frozen
 class SearchModels:
-    """Searches the hub; nothing else is asked of it."""
+    """Searches the hub; sends no other requests."""
 
     hub: ModelHub
     memory: MemoryProbe
 
     def __call__(self, terms: str, limit: int = DEFAULT_RESULTS, *, mlx_only: bool = False) -> tuple[SearchResult, ...]:
-        """Return the models that have the terms in their names, those for MLX first, then by downloads.
+        """Return the models that have all terms in their names, those for MLX first, then by downloads.
 
         Args:
-            terms: Words.
-            limit: Most models.
+            terms: Words separated by spaces.
+            limit: Maximum number of models.
             mlx_only: Whether to leave out models that are not made for MLX.
 
         Raises:
@@ -92,13 +92,13 @@ class SearchModels:
 
 @attrs.frozen
 class RecommendModels:
-    """Recommends models; nothing is asked of the hub."""
+    """Recommends models from the built-in list; sends no requests to the hub."""
 
     recommendations: Recommendations
     memory: MemoryProbe
 
     def __call__(self, purpose: Purpose | None = None) -> tuple[Recommendation, ...]:
-        """Return the models for a purpose, or for all of them, the best for this machine first.
+        """Return the models for a purpose, the best for this machine first; None means all purposes.
 
         Whether a model fits is judged by its weights and a reserve, as in a search.
         """
@@ -110,42 +110,42 @@ class RecommendModels:
         )
 
     def terms(self, purpose: Purpose | None = None) -> tuple[str, ...]:
-        """Return the terms that find further models on the hub, for a purpose or for each."""
+        """Return search terms that find more models for a purpose on the hub; None means all purposes."""
         searches = self.recommendations.searches
         return tuple(searches[each] for each in Purpose if purpose in (None, each))
 
 
 @attrs.frozen
 class RemoteDetails:
-    """A model on the hub, and this machine."""
+    """A model on the hub, and whether it fits onto this machine."""
 
     card: RemoteCard
     plan: DownloadPlan | None
-    """What a pull would fetch; None when the model has no weights that can be used."""
+    """What a pull would download; None when the model has no weights that can be used."""
     reason: str | None
-    """Why there is no plan."""
+    """Why there is no plan; None with one."""
     missing_bytes: int | None
-    """The part of the plan that is not in the cache; None without a plan."""
+    """Bytes of the plan that are not in the cache; None without a plan."""
     free_bytes: int | None
-    """Free space of the cache's disk; None when it is unknown."""
+    """Free bytes of the cache's disk; None when unknown."""
     verdict: MemoryVerdict | None
     """None without a plan."""
     context_length: int | None
-    """Tokens; None when the configuration does not state it, or cannot be read."""
+    """Tokens; None when ``config.json`` does not state it, or is not accessible."""
 
 
 @attrs.frozen
 class ShowRemoteModel:
-    """Asks the hub for a model's description, the list of its files, and its configuration where that is accessible."""
+    """Requests a model's metadata, its file list, and ``config.json`` where that is accessible."""
 
     cache: ModelCache
     hub: ModelHub
     memory: MemoryProbe
     default_owner: str
-    """The hub owner of a name without one."""
+    """The hub owner added to a name without one; empty for none."""
 
     def __call__(self, reference: str) -> RemoteDetails:
-        """Return the description of a model.
+        """Return the details of a model on the hub.
 
         Args:
             reference: A name, or a name with ``@revision``.
@@ -186,7 +186,7 @@ class Freshness(enum.Enum):
 
 @attrs.frozen
 class ComparedModel:
-    """One cached model, and what the hub says of it."""
+    """One cached model, compared with the hub."""
 
     name: str
     """``org/name``."""
@@ -194,26 +194,26 @@ class ComparedModel:
     commit: str | None
     """The current revision in the cache; None when it is not a commit, or there is none."""
     newest: str | None
-    """The commit of the hub's default branch; None when it is not known."""
+    """The head of the hub's default branch; None when unknown."""
     reason: str | None = None
-    """Why it is not known."""
+    """Why the freshness is unknown; None when it is known."""
 
 
 @attrs.frozen
 class FindOutdated:
-    """Asks the hub for the newest commit of each cached model, and for nothing else."""
+    """Compares cached models with the newest commits on the hub; sends no other requests."""
 
     cache: ModelCache
     hub: ModelHub
 
     def __call__(self, pattern: str | None = None) -> tuple[ComparedModel, ...]:
-        """Return the cached models whose names have a part, sorted by name.
+        """Return the selected cached models, sorted by name.
 
         Args:
-            pattern: A part of the name in any case; None selects everything.
+            pattern: A part of the name, case-insensitive; None selects all models.
 
         Raises:
-            ModelNotFoundError: No cached model fits the pattern.
+            ModelNotFoundError: No cached model matches the pattern.
             NetworkError: The hub cannot be reached, limits requests, or offline mode is set.
             DownloadFailedError: The hub sent an invalid response.
             StorageError: The cache cannot be read.

@@ -1,4 +1,4 @@
-"""Clone a model: make an editable copy in a workspace, from the cache or after a pull."""
+"""Clone a model: copy it from the cache, after a pull if needed, into an editable workspace."""
 
 import attrs
 
@@ -38,7 +38,7 @@ class CloneResult:
 
     source: ModelHandle
     handle: ModelHandle | None
-    """The workspace; None when the user declined to complete the download."""
+    """The new workspace; None when the user declined to complete the download."""
     provenance: Provenance
     methods: dict[CopyMethod, int]
     """Number of files by copy method."""
@@ -59,7 +59,7 @@ class CloneModel:
     describe: DescribeModel
 
     def __call__(self, request: CloneRequest, progress: Progress, confirmation: Confirmation) -> CloneResult:
-        """Make a workspace of a model.
+        """Copy a model into a new workspace.
 
         Args:
             request: Source, target and options.
@@ -68,24 +68,24 @@ class CloneModel:
 
         Raises:
             ValidationError: The reference or the target is invalid.
-            UnhealthyModelError: The copy is not healthy; no workspace was made.
-            MlxkError: The pull failed, see ``PullModel``; or the disk refuses, see ``WorkspaceStore``.
+            UnhealthyModelError: The source or the copy is not healthy; no workspace was made.
+            MlxkError: The pull failed, see ``PullModel``; or the copy failed, see ``WorkspaceStore``.
         """
         ref = _parse(request)
         place = self.workspaces.place(request.target, ref.name.rstrip("/").rpartition("/")[2])
         source = self._local(ref)
         if source is None:
             unchecked = not (request.check_health or request.force_resume)
-            wanted = PullRequest(str(ref), force_resume=request.force_resume, accept_damaged=unchecked)
-            pulled = self.pull(wanted, progress, confirmation)
+            pull_request = PullRequest(str(ref), force_resume=request.force_resume, accept_damaged=unchecked)
+            pulled = self.pull(pull_request, progress, confirmation)
             source = pulled.handle
             if source is None or pulled.status is PullStatus.CANCELLED:
-                kept = source or ModelHandle(pulled.name, "", Origin.CACHE)
-                return CloneResult(kept, None, Provenance("clone"), {}, pulled.report)
+                partial = source or ModelHandle(pulled.name, "", Origin.CACHE)
+                return CloneResult(partial, None, Provenance("clone"), {}, pulled.report)
         return self._clone(source, place, request, progress)
 
     def _local(self, ref: ModelRef) -> ModelHandle | None:
-        """Return a source that is not on the hub: a path, a built-in model, or a workspace of the home by its name."""
+        """Return a source that needs no pull: a path, a built-in model, or a workspace of the home by its name."""
         if ref.kind is not ReferenceKind.NAME:
             return self.resolve(ref)
         return None if ref.revision else self.workspaces.find(ref.name)
@@ -97,16 +97,17 @@ class CloneModel:
         provenance = self._provenance(source)
         with reserved_source(self.cache, source, "cloning it", progress):
             if request.check_health:
-                self._checked(source, request)  # before the copy
+                self._require_healthy(source, request)
             with self.workspaces.draft(place, provenance, keep_unfinished=True) as draft:
-                methods = self._fill(draft, source, progress)
+                methods = self._copy_files(source, draft, progress)
                 copy = ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE)
-                report = self._checked(copy, request) if request.check_health else None
+                report = self._require_healthy(copy, request) if request.check_health else None
                 handle = draft.publish()
         workspace = self.workspaces.read(handle)
         return CloneResult(source, handle, provenance, methods, report, workspace)
 
-    def _fill(self, draft: WorkspaceDraft, source: ModelHandle, progress: Progress) -> dict[CopyMethod, int]:
+    def _copy_files(self, source: ModelHandle, draft: WorkspaceDraft, progress: Progress) -> dict[CopyMethod, int]:
+        """Copy the files of a model; return the number of files by copy method."""
         strays = self.describe.details(source).strays
         if strays:
             progress.note(f"Left out, as they do not belong to the model: {listed(strays)}")
@@ -130,7 +131,7 @@ class CloneModel:
             progress.end()
         return methods
 
-    def _checked(self, handle: ModelHandle, request: CloneRequest) -> HealthReport:
+    def _require_healthy(self, handle: ModelHandle, request: CloneRequest) -> HealthReport:
         report = self.describe.health(handle)
         if not report.healthy:
             raise UnhealthyModelError(

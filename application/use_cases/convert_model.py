@@ -11,7 +11,7 @@ import attrs
 from mlxk.application.policy import require_closed, require_whole_model
 from mlxk.application.ports.backends import BackendRegistry, ConvertedWeights, WeightConverter
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
-from mlxk.application.ports.model_directories import FileListing, ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -83,6 +83,7 @@ class ConvertResult:
     rebuilt: bool
     """Whether an index was written; a model with one weight file needs none."""
     warning: str | None
+    """A loss of quality to expect; None when there is none."""
     report: HealthReport | None
     """Result of the health check; None without one."""
 
@@ -105,10 +106,10 @@ class ConvertModel:
         Raises:
             ValidationError: Bits, group size, source or target are invalid.
             UnhealthyModelError: The source is not healthy.
-            UntrustedModelCodeError: The source requires code of its own.
+            UntrustedModelCodeError: The source needs Python code from its own files.
             CapabilityError, IncompatibleModelError: The format or architecture cannot be converted.
-            ConversionFailedError: The library refuses, weights are missing, or the result is not healthy.
-            MlxkError: The disk refuses, see ``WorkspaceStore``.
+            ConversionFailedError: The backend fails, weights are missing, or the result is not healthy.
+            MlxkError: The result cannot be written, see ``WorkspaceStore``.
         """
         scheme = _scheme(request)
         source = self.resolve(request.reference)
@@ -127,7 +128,7 @@ class ConvertModel:
                     progress.note(f"Left out, as they do not belong to the model: {listed(details.strays)}")
                 warning = _warning(details, scheme)
                 rebuilt, weights = True, self._convert(details, draft, scheme, progress)
-            report = self._checked(draft) if request.check_health else None
+            report = self._check_result(draft) if request.check_health else None
             handle = draft.publish()
         workspace = self.workspaces.read(handle)
         return ConvertResult(source, handle, provenance, workspace, request.mode, weights, rebuilt, warning, report)
@@ -156,9 +157,13 @@ class ConvertModel:
         return weights
 
     def _repair(self, source: ModelHandle, draft: WorkspaceDraft) -> bool:
-        """Copy a model and rebuild its index, if all weights are present."""
+        """Copy a model and rebuild its index from the headers of its weight files; return whether it has an index.
+
+        Raises:
+            ConversionFailedError: A weight file or a tensor is missing.
+        """
         listing = self.files.list(source.directory)
-        snapshot = self._snapshot(source, listing)
+        snapshot = read_snapshot(self.files, self.cache, source, listing)
         headers = {path: snapshot.headers[path] for path in snapshot.top_level(".safetensors")}
         index = build_index(headers)
         present = frozenset(tensor for header in headers.values() for tensor in header.tensors)
@@ -175,7 +180,7 @@ class ConvertModel:
         return len(headers) > 1
 
     def _require_all_tensors(self, draft: WorkspaceDraft, snapshot: ModelSnapshot) -> None:
-        """Check the tensors with the library that would run the model, if one supports the architecture."""
+        """Check the tensors with the backend that would run the model, if one supports the architecture."""
         architecture = detection.architecture(snapshot)
         media = detection.is_vision(snapshot)
         backends = self.registry.converters(media)
@@ -184,7 +189,7 @@ class ConvertModel:
             self._require_loadable(draft, snapshot.short_name, known[0])
 
     def _require_loadable(self, draft: WorkspaceDraft, name: str, backend: str) -> None:
-        """Check with a library that the result has all tensors it needs to run."""
+        """Check with a backend that the result has all tensors that the architecture needs."""
         missing = self.converter.missing_tensors(attrs.evolve(_handle(draft), display_name=name), backend)
         if missing:
             raise incomplete(list(missing))
@@ -205,7 +210,7 @@ class ConvertModel:
         return details
 
     def _backend(self, details: ModelDetails) -> str:
-        """Return the library that converts all parts of the model; for images and audio the one that keeps those."""
+        """Return the backend that converts all parts of the model, the encoders of images and audio included."""
         description, config = details.description, details.config or {}
         name = description.handle.label
         if description.model_type is ModelType.AUDIO:
@@ -230,14 +235,11 @@ class ConvertModel:
             )
         return backend
 
-    def _checked(self, draft: WorkspaceDraft) -> HealthReport:
+    def _check_result(self, draft: WorkspaceDraft) -> HealthReport:
         report = self.describe.health(_handle(draft))
         if not report.healthy:
             raise ConversionFailedError(f"the result is not whole: {report.reason}")
         return report
-
-    def _snapshot(self, handle: ModelHandle, listing: FileListing) -> ModelSnapshot:
-        return read_snapshot(self.files, self.cache, handle, listing)
 
     def _provenance(self, source: ModelHandle, request: ConvertRequest, scheme: Quantization | None) -> Provenance:
         repo, revision = source.name, source.commit
@@ -282,7 +284,10 @@ def _copy_all(draft: WorkspaceDraft, source: ModelHandle, paths: list[str]) -> N
 
 
 def is_carried_over(path: str) -> bool:
-    """Whether a file is copied unchanged: all but top-level weights; those in folders belong to other components."""
+    """Whether a conversion copies a file unchanged: all but ``config.json``, the index and top-level weight files.
+
+    Weight files in subfolders belong to other components.
+    """
     return _is_copied(path) and path != CONFIG and ("/" in path or not path.endswith(_WEIGHTS))
 
 

@@ -1,8 +1,8 @@
 """Describe one model: read its files once, apply the rules, return the values for a listing or ``show``.
 
-Decides which files are opened and how much of each is read: each one at most once, except a safetensors header that is
+Decides which files are opened and how many bytes of each are read: each file at most once, except a safetensors header
 longer than the first read. Another process may pull or remove the model meanwhile: an unfavourable finding counts only
-when the directory is the same after reading as before, and a model that was removed is reported as not found.
+when the directory is unchanged after reading, and a model that was removed is reported as not found.
 """
 
 import datetime
@@ -64,7 +64,7 @@ _DOCUMENTS = (
     names.TEMPLATE_DOCUMENT,
 )
 _END_BYTES = 64
-"""Enough for the last brace of a JSON object and the white space that some writers add."""
+"""Enough for the last brace of a JSON object and trailing white space."""
 _MAX_TEMPLATE_BYTES = 1024 * 1024
 _MAX_TEMPLATES = 16
 _HEADER_GUESS_BYTES = 32 * 1024
@@ -82,21 +82,21 @@ def read_snapshot(
     """Read the snapshot of one model.
 
     Args:
-        files: Read access to its directory.
-        cache: Has the hub's listing of its files.
+        files: Reads its directory.
+        cache: Has the hub's manifest of a cached model.
         handle: The model.
         listing: The listing of its files.
-        source_repo: The repository a workspace was made from.
-        mlx_owner: A hub owner that publishes weights in the format of MLX only.
+        source_repo: The hub repository that a workspace was made from; None when unknown.
+        mlx_owner: A hub owner that publishes weights in MLX format only; None for none.
     """
     sizes = {entry.path: entry.size_bytes for entry in listing.files}
     reader = _Reader(files, handle.directory, sizes)
     documents = {path: reader.document(path) for path in _DOCUMENTS if path in sizes}
     headers = {path: reader.header(path) for path in sizes if path.endswith(SAFETENSORS)}
     index = documents.get(names.SAFETENSORS_INDEX, ABSENT).mapping
-    adapter = names.CONFIG not in sizes and names.ADAPTER_CONFIG in sizes
+    is_adapter = names.CONFIG not in sizes and names.ADAPTER_CONFIG in sizes
     tensors = {path: header.tensors for path, header in headers.items()}
-    strays = () if adapter else stray_weights(sizes, indexed_files(index), tensors)
+    strays = () if is_adapter else stray_weights(sizes, indexed_files(index), tensors)
     cached = handle.origin is Origin.CACHE
     manifest = cache.manifest(handle) if cached else None
     return ModelSnapshot(
@@ -127,7 +127,9 @@ class _Reader:
     directory: str
     sizes: Mapping[str, int]
     beginnings: dict[str, bytes] = attrs.field(factory=dict)
+    """The first bytes of each file that was read, as many as the Git LFS marker has."""
     unread: list[str] = attrs.field(factory=list)
+    """Paths of the files that could not be read."""
 
     def document(self, path: str) -> Document:
         data = self._read(path, MAX_DOCUMENT_BYTES + 1)
@@ -152,7 +154,7 @@ class _Reader:
         return tuple(path for path in short if self.beginnings[path] == marker)
 
     def cut(self) -> tuple[str, ...]:
-        """Return ``tokenizer.json`` if it does not end as a JSON object does; it is too long to be parsed here."""
+        """Return ``tokenizer.json`` if it is truncated, that is, does not end with ``}``; it is too long to parse."""
         path = names.TOKENIZER
         if path not in self.sizes or path in self.unread:
             return ()
@@ -183,7 +185,7 @@ class _Reader:
 
 
 _ATTEMPTS = 3
-"""How often a model is read when it changes meanwhile."""
+"""How often a model is read at most while another process changes it."""
 
 _NEVER = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
@@ -207,9 +209,9 @@ class DescribeModel:
     registry: BackendRegistry
     cache: ModelCache
     default_owner: str = ""
-    """The hub owner whose weights are all in the format of MLX; empty for none."""
+    """The hub owner whose weights are all in MLX format; empty for none."""
     bases: AdapterBases | None = None
-    """Finds the bases of adapters; None takes them to be there."""
+    """Finds the bases of adapters; None assumes that they are present."""
 
     def __call__(self, handle: ModelHandle) -> ModelDescription:
         """Return the description of a model for a listing.
@@ -257,7 +259,9 @@ class DescribeModel:
         return self._read(handle).report
 
     def checked(self, handle: ModelHandle) -> tuple[HealthReport, tuple[str, ...]]:
-        """Return the health report, and what is wrong with the formats of a whole model that generates text.
+        """Return the health report and the problems of a healthy model, a sentence each.
+
+        Problems are defects of the chat template, or of an adapter's base.
 
         Raises:
             ModelNotFoundError: The model was removed since it was resolved.
@@ -268,8 +272,8 @@ class DescribeModel:
         described = self._description(handle, reading)
         if reading.snapshot.is_adapter:
             base = None if self.bases is None else self.bases.describe(handle)
-            other = f"{OTHER_BASE}: {base.name}" if base is not None and base.differs else None
-            return reading.report, tuple(filter(None, (described.runtime.reason, other)))
+            mismatch = f"{OTHER_BASE}: {base.name}" if base is not None and base.differs else None
+            return reading.report, tuple(filter(None, (described.runtime.reason, mismatch)))
         template, for_chat = detection.chat_template_text(reading.snapshot), described.model_type is ModelType.CHAT
         generates = Capability.TEXT_GENERATION in described.capabilities
         return reading.report, problems_in_text(template, for_chat=for_chat) if generates else ()
@@ -362,14 +366,14 @@ class DescribeModel:
 
 
 def _half_bytes(snapshot: ModelSnapshot) -> int:
-    """Return what 16-bit numbers take of the weights; files other than safetensors may consist of them."""
+    """Return the bytes of 16-bit weights; a weight file other than safetensors counts entirely."""
     sizes = {path: size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)}
     headers = snapshot.headers
     return sum(half_bytes(headers[path], size) if path in headers else size for path, size in sizes.items())
 
 
 def _plain_bytes(snapshot: ModelSnapshot) -> int | None:
-    """Return what the weights take when quantized layers are unpacked; None when none are, or it cannot be told."""
+    """Return the bytes of the weights with quantized layers unpacked; None when none are quantized, or unknown."""
     stated = snapshot.config.get("quantization")
     headers = [header for path, header in snapshot.headers.items() if path in snapshot.files]
     return unpacked_bytes(headers, stated) if isinstance(stated, dict) else None

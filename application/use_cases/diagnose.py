@@ -1,7 +1,4 @@
-"""Diagnose the installation and the hosts of a file.
-
-Whether this program can work on this machine, whether a model can be spread over hosts, and what keeps them from it.
-"""
+"""Diagnose the installation: whether this program works on this machine; and hosts: whether they can share a model."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,41 +22,43 @@ from mlxk.domain.models.model import ModelDescription
 from mlxk.domain.ranks import HostFile, RankHost, SpreadModel, name_everywhere, refuse_adapter, share_of
 from mlxk.domain.text import in_one_unit
 
-_SEARCHED = "llama"
-"""A word of the names of some models."""
+_SEARCH_TERM = "llama"
+"""The search that tests whether the hub answers."""
 
 
 @attrs.frozen
 class Configuration:
-    """What the user has set, as far as it is checked."""
+    """The settings that are checked."""
 
     model_folder: str
-    """The directory of the cache."""
+    """The directory of the hub cache."""
     state_folder: str
     temporary_folder: str
     port: int
-    """Of the server."""
+    """Port of the server."""
     address: str
-    """Of the hub, without user name and password."""
+    """URL of the hub, without user name and password."""
     encrypted: bool
-    """Whether the hub's address is encrypted, or on this machine."""
+    """Whether the connection to the hub is encrypted, or local."""
     has_token: bool
     offline: bool
     proxies: tuple[str, ...] = ()
-    """Names of the variables that name a proxy."""
+    """Names of the environment variables that set a proxy."""
     settings_path: str = ""
+    """Path of the settings file."""
     settings_faults: tuple[str, ...] = ()
+    """Faults of the settings file."""
     unknown_variables: tuple[str, ...] = ()
-    """A sentence each."""
+    """A sentence for each unknown environment variable."""
     secret_files: tuple[str, ...] = ()
-    """Files with keys or tokens that only the user should read."""
+    """Files with keys or tokens, which only the user should be able to read."""
     least_address_space: int = 0
-    """Bytes that the libraries need."""
+    """Bytes of address space that the libraries need."""
 
 
 @attrs.frozen
 class DiagnoseInstallation:
-    """Runs every check; none of them changes anything."""
+    """Runs every check, without changing anything."""
 
     probe: InstallationProbe
     memory: MemoryProbe
@@ -69,14 +68,14 @@ class DiagnoseInstallation:
     describe: DescribeModel
     servers: RunningServers
     hub: Callable[[], ModelHub]
-    """Called only when the hub is asked."""
+    """Returns the hub client; called only if ``online``."""
 
     def __call__(self, configuration: Configuration, *, online: bool = False) -> tuple[Finding, ...]:
-        """Return the findings, by group.
+        """Return the findings, in the order of their groups.
 
         Args:
-            configuration: What the user has set.
-            online: Whether the hub is asked, too.
+            configuration: The settings.
+            online: Whether to send a request to the hub.
         """
         findings = [
             *self._system(configuration),
@@ -129,13 +128,13 @@ class DiagnoseInstallation:
         if configuration.offline:
             yield Finding("offline", group, "the hub may not be asked", Fault.HUB_OFFLINE)
         elif online:
-            yield from self._asked(address)
+            yield from self._request(address)
 
-    def _asked(self, address: str) -> Iterator[Finding]:
-        """Ask the hub for one model; it refuses a token that is not valid, whatever is asked."""
+    def _request(self, address: str) -> Iterator[Finding]:
+        """Search the hub; it rejects an invalid token with any request."""
         group = CheckGroup.HUB
         try:
-            self.hub().search(_SEARCHED, 1, mlx_only=True)
+            self.hub().search(_SEARCH_TERM, 1, mlx_only=True)
         except AccessDeniedError as error:
             yield Finding("reachable", group, error.message, Fault.TOKEN_REJECTED)
         except MlxkError as error:
@@ -158,18 +157,18 @@ class DiagnoseInstallation:
             yield Finding("health", group, f"{name}: {each.health.reason}", Fault.BROKEN_MODEL, name)
         yield Finding("health", group, f"{len(described) - len(broken)} of {len(described)} models are not damaged")
         for name in unfinished:
-            if not self.cache.holders(name):  # which are downloading it
+            if not self.cache.holders(name):  # no process is downloading it
                 seen = f"{name}: a download was not finished"
                 yield Finding("downloads", group, seen, Fault.PARTIAL_DOWNLOAD, name)
         yield from self._largest(described)
 
     def _unfinished(self) -> tuple[str, ...]:
-        """Return the models with files of which a part is here."""
+        """Return the names of the models with partially downloaded files."""
         usages = (self.cache.usage(name) for name in self.cache.names())
         return tuple(usage.name for usage in usages if usage is not None and usage.partial)
 
     def _largest(self, described: list[ModelDescription]) -> Iterator[Finding]:
-        """Judge the largest model that could run here."""
+        """Judge whether the largest compatible model fits into memory."""
         models = [each for each in described if each.health.healthy and each.runtime.compatible]
         if not models:
             return
@@ -196,7 +195,7 @@ class DiagnoseInstallation:
 
 
 def _multiplication(matrices: Matrices) -> Finding:
-    """Return the finding about the library that multiplies matrices on the CPU."""
+    """Return the finding about the library for matrix multiplication on the CPU."""
     group = CheckGroup.COMPUTING
     if matrices.library is not None:
         return Finding("matrices", group, f"matrices are multiplied by {matrices.library}")
@@ -216,23 +215,23 @@ def _settings(configuration: Configuration) -> Iterator[Finding]:
 
 
 _READING_SECONDS = 900.0
-"""Enough for reading a model of hundreds of gigabytes."""
+"""Timeout of a host; enough to read a model of hundreds of gigabytes."""
 
 
 @attrs.frozen
 class HostDiagnosis:
-    """What was found about hosts."""
+    """Result of a diagnosis of hosts."""
 
     findings: tuple[Finding, ...]
     """About each host in turn, then about the model and the links."""
     examination: Examination
     spread: SpreadModel | None
-    """The model over the hosts; None when none was asked about."""
+    """The model's division among the hosts; None without a model."""
 
 
 @attrs.frozen
 class DiagnoseHosts:
-    """Examines hosts; it changes nothing there, and leaves nothing running."""
+    """Examines hosts; changes nothing there, and leaves no process running."""
 
     examine: Examine
     memory: MemoryProbe
@@ -240,32 +239,32 @@ class DiagnoseHosts:
     describe: DescribeModel
 
     def __call__(self, file: HostFile, model: str | None, seconds: float, notify: Notify) -> HostDiagnosis:
-        """Return what was found.
+        """Examine hosts, and the division of a model among them.
 
         Args:
-            file: Of this machine and others.
-            model: The name of one that would be spread over them; None to ask about none.
-            seconds: How long a host may be silent.
-            notify: Receives the progress.
+            file: The host file, of this machine and others.
+            model: Reference to the model to divide among the hosts; None for none.
+            seconds: Timeout for a host without response.
+            notify: Callback with the progress.
 
         Raises:
-            ModelNotFoundError, AmbiguousModelError: No model of this machine, or several, have that name.
-            CapabilityError: It is an adapter.
+            ModelNotFoundError, AmbiguousModelError: The reference means no single model.
+            CapabilityError: The model is an adapter.
         """
         if model is None:
-            found, spread, name = self.examine(file.hosts, HostQuestion(seconds), notify), None, None
+            examination, spread, name = self.examine(file.hosts, HostQuestion(seconds), notify), None, None
         else:
             described = self.describe(self.resolve(model))
             refuse_adapter(described)
-            found, spread = self._spread(file.hosts, described, HostQuestion(seconds), notify)
+            examination, spread = self._spread(file.hosts, described, HostQuestion(seconds), notify)
             name = described.handle.name
-        return HostDiagnosis(tuple(judge_hosts(found, file.backend, spread, name)), found, spread)
+        return HostDiagnosis(tuple(judge_hosts(examination, file.backend, spread, name)), examination, spread)
 
     def spread(self, hosts: Sequence[RankHost], described: ModelDescription) -> SpreadModel:
-        """Return a model over hosts, whose links are not measured.
+        """Return the division of a model among hosts, without measuring the links between them.
 
         Raises:
-            CapabilityError: It is an adapter.
+            CapabilityError: The model is an adapter.
         """
         refuse_adapter(described)
         return self._spread(hosts, described, HostQuestion(_READING_SECONDS, links=False), lambda what: None)[1]
@@ -274,6 +273,6 @@ class DiagnoseHosts:
         self, hosts: Sequence[RankHost], described: ModelDescription, question: HostQuestion, notify: Notify
     ) -> tuple[Examination, SpreadModel]:
         name, backends = name_everywhere(described.handle), described.runtime.backends
-        found = self.examine(hosts, attrs.evolve(question, name=name, backends=backends), notify)
+        examination = self.examine(hosts, attrs.evolve(question, name=name, backends=backends), notify)
         share = estimate_memory(share_of(described, len(hosts)), self.memory)
-        return found, SpreadModel.judged(hosts, [each.account for each in found.hosts], share)
+        return examination, SpreadModel.judged(hosts, [each.account for each in examination.hosts], share)

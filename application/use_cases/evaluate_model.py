@@ -1,5 +1,6 @@
-"""Measure a model on examples: the loss of their answers, and how many it says exactly."""
+"""Evaluate a model on examples: the loss of the wanted answers, and the share that it generates exactly."""
 
+import contextlib
 import json
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import Progress
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.ports.tuning import ModelTuner
 from mlxk.application.training_policy import require_suitable, trained_model
 from mlxk.application.use_cases.describe_model import DescribeModel
@@ -25,73 +27,76 @@ from mlxk.domain.tuning.examples import Example, ExampleKind
 from mlxk.domain.tuning.training import perplexity
 
 MAX_LENGTH = 2048
-AT_A_TIME = 8
-"""Answers that are generated together."""
+_BATCH_SIZE = 8
+"""Answers that are generated at the same time."""
 
 
 SchemaCheck = Callable[[object], bool]
-"""Whether a JSON value keeps to a schema."""
+"""Returns whether a JSON value satisfies a schema."""
 
 
 @attrs.frozen
 class EvaluateRequest:
-    """A model, examples, and what is measured."""
+    """Model, data and options of an evaluation."""
 
     reference: str
+    """The reference of the model, as typed."""
     data: str
+    """The path of the data; see ``TrainingFiles.find``."""
     split: str | None = None
-    """One of ``SPLITS``; None takes the examples for tests, else those for validation, else all."""
+    """One of ``SPLITS``; None means the first of test, validation and training that has examples."""
     adapter: str | None = None
     """Absolute directory of an adapter."""
     limit: int | None = None
-    """Examples that are measured; None measures all."""
+    """Number of examples; None means all."""
     max_tokens: int = 256
-    """Of an answer."""
+    """Most tokens of a generated answer."""
     max_length: int = MAX_LENGTH
-    """Tokens of an example for its loss."""
+    """Most tokens of an example for its loss."""
     fits: SchemaCheck | None = None
-    """The check of answers that are to be JSON."""
+    """The schema of the answers; None for none."""
 
 
 @attrs.frozen
 class EvaluatedAnswer:
-    """An answer beside the one that was wanted."""
+    """A generated answer, compared with the wanted one."""
 
     line: int
-    """Of the example."""
+    """Line of the example in its file."""
     exact: bool
+    """Whether text and tool calls are equal, apart from white space at the ends and the formatting of arguments."""
     is_json: bool
     fits: bool
-    """Whether it keeps to the schema; False without one."""
+    """Whether it satisfies the schema; False without one."""
 
 
 @attrs.frozen
 class Evaluation:
-    """How well a model does."""
+    """Result of an evaluation."""
 
     model: ModelHandle
     split: str
     digest: str
-    """Of the data."""
+    """Digest of the data."""
     examples: int
     loss: float
-    """Mean over the tokens of the answers, nats."""
+    """Mean over the tokens of the wanted answers, nats per token."""
     answers: tuple[EvaluatedAnswer, ...]
-    """Empty for text, which has no answers."""
+    """Empty for examples that are plain text, which have no answers."""
 
     @property
     def perplexity(self) -> float:
-        """Of the answers."""
+        """Perplexity of the wanted answers."""
         return perplexity(self.loss)
 
     def share(self, holds: Callable[[EvaluatedAnswer], bool]) -> float | None:
-        """Return the share of the answers of which something holds; None without answers."""
+        """Return the share of the answers that satisfy a condition; None without answers."""
         return sum(map(holds, self.answers)) / len(self.answers) if self.answers else None
 
 
 @attrs.frozen
 class EvaluateModel:
-    """Measures one model, with or without an adapter."""
+    """Evaluates one model, with or without an adapter."""
 
     resolve: ResolveModel
     """Resolves an adapter to its base, with the adapter."""
@@ -102,14 +107,14 @@ class EvaluateModel:
     generate: GenerateText
 
     def __call__(self, request: EvaluateRequest, progress: Progress) -> Evaluation:
-        """Measure.
+        """Measure the loss, then generate answers greedily and compare them.
 
         Raises:
-            ValidationError: The data is at fault, or has no such split.
+            ValidationError: The data is invalid, or has no such split.
             MlxkError: The model cannot be found, loaded or run.
         """
         data = self.read(request.data, progress)
-        split, examples = _chosen(data, request)
+        split, examples = _selected(data, request)
         model = self.resolve(request.reference)
         details = self.describe.details(model)
         require_suitable(details.description, data, "measured")
@@ -121,8 +126,8 @@ class EvaluateModel:
         answers: list[EvaluatedAnswer] = []
         if data.kind is not ExampleKind.TEXT:
             progress.note(f"Asking {len(examples)} questions")
-            for start in range(0, len(examples), AT_A_TIME):
-                answers += self._answers(details, adapter, examples[start : start + AT_A_TIME], request)
+            for start in range(0, len(examples), _BATCH_SIZE):
+                answers += self._answers(details, adapter, examples[start : start + _BATCH_SIZE], request)
         return Evaluation(model, split, data.digest, len(examples), loss, tuple(answers))
 
     def _answers(
@@ -131,27 +136,35 @@ class EvaluateModel:
         settings = GenerationSettings(max_tokens=request.max_tokens, temperature=0.0)
         options = GenerationOptions(settings, engine_options=EngineOptions(adapter=adapter))
         chats = details.description.can(Capability.CHAT)
-        prompts = [self._asked(each) if chats else each.asked.messages[-1].content for each in examples]
-        streams = self.generate(details, prompts, options)
-        found = []
-        for example, stream in zip(examples, streams, strict=True):
-            text, calls = "", dict[int, ToolCall]()
-            for event in stream:
-                if isinstance(event, TextDelta):
-                    text += event.text
-                elif isinstance(event, ToolCallDelta):
-                    before = calls.get(event.index, ToolCall("", ""))
-                    arguments = before.arguments + event.call.arguments
-                    calls[event.index] = ToolCall(before.name or event.call.name, arguments)
-            found.append(_evaluated(example, text, list(calls.values()), request.fits))
-        return found
+        prompts = [self._question(each) if chats else each.asked.messages[-1].content for each in examples]
+        evaluated = []
+        with contextlib.ExitStack() as running:
+            streams = [running.enter_context(stream) for stream in self.generate(details, prompts, options)]
+            for example, stream in zip(examples, streams, strict=True):
+                evaluated.append(_evaluated(example, *_answer(stream), request.fits))
+        return evaluated
 
-    def _asked(self, example: Example) -> Conversation:
-        shown = self.read.images(example)
-        return attrs.evolve(shown, messages=shown.messages[:-1])
+    def _question(self, example: Example) -> Conversation:
+        """Return the conversation of an example with its images, without the wanted answer."""
+        conversation = self.read.images(example)
+        return attrs.evolve(conversation, messages=conversation.messages[:-1])
 
 
-def _chosen(data: TrainingData, request: EvaluateRequest) -> tuple[str, tuple[Example, ...]]:
+def _answer(stream: TextStream) -> tuple[str, list[ToolCall]]:
+    """Read a stream to its end; return the text and the tool calls."""
+    text, calls = "", dict[int, ToolCall]()
+    for event in stream:
+        if isinstance(event, TextDelta):
+            text += event.text
+        elif isinstance(event, ToolCallDelta):
+            before = calls.get(event.index, ToolCall("", ""))
+            arguments = before.arguments + event.call.arguments
+            calls[event.index] = ToolCall(before.name or event.call.name, arguments)
+    return text, list(calls.values())
+
+
+def _selected(data: TrainingData, request: EvaluateRequest) -> tuple[str, tuple[Example, ...]]:
+    """Return the split to evaluate and its examples, up to the limit."""
     splits = {TEST: data.test, VALID: data.valid, TRAIN: data.train}
     split = request.split or next(name for name, examples in splits.items() if examples)
     examples = splits[split]
@@ -170,11 +183,13 @@ def _evaluated(example: Example, text: str, calls: list[ToolCall], fits: SchemaC
     return EvaluatedAnswer(example.line, exact, is_json=True, fits=fits is not None and fits(value))
 
 
-def _same_calls(got: list[ToolCall], wanted: tuple[ToolCall, ...]) -> bool:
-    def plain(call: ToolCall) -> tuple[str, object]:
+def _same_calls(generated: list[ToolCall], wanted: tuple[ToolCall, ...]) -> bool:
+    """Whether tool calls are equal, whatever the formatting of their JSON arguments."""
+
+    def parsed(call: ToolCall) -> tuple[str, object]:
         try:
             return call.name, json.loads(call.arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return call.name, call.arguments
 
-    return list(map(plain, got)) == list(map(plain, wanted))
+    return list(map(parsed, generated)) == list(map(parsed, wanted))

@@ -1,5 +1,6 @@
-"""Fuse an adapter with the model that it was trained on: a whole model, checked by having both answer the same."""
+"""Fuse an adapter into its base model, and check that the result answers as the base with the adapter does."""
 
+import contextlib
 import posixpath
 from collections.abc import Callable, Sequence
 
@@ -24,42 +25,45 @@ from mlxk.domain.models.model import Capability, ModelDescription, ModelHandle, 
 from mlxk.domain.models.snapshot import README
 
 QUESTIONS = ("Hello", "What is your name?", "What do you know?", "Count to five.", "Write a sentence about the sea.")
-"""What both are asked, where there is nothing better."""
+"""The default questions of the check."""
 ANSWER_TOKENS = 32
+"""Most tokens of an answer of the check."""
 
 
 @attrs.frozen
 class FuseRequest:
-    """An adapter, and where the model goes."""
+    """Adapter, target and options."""
 
     adapter: str
     """A reference to an adapter, which names its base."""
     target: str
+    """The target, as typed."""
     base: str | None = None
-    """The model to use in place of the one that the adapter names."""
+    """Reference of a model to use instead of the base that the adapter names."""
     dequantize: bool = False
     """Whether the result has no quantized layers."""
     accept_changes: bool = False
-    """Whether a model that answers differently is kept."""
+    """Whether to keep a result that answers differently."""
     questions: tuple[str, ...] = QUESTIONS
 
 
 @attrs.frozen
 class FuseResult:
-    """A fused model."""
+    """Result of fusing an adapter."""
 
     base: ModelHandle
     adapter: str
-    """Absolute directory."""
+    """Absolute directory of the adapter."""
     handle: ModelHandle
     workspace: Workspace
     changed: int
-    """Layers that the adapter changed."""
+    """Number of layers that the adapter changed."""
     quantized: bool
     """Whether the result has quantized layers."""
     asked: int
+    """Number of questions of the check."""
     same: int
-    """Answers that were the same, of those that were asked."""
+    """Number of questions with equal answers."""
 
 
 @attrs.frozen
@@ -73,17 +77,18 @@ class FuseAdapter:
     files: ModelFiles
     workspaces: WorkspaceStore
     tuner: Callable[[], ModelTuner]
+    """Returns the tuner; the first call loads its libraries."""
     generate: GenerateText
 
     def __call__(self, request: FuseRequest, progress: Progress) -> FuseResult:
         """Make a workspace with the fused model.
 
         Raises:
-            ValidationError: There is no adapter, it does not fit, or the base or the target is invalid.
-            ConversionFailedError: The result is not whole, or answers differently.
-            MlxkError: The base cannot be found or loaded, or the disk refuses.
+            ValidationError: There is no adapter, it does not fit the base, or the base or the target is invalid.
+            ConversionFailedError: The result is not healthy, or answers differently.
+            MlxkError: The base cannot be found or loaded, or the result cannot be written.
         """
-        base, adapter = self._found(request)
+        base, adapter = self._base_and_adapter(request)
         require_closed(base, self.files)
         self.generate.compare_base(base, adapter)
         details = self.describe.details(base)
@@ -101,12 +106,12 @@ class FuseAdapter:
             self.workspaces.draft(place, provenance, keep_unfinished=False) as draft,
         ):
             self._copy(base, details.strays, draft)
-            changed, same = self._fused(request, details.description, adapter, draft, progress, quantized=quantized)
+            changed, same = self._fuse(request, details.description, adapter, draft, progress, quantized=quantized)
             handle = draft.publish()
         asked = len(request.questions)
         return FuseResult(base, adapter, handle, self.workspaces.read(handle), changed, quantized, asked, same)
 
-    def _fused(
+    def _fuse(
         self,
         request: FuseRequest,
         base: ModelDescription,
@@ -116,21 +121,24 @@ class FuseAdapter:
         *,
         quantized: bool,
     ) -> tuple[int, int]:
-        """Write the weights; return how many layers were changed, and how many answers are the same.
+        """Write the weights; return the number of changed layers, and of equal answers.
 
-        Where plain layers of 16 bits round answers away, they are written in 32 bits.
+        When answers differ because unquantized layers are rounded to 16 bits, these are written again in 32 bits.
+
+        Raises:
+            ConversionFailedError: Answers differ, and the request does not accept that.
         """
 
-        def fused(*, exact: bool) -> int:
-            asked = {"dequantize": request.dequantize, "exact": exact}
-            return self.tuner().fuse(trained_model(base), adapter, draft.directory, progress, **asked)
+        def write_weights(*, exact: bool) -> int:
+            model, directory = trained_model(base), draft.directory
+            return self.tuner().fuse(model, adapter, directory, progress, dequantize=request.dequantize, exact=exact)
 
-        changed = fused(exact=False)
-        same = self._same(base, adapter, draft, request, progress)
+        changed = write_weights(exact=False)
+        same = self._count_equal_answers(base, adapter, draft, request, progress)
         if same < len(request.questions) and not quantized and not request.accept_changes:
             progress.note("Rounded to 16 bits it answers otherwise: what was changed is written in 32 bits")
-            changed = fused(exact=True)
-            same = self._same(base, adapter, draft, request, progress)
+            changed = write_weights(exact=True)
+            same = self._count_equal_answers(base, adapter, draft, request, progress)
         if same < len(request.questions) and not request.accept_changes:
             count = len(request.questions)
             raise ConversionFailedError(
@@ -140,27 +148,27 @@ class FuseAdapter:
             )
         return changed, same
 
-    def _found(self, request: FuseRequest) -> tuple[ModelHandle, str]:
+    def _base_and_adapter(self, request: FuseRequest) -> tuple[ModelHandle, str]:
         """Return the base and the directory of the adapter."""
         if request.base is None:
-            found = self.resolve(request.adapter)
-            if found.adapter is None:
+            base = self.resolve(request.adapter)
+            if base.adapter is None:
                 raise ValidationError(
-                    f"adapter: '{found.label}' is a whole model, not an adapter",
+                    f"adapter: '{base.label}' is a whole model, not an adapter",
                     hint="Name what was trained on a model.",
                 )
-            return attrs.evolve(found, alias=None, adapter=None), found.adapter
+            return attrs.evolve(base, alias=None, adapter=None), base.adapter
         adapter = attrs.evolve(self.resolve, base_of=None)(request.adapter)
         return self.resolve(request.base), adapter.directory
 
     def _copy(self, base: ModelHandle, strays: tuple[str, ...], draft: WorkspaceDraft) -> None:
-        """Copy what is no weight: tokenizer, templates, settings of generation; the card is a new one."""
+        """Copy the tokenizer, templates and generation settings, and write a new model card."""
         for entry in self.files.list(base.directory).files:
             if is_carried_over(entry.path) and entry.path not in strays and entry.path != README:
                 draft.copy(base.directory, entry.path, lambda count: None)
         draft.write(README, b"---\nlibrary_name: mlx\ntags:\n- mlx\n---\n\nMade by mlxk from a model and an adapter.\n")
 
-    def _same(
+    def _count_equal_answers(
         self,
         base: ModelDescription,
         adapter: str,
@@ -171,18 +179,18 @@ class FuseAdapter:
         """Return how many questions the result answers as the base does with the adapter.
 
         Raises:
-            ConversionFailedError: It is not whole.
+            ConversionFailedError: The result is not healthy.
         """
-        made = self.describe(ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE))
-        if not made.health.healthy:
-            raise ConversionFailedError(f"the result is not whole: {made.health.reason}")
+        fused = self.describe(ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE))
+        if not fused.health.healthy:
+            raise ConversionFailedError(f"the result is not whole: {fused.health.reason}")
         progress.note(f"Asking both {len(request.questions)} questions")
         try:
-            wanted = self._answers(base.handle, EngineOptions(adapter=adapter), request.questions)
-            got = self._answers(made.handle, EngineOptions(), request.questions)
+            before = self._answers(base.handle, EngineOptions(adapter=adapter), request.questions)
+            after = self._answers(fused.handle, EngineOptions(), request.questions)
         finally:
             self.generate.generator.unload()
-        return sum(one == other for one, other in zip(wanted, got, strict=True))
+        return sum(one == other for one, other in zip(before, after, strict=True))
 
     def _answers(self, model: ModelHandle, options: EngineOptions, questions: Sequence[str]) -> list[str]:
         details = self.describe.details(model)
@@ -190,4 +198,7 @@ class FuseAdapter:
         prompts = [Conversation.of(each) if chats else each for each in questions]
         settings = GenerationSettings(max_tokens=ANSWER_TOKENS, temperature=0.0)
         streams = self.generate(details, prompts, GenerationOptions(settings, engine_options=options))
-        return ["".join(event.text for event in stream if isinstance(event, TextDelta)) for stream in streams]
+        with contextlib.ExitStack() as running:
+            for stream in streams:
+                running.enter_context(stream)
+            return ["".join(event.text for event in stream if isinstance(event, TextDelta)) for stream in streams]

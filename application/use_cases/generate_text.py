@@ -2,8 +2,8 @@
 
 A model gets all images of a conversation together if those of the last message fit into one chunk. Otherwise each chunk
 is a conversation of its own, started when the previous one has ended, so that neither memory nor attention is shared
-between chunks. A clip, of which a model gets some frames, is shown together with all images of its message. A model
-without vision gets a note in place of earlier images and clips.
+between chunks. A message with a clip, of which the model gets sampled frames, is never divided into chunks. A model
+without vision gets a note in place of the images and clips of earlier messages.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,22 +78,22 @@ class GenerateText:
     memory: MemoryProbe
     log: EventLog
     exif: bool = True
-    """Whether the user and the model get what images and clips say of how they were recorded."""
+    """Whether recording metadata of images and clips may be given to the user and the model."""
     profiles: Mapping[str, Profile] = attrs.field(factory=dict)
-    """What the user has said about the names of their own."""
+    """Profiles by the user's own names of models."""
     usual: Profile = attrs.field(factory=Profile)
-    """What the user has said about every model."""
+    """The profile of every model."""
     of_model: Callable[[ModelHandle], Profile] = lambda _: Profile()
-    """Returns what the user has said about a model under each of its names."""
+    """Returns the profile of a model under any of its names."""
     held: Callable[[ModelDescription], ModelDescription] = lambda model: model
-    """Returns what this machine holds of a model."""
+    """Returns the share of a model that this machine holds when it is spread over several; by default all of it."""
 
     @property
     def _media(self) -> MediaReaders:
         return MediaReaders(self.images, self.audio, self.videos, self.exif)
 
     def profile_of(self, model: ModelHandle) -> Profile:
-        """Return what the user has said about a model under the name by which it was found."""
+        """Return the user's defaults for a model under the name by which it was found, the most specific first."""
         own = self.profiles.get(model.alias) if model.alias is not None else None
         usual = self.of_model(model).over(self.usual)
         if model.adapter is not None:
@@ -101,19 +101,19 @@ class GenerateText:
         return usual if own is None else own.over(usual)
 
     def compare_base(self, model: ModelHandle, adapter: str | None) -> None:
-        """Warn, once, where a model is used with an adapter that was trained on another one."""
+        """Warn, once, when a model is used with an adapter that was trained on other weights."""
         if adapter is not None and self.describe.bases is not None:
             self.describe.bases.warn(model, adapter, self.log)
 
     def default_draft(self, model: ModelDetails, *, unloads: bool = False) -> str | None:
-        """Return the draft model that the user wants for a model; named in the options, it must fit.
+        """Return the reference of the draft model in a model's profile; None when the profile names none.
 
         Args:
             model: The model.
-            unloads: Whether idle models are unloaded, so that a pinned one must be kept.
+            unloads: Whether idle models are unloaded, so that pinning has an effect.
 
         Raises:
-            CapabilityError: The model can have none, or cannot be pinned, so that it would be ignored.
+            CapabilityError: The profile names a draft model, or pins the model, and the model does not support that.
         """
         description = model.description
         profile = self.profile_of(description.handle)
@@ -133,7 +133,7 @@ class GenerateText:
         """Start ``options.choices`` completions of each prompt; those of one prompt are adjacent.
 
         Args:
-            model: A reference, as the user typed it; or the details of a model that the caller has resolved and judged.
+            model: A reference as the user typed it, or the details of a model that the caller has resolved and checked.
             prompts: At least one.
             options: How to generate.
 
@@ -141,7 +141,7 @@ class GenerateText:
             ValidationError: A setting is out of range, the reference is malformed, or media cannot be read.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
-            ParameterNotSupportedError: Several choices are asked for about several chunks of images.
+            ParameterNotSupportedError: Several choices are requested for several chunks of images.
             InsufficientMemoryError: The model is beyond the memory budget, and the prompt has media or
                 ``options.strict_memory`` is set.
             MlxkError: See ``TextGenerator.submit``.
@@ -153,12 +153,12 @@ class GenerateText:
         prompts, options = options.with_profile(self.profile_of(description.handle), details, prompts)
         options = self._with_activations(details, self._with_draft_model(options))
         self.compare_base(description.handle, options.engine_options.adapter)
-        # A text model beyond the budget is slow, since it pages. A vision or audio tower takes its memory in one
-        # allocation, and a system without it kills the process.
-        media = _require_media(description, prompts)
-        warn = None if media or options.strict_memory else self.log
-        held, kept = self.held(description), options.engine_options
-        require_memory(held, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, kept)
+        # A text model beyond the budget is slow, since it pages. A vision or audio encoder allocates its memory at
+        # once, and the system kills a process for which there is not enough.
+        has_media = _require_media(description, prompts)
+        warn = None if has_media or options.strict_memory else self.log
+        held, cache = self.held(description), options.engine_options
+        require_memory(held, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, cache)
         started: list[TextStream] = []
         try:
             for prompt in prompts:
@@ -171,7 +171,7 @@ class GenerateText:
         return tuple(started)
 
     def require(self, reference: str, options: GenerationOptions) -> None:
-        """Raise what a call would of the model and the options, whatever the prompt; nothing is loaded."""
+        """Check model and options as a call would, without a prompt and without loading; raises the same errors."""
         options.settings.validate()
         details = self._find(reference, (), options)
         _, options = options.with_profile(self.profile_of(details.description.handle), details, ())
@@ -180,10 +180,10 @@ class GenerateText:
     def requests(
         self, model: str | ModelDetails, prompt: Prompt, options: GenerationOptions
     ) -> Iterator[GenerationRequest]:
-        """Yield what the generator would get for one prompt of a call: a request, or one for each chunk of images.
+        """Yield the generator's requests for one prompt: one, or one for each chunk of images.
 
         Raises:
-            MlxkError: As a call does, without ``InsufficientMemoryError``.
+            MlxkError: As for a call, without ``InsufficientMemoryError``.
         """
         if isinstance(model, str):
             options.settings.validate()
@@ -194,7 +194,7 @@ class GenerateText:
             yield self._request(model.description, each, options)
 
     def prepare_images(self, reference: str, sources: Sequence[ImageSource], first: int) -> tuple[PreparedImage, ...]:
-        """Decode images for a later message of a conversation, where the first one has the number ``first``.
+        """Decode images for a later message of a conversation, numbered from ``first``.
 
         Raises:
             ValidationError: A file cannot be read.
@@ -203,10 +203,10 @@ class GenerateText:
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_vision(description)
-        shown = (
-            self._media.numbered_image(source(), number, facts=True) for number, source in enumerate(sources, first)
-        )
-        return tuple(PreparedImage(each, self.images.decode(each.image)) for each in shown)
+        numbered = [
+            self._media.numbered_image(read(), number, facts=True) for number, read in enumerate(sources, first)
+        ]
+        return tuple(PreparedImage(each, self.images.decode(each.image)) for each in numbered)
 
     def prepare_video(self, reference: str, video: EncodedVideo, number: int) -> ShownVideo:
         """Decode a clip for a later message of a conversation, with its number; raises as ``prepare_images``."""
@@ -225,8 +225,8 @@ class GenerateText:
     def _find(self, reference: str, prompts: Sequence[Prompt], options: GenerationOptions) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))
         require_text_model(details.description)
-        offered = any(isinstance(prompt, (Conversation, IncomingConversation)) and prompt.tools for prompt in prompts)
-        if offered and options.strict_capabilities:
+        has_tools = any(isinstance(each, (Conversation, IncomingConversation)) and each.tools for each in prompts)
+        if has_tools and options.strict_capabilities:
             require_tools(details)
         if options.thinking:
             require_reasoning(details, "thinking")
@@ -246,12 +246,12 @@ class GenerateText:
         return attrs.evolve(options, engine_options=attrs.evolve(options.engine_options, draft_model=draft))
 
     def _with_activations(self, model: ModelDetails, options: GenerationOptions) -> GenerationOptions:
-        """Return the options without quantized activations where they would have no effect, or refuse them."""
+        """Refuse quantized activations that this machine lacks, and drop them where the weights make them useless."""
         if not options.engine_options.quantize_activations:
             return options
         self.describe.registry.require_quantized_activations()
-        known = model.quantization
-        if known is not None and known.mode in ACTIVATION_MODES:
+        quantization = model.quantization
+        if quantization is not None and quantization.mode in ACTIVATION_MODES:
             return options
         reason = f"the weights are quantized neither as {' nor as '.join(ACTIVATION_MODES)}"
         self.log.warning("activations are not quantized", model=model.description.handle.label, reason=reason)
@@ -285,7 +285,7 @@ class GenerateText:
     def _prompts(
         self, description: ModelDescription, prompt: Prompt, options: GenerationOptions
     ) -> Iterator[tuple[str | TokenIds | Conversation, Chunk | None]]:
-        """Yield what the model gets for a prompt, each with the images to describe before its completion."""
+        """Yield the prompts that the model gets, each with the chunk whose table precedes its completion."""
         if not isinstance(prompt, IncomingConversation):
             yield prompt, None
         elif not description.can(Capability.VISION):
@@ -296,12 +296,11 @@ class GenerateText:
         else:
             numbers = ImageNumbers()
             require_few_videos(sum(len(each.videos) for each in prompt.messages), prompt.images_field)
-            shown = [
-                self._media.with_images(each, numbers, options.image_facts) for each in messages_with_images(prompt)
-            ]
-            conversation = Conversation(tuple(message for message, _ in shown), prompt.tools)
+            facts = options.image_facts
+            decoded = [self._media.with_images(each, numbers, facts) for each in messages_with_images(prompt)]
+            conversation = Conversation(tuple(message for message, _ in decoded), prompt.tools)
             check_frames(conversation.videos, prompt.images_field)
-            yield conversation, None if options.settings.grammar else shown[-1][1]
+            yield conversation, None if options.settings.grammar else decoded[-1][1]
 
     def _submit(
         self, description: ModelDescription, prompt: str | TokenIds | Conversation, options: GenerationOptions
@@ -333,7 +332,7 @@ class GenerateText:
     def _chunk_prompts(
         self, prompt: IncomingConversation, options: GenerationOptions
     ) -> Iterator[tuple[Conversation, Chunk]]:
-        """Yield one conversation for each chunk of the last message's images, with the system prompt alone."""
+        """Yield one conversation for each chunk of the last message's images: the system prompt and that message."""
         *earlier, last = prompt.messages
         check_together(
             [len(image.data) for each in prompt.messages for image in encoded_images(each)], prompt.images_field
@@ -356,9 +355,9 @@ class GenerateText:
 
 
 def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> bool:
-    """Refuse a model that cannot take the images and the audio of some prompts; return whether there are any.
+    """Refuse a model that cannot take the images, clips or audio of the prompts; return whether there are any.
 
-    Of encoded images and clips only those in the last message need vision: a model without it gets a note about earlier
+    Encoded images and clips count in the last message only: a model without vision gets a note in place of earlier
     ones.
 
     Raises:
@@ -367,11 +366,9 @@ def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> 
     images = clips = audio = False
     for prompt in prompts:
         if isinstance(prompt, Conversation):
-            images, clips, audio = (
-                images or bool(prompt.images),
-                clips or bool(prompt.videos),
-                audio or bool(prompt.audio),
-            )
+            images = images or bool(prompt.images)
+            clips = clips or bool(prompt.videos)
+            audio = audio or bool(prompt.audio)
         elif isinstance(prompt, IncomingConversation):
             last, decoded = prompt.messages[-1], [each.message for each in prompt.messages]
             images = images or bool(last.images) or any(each.images for each in decoded)
@@ -385,10 +382,10 @@ def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> 
 
 
 def _is_chunked(description: ModelDescription, prompt: Prompt, options: GenerationOptions) -> bool:
-    """Whether a prompt has more images than are shown together, so that each chunk is a conversation of its own.
+    """Whether the last message of a prompt has more images than one chunk, so that it is divided into chunks.
 
     Raises:
-        ValidationError: The size of a chunk is out of range, or there are too many images beside a clip.
+        ValidationError: The chunk size is out of range, or there are too many images beside a clip.
     """
     if not isinstance(prompt, IncomingConversation) or not description.can(Capability.VISION):
         return False

@@ -30,14 +30,12 @@ class ListModels:
     describe: DescribeModel
 
     def __call__(self, pattern: str | None = None) -> tuple[ModelDescription, ...]:
-        """Return the descriptions of the models a pattern selects, sorted by name.
+        """Return the descriptions of the models that a pattern selects, sorted by name.
 
         A model that another process removes meanwhile is left out.
 
         Args:
-            pattern: A part of the name in any case; or a pattern of names such as ``tiny*``; or an explicit path, which
-                selects workspaces only: the one at it, those in it, or those whose path begins with it. None selects
-                everything, a blank one nothing.
+            pattern: See ``ResolveModel.matching``.
 
         Raises:
             StorageError: The cache or the directory of the pattern exists but cannot be read.
@@ -60,11 +58,12 @@ class ShowModel:
     workspaces: WorkspaceStore
 
     def __call__(self, reference: str | ModelRef, *, recalculate_hash: bool = False) -> ModelDetails:
-        """Return the details of the model a reference means.
+        """Return the details of the model that a reference means.
 
         Args:
-            reference: The model, with a revision if that one is meant.
-            recalculate_hash: First compute and record the content hash of a managed workspace, which makes it clean.
+            reference: The model, optionally with a revision.
+            recalculate_hash: Whether to first update the recorded content hash of a managed workspace to its present
+                files, which makes it clean.
 
         Raises:
             ValidationError: A hash was requested for a model that is not a managed workspace.
@@ -86,7 +85,7 @@ class ShowModel:
 
 
 Progress = Callable[[ModelHandle, int, int], None]
-"""Called with the model, the bytes of it read so far and its total."""
+"""Callback with the model, the bytes of it read so far, and its total bytes."""
 
 
 @attrs.frozen
@@ -98,7 +97,7 @@ class HealthEntry:
     workspace: Workspace | None
     """Provenance and state, for workspaces only."""
     notes: tuple[str, ...] = ()
-    """What is wrong with the formats of a whole model, as far as its files show it, a sentence each."""
+    """Problems of a healthy model, such as defects of its chat template, a sentence each."""
 
 
 @attrs.frozen
@@ -113,13 +112,13 @@ class CheckHealth:
     def __call__(
         self, reference: str | None = None, deep: bool = False, progress: Progress | None = None
     ) -> tuple[HealthEntry, ...]:
-        """Return the health of the model a reference means, or of all models, sorted by name.
+        """Return the health of the model that a reference means, or of all models, sorted by name.
 
         Args:
             reference: A model, optionally with a revision; None means all models, without those that another process
                 removes meanwhile.
             deep: Whether to compare the content of every file with its recorded digest, offline.
-            progress: Receives the bytes read by a deep check.
+            progress: Callback with the bytes read by a deep check.
 
         Raises:
             ModelNotFoundError: No model of this machine matches the reference.
@@ -140,11 +139,11 @@ class CheckHealth:
     def _entry(self, handle: ModelHandle, deep: bool, progress: Progress | None) -> HealthEntry:
         report, notes = self.describe.checked(handle)
         if deep:
-            report = self._deepened(handle, report, progress)
+            report = self._check_content(handle, report, progress)
         workspace = self.workspaces.read(handle) if handle.origin is Origin.WORKSPACE else None
         return HealthEntry(handle, report, workspace, notes if report.healthy else ())
 
-    def _deepened(self, handle: ModelHandle, report: HealthReport, progress: Progress | None) -> HealthReport:
+    def _check_content(self, handle: ModelHandle, report: HealthReport, progress: Progress | None) -> HealthReport:
         def on_progress(done: int, total: int) -> None:
             if progress:
                 progress(handle, done, total)
@@ -156,7 +155,7 @@ class CheckHealth:
 
 
 def _merged(report: HealthReport, result: VerificationResult) -> HealthReport:
-    """Add the result of the deep check to the report of the quick check, whose reason comes first."""
+    """Combine the report of the quick check, whose reason comes first, with the result of the deep check."""
     damaged = f"Content differs from its digest: {listed(result.damaged)}"
     if not report.healthy:
         if not result.damaged:

@@ -1,5 +1,6 @@
-"""Make room in a context window: count a conversation, find which of its oldest turns have to go, summarize them."""
+"""Make room in a context window: count a conversation's tokens, drop its oldest turns, summarize them."""
 
+import bisect
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -13,13 +14,13 @@ from mlxk.domain.generation.request import TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
 
 ROOM = 4
-"""One in this many tokens of the window is left free for what follows."""
+"""A quarter of the window is left free for what follows."""
 
 SUMMARY = 8
-"""A summary has at most one in this many tokens of the window."""
+"""A summary has at most an eighth of the window's tokens."""
 
 SMALLEST_SUMMARY = 16
-"""Tokens of the shortest summary that is of use."""
+"""Token limit of a summary in a very small window."""
 
 INSTRUCTION = (
     "Summarize the conversation below so that it can go on without it. Keep names, facts, numbers, decisions and open "
@@ -31,11 +32,11 @@ _SPEAKERS = {Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 
 @attrs.frozen
 class Summary:
-    """What a model wrote about some turns."""
+    """A model's summary of some turns."""
 
     text: str
     cut: int
-    """How many turns were too long, so that only their beginnings are in it."""
+    """Number of turns that were too long, so that it covers only their beginnings."""
 
 
 @attrs.frozen
@@ -48,13 +49,13 @@ class MakeRoom:
     def count(
         self, model: str, conversation: Conversation, options: GenerationOptions, *, opens_answer: bool = True
     ) -> tuple[int, int | None]:
-        """Return the tokens of a conversation, and those of the context window; None where that is not known.
+        """Return the number of tokens of a conversation, and of the context window; None when that is unknown.
 
         Raises:
             MlxkError: See ``TokenizeText``.
         """
-        (found,) = self.tokenize(model, conversation, options, opens_answer=opens_answer)
-        return len(found.tokens), found.context_length
+        (prompt,) = self.tokenize(model, conversation, options, opens_answer=opens_answer)
+        return len(prompt.tokens), prompt.context_length
 
     def __call__(
         self,
@@ -64,49 +65,47 @@ class MakeRoom:
         options: GenerationOptions,
         error: ContextLengthError,
     ) -> int | None:
-        """Return how many of the oldest turns have to go so that the rest fits, with room for an answer.
+        """Return how many of the oldest turns to drop so that the rest fits, with room for an answer.
 
         Args:
             model: The model, as the user named it.
-            turns: Those before the message that does not fit.
-            conversation: Builds what the model gets of some of them: with the message, and what stands before them.
+            turns: The turns before the message that does not fit.
+            conversation: Builds the prompt from the turns that are kept: system prompt, turns and message.
             options: How to generate.
-            error: The refusal of the engine.
+            error: The engine's refusal of the whole conversation.
 
         Returns:
-            At least one; None where the message does not fit alone.
+            At least one; None when the message alone does not fit.
         """
-        window = (error.detail or {}).get("context_length")
+        limit = (error.detail or {}).get("context_length")
 
-        def left(dropped: int) -> int | None:
-            """Return the tokens that are free when some turns are dropped; None when it does not fit."""
+        def free_tokens(dropped: int) -> int | None:
+            """Return the tokens left beyond the room when some turns are dropped; None when the prompt does not fit."""
             try:
-                used, whole = self.count(model, conversation(turns[dropped:]), options)
+                used, window = self.count(model, conversation(turns[dropped:]), options)
             except ContextLengthError:
                 return None
-            size = window if isinstance(window, int) else whole  # a limit of the user's may be below the window
+            size = limit if isinstance(limit, int) else window  # the user may have set a limit below the window
             return None if size is None or used >= size else size - used - size // ROOM
 
-        if not turns or left(len(turns)) is None:
+        def has_room(dropped: int) -> bool:
+            free = free_tokens(dropped)
+            return free is not None and free >= 0
+
+        if not turns or free_tokens(len(turns)) is None:
             return None
-        low, high = 1, len(turns)
-        while low < high:
-            middle = (low + high) // 2
-            free = left(middle)
-            if free is not None and free >= 0:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+        return 1 + bisect.bisect_left(range(1, len(turns)), True, key=has_room)
 
     def summary(self, model: str, turns: Sequence[Turn], options: GenerationOptions, before: str = "") -> Summary:
-        """Have the model summarize turns; what does not fit into the context window together, in parts.
+        """Have the model summarize turns, in as many steps as the context window requires.
+
+        Each step includes the summary of the step before.
 
         Args:
             model: The model, as the user named it.
-            turns: One at least.
+            turns: At least one.
             options: How to generate.
-            before: A summary of what was said before them; may be empty.
+            before: A summary of earlier turns; may be empty.
 
         Raises:
             ExecutionError: The window is too small, or the model wrote nothing.
@@ -114,19 +113,27 @@ class MakeRoom:
         """
         text, texts, cut = before, [_as_text(turn) for turn in turns], 0
         while texts:
-            taken, prompt = self._portion(model, text, texts, options)
-            cut += taken == 0
-            text = self._summarized(model, prompt, options)
-            texts = texts[max(1, taken) :]
+            count, prompt = self._portion(model, text, texts, options)
+            cut += count == 0
+            text = self._summarize(model, prompt, options)
+            texts = texts[max(1, count) :]
         return Summary(text, cut)
 
     def _portion(self, model: str, before: str, texts: Sequence[str], options: GenerationOptions) -> tuple[int, str]:
-        """Return how many texts fit into one prompt, and the prompt; 0 for the beginning of the first one."""
+        """Return how many texts fit into one prompt, and the prompt; 0 when it has only a beginning of the first."""
         opening = INSTRUCTION + (f"Summary of what was said before: {before}\n\n" if before else "")
-        for count in range(len(texts), 0, -1):
-            prompt = opening + "\n\n".join(texts[:count])
-            if self._fits(model, prompt, options):
-                return count, prompt
+
+        def prompt_of(count: int) -> str:
+            return opening + "\n\n".join(texts[:count])
+
+        def is_too_long(count: int) -> bool:
+            return not self._fits(model, prompt_of(count), options)
+
+        count = len(texts)
+        if is_too_long(count):
+            count = bisect.bisect_left(range(1, count), True, key=is_too_long)
+        if count:
+            return count, prompt_of(count)
         length = len(texts[0])
         while length > 1:
             length //= 2
@@ -140,16 +147,16 @@ class MakeRoom:
             used, size = self.count(model, Conversation.of(prompt), options)
         except ContextLengthError:
             return False
-        return size is None or used + _most(size) < size
+        return size is None or used + _summary_tokens(size) < size
 
-    def _summarized(self, model: str, prompt: str, options: GenerationOptions) -> str:
-        """Return what the model writes."""
+    def _summarize(self, model: str, prompt: str, options: GenerationOptions) -> str:
+        """Return the model's answer to a prompt, without reasoning."""
         conversation = Conversation.of(prompt)
         _, size = self.count(model, conversation, options)
         settings = GenerationSettings(
             temperature=options.settings.temperature,
             seed=options.settings.seed,
-            max_tokens=None if size is None else _most(size),
+            max_tokens=None if size is None else _summary_tokens(size),
         )
         (stream,) = self.generate(model, [conversation], attrs.evolve(options, settings=settings, thinking=False))
         with stream:
@@ -164,6 +171,6 @@ def _as_text(turn: Turn) -> str:
     return "\n".join(lines)
 
 
-def _most(size: int) -> int:
-    """Return the most tokens of a summary, of a window's tokens."""
-    return max(size // SUMMARY, SMALLEST_SUMMARY)
+def _summary_tokens(window: int) -> int:
+    """Return the token limit of a summary, for the tokens of a context window."""
+    return max(window // SUMMARY, SMALLEST_SUMMARY)

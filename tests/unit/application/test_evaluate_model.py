@@ -27,7 +27,7 @@ from mlxk.application.use_cases.evaluate_model import EvaluateModel, EvaluateReq
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.tune_model import ReadTrainingData
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, Timings, ToolCallDelta, Usage
 from mlxk.domain.models.footprint import MemoryReading
@@ -103,11 +103,21 @@ ADD = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
         ([ADD], [ToolCall("add", '{"a": 1, "b": 3}')], False),
         ([ADD], [ToolCall("sub", '{"a": 1, "b": 2}')], False),
         ([ADD], [ToolCall("add", '{"a": 1, "b": 2')], False),
+        ([ADD], [ToolCall("add", "[" * 100_000)], False),
         ([ADD], [], False),
         ([ADD, {"name": "now", "arguments": "{}"}], [ToolCall("add", ADD["arguments"]), ToolCall("now", "")], True),
         ([ADD, {"name": "now", "arguments": "{}"}], [ToolCall("now", ""), ToolCall("add", ADD["arguments"])], False),
     ],
-    ids=["another order of names", "another value", "another tool", "broken off", "none", "no arguments", "swapped"],
+    ids=[
+        "another order of names",
+        "another value",
+        "another tool",
+        "broken off",
+        "nested too deep",
+        "none",
+        "no arguments",
+        "swapped",
+    ],
 )
 def test_calls_are_the_wanted_ones_by_what_they_mean_not_by_how_they_are_written(
     wanted: list[dict[str, str]], got: list[ToolCall], exact: bool
@@ -130,6 +140,15 @@ def test_answers_are_exact_json_or_fit_the_schema_each_for_itself() -> None:
     assert [each.line for each in found.answers] == [1, 2, 3, 4]
     assert found.share(lambda each: each.exact) == 0.25
     assert not any(each.fits for each in evaluated({"data": data}, saying(*["{}"] * 4)).answers)
+
+
+def test_answers_in_progress_are_cancelled_when_one_fails() -> None:
+    data = b"".join(line(f"{number}?", "yes") for number in range(2))
+    scripts = iter([(ExecutionError("broken"),), ("yes",) * 1000])
+    generator = InMemoryTextGenerator(lambda _: next(scripts), step_seconds=0.01)
+    with pytest.raises(ExecutionError, match="broken"):
+        evaluated({"data": data}, generator)
+    assert generator.streams[1].cancelled
 
 
 def test_tests_are_measured_before_validation_and_that_before_the_rest() -> None:

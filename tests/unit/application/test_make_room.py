@@ -65,7 +65,8 @@ class Room:
             InMemoryMemoryProbe(MemoryReading(1 << 34, 1 << 34)),
             InMemoryEventLog(),
         )
-        self.make = MakeRoom(generate, TokenizeText(generate, InMemoryModelTokenizer(window)))
+        self.tokenizer = InMemoryModelTokenizer(window)
+        self.make = MakeRoom(generate, TokenizeText(generate, self.tokenizer))
 
     @property
     def prompts(self) -> list[str]:
@@ -138,6 +139,12 @@ def test_others_are_summarized_in_parts_each_with_the_summary_of_those_before() 
         assert room.tokens(Conversation.of(prompt)) + room.window // SUMMARY < room.window
     together = "".join(room.prompts)
     assert [together.count(f"User: {each[0].content}") for each in TURNS] == [1] * len(TURNS)
+
+
+def test_the_turns_of_a_part_are_found_with_few_counts_of_tokens() -> None:
+    room = Room(800)
+    room.make.summary(NAME, [turn(f"turn {number}", 20) for number in range(100)], OPTIONS)
+    assert len(room.tokenizer.requests) < 12 * len(room.prompts)
 
 
 @pytest.mark.parametrize("position", range(3))
