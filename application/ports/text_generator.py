@@ -10,6 +10,9 @@ from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationRequest, StreamEvent
 from mlxk.domain.models.model import ModelHandle
 
+STATE_SECONDS = 0.5
+"""The usual timeout of ``TextGenerator.state``."""
+
 
 class TextStream(Protocol):
     """The events of one sequence, in the order that ``domain.generation.request`` defines, up to one ``Finished``.

@@ -33,7 +33,7 @@ from mlxk.application.policy import (
 from mlxk.application.ports.media import AudioDecoder, ImageReader, VideoDecoder
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.system import EventLog
-from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.ports.text_generator import STATE_SECONDS, TextGenerator, TextStream
 from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -52,9 +52,6 @@ from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import ACTIVATION_MODES, EngineOptions
 from mlxk.domain.generation.video import EncodedVideo, check_frames, require_few_videos
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
-
-STATE_SECONDS = 0.5
-"""How long to wait for the engine to report the loaded models."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Measure a server under load, and two sides beside each other, each a server or a model of this machine."""
+"""Measure a server under load, and compare two sides, each a model of a server or of this machine."""
 
 import contextlib
 import random
@@ -13,7 +13,8 @@ from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.policy import require_text_model
 from mlxk.application.ports.measuring import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.application.ports.system import Clock
-from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
+from mlxk.application.ports.text_generator import STATE_SECONDS
+from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.measure_speed import WORDS, MachineReader, Report, busy_notes
 from mlxk.application.use_cases.model_tasks import LoadModel, identity_of
 from mlxk.domain.benchmark import CACHED_SHARE, Level, Load, RemoteCompletion, Span
@@ -26,14 +27,14 @@ from mlxk.domain.hub import ModelPair
 from mlxk.domain.models.model import ModelDetails
 from mlxk.domain.speed import ServerSpeed
 
-_ORDER = " Go on with this list of words, one a line, and do not stop."
-_REFUSED_FIELDS = (400, 422)
-"""Statuses of servers that refuse a field they do not know."""
+_INSTRUCTION = " Go on with this list of words, one a line, and do not stop."
+_UNKNOWN_FIELD_STATUSES = (400, 422)
+"""HTTP statuses of servers that reject an unknown field."""
 
 
 @attrs.frozen
 class MeasureServer:
-    """Measures a server: so many clients ask at the same time, each the next question when it has an answer."""
+    """Measures a server under load: concurrent clients, each of which sends a request after the other."""
 
     machine: MachineReader
     client: CompletionClient
@@ -42,21 +43,21 @@ class MeasureServer:
     def __call__(
         self, server: CompletionServer, model: str | None, loads: Sequence[Load], repeats: int, report: Report
     ) -> ServerSpeed:
-        """Measure every load: one request a stream that does not count, then so many a stream.
+        """Measure every load: one request per client to warm up, then ``repeats`` requests per client that count.
 
-        Every prompt begins with other words, drawn anew for each measurement, so that no cache helps.
+        Every prompt consists of random words, so that no prefix cache helps.
 
         Args:
             server: The server.
-            model: A name that it knows; None for the only one that it lists.
-            loads: What to ask, in this order.
-            repeats: Requests a stream, at least one.
+            model: The server's name of a model; None for the only one that it lists.
+            loads: The loads to measure, in this order.
+            repeats: Requests per client, at least one.
             report: Called before each load.
 
         Raises:
-            NetworkError: The server does not answer, or no request of those that do not count succeeded.
-            AccessDeniedError: The server wants another key.
-            ExecutionError: It lists several models, or none, and no name was given.
+            NetworkError: The server does not answer, or every request of the first warm-up failed.
+            AccessDeniedError: The server rejects the API key.
+            ExecutionError: No model was named, and the server lists several models or none.
         """
         machine = self.machine.read()
         server = self.client.identify(server)
@@ -67,64 +68,65 @@ class MeasureServer:
         levels: list[Level] = []
         load_seconds = None
         for load in loads:
-            since = self.clock.now()
+            began = self.clock.now()
             report(f"{load.streams} at once", done, steps)
-            warm = self._ask(server, model, load, load.streams, ignore_eos=ignore_eos)
-            if ignore_eos and all(each.status in _REFUSED_FIELDS for each in warm):
-                warm = self._ask(server, model, load, load.streams, ignore_eos=False)
-                if any(each.failure is None for each in warm):
+            warm_up = self._send(server, model, load, load.streams, ignore_eos=ignore_eos)
+            if ignore_eos and all(each.status in _UNKNOWN_FIELD_STATUSES for each in warm_up):
+                warm_up = self._send(server, model, load, load.streams, ignore_eos=False)
+                if any(each.failure is None for each in warm_up):
                     ignore_eos = False
                     notes.append("The server does not take ignore_eos: its answers may end early.")
-            if not levels and all(each.failure is not None for each in warm):
+            if not levels and all(each.failure is not None for each in warm_up):
                 raise NetworkError(
-                    f"the server answers no request: {warm[0].failure}",
+                    f"the server answers no request: {warm_up[0].failure}",
                     hint="Check its address, its key and the name of the model.",
                 )
             if not levels:
-                loads_stated = [each.stated.load for each in warm if each.stated and each.stated.load is not None]
+                loads_stated = [each.stated.load for each in warm_up if each.stated and each.stated.load is not None]
                 load_seconds = max(loads_stated, default=None)
             done += load.streams
             report(f"{load.streams} at once", done, steps)
-            asked = self._ask(server, model, load, load.streams * repeats, ignore_eos=ignore_eos)
-            levels.append(Level.of(load, asked, Span(since, self.clock.now())))
+            completions = self._send(server, model, load, load.streams * repeats, ignore_eos=ignore_eos)
+            levels.append(Level.of(load, completions, Span(began, self.clock.now())))
             done += load.streams * repeats
-        return ServerSpeed(model, machine, tuple(levels), (*notes, *_uncounted(levels)), load_seconds)
+        return ServerSpeed(model, machine, tuple(levels), (*notes, *_level_notes(levels)), load_seconds)
 
-    def _ask(
+    def _send(
         self, server: CompletionServer, model: str, load: Load, count: int, *, ignore_eos: bool
     ) -> list[RemoteCompletion]:
+        """Send ``count`` requests from as many threads as the load has streams; return the completions."""
         source = random.SystemRandom()
-        prompts = [" ".join(source.choices(WORDS.split(), k=load.prompt_words)) + _ORDER for _ in range(count)]
-        waiting = deque(RemoteRequest(model, each, load.max_tokens, ignore_eos) for each in prompts)
-        answered: list[RemoteCompletion] = []
+        prompts = [" ".join(source.choices(WORDS.split(), k=load.prompt_words)) + _INSTRUCTION for _ in range(count)]
+        pending = deque(RemoteRequest(model, each, load.max_tokens, ignore_eos) for each in prompts)
+        completions: list[RemoteCompletion] = []
         faults: list[Exception] = []
 
-        def ask() -> None:
+        def send_pending() -> None:
             try:
                 while not faults:
-                    answered.append(self.client.complete(server, waiting.popleft()))
+                    completions.append(self.client.complete(server, pending.popleft()))
             except IndexError:
-                return  # nothing is left to ask
-            except Exception as fault:  # noqa: BLE001 - raised by the thread that waits
+                return  # no request is pending
+            except Exception as fault:  # noqa: BLE001 - raised by the thread that joins this one
                 faults.append(fault)
 
-        # An interruption does not wait for them: a server may be silent for minutes.
-        clients = [threading.Thread(target=ask, daemon=True) for _ in range(load.streams)]
+        # Daemons, so that an interrupt ends the program although a server may not answer for minutes.
+        clients = [threading.Thread(target=send_pending, daemon=True) for _ in range(load.streams)]
         for each in clients:
             each.start()
         for each in clients:
             each.join()
         if faults:
             raise faults[0]
-        return answered
+        return completions
 
 
 def only_model(client: CompletionClient, server: CompletionServer) -> str:
     """Return the only model that a server lists.
 
     Raises:
-        NetworkError, AccessDeniedError: As ``CompletionClient.models``.
-        ExecutionError: There are several, or none.
+        NetworkError, AccessDeniedError: As for ``CompletionClient.models``.
+        ExecutionError: It lists several, or none.
     """
     names = client.models(server)
     if len(names) != 1:
@@ -135,17 +137,18 @@ def only_model(client: CompletionClient, server: CompletionServer) -> str:
     return names[0]
 
 
-def _uncounted(levels: Sequence[Level]) -> Iterator[str]:
-    whole = [each for each in levels if each.failed < each.requests]
-    if any(each.completion_tokens is None for each in whole):
+def _level_notes(levels: Sequence[Level]) -> Iterator[str]:
+    """Yield what limits the meaning of the figures, a sentence each."""
+    successful = [each for each in levels if each.failed < each.requests]
+    if any(each.completion_tokens is None for each in successful):
         yield "The server does not say how many tokens it generated: there are no figures by the token."
-    if early := [each for each in whole if each.ends_early]:
+    if early := [each for each in successful if each.ends_early]:
         mean = round(sum(each.completion_tokens or 0 for each in early) / sum(each.succeeded for each in early))
         yield f"Answers ended before the limit of {early[0].load.max_tokens} tokens, after {mean} on average."
-    if any(each.cuts_prompts for each in whole):
+    if any(each.cuts_prompts for each in successful):
         yield "The server counts fewer tokens than the prompts have words: it has cut them."
     # The first tokens of a chat template are the same in every prompt.
-    if any((each.cached_tokens or 0) > CACHED_SHARE * (each.prompt_tokens or 0) for each in whole):
+    if any((each.cached_tokens or 0) > CACHED_SHARE * (each.prompt_tokens or 0) for each in successful):
         yield "The server took a part of the prompts from a cache: times to the first token are shorter by it."
 
 
@@ -154,16 +157,16 @@ QUESTIONS = (
     "Explain in three sentences why the sky is blue.",
     "Name five things to check before a long journey by bicycle, each with a reason.",
 )
-"""What both sides are asked, unless the user has something else in mind."""
+"""The default questions of a comparison."""
 
-_WARM_TOKENS = 8
+_WARM_UP_TOKENS = 8
 
 _LENGTHS_APART = 0.1
-"""Share from which the lengths of answers make total times hard to compare."""
+"""Relative difference in the lengths of answers from which total times are hard to compare."""
 
 
 class Side(Protocol):
-    """One of two that are compared; what it does is measured by the clock of this machine."""
+    """One side of a comparison; measured with the clock of this machine."""
 
     @property
     def model(self) -> str:
@@ -174,16 +177,16 @@ class Side(Protocol):
         """The address of its server; None for this process."""
 
     def load(self) -> float | None:
-        """Have the model out of memory and in again; return the seconds, None where nothing has that effect."""
+        """Unload the model, load it, and return the seconds of loading; None when the server cannot be told to."""
 
     def ask(self, prompt: str, max_tokens: int) -> RemoteCompletion:
-        """Return the answer to a message; a failure is part of it."""
+        """Return the measured answer to a message; a failure is part of it."""
 
     def memory_bytes(self) -> int | None:
-        """Return the memory that the model takes; None when unknown."""
+        """Return the bytes of memory that the model takes; None when unknown."""
 
     def leave(self) -> None:
-        """Have the model out of memory, so that the other side has it."""
+        """Unload the model, to free its memory for the other side."""
 
 
 @attrs.frozen
@@ -218,7 +221,7 @@ class ServerSide(Side):
 
 @attrs.frozen
 class LocalSide(Side):
-    """A model of this machine, in this process."""
+    """A model of this machine, loaded in this process."""
 
     generate: GenerateText
     load_model: LoadModel
@@ -249,7 +252,7 @@ class LocalSide(Side):
             for event in stream:
                 if isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
                     last = self.clock.monotonic()
-                    first = first or last
+                    first = last if first is None else first
                 if isinstance(event, TextDelta):
                     text.append(event.text)
                 if isinstance(event, Finished):
@@ -277,49 +280,49 @@ class CompareSpeed:
     generate: GenerateText
     load: LoadModel
     pairs: tuple[ModelPair, ...]
-    """Models that are the same here and elsewhere."""
+    """Equal models under their names on the hub and in another registry."""
 
     def paired(self, here: str | None, elsewhere: str | None, *, must_name: bool) -> tuple[str, str | None]:
-        """Return the models of both sides, of which one may be known by the other.
+        """Return the references of both models, a missing one derived from the other by the known pairs.
 
         Args:
-            here: The first, as the user typed it; None where it is to be found.
-            elsewhere: The second, likewise.
-            must_name: Whether the second is to be found; otherwise None may stand for the only one of a server.
+            here: Reference to the local model as typed; None to derive it from the server's model.
+            elsewhere: Name of the server's model as typed; None to derive it from the local model.
+            must_name: Whether to derive a missing ``elsewhere``; otherwise it stays None, for the server's only model.
 
         Raises:
-            ValidationError: It is of no known pair.
+            ValidationError: A model must be derived, and the other one is in no known pair.
         """
         first = here or self._counterpart(elsewhere)
         second = elsewhere or (self._counterpart(here) if must_name else None)
         if first is None or (second is None and must_name):
             named = here or elsewhere
-            said = f"it is not known which model is the same as '{named}'" if named else "no model is named"
+            message = f"it is not known which model is the same as '{named}'" if named else "no model is named"
             known = tuple(sorted(f"{each.here} = {each.elsewhere}" for each in self.pairs))
-            raise ValidationError(said, hint="Name the models of both sides.", matches=known)
+            raise ValidationError(message, hint="Name the models of both sides.", matches=known)
         return first, second
 
     def _counterpart(self, name: str | None) -> str | None:
-        """Return the same model in the other registry, for a name of either, with or without its owner."""
-        there = [(each.here, each.elsewhere) for each in self.pairs]
-        for one, other in [*there, *((second, first) for first, second in there)]:
+        """Return the same model's name in the other registry; the owner may be missing from ``name``."""
+        pairs = [(each.here, each.elsewhere) for each in self.pairs]
+        for one, other in [*pairs, *((second, first) for first, second in pairs)]:
             if name is not None and name.casefold() in (one.casefold(), one.rpartition("/")[2].casefold()):
                 return other
         return None
 
     def local(self, model: str) -> LocalSide:
-        """Return a model of this machine as a side; raises as ``GenerateText``."""
+        """Return the side of a model of this machine; raises as ``GenerateText``."""
         details = self.generate.describe.details(self.generate.resolve(model))
         require_text_model(details.description)
         return LocalSide(self.generate, self.load, self.clock, details)
 
     def remote(self, server: CompletionServer, model: str | None) -> ServerSide:
-        """Return a model of a server as a side; None for the only one that it lists. Raises as ``only_model``."""
+        """Return the side of a server's model; None for the only one that it lists. Raises as ``only_model``."""
         server = self.client.identify(server)
         return ServerSide(self.client, server, only_model(self.client, server) if model is None else model)
 
     def could_fetch(self, side: ServerSide) -> bool:
-        """Whether a server lacks a model and can be told to fetch it; raises as ``CompletionClient.models``."""
+        """Whether a server lacks the model and can pull it; raises as ``CompletionClient.models``."""
         if not self.client.manages(side.address):
             return False
         listed = {each.removesuffix(":latest").casefold() for each in self.client.models(side.address)}
@@ -328,11 +331,19 @@ class CompareSpeed:
     def __call__(
         self, first: Side, second: Side, questions: Sequence[str], max_tokens: int, rounds: int, report: Report
     ) -> Comparison:
-        """Have both sides answer all questions in each round, in turns, the other side first in every second round.
+        """Have both sides answer all questions in each round, one side after the other; the order alternates.
 
-        In its turn a side loads its model, answers something that does not count, then the questions, and unloads the
-        model, so that each has the machine to itself. One round before does not count. Each question is sent behind
-        a number that is drawn anew, so that no cache helps.
+        In its turn a side loads its model, answers a short message to warm up, then the questions, and unloads the
+        model, so that each side has the machine to itself. A first round does not count. Each question is preceded by
+        a random number, so that no prefix cache helps.
+
+        Args:
+            first: Side A of the result.
+            second: Side B.
+            questions: The messages to answer.
+            max_tokens: Limit of an answer.
+            rounds: Rounds that count.
+            report: Called before each turn.
 
         Raises:
             NetworkError: A server does not answer.
@@ -355,25 +366,25 @@ class CompareSpeed:
     def _turn(self, side: Side, questions: Sequence[str], max_tokens: int, source: random.Random) -> Turn:
         try:
             load = side.load()
-            warm = side.ask(f"Request {_number(source)}. Say a few words.", min(max_tokens, _WARM_TOKENS))
+            warm_up = side.ask(f"Request {_number(source)}. Say a few words.", min(max_tokens, _WARM_UP_TOKENS))
             answers = [side.ask(f"Request {_number(source)}. {each}", max_tokens) for each in questions]
-            for each in (warm, *answers):
+            for each in (warm_up, *answers):
                 if each.failure is not None:
                     where = "" if side.server is None else f" at {side.server}"
                     raise NetworkError(f"'{side.model}'{where} does not answer: {each.failure}")
             return Turn.of(load, side.memory_bytes(), answers)
         finally:
-            with contextlib.suppress(NetworkError):  # the first failure is the one to tell
+            with contextlib.suppress(NetworkError):  # so that an earlier failure is the one that is raised
                 side.leave()
 
 
 def _number(source: random.Random) -> int:
-    """Return a number of as many digits as any other, so that prompts are of one length."""
+    """Return a random number of five digits, so that all prompts have the same length."""
     return source.randint(10000, 99999)
 
 
 def _limits(sides: Sequence[SideResult], rounds: int) -> Iterator[str]:
-    """Yield what limits the meaning of a comparison."""
+    """Yield what limits the meaning of a comparison, a sentence each."""
     if rounds < LEAST_ROUNDS:
         yield f"Fewer than {LEAST_ROUNDS} rounds support no winner."
     lengths = [[answer.tokens for turn in side.turns for answer in turn.answers] for side in sides]

@@ -1,4 +1,4 @@
-"""Measure the speed of a model on this machine: of text, images, sound or embeddings, as it is made for."""
+"""Measure the speed of a model on this machine: text generation, images, transcription or embeddings."""
 
 import contextlib
 import random
@@ -16,8 +16,8 @@ from mlxk.application.ports.measuring import MachineMeter
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_tasks import ModelTokenizer, TokenizedText
 from mlxk.application.ports.system import Clock
-from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
+from mlxk.application.ports.text_generator import STATE_SECONDS, TextGenerator
+from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
 from mlxk.domain.benchmark import (
     BUSY_LOAD,
@@ -39,7 +39,7 @@ from mlxk.domain.speed import ModelSpeed, TaskRow, Unit
 from mlxk.domain.transcription import Transcript, TranscriptionSettings
 
 Report = Callable[[str, int, int], None]
-"""Receives what is being measured, the steps done, and all steps."""
+"""Progress callback with the name of the current measurement, the steps done, and the total of steps."""
 
 WORDS = (
     "time person year way day thing man world life hand part child eye woman place work week case point number group "
@@ -49,21 +49,21 @@ WORDS = (
 )
 """Frequent words, most of which are one token of most models."""
 
-_COMPUTING = ("mlx", "mlx-audio", "mlx-lm", "mlx-metal", "mlx-cpu", "mlx-vlm", "transformers")
+_MODEL_LIBRARIES = ("mlx", "mlx-audio", "mlx-lm", "mlx-metal", "mlx-cpu", "mlx-vlm", "transformers")
 
 
 @attrs.frozen
 class MachineReader:
-    """Reads what the machine that measures is like."""
+    """Describes this machine for the report of a benchmark."""
 
     probe: InstallationProbe
     memory: MemoryProbe
     meter: MachineMeter
 
     def read(self) -> Machine:
-        """Return it, as it is before the measurement."""
+        """Return hardware, versions and present load; to be called before the measurement."""
         platform, matrices, reading = self.probe.platform(), self.memory.matrices(), self.memory.read()
-        packages = ((each.name, each.version) for each in self.probe.packages() if each.name in _COMPUTING)
+        packages = ((each.name, each.version) for each in self.probe.packages() if each.name in _MODEL_LIBRARIES)
         versions = [(name, version) for name, version in packages if version is not None]
         return Machine(
             platform.release,
@@ -78,7 +78,7 @@ class MachineReader:
 
 
 def busy_notes(machine: Machine) -> Iterator[str]:
-    """Yield what other programs did before a measurement, if it matters."""
+    """Yield a note when other programs loaded the machine before a measurement."""
     if machine.load_before is not None and machine.load_before > BUSY_LOAD:
         share = round(100 * machine.load_before)
         yield f"Other programs loaded the cores to {share} % in the minute before: the figures may be too low."
@@ -89,7 +89,7 @@ _FEWER = "Measure fewer tokens."
 
 @attrs.frozen
 class MeasureModel:
-    """Measures a model in this process, with the engine that answers requests."""
+    """Measures a text model in this process, with the engine that serves requests."""
 
     machine: MachineReader
     generate: GenerateText
@@ -100,15 +100,15 @@ class MeasureModel:
     def __call__(
         self, details: ModelDetails, shapes: Sequence[Shape], images: Sequence[int], repeats: int, report: Report
     ) -> ModelSpeed:
-        """Measure every shape and image: one run that does not count, then so many repeats.
+        """Measure every shape and image: one run to warm up, then ``repeats`` runs that count.
 
-        Every prompt is another sequence of tokens, chosen at random, and nothing is kept of any. The likeliest token is
-        taken always, and the end of an answer ignored.
+        Every prompt is a new random sequence of tokens, and the prefix cache is emptied before each run. Decoding is
+        greedy and ignores the end-of-sequence token.
 
         Args:
-            details: Of a model that is resolved.
-            shapes: What to measure, in this order.
-            images: Sides of the square images to measure, in pixels, for a model that takes images.
+            details: The model.
+            shapes: The shapes to measure, in this order.
+            images: Side lengths of the square images to measure, in pixels, for a model that takes images.
             repeats: At least one.
             report: Called before each run.
 
@@ -136,10 +136,10 @@ class MeasureModel:
 
         def run() -> list[StreamTimes]:
             prompts = [tuple(source.choices(pool, k=shape.prompt_tokens)) for _ in range(shape.streams)]
-            return self._run(details, prompts, shape.generated_tokens)
+            return self._generate(details, prompts, shape.generated_tokens)
 
-        found, span = runs.of(f"{shape.name}, {shape.streams} at once" if shape.streams > 1 else shape.name, run)
-        return Row.of(shape, found, span)
+        times, span = runs.measure(f"{shape.name}, {shape.streams} at once" if shape.streams > 1 else shape.name, run)
+        return Row.of(shape, times, span)
 
     def _images(self, details: ModelDetails, side: int, runs: "_Runs") -> TaskRow:
         """Measure the time to the first token of an answer about one image."""
@@ -149,19 +149,23 @@ class MeasureModel:
 
         def run() -> float:
             image = EncodedImage.of(_noise(side, source), "the image of the benchmark")
-            asked = IncomingConversation.of(Conversation((Message(Role.USER, DEFAULT_IMAGE_PROMPT),)), image)
+            prompt = IncomingConversation.of(Conversation((Message(Role.USER, DEFAULT_IMAGE_PROMPT),)), image)
             self.generate.generator.forget_prompts()
             began = self.clock.monotonic()
-            (stream,) = self.generate(details, [asked], options)
+            (stream,) = self.generate(details, [prompt], options)
             with stream:
                 for _ in stream:
                     pass
             return self.clock.monotonic() - began
 
-        return _task(f"image{side}", Unit.IMAGES, 1, *runs.of(f"image{side}", run))
+        return _task(f"image{side}", Unit.IMAGES, 1, *runs.measure(f"image{side}", run))
 
     def _tokens(self, details: ModelDetails, shapes: Sequence[Shape]) -> list[int]:
-        """Return tokens of plain words to make prompts of; no control token is among them."""
+        """Return tokens of plain words to build prompts from, none of them a control token.
+
+        Raises:
+            ContextLengthError: A shape exceeds the context window.
+        """
         handle = details.description.handle
         text = self.tokenize.encode(handle, WORDS, add_special=False, parse_special=False)
         for shape in shapes:
@@ -174,8 +178,8 @@ class MeasureModel:
                 )
         return _pool(handle, text)
 
-    def _run(self, details: ModelDetails, prompts: Sequence[TokenIds], generated: int) -> list[StreamTimes]:
-        """Compute completions at the same time."""
+    def _generate(self, details: ModelDetails, prompts: Sequence[TokenIds], generated: int) -> list[StreamTimes]:
+        """Compute completions of several prompts at the same time; return their timings."""
         options = GenerationOptions(GenerationSettings(max_tokens=generated, temperature=0.0, ignore_eos=True))
         self.generate.generator.forget_prompts()
         with contextlib.ExitStack() as running:
@@ -197,30 +201,31 @@ def _times(began: float, end: Finished) -> StreamTimes:
 Run = TypeVar("Run")
 
 
-@attrs.frozen
+@attrs.define
 class _Runs:
-    """Runs everything once without counting, since that may compile what the others use, and then so many times."""
+    """Repeats measurements. The first run, which may compile kernels, warms up and does not count."""
 
     clock: Clock
     repeats: int
     report: Report
     steps: int
-    done: list[None] = attrs.field(factory=list)
+    """Total of runs, for the progress."""
+    done: int = 0
 
-    def of(self, name: str, run: Callable[[], Run]) -> tuple[list[Run], Span]:
-        """Return the results of the runs that count, and when all of them were."""
-        since, found = self.clock.now(), []
+    def measure(self, name: str, run: Callable[[], Run]) -> tuple[list[Run], Span]:
+        """Return the results of the runs that count, and the time span of all runs."""
+        began, results = self.clock.now(), []
         for index in range(self.repeats + 1):
-            self.report(name, len(self.done), self.steps)
+            self.report(name, self.done, self.steps)
             result = run()
-            self.done.append(None)
+            self.done += 1
             if index:
-                found.append(result)
-        return found, Span(since, self.clock.now())
+                results.append(result)
+        return results, Span(began, self.clock.now())
 
 
 def _pool(model: ModelHandle, words: TokenizedText) -> list[int]:
-    """Return tokens to make prompts of."""
+    """Return the distinct tokens to draw prompts from."""
     if not words.tokens:
         raise ExecutionError(f"the tokenizer of '{model.label}' makes no tokens of words")
     return sorted(set(words.tokens))
@@ -232,18 +237,19 @@ def _task(name: str, unit: Unit, amount: float, seconds: Sequence[float], span: 
 
 
 def _noise(side: int, source: random.Random) -> bytes:
-    """Return a PNG of random pixels, which no cache has seen."""
+    """Return a PNG file of random pixels, which no cache can hold."""
     rows = b"".join(b"\0" + source.randbytes(3 * side) for _ in range(side))
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
-    sums = ((kind, data, zlib.crc32(kind + data)) for kind, data in chunks)
-    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum) for kind, data, checksum in sums)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    encoded = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(encoded)
 
 
 @attrs.frozen
 class MeasureSpeech:
-    """Measures a model that transcribes recordings, in this process."""
+    """Measures a speech-to-text model in this process."""
 
     machine: MachineReader
     transcribe: TranscribeAudio
@@ -253,23 +259,24 @@ class MeasureSpeech:
     def __call__(self, model: ModelDescription, recording: Recording, repeats: int, report: Report) -> ModelSpeed:
         """Measure the transcription of a recording; raises as ``TranscribeAudio``."""
         machine = self.machine.read()
-        lengths: list[float] = []
+        length = 0.0  # seconds of the recording
 
         def run() -> float:
+            nonlocal length
             began = self.clock.monotonic()
             for event in self.transcribe(model, recording, TranscriptionSettings()):
                 if isinstance(event, Transcript):
-                    lengths.append(event.seconds)
+                    length = event.seconds
             return self.clock.monotonic() - began
 
-        found = _Runs(self.clock, repeats, report, repeats + 1).of("sound", run)
-        task = _task(f"sound{lengths[0]:.0f}", Unit.SOUND, lengths[0], *found)
+        seconds, span = _Runs(self.clock, repeats, report, repeats + 1).measure("sound", run)
+        task = _task(f"sound{length:.0f}", Unit.SOUND, length, seconds, span)
         return _speed_of(model, machine, (task,), self.machine.meter, self.generator)
 
 
 @attrs.frozen
 class MeasureEmbeddings:
-    """Measures a model that embeds texts, in this process."""
+    """Measures an embedding model in this process."""
 
     machine: MachineReader
     embed: EmbedText
@@ -280,7 +287,14 @@ class MeasureEmbeddings:
     def __call__(
         self, model: ModelDescription, tokens: Sequence[int], counts: Sequence[int], repeats: int, report: Report
     ) -> ModelSpeed:
-        """Measure the embedding of texts, each of so many tokens at random, and so many in a request.
+        """Measure requests for each combination of a text length and a number of texts.
+
+        Args:
+            model: The model.
+            tokens: Lengths of the texts, in random tokens.
+            counts: Numbers of texts in a request.
+            repeats: Runs that count, at least one.
+            report: Called before each run.
 
         Raises:
             MlxkError: See ``EmbedText``.
@@ -302,7 +316,7 @@ class MeasureEmbeddings:
                 return self.clock.monotonic() - began
 
             name = f"embed{size}" if count == 1 else f"embed{size} x{count}"
-            return _task(name, Unit.TEXTS, count, *runs.of(name, run))
+            return _task(name, Unit.TEXTS, count, *runs.measure(name, run))
 
         tasks = tuple(measured(size, count) for size in tokens for count in counts)
         return _speed_of(model, machine, tasks, self.machine.meter, self.generator)

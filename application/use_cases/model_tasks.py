@@ -1,4 +1,4 @@
-"""What a model does besides generating text: load, tokenize, embed, rerank, transcribe, and speak."""
+"""The tasks of models besides text generation: load, tokenize, embed, rerank, transcribe, and speak."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
@@ -47,11 +47,11 @@ class LoadModel:
     memory: MemoryProbe
     log: EventLog
     profile_of: Callable[[ModelHandle], Profile] = lambda _: Profile()
-    """What the user has said about a model: its adapter is loaded with it, and whether it is pinned holds."""
+    """Returns the profile of a model, which may name an adapter and pin the model."""
     compare_base: Callable[[ModelHandle, str | None], None] = lambda model, adapter: None
-    """Warns where an adapter was trained on another model."""
+    """See ``GenerateText.compare_base``."""
     held: Callable[[ModelDescription], ModelDescription] = lambda model: model
-    """Returns what this machine holds of a model."""
+    """Returns the share of a model that this machine holds when it is spread over several; by default all of it."""
 
     def __call__(
         self, model: ModelDescription, keep_alive_seconds: float | None = None, *, strict_memory: bool = False
@@ -59,9 +59,9 @@ class LoadModel:
         """Load a model and return once it is in memory.
 
         Args:
-            model: A model that the caller has resolved and judged.
+            model: A model that the caller has resolved and checked.
             keep_alive_seconds: Idle time after which it is unloaded; 0 unloads it at once, infinity never does, None
-                leaves what holds for it.
+                leaves its present value. Ignored for a pinned model.
             strict_memory: Whether a model beyond the memory budget is refused; by default it is loaded with a warning.
 
         Raises:
@@ -70,11 +70,12 @@ class LoadModel:
         """
         warn = None if strict_memory else self.log
         require_memory(self.held(model), self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
-        own = self.profile_of(model.handle)
-        kept = own.keep_alive_seconds if own.pins else keep_alive_seconds
-        adapter = EngineOptions(adapter=own.engine_options.adapter)
-        self.compare_base(model.handle, adapter.adapter)
-        request = GenerationRequest(model.handle, "", engine_options=adapter, keep_alive_seconds=kept)
+        profile = self.profile_of(model.handle)
+        keep_alive = profile.keep_alive_seconds if profile.pins else keep_alive_seconds
+        adapter = profile.engine_options.adapter
+        self.compare_base(model.handle, adapter)
+        options = EngineOptions(adapter=adapter)
+        request = GenerationRequest(model.handle, "", engine_options=options, keep_alive_seconds=keep_alive)
         self.generator.load(request.routed(model.runtime.backends))
 
 
@@ -88,12 +89,12 @@ class TokenizeText:
     def __call__(
         self, model: str | ModelDetails, prompt: Prompt, options: GenerationOptions, *, opens_answer: bool = True
     ) -> Sequence[TokenizedText]:
-        """Return what a model would get: one prompt, or one for each chunk of images.
+        """Return the prompts that a model would get, as text and tokens: one, or one for each chunk of images.
 
         Args:
             model: See ``GenerateText``.
             prompt: See ``GenerateText``.
-            options: See ``GenerateText``; what steers sampling has no effect.
+            options: See ``GenerateText``; settings of sampling have no effect.
             opens_answer: See ``ModelTokenizer.render``.
 
         Raises:
@@ -111,7 +112,7 @@ class TokenizeText:
         return self.tokenizer.decode(model, tokens)
 
     def report(self, model: ModelHandle) -> FormatReport:
-        """Return what was found of the model's formats; see ``ModelTokenizer.report``."""
+        """Examine the model's chat template and tokenizer; see ``ModelTokenizer.report``."""
         return self.tokenizer.report(model)
 
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
@@ -128,9 +129,9 @@ class EmbeddingResult:
 
     embeddings: Embeddings
     model: str
-    """Its name, equal on every machine: vectors of different models cannot be compared."""
+    """Its name, the same on every machine; vectors of different models cannot be compared."""
     content_hash: str | None
-    """Identifies the exact weights; None when it is unknown."""
+    """Identity of the exact weights, see ``ModelDescription``; None when unknown."""
 
     @property
     def fingerprint(self) -> str:
@@ -154,13 +155,13 @@ class EmbedText:
 
         Args:
             model: A model that the caller has resolved.
-            inputs: The texts, and images as they were received.
+            inputs: Texts, and encoded images.
             settings: How to embed them.
 
         Raises:
-            ValidationError: The request is out of range, or an image cannot be read.
+            ValidationError: The request is out of range, or an image cannot be decoded.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
-            InsufficientMemoryError: It is beyond the budget.
+            InsufficientMemoryError: The model is beyond the memory budget.
             ContextLengthError, ExecutionError: See ``TextEmbedder.embed``.
         """
         request = EmbeddingRequest(model.handle, inputs, settings)
@@ -171,14 +172,14 @@ class EmbedText:
         return EmbeddingResult(self.embedder.embed(request), identity_of(model), model.content_hash)
 
 
-Given = TypeVar("Given")
+Item = TypeVar("Item")
 
 
-def _decoded(given: Given, images: ImageReader) -> Given:
-    """Return an input with its image decoded; what is no image as it is."""
-    if isinstance(given, ImageInput) and isinstance(given.image, EncodedImage):
-        return attrs.evolve(given, image=images.decode(given.image))
-    return given
+def _decoded(item: Item, images: ImageReader) -> Item:
+    """Return an input with its image decoded; a text is returned unchanged."""
+    if isinstance(item, ImageInput) and isinstance(item.image, EncodedImage):
+        return attrs.evolve(item, image=images.decode(item.image))
+    return item
 
 
 def identity_of(description: ModelDescription) -> str:
@@ -191,7 +192,7 @@ def identity_of(description: ModelDescription) -> str:
 
 @attrs.frozen
 class RerankDocuments:
-    """Finds how relevant documents are to a query."""
+    """Scores the relevance of documents to a query."""
 
     reranker: DocumentReranker
     memory: MemoryProbe
@@ -204,18 +205,18 @@ class RerankDocuments:
         documents: tuple[str | ImageInput, ...],
         settings: RerankSettings,
     ) -> Relevances:
-        """Compare documents with a query.
+        """Return a relevance score for each document.
 
         Args:
             model: A model that the caller has resolved.
-            query: What is looked for.
-            documents: What it is looked for in.
-            settings: How to compare them.
+            query: A text, or an encoded image.
+            documents: Texts, and encoded images.
+            settings: How to rerank them.
 
         Raises:
-            ValidationError: The request is out of range, or an image cannot be read.
+            ValidationError: The request is out of range, or an image cannot be decoded.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
-            InsufficientMemoryError: It is beyond the budget.
+            InsufficientMemoryError: The model is beyond the memory budget.
             ContextLengthError, ExecutionError: See ``DocumentReranker.rerank``.
         """
         request = RerankRequest(model.handle, query, documents, settings)
@@ -241,7 +242,7 @@ class TranscribeAudio:
     def __call__(
         self, model: ModelDescription, recording: Recording, settings: TranscriptionSettings
     ) -> Generator[TranscriptEvent, None, None]:
-        """Start a transcription; nothing is computed before the first event is read.
+        """Check a request and return the generator of its events; see ``SpeechTranscriber.transcribe``.
 
         Args:
             model: A model that the caller has resolved.
@@ -251,7 +252,7 @@ class TranscribeAudio:
         Raises:
             ValidationError: A setting is out of range.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
-            InsufficientMemoryError: It is beyond the budget.
+            InsufficientMemoryError: The model is beyond the memory budget.
         """
         settings.validate()
         require_speech_model(model, settings.task.capability)
@@ -270,18 +271,18 @@ class SpeakText:
     def __call__(
         self, model: ModelDetails, text: str, settings: SynthesisSettings
     ) -> Generator[SpeechEvent, None, None]:
-        """Start to speak; nothing is computed before the first event is read.
+        """Check a request and return the generator of its events; see ``SpeechSynthesizer.synthesize``.
 
         Args:
             model: A model that the caller has resolved.
-            text: What to say.
-            settings: How; a voice is meant without regard to upper and lower case.
+            text: The text to speak.
+            settings: How to speak it; the name of a voice is case-insensitive.
 
         Raises:
-            ValidationError: A setting is out of range, or the text has nothing to say.
-            UnhealthyModelError, IncompatibleModelError: The model cannot do this.
-            CapabilityError: It cannot do this, imitates no recording, or has no such voice.
-            InsufficientMemoryError: It is beyond the budget.
+            ValidationError: A setting is out of range, or the text has no speakable characters.
+            UnhealthyModelError, IncompatibleModelError: The model cannot be loaded here.
+            CapabilityError: The model cannot speak, cannot clone a voice, or has no voice of this name.
+            InsufficientMemoryError: The model is beyond the memory budget.
         """
         description = model.description
         request = SynthesisRequest(description.handle, text, settings)

@@ -34,7 +34,7 @@ from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
 from mlxk.domain.text import in_one_unit
 
 SPARE_BYTES = 64 * 1024 * 1024
-"""Free space to remain on the disk after a download."""
+"""Free space that a download must leave on the disk."""
 
 
 class PullStatus(enum.Enum):
@@ -63,7 +63,7 @@ class PullRequest:
     accept_damaged: bool = False
     """Whether to accept a cached snapshot without a check of its health."""
     planned: Callable[[DownloadPlan], None] = attrs.field(default=_ignore_plan, eq=False)
-    """Called with the plan of a download before it begins."""
+    """Callback with the plan of a download before it begins."""
 
 
 @attrs.frozen
@@ -78,11 +78,11 @@ class PullResult:
     handle: ModelHandle | None = None
     """The cached model; None when it is not cached."""
     plan: DownloadPlan | None = None
-    """The files of the download; None without a request to the hub."""
+    """The files of the download; None when nothing was to be downloaded."""
     missing_bytes: int = 0
-    """Bytes of the plan that were missing before."""
+    """Bytes of the plan that were not on the disk before."""
     report: HealthReport | None = None
-    """Result of the health check."""
+    """Result of the health check; None without one."""
     framework: Framework | None = None
     """Format of the downloaded weights; None without a download."""
 
@@ -101,7 +101,7 @@ class PullModel:
     hub: ModelHub
     describe: DescribeModel
     default_owner: str
-    """The hub owner of a name without one."""
+    """The hub owner added to a name without one."""
 
     def __call__(self, request: PullRequest, progress: Progress, confirmation: Confirmation) -> PullResult:
         """Download a model into the cache.
@@ -118,7 +118,7 @@ class PullModel:
             ValidationError: The reference is not the name of a model on the hub.
             AmbiguousModelError: A bare name matches several cached models.
             RequiresConfirmationError: The model is partial or damaged, and there is no terminal for a confirmation.
-            MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
+            MlxkError: The download failed; see ``ModelHub``.
         """
         ref = _parse(request.reference)
         if ref.kind is ReferenceKind.BUILT_IN:
@@ -130,10 +130,10 @@ class PullModel:
             return attrs.evolve(result, name=plan.model.name, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
         while True:
             with reserved(self.cache, result.name, "pulling it", progress):
-                done = self._pull(result, ref.revision, request, progress, confirmation)
-            if isinstance(done, PullResult):
-                return done
-            result = attrs.evolve(result, name=done)
+                outcome = self._pull(result, ref.revision, request, progress, confirmation)
+            if isinstance(outcome, PullResult):
+                return outcome
+            result = attrs.evolve(result, name=outcome)
 
     def _pull(
         self,
@@ -143,7 +143,10 @@ class PullModel:
         progress: Progress,
         confirmation: Confirmation,
     ) -> PullResult | str:
-        """Download what is missing, or return the name as the hub spells it when that differs."""
+        """Download the missing files; when the hub spells the name differently, only return its spelling.
+
+        The caller then locks the model under that name and calls again.
+        """
         present, report = self._present(result.name, revision)
         healthy = report is not None and report.healthy
         unchanged = attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
@@ -164,7 +167,7 @@ class PullModel:
         return unchanged if healthy and listed else self._fetch(result, plan, request, progress, verify_present=listed)
 
     def _on_hub(self, name: str, revision: str | None) -> RemoteModel:
-        """Return the model of the hub; where there is none, name the cached models that are spelled alike."""
+        """Return the model on the hub; the error for a missing one suggests cached models with similar names."""
         try:
             return self.hub.describe(name, revision)
         except ModelNotFoundError as error:
@@ -184,7 +187,7 @@ class PullModel:
         *,
         verify_present: bool,
     ) -> PullResult:
-        # Nothing is asked of the files before there is space for all that their names let expect.
+        # The space is checked before ``with_tensors`` sends requests: a plan by names alone is an upper bound.
         require_space(plan, self.hub.missing_bytes(plan), self.cache.free_bytes())
         plan = plan_download(self.hub.with_tensors(plan.model))
         missing = self.hub.missing_bytes(plan)
@@ -206,9 +209,9 @@ class PullModel:
         )
 
     def _present(self, name: str, revision: str | None) -> tuple[ModelHandle | None, HealthReport | None]:
-        """Return the cached model of a revision and its health; None for a revision that is not cached.
+        """Return the cached model of a revision and its health; both None when it is not cached.
 
-        Without a revision the default branch is meant, not a snapshot that was downloaded as another revision.
+        No revision means the default branch, not any snapshot that was downloaded as another revision.
         """
         try:
             handle = self.cache.find(name, revision)
@@ -236,10 +239,8 @@ class PullModel:
         """Add the owner to a bare name: that of the cached model of this name, else the default owner."""
         if "/" in name:
             return self._spelled_as_cached(check_name(name))
-        check_name(f"{self.default_owner}/{name}")
-        wanted = name.lower()
-        matches = [known for known in self.cache.names() if known.lower().rpartition("/")[2] == wanted]
-        default = f"{self.default_owner}/{name}"
+        default = check_name(f"{self.default_owner}/{name}")
+        matches = [known for known in self.cache.names() if known.lower().rpartition("/")[2] == name.lower()]
         if default in matches or not matches:
             return default
         if len(matches) > 1:
@@ -249,22 +250,22 @@ class PullModel:
         return check_name(matches[0])
 
     def _spelled_as_cached(self, name: str) -> str:
-        """Return a name as a cached model spells it; the hub takes names in any case of letters."""
-        known = self.cache.names()
+        """Return the spelling of the one cached model whose name differs in case only, else the name itself."""
+        known = list(self.cache.names())
         alike = [other for other in known if other.lower() == name.lower()]
         return alike[0] if len(alike) == 1 and name not in known else name
 
 
 def require_space(plan: DownloadPlan, missing: int, free: int | None) -> None:
-    """Refuse a download that the disk of the cache cannot hold.
+    """Refuse a download that does not fit onto the disk of the cache.
 
     Args:
         plan: The download.
         missing: Its bytes that are not on the disk yet.
-        free: Free bytes of the disk; None when they are unknown.
+        free: Free bytes of the disk; None when unknown, which refuses nothing.
 
     Raises:
-        StorageError: The message has the sizes.
+        StorageError: It does not fit; message and ``detail`` have the sizes.
     """
     if free is not None and missing > 0 and free < missing + SPARE_BYTES:
         needed, reserve, left = in_one_unit(missing, SPARE_BYTES, free)
@@ -282,7 +283,7 @@ def require_space(plan: DownloadPlan, missing: int, free: int | None) -> None:
 
 
 def _is_sufficient(present: ModelHandle, healthy: bool, revision: str | None, request: PullRequest) -> bool:
-    """Whether a cached model needs no request to the hub: a branch may have moved, a commit cannot."""
+    """Whether a cached model is returned without a request to the hub: a branch may have moved, a commit cannot."""
     if request.accept_damaged and present.commit:
         return True
     return healthy and (revision is None or is_commit(revision) or abbreviates(revision, present.commit))

@@ -34,6 +34,7 @@ from mlxk.domain.publication import (
 )
 
 _NAMED_AT_MOST = 5
+"""Findings in the message of an error."""
 
 
 class Visibility(enum.Enum):
@@ -58,7 +59,7 @@ class PushRequest:
     """Folder, repository and options of a push."""
 
     folder: str
-    """A path, the beginning of one, or the name of a workspace in the workspace home."""
+    """A path, an unambiguous prefix of one, or the name of a workspace in the workspace home."""
     name: str
     """``org/name``."""
     visibility: Visibility | None
@@ -88,6 +89,7 @@ class PushResult:
     state: RemoteState | None = None
     """State before the push; None without a request to the hub."""
     changes: ChangeSet | None = None
+    """The difference to the branch; None without a request to the hub."""
     published: Published | None = None
     """The commit; None without one."""
 
@@ -122,7 +124,7 @@ class PushModel:
             ModelNotFoundError, AmbiguousModelError: The folder or the repository does not exist, or is ambiguous.
             RevisionNotFoundError: The branch does not exist.
             SecretsFoundError: A file seems to contain a secret.
-            MlxkError: The hub refuses, see ``ModelPublisher``.
+            MlxkError: The upload failed, see ``ModelPublisher``.
         """
         check_name(request.name)
         check_revision(request.branch)
@@ -202,16 +204,16 @@ class PushModel:
     def _digests(
         self, directory: str, scan: FolderScan, state: RemoteState, progress: Progress
     ) -> dict[str, ContentDigests | None]:
-        """Hash the files that the branch has with the same size; all others differ."""
-        there = {file.path: file.size_bytes for file in state.files}
-        alike = [file for file in scan.files if there.get(file.path) == file.size_bytes]
+        """Hash the files that the branch has with the same size; the others differ, and get None."""
+        remote_sizes = {file.path: file.size_bytes for file in state.files}
+        same_size = [file for file in scan.files if remote_sizes.get(file.path) == file.size_bytes]
         digests: dict[str, ContentDigests | None] = dict.fromkeys(file.path for file in scan.files)
-        if not alike:
+        if not same_size:
             return digests
         done: dict[str, int] = {}
-        progress.begin("Comparing", {file.path: file.size_bytes for file in alike})
+        progress.begin("Comparing", {file.path: file.size_bytes for file in same_size})
         try:
-            for file in alike:
+            for file in same_size:
 
                 def on_bytes(count: int, path: str = file.path) -> None:
                     done[path] = count
@@ -235,7 +237,7 @@ def _require_closed(scan: FolderScan) -> None:
 
 
 def _require_consent(request: PushRequest, state: RemoteState) -> None:
-    """Refuse to publish in a public repository, or to create anything, without the matching option."""
+    """Refuse to push to a public repository, or to create a repository or branch, without the matching option."""
     if state.exists and not state.private and request.visibility is Visibility.PRIVATE:
         raise ValidationError(
             f"private: '{request.name}' exists and is public",

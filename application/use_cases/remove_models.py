@@ -1,4 +1,4 @@
-"""Remove models: from the cache, one of their revisions or all that match a pattern; and from the memory of servers."""
+"""Remove models and revisions from the cache, and unload models from the memory of servers."""
 
 import shlex
 
@@ -34,7 +34,7 @@ class RemoveRequest:
     reference: str
     """A name, a part of one, a name with ``@revision``, or a pattern with ``*``, ``?`` or ``[…]``."""
     force: bool = False
-    """Whether to remove inexact matches without confirmation, and to have servers unload the models first."""
+    """Whether to remove inexact matches without confirmation, and to ask servers to unload the models first."""
     dry_run: bool = False
     """Whether to report only."""
 
@@ -61,16 +61,16 @@ class RemoveModel:
     def __call__(self, request: RemoveRequest, confirmation: Confirmation, progress: Progress) -> RemoveResult:
         """Remove the models that match a reference.
 
-        An exact name needs no confirmation, anything else does, or ``force``. A model that another process works on is
-        never removed; one that a server has in memory is, with ``force``, when the server has unloaded it.
+        Anything but an exact name needs confirmation, or ``force``. A model that another process is changing is never
+        removed. A model that a server has in memory is removed only with ``force``, once the server has unloaded it.
 
         Raises:
             ValidationError: The reference cannot be parsed.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: No single cached model matches.
             WorkspaceModelError: The reference is a workspace or a built-in model.
             RequiresConfirmationError: The reference is not exact, and there is no terminal for a confirmation.
-            LocksPresentError: Another process works on the model, or a server answers requests with it.
-            StorageError: The disk refuses.
+            LocksPresentError: Another process is changing the model, or has it in memory.
+            StorageError: A file cannot be deleted.
         """
         reference = request.reference.strip()
         pattern = is_pattern(reference)
@@ -110,7 +110,7 @@ class RemoveModel:
         )
 
     def _find(self, ref: ModelRef) -> ModelHandle:
-        """Resolve a reference; errors do not suggest a pull, which makes no sense before a removal."""
+        """Resolve a reference; unlike those of ``ResolveModel``, errors do not suggest to pull the model."""
         try:
             exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
             return exact or self.resolve(ref)
@@ -144,7 +144,12 @@ class RemoveModel:
         return answer
 
     def _remove(self, removal: Removal, unloading: Progress | None) -> None:
-        """Remove a model; ``unloading`` gets a note for each server that is asked to unload it, None asks none."""
+        """Remove a model.
+
+        Args:
+            removal: The plan.
+            unloading: Gets a note for each server that is asked to unload the model first; None asks none.
+        """
         with self.cache.reserve(removal.name, "removing it"):
             users = self.cache.users(removal.name)
             if users and unloading is not None:
@@ -155,7 +160,7 @@ class RemoveModel:
             self.cache.remove(removal)
 
     def _require_unused(self, name: str, *, or_unloaded: bool = False) -> None:
-        """Refuse a model that others work on, or have in memory unless ``or_unloaded``.
+        """Refuse a model that another process is changing, or, unless ``or_unloaded``, has in memory.
 
         Raises:
             LocksPresentError: There is such a process.
@@ -175,7 +180,7 @@ class StoppedModel:
     server: RunningServer
     model: ResidentModel
     unloaded: bool
-    """Whether it is gone; if not, it goes when the server's work in progress has ended."""
+    """Whether it is unloaded; if not, the server unloads it after its requests in progress."""
     failure: ExecutionError | None = None
     """Why the server could not be asked."""
 
@@ -188,10 +193,10 @@ class StopModels:
     resolve: ResolveModel
 
     def __call__(self, reference: str) -> tuple[StoppedModel, ...]:
-        """Unload a model; a server that does not respond keeps no other one from it.
+        """Unload a model; a server that does not respond is reported in the result.
 
         Args:
-            reference: Its name, its last part, a part of it, or a reference as for any other command.
+            reference: The full name of a loaded model, a part of it, or any reference that ``ResolveModel`` takes.
 
         Raises:
             ModelNotFoundError: No server has it in memory.
@@ -199,22 +204,23 @@ class StopModels:
         """
         found = [(server, model) for server in self.servers.servers() for model in server.models]
         try:
-            chosen = self._named(reference.strip(), found)
+            matches = self._matching(reference.strip(), found)
         except ModelNotFoundError as error:
             if not (unseen := self.servers.unseen()):
                 raise
             raise ModelNotFoundError(f"{error.message}; {'; '.join(unseen)}", hint=error.hint) from error
-        return tuple(self._unloaded(server, model) for server, model in chosen)
+        return tuple(self._unload(server, model) for server, model in matches)
 
-    def _unloaded(self, server: RunningServer, model: ResidentModel) -> StoppedModel:
+    def _unload(self, server: RunningServer, model: ResidentModel) -> StoppedModel:
         try:
             return StoppedModel(server, model, self.servers.unload(server, model))
         except ExecutionError as error:
             return StoppedModel(server, model, unloaded=False, failure=error)
 
-    def _named(
+    def _matching(
         self, reference: str, found: list[tuple[RunningServer, ResidentModel]]
     ) -> list[tuple[RunningServer, ResidentModel]]:
+        """Return the loaded models that a reference means: by full name, else by directory, else by part of a name."""
         exact = [each for each in found if reference.lower() in _full_names(each[1].handle)]
         if exact:
             return exact
@@ -234,16 +240,17 @@ class StopModels:
     def _directory(self, reference: str) -> str | None:
         """Return the directory of the model that a reference means on the disk.
 
-        None where it means none, which may have been removed, and where it is only a part of the name: it may be a part
-        of that of another model, which is in memory.
+        Returns:
+            None when it means no model, which may have been removed; and when it is only a part of the model's name,
+            since another model with that part may be loaded.
         """
         try:
             ref = ModelRef.parse(reference)
             handle = self.resolve(ref)
         except MlxkError:
             return None
-        whole = handle.short_name.lower() == ref.name.lower().rpartition("/")[2]
-        return handle.directory if whole or handle.alias or ref.is_path or ref.revision else None
+        is_full_name = handle.short_name.lower() == ref.name.lower().rpartition("/")[2]
+        return handle.directory if is_full_name or handle.alias or ref.is_path or ref.revision else None
 
 
 def _full_names(handle: ModelHandle) -> set[str]:

@@ -1,6 +1,6 @@
-"""Resolve what the user typed: a reference to the one model that it means on this machine, a pattern to models.
+"""Resolve a typed reference to the one model that it means on this machine, or a pattern to the matching models.
 
-Defines the order of meanings, ambiguity and the not-found messages, for every command and for the server.
+Defines precedence, ambiguity and the not-found messages, for every command and for the server.
 """
 
 import posixpath
@@ -36,40 +36,40 @@ class ResolveModel:
     workspaces: WorkspaceStore
     built_in: ModelSource
     default_owner: str = ""
-    """The hub owner of a name without one; empty for none."""
+    """The hub owner added to a name without one; empty for none."""
     aliases: Mapping[str, str] = attrs.field(factory=dict)
-    """The user's own names, each with its reference, which is never one of them."""
+    """The user's own names of models, each with its reference, which is never an alias itself."""
     base_of: Callable[[str], str | None] | None = None
-    """Returns the base that the adapter in a directory names, None where there is none, so that an adapter stands for
-    its base; None takes an adapter for itself."""
+    """See ``BackendRegistry.base_of``: an adapter is resolved to its base, with the adapter. None resolves an adapter
+    to itself."""
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
-        """Return the handle of the one model a reference means.
+        """Return the handle of the one model that a reference means.
 
-        The first meaning that fits wins: a built-in model; an explicit path; the full name of a cached model; a name of
-        the user's own, whose model is resolved without such names; a workspace of the workspace home; the name of a
-        cached model, then the same of the default owner; a name that differs in the case of letters only; the one name
-        that ends in it; the one name that contains it. With a revision, only cached models are meant.
+        The first match wins: a built-in model; an explicit path; the full name of a cached model; an alias, whose
+        reference is resolved without aliases; a workspace of the workspace home; a cached model, then one of the
+        default owner; a name that differs in case only; the only name that ends with the reference; the only name that
+        contains it. A reference with a revision means cached models only.
 
         Args:
             reference: What the user typed, or the parsed reference.
 
         Raises:
             ValidationError: The reference cannot be parsed, or asks for a revision of a built-in model.
-            ModelNotFoundError: It means nothing on this machine.
-            AmbiguousModelError: It fits several models equally well; ``matches`` lists them, sorted.
-            RevisionNotFoundError: The model is here but that revision is not.
+            ModelNotFoundError: No model of this machine matches.
+            AmbiguousModelError: Several models match equally well; ``matches`` lists them, sorted.
+            RevisionNotFoundError: The model is cached, but not that revision.
             StorageError: The cache exists but cannot be read.
         """
         ref = ModelRef.parse(reference) if isinstance(reference, str) else reference
         return self.with_base(self._one(ref))
 
     def with_base(self, handle: ModelHandle) -> ModelHandle:
-        """Return the base of an adapter, with the adapter, where adapters stand for it; any other model as it is.
+        """Return the base of an adapter, with the adapter set; any other model unchanged.
 
         Raises:
-            ValidationError: The adapter does not say what its base is, or one of the cache names it by a path.
-            MlxkError: As for any reference, about the base.
+            ValidationError: The adapter names no base, or a cached adapter names it by a path.
+            MlxkError: The base cannot be resolved; the errors of ``__call__``.
         """
         base = None if self.base_of is None or handle.adapter is not None else self.base_of(handle.directory)
         if base is None:
@@ -105,12 +105,11 @@ class ResolveModel:
             raise ModelNotFoundError(f"'{name}' means {reference}: {error.message}", hint=error.hint) from error
 
     def matching(self, pattern: str | None = None) -> tuple[ModelHandle, ...]:
-        """Return the models a pattern selects, sorted by name, without reading their files.
+        """Return the models that a pattern selects, sorted by name, without reading their files.
 
         Args:
-            pattern: A part of the name in any case; or a pattern of names such as ``tiny*``; or an explicit path, which
-                selects workspaces only: the one at it, those in it, or those whose path begins with it. None selects
-                everything, a blank one nothing.
+            pattern: A part of the name, case-insensitive; or a glob such as ``tiny*``; or an explicit path, which
+                selects workspaces as ``WorkspaceStore.below`` does. None selects all models, a blank pattern none.
 
         Raises:
             StorageError: The cache or the directory of the pattern exists but cannot be read.
@@ -174,7 +173,7 @@ class ResolveModel:
         return handle
 
     def _not_found(self, ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
-        """Build the error for a name that means nothing here: with a path or close names that may be meant."""
+        """Build the error for a name without a match; it suggests a path or similar names."""
         message = f"no model found matching '{ref}'"
         if "://" in ref.name:
             return ModelNotFoundError(f"{message}, which is an address", hint="Write only ORG/NAME.")
@@ -189,7 +188,7 @@ class ResolveModel:
         return ModelNotFoundError(message, hint=Advice(remedy, values))
 
     def _may_be_fetched(self, ref: ModelRef) -> bool:
-        """Whether the hub could have a model of this name."""
+        """Whether the name is valid on the hub."""
         try:
             check_name(ref.name if "/" in ref.name else f"{self.default_owner or 'owner'}/{ref.name}")
         except ValidationError:
@@ -198,7 +197,7 @@ class ResolveModel:
 
 
 def without_revisions(ref: ModelRef) -> ValidationError:
-    """Return the refusal of a reference to a revision of a built-in model."""
+    """Return the error for a reference to a revision of a built-in model."""
     return ValidationError.in_field(
         "model",
         f"'{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
@@ -207,25 +206,25 @@ def without_revisions(ref: ModelRef) -> ValidationError:
 
 
 LEAST_PART = 3
-"""Letters of a name that are enough to suggest it: a part of the name of a built-in model, or of the user's own."""
+"""Characters from which names that contain the typed one are suggested."""
 
 
 def close_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return the known names that are spelled like a wanted one, the closest first, else those with it; at most three.
+    """Return up to three known names that are spelled similarly, the closest first, else names that contain the wanted.
 
-    Owners are not compared: models of one owner are not alike for that.
+    Owners are ignored, since a common owner does not make names similar.
     """
     names: dict[str, list[str]] = {}
     for name in sorted(known):
-        names.setdefault(_own_part(name), []).append(name)
-    typed = _own_part(wanted)
+        names.setdefault(_without_owner(name), []).append(name)
+    typed = _without_owner(wanted)
     close = nearest(typed, names)
     if not close and len(typed) >= LEAST_PART:
         close = [part for part in names if typed in part]
     return tuple(name for part in close for name in names[part])[:MAX_SUGGESTIONS]
 
 
-def _own_part(name: str) -> str:
+def _without_owner(name: str) -> str:
     return name.rpartition("/")[2].lower()
 
 

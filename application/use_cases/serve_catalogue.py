@@ -1,7 +1,7 @@
 """The models of a server under the names that clients use, and the lookup of a model by such a name.
 
 A client may name a model by its path only where the operator allows it, and never sees a directory of this machine.
-Lookups are cached for a moment, since clients repeat them.
+Lookups are cached for ``FRESH_SECONDS``, since clients repeat them.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import attrs
 
 from mlxk.application.policy import Requirement, require_served_model, require_text_model
 from mlxk.application.ports.system import Clock
-from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.application.ports.text_generator import STATE_SECONDS, TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
@@ -33,10 +33,8 @@ FRESH_SECONDS = 2.0
 MOST_REMEMBERED = 256
 """Most lookups in the cache."""
 
-_ONLY_VERSION = ":latest"
-
-STATE_SECONDS = 0.5
-"""How long to wait for the engine to report the loaded models."""
+_DEFAULT_TAG = ":latest"
+"""The tag that clients of other servers append to names."""
 
 
 class ServeCatalogue:
@@ -48,8 +46,8 @@ class ServeCatalogue:
         resident: Reports the loaded models.
         clock: Measures the age of cached lookups.
         allow_paths: Whether a client may name a model by its path.
-        adapter_version: Returns what identifies the adapter with which a model was found, None where it was found
-            without; raises ``ValidationError`` for one that cannot be used.
+        adapter_version: Returns the version of the adapter of a handle, None for a handle without one; raises
+            ``ValidationError`` for an adapter that cannot be used.
     """
 
     def __init__(
@@ -68,12 +66,16 @@ class ServeCatalogue:
         self._clock = clock
         self._allow_paths = allow_paths
         self._named: dict[str, ModelHandle] = {}
+        """The models that the operator named, by their names for clients and by the operator's references."""
         self.default: str | None = None
         """Name of the model that the operator named first, for requests that name none."""
         self._found: dict[str, tuple[float, ServedModel]] = {}
+        """Cached lookups by the client's reference, each with its time."""
         self._fallback: ModelHandle | None = None
         self._listed: tuple[float, tuple[ServedModel, ...]] | None = None
+        """The cached listing with its time."""
         self._lock = threading.Lock()
+        """Guards the listing."""
 
     def offer(self, reference: str) -> ServedModel:
         """Offer a model that the operator named, possibly by its path, under its short name.
@@ -96,16 +98,16 @@ class ServeCatalogue:
         fallback: str | None,
         ready: Iterable[str] = (),
     ) -> str | None:
-        """Offer the models that the operator named; return the name of the first one, the one to load.
+        """Offer the models that the operator named; return the name of the model to load, or None.
 
         Args:
-            model: The one to load; None loads none.
-            aliases: See ``add_alias``.
+            model: Reference of the model to load; None loads none.
+            aliases: Pairs of arguments for ``add_alias``.
             fallback: See ``set_fallback``; None refuses unknown names.
-            ready: Further models, and names of the user's own, that must be usable from the start.
+            ready: Further references and aliases that must be usable from the start.
 
         Raises:
-            MlxkError: One cannot be found or cannot run, or an alias cannot be a name of its own.
+            MlxkError: A model cannot be found or cannot run, or a name is not allowed as an alias.
         """
         aliases = tuple(aliases)
         for alias, reference in aliases:
@@ -128,7 +130,7 @@ class ServeCatalogue:
         return offered
 
     def _require_unhidden(self, name: str) -> None:
-        """Refuse a name of the user's own that is also how clients call a model that was named by its path."""
+        """Refuse an alias that is also the name of a model that the operator named by its path."""
         offered = self._named.get(name)
         if offered is not None and offered.alias is None:
             raise ValidationError(
@@ -136,14 +138,14 @@ class ServeCatalogue:
             )
 
     def add_alias(self, alias: str, reference: str) -> None:
-        """Have a model answer to a further name.
+        """Add a further name for a model.
 
         Args:
-            alias: The name. It never hides a built-in model, a path, or the full name of a model.
+            alias: The name. It must not hide a built-in model, a path, or the full name of a model.
             reference: The model, as the operator typed it.
 
         Raises:
-            ValidationError: The alias cannot be a name of its own.
+            ValidationError: The name is not allowed as an alias.
             MlxkError: The model cannot be found, or cannot run.
         """
         if fault := own_name_fault(alias):
@@ -156,7 +158,7 @@ class ServeCatalogue:
         self._resolve = attrs.evolve(self._resolve, aliases={**known, alias: known[own] if own else reference})
 
     def unusable(self) -> Iterator[tuple[str, str]]:
-        """Yield the user's own names whose model is not here or cannot run, each with the reason."""
+        """Yield the aliases whose model cannot be found or cannot run, each with the reason."""
         for alias in self._resolve.aliases:
             try:
                 self._runnable_model(alias)
@@ -164,7 +166,7 @@ class ServeCatalogue:
                 yield alias, error.message
 
     def set_fallback(self, reference: str) -> None:
-        """Have a model answer to every name that no model has, and to requests that name none.
+        """Set the model that serves requests which name an unknown model, or none.
 
         Raises:
             MlxkError: It cannot be found, or cannot run.
@@ -174,41 +176,45 @@ class ServeCatalogue:
         self._named.setdefault(served.id, _plain(self._fallback))
 
     def _runnable_model(self, reference: str) -> tuple[ModelHandle, ServedModel]:
-        """Return a model that the operator named, on disk and as clients see it; refuse one that cannot run."""
+        """Return the handle of a model, and the model as clients see it.
+
+        Raises:
+            MlxkError: It cannot be found, or cannot run.
+        """
         handle = self._resolve(reference)
         served = self._served(handle)
         require_served_model(served.description)
         return handle, served
 
     def find(self, reference: str, require: Requirement = require_text_model) -> ServedModel:
-        """Return the model a client means.
+        """Return the model that a client's reference means.
 
         Args:
             reference: As the client wrote it.
-            require: Refuses a model that cannot do what the request needs; by default, to generate text.
+            require: Checks the capabilities that the request needs; by default, to generate text.
 
         Raises:
             ValidationError: The name is malformed, or a path where paths are not allowed.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: It means no single model.
-            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do that.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: ``require`` refuses the model.
         """
         served = self._find(reference)
         if served.stands_in:
             try:
                 require(served.description)
             except CapabilityError:
-                self._resolved(reference)  # raises: there is no such model, and nothing that could do its work
+                self._resolved(reference)  # raises that there is no such model, not what the fallback lacks
         require(served.description)
         return served
 
     def only(self, require: Requirement = require_text_model) -> ServedModel:
-        """Return the model of a request that names none: the only loaded one, or else the only one offered.
+        """Return the model of a request that names none: the only loaded one, else the only one offered.
 
         Args:
             require: See ``find``.
 
         Raises:
-            ValidationError: There is no such model, or there are several.
+            ValidationError: No model is loaded or offered, or several are.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: See ``find``.
         """
         loaded = self.loaded() or {served_id(handle): handle for handle in self._named.values()}
@@ -221,17 +227,18 @@ class ServeCatalogue:
         return served
 
     def _find(self, reference: str) -> ServedModel:
+        """Look a reference up, or return the cached result."""
         now = self._clock.monotonic()
-        known = self._found.get(reference)
-        if known is not None and now - known[0] < FRESH_SECONDS:
-            return known[1]
-        served = self._meant(reference)
+        cached = self._found.get(reference)
+        if cached is not None and now - cached[0] < FRESH_SECONDS:
+            return cached[1]
+        served = self._look_up(reference)
         if len(self._found) >= MOST_REMEMBERED:
             self._found.clear()
         self._found[reference] = (now, served)
         return served
 
-    def _meant(self, reference: str) -> ServedModel:
+    def _look_up(self, reference: str) -> ServedModel:
         handle = self._named.get(reference)
         if handle is not None:
             return self._served(handle)
@@ -254,7 +261,7 @@ class ServeCatalogue:
         return False
 
     def _resolved(self, reference: str) -> ModelHandle:
-        """Resolve a reference; the tag ``:latest`` of other servers means nothing, unless it is part of a name.
+        """Resolve a reference; a trailing ``:latest`` is ignored, unless it is part of a name.
 
         Raises:
             MlxkError: It means no single model.
@@ -262,46 +269,46 @@ class ServeCatalogue:
         try:
             return self._resolve(reference)
         except (ModelNotFoundError, ValidationError) as error:
-            if own_name(reference, self._resolve.aliases):  # whose model may be a directory of this machine
+            if own_name(reference, self._resolve.aliases):  # the original message may name a directory
                 message = f"'{reference}' stands for a model that is not here"
                 raise ModelNotFoundError(message, hint=Advice(Remedy.NAME_SERVED_MODEL)) from error
-            plain = reference.removesuffix(_ONLY_VERSION)
+            plain = reference.removesuffix(_DEFAULT_TAG)
             if plain == reference or not plain:
                 raise
         return self._named.get(plain) or self._resolve(plain)
 
     def __call__(self) -> tuple[ServedModel, ...]:
-        """Return the models that can run here and the aliases, those in memory first, each part sorted by name."""
+        """Return the models that can run here and the aliases: loaded models first, then the others, sorted by name."""
         loaded = self.loaded()
         models = {served.id: served for served in self._on_disk()}
         for handle in (*self._named.values(), *loaded.values()):
             if served_id(handle) not in models:
-                with contextlib.suppress(MlxkError):  # a removed model costs its own requests only
+                with contextlib.suppress(MlxkError):  # a removed model is missing from the list
                     models[served_id(handle)] = self._served(handle)
         for handle in self._named.values():
             if handle.adapter is not None and handle.alias is not None:
-                with contextlib.suppress(MlxkError):  # as above
+                with contextlib.suppress(MlxkError):
                     served = self._served(handle)
                     models.setdefault(handle.alias, attrs.evolve(served, id=handle.alias, alias_of=served.id))
         for alias in self._resolve.aliases:
-            with contextlib.suppress(MlxkError):  # a name costs nothing but itself, too
+            with contextlib.suppress(MlxkError):
                 _, served = self._runnable_model(alias)
                 models.setdefault(alias, attrs.evolve(served, id=alias, alias_of=served.id))
         return tuple(sorted(models.values(), key=lambda each: ((each.alias_of or each.id) not in loaded, each.id)))
 
     def forget(self) -> None:
-        """Forget cached lookups and the listing, after models were added or removed."""
+        """Drop the cached lookups and the listing, after models were added or removed."""
         with self._lock:
             self._found = {}
             self._listed = None
 
     def loaded(self) -> Mapping[str, ModelHandle]:
-        """Return the loaded models, by the names clients use."""
+        """Return the loaded models by the names that clients use."""
         models = self._resident.state(STATE_SECONDS).models
         return {served_id(handle): _plain(handle) for handle in models}
 
     def _served(self, handle: ModelHandle) -> ServedModel:
-        """Describe a model under its name for clients, which engine, errors and logs use too."""
+        """Describe a model under its name for clients, which engine, errors and logs then use too."""
         name = served_id(handle)
         details = self._describe.details(attrs.evolve(handle, name=name, display_name=None))
         version = None if handle.alias is None else self._adapter_version(handle)
@@ -320,7 +327,7 @@ class ServeCatalogue:
             try:
                 handle = self._resolve.with_base(handle)
                 served = self._served(handle)
-            except MlxkError:  # removed a moment ago, or an adapter without its base
+            except MlxkError:  # removed since it was listed, or an adapter without its base
                 continue
             if handle.adapter is not None and handle.alias is not None:
                 served = attrs.evolve(served, id=handle.alias, alias_of=served.id)
@@ -330,5 +337,5 @@ class ServeCatalogue:
 
 
 def _plain(handle: ModelHandle) -> ModelHandle:
-    """Return a model without the name of the user's own, or the adapter, by which it was found."""
+    """Return a handle without the alias and the adapter with which it was resolved."""
     return attrs.evolve(handle, alias=None, adapter=None)

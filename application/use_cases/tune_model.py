@@ -1,4 +1,4 @@
-"""Train a model on examples: check the data, judge the memory, train, and put a workspace with the adapter in place."""
+"""Train an adapter on examples: check the data, judge the memory, train, and publish a workspace with the adapter."""
 
 import hashlib
 import json
@@ -61,34 +61,40 @@ from mlxk.domain.tuning.training import (
 )
 
 _SHOWN_AT_MOST = 20
-"""Faults and remarks that are shown of many."""
+"""Most faults, and most remarks, that are reported to the progress."""
+_DETAILED_AT_MOST = 1000
+"""Most faults in the detail of an error."""
 
 
 @attrs.frozen
 class TuneRequest:
-    """A model, data, where the adapter goes, and how to train."""
+    """Model, data, target and options of a training."""
 
     reference: str
+    """The reference of the base model, as typed."""
     data: str
+    """The path of the data; see ``TrainingFiles.find``."""
     target: str
+    """The target, as typed."""
     choices: TuningChoices = attrs.field(factory=TuningChoices)
     held_out: float | None = None
-    """The share of the examples that is held out for validation; None leaves it to the program."""
+    """The share of the examples to hold out for validation; None means the default."""
     resume: bool = False
+    """Whether to continue the unfinished training of the target."""
     restart: bool = False
-    """Whether an unfinished training at the same place is thrown away."""
+    """Whether to discard an unfinished training of the target."""
 
 
 @attrs.frozen
 class TuningPlan:
-    """What is about to be trained, known before training begins."""
+    """The settings, data and memory of a training, known before it begins."""
 
     settings: TuningSettings
     data: TrainingData
     lengths: ExampleLengths
     memory: MemoryVerdict
     resumed_at: int | None
-    """The step after which an unfinished training is continued."""
+    """The step from which an unfinished training is continued; None begins anew."""
 
 
 @attrs.frozen
@@ -104,64 +110,66 @@ class TuneResult:
 
 @attrs.frozen
 class TrainingWatch:
-    """Who is told about a training, and who may end it."""
+    """Callbacks of a training."""
 
     planned: Callable[[TuningPlan], None]
+    """Called before training begins."""
     report: Callable[[TrainingPoint], None]
+    """See ``ModelTuner.train``."""
     stopped: Callable[[], bool]
+    """See ``ModelTuner.train``."""
 
 
 @attrs.frozen
 class ReadTrainingData:
-    """Reads and checks data; loads nothing of a model."""
+    """Reads and checks training data; loads nothing of a model."""
 
     files: TrainingFiles
     images: ExampleImages
 
     def __call__(self, path: str, progress: Progress) -> TrainingData:
-        """Return the examples of a file or folder; every image that they name was decoded once.
+        """Return the examples of a file or folder, after decoding every image that they name.
 
-        Remarks go to the progress, and so do the first faults.
+        The first remarks and faults are noted to the progress.
 
         Raises:
-            ValidationError: There is no data, or a line is at fault; ``detail`` has all faults.
+            ValidationError: There is no data, or a line or an image is invalid; ``detail`` lists the faults.
             StorageError: A file cannot be read.
         """
-        found = self.files.find(path)
         digest = hashlib.sha256()
         checks = {}
-        for split, place in sorted(found.items()):
+        for split, file in sorted(self.files.find(path).items()):
             digest.update(f"{split}\0".encode())
-            check = FileCheck(posixpath.basename(place)).read(_hashed(self.files.lines(place, MAX_LINE_BYTES), digest))
-            check.examples = [each.beside(posixpath.dirname(place)) for each in check.examples]
+            check = FileCheck(posixpath.basename(file)).read(_hashed(self.files.lines(file, MAX_LINE_BYTES), digest))
+            check.examples = [each.beside(posixpath.dirname(file)) for each in check.examples]
             checks[split] = check
-        self._look_at_images(checks.values(), digest)
+        self._check_images(checks.values(), digest)
         faults, remarks = across_files(checks)
         faults = [*(each for check in checks.values() for each in check.faults), *faults]
         remarks = [*(each for check in checks.values() for each in check.remarks), *remarks]
         for line in (*first_faults(faults, _SHOWN_AT_MOST), *_first(remarks)):
             progress.note(line)
         if faults:
-            raise _refused(faults)
+            raise _invalid_data(faults)
         examples = {split: tuple(check.examples) for split, check in checks.items()}
         return TrainingData(
             examples.get(TRAIN, ()), examples.get(VALID, ()), examples.get(TEST, ()), f"sha256:{digest.hexdigest()}"
         )
 
-    def _look_at_images(self, checks: Iterable[FileCheck], digest: "hashlib._Hash") -> None:
-        """Decode every image once, add what is wrong with it to the faults, and its content to the digest."""
-        known: dict[NamedImage, str | None] = {}
+    def _check_images(self, checks: Iterable[FileCheck], digest: "hashlib._Hash") -> None:
+        """Decode every image once; add its fault to the faults of its lines, or its content to the digest."""
+        faults: dict[NamedImage, str | None] = {}
         for check in checks:
             for example in check.examples:
                 for image in example.images:
-                    if image not in known:
-                        known[image] = self._fault_of(image, digest)
-                    if (fault := known[image]) is not None:
+                    if image not in faults:
+                        faults[image] = self._fault_of(image, digest)
+                    if (fault := faults[image]) is not None:
                         fault = f"{image.place}: the image {image.title}: {fault}"
                         check.faults.append(DataFault(check.file, example.line, fault))
 
     def _fault_of(self, image: NamedImage, digest: "hashlib._Hash") -> str | None:
-        """Return why an image cannot be shown; None, and its content is added to the digest, where it can."""
+        """Return why an image cannot be decoded; for a valid image, add its content to the digest and return None."""
         try:
             digest.update(self.images.check(image).encode())
         except MlxkError as error:
@@ -170,6 +178,7 @@ class ReadTrainingData:
 
 
 def _hashed(lines: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
+    """Yield lines, and add each to a digest."""
     for line in lines:
         digest.update(line)
         yield line
@@ -180,10 +189,12 @@ def _first(remarks: list[str]) -> list[str]:
     return [*remarks[:_SHOWN_AT_MOST], *([f"… and {more} more remarks"] if more > 0 else [])]
 
 
-def _refused(faults: list[DataFault]) -> ValidationError:
-    places = [{"file": each.file, "line": each.line, "message": each.message} for each in faults]
+def _invalid_data(faults: list[DataFault]) -> ValidationError:
+    listed_faults = [
+        {"file": each.file, "line": each.line, "message": each.message} for each in faults[:_DETAILED_AT_MOST]
+    ]
     others = "" if len(faults) == 1 else f" (the first of {len(faults)} faults)"
-    return ValidationError(f"{faults[0]}{others}", detail={"faults": places[:1000], "count": len(faults)})
+    return ValidationError(f"{faults[0]}{others}", detail={"faults": listed_faults, "count": len(faults)})
 
 
 @attrs.frozen
@@ -199,16 +210,16 @@ class TuneModel:
     memory: MemoryProbe
     read: ReadTrainingData
     tuner: Callable[[], ModelTuner]
-    """Returns the trainer, whose libraries are loaded with the first call."""
+    """Returns the tuner; the first call loads its libraries."""
 
     def __call__(self, request: TuneRequest, watch: TrainingWatch, progress: Progress) -> TuneResult:
         """Train, and make the workspace.
 
         Raises:
-            ValidationError: Data, a setting, the target, or what is to be resumed is at fault.
+            ValidationError: The data, a setting or the target is invalid, or the training cannot be resumed.
             CapabilityError, IncompatibleModelError, UnhealthyModelError: The model cannot be trained.
-            InsufficientMemoryError: Training is beyond the memory budget.
-            MlxkError: The model cannot be loaded, or the disk refuses; what was trained is kept to be resumed.
+            InsufficientMemoryError: Training exceeds the memory budget.
+            MlxkError: The model cannot be loaded, or a file cannot be written; the last checkpoint is kept.
         """
         data = self.read(request.data, progress)
         if not data.train:
@@ -231,9 +242,9 @@ class TuneModel:
             origin = self._origin(base, place)
             plan = TuningPlan(settings, data, lengths, verdict, None)
             with self.workspaces.draft(place, _provenance(origin, settings), keep_unfinished=True) as draft:
-                return self._trained(request, plan, model, origin, draft, watch)
+                return self._train(request, plan, model, origin, draft, watch)
 
-    def _trained(
+    def _train(
         self,
         request: TuneRequest,
         plan: TuningPlan,
@@ -242,10 +253,11 @@ class TuneModel:
         draft: WorkspaceDraft,
         watch: TrainingWatch,
     ) -> TuneResult:
+        """Train or resume in a draft, add record and model card, and publish it."""
         settings, data = plan.settings, plan.data
         identity = _identity(settings, data, origin, plan.memory)
-        before = self.tuner().unfinished(draft.directory)
-        resumed_at = _resumed_at(before, identity, settings, request)
+        unfinished = self.tuner().unfinished(draft.directory)
+        resumed_at = _resumed_at(unfinished, identity, settings, request)
         plan = attrs.evolve(plan, resumed_at=resumed_at)
         watch.planned(plan)
         job = TrainingJob(
@@ -276,13 +288,13 @@ class TuneModel:
         return details
 
     def _origin(self, base: ModelHandle, place: str) -> BaseModel:
-        """Return how the adapter names its base: never by an absolute path."""
-        content_hash, found = self.files.content_hash(base.directory), fingerprint(self.files, base.directory)
+        """Return the adapter's record of its base; a workspace is named by a path relative to the adapter."""
+        content_hash, weights = self.files.content_hash(base.directory), fingerprint(self.files, base.directory)
         if base.origin is not Origin.WORKSPACE:
             hub_name = base.name if base.origin is Origin.CACHE else None
-            return BaseModel(base.name, base.commit, content_hash, hub_name, found)
+            return BaseModel(base.name, base.commit, content_hash, hub_name, weights)
         name = posixpath.relpath(base.directory, place)
-        return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo, found)
+        return BaseModel(name, None, content_hash, self.workspaces.read(base).source_repo, weights)
 
 
 def _provenance(origin: BaseModel, settings: TuningSettings) -> Provenance:
@@ -292,7 +304,7 @@ def _provenance(origin: BaseModel, settings: TuningSettings) -> Provenance:
 
 
 def _identity(settings: TuningSettings, data: TrainingData, origin: BaseModel, memory: MemoryVerdict) -> str:
-    """Return what is equal only for runs with the same result."""
+    """Return a hash of everything that determines the result of a training."""
     facts = [
         settings.as_fields(),
         data.digest,
@@ -305,31 +317,32 @@ def _identity(settings: TuningSettings, data: TrainingData, origin: BaseModel, m
 
 
 def _resumed_at(
-    before: UnfinishedTraining | None, identity: str, settings: TuningSettings, request: TuneRequest
+    unfinished: UnfinishedTraining | None, identity: str, settings: TuningSettings, request: TuneRequest
 ) -> int | None:
-    """Return the step after which to go on; None to begin.
+    """Return the step from which to continue; None to begin anew.
 
     Raises:
-        ValidationError: There is nothing to resume, or what there is belongs to another run, or may not be lost.
+        ValidationError: There is nothing to resume, the unfinished training has other settings, or the request neither
+            resumes nor discards it.
     """
     if request.resume:
-        if before is None:
+        if unfinished is None:
             raise ValidationError(
                 f"resume: there is no unfinished training for '{request.target}'", options=("resume",)
             )
-        if before.identity != identity:
-            now = settings.as_fields()
-            changed = sorted(name for name, value in before.fields.items() if now.get(name) != value)
+        if unfinished.identity != identity:
+            fields = settings.as_fields()
+            changed = sorted(name for name, value in unfinished.fields.items() if fields.get(name) != value)
             what = listed(changed) if changed else "the data, the model, or how it is held in memory"
             raise ValidationError(
                 f"resume: the unfinished training was begun with other values of: {what}",
                 hint="Say the same again to continue it.",
                 options=("resume",),
             )
-        return before.step
-    if before is not None and not request.restart:
+        return unfinished.step
+    if unfinished is not None and not request.restart:
         raise ValidationError(
-            f"target: an unfinished training for '{request.target}' has reached step {before.step}",
+            f"target: an unfinished training for '{request.target}' has reached step {unfinished.step}",
             hint=Advice(Remedy.RESUME_TRAINING),
         )
     return None

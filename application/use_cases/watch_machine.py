@@ -1,4 +1,4 @@
-"""Watch the machine, a command and servers: one sample after the other."""
+"""Sample the machine, a command and servers at fixed intervals."""
 
 import threading
 from collections.abc import Callable
@@ -13,31 +13,32 @@ from mlxk.domain.models.model import served_id
 from mlxk.domain.monitoring import MachineSample, ServerReading, WatchedModel
 
 LEAST_SECONDS = 0.2
-"""Servers are not asked more often; a sample between has what they said last."""
+"""Shortest interval of requests to servers; a sample in between repeats their last readings."""
 
 
 @attrs.define
 class Watch:
-    """What is watched; another thread may change the command, and end the watch."""
+    """The targets of a watch. Another thread may set ``command``, and ends the watch by setting ``ended``."""
 
     interval_seconds: float
     server: CompletionServer | None = None
-    """The only server, asked by its address; None for those of this user."""
+    """The only server to watch, by its address; None watches the running servers of this user."""
     command: int | None = None
-    """The id of a process whose descendants are watched with it."""
+    """Id of a process to watch with its descendants."""
     ended: threading.Event = attrs.field(factory=threading.Event)
 
 
 @attrs.define
-class _Servers:
-    """What the servers said last; one thread replaces it, another reads it."""
+class _LastReadings:
+    """The last readings of the servers, replaced by one thread and read by another."""
 
-    said: tuple[tuple[ServerReading, ...], tuple[str, ...]]
+    readings: tuple[tuple[ServerReading, ...], tuple[str, ...]]
+    """The readings, and a sentence for each server that could not be read; assigned together, hence atomically."""
 
 
 @attrs.frozen
 class WatchMachine:
-    """Takes samples at fixed times. A slow server delays none: it is asked by a thread of its own."""
+    """Takes samples at fixed times. A thread of its own reads the servers, so that a slow one delays no sample."""
 
     machine: MachineProbe
     servers: RunningServers
@@ -45,17 +46,17 @@ class WatchMachine:
     clock: Clock
 
     def __call__(self, watch: Watch, take: Callable[[MachineSample], None]) -> None:
-        """Take a sample at once, at each interval, and when the watch is ended; the time of a late one is left out.
+        """Take a sample at once, at each interval, and when the watch ends; intervals that were missed are skipped.
 
         Args:
-            watch: What is watched, and until when.
-            take: Gets each sample, on the thread of the caller.
+            watch: The targets, and the event that ends the watch.
+            take: Callback with each sample, on the calling thread.
 
         Raises:
-            AccessDeniedError: The server that was named wants another key; before any sample.
+            AccessDeniedError: The server of the watch rejects the API key; only before the first sample.
         """
-        servers = _Servers(self._ask(watch))
-        threading.Thread(target=self._keep_asking, args=(watch, servers), name="servers", daemon=True).start()
+        servers = _LastReadings(self._read(watch))
+        threading.Thread(target=self._keep_reading, args=(watch, servers), name="servers", daemon=True).start()
         began = self.clock.monotonic()
         is_last = False
         while True:
@@ -65,8 +66,8 @@ class WatchMachine:
             passed = self.clock.monotonic() - began
             is_last = watch.ended.wait(watch.interval_seconds - passed % watch.interval_seconds)
 
-    def _sample(self, watch: Watch, servers: _Servers, began: float) -> MachineSample:
-        found, faults = servers.said
+    def _sample(self, watch: Watch, servers: _LastReadings, began: float) -> MachineSample:
+        found, faults = servers.readings
         processes = [each.process for each in found if each.process is not None]
         command = [] if watch.command is None else [watch.command]
         time, elapsed = self.clock.now().timestamp(), self.clock.monotonic() - began
@@ -77,14 +78,15 @@ class WatchMachine:
         )
         return MachineSample(time, elapsed, machine, trees[0] if command else None, tuple(readings), faults)
 
-    def _keep_asking(self, watch: Watch, servers: _Servers) -> None:
+    def _keep_reading(self, watch: Watch, servers: _LastReadings) -> None:
         while not watch.ended.wait(max(watch.interval_seconds, LEAST_SECONDS)):
             try:
-                servers.said = self._ask(watch)
+                servers.readings = self._read(watch)
             except AccessDeniedError as error:
-                servers.said = (), (error.message,)
+                servers.readings = (), (error.message,)
 
-    def _ask(self, watch: Watch) -> tuple[tuple[ServerReading, ...], tuple[str, ...]]:
+    def _read(self, watch: Watch) -> tuple[tuple[ServerReading, ...], tuple[str, ...]]:
+        """Return the readings of the servers, and a sentence for each server that could not be read."""
         if watch.server is None:
             found = tuple(map(_reading, self.servers.servers()))
             return found, self.servers.unseen()

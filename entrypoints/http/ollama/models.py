@@ -13,9 +13,8 @@ from typing import NoReturn
 import attrs
 import falcon
 
-from mlxk.application.ports.text_generator import ResidentModel
+from mlxk.application.ports.text_generator import STATE_SECONDS, ResidentModel
 from mlxk.application.use_cases.remove_models import RemoveRequest
-from mlxk.application.use_cases.serve_catalogue import STATE_SECONDS
 from mlxk.domain.errors import (
     LocksPresentError,
     MlxkError,
