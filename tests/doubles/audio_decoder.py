@@ -8,10 +8,10 @@ from mlxk.domain.generation.media import DecodedAudio
 
 
 class InMemoryAudioDecoder(AudioDecoder):
-    """Returns the samples given for each file.
+    """Returns given recordings.
 
     Args:
-        sounds: Sound by the path of its file; any other file is missing.
+        sounds: Decoded audio by path; any other file is missing.
     """
 
     def __init__(self, sounds: Mapping[str, DecodedAudio]) -> None:

@@ -15,15 +15,15 @@ from mlxk.domain.models.snapshot import ModelSnapshot
 
 
 class InMemoryBackendRegistry(BackendRegistry):
-    """Backends as given, the preferred one first; they run no model with code of its own.
+    """Backends as given, the preferred one first; models that need their own code are refused.
 
     Args:
-        supported: The installed backends, each with the architectures it knows.
-        speech: The backends that turn speech into text and do nothing else.
-        convert: The backends that convert weights, the one for models with media last.
+        supported: The architectures that each installed backend implements.
+        speech: The backends that only transcribe speech.
+        convert: The backends that convert weights; the last one is preferred for models with media.
         adapters: The adapters, by directory.
-        voices: The architectures that speak.
-        activations: Whether activations are quantized here.
+        voices: The architectures of text-to-speech models.
+        activations: Whether the machine supports quantized activations.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""In-memory double of what draws charts.
+"""In-memory double of the chart writer.
 
 writer = InMemoryChartWriter()              # writer.drawn has every chart
 """
@@ -8,7 +8,7 @@ from mlxk.domain.charts import Chart
 
 
 class InMemoryChartWriter(ChartWriter):
-    """Keeps the charts, and returns pictures that are only signatures."""
+    """Keeps the charts, and returns only the first bytes of an image file."""
 
     def __init__(self) -> None:
         self.drawn: list[Chart] = []

@@ -15,7 +15,7 @@ class InMemoryClock(Clock):
     """A clock that moves only when it is advanced.
 
     Args:
-        now: The time to start from, UTC.
+        now: The initial time, UTC.
     """
 
     def __init__(self, now: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)) -> None:
@@ -32,14 +32,14 @@ class InMemoryClock(Clock):
         """Move the clock forward.
 
         Args:
-            seconds: How long; not negative.
+            seconds: Not negative.
         """
         self._elapsed += seconds
 
 
 @attrs.define
 class TickingClock(Clock):
-    """A clock by which every step takes the same time, so that only the number of its tokens counts."""
+    """A clock that advances by one second with each reading, so that every engine step takes the same time."""
 
     ticks: float = 0.0
 

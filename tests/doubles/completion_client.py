@@ -1,4 +1,4 @@
-"""In-memory double of a client of servers.
+"""In-memory double of the completion client.
 
 client = InMemoryCompletionClient(("demo",))
 client.status = 503                         # from now on every request is refused
@@ -15,11 +15,11 @@ from mlxk.domain.errors import NetworkError
 
 
 class InMemoryCompletionClient(CompletionClient):
-    """Answers as a server would that takes 0.1 s to the first token, and 0.01 s for each further one.
+    """Simulates a server that needs 0.1 s to the first token, and 0.01 s for each further token.
 
     Args:
-        names: The models it has.
-        knows_ignore_eos: Whether it takes that field; a server that does not answers with status 400.
+        names: The models that the server lists.
+        knows_ignore_eos: Whether the server accepts that field; otherwise it answers with status 400.
     """
 
     def __init__(self, names: tuple[str, ...], *, knows_ignore_eos: bool = True) -> None:

@@ -16,8 +16,8 @@ class InMemoryContentVerifier(ContentVerifier):
     """Compares the content of in-memory files with given digests.
 
     Args:
-        files: Where the content is.
-        digests: Directory to path to the sha256 of the content, 64 hexadecimal digits.
+        files: The files of the models.
+        digests: SHA-256 of the content, 64 hexadecimal digits, by directory and path.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""In-memory double of the document reranker: the words that a document shares with the query decide.
+"""In-memory double of the document reranker: the score counts the words that a document shares with the query.
 
 reranker = InMemoryDocumentReranker(window=16)
 reranker.rerank(RerankRequest(handle, "red apples", ("green apples", "a car"))).documents
@@ -11,11 +11,11 @@ from mlxk.domain.reranking import Relevance, Relevances, RerankRequest
 
 
 class InMemoryDocumentReranker(DocumentReranker):
-    """Counts shared words, each of which is a token.
+    """Counts shared words; a word is a token.
 
     Args:
-        window: Words that it reads of a query and a document together.
-        takes_instruction: Whether an instruction is accepted.
+        window: Context window in words, for a query and a document together.
+        takes_instruction: Whether instructions are supported.
     """
 
     def __init__(self, window: int = 512, takes_instruction: bool = False) -> None:
@@ -56,5 +56,5 @@ class InMemoryDocumentReranker(DocumentReranker):
 
 
 def _words(given: str | ImageInput) -> list[str]:
-    """Return the words of a text; an image is one, its digest."""
+    """Return the words of a text, after the digest of an image as one word."""
     return [given.image.digest, *given.text.split()] if isinstance(given, ImageInput) else given.split()

@@ -12,11 +12,11 @@ from mlxk.domain.generation.media_facts import ImageFacts
 
 
 class InMemoryImageReader(ImageReader):
-    """Decodes every image into one pixel, whose colour depends on its digest.
+    """Decodes every image into one pixel, whose colour is derived from the image's digest.
 
     Args:
         damaged: The digests of images that cannot be decoded.
-        exif: EXIF metadata by digest; an image that is not listed has none.
+        exif: EXIF metadata by digest; other images have none.
     """
 
     def __init__(self, damaged: Collection[str] = (), exif: Mapping[str, ImageFacts] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""In-memory double of the installation and the machine.
+"""In-memory double of the installation probe.
 
 probe = InMemoryInstallationProbe(PlatformFacts("darwin", "macOS 13.6", "arm64", (3, 12, 1), (13, 6)))
 probe.folders["/cache"] = FolderFacts("/cache", exists=False, leads_nowhere=True)
@@ -11,12 +11,12 @@ from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, Pla
 
 
 class InMemoryInstallationProbe(InstallationProbe):
-    """Returns the facts it is given; a folder or port that it is not told of is as it should be.
+    """Returns given facts; a folder or port without given facts has no faults.
 
     Args:
         platform: The system.
         packages: Sorted by name.
-        computing: What the libraries say.
+        computing: The facts about the model libraries.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""In-memory double of the machine's figures.
+"""In-memory double of the machine meter.
 
 meter = InMemoryMachineMeter(load=0.9)      # a busy machine
 """
@@ -8,7 +8,7 @@ from mlxk.domain.benchmark import Processor
 
 
 class InMemoryMachineMeter(MachineMeter):
-    """Returns the figures it is given.
+    """Returns given figures.
 
     Args:
         load: As the port returns it.

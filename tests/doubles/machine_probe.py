@@ -1,4 +1,4 @@
-"""In-memory double of the machine and its processes.
+"""In-memory double of the machine probe.
 
 probe = InMemoryMachineProbe(MachineReading(total_bytes=2**34, available_bytes=2**33))
 probe.trees[4711] = ProcessTree(2, 10**8, MemoryKind.RESIDENT)
@@ -11,7 +11,7 @@ from mlxk.domain.monitoring import MachineReading, ProcessTree
 
 
 class InMemoryMachineProbe(MachineProbe):
-    """Returns the readings it is given.
+    """Returns given readings; ``trees`` has those of processes by id.
 
     Args:
         machine: Returned by every call until ``machine`` is assigned.

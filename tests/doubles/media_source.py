@@ -1,4 +1,4 @@
-"""In-memory double of the sources of named media: contents by the references that name them."""
+"""In-memory double of a media source: contents by reference."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ from mlxk.domain.generation.media import MediaKind
 
 
 class InMemoryMediaSource(MediaSource):
-    """Returns the content given for each reference.
+    """Returns given contents.
 
     Args:
-        contents: What is there; nothing is anywhere else.
+        contents: Content by reference; any other file is missing.
     """
 
     def __init__(self, contents: Mapping[str, bytes]) -> None:

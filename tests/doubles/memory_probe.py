@@ -1,7 +1,7 @@
-"""In-memory double of the machine's memory.
+"""In-memory double of the memory probe.
 
 probe = InMemoryMemoryProbe(MemoryReading(total=16 * 2**30, available=8 * 2**30))
-probe.reading = None                        # from now on the machine does not tell
+probe.reading = None                        # from now on the memory is unknown
 """
 
 from mlxk.application.ports.memory import MemoryProbe
@@ -9,7 +9,7 @@ from mlxk.domain.models.footprint import Matrices, MemoryReading
 
 
 class InMemoryMemoryProbe(MemoryProbe):
-    """Returns the reading it is given.
+    """Returns a given reading.
 
     Args:
         reading: Returned by every call until ``reading`` is assigned.

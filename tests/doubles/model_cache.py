@@ -5,7 +5,7 @@
 
 The files of a model are given to ``InMemoryModelFiles`` under the directory of its handle.
 
-    cache.busy["org/m"] = LockHolder(4711, "pulling it")        # another process has reserved it
+    cache.busy["org/m"] = LockHolder(4711, "pulling it")        # another process holds its lock
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, StoredRevis
 from mlxk.domain.models.model import ModelHandle, Origin
 
 PARTIAL_BYTES = 4
-"""Of every partially downloaded file."""
+"""Size of every partially downloaded file."""
 
 
 @attrs.frozen
@@ -31,21 +31,21 @@ class CachedModel:
     revisions: tuple[str, ...] = ()
     """Snapshot names, the newest last; empty for a broken download."""
     references: Mapping[str, str] = attrs.field(factory=dict)
-    """Branch or tag to snapshot name."""
+    """Snapshot name by branch or tag."""
     manifests: Mapping[str, tuple[ManifestEntry, ...]] = attrs.field(factory=dict)
-    """Snapshot name to its recorded files."""
+    """Recorded files by snapshot name."""
     unfinished: int = 0
-    """Partially downloaded files."""
+    """Number of partially downloaded files."""
     orphaned: Mapping[str, int] = attrs.field(factory=dict)
-    """Name of a blob that no revision has, to its bytes."""
+    """Bytes of each blob that no revision has, by its name."""
 
 
 class InMemoryModelCache(ModelCache):
     """Models held in a dictionary; change ``models`` at any time, as another process would change the disk.
 
     Args:
-        models: ``org/name`` to what is cached of it.
-        root: Pretended directory of the cache, absolute.
+        models: The cached models by ``org/name``.
+        root: Fictitious directory of the cache, absolute.
         files: The files of the models; needed for removal.
         free: Free bytes of the disk.
     """
@@ -62,14 +62,14 @@ class InMemoryModelCache(ModelCache):
         self._files = files or InMemoryModelFiles()
         self._free = free
         self.busy: dict[str, LockHolder] = {}
-        """Model to the process that has reserved it; it releases it as soon as a second one waits."""
+        """The process that holds the lock of each model; it releases the lock as soon as another process waits."""
 
         self.other_clients: dict[str, LockHolder] = {}
-        """Model to another program that downloads it without a reservation."""
+        """The program that downloads each model without our lock."""
         self.used: dict[str, LockHolder] = {}
-        """Model to a process that has it in use."""
+        """The process that holds a use lock on each model."""
         self.answering: set[str] = set()
-        """Models that those processes do not unload when they are asked to."""
+        """Models whose use locks are not released on request."""
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.models))

@@ -1,4 +1,4 @@
-"""In-memory double of the files below model directories.
+"""In-memory double of the files of model directories.
 
 files = InMemoryModelFiles({"/cache/org/name/aaaa": {"config.json": b"{}"}})
 files.read("/cache/org/name/aaaa", "config.json", limit=100)     # b"{}"
@@ -14,16 +14,16 @@ from mlxk.domain.models.model import FileEntry
 from mlxk.domain.models.snapshot import is_litter
 
 EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-"""When every directory last changed, unless a test says otherwise."""
+"""The default modification time of every directory."""
 
 
 class InMemoryModelFiles(ModelFiles):
     """Files held in dictionaries; change ``directories`` at any time, as another process would change the disk.
 
     Args:
-        directories: Directory to its files; a file is its path below the directory, with its content.
-        dangling: Directory to links in it that lead nowhere.
-        modified: When every directory last changed, UTC.
+        directories: The files of each directory: content by path relative to the directory.
+        dangling: The dangling links of each directory.
+        modified: Modification time of every directory, UTC.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class InMemoryModelFiles(ModelFiles):
         }
         self.dangling = dict(dangling or {})
         self.outward: dict[str, tuple[str, ...]] = {}
-        """Directory to links in it that lead out of it."""
+        """The links out of each directory."""
         self.modified = modified
 
     def list(self, directory: str) -> FileListing:

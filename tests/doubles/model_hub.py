@@ -25,24 +25,24 @@ class RemoteRepository:
     """One model on the hub."""
 
     commits: Mapping[str, Mapping[str, bytes]]
-    """Commit to its files, path to content."""
+    """The files of each commit: content by path."""
     branches: Mapping[str, str] = attrs.field(factory=dict)
-    """Branch or tag to commit."""
+    """Commit by branch or tag."""
     gated: bool = False
     made_for_mlx: bool = True
     downloads: int = 0
     license: str | None = None
     weight_bytes: int | None = None
-    """As the listing states it."""
+    """The size in search results; None when not stated."""
 
 
 class InMemoryModelHub(ModelHub):
     """Models held in a dictionary; fetched ones appear in an in-memory cache.
 
     Args:
-        models: ``org/name`` to what the hub holds of it; change it at any time, as others would change the hub.
-        cache: Where fetched models appear.
-        files: Where their files appear.
+        models: Repositories by ``org/name``; change ``models`` at any time, as others would change the hub.
+        cache: Gets the fetched models.
+        files: Gets their files.
     """
 
     def __init__(

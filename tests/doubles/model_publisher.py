@@ -25,7 +25,7 @@ class PublishedRepository:
 
     private: bool
     branches: dict[str, dict[str, bytes]] = attrs.field(factory=lambda: {"main": {".gitattributes": b""}})
-    """Branch to its files, path to content."""
+    """The files of each branch: content by path."""
     messages: list[str] = attrs.field(factory=list)
     """Commit messages, oldest first."""
 
@@ -34,8 +34,8 @@ class InMemoryModelPublisher(ModelPublisher):
     """Repositories held in a dictionary.
 
     Args:
-        folder: Where the contents of what is published are.
-        token: Whether there is a token.
+        folder: The local folders that are published.
+        token: Whether the user has a token.
     """
 
     def __init__(self, folder: InMemoryPublicationFolder | None = None, *, token: bool = True) -> None:

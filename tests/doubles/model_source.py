@@ -14,7 +14,7 @@ class InMemoryModelSource(ModelSource):
     """Built-in models by name.
 
     Args:
-        models: Name to the pretended directory of the model, absolute.
+        models: Fictitious directory of each model, absolute, by name.
     """
 
     def __init__(self, models: Mapping[str, str] | None = None) -> None:

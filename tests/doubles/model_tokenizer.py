@@ -1,4 +1,4 @@
-"""In-memory double of the model tokenizer: every byte is a token, and two control tokens follow.
+"""In-memory double of the model tokenizer: tokens 0 to 255 are bytes, 256 and 257 are control tokens.
 
 tokenizer = InMemoryModelTokenizer()
 tokenizer.encode(handle, "hi<|end|>").tokens                        # (104, 105, 256)
@@ -33,7 +33,7 @@ class InMemoryModelTokenizer(ModelTokenizer):
     """Tokenizes bytes, and renders conversations as lines that end with a control token.
 
     Args:
-        context_length: Longest text, in tokens.
+        context_length: Tokens of the context window.
     """
 
     def __init__(self, context_length: int = 8192) -> None:

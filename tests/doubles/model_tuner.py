@@ -1,8 +1,8 @@
-"""In-memory double of training: the loss halves with each step, and the adapter is the name of the run.
+"""In-memory double of the tuner: the loss halves with each step, and the adapter records base, step and seed.
 
 tuner = InMemoryModelTuner(files)
-tuner.train(job, report, stopped, resume=False).steps       # those of the settings
-tuner.broken_at = 3                                         # breaks off after the third step, and keeps it
+tuner.train(job, report, stopped, resume=False).steps       # the steps of the settings
+tuner.broken_at = 3                                         # training fails after step 3, with a checkpoint
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ _STATE = "training-state"
 
 
 class InMemoryModelTuner(ModelTuner):
-    """Trains nothing; a word is a token.
+    """Computes nothing; a word is a token.
 
     Args:
-        files: Where states and adapters appear.
+        files: Gets the checkpoints and adapters.
     """
 
     def __init__(self, files: InMemoryModelFiles) -> None:

@@ -1,4 +1,4 @@
-"""In-memory double of progress: it keeps what is reported.
+"""In-memory double of the progress: it keeps all reports.
 
 progress = InMemoryProgress()
 hub.fetch(plan, progress)
@@ -11,7 +11,7 @@ from mlxk.application.ports.system import Progress
 
 
 class InMemoryProgress(Progress):
-    """Keeps activities, sizes, the last report and notes."""
+    """Keeps the activities, the sizes of the last one, its last report, and the notes."""
 
     def __init__(self) -> None:
         self.activities: list[str] = []

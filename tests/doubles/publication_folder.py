@@ -1,4 +1,4 @@
-"""In-memory double of folders to publish; ignore rules are matched as on the disk.
+"""In-memory double of the publication folder; ignore rules are matched as for folders on disk.
 
 folder = InMemoryPublicationFolder({"/home/me/work": {"config.json": b"{}", ".hfignore": b"*.tmp"}})
 folder.scan("/home/me/work").files                  # (LocalFile("config.json", 2),)
@@ -17,9 +17,9 @@ class InMemoryPublicationFolder(PublicationFolder):
     """Folders held in dictionaries.
 
     Args:
-        folders: Absolute directory to its files, path to content.
-        outward_links: Absolute directory to links in it that lead out of it.
-        working_directory: Where relative paths start.
+        folders: The files of each absolute directory: content by path.
+        outward_links: The links out of each absolute directory.
+        working_directory: The base of relative paths.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""In-memory double of the running servers: what a test puts there."""
+"""In-memory double of the running servers."""
 
 import attrs
 
@@ -8,11 +8,11 @@ from mlxk.domain.errors import ExecutionError
 
 
 class InMemoryRunningServers(RunningServers):
-    """Holds servers.
+    """Lists given servers.
 
     Args:
-        servers: Those that run.
-        busy: Names of models that requests use.
+        servers: The running servers.
+        busy: Names of models in use, which are not unloaded at once.
     """
 
     def __init__(self, *servers: RunningServer, busy: tuple[str, ...] = ()) -> None:

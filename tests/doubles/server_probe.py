@@ -1,4 +1,4 @@
-"""In-memory double of servers that are asked by their addresses.
+"""In-memory double of the server probe.
 
 probe = InMemoryServerProbe({"http://example.test": ServerReading("http://example.test", None, ())})
 """
@@ -11,11 +11,11 @@ from mlxk.domain.monitoring import ServerReading
 
 
 class InMemoryServerProbe(ServerProbe):
-    """Returns the readings it is given.
+    """Returns given readings.
 
     Args:
-        readings: By the address of the server.
-        key: What every server wants; None for none.
+        readings: Readings by the URL of the server.
+        key: The API key of every server; None for none.
     """
 
     def __init__(self, readings: Mapping[str, ServerReading], key: str | None = None) -> None:

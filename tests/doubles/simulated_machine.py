@@ -1,10 +1,10 @@
-"""A machine that computes nothing: passes of a model cost what a formula says, on a clock that only they move.
+"""A simulated engine: forward passes take the time of a cost formula, on a clock that only they advance.
 
 engine = SimulatedEngine(LAPTOP)            # drives the chunk policy as the scheduler does
-engine.answer(8)                            # eight answers that go on for ever
+engine.answer(8)                            # eight sequences that decode without end
 prompt = engine.prompt(4000)
 engine.run_until(lambda: prompt.done)
-engine.worst_wait                           # what an answer waited at most between two tokens, seconds
+engine.worst_wait                           # longest wait of a sequence between two tokens, seconds
 """
 
 from collections.abc import Callable
@@ -17,31 +17,32 @@ from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, C
 
 @attrs.frozen
 class Machine:
-    """What a machine takes for the passes of one model, seconds."""
+    """The costs of forward passes of one model on one machine, in seconds."""
 
     name: str
     pass_seconds: float
-    """Any pass: reading the weights, starting the kernels."""
+    """Cost of any pass: reading the weights, starting the kernels."""
     row_seconds: float
-    """Each sequence of a decoding step."""
+    """Cost per sequence of a decoding step."""
     token_seconds: float
-    """Each token of a chunk."""
+    """Cost per token of a prefill chunk."""
     attention_seconds: float
-    """Each earlier token that a token attends to."""
+    """Cost per pair of a token and an earlier token that it attends to."""
     single_chunk: int
+    """See ``ChunkPolicy``."""
 
     def step(self, rows: int) -> float:
-        """Return what a decoding step takes."""
+        """Return the seconds of a decoding step."""
         return self.pass_seconds + rows * self.row_seconds
 
     def chunk(self, tokens: int, position: int) -> float:
-        """Return what a chunk takes that begins at a position."""
+        """Return the seconds of a prefill chunk that begins at a position."""
         attended = position + tokens / 2
         return self.pass_seconds + tokens * (self.token_seconds + attended * self.attention_seconds)
 
 
 CPU = Machine("CPU, 1 M parameters", 7e-3, 2.6e-3, 1e-3, 1e-6, SINGLE_CHUNK_CPU)
-"""Measured on two busy cores without an optimised BLAS: a random llama, 4 layers of width 128."""
+"""Measured on two busy cores without an optimised BLAS, with a random llama of 4 layers and width 128."""
 
 LAPTOP = Machine("laptop GPU, 8 B in 4 bits", 15e-3, 1e-3, 1.4e-3, 50e-9, SINGLE_CHUNK_GPU)
 """4.5 GB of weights at 300 GB/s; 16 GFLOP a token at 11 TFLOPS; 0.5 MFLOP for a token attended to at 10 TFLOPS."""
@@ -54,13 +55,14 @@ MACHINES = (CPU, LAPTOP, DATA_CENTRE)
 
 @attrs.define(eq=False)
 class SimulatedPrompt(WaitingPrompt):
-    """A prompt: numbers only."""
+    """A prompt without tokens: only its length and how much of it is computed."""
 
     length: int
     model_costs: PassCosts
     position: int = 0
+    """Tokens computed."""
     chunks: list[tuple[int, float]] = attrs.field(factory=list)
-    """Tokens of each chunk, and when it was computed."""
+    """Tokens of each chunk, and the time when it was computed."""
 
     @property
     def prefill_remaining(self) -> int:
@@ -76,18 +78,18 @@ class SimulatedPrompt(WaitingPrompt):
 
     @property
     def done(self) -> bool:
-        """Whether all of it is computed."""
+        """Whether all tokens are computed."""
         return self.position == self.length
 
 
 class SimulatedEngine:
-    """Drives the policy step by step; completed prompts become answers when they are said to.
+    """Drives the chunk policy step by step, as the scheduler does.
 
     Args:
-        machine: What passes cost.
-        learns: Whether it learns costs; else chunks have the sizes of an engine that knows nothing, for ever.
+        machine: The costs of passes.
+        learns: Whether the policy learns from measured costs; otherwise chunks keep their initial size.
         together: Whether short prompts share passes.
-        disturb: Given the number of passes before, returns by what the next one takes longer.
+        disturb: Returns the factor by which a pass takes longer, for the number of passes before it.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class SimulatedEngine:
         self.answers = 0
         self.prompts: list[SimulatedPrompt] = []
         self.waits: list[float] = []
-        """What answers waited between two tokens, beyond their step, for each step."""
+        """For each decoding step, the seconds that sequences waited for it since the previous one."""
         self._learns = learns
         self._together = together
         self._disturb = disturb
@@ -113,17 +115,17 @@ class SimulatedEngine:
         self._waited = 0.0
 
     def answer(self, count: int) -> None:
-        """Have so many answers go on for ever."""
+        """Set the number of sequences that decode without end."""
         self.answers = count
 
     def prompt(self, length: int) -> SimulatedPrompt:
-        """Queue a prompt; its answer has one token."""
+        """Queue a prompt that does not decode."""
         prompt = SimulatedPrompt(length, self.costs)
         self.prompts.append(prompt)
         return prompt
 
     def run_until(self, condition: Callable[[], Any], most_steps: int = 100_000) -> None:
-        """Do steps until a condition holds."""
+        """Run steps until a condition holds."""
         for _ in range(most_steps):
             if condition():
                 return
@@ -131,7 +133,7 @@ class SimulatedEngine:
         raise AssertionError("the condition never came true")
 
     def step(self) -> None:
-        """Do one decoding step, then a turn of chunks."""
+        """Run one decoding step, then a turn of prefill chunks."""
         if self.answers:
             self.waits.append(self._waited)
             seconds = self._pass(self.machine.step(self.answers))

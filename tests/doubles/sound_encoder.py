@@ -1,4 +1,4 @@
-"""In-memory double of the sound encoder: a file is the name of its format, the rate and the samples.
+"""In-memory double of the sound encoder: a file consists of the format's name, the sample rate and the samples.
 
 encoder = InMemorySoundEncoder({"mp3"})
 encoder.encode(b"ab", 24_000, "mp3")    # b"mp3 24000 ab"
@@ -12,10 +12,10 @@ from mlxk.domain.errors import BackendNotInstalledError
 
 
 class InMemorySoundEncoder(SoundEncoder):
-    """Encodes the formats that it is given.
+    """Encodes given formats.
 
     Args:
-        kinds: The formats.
+        kinds: The formats with an encoder.
     """
 
     def __init__(self, kinds: Collection[str] = ()) -> None:

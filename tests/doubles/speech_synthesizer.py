@@ -1,4 +1,4 @@
-"""In-memory double of the speech synthesizer: a tone a piece, as long as the piece has characters.
+"""In-memory double of the speech synthesizer: one tone for each piece, its duration proportional to the characters.
 
 synthesizer = InMemorySpeechSynthesizer(takes_instructions=True)
 begun, *parts, ended = synthesizer.synthesize(SynthesisRequest(handle, "Hello there."))
@@ -28,25 +28,25 @@ _HERTZ = 220.0
 
 
 class InMemorySpeechSynthesizer(SpeechSynthesizer):
-    """Speaks tones.
+    """Synthesizes tones.
 
     Args:
         takes_instructions: Whether instructions have an effect.
-        takes_sample_text: Whether it matters what is said in a recording whose voice is imitated.
+        takes_sample_text: Whether the transcript of a cloned voice's recording has an effect.
     """
 
     def __init__(self, takes_instructions: bool = False, takes_sample_text: bool = True) -> None:
         self._takes_instructions = takes_instructions
         self._takes_sample_text = takes_sample_text
         self.recordings: list[bytes] = []
-        """The files of recordings whose voices were imitated."""
+        """The files of recordings whose voices were cloned."""
         self.requests: list[SynthesisRequest] = []
         self.failure: MlxkError | None = None
         """Raised by every request before its first event."""
         self.late_failure: MlxkError | None = None
         """Raised by every request after its first part."""
         self.abandoned = 0
-        """Number of speeches that were closed early."""
+        """Number of generators that were closed early."""
 
     def synthesize(self, request: SynthesisRequest) -> Generator[SpeechEvent, None, None]:
         request.validate()
@@ -71,7 +71,7 @@ class InMemorySpeechSynthesizer(SpeechSynthesizer):
 
 
 def _file_of(sample: VoiceSample) -> bytes:
-    """Return the file of a recording, in which every byte that is not 0 counts as sound."""
+    """Return the file of a recording; a recording of zero bytes only is silent."""
     path = Path(sample.path)
     content = path.read_bytes() if path.is_file() else b""
     if not content:

@@ -12,11 +12,11 @@ from mlxk.domain.transcription import Transcript, TranscriptEvent, Transcription
 
 
 class InMemorySpeechTranscriber(SpeechTranscriber):
-    """Returns transcripts by the name of the recording.
+    """Returns given transcripts.
 
     Args:
-        transcripts: What is heard in each.
-        default: What is heard in any other; None refuses them.
+        transcripts: Transcript by the name of the recording.
+        default: Transcript of any other recording; None refuses it.
     """
 
     def __init__(self, transcripts: Mapping[str, Transcript] | None = None, default: Transcript | None = None) -> None:
@@ -26,7 +26,7 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
         self.failure: MlxkError | None = None
         """Raised by every transcription."""
         self.abandoned = 0
-        """Number of transcriptions that were closed early."""
+        """Number of generators that were closed early."""
 
     def refuse_everything(self) -> None:
         """Refuse every recording from now on."""

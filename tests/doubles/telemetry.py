@@ -1,4 +1,4 @@
-"""In-memory double of the telemetry.
+"""In-memory double of telemetry.
 
 telemetry = InMemoryTelemetry()
 telemetry.record(served)
@@ -9,7 +9,7 @@ from mlxk.application.ports.telemetry import ServedRequest, Telemetry
 
 
 class InMemoryTelemetry(Telemetry):
-    """Keeps what is recorded before it is closed in ``served``, oldest first."""
+    """Keeps the requests recorded before ``close`` in ``served``, oldest first."""
 
     def __init__(self) -> None:
         self.served: list[ServedRequest] = []

@@ -1,6 +1,6 @@
-"""In-memory double of the text embedder: letter counts as vectors, so that similar texts have similar vectors.
+"""In-memory double of the text embedder: vectors of letter counts, so that similar texts have similar vectors.
 
-An image counts as its digest.
+An image is embedded as the text of its digest.
 
 embedder = InMemoryTextEmbedder(dimensions=8)
 embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
@@ -26,9 +26,9 @@ class InMemoryTextEmbedder(TextEmbedder):
     """Embeds texts by their letter counts.
 
     Args:
-        dimensions: Numbers in a vector.
-        window: Words that it reads of a text.
-        can_shorten: Whether its vectors may be cut.
+        dimensions: Length of a vector.
+        window: Context window in words.
+        can_shorten: Whether requests may ask for shorter vectors.
     """
 
     def __init__(self, dimensions: int = 16, window: int = 512, can_shorten: bool = True) -> None:
@@ -37,7 +37,7 @@ class InMemoryTextEmbedder(TextEmbedder):
         self._can_shorten = can_shorten
         self.requests: list[EmbeddingRequest] = []
         self.several = False
-        """Whether each word has a vector of its own."""
+        """Whether to return a vector for each word instead of one for each text."""
         self.failure: MlxkError | None = None
         """Raised by every request."""
 

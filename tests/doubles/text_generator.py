@@ -1,10 +1,10 @@
-"""In-memory double of the text generator: scripted text, one token a step, for all sequences at once.
+"""In-memory double of the text generator: scripted text, one token per step of all sequences.
 
     generator = InMemoryTextGenerator(answers=lambda request: ("Hello", " world"))
     with generator.submit(GenerationRequest(handle, "hi")) as stream:
         events = list(stream)                   # TextDelta("Hello"), TextDelta(" world"), Finished(STOP, …)
 
-It has one thread of its own, as an engine does, so that blocking reads, callbacks and cancellation behave alike.
+Like a real engine it has a thread of its own, so that blocking reads, callbacks and cancellation behave alike.
 """
 
 import math
@@ -43,13 +43,13 @@ Script = Callable[[GenerationRequest], Sequence[Token]]
 
 
 def echo(request: GenerationRequest) -> Sequence[Token]:
-    """Return the words of the prompt, one token a word."""
+    """Return the words of the prompt; a word is a token."""
     words = _prompt_text(request).split()
     return tuple(word if index == 0 else f" {word}" for index, word in enumerate(words))
 
 
 def _as_prompt(request: GenerationRequest) -> PromptDelta:
-    """Return the prompt as the event that repeats it, one token a word."""
+    """Return the event that repeats the prompt; a word is a token."""
     words = echo(request)
     wanted, text = request.settings.logprobs, "".join(map(str, words))
     spelled = [TokenAlternative(str(each), str(each).encode(), -0.5 * bool(index)) for index, each in enumerate(words)]
@@ -76,7 +76,7 @@ class InMemoryTextStream(QueuedTextStream):
         self.cancelled = True
 
     def step(self) -> bool:
-        """Put the next token; return False at the end. Called by the generator's thread only."""
+        """Put the next token, and return False at the end. Called on the generator's thread only."""
         settings = self._request.settings
         if settings.echo and not self._echoed:
             self._echoed = True
@@ -121,13 +121,13 @@ class InMemoryTextStream(QueuedTextStream):
 
 
 class InMemoryTextGenerator(TextGenerator):
-    """Generates scripted text; keeps of a prompt who sent it.
+    """Generates scripted text. Its prefix cache has an entry for each request.
 
     Args:
         answers: Returns the tokens of a sequence.
-        step_seconds: Pause before each step of all running sequences.
+        step_seconds: Pause before each step.
         load_seconds: Duration of the first ``submit`` for each model.
-        context_length: Longest prompt, in words; None means no limit.
+        context_length: Context window in words of the prompt; None means no limit.
         vision: Whether its models accept images and audio.
     """
 
@@ -150,7 +150,7 @@ class InMemoryTextGenerator(TextGenerator):
         self._loaded: dict[str, ModelHandle] = {}
         self._keep_alive: dict[str, float | None] = {}
         self._leaving: set[str] = set()
-        """Names of models that go once they are idle."""
+        """Names of models to unload once they are idle."""
         self._running: list[InMemoryTextStream] = []
         self._work = threading.Condition()
         self._thread: threading.Thread | None = None

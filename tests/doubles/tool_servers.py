@@ -1,4 +1,4 @@
-"""In-memory double of the servers of tools: functions by the names of a server and a tool.
+"""In-memory double of tool servers: functions by the names of a server and a tool.
 
 servers = InMemoryToolServers({("files", "read"): lambda arguments: "hello"})
 (tool,) = servers.start([ToolServer("files")])
@@ -18,7 +18,7 @@ class InMemoryToolServers(ToolServers):
     """Calls functions.
 
     Args:
-        functions: By the names of the server and of the tool; one that raises ``ValueError`` fails.
+        functions: Functions by the names of server and tool; a call that raises ``ValueError`` fails.
     """
 
     def __init__(self, functions: Mapping[tuple[str, str], Function]) -> None:

@@ -1,4 +1,4 @@
-r"""In-memory double of files of training data.
+r"""In-memory double of the files of training data.
 
 files = InMemoryTrainingFiles({"facts.jsonl": b'{"text": "a"}\n', "data/train.jsonl": b"..."})
 files.find("data")                          # {"train": "data/train.jsonl"}
@@ -16,7 +16,7 @@ class InMemoryTrainingFiles(TrainingFiles):
     """Files held in a dictionary.
 
     Args:
-        files: Path to content.
+        files: Content by path.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:

@@ -13,13 +13,13 @@ from mlxk.domain.generation.video import EncodedVideo, frame_digest
 
 
 class InMemoryVideoDecoder(VideoDecoder):
-    """Decodes every clip into frames of one pixel, whose colours depend on digest and place.
+    """Decodes every clip into frames of one pixel, whose colours are derived from digest and frame index.
 
     Args:
         damaged: The digests of clips that cannot be decoded.
-        frames: Frames of every clip.
-        rate: Frames a second of every clip.
-        recorded: What is known of the recording of every clip.
+        frames: Number of frames of every clip.
+        rate: Frames per second of every clip.
+        recorded: Recording metadata of every clip.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 converter = InMemoryWeightConverter(files)
 converter.quantize(handle, "/home/me/.q4.draft", "mlx-lm", Quantization(4, 64), progress)
-converter.missing["/home/me/.fixed.draft"] = ("model.norm.weight",)     # what missing_tensors then says
+converter.missing["/home/me/.fixed.draft"] = ("model.norm.weight",)     # the result of missing_tensors
 """
 
 import json
@@ -21,7 +21,7 @@ class InMemoryWeightConverter(WeightConverter):
     """Converts models of in-memory files.
 
     Args:
-        files: The models, and where results appear.
+        files: Has the models, and gets the results.
     """
 
     def __init__(self, files: InMemoryModelFiles) -> None:

@@ -25,12 +25,12 @@ class InMemoryWorkspaceStore(WorkspaceStore):
     """Workspaces held in a dictionary; change ``workspaces`` at any time, as another process would change the disk.
 
     Args:
-        workspaces: Absolute directory to provenance and state.
+        workspaces: Provenance and state by absolute directory.
         home: The workspace home, absolute; None when there is none.
-        working_directory: Where relative paths start, and the meaning of ``~``.
-        manifests: Absolute directory to the files recorded for it.
-        files: Where the files of new workspaces appear. Every parent directory exists.
-        protected: Directories in which no workspace is made.
+        working_directory: The base of relative paths, and the home directory of the user.
+        manifests: Recorded files by absolute directory.
+        files: Gets the files of new workspaces. Every parent directory exists.
+        protected: Directories in which no workspace may be made.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class InMemoryWorkspaceStore(WorkspaceStore):
         self._manifests = dict(manifests or {})
         self.files = files or InMemoryModelFiles()
         self.method = CopyMethod.CLONED
-        """How files are reported to be copied."""
+        """The reported copy method of files."""
 
         self._protected = protected
         self._drafts: set[str] = set()
