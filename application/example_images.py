@@ -35,9 +35,9 @@ class ExampleImages:
         messages = list(conversation.messages)
         for index, parts in enumerate(example.parts):
             if parts:
-                read = [self.encoded(part) if isinstance(part, NamedImage) else part for part in parts]
-                shown = [ShownImage(numbers.of(part), part) for part in read if isinstance(part, EncodedImage)]
-                messages[index] = Chunk(tuple(shown)).message([self._decoded(part) for part in read])
+                encoded = [self.encoded(part) if isinstance(part, NamedImage) else part for part in parts]
+                images = tuple(ShownImage(numbers.of(part), part) for part in encoded if isinstance(part, EncodedImage))
+                messages[index] = Chunk(images).message([self._decoded(part) for part in encoded])
         return attrs.evolve(conversation, messages=tuple(messages))
 
     def check(self, image: NamedImage) -> str:

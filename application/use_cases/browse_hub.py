@@ -77,16 +77,16 @@ class SearchModels:
         terms = check_terms(terms)
         if not 1 <= limit <= MAX_RESULTS:
             raise ValidationError(f"limit must be from 1 to {MAX_RESULTS}", options=("limit",))
-        found = list(self.hub.search(terms, limit, mlx_only=True))
-        if len(found) < limit and not mlx_only:
-            found += self.hub.search(terms, limit, mlx_only=False)
+        models = list(self.hub.search(terms, limit, mlx_only=True))
+        if len(models) < limit and not mlx_only:
+            models += self.hub.search(terms, limit, mlx_only=False)
         reading = self.memory.read()
         return tuple(
             SearchResult(
                 model,
                 MemoryFit.UNKNOWN if model.weight_bytes is None else judge_memory(reading, model.weight_bytes).fit,
             )
-            for model in mlx_first(found)[:limit]
+            for model in mlx_first(models)[:limit]
         )
 
 

@@ -184,9 +184,9 @@ class ConvertModel:
         architecture = detection.architecture(snapshot)
         media = detection.is_vision(snapshot)
         backends = self.registry.converters(media)
-        known = [backend for backend in backends if architecture and self.registry.supports(backend, architecture)]
-        if known and not detection.is_speech(snapshot):
-            self._require_loadable(draft, snapshot.short_name, known[0])
+        supporting = [each for each in backends if architecture and self.registry.supports(each, architecture)]
+        if supporting and not detection.is_speech(snapshot):
+            self._require_loadable(draft, snapshot.short_name, supporting[0])
 
     def _require_loadable(self, draft: WorkspaceDraft, name: str, backend: str) -> None:
         """Check with a backend that the result has all tensors that the architecture needs."""

@@ -102,13 +102,15 @@ class MeasureServer:
         faults: list[Exception] = []
 
         def send_pending() -> None:
-            try:
-                while not faults:
-                    completions.append(self.client.complete(server, pending.popleft()))
-            except IndexError:
-                return  # no request is pending
-            except Exception as fault:  # noqa: BLE001 - raised by the thread that joins this one
-                faults.append(fault)
+            while not faults:
+                try:
+                    request = pending.popleft()
+                except IndexError:
+                    return
+                try:
+                    completions.append(self.client.complete(server, request))
+                except Exception as fault:  # noqa: BLE001 - raised by the thread that joins this one
+                    faults.append(fault)
 
         # Daemons, so that an interrupt ends the program although a server may not answer for minutes.
         clients = [threading.Thread(target=send_pending, daemon=True) for _ in range(load.streams)]

@@ -197,15 +197,15 @@ class PullModel:
         request.planned(plan)
         self.hub.fetch(plan, progress, verify_present=verify_present)
         handle = self.cache.find(result.name, plan.model.commit)
-        found = self.describe(handle) if handle else None
+        description = self.describe(handle) if handle else None
         return attrs.evolve(
             result,
             status=PullStatus.SUCCESS,
             handle=handle,
             plan=plan,
             missing_bytes=missing,
-            report=found.health if found else None,
-            framework=found.framework if found else None,
+            report=description.health if description else None,
+            framework=description.framework if description else None,
         )
 
     def _present(self, name: str, revision: str | None) -> tuple[ModelHandle | None, HealthReport | None]:

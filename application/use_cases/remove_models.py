@@ -103,10 +103,10 @@ class RemoveModel:
             return handle
         if handle.origin is Origin.BUILT_IN:
             raise WorkspaceModelError(f"'{handle.name}' comes with the program and cannot be removed")
-        shown = ref.text.strip() if ref.is_path else shlex.quote(handle.directory)
+        path = ref.text.strip() if ref.is_path else shlex.quote(handle.directory)
         raise WorkspaceModelError(
             f"'{ref}' is a workspace, and workspaces are not removed by mlxk",
-            hint=f"Remove the directory: rm -r {shown}",
+            hint=f"Remove the directory: rm -r {path}",
         )
 
     def _find(self, ref: ModelRef) -> ModelHandle:
@@ -202,9 +202,9 @@ class StopModels:
             ModelNotFoundError: No server has it in memory.
             AmbiguousModelError: A part of a name fits several models in memory.
         """
-        found = [(server, model) for server in self.servers.servers() for model in server.models]
+        loaded = [(server, model) for server in self.servers.servers() for model in server.models]
         try:
-            matches = self._matching(reference.strip(), found)
+            matches = self._matching(reference.strip(), loaded)
         except ModelNotFoundError as error:
             if not (unseen := self.servers.unseen()):
                 raise
@@ -218,24 +218,24 @@ class StopModels:
             return StoppedModel(server, model, unloaded=False, failure=error)
 
     def _matching(
-        self, reference: str, found: list[tuple[RunningServer, ResidentModel]]
+        self, reference: str, loaded: list[tuple[RunningServer, ResidentModel]]
     ) -> list[tuple[RunningServer, ResidentModel]]:
         """Return the loaded models that a reference means: by full name, else by directory, else by part of a name."""
-        exact = [each for each in found if reference.lower() in _full_names(each[1].handle)]
+        exact = [each for each in loaded if reference.lower() in _full_names(each[1].handle)]
         if exact:
             return exact
         directory = self._directory(reference)
-        same = [each for each in found if each[1].handle.directory == directory]
+        same = [each for each in loaded if each[1].handle.directory == directory]
         if same:
             return same
-        loaded = sorted({model.handle.label for _, model in found})
-        match = only_match(reference, loaded)
+        labels = sorted({model.handle.label for _, model in loaded})
+        match = only_match(reference, labels)
         if match is None:
             raise ModelNotFoundError(
                 f"no server has '{reference}' in memory",
-                hint=f"In memory: {', '.join(loaded)}" if loaded else "No model is in memory.",
+                hint=f"In memory: {', '.join(labels)}" if labels else "No model is in memory.",
             )
-        return [each for each in found if each[1].handle.label == match]
+        return [each for each in loaded if each[1].handle.label == match]
 
     def _directory(self, reference: str) -> str | None:
         """Return the directory of the model that a reference means on the disk.

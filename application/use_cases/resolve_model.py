@@ -81,11 +81,11 @@ class ResolveModel:
         if base.startswith(("./", "../")):
             base = posixpath.normpath(posixpath.join(handle.directory, base))
         try:
-            found = attrs.evolve(self, base_of=None)(base)
+            resolved = attrs.evolve(self, base_of=None)(base)
         except ModelNotFoundError as error:
             message = f"'{handle.label}' is an adapter of {posixpath.basename(base)}: {error.message}"
             raise ModelNotFoundError(message, hint=error.hint) from error
-        return attrs.evolve(found, adapter=handle.directory, alias=handle.alias or served_id(handle))
+        return attrs.evolve(resolved, adapter=handle.directory, alias=handle.alias or served_id(handle))
 
     def _one(self, ref: ModelRef) -> ModelHandle:
         if ref.is_path:
@@ -114,17 +114,17 @@ class ResolveModel:
         Raises:
             StorageError: The cache or the directory of the pattern exists but cannot be read.
         """
-        wanted = pattern.strip() if pattern is not None else None
-        if wanted is not None and is_path(wanted):
-            found = list(self.workspaces.below(wanted))
+        pattern = pattern.strip() if pattern is not None else None
+        if pattern is not None and is_path(pattern):
+            handles = list(self.workspaces.below(pattern))
         else:
-            found = [] if wanted == "" else self._containing(wanted or "")
-        return tuple(sorted(found, key=lambda handle: (handle.name, handle.directory)))
+            handles = [] if pattern == "" else self._containing(pattern or "")
+        return tuple(sorted(handles, key=lambda handle: (handle.name, handle.directory)))
 
-    def _containing(self, wanted: str) -> list[ModelHandle]:
+    def _containing(self, pattern: str) -> list[ModelHandle]:
         sources: tuple[ModelSource, ...] = (self.built_in, self.workspaces, self.cache)
-        found = (source.find(name) for source in sources for name in source.names() if _fits(name, wanted))
-        return [handle for handle in found if handle is not None]
+        handles = (source.find(name) for source in sources for name in source.names() if _matches(name, pattern))
+        return [handle for handle in handles if handle is not None]
 
     def _at_path(self, ref: ModelRef) -> ModelHandle:
         handle = self.workspaces.at(ref.name)
@@ -152,8 +152,8 @@ class ResolveModel:
         for name in self.built_in.names():
             if name.lower() == ref.name.lower() and (built_in := self.built_in.find(name)):
                 return built_in
-        own = own_name(ref.name, self.aliases)
-        if own is not None and (aliased := self._aliased(own)):
+        alias = own_name(ref.name, self.aliases)
+        if alias is not None and (aliased := self._aliased(alias)):
             return aliased
         # A part of a name never means a built-in model.
         searched: tuple[ModelSource, ...] = (self.workspaces, self.cache)
@@ -228,5 +228,5 @@ def _without_owner(name: str) -> str:
     return name.rpartition("/")[2].lower()
 
 
-def _fits(name: str, wanted: str) -> bool:
-    return fits_pattern(name, wanted) if is_pattern(wanted) else folded(wanted) in folded(name)
+def _matches(name: str, pattern: str) -> bool:
+    return fits_pattern(name, pattern) if is_pattern(pattern) else folded(pattern) in folded(name)

@@ -153,9 +153,9 @@ class ServeCatalogue:
         if self._is_full_name(alias):
             raise ValidationError(f"'{alias}' cannot be an alias: a model on this machine has this name")
         self._runnable_model(reference)
-        known = self._resolve.aliases
-        own = own_name(reference, known)
-        self._resolve = attrs.evolve(self._resolve, aliases={**known, alias: known[own] if own else reference})
+        aliases = self._resolve.aliases
+        other = own_name(reference, aliases)  # aliases do not refer to one another
+        self._resolve = attrs.evolve(self._resolve, aliases={**aliases, alias: aliases[other] if other else reference})
 
     def unusable(self) -> Iterator[tuple[str, str]]:
         """Yield the aliases whose model cannot be found or cannot run, each with the reason."""
@@ -322,7 +322,7 @@ class ServeCatalogue:
             return self._listed[1]
 
     def _runnable(self) -> list[ServedModel]:
-        found = []
+        models = []
         for handle in self._resolve.matching():
             try:
                 handle = self._resolve.with_base(handle)
@@ -332,8 +332,8 @@ class ServeCatalogue:
             if handle.adapter is not None and handle.alias is not None:
                 served = attrs.evolve(served, id=handle.alias, alias_of=served.id)
             if served.description.runnable and served.description.capabilities:
-                found.append(served)
-        return found
+                models.append(served)
+        return models
 
 
 def _plain(handle: ModelHandle) -> ModelHandle:

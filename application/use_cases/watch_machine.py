@@ -67,16 +67,16 @@ class WatchMachine:
             is_last = watch.ended.wait(watch.interval_seconds - passed % watch.interval_seconds)
 
     def _sample(self, watch: Watch, servers: _LastReadings, began: float) -> MachineSample:
-        found, faults = servers.readings
-        processes = [each.process for each in found if each.process is not None]
+        readings, faults = servers.readings
+        processes = [each.process for each in readings if each.process is not None]
         command = [] if watch.command is None else [watch.command]
         time, elapsed = self.clock.now().timestamp(), self.clock.monotonic() - began
         machine, trees = self.machine.read([*command, *processes])
-        of_servers = dict(zip(processes, trees[len(command) :], strict=True))
-        readings = (
-            each if each.process is None else attrs.evolve(each, memory=of_servers[each.process]) for each in found
+        tree_of = dict(zip(processes, trees[len(command) :], strict=True))
+        with_memory = (
+            each if each.process is None else attrs.evolve(each, memory=tree_of[each.process]) for each in readings
         )
-        return MachineSample(time, elapsed, machine, trees[0] if command else None, tuple(readings), faults)
+        return MachineSample(time, elapsed, machine, trees[0] if command else None, tuple(with_memory), faults)
 
     def _keep_reading(self, watch: Watch, servers: _LastReadings) -> None:
         while not watch.ended.wait(max(watch.interval_seconds, LEAST_SECONDS)):
@@ -88,8 +88,8 @@ class WatchMachine:
     def _read(self, watch: Watch) -> tuple[tuple[ServerReading, ...], tuple[str, ...]]:
         """Return the readings of the servers, and a sentence for each server that could not be read."""
         if watch.server is None:
-            found = tuple(map(_reading, self.servers.servers()))
-            return found, self.servers.unseen()
+            readings = tuple(map(_reading, self.servers.servers()))
+            return readings, self.servers.unseen()
         try:
             return (self.probe.read(watch.server),), ()
         except NetworkError as error:
