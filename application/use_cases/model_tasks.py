@@ -26,8 +26,8 @@ from mlxk.application.ports.model_tasks import (
     TokenSpelling,
 )
 from mlxk.application.ports.system import EventLog
-from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
+from mlxk.application.ports.text_generator import STATE_SECONDS, TextGenerator
+from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, ImageInput, Input
 from mlxk.domain.generation.media import EncodedImage
 from mlxk.domain.generation.profile import Profile
