@@ -1,7 +1,7 @@
-"""The adapter of every port: chosen for this machine, the settings, and a command or a server.
+"""The adapter of every port, chosen by machine and settings, for a command or a server.
 
-This is the only module that imports adapters. What ``list`` and ``show`` need is imported at the top; all else by the
-provider that makes the first instance, so that a command loads only what it uses.
+Only this module imports adapters. Those that ``list`` and ``show`` need are imported at the top, all others by their
+provider with the first instance, so that a command loads only what it uses.
 """
 
 import functools
@@ -25,7 +25,7 @@ from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
 from mlxk.domain.ranks import Division
 from mlxk.entrypoints import providers
 from mlxk.entrypoints.providers import Provider, Singleton, deferred, imported
-from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, told_to_libraries
+from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, temporary_environment
 from mlxk.entrypoints.settings_file import own_names, profile_of
 
 if TYPE_CHECKING:
@@ -87,20 +87,20 @@ def _installation_probe(settings: Settings) -> "InstallationProbe":
     return SystemInstallationProbe(settings.search_path, run_quietly, has_nvidia_gpu)
 
 
-def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
-    def log() -> "EventLog":
+def _event_log(settings: Settings, *, is_server: bool) -> "EventLog":
+    def build() -> "EventLog":
         from mlxk.adapters.logging import StructlogEventLog
 
         return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
 
-    return log() if at_once else providers.DeferredEventLog(log)
+    return build() if is_server else providers.DeferredEventLog(build)
 
 
 def _program(ports: "Adapters") -> "Program":
     from mlxk.adapters.unix_socket.protocol import Program
 
-    known = ports.settings
-    return Program(known.hub_cache, known.workspace_home, known.engine_variables, ports.cpu_dtype, ports.blas)
+    settings = ports.settings
+    return Program(settings.hub_cache, settings.workspace_home, settings.engine_variables, ports.cpu_dtype, ports.blas)
 
 
 def _running_servers(ports: "Adapters") -> "SocketRunningServers":
@@ -118,21 +118,21 @@ def _memory_probe(cpu_dtype: str, blas: str) -> "MemoryProbe":
     return CpuMemoryProbe(probe, _WIDENING[cpu_dtype], lambda: _matrices(blas == "auto")) if on_cpu else probe
 
 
-def _matrices(wanted: bool) -> Matrices:
+def _matrices(load_library: bool) -> Matrices:
     from mlxk.adapters.mlx import blas
 
-    return Matrices(True, blas.take() if wanted else blas.in_use(), wanted)
+    return Matrices(True, blas.take() if load_library else blas.in_use(), load_library)
 
 
 def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
-    """Return the limits of the engine: shares of the memory available to MLX now, or the settings of a server."""
+    """Return the limits of the engine: shares of the memory available to MLX now, changed by a server's settings."""
     from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
 
     reading, limits = memory.read(), dict[str, Any]()
     if reading is not None:
         limits = {"model_budget_bytes": reading.budget, "swap_used_bytes": lambda: (memory.read() or reading).swap_used}
         limits |= dict.fromkeys(("cache_budget_bytes", "prefix_cache_bytes"), reading.cache_budget)
-    if computes_on_cpu(sys.platform):  # what a GPU has left, the engine asks MLX
+    if computes_on_cpu(sys.platform):  # on a GPU, the engine asks MLX for the free memory
         limits["free_bytes"] = lambda: None if (now := memory.read()) is None else now.available
     if server is None:
         return EngineLimits(**limits)
@@ -156,26 +156,27 @@ def _text_generator(ports: "Adapters") -> TextGenerator:
 
 
 def _before_mlx(ports: "Adapters") -> None:
-    if ports.server is None:  # a server has checked these before it binds its port
+    """Make the start checks, and load a BLAS library, which must precede the import of MLX."""
+    if ports.server is None:  # a server makes the checks before it binds its port
         imported("mlxk.entrypoints.start_checks:require_address_space")()
         imported("mlxk.entrypoints.start_checks:require_temporary_folder")(ports.settings.temporary_folder)
-    ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
+    ports.memory_probe().matrices()
 
 
 def _model_tuner(ports: "Adapters") -> Any:  # noqa: ANN401 - a ModelTuner
     _before_mlx(ports)
-    shown = imported("mlxk.application.example_images:ExampleImages")(ports.training_files(), ports.image_reader())
-    return imported("mlxk.adapters.mlx.tuning.trainer:MlxModelTuner")(shown)
+    images = imported("mlxk.application.example_images:ExampleImages")(ports.training_files(), ports.image_reader())
+    return imported("mlxk.adapters.mlx.tuning.trainer:MlxModelTuner")(images)
 
 
 _RANK = "mlxk.entrypoints.rank"
-"""The module that runs a rank other than the first."""
+"""The module that runs every rank but the first."""
 
 
 def _engine(ports: "Adapters") -> TextGenerator:
     server = ports.server
     launch = None
-    if len(ports.division.hosts) > 1:  # they start while this process imports its own libraries
+    if len(ports.division.hosts) > 1:  # the other ranks start while this process imports its libraries
         launch = imported("mlxk.adapters.mlx.ranks.launch:launched")(ports.division, _RANK, {"blas": ports.blas})
     _before_mlx(ports)
     if server is not None:
@@ -183,7 +184,7 @@ def _engine(ports: "Adapters") -> TextGenerator:
     try:
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
     except ExecutionError as error:
-        # The import error of a broken library is logged only: it may name directories.
+        # The cause is logged, not shown to clients: it may name directories.
         ports.event_log().error("a library cannot be imported", reason=str(error.__cause__)[:300])
         raise
     limits = engine_limits(ports.memory_probe(), server)
@@ -195,21 +196,21 @@ def _engine(ports: "Adapters") -> TextGenerator:
     return ranked(launch, ports.rank_surroundings(), lambda: ports.on_rank_loss(), *arguments)  # type: ignore[no-any-return]
 
 
-def _built(generator: TextGenerator) -> TextGenerator:
-    local = getattr(generator, "local", generator)  # behind the one that asks a server first
+def _engine_of(generator: TextGenerator) -> TextGenerator:
+    local = getattr(generator, "local", generator)  # a SharedTextGenerator has it
     return local.engine if isinstance(local, providers.DeferredTextGenerator) else local
 
 
 def _leasing(path: str) -> Callable[..., Any]:
-    """Return a function that makes a ``MODULE:NAME`` that leases models of the engine."""
+    """Return a factory of the adapter ``MODULE:NAME``, which leases models from the engine."""
 
-    def made(generator: TextGenerator, *further: object) -> object:
-        engine = _built(generator)  # before anything that imports MLX: it takes a library for matrices first
+    def factory(generator: TextGenerator, *further: object) -> object:
+        engine = _engine_of(generator)  # it loads a BLAS library, before the next line imports MLX
         from mlxk.adapters.mlx.text_generator import leases_of
 
         return imported(path)(leases_of(engine), *further)
 
-    return made
+    return factory
 
 
 def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder":
@@ -222,24 +223,23 @@ def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder
 
 
 def _of_extra(path: str, purpose: str, package: str) -> Callable[..., Any]:
-    """Return what ``imported`` does, with the error of a package that may be absent."""
+    """Return ``imported(path)`` with an error that names the optional package where it is missing."""
 
-    def made(*arguments: object) -> Any:  # noqa: ANN401
+    def factory(*arguments: object) -> Any:  # noqa: ANN401
         try:
             return imported(path)(*arguments)
         except ImportError as error:
             fault = f"{purpose} needs {package}, which is not installed"
             raise BackendNotInstalledError(fault, hint=f"Install it: pip install {package}") from error
 
-    return made
+    return factory
 
 
 def _chart_writer() -> "ChartWriter":
     try:
-        writer: ChartWriter = _of_extra("mlxk.adapters.plotting:MatplotlibChartWriter", "a plot", "matplotlib")()
-    except ValueError as error:  # such as a word in MPLBACKEND that is none of its own
+        return _of_extra("mlxk.adapters.plotting:MatplotlibChartWriter", "a plot", "matplotlib")()  # type: ignore[no-any-return]
+    except ValueError as error:  # such as an unknown backend in MPLBACKEND
         raise ExecutionError(f"matplotlib refuses its settings: {str(error)[:200]}") from error
-    return writer
 
 
 def _telemetry(ports: "Adapters") -> "Telemetry":
@@ -253,19 +253,20 @@ def _telemetry(ports: "Adapters") -> "Telemetry":
 
 
 class Adapters:
-    """One instance of each adapter, built when first asked for; for a server or, without its settings, a command."""
+    """One instance of each adapter, built with the first use; for a server or, without its settings, a command."""
 
     def __init__(self, settings: Settings, server: ServerSettings | None) -> None:
         self.settings = settings
         self.server = server
         self.on_rank_loss: Callable[[], None] = lambda: None
-        """Called when a process that computes a model with this one has gone; on any thread."""
-        chosen = server or settings
-        self.cpu_dtype, self.blas = chosen.cpu_dtype, chosen.blas
+        """Called on any thread when another rank has ended."""
+        computing = server or settings
+        self.cpu_dtype, self.blas = computing.cpu_dtype, computing.blas
         examine = "mlxk.adapters.mlx.ranks.examination:examine"
         self.examine_hosts: Examine = imported(examine, _RANK, {"blas": self.blas})
         self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
-        self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
+        defaults = server.model_defaults if server else ()
+        self.model_profiles = tuple((reference, profile_of(values)) for reference, values in defaults)
         self.model_files = Singleton(FilesystemModelFiles)
         self.model_cache = Singleton(HuggingFaceModelCache, settings.hub_cache)
         self.model_hub = Singleton(_model_hub, settings)
@@ -285,7 +286,7 @@ class Adapters:
         self.recommendations = imported("mlxk.adapters.builtin.lists:recommendations")
         self.model_pairs = imported("mlxk.adapters.builtin.lists:model_pairs")
         self.clock = Singleton(SystemClock)
-        self.event_log = Singleton(_event_log, settings, at_once=server is not None)
+        self.event_log = Singleton(_event_log, settings, is_server=server is not None)
         self._provide_media(server)
         self._provide_measurements(settings)
         self.running_servers = Singleton(_running_servers, self)
@@ -308,20 +309,20 @@ class Adapters:
         )
 
     def _provide_media(self, server: ServerSettings | None) -> None:
-        """Provide what reads and decodes images, clips and recordings, and what encodes sound."""
+        """Provide the decoders and sources of images, clips and recordings, and the encoder of sound."""
         encoder = imported("mlxk.adapters.sound_encoding:FfmpegSoundEncoder")
         self.sound_encoder: Provider[SoundEncoder] = Singleton(encoder)
         self.image_reader = deferred(providers.DeferredImageReader, "mlxk.adapters.pillow:PillowImageReader")
         self.audio_decoder = deferred(providers.DeferredAudioDecoder, "mlxk.adapters.mlx.audio_file:MlxAudioDecoder")
-        clips = "mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder"
-        self.video_decoder = deferred(providers.DeferredVideoDecoder, clips)
+        decoder = "mlxk.adapters.opencv.video_decoder:OpenCvVideoDecoder"
+        self.video_decoder = deferred(providers.DeferredVideoDecoder, decoder)
         self.media_folders: Provider[MediaSource] = Singleton(
             imported("mlxk.adapters.filesystem.media_folders:FolderMediaSource"), server.media_paths if server else ()
         )
         self.remote_media: Provider[MediaSource] = Singleton(imported("mlxk.adapters.remote_media:RemoteMediaSource"))
 
     def _provide_measurements(self, settings: Settings) -> None:
-        """Provide what reads the machine, and other servers, and what shows it."""
+        """Provide the probes of this machine and of servers, the writer of charts, and telemetry."""
         self.memory_probe = Singleton(_memory_probe, self.cpu_dtype, self.blas)
         self.installation_probe = Singleton(_installation_probe, settings)
         self.machine_meter = Singleton(imported("mlxk.adapters.system.machine_meter:SystemMachineMeter"))
@@ -335,7 +336,7 @@ class Adapters:
         self.telemetry = Singleton(_telemetry, self)
 
     def named_media(self) -> NamedMedia:
-        """Return what requests may name."""
+        """Return the media that requests may name by path or URL."""
         if self.server is None:
             return NamedMedia()
         files = self.media_folders() if self.server.media_paths else None
@@ -343,46 +344,46 @@ class Adapters:
 
     def describe(self) -> DescribeModel:
         """Return the use case that describes models."""
-        reading = (self.model_files(), self.workspaces(), self.backend_registry(), self.model_cache())
-        return DescribeModel(*reading, self.settings.default_owner)
+        ports = (self.model_files(), self.workspaces(), self.backend_registry(), self.model_cache())
+        return DescribeModel(*ports, self.settings.default_owner)
 
     def rank_surroundings(self) -> Any:  # noqa: ANN401 - RankSurroundings, whose module imports MLX
-        """Return what a process that computes a model with others needs of this program."""
-        return imported("mlxk.adapters.mlx.ranks.follower:RankSurroundings")(__version__, told_to_libraries)
+        """Return what a rank needs of this program: its version, and how to set variables for MLX."""
+        return imported("mlxk.adapters.mlx.ranks.follower:RankSurroundings")(__version__, temporary_environment)
 
     def follow_rank_zero(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
-        """Compute a model with the process that sent these orders, until it has gone; see ``follower.follow``."""
+        """Compute this rank's share of a model until rank 0, which sent the orders, ends; see ``follower.follow``."""
         _before_mlx(self)
         imported("mlxk.adapters.mlx.ranks.follower:follow")(orders, resolve, self.rank_surroundings())
 
-    def be_examined(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
-        """Answer the process that sent these orders until it has gone; see ``examined.examined``."""
+    def answer_examination(self, orders: Mapping[str, Any], resolve: "Callable[[str], ModelHandle]") -> None:
+        """Report on this host to rank 0, which sent the orders, until it ends; see ``examined.examined``."""
 
-        def account() -> Any:  # noqa: ANN401 - what ``follower.account`` says
+        def account() -> Any:  # noqa: ANN401 - the result of ``follower.account``
             _before_mlx(self)
             return imported("mlxk.adapters.mlx.ranks.follower:account")(orders, resolve)
 
         backends = imported("mlxk.adapters.mlx.ranks.backends:available_backends")
-        known = imported("mlxk.adapters.mlx.ranks.examined:HostKnowledge")
-        asked = None if orders["name"] is None else account
-        said = known(self.memory_probe().read(), __version__, backends, asked)
-        imported("mlxk.adapters.mlx.ranks.examined:examined")(orders, said, sys.stdin, sys.stdout)
+        examine_model = None if orders["name"] is None else account
+        facts = (self.memory_probe().read(), __version__, backends, examine_model)
+        knowledge = imported("mlxk.adapters.mlx.ranks.examined:HostKnowledge")(*facts)
+        imported("mlxk.adapters.mlx.ranks.examined:examined")(orders, knowledge, sys.stdin, sys.stdout)
 
     @functools.cached_property
     def division(self) -> Division:
-        """Over which processes a model is spread."""
-        chosen = self.server or self.settings
-        return Division.of(chosen.local_ranks, chosen.rank_hosts, chosen.rank_timeout)
+        """The ranks over which a model is divided."""
+        computing = self.server or self.settings
+        return Division.of(computing.local_ranks, computing.rank_hosts, computing.rank_timeout)
 
     def judge(self, handle: "ModelHandle") -> MemoryVerdict:
-        """Return what a model takes of the memory, by the same judgement for commands, server and engine."""
+        """Return whether a model fits into memory; commands, server and engine share this judgement."""
         return estimate_memory(self.division.held_here(self.describe()(handle)), self.memory_probe())
 
 
 def socket_listener(
     ports: Adapters, url: str, admit: Callable[[], Callable[[], None]], counts: "UseCounts", owner: int
 ) -> "SocketListener":
-    """Return the socket through which this user's other programs use a server; for arguments see ``SharedEngine``."""
+    """Return the socket through which commands of this user compute on a server; for arguments see ``SharedEngine``."""
     from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
 
     engine = SharedEngine(

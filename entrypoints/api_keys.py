@@ -1,6 +1,6 @@
-"""The API keys of ``serve``: the key file, and the keys that hold at this moment.
+"""The API keys of ``serve``: the key file, and the keys that are valid now.
 
-A server follows its key file: a key that is added or removed counts from the next request on.
+A server rereads its key file when it changes: a key added or removed counts from the next request on.
 """
 
 import codecs
@@ -17,7 +17,7 @@ MAX_KEY_FILE_BYTES = 2**20
 
 
 def read_key_file(path: str) -> tuple[str, ...]:
-    """Return the keys of a file, one a line, without blank lines and comments.
+    """Return the keys of a file, one a line; blank lines and lines that begin with # are skipped.
 
     Raises:
         StorageError: It cannot be read.
@@ -46,7 +46,7 @@ def read_key_file(path: str) -> tuple[str, ...]:
 
 
 def is_followed(path: str) -> bool:
-    """Whether a key file can be read again when it changes; a pipe cannot."""
+    """Whether a key file can be reread when it changes: it is a regular file, and no pipe."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -54,20 +54,20 @@ def is_followed(path: str) -> bool:
 
 
 def _text(data: bytes) -> str:
-    """Decode a file; some editors and shells write UTF-16 or begin with a byte order mark."""
+    """Decode UTF-8, or UTF-16 with a byte order mark, which some editors and shells write."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     return data.decode("utf-8-sig")
 
 
 class KeyRing:
-    """The keys that hold now. Safe to share between threads.
+    """The valid API keys, as SHA-256 digests. Thread-safe.
 
     Args:
-        keys: Keys that hold for as long as the server runs.
-        path: A file with further keys, read again when it changes; None for none.
-        on_failure: Called when a changed file cannot be read; its former keys then remain.
-        operators: The one of them that the operator keeps; None for none.
+        keys: Keys that are valid as long as the server runs.
+        path: A file with further keys, reread when it changes; None for none.
+        on_failure: Called when a changed file cannot be read; its former keys stay valid.
+        operators: The operator's key, which is also one of ``keys``; None for none.
 
     Raises:
         MlxkError: The file cannot be read.
@@ -85,44 +85,44 @@ class KeyRing:
         self._path = path
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._state: object = None
-        self._of_file: tuple[bytes, ...] = ()
+        self._file_state: object = None
+        self._file_keys: tuple[bytes, ...] = ()
         if path is not None:
-            self._state = _state_of(path)
-            self._of_file = tuple(map(_digest, read_key_file(path)))
+            self._file_state = _state_of(path)
+            self._file_keys = tuple(map(_digest, read_key_file(path)))
 
     def __bool__(self) -> bool:
         """Whether clients need a key."""
         return bool(self._fixed or self._path)
 
     def opens(self, key: str) -> bool:
-        """Whether a key holds, in constant time."""
-        return _is_among(key, (*self._fixed, *self._followed()))
+        """Whether a key is valid; compared in constant time."""
+        return _is_among(key, (*self._fixed, *self._current_file_keys()))
 
     def is_operators(self, key: str) -> bool:
-        """Whether a key is the one that the operator keeps."""
+        """Whether a key is the operator's; compared in constant time."""
         return _is_among(key, self._operators)
 
-    def _followed(self) -> tuple[bytes, ...]:
+    def _current_file_keys(self) -> tuple[bytes, ...]:
         if self._path is None:
             return ()
         with self._lock:
             state = _state_of(self._path)
-            if state != self._state:
-                self._state = state
+            if state != self._file_state:
+                self._file_state = state
                 try:
-                    self._of_file = tuple(map(_digest, read_key_file(self._path)))
+                    self._file_keys = tuple(map(_digest, read_key_file(self._path)))
                 except MlxkError as error:
                     self._on_failure(error)
-            return self._of_file
+            return self._file_keys
 
 
 def tenant_of(key: str, division: str | None) -> str:
-    """Return whose prompts those of a client are, opaque, without a way back to its key.
+    """Return the opaque id of the tenant whose cached prompts a client shares; it does not reveal the key.
 
     Args:
-        key: The client's; empty where clients need none.
-        division: Divides what one key opens further, as the client names its parts; None does not.
+        key: The client's key; empty where clients need none.
+        division: A part of the key's tenant, as the client names it; None for the whole.
     """
     own = _digest(key).hex() if key else ""
     return f"{own}/{_digest(division).hex()}" if division else own
@@ -138,18 +138,19 @@ def _digest(key: str) -> bytes:
 
 
 def _state_of(path: str) -> object:
+    """Return a value that changes when the file does; None where there is none."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def key_to_send(path: str) -> str:
-    """Return the first key of a file, for a server that is asked.
+    """Return the first key of a file, for requests to another server.
 
     Raises:
-        UsageError: It cannot be sent.
+        UsageError: It has characters that an HTTP header cannot hold.
         StorageError, ValidationError: See ``read_key_file``.
     """
     key = read_key_file(path)[0]

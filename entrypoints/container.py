@@ -53,7 +53,7 @@ def _generate_text(ports: "Adapters", resolve: ResolveModel, describe: DescribeM
 
     @functools.cache
     def profiles() -> dict[str, Profile]:
-        return {served_id(resolve(reference)): profile for reference, profile in ports.of_models}
+        return {served_id(resolve(reference)): profile for reference, profile in ports.model_profiles}
 
     return GenerateText(
         resolve,
@@ -87,8 +87,9 @@ def _describe_model(describe: DescribeModel, bases: AdapterBases) -> DescribeMod
 def _load_model(generate: "GenerateText") -> "LoadModel":
     from mlxk.application.use_cases.model_tasks import LoadModel
 
-    by = (generate.generator, generate.memory, generate.log, generate.profile_of, generate.compare_base)
-    return LoadModel(*by, generate.held)
+    return LoadModel(
+        generate.generator, generate.memory, generate.log, generate.profile_of, generate.compare_base, generate.held
+    )
 
 
 def _serve_catalogue(ports: "Adapters", resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":
@@ -99,16 +100,17 @@ def _serve_catalogue(ports: "Adapters", resolve: ResolveModel, describe: Describ
         directory = (None if profile is None else profile.engine_options.adapter) or handle.adapter
         return None if directory is None else ports.backend_registry().adapter(directory).version
 
-    by_path = ports.server is not None and ports.server.allow_paths
-    return ServeCatalogue(resolve, describe, ports.text_generator(), ports.clock(), by_path, adapter_version)
+    allow_paths = ports.server is not None and ports.server.allow_paths
+    return ServeCatalogue(resolve, describe, ports.text_generator(), ports.clock(), allow_paths, adapter_version)
 
 
-def _use(path: str, *arguments: object) -> Any:  # noqa: ANN401 - a factory of the class that is named
+def _use(path: str, *arguments: object) -> Any:  # noqa: ANN401 - a Factory of the class at the path
+    """Return the provider of a use case, whose module is imported with the first instance."""
     return Factory(imported(f"mlxk.application.use_cases.{path}"), *arguments)
 
 
 class UseCases:
-    """The use cases. Each is a value that holds ports, built anew whenever it is asked for."""
+    """The providers of the use cases. A use case holds ports and no state; each call of a Factory builds a new one."""
 
     def __init__(self, ports: Adapters) -> None:
         stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
@@ -120,8 +122,8 @@ class UseCases:
         self.show_model: Factory[ShowModel] = _use("inspect_models:ShowModel", resolve, describe, ports.workspaces)
         checking = (resolve, describe, ports.workspaces, ports.content_verifier)
         self.check_health: Factory[CheckHealth] = _use("inspect_models:CheckHealth", *checking)
-        own = Factory(ResolveModel, *stores, owner)  # a name of the user's own removes nothing
-        self.remove_model: Factory[RemoveModel] = _use("remove_models:RemoveModel", ports.model_cache, own)
+        without_aliases = Factory(ResolveModel, *stores, owner)  # an alias must not remove the model behind it
+        self.remove_model: Factory[RemoveModel] = _use("remove_models:RemoveModel", ports.model_cache, without_aliases)
         self._wire_generation(ports)
         self._wire_hub(ports)
         self._wire_workspaces(ports)
@@ -144,7 +146,7 @@ class UseCases:
         tokenizer = ports.model_tokenizer
         self.tokenize_text: Factory[TokenizeText] = _use("model_tasks:TokenizeText", generate, tokenizer)
         self.make_room: Factory[MakeRoom] = _use("make_room:MakeRoom", generate, self.tokenize_text)
-        # One instance, since it remembers recent lookups.
+        # One instance: it caches recent lookups.
         self.serve_catalogue: Singleton[ServeCatalogue] = Singleton(_serve_catalogue, ports, *resolving)
 
     def _wire_hub(self, ports: Adapters) -> None:

@@ -1,7 +1,7 @@
-"""The program: connects the command line with the container and the HTTP server.
+"""The entry points ``mlxk`` and ``mlx-run``: give the command line the container and the HTTP server.
 
-Command line and server do not import each other; this module is the only one that imports both: the command line while
-Ctrl-C is deferred, and the server only when it is started.
+Command line and server do not import each other; only this module imports both: the command line while Ctrl-C is
+deferred, the server when it is started.
 """
 
 import os
@@ -64,10 +64,9 @@ def _exit_at_once(status: int) -> None:
 
 
 class _DeferredInterrupt:
-    """Defers Ctrl-C while modules are imported; a second one ends the process.
+    """Context manager that defers Ctrl-C while modules are imported; a second one ends the process.
 
-    An import that is interrupted prints a traceback and leaves a module half initialised, which crashes some that are
-    written in C.
+    An interrupted import prints a traceback and leaves the module half initialised; some C extensions crash then.
     """
 
     def __init__(self) -> None:
@@ -96,14 +95,14 @@ class _DeferredInterrupt:
 def _open_streams() -> None:
     """Open the null device for each standard stream that is closed, such as by ``>&-``.
 
-    A file gets the lowest free descriptor, so each stream gets its own when they are opened in this order. A free
-    descriptor would go to the next file that is opened, and libraries would write to that file.
+    ``os.open`` returns the lowest free descriptor, so in this order each stream gets its own number. Left closed, 0, 1
+    or 2 would go to the next file that is opened, and libraries would write their messages into it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            # As with the interpreter's own, the descriptor stays open as long as the process.
+            # Like the interpreter's own streams, the descriptor stays open until the process ends.
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 

@@ -1,4 +1,4 @@
-"""Files of this user: read without waiting for a pipe and within bounds, and written at once or not at all."""
+"""The user's own files: bounded reads that never block on a pipe, and atomic writes."""
 
 import contextlib
 import errno
@@ -10,14 +10,14 @@ PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 
 
 def read(path: str, most_bytes: int) -> bytes | None:
-    """Return the content of a file, at most one byte more than asked for; None when it does not exist.
+    """Return the content of a file, at most ``most_bytes + 1`` bytes; None when it does not exist.
 
     Args:
         path: The file.
-        most_bytes: The largest content; more shows that the file is larger.
+        most_bytes: The limit; a longer result tells the caller that the file exceeds it.
 
     Raises:
-        OSError: It cannot be read, or is no regular file: a pipe might never end.
+        OSError: It cannot be read, or is not a regular file: a pipe might never end.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -36,16 +36,16 @@ def read(path: str, most_bytes: int) -> bytes | None:
 
 
 def draft(folder: str, suffix: str, content: bytes, mode: int = PRIVATE_FILE) -> str:
-    """Write a new file, flush it to the disk, and return its path; the folder is made where it is missing.
+    """Write a new temporary file, flushed to the disk, and return its path.
 
     Args:
-        folder: Where to write it.
+        folder: Its folder, which is created where it is missing.
         suffix: The end of its name.
         content: Its content.
         mode: Its permissions.
 
     Raises:
-        OSError: It cannot be written; nothing of it is left.
+        OSError: It cannot be written; a partial file is removed.
     """
     os.makedirs(folder, mode=PRIVATE_FOLDER, exist_ok=True)
     descriptor, path = tempfile.mkstemp(prefix=".mlxk-", suffix=suffix, dir=folder)
@@ -62,11 +62,13 @@ def draft(folder: str, suffix: str, content: bytes, mode: int = PRIVATE_FILE) ->
 
 
 def write(path: str, content: bytes, *, replace: bool = True) -> None:
-    """Write a file at once. One that is replaced keeps its mode, a new one is for this user only, and a link stays one.
+    """Write a file atomically.
+
+    An existing file keeps its mode, a new one gets 0600; a symbolic link stays, and its target is written.
 
     Raises:
-        FileExistsError: The file exists, and is not to be replaced.
-        OSError: It cannot be written; the file is as it was, and nothing else is left.
+        FileExistsError: The file exists, and ``replace`` is false.
+        OSError: It cannot be written; the file is unchanged, and no temporary file is left.
     """
     target = os.path.realpath(path)
     mode = PRIVATE_FILE
@@ -75,24 +77,24 @@ def write(path: str, content: bytes, *, replace: bool = True) -> None:
         if not stat.S_ISREG(known):
             raise OSError(0, "it is no regular file")
         mode = stat.S_IMODE(known)
-    unnamed = draft(os.path.dirname(target), os.path.splitext(target)[1], content, mode)
+    temporary = draft(os.path.dirname(target), os.path.splitext(target)[1], content, mode)
     try:
         if replace:
-            os.replace(unnamed, target)
+            os.replace(temporary, target)
         else:
-            _name(unnamed, target)
+            _rename_exclusively(temporary, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(unnamed)
+            os.unlink(temporary)
 
 
-def _name(unnamed: str, target: str) -> None:
-    """Give a file a name that no other has."""
+def _rename_exclusively(source: str, target: str) -> None:
+    """Give a file a new name, which must not exist; the old name may remain."""
     try:
-        os.link(unnamed, target)
+        os.link(source, target)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         if os.path.lexists(target):
             raise FileExistsError(target) from None
-        os.replace(unnamed, target)
+        os.replace(source, target)

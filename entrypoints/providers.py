@@ -1,8 +1,8 @@
-"""What is built when it is first asked for, or with its first use, so that a command loads only what it uses.
+"""Lazy construction, so that a command loads only what it uses: providers, and adapters that defer another one.
 
-Providers are those of dependency-injector, without what it would import of configuration files; a class that is named
-as ``MODULE:NAME`` is imported with the first instance. A deferred adapter builds the one behind it with its first use,
-for where the import of that one costs time or memory.
+The providers are those of dependency-injector, imported without its readers of configuration files. A class given as
+``MODULE:NAME`` is imported with its first instance. A deferred adapter implements a port and builds the real adapter,
+whose import costs time or memory, with the first call.
 """
 
 import functools
@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 
 class _WithoutConfigurationFiles:
-    """Hides the libraries of dependency-injector's configuration files: ``list`` would cost a fifth more (ADR 0004)."""
+    """Import finder that hides pydantic and yaml from dependency-injector: with them ``list`` takes a fifth longer.
+
+    It uses them for configuration files only (ADR 0004).
+    """
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -46,15 +49,15 @@ Factory = providers.Factory
 Object = providers.Object
 Provider = providers.Provider
 Singleton = providers.ThreadSafeSingleton
-"""A plain Singleton is built twice when two threads ask for it at once."""
+"""The plain ``Singleton`` would build two instances when two threads call it at once."""
 
 
 def imported(path: str, *first: object) -> Callable[..., Any]:
-    """Return a function that calls ``MODULE:NAME``, a class or a function; the module is imported with the first.
+    """Return a function that imports a module when called, and calls a class or function of it.
 
     Args:
-        path: What is called.
-        first: Arguments before those of a call.
+        path: The callable, as ``MODULE:NAME``.
+        first: Arguments that stand before those of each call.
     """
     module, name = path.split(":")
     return lambda *arguments: getattr(import_module(module), name)(*first, *arguments)
@@ -64,14 +67,14 @@ def deferred(kind: Callable[[Callable[[], Any]], T], path: str) -> Provider[T]:
     """Return the provider of a deferred adapter.
 
     Args:
-        kind: Its class, whose argument builds the adapter behind it.
-        path: The ``MODULE:NAME`` of that one.
+        kind: Its class, such as ``DeferredImageReader``.
+        path: The class of the real adapter, as ``MODULE:NAME``.
     """
     return Singleton(kind, Object(imported(path)))
 
 
 class DeferredTextGenerator(TextGenerator):
-    """Builds the engine with the first request, so that no error about a name or a file waits for the import of MLX."""
+    """Builds the engine with the first request, so that errors about names and files come before the import of MLX."""
 
     def __init__(self, build: Callable[[], TextGenerator]) -> None:
         self._build = build
@@ -112,7 +115,7 @@ class DeferredTextGenerator(TextGenerator):
 
 
 class DeferredEventLog(EventLog):
-    """Builds the log with the first event: most commands have none."""
+    """Builds the log with the first event; most commands log nothing."""
 
     def __init__(self, build: Callable[[], EventLog]) -> None:
         self._log = functools.cache(build)

@@ -1,7 +1,7 @@
-"""The program of a rank other than the first: ``python -m mlxk.entrypoints.rank``, started by rank 0, never by hand.
+"""The process of every rank but the first: ``python -m mlxk.entrypoints.rank``, started by rank 0, never by hand.
 
-Its orders are a line of JSON on standard input. With ``examined`` it answers about this host and a model, and measures
-links, until its input ends.
+Its orders are one line of JSON on standard input. With the key ``examined`` it reports on this host and a model and
+measures links, until standard input ends; otherwise it computes its share of a model.
 """
 
 import json
@@ -16,7 +16,7 @@ from mlxk.entrypoints.settings import read_settings
 
 
 def main() -> int:
-    """Follow rank 0 until it has gone, or answer it; return the exit status."""
+    """Execute the orders of rank 0 until it ends; return the exit status, 0 where it ended before it gave any."""
     line = sys.stdin.readline()
     if not line:
         return 0
@@ -24,7 +24,7 @@ def main() -> int:
         orders = json.loads(line)
         container = build(attrs.evolve(read_settings(), blas=orders["blas"]))
         if "examined" in orders:
-            container.adapters.be_examined(orders["examined"], container.use_cases.resolve_model())
+            container.adapters.answer_examination(orders["examined"], container.use_cases.resolve_model())
         else:
             container.adapters.follow_rank_zero(orders, container.use_cases.resolve_model())
     except MlxkError as error:
@@ -35,4 +35,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # threads of MLX may wait for ranks that have gone
+    os._exit(status)  # threads of MLX may still wait for ranks that have ended

@@ -1,4 +1,4 @@
-"""Where a running server is reached: the address of one of ours, and addresses that users type."""
+"""Addresses of running servers: those of mlxk, and those that users type."""
 
 from urllib.parse import urlsplit
 
@@ -8,7 +8,7 @@ from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.setting_kinds import is_web_address
 
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where a server on all interfaces is asked on its own machine."""
+"""The loopback address of the same family, by the wildcard address that a server on all interfaces listens on."""
 
 
 @attrs.frozen(kw_only=True)
@@ -18,16 +18,16 @@ class ServerAddress:
     host: str
     port: int
     others: tuple[str, ...] = ()
-    """For a server on all interfaces, the addresses of this machine that others use."""
+    """For a server on all interfaces, this machine's addresses in its networks."""
 
     @property
     def url(self) -> str:
-        """The URL for clients; for a server on all interfaces, that of the loopback interface."""
+        """The URL for clients of this machine."""
         return self._url(LOOPBACK.get(self.host, self.host))
 
     @property
     def other_urls(self) -> tuple[str, ...]:
-        """The URLs for clients on other machines, for a server on all interfaces."""
+        """For a server on all interfaces, the URLs for clients on other machines."""
         return tuple(map(self._url, self.others))
 
     def _url(self, host: str) -> str:
@@ -38,18 +38,18 @@ _API_PATHS = {
     **{"/v1/chat/completions": "openai", "/v1": "openai"},
     **{"/api/chat": "ollama", "/api/generate": "ollama", "/api": "ollama"},
 }
-"""Ends of addresses as people copy them, and the API that each of them means."""
+"""Path suffixes of URLs that users copy from documentation, and the API that each implies; longer ones first."""
 
 
 def client_address(url: str, flag: str) -> tuple[str, str | None]:
-    """Return the address below which the APIs of a server are, and the one that a URL means, if it says.
+    """Return the base URL of a server, without the path of an API, and the API that this path implies, else None.
 
     Args:
-        url: As the user typed it.
-        flag: What it was given with.
+        url: As typed.
+        flag: The flag it was given to, for error messages.
 
     Raises:
-        UsageError: It is none, or has what an address of a server has not.
+        UsageError: It is not an http(s) URL, or has a query, a fragment, a user name or a password.
     """
     if not is_web_address(url) or (parts := urlsplit(url)).query or parts.fragment:
         raise UsageError(f"{flag} takes an address such as http://127.0.0.1:8000")

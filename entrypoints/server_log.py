@@ -1,4 +1,4 @@
-"""The log files of servers without a terminal: made, found and read, also while a server writes."""
+"""The log files of background servers: created, rotated, found, and read while a server writes."""
 
 import codecs
 import os
@@ -8,13 +8,13 @@ from typing import BinaryIO
 from mlxk.domain.errors import StorageError
 
 MOST_KEPT_BYTES = 8 * 2**20
-"""The log of a service that is larger when the service is started is put aside, as the one before it."""
+"""A larger log is rotated to ``NAME.log.1`` when its service starts; one generation is kept."""
 
 FAILED = "server-failed"
-"""The log of the server that could not be started last."""
+"""Name of the log of the last server that failed to start."""
 
 _NAME = re.compile(r"[A-Za-z0-9-]+\.log")
-_OF_PORT = re.compile(r"server-(\d+)\.log")
+_PORT_NAME = re.compile(r"server-(\d+)\.log")
 
 
 def path_of(state_folder: str, name: str) -> str:
@@ -27,12 +27,12 @@ def _folder(state_folder: str) -> str:
 
 
 def make(state_folder: str, name: str, *, starts: bool = False) -> str:
-    """Make a log file, unless it exists, for its owner only; return its path.
+    """Create a log file with mode 0600 unless it exists; return its path.
 
     Args:
         state_folder: See ``Settings.state_folder``.
         name: Such as ``server-8000``.
-        starts: Whether its server is started now, so that none is writing to a file that is put aside.
+        starts: Whether its server is about to start: nobody writes to the file then, and a large one is rotated.
 
     Raises:
         StorageError: It cannot be written.
@@ -41,7 +41,7 @@ def make(state_folder: str, name: str, *, starts: bool = False) -> str:
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         if starts and os.path.isfile(path) and os.path.getsize(path) > MOST_KEPT_BYTES:
-            _put_aside(path)
+            _rotate(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(descriptor, 0o600)
@@ -55,7 +55,7 @@ def make(state_folder: str, name: str, *, starts: bool = False) -> str:
 
 
 def make_for_start(state_folder: str) -> str:
-    """Make the log of a server that is about to start, and whose port is not known; return its path.
+    """Create the log of a server that is about to start on a port not known yet; return its path.
 
     Raises:
         StorageError: It cannot be written.
@@ -64,11 +64,11 @@ def make_for_start(state_folder: str) -> str:
 
 
 def rename(path: str, state_folder: str, name: str) -> str:
-    """Give a log its name, and put the one before it aside; return its path, the present one if that fails."""
+    """Rename a log, rotating a file of that name; return the new path, or the old one if that fails."""
     target = path_of(state_folder, name)
     try:
         if os.path.isfile(target):
-            _put_aside(target)
+            _rotate(target)
         os.replace(path, target)
     except OSError:
         return path
@@ -76,23 +76,23 @@ def rename(path: str, state_folder: str, name: str) -> str:
 
 
 def keep_failed(path: str, state_folder: str) -> None:
-    """Name the log of a server that could not be started ``FAILED``, or remove it where it says nothing."""
+    """Rename the log of a server that failed to start to ``FAILED``, or remove it when it is empty."""
     try:
-        says_nothing = os.path.getsize(path) == 0
-        if says_nothing:
+        is_empty = os.path.getsize(path) == 0
+        if is_empty:
             os.unlink(path)
     except OSError:
         return
-    if not says_nothing:
+    if not is_empty:
         rename(path, state_folder, FAILED)
 
 
-def _put_aside(path: str) -> None:
+def _rotate(path: str) -> None:
     os.replace(path, f"{path}.1")
 
 
 def newest(state_folder: str) -> str | None:
-    """Return the path of the log that was written to last; None where there is none."""
+    """Return the path of the most recently written log; None where there is none."""
     folder = _folder(state_folder)
     try:
         paths = [os.path.join(folder, name) for name in os.listdir(folder) if _NAME.fullmatch(name)]
@@ -102,35 +102,35 @@ def newest(state_folder: str) -> str | None:
 
 
 def ports(state_folder: str) -> list[int]:
-    """Return the ports of the servers that have a log, in order."""
+    """Return the ports that have a log, in ascending order."""
     try:
-        found = (_OF_PORT.fullmatch(name) for name in os.listdir(_folder(state_folder)))
-        return sorted(int(each[1]) for each in found if each)
+        matches = (_PORT_NAME.fullmatch(name) for name in os.listdir(_folder(state_folder)))
+        return sorted(int(match[1]) for match in matches if match)
     except OSError:
         return []
 
 
 MOST_READ_BYTES = 8 * 2**20
-"""How much of the end of a file is read at first."""
+"""How much of the end of a log ``LogReader.last`` reads."""
 
 _BLOCK = 2**20
-"""Bytes that are read at a time, and the longest line in characters; a longer one is returned in parts."""
+"""Bytes of one read, and the longest line in characters; a longer line is returned in parts."""
 
 
 class LogReader:
-    """A context manager that has a log file open; a file that takes its place is read from its start.
+    """Reads the end of a log file and follows it; a file that replaces it is read from its start. A context manager.
 
     Args:
-        path: Of the log.
+        path: Path of the log.
 
     Raises:
-        StorageError: It cannot be read.
+        StorageError: The file cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
+        self._partial_line = ""
         try:
             self._file = _opened(path)
         except OSError as error:
@@ -143,11 +143,11 @@ class LogReader:
         self._file.close()
 
     def last(self, count: int, *, whole: bool) -> tuple[list[str], bool]:
-        """Return the last lines, and whether older ones that were asked for were not read.
+        """Return the last lines, and whether the read limit cut off older ones of them.
 
         Args:
-            count: How many lines.
-            whole: Whether to leave a last line without an end to ``further``.
+            count: Number of lines.
+            whole: Whether to leave an unfinished last line to ``further``.
 
         Raises:
             StorageError: The file cannot be read.
@@ -164,11 +164,11 @@ class LogReader:
             raise _unreadable(self._path, error) from error
         lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n") if data else []
         if start:
-            del lines[:1]  # a part of it is before the start
+            del lines[:1]  # it may have begun before the part that was read
         return lines[len(lines) - min(count, len(lines)) :], start > 0 and count > len(lines)
 
     def further(self) -> list[str]:
-        """Return the lines that have been completed since the last call; there may be more of them.
+        """Return lines completed since the last call, from at most one block; an empty list where there are none.
 
         Raises:
             StorageError: The file cannot be read.
@@ -176,33 +176,33 @@ class LogReader:
         try:
             data = self._file.read(_BLOCK)
             if not data:
-                return self._of_next_file()
+                return self._restarted()
         except OSError as error:
             raise _unreadable(self._path, error) from error
-        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
-        if len(self._rest) > _BLOCK:
-            lines.append(self._rest)
-            self._rest = ""
+        *lines, self._partial_line = (self._partial_line + self._decoder.decode(data)).split("\n")
+        if len(self._partial_line) > _BLOCK:
+            lines.append(self._partial_line)
+            self._partial_line = ""
         return lines
 
-    def _of_next_file(self) -> list[str]:
-        """Return what is left of this file where it was replaced or emptied, and go to the start of what is there."""
+    def _restarted(self) -> list[str]:
+        """Go to the start of a log that was truncated or replaced; return the unfinished line before that, if any."""
         own = os.fstat(self._file.fileno())
         try:
-            there = os.stat(self._path)
-            if os.path.samestat(there, own):
+            current = os.stat(self._path)
+            if os.path.samestat(current, own):
                 if own.st_size >= self._file.tell():
                     return []
                 self._file.seek(0)
             else:
-                following = _opened(self._path)
+                replacement = _opened(self._path)
                 self._file.close()
-                self._file = following
-        except FileNotFoundError:  # it comes back with the next server
+                self._file = replacement
+        except FileNotFoundError:  # the next server creates it again
             return []
-        left, self._rest = self._rest + self._decoder.decode(b"", final=True), ""
+        line, self._partial_line = self._partial_line + self._decoder.decode(b"", final=True), ""
         self._decoder.reset()
-        return [left] if left else []
+        return [line] if line else []
 
 
 def _opened(path: str) -> BinaryIO:

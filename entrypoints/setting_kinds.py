@@ -1,4 +1,4 @@
-"""The kinds of values that settings take: their words for people, and the check of a value."""
+"""The kinds of values of settings: a description for messages, and a check."""
 
 import json
 import math
@@ -8,18 +8,22 @@ from urllib.parse import urlsplit
 
 import attrs
 
-_SHOWN, _MOST, _DEEPEST = 60, 2**64 - 1, 32
-"""Characters of a wrong value in a message; the largest number, such as a seed; tables and lists in each other."""
+_MAX_SHOWN = 60
+"""Characters of a wrong value that a message quotes."""
+_MAX_NUMBER = 2**64 - 1
+"""Largest number, such as a seed."""
+_MAX_DEPTH = 32
+"""Levels of nested tables and lists."""
 
 
 @attrs.frozen
 class Kind:
-    """The values that a setting takes."""
+    """The type and range of a setting's value."""
 
     words: str
-    """The values in words, such as "a whole number from 1"."""
+    """The valid values in words, such as "a whole number from 1"."""
     fault: Callable[[object], str | None]
-    """Returns what is wrong with a value, as the end of a sentence that begins with the setting; None for nothing."""
+    """Returns the predicate of an error sentence, such as "must be true or false (got 1)"; None for a valid value."""
 
 
 def _of_type(words: str, fits: Callable[[object], bool]) -> Kind:
@@ -29,9 +33,9 @@ def _of_type(words: str, fits: Callable[[object], bool]) -> Kind:
 def _shown(value: object) -> str:
     try:
         text = json.dumps(value, default=str, ensure_ascii=False)
-    except (ValueError, RecursionError):  # a number of too many digits, or too many tables within each other
+    except (ValueError, RecursionError):  # a number with too many digits, or too deep nesting
         return "…"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _is_word(value: object) -> bool:
@@ -68,26 +72,26 @@ def _is_json_table(value: object) -> bool:
 
 
 def _is_json(value: object, depth: int = 1) -> bool:
-    """Whether a value is one of JSON."""
+    """Whether a value of TOML has a form in JSON; dates and infinite numbers have none."""
     if isinstance(value, dict | list):
-        each = [*value, *value.values()] if isinstance(value, dict) else value
-        return depth <= _DEEPEST and all(_is_json(part, depth + 1) for part in each)
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth <= _MAX_DEPTH and all(_is_json(part, depth + 1) for part in parts)
     if isinstance(value, int):
-        return -_MOST <= value <= _MOST
+        return -_MAX_NUMBER <= value <= _MAX_NUMBER
     return value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _number(words: str, types: tuple[type, ...], low: float, high: float | None) -> Kind:
     span = f"from {low} to {high}" if high is not None else f"from {low}"
-    most = _MOST if high is None else high
+    limit = _MAX_NUMBER if high is None else high
 
     def fault(value: object) -> str | None:
-        endless = isinstance(value, float) and not math.isfinite(value)
-        if endless or isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(value, types):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if infinite or isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(value, types):
             return f"must be {words} {span} (got {_shown(value)})"
-        if low <= value <= most:
+        if low <= value <= limit:
             return None
-        bounds = f"at least {low}" + (f" and at most {most}" if high is not None or value > most else "")
+        bounds = f"at least {low}" + (f" and at most {limit}" if high is not None or value > limit else "")
         return f"must be {bounds} (got {_shown(value)})"
 
     return Kind(f"{words} {span}", fault)
@@ -124,7 +128,7 @@ JSON_TABLE = _of_type("a table of JSON values", _is_json_table)
 _ORIGIN = re.compile(
     r"\*|null|(?!https?:///?$)[A-Za-z][A-Za-z0-9+.-]*://(?:(?:\*(?:\.[^\s/:@?#*]+)?|[^\s/:@?#*]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?)?/?"
 )
-"""An origin, or a pattern of origins; some desktop apps have no host in theirs."""
+"""Matches an origin or a pattern of origins; those of some desktop apps have no host."""
 
 _HOST_NAME = re.compile(r"[^\s/:@?#*\[\]]+")
 
@@ -140,10 +144,10 @@ def is_host_name(text: str) -> bool:
 
 
 def is_switched_on(variables: Mapping[str, str], name: str) -> bool:
-    """Whether a variable says yes."""
+    """Whether a variable is set to a word for yes."""
     return variables.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
 def is_switched_off(variables: Mapping[str, str], name: str) -> bool:
-    """Whether a variable says no."""
+    """Whether a variable is set to a word for no."""
     return variables.get(name, "").strip().lower() in {"0", "false", "no", "off"}

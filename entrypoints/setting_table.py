@@ -1,7 +1,7 @@
-"""The table of settings that the settings file may have: their names, values, variables, flags and defaults.
+"""All settings of the settings file: key, kind, default, environment variables and flag.
 
-``settings_file`` reads the file by it, ``settings`` gives its values the rank below the environment, and
-``docs/settings.md`` shows it.
+``settings_file`` checks the file against this table, ``settings`` ranks its values below the environment, and
+``docs/settings.md`` lists it.
 """
 
 from collections.abc import Mapping
@@ -34,10 +34,10 @@ MOST_RANKS = 64
 """Processes over which a model may be spread."""
 
 RANK_TIMEOUTS = (2, 3600)
-"""Bounds of the silence after which one of them is lost, seconds; each shows a sign of life twice a second."""
+"""Bounds in seconds of the silence after which a rank counts as lost; each sends a heartbeat twice a second."""
 
 MODELS = "models"
-"""The table of names; each name is a table in it."""
+"""The table of the user's names for models; each name is a table in it."""
 
 
 @attrs.frozen
@@ -48,19 +48,19 @@ class Setting:
     kind: Kind
     meaning: str
     default: object = None
-    """Its value where nothing says otherwise; None for none."""
+    """The default for the documentation; None for none."""
     variables: tuple[str, ...] = ()
-    """The variables that decide before the file; the first one gets the value of the file."""
+    """Environment variables, which override the file; the file's value is passed on under the first of them."""
     field: str | None = None
-    """Its place in ``Settings`` or, without variables, in ``ServerSettings``."""
+    """Dotted path of its field in ``Settings`` or, without variables, in ``ServerSettings``."""
     argument: str | None = None
-    """The attribute of the parsed command line that the file fills in; None where ``Settings`` or a profile has it."""
+    """The ``argparse`` attribute that the file's value fills; None where ``Settings`` or a profile takes it."""
     flag: str | None = None
-    """The flag that decides before variables and the file."""
+    """The flag that overrides variables and the file."""
     inverted: bool = False
-    """Whether the first variable switches it off."""
+    """Whether its first variable switches it off, such as NO_COLOR."""
     secret: bool = False
-    """Whether its value is never shown."""
+    """Whether its value must never be printed."""
 
     @property
     def attribute(self) -> str:
@@ -68,26 +68,30 @@ class Setting:
         return (self.field or self.key).rpartition(".")[2]
 
 
-_SWITCHED_OFF_BY = ("NO_COLOR", "HF_HUB_DISABLE_SYMLINKS")
-_SECRET = ("token", "api_key")
+_INVERTING = ("NO_COLOR", "HF_HUB_DISABLE_SYMLINKS")
+"""Variables that switch a setting off."""
+_SECRET_KEYS = ("token", "api_key")
 
 
-def _variable(key: str, kind: Kind, meaning: str, default: object, places: str) -> Setting:
-    """Return a setting with variables; its places are the field of ``Settings``, the variables and the flag, if any."""
-    field, *rest = places.split()
-    variables = tuple(each for each in rest if not each.startswith("--"))
-    flag = next((each for each in rest if each.startswith("--")), None)
-    inverted = variables[0] in _SWITCHED_OFF_BY
-    return Setting(key, kind, meaning, default, variables, field, None, flag, inverted, key in _SECRET)
+def _variable(key: str, kind: Kind, meaning: str, default: object, sources: str) -> Setting:
+    """Return a setting with environment variables.
+
+    ``sources`` is the field of ``Settings``, the variables and, last, the flag if there is one, separated by spaces.
+    """
+    field, *names = sources.split()
+    variables = tuple(name for name in names if not name.startswith("--"))
+    flag = next((name for name in names if name.startswith("--")), None)
+    inverted = variables[0] in _INVERTING
+    return Setting(key, kind, meaning, default, variables, field, None, flag, inverted, key in _SECRET_KEYS)
 
 
 def _flagged(key: str, kind: Kind, meaning: str, default: object = None, field: str | None = None) -> Setting:
-    """Return a setting that is filled into the flag of its name; ``field`` is that of ``ServerSettings``."""
+    """Return a setting that fills the flag of its name; ``field`` is that of ``ServerSettings``."""
     return Setting(key, kind, meaning, default, (), field, key, f"--{key.replace('_', '-')}")
 
 
 def _generation(key: str, kind: Kind, meaning: str) -> Setting:
-    """Return a setting that a profile carries."""
+    """Return a setting of generation; the ``Profile`` of a model carries its value."""
     return Setting(key, kind, meaning, flag=f"--{key.replace('_', '-')}")
 
 
@@ -197,7 +201,7 @@ GENERATION = (
     _generation("max_kv_size", whole(16), "Remember only the last tokens, this many."),
     _generation("quantize_activations", SWITCH, "Quantize activations for mxfp8 and nvfp4 weights (CUDA)."),
 )
-"""What a profile and ``run`` may say about a generation."""
+"""The settings of generation, in [run] and in the table of a name."""
 
 ENTRY = (
     Setting("model", WORD, "The model: a name, a unique part of one, NAME@REVISION or a path."),
@@ -208,7 +212,7 @@ ENTRY = (
     Setting("prefix_cache_bits", one_of(*PREFIX_CACHE_BITS), _STORED_BITS),
     Setting("top_logprobs_k", _ALTERNATIVES, "Most alternatives with a log probability."),
 )
-"""What the table of a name may have."""
+"""All settings of the table of a name."""
 
 _STRICT = (
     _flagged("strict_memory", SWITCH, "Refuse models beyond the memory budget.", False, "strict_memory"),
@@ -338,9 +342,9 @@ TABLES: Mapping[str, tuple[Setting, ...]] = {
         _flagged("supervisor", SWITCH, "Restart the server's worker when it dies.", True),
     ),
 }
-"""The settings of each table of the file, in the order of the documentation; those at its top are in ''."""
+"""The settings of each table, in the order of the documentation; the key '' has those outside of any table."""
 
 
 def setting(table: str, key: str) -> Setting:
-    """Return a setting that exists."""
+    """Return the setting of a key, which must exist."""
     return next(each for each in TABLES[table] if each.key == key)

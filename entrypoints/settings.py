@@ -1,7 +1,7 @@
-"""Settings: the environment and the settings file, read once, and the settings of the server.
+"""The settings of commands, read once from the environment and the settings file, and those of the server.
 
-This is the only module that reads the environment; ``docs/environment.md`` lists the variables. Flags override
-variables, variables override the settings file, and the file overrides defaults; commands combine them.
+Only this module reads the environment; ``docs/environment.md`` lists the variables. Flags override variables,
+variables the settings file, and the file the defaults; the commands apply the flags.
 """
 
 import contextlib
@@ -21,21 +21,22 @@ from mlxk.entrypoints.settings_file import SettingsFile
 MIB = 2**20
 
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
-_MOST_DIGITS = 100
-"""Digits of a number in a variable, with zeros before it; Python refuses to read one of thousands."""
+_MAX_DIGITS = 100
+"""Digits of a number in a variable, leading zeros included; ``int`` raises on thousands of digits."""
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 """Matches a variable inside a path."""
 
 DEFAULT_OWNER = "mlx-community"
-"""The hub owner of a name without one."""
+"""The hub owner that a model name without an owner gets."""
 _OPEN_TELEMETRY = re.compile(r"OTEL_(?!\w*HEADERS=)\w+=[^@]*")
+"""Matches NAME=VALUE of OpenTelemetry's variables without credentials: no headers, and no password in a URL."""
 _ENGINE_VARIABLE = re.compile(r"MLX_\w+|CUDA_VISIBLE_DEVICES|LD_PRELOAD|DYLD_INSERT_LIBRARIES", re.ASCII)
 """Matches the variables of MLX and its libraries that change what they compute, or on which device."""
 
 
 @attrs.frozen
 class ServeVariables:
-    """The variables of ``serve``, or what the settings file has for them; None where neither says something."""
+    """The settings of ``serve`` that have variables, from these or the settings file; None where neither sets one."""
 
     host: str | None = None
     port: int | None = None
@@ -44,56 +45,55 @@ class ServeVariables:
     chunk: int | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
     reload: bool = False
-    """Off where the variable is unset."""
     log_level: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class ComputingSettings:
-    """Where a model is computed, and in what form; of commands as of the server."""
+    """Where and in which number format a model is computed; part of the settings of commands and of the server."""
 
     cpu_dtype: str = "auto"
     blas: str = "auto"
     local_ranks: int = 1
-    """Processes of this machine over which the model is spread."""
+    """Number of processes (ranks) of this machine that compute the model together."""
     rank_hosts: tuple[tuple[str, str, str | None], ...] = ()
-    """The fields of each ``RankHost`` over which it is spread instead, this machine first."""
+    """Instead, ranks on several machines, this one first: the fields of each ``RankHost``."""
     rank_backend: str | None = None
-    """The layer of MLX by which the file of hosts wants ranks to exchange; None where it leaves that open."""
+    """The backend of ``mlx.distributed`` that the host file asks for; None where it names none."""
     rank_timeout: float = 5.0
-    """Seconds without a sign of life after which such a process counts as lost."""
+    """Seconds without a heartbeat after which a rank counts as lost."""
 
 
 @attrs.frozen
 class Settings(ComputingSettings):
-    """The settings that variables and the settings file give, for all commands."""
+    """The settings of all commands, from variables and the settings file."""
 
     hub_cache: str
     """Absolute path of the hub cache, which need not exist."""
     home: str
     """The user's home directory, which logs show as ``~``."""
     chat_history: str
-    """The history file of the chat."""
+    """Path of the file with the lines typed in chats."""
     hub_token_file: str
-    """The file with the hub's token, which need not exist."""
+    """Path of the file with the hub's token, which need not exist."""
     hub_endpoint: str = "https://huggingface.co"
     default_owner: str = DEFAULT_OWNER
-    """The hub owner of a name without one; all of its weights are in the format of MLX."""
+    """The hub owner that a model name without an owner gets; all its models are in MLX's format."""
     hub_token: str | None = attrs.field(default=None, repr=False)
     hub_offline: bool = False
     hub_token_for_writing_only: bool = False
-    """Whether requests that read carry no token."""
+    """Whether requests that only read are sent without the token."""
     hub_links: bool = True
-    """Whether snapshots hold links to contents; else the contents themselves."""
+    """Whether snapshots hold symbolic links to blobs, else the files themselves."""
     hub_metadata_timeout: int = 10  # seconds
     hub_timeout: int = 10  # seconds
     workspace_home: str | None = None
     enable_pipes: bool = True
-    """Whether piped text becomes part of a prompt that does not ask for it."""
+    """Whether piped text is joined to a prompt given in words."""
     enable_alpha: bool = False
-    """Whether commands that may still change are allowed."""
+    """Whether experimental commands are allowed."""
     audio_segments: bool = False
-    """Whether a table of segments follows a transcript."""
+    """Whether to print a table of segments after a transcript."""
     exif_metadata: bool = True
     """Whether EXIF metadata of images is shown to users and models."""
     log_level: str = "warning"
@@ -104,36 +104,37 @@ class Settings(ComputingSettings):
     temporary_folder: str | None = None
     """Directory of temporary files; None for the default of the system."""
     search_path: str = ""
+    """The value of PATH."""
     over_ssh: bool = False
-    """Whether the user sits at another machine, whose clipboard programs here do not reach."""
+    """Whether this is an ssh session; clipboard programs here do not reach the user's machine then."""
     dumb_terminal: bool = False
     """Whether the terminal understands no control sequences."""
     completion_line: str | None = None
-    """The command line that a shell asks completions for; None for a normal run."""
+    """The command line that a shell wants to complete; None for a normal run."""
     keep_chats: bool = False
     editor: str | None = None
-    """The command that opens a text file, as the user's variable has it."""
+    """The editor's command line, from VISUAL or EDITOR."""
     file: SettingsFile = attrs.field(factory=lambda: SettingsFile(""))
-    """The settings file; what it says for variables is in the other fields."""
+    """The settings file; its settings that have variables are in the other fields."""
     set_variables: frozenset[str] = frozenset()
-    """The names of the variables that are set."""
+    """The names of the environment's non-empty variables."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
-    """What the settings file has in place of variables, for processes of this one."""
+    """The file's settings as variables, for child processes, which do not read the file."""
     use_server: bool = True
     """Whether commands compute on a running server of this user."""
     server_sockets: str = ""
     """The folder of the sockets of this user's servers, which need not exist."""
     state_folder: str = ""
-    """The folder of what is kept between runs, such as logs of servers; it need not exist."""
+    """The folder of data kept between runs, such as server logs; it need not exist."""
     engine_variables: tuple[tuple[str, str], ...] = ()
-    """Variables of libraries that change how models are computed, with their values, sorted."""
+    """Variables of MLX and its libraries that change results or the device, with their values, sorted."""
     telemetry_variables: tuple[tuple[str, str], ...] = ()
-    """Those of OpenTelemetry, which reads them itself, but for what may hold credentials."""
+    """The OTEL_ variables with their values, sorted, without any that may hold credentials."""
 
 
 @attrs.frozen(kw_only=True)
 class ServerSettings(ComputingSettings):
-    """The settings of the server. JSON values only, since they are passed to the worker process."""
+    """The settings of the server. All values have a form in JSON, in which the worker process gets them."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -141,7 +142,7 @@ class ServerSettings(ComputingSettings):
     model: str | None = None
     """The model to load at start."""
     embed_model: str | None = None
-    """The model of all embeddings, whatever a request names; None lets requests name it."""
+    """The model of all embeddings, whatever model a request names; None lets requests choose."""
     embed_backend: str | None = None
     """The address of another embeddings server; None computes embeddings in this server."""
     max_tokens: int | None = None
@@ -149,17 +150,17 @@ class ServerSettings(ComputingSettings):
     chunk: int = 1
     """Images per chunk when the request does not set it."""
     image_metadata: bool = False
-    """Whether an answer about images begins with their table when the request does not say."""
+    """Whether an answer about images begins with their metadata table by default."""
     exif_metadata: bool = True
-    """Whether requests may have the table; without it, nothing of an image but its pixels reaches model or client."""
+    """Whether the metadata table is available; if not, only an image's pixels reach model and client."""
     enable_thinking: bool | None = None
-    """Whether models reason first when the request does not say; None leaves it to their chat templates."""
+    """Whether models reason first by default; None leaves it to their chat templates."""
     thinking_budget: int | None = None
     """Most tokens of reasoning when the request sets no limit."""
     thinking_start_token: str | None = None
-    """The text that begins reasoning; None as it is known of the model."""
+    """The text that begins reasoning; None for the model's own."""
     thinking_end_token: str | None = None
-    """The text that ends reasoning; None as it is known of the model."""
+    """The text that ends reasoning; None for the model's own."""
     max_streams: int = 32
     """Completions computed at the same time."""
     max_queue: int = 96
@@ -167,56 +168,56 @@ class ServerSettings(ComputingSettings):
     max_body_mib: int = 72
     """Largest request body, in MiB; base64 makes images a third larger."""
     keep_alive: float | None = None
-    """Seconds after which an idle model is unloaded; None never does."""
+    """Seconds after which an idle model is unloaded; None keeps it."""
     memory_budget_mib: int | None = None
-    """Budget of all weights in memory, in MiB; None takes the budget of the machine."""
+    """Budget of all weights in memory, in MiB; None derives it from the machine's memory."""
     vision_cache_mib: int = 512
-    """What a model keeps of images for later prompts, in MiB; 0 keeps nothing."""
+    """Size of a model's cache of encoded images, in MiB; 0 disables it."""
     prefix_cache_dir: str | None = None
-    """Absolute path of the folder in which prompts are kept for later starts; None keeps them in memory only."""
+    """Absolute path of the folder of the prefix cache's disk tier; None keeps prefixes in memory only."""
     prefix_cache_disk_gib: float = 10.0
-    """What they may take there, in GiB."""
+    """Size of the disk tier, in GiB."""
     strict_memory: bool = False
     """Whether a model beyond the memory budget is refused; by default it runs with a warning."""
     strict_capabilities: bool = False
-    """Whether tools are refused for models that are not made for them."""
+    """Whether to refuse tools for models that are not trained for them."""
     special_tokens_in_content: bool = False
-    """Whether control tokens that messages spell out take effect, when a request does not say."""
+    """Whether control tokens spelled out in messages take effect by default."""
     allow_paths: bool = False
     """Whether clients may name a model by its path."""
     aliases: tuple[tuple[str, str], ...] = ()
-    """Further names of models, each with its reference."""
+    """Further names of models, each with its model reference."""
     entries: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    """The names of the settings file and of adapters, each with its values."""
+    """The names from the settings file and of adapters, each with its settings."""
     ready: tuple[str, ...] = ()
-    """Names of adapters and of pinned models, which are in memory from the start."""
+    """Names of adapters and pinned models, which are loaded at start."""
     preferred: Mapping[str, Any] = attrs.field(factory=dict)
-    """What holds for every model that can do so; settings of names."""
+    """Settings, by the keys of a name's table, for every model that supports them."""
     model_defaults: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    """What holds for models under each of their names, by reference; settings of names."""
+    """Settings, by the keys of a name's table, for one model under all its names; by model reference."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
-    """What the settings file has in place of variables; a worker does not read it again."""
+    """The settings file's values as variables; the worker does not read the file."""
     page: bool | None = None
-    """Whether a browser gets the chat page; None where only this machine reaches the server."""
+    """Whether to serve the chat page; None serves it when the server listens on loopback only."""
     default_model: str | None = None
-    """The model for names that no model has, and for requests that name none; None refuses them."""
+    """The model for requests with an unknown model name or none; None refuses them."""
     allow_model_changes: bool = False
     """Whether clients may pull and remove models."""
     media_paths: tuple[str, ...] = ()
     """Absolute paths of the folders below which clients may name files of images, clips and sound."""
     allow_remote_media: bool = False
-    """Whether clients may name images, clips and sound at public addresses, which the server then fetches."""
+    """Whether clients may name images, clips and sound by public URL, which the server then fetches."""
     allow_voice_cloning: bool = False
-    """Whether clients may send recordings whose voices are imitated."""
+    """Whether clients may send a recording to have its voice imitated."""
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
     operator_key: str | None = attrs.field(default=None, repr=False)
-    """One of them, which also opens what concerns all clients; None where no key does."""
+    """The one of them that also opens the endpoints that concern all clients; None for none."""
     api_key_file: str | None = None
     """Absolute path of a file with further keys, read again when it changes."""
     drain_seconds: float = 30.0
-    """Seconds that completions in progress may take when the server stops."""
+    """Seconds that running completions may take to finish when the server stops."""
     log_level: str = "info"
     log_json: bool = False
     otlp: bool = False
@@ -226,7 +227,7 @@ class ServerSettings(ComputingSettings):
     reload: bool = False
     """Whether the worker is restarted when the program's source changes."""
     until_eof: bool = False
-    """Whether the server stops when standard input ends, as it does with the program that started it."""
+    """Whether the server stops at the end of standard input, so that it ends with the program that started it."""
 
     def validate(self) -> None:
         """Check all ranges.
@@ -264,10 +265,10 @@ def read_settings(
 
     Args:
         environ: The environment; None takes that of the process.
-        handed_down: What another process has read of the file, as its ``file_variables``; None reads the file.
+        handed_down: The ``file_variables`` of the parent process, which has read the file; None reads it here.
 
     Raises:
-        ValidationError: A variable has a value outside its closed set. What is wrong in the file is in its ``faults``.
+        ValidationError: A variable has an invalid value. Errors in the file are in its ``faults``.
     """
     known = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     home = known.get("HOME") or os.path.expanduser("~")
@@ -313,28 +314,30 @@ def read_settings(
 
 
 def inherited(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of this process with changes, for a program that it starts."""
+    """Return the environment for a child process: that of this process, with changes."""
     return {**os.environ, **changes}
 
 
 @contextlib.contextmanager
-def told_to_libraries(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for the length of the block, for a library that is told in no other way."""
+def temporary_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables within the block, for a library that has no other configuration."""
+    former = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
         for name in variables:
-            del os.environ[name]
+            os.environ.pop(name, None)
+        os.environ.update(former)
 
 
 def _hub_settings(known: Mapping[str, str], home: str) -> dict[str, Any]:
     caches = known.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    place = known.get("HF_HOME") or os.path.join(caches, "huggingface")
-    cache = known.get("HF_HUB_CACHE") or known.get("HUGGINGFACE_HUB_CACHE") or os.path.join(place, "hub")
+    hub_home = known.get("HF_HOME") or os.path.join(caches, "huggingface")
+    cache = known.get("HF_HUB_CACHE") or known.get("HUGGINGFACE_HUB_CACHE") or os.path.join(hub_home, "hub")
     return {
         "hub_cache": _absolute(cache, home, known),
-        "hub_token_file": _absolute(known.get("HF_TOKEN_PATH") or os.path.join(place, "token"), home, known),
+        "hub_token_file": _absolute(known.get("HF_TOKEN_PATH") or os.path.join(hub_home, "token"), home, known),
         "hub_endpoint": _address(known, "HF_ENDPOINT", "https://huggingface.co"),
         "hub_token": next(filter(None, (known.get(name, "").strip() for name in _TOKENS)), None),
         "hub_offline": is_switched_on(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),
@@ -363,7 +366,7 @@ def _number_if_set(known: Mapping[str, str], name: str, allowed: range) -> int |
 
 
 def _absolute(path: str, home: str, known: Mapping[str, str]) -> str:
-    """Expand ``~``, then variables, as the hub client does; a variable that is not set stays as it is written."""
+    """Expand ``~``, then variables, as the hub client does; an unset variable stays as written."""
     expanded = home + path[1:] if path == "~" or path.startswith("~/") else os.path.expanduser(path)
     expanded = _REFERENCE.sub(lambda found: known.get(found[1] or found[2], found[0]), expanded)
     return os.path.abspath(expanded)
@@ -385,7 +388,7 @@ def _address(known: Mapping[str, str], name: str, default: str) -> str:
 
 def _integer(known: Mapping[str, str], name: str, allowed: range, default: int) -> int:
     value = known.get(name, str(default)).strip()
-    if not value.isdecimal() or len(value) > _MOST_DIGITS or int(value) not in allowed:
+    if not value.isdecimal() or len(value) > _MAX_DIGITS or int(value) not in allowed:
         raise ValidationError(
             f"{name} must be a whole number from {allowed.start} to {allowed.stop - 1} (got '{known[name]}')"
         )
@@ -393,5 +396,5 @@ def _integer(known: Mapping[str, str], name: str, allowed: range, default: int) 
 
 
 def variable(name: str) -> str | None:
-    """Return a variable that a file of the user names; None when it is unset."""
+    """Return an environment variable that a configuration file of the user refers to; None when it is unset."""
     return os.environ.get(name)

@@ -1,7 +1,7 @@
-"""Changes of the settings file: lines of one entry, and the replacement of the whole file.
+"""Changes of the settings file: edits of the lines of one entry, and the replacement of the whole file.
 
-A change touches the lines that it is about and keeps all others, with their comments and order; the result is read
-again and compared with what was meant before it replaces the file (docs/adr/0025).
+An edit keeps all other lines with their comments and order. Its result is parsed and compared with the intended
+values before it replaces the file (docs/adr/0025).
 """
 
 import json
@@ -15,7 +15,7 @@ from mlxk.entrypoints.setting_table import ENTRY, MODELS, TABLES, Setting
 from mlxk.entrypoints.settings_file import Statement, comment_of, parsed, statements, table_name
 
 _MOST_BYTES = 16 * 2**20
-"""Largest file that is opened for a change; one that is too large to be read as settings can still be made smaller."""
+"""Largest file that can be edited; above the limit of reading, so that a file beyond that limit can be made smaller."""
 _BY_HAND = "Change it by hand: mlxk config edit"
 
 HEADING = """\
@@ -33,7 +33,7 @@ EXAMPLE = """
 
 
 def template() -> str:
-    """Return the content of a new file: every setting, commented out, with its meaning and its default."""
+    """Return the content of a new file: every setting, commented out, with its meaning and default."""
     return HEADING + "".join(_section(name, settings) for name, settings in TABLES.items()) + EXAMPLE + _entry_keys()
 
 
@@ -47,12 +47,17 @@ def _example(setting: Setting) -> str:
 
 
 def _entry_keys() -> str:
-    own = [each for each in ENTRY if each not in TABLES["run"] and each.key != "model"]
-    return "".join(f"# {each.key} = …  # {each.meaning}\n" for each in own)
+    """Return the settings that only the table of a name may have."""
+    own = [setting for setting in ENTRY if setting not in TABLES["run"] and setting.key != "model"]
+    return "".join(f"# {setting.key} = …  # {setting.meaning}\n" for setting in own)
 
 
 def toml(value: object) -> str:
-    """Return a value of JSON as TOML."""
+    """Return a JSON value as TOML.
+
+    Raises:
+        ValidationError: It is None or contains None.
+    """
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
@@ -65,26 +70,26 @@ def toml(value: object) -> str:
 
 
 def values_text(values: Mapping[str, Any]) -> str:
-    """Return the settings of a name in one line, without its model."""
-    said = (f"{table_name(key)} = {toml(value)}" for key, value in values.items() if key != "model")
-    return ", ".join(said) or "no settings"
+    """Return the settings of a name on one line, without its model."""
+    assignments = (f"{table_name(key)} = {toml(value)}" for key, value in values.items() if key != "model")
+    return ", ".join(assignments) or "no settings"
 
 
 def with_entry(text: str, name: str, values: Mapping[str, Any]) -> str:
-    """Return a valid document with values set in the table of a name, which is added at the end where it is missing.
+    """Return a document with values set in the table of a name; a missing table is added at the end.
 
     Args:
-        text: The document.
+        text: The document, which is valid.
         name: The name.
         values: The values by key; None removes the key.
 
     Raises:
-        ValidationError: The entry is written in a way that cannot be changed line by line.
+        ValidationError: The entry is written in a form that cannot be edited line by line, such as an inline table.
     """
     before = parsed(text)
     entry = {**before.get(MODELS, {}).get(name, {}), **values}
     wanted = {key: value for key, value in entry.items() if value is not None}
-    changed = _begun(text, name)
+    changed = _with_table(text, name)
     for key, value in values.items():
         changed = _assigned(changed, (MODELS, name), key, value)
     return _verified(changed, {**before, MODELS: {**before.get(MODELS, {}), name: wanted}}, name)
@@ -94,7 +99,7 @@ def without_entry(text: str, name: str) -> str:
     """Return a valid document without the table of a name; comments above it stay.
 
     Raises:
-        ValidationError: The entry is written in a way that cannot be changed line by line.
+        ValidationError: The entry is written in a form that cannot be edited line by line, such as an inline table.
     """
     before, changed = parsed(text), text
     for start, end in reversed(list(_blocks(text, (MODELS, name)))):
@@ -102,13 +107,16 @@ def without_entry(text: str, name: str) -> str:
     names = {key: value for key, value in before[MODELS].items() if key != name}
     after = {**before, MODELS: names}
     try:
-        remains = MODELS in parsed(changed)
+        has_models = MODELS in parsed(changed)
     except ValueError:
-        remains = True
-    return _verified(changed, after if remains else {key: each for key, each in after.items() if key != MODELS}, name)
+        has_models = True
+    if not has_models:
+        del after[MODELS]
+    return _verified(changed, after, name)
 
 
 def _verified(text: str, wanted: Mapping[str, Any], name: str) -> str:
+    """Return a document whose values are the intended ones; any other has an entry that cannot be edited."""
     try:
         if parsed(text) == wanted:
             return text
@@ -117,8 +125,8 @@ def _verified(text: str, wanted: Mapping[str, Any], name: str) -> str:
     raise ValidationError(f"[{table_name(MODELS, name)}] is written in a way that this cannot change", hint=_BY_HAND)
 
 
-def _begun(text: str, name: str) -> str:
-    """Return a document that has the table of a name."""
+def _with_table(text: str, name: str) -> str:
+    """Return the document, with a header for the table of a name added where there is none."""
     path = (MODELS, name)
     if any(each.path[:2] == path for each in statements(text)):
         return text
@@ -127,36 +135,37 @@ def _begun(text: str, name: str) -> str:
 
 
 def _assigned(text: str, table: tuple[str, ...], key: str, value: object) -> str:
+    """Return the document with one key of a table assigned, or removed for None; a comment after the value stays."""
     found = list(statements(text))
     old = next((each for each in found if not each.is_header and each.path[: len(table) + 1] == (*table, key)), None)
     line = "" if value is None else f"{table_name(key)} = {toml(value)}"
     if old is not None:
         comment = comment_of(text[old.start : old.end])
         return text[: old.start] + (f"{line}{comment}\n" if line else "") + text[old.end :]
-    place = _end_of(found, table)
-    if not line or place is None:
+    end = _end_of(found, table)
+    if not line or end is None:
         return text
-    gap = "" if text[:place].endswith("\n") else "\n"
-    return f"{text[:place]}{gap}{line}\n{text[place:]}"
+    gap = "" if text[:end].endswith("\n") else "\n"
+    return f"{text[:end]}{gap}{line}\n{text[end:]}"
 
 
 def _end_of(found: list[Statement], table: tuple[str, ...]) -> int | None:
-    """Return where the assignments of a table end; None without its header."""
-    place, within = None, False
-    for each in found:
-        if each.is_header:
-            within = each.path == table
+    """Return the offset at which the assignments of a table end; None without its header."""
+    end, within = None, False
+    for statement in found:
+        if statement.is_header:
+            within = statement.path == table
         if within:
-            place = each.end
-    return place
+            end = statement.end
+    return end
 
 
 def _blocks(text: str, table: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-    """Yield the places of everything that is written about a table, with the comments in between."""
+    """Yield start and end offset of each run of statements about a table, with the comments in between."""
     start = end = None
-    for each in statements(text):
-        if each.path[: len(table)] == table:
-            start, end = each.start if start is None else start, each.end
+    for statement in statements(text):
+        if statement.path[: len(table)] == table:
+            start, end = statement.start if start is None else start, statement.end
         elif start is not None and end is not None:
             yield start, end
             start = end = None
@@ -181,7 +190,7 @@ def content_of(path: str) -> bytes | None:
 
 
 def draft_beside(path: str, content: bytes) -> str:
-    """Write a file beside the settings file that only this user can read, and return its path.
+    """Write a temporary file of mode 0600 beside the settings file, and return its path.
 
     Raises:
         StorageError: It cannot be written.
@@ -196,16 +205,16 @@ def draft_beside(path: str, content: bytes) -> str:
 
 
 def replace(path: str, content: bytes, before: bytes | None) -> None:
-    """Replace the file at once, also where it is a link; it keeps its mode, and a new one is for this user only.
+    """Replace the settings file atomically; see ``private_files.write``.
 
     Args:
         path: The file.
         content: Its new content.
-        before: Its content when it was read; None for a file that did not exist.
+        before: Its content when the edit began; None for a file that did not exist.
 
     Raises:
         StorageError: It cannot be written.
-        ValidationError: It was changed by someone else since it was read.
+        ValidationError: It was changed by another program since.
     """
     if content_of(path) != before:
         raise ValidationError("the settings file was changed meanwhile, and is left as it is", hint="Do it again.")

@@ -1,7 +1,6 @@
-"""The settings file: one TOML file of the user, read, checked and edited.
+"""The settings file: one TOML file of the user, read and checked; ``settings_edit`` changes it.
 
-What is wrong in it is collected, so that everything else in it holds and each command decides what it needs. Edits
-are in ``settings_edit``.
+Faults are collected, not raised: valid settings stay in force, and each command decides which faults stop it.
 """
 
 import json
@@ -25,13 +24,16 @@ MOST_BYTES = 256 * 1024
 """Largest file that is read."""
 
 _PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
+"""Matches the position at the end of a message of ``tomllib``."""
 _TOKEN = re.compile(
     r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]|[^\[\]{}\n"\'#]+',
     re.DOTALL,
 )
+"""Matches one token of TOML: a string, a comment, a bracket, a line break, or any other text."""
 _DEPTH = 3
-"""Parts of the longest path that a fault is about: the table of names, a name and a key."""
+"""Length of the longest key path that a fault names: ``models``, a name and a key."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""Matches a key that needs no quotes."""
 
 Values = Mapping[str, Any]
 
@@ -42,7 +44,7 @@ class SettingFault:
 
     message: str
     table: str | None = None
-    """The table, such as ``serve`` or ``models.NAME``; empty for the top, None where the file is no TOML at all."""
+    """The table, such as ``serve`` or ``models.NAME``; '' for keys outside of tables, None where no TOML was read."""
     line: int | None = None
 
     def __str__(self) -> str:
@@ -52,14 +54,14 @@ class SettingFault:
 
 @attrs.frozen
 class SettingsFile:
-    """What the file says, as far as it is right."""
+    """The valid settings of the file, and its faults."""
 
     path: str
-    """Absolute, whether or not the file exists."""
+    """Absolute path; the file need not exist."""
     tables: Mapping[str, Values] = attrs.field(factory=dict, repr=False)
-    """The values of each table; those at the top are in ''."""
+    """The values of each table; the key '' has those outside of any table."""
     entries: Mapping[str, Values] = attrs.field(factory=dict, repr=False)
-    """The tables of names, those without a fault."""
+    """The tables of the user's names for models, without those that have a fault."""
     faults: tuple[SettingFault, ...] = ()
     exists: bool = False
     readable: bool = True
@@ -67,7 +69,7 @@ class SettingsFile:
 
     @property
     def has_secrets(self) -> bool:
-        """Whether it holds a key or a token."""
+        """Whether it holds an API key or a token of the hub."""
         return any(each.secret and each.key in self.values(name) for name, listed in TABLES.items() for each in listed)
 
     def values(self, table: str) -> Values:
@@ -75,11 +77,11 @@ class SettingsFile:
         return self.tables.get(table, {})
 
     def faults_of(self, *tables: str) -> tuple[SettingFault, ...]:
-        """Return the faults of some tables, and those of the file as a whole."""
+        """Return the faults of the given tables, and those of the file as a whole."""
         return tuple(fault for fault in self.faults if fault.table is None or fault.table in tables)
 
     def as_variables(self, known: Mapping[str, str]) -> dict[str, str]:
-        """Return the settings that have variables, under the names of these, without those of variables that are set.
+        """Return settings as environment variables, except where the environment sets one of the setting's variables.
 
         Args:
             known: The environment, without empty variables.
@@ -90,14 +92,14 @@ class SettingsFile:
                 value = self.values(name).get(setting.key)
                 if value is None or not setting.variables or known.keys() & set(setting.variables):
                     continue
-                if not (setting.inverted and value):  # any text in NO_COLOR switches off
+                if not (setting.inverted and value):  # any value of NO_COLOR, even 0, would switch colours off
                     value = int(value is not setting.inverted) if isinstance(value, bool) else value
                     found[setting.variables[0]] = str(value)
         return found
 
 
 def read(path: str) -> SettingsFile:
-    """Read the file; one that does not exist says nothing. Never raises: what is wrong is in ``faults``."""
+    """Read the file; a missing one has no settings. Never raises: errors are in ``faults``."""
     try:
         content = private_files.read(path, MOST_BYTES)
     except OSError as error:
@@ -107,7 +109,7 @@ def read(path: str) -> SettingsFile:
 
 
 def check(path: str, content: bytes) -> SettingsFile:
-    """Return what the content of a settings file says, and its faults in the order of lines."""
+    """Parse and check the content of a settings file; its faults are in the order of lines."""
     if len(content) > MOST_BYTES:
         return SettingsFile(path, faults=(SettingFault(f"it is larger than {MOST_BYTES // 1024} KiB"),), exists=True)
     try:
@@ -126,10 +128,10 @@ def check(path: str, content: bytes) -> SettingsFile:
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """Return a document.
+    """Return a TOML document.
 
     Raises:
-        ValueError: It is not valid TOML; the message ends with the place.
+        ValueError: It is not valid TOML; the message ends with the position.
         RecursionError: It is nested too deeply.
     """
     import tomllib  # noqa: PLC0415 - most commands run without a settings file, and start faster without it
@@ -139,21 +141,23 @@ def parsed(text: str) -> dict[str, Any]:
 
 @attrs.frozen
 class Statement:
-    """One header or assignment of a valid document."""
+    """One table header or assignment of a valid document."""
 
     path: tuple[str, ...]
-    """The table it begins, or the table and the key it assigns."""
+    """Of a header, the keys of its table; of an assignment, those of its table and its own."""
     is_header: bool
     start: int
+    """Offset in the text, in characters."""
     end: int
-    """Both as offsets in the text; the end is after the line break."""
+    """Offset after its line break."""
     line: int
+    """Its first line, from 1."""
 
 
 def statements(text: str) -> Iterator[Statement]:
     """Yield the statements of a valid document."""
     table: tuple[str, ...] = ()
-    start, depth, line, begun = 0, 0, 1, 1
+    start, depth, line, first_line = 0, 0, 1, 1
     for token in _TOKEN.finditer(text + "\n"):
         word = token[0]
         depth += (word in ("[", "{")) - (word in ("]", "}"))
@@ -163,13 +167,13 @@ def statements(text: str) -> Iterator[Statement]:
             if path:
                 is_header = statement.lstrip().startswith("[")
                 table = path if is_header else table
-                yield Statement(path if is_header else (*table, *path), is_header, start, token.end(), begun)
-            start, begun = token.end(), line + 1
+                yield Statement(path if is_header else (*table, *path), is_header, start, token.end(), first_line)
+            start, first_line = token.end(), line + 1
         line += word.count("\n")
 
 
 def _path_of(statement: str) -> tuple[str, ...]:
-    """Return the keys that a statement is about; nothing for a comment or a blank line."""
+    """Return the key path of a header or an assignment; empty for a comment or a blank line."""
     path, value = [], parsed(statement)
     while isinstance(value, dict) and len(value) == 1:
         ((key, value),) = value.items()
@@ -179,13 +183,13 @@ def _path_of(statement: str) -> tuple[str, ...]:
 
 
 def comment_of(statement: str) -> str:
-    """Return the comment at the end of an assignment, with two spaces before it; empty without one."""
-    words = [token[0] for token in _TOKEN.finditer(statement) if token[0].strip()]
-    return f"  {words[-1].rstrip()}" if words and words[-1].startswith("#") else ""
+    """Return the comment at the end of an assignment, after two spaces; empty without one."""
+    tokens = [token[0] for token in _TOKEN.finditer(statement) if token[0].strip()]
+    return f"  {tokens[-1].rstrip()}" if tokens and tokens[-1].startswith("#") else ""
 
 
 def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Return the first line of every table and key of a valid document; deeper keys have the line of theirs."""
+    """Return the first line of each key path of a valid document, up to ``_DEPTH`` keys long."""
     found: dict[tuple[str, ...], int] = {}
     for statement in statements(text):
         for length in range(1, min(len(statement.path), _DEPTH) + 1):
@@ -194,7 +198,12 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
 
 
 class _Reader:
-    """Checks a parsed document against the table of settings."""
+    """Checks a parsed document against the table of settings.
+
+    Args:
+        document: The parsed file.
+        lines: The line of each key path, see ``_lines``.
+    """
 
     def __init__(self, document: Values, lines: Mapping[tuple[str, ...], int]) -> None:
         self._document = document
@@ -202,7 +211,7 @@ class _Reader:
         self._faults: list[SettingFault] = []
 
     def file(self, path: str) -> SettingsFile:
-        """Return what the document says, and its faults."""
+        """Return the checked file; ``path`` is only stored in it."""
         tables = {name: self._document.get(name, {}) for name in TABLES if name}
         names = self._document.get(MODELS, {})
         top = {key: value for key, value in self._document.items() if key not in {*tables, MODELS}}
@@ -255,11 +264,11 @@ class _Reader:
 
 
 def _unknown(key: str, value: object, known: Mapping[str, Setting], *, at_top: bool) -> str:
-    """Return the fault of a key that does not exist, with the nearest that do, or with the tables that have it."""
-    words = [*known, *(name for name in TABLES if name and at_top), *([MODELS] if at_top else [])]
+    """Return the message about an unknown key, with similar keys, or with the tables that have this key."""
+    candidates = [*known, *(name for name in TABLES if name and at_top), *([MODELS] if at_top else [])]
     kind = "table" if isinstance(value, dict) and at_top else "setting"
     message = f"there is no {kind} '{key}'"
-    if near := nearest(key, words):
+    if near := nearest(key, candidates):
         return f"{message}. Did you mean {' or '.join(near)}?"
     homes = [
         f"[{name}]" if name else "the top of the file"
@@ -270,15 +279,15 @@ def _unknown(key: str, value: object, known: Mapping[str, Setting], *, at_top: b
 
 
 def entry_name_fault(name: str) -> str | None:
-    """Return why a name cannot be that of an entry; None when it can."""
+    """Return why a text cannot be a user's name for a model; None when it can."""
     return own_name_fault(name) or ("it reads as the full name ORG/NAME of a model" if "/" in name else None)
 
 
 def entry_fault(name: str, values: Values, names: Collection[str]) -> str | None:
-    """Return what is wrong with the values of an entry together; each of them is right.
+    """Return why the values of an entry, each valid by itself, do not fit together; None when they do.
 
     Args:
-        name: The entry.
+        name: The entry's name.
         values: Its values.
         names: The names of all entries.
     """
@@ -298,29 +307,29 @@ def entry_fault(name: str, values: Values, names: Collection[str]) -> str | None
 
 
 def _range_fault(values: Values) -> str | None:
-    """Return what is wrong with values that are right by their kinds: bounds of the engine, and combinations."""
+    """Return why values that are valid by their kinds are beyond the engine's bounds, or exclude each other."""
     try:
         profile_of(values).validate()
     except ValidationError as error:
         return error.message
-    # Each of them would leave the draft model out of every request.
+    # With either of these settings, no request uses the draft model.
     other = next((key for key in ("max_kv_size", "thinking_budget") if key in values and "draft_model" in values), None)
     return None if other is None else f"draft_model and {other} exclude each other"
 
 
 def profile_of(values: Values) -> Profile:
-    """Return the profile of an entry or of the table of ``run``, whose values are right."""
+    """Return the profile that the valid values of an entry, or of the table ``run``, describe."""
     start, end = values.get("thinking_start_token"), values.get("thinking_end_token")
     tags = (
         None if start is None and end is None else (start or DEFAULT_THINKING_TAGS[0], end or DEFAULT_THINKING_TAGS[1])
     )
-    sampled = {field.name for field in attrs.fields(GenerationSettings)} - {"stop"}
+    sampling_keys = {field.name for field in attrs.fields(GenerationSettings)} - {"stop"}
     effort, adapter = values.get("reasoning_effort"), values.get("adapter")
     return Profile(
         model=values.get("model", ""),
         system=values.get("system"),
         settings=GenerationSettings(
-            **{key: value for key, value in values.items() if key in sampled}, stop=tuple(values.get("stop", ()))
+            **{key: value for key, value in values.items() if key in sampling_keys}, stop=tuple(values.get("stop", ()))
         ),
         thinking=values.get("thinking"),
         effort=None if effort is None else Effort(effort),
@@ -346,24 +355,26 @@ def profile_of(values: Values) -> Profile:
 
 @attrs.frozen
 class OwnNames:
-    """The user's own names for models, and what holds for every model."""
+    """The user's own names for models, and the default profile."""
 
     profiles: Mapping[str, Profile]
+    """By name."""
     usual: Profile
+    """Holds for every model."""
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The names, each with its reference."""
+        """The model reference of each name."""
         return {name: profile.model for name, profile in self.profiles.items()}
 
 
 def own_names(file: SettingsFile, served: tuple[tuple[str, Values], ...] | None, preferred: Values) -> OwnNames:
-    """Return the names of commands, or those of a server, which has its own defaults for every model.
+    """Return the names and default profile of a command, or of a server, which has its own.
 
     Args:
         file: The settings file.
         served: The names of the server, with their values; None for a command.
-        preferred: What a server prefers for every model that can do so, as settings of a name.
+        preferred: The server's settings for every model that supports them, by key.
     """
     entries = file.entries.items() if served is None else served
     usual = profile_of(file.values("run") if served is None else preferred)
@@ -373,5 +384,5 @@ def own_names(file: SettingsFile, served: tuple[tuple[str, Values], ...] | None,
 
 
 def table_name(*path: str) -> str:
-    """Return the name of a table as a header writes it, without brackets."""
-    return ".".join(each if _BARE.fullmatch(each) else json.dumps(each, ensure_ascii=False) for each in path)
+    """Return the dotted name of a table, as in its header, with keys quoted where TOML needs it."""
+    return ".".join(key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False) for key in path)

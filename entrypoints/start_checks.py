@@ -1,4 +1,4 @@
-"""What a program that runs models needs of its process and machine, checked before anything is loaded; its reach."""
+"""Checks before models are loaded: limits and folders of the process, optional packages, and the reach of a server."""
 
 import ipaddress
 import resource
@@ -12,9 +12,10 @@ FEWEST_DESCRIPTORS = 64
 """Open files that a server with one connection needs, with some to spare."""
 
 FEWEST_BYTES = 384 * 2**20
-"""Address space of the libraries and the smallest model."""
+"""Address space that the libraries and the smallest model need."""
 
 _NEEDED_BYTES = 256 * 1024
+"""Free space that the folder for temporary files must have."""
 
 
 def is_loopback(host: str) -> bool:
@@ -28,16 +29,16 @@ def is_loopback(host: str) -> bool:
 
 
 def offers_page(server: ServerSettings) -> bool:
-    """Whether a server has the chat page: where nothing says so, if it is reachable from this machine only."""
+    """Whether a server has the chat page; by default only one that is reachable from this machine only."""
     wanted = is_loopback(server.host) if server.page is None else server.page
     return wanted and server.embed_model is None
 
 
 def require_temporary_folder(folder: str | None) -> None:
-    """Refuse to start without a folder for temporary files: kernels are compiled and recordings received there.
+    """Check that temporary files can be written: MLX compiles kernels there, and uploads of recordings go there.
 
     Args:
-        folder: As the environment names it; None for the default of the system.
+        folder: The folder of TMPDIR; None for the default of the system.
 
     Raises:
         StorageError: It cannot be written.
@@ -55,10 +56,10 @@ def require_temporary_folder(folder: str | None) -> None:
 
 
 def require_address_space() -> None:
-    """Refuse to start where not even the libraries fit, whose imports would abort the process.
+    """Check that the libraries fit into the address space; their import would otherwise abort the process.
 
     Raises:
-        InsufficientMemoryError: The process may have too little address space.
+        InsufficientMemoryError: The limit of the process is too small.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY and soft < FEWEST_BYTES:
@@ -69,10 +70,10 @@ def require_address_space() -> None:
 
 
 def require_descriptors() -> None:
-    """Refuse to start a server that could not answer anybody.
+    """Check that a server may open enough files to answer one client.
 
     Raises:
-        StorageError: The process may have too few open files.
+        StorageError: The limit of the process is too small.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < FEWEST_DESCRIPTORS:
@@ -86,16 +87,16 @@ _EXPORTER = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"
 
 
 def require_exporter() -> None:
-    """Refuse to start a server that could not send its traces.
+    """Check that the packages that send traces are installed.
 
     Raises:
-        BackendNotInstalledError: The packages for it are not installed.
+        BackendNotInstalledError: One is missing.
     """
     try:
-        found = all(find_spec(name) is not None for name in _EXPORTER)
-    except (ImportError, ValueError):  # a package above it is missing, or is not what its name says
-        found = False
-    if not found:
+        installed = all(find_spec(name) is not None for name in _EXPORTER)
+    except (ImportError, ValueError):  # a parent package is missing, or another module has its name
+        installed = False
+    if not installed:
         raise BackendNotInstalledError(
             "--otlp needs the OpenTelemetry SDK, which is not installed", hint="Install it: pip install 'mlxk[otel]'"
         )

@@ -1,7 +1,7 @@
-"""The sentences of errors and health reasons for users: commands and flags on the command line, URLs over HTTP.
+"""The wording of errors and health reasons: commands and flags on the command line, URLs over HTTP.
 
-Has one sentence for each ``Remedy`` and entrypoint, and the spelling of options. The code that raises an error chooses
-the remedy; exit and HTTP statuses are in tables of the entrypoints.
+Each ``Remedy`` has one sentence per entrypoint. The code that raises an error chooses the remedy. Exit and HTTP
+statuses are in tables of the entrypoints.
 """
 
 import re
@@ -68,7 +68,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
         "the reduced decoder of the turbo variants does not translate reliably."
     ),
 }
-"""The sentences of the command line, with commands and flags."""
+"""The sentence of each remedy on the command line."""
 
 HTTP: Mapping[Remedy, str] = {
     **COMMAND_LINE,
@@ -88,22 +88,22 @@ HTTP: Mapping[Remedy, str] = {
     Remedy.USE_RERANKING: "Have it order documents: /v1/rerank.",
     Remedy.USE_SPEECH: "Have it speak a text: /v1/audio/speech.",
     Remedy.USE_NAME_OF_HUB: "GET /v1/models lists the models of this server.",
-    # The same as for any other name: a client is not told which folders there are.
+    # The same as for any unknown name: a client must not learn which folders exist.
     Remedy.USE_PATH: "GET /v1/models lists the models of this server.",
     Remedy.USE_TRANSCRIPTION: "Give it a recording: /v1/audio/transcriptions.",
 }
-"""The sentences of HTTP APIs, with URLs; actions of the operator have the wording of the command line."""
+"""The sentence of each remedy over HTTP; remedies for the server's operator name commands."""
 
 _BACKEND_BUG = ("Index/shard mismatch.", "Index/shard mismatch (mlx-vlm #624).")
-"""A finding, and the same with its known cause."""
+"""A health reason, and its replacement, which names the known cause."""
 
 
 def command_line_error(error: MlxkError, flags: Mapping[str, str] | None = None) -> tuple[str, str | None]:
-    """Return the message and the hint of an error, as the command line phrases them.
+    """Return message and hint of an error for the command line; names of options in the message become flags.
 
     Args:
         error: The error.
-        flags: As the user typed them, by the options that they give; others have the spelling of their option.
+        flags: The spelling of flags as typed, by option name; other options get the long flag of their name.
     """
     message = error.message
     for option in error.options:
@@ -113,16 +113,16 @@ def command_line_error(error: MlxkError, flags: Mapping[str, str] | None = None)
 
 
 def http_error(error: MlxkError) -> tuple[str, str | None]:
-    """Return the message and the hint of an error, as HTTP responses phrase them."""
+    """Return message and hint of an error for an HTTP response."""
     return _with_fix(error.message, error.fix), hint(error, HTTP)
 
 
 def error_of(code: str, document: Mapping[str, Any]) -> MlxkError:
-    """Return the error that another process of this program reported, in the wording of the command line.
+    """Rebuild an error that another mlxk process reported as JSON, in the wording of the command line.
 
     Args:
-        code: Of the error.
-        document: Its message; its hint, matches and detail where it has them.
+        code: The error's code.
+        document: Its ``message`` and, where it has them, ``hint``, ``matches`` and ``detail``.
     """
     return error_type_of(code)(
         document["message"],
@@ -133,14 +133,14 @@ def error_of(code: str, document: Mapping[str, Any]) -> MlxkError:
 
 
 def hint(error: MlxkError, sentences: Mapping[Remedy, str]) -> str | None:
-    """Return the hint of an error, or None without one."""
+    """Return the hint of an error, with the sentence of its remedy; None without a hint."""
     if isinstance(error.hint, Advice):
         return sentences[error.hint.remedy].format(**error.hint.values)
     return error.hint
 
 
 def matrices_words(matrices: "Matrices") -> str:
-    """Return what multiplies matrices on a CPU, and what would help."""
+    """Describe the library that multiplies matrices on a CPU, with advice where it is slow."""
     if matrices.library is not None:
         return f"multiplied by {matrices.library}"
     if matrices.could_be_faster:
@@ -149,12 +149,12 @@ def matrices_words(matrices: "Matrices") -> str:
 
 
 def health_reason(report: "HealthReport") -> str:
-    """Return the reason of a health report, with the command that repairs the model where there is one."""
+    """Return the reason of a health report, and the command that repairs the model, if any."""
     return _with_fix(report.reason, report.fix)
 
 
 def model_reason(description: "ModelDescription") -> str | None:
-    """Return the first thing that is wrong with a model, with the command that repairs it where there is one."""
+    """Return the first fault of a model, and the command that repairs it, if any; None for a sound model."""
     return description.reason and _with_fix(description.reason, description.health.fix)
 
 

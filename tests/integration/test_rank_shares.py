@@ -22,7 +22,7 @@ from mlxk.adapters.mlx.ranks.ring import Ring
 from mlxk.adapters.mlx.ranks.share import Share, cut_of, load_share
 from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.entrypoints.settings import told_to_libraries
+from mlxk.entrypoints.settings import temporary_environment
 
 ring = Ring("127.0.0.1")
 print(ring.port, flush=True)
@@ -31,7 +31,7 @@ rank, addresses = orders["rank"], orders["addresses"]
 ring.meet(rank, addresses, 60.0)
 print("met", flush=True)
 sys.stdin.readline()  # a neighbour that joins earlier would be taken for one that only meets
-group = ring.join(told_to_libraries, 60.0)
+group = ring.join(temporary_environment, 60.0)
 for directory in orders["models"]:
     handle = ModelHandle(directory, directory, Origin.WORKSPACE)
     cut = cut_of(handle, read_config(handle), len(addresses))

@@ -1,10 +1,21 @@
 """The environment, read once into a frozen value."""
 
+import os
+
 import pytest
 from environment_variables import VARIABLES
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.settings import read_settings
+from mlxk.entrypoints.settings import read_settings, temporary_environment
+
+
+def test_variables_that_are_set_for_a_library_give_way_to_the_users_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_RANK", "7")
+    monkeypatch.delenv("MLX_HOSTFILE", raising=False)
+    with temporary_environment({"MLX_RANK": "0", "MLX_HOSTFILE": "/hosts"}):
+        assert (os.environ["MLX_RANK"], os.environ["MLX_HOSTFILE"]) == ("0", "/hosts")
+    assert os.environ["MLX_RANK"] == "7"
+    assert "MLX_HOSTFILE" not in os.environ
 
 
 def test_the_cache_is_below_the_home_directory_by_default() -> None:
