@@ -1,7 +1,7 @@
-"""The agents and other programs that ``mlxk launch`` starts or describes: how each is told about a server.
+"""The agents and other programs that ``mlxk launch`` starts or describes, and how each is configured for a server.
 
-A new one is one entry of ``AGENTS``. In its texts, ``ADDRESS``, ``KEY``, ``MODEL``, ``CONTEXT``, ``INPUT`` and
-``OUTPUT`` are replaced by facts of a ``Connection``, as words of their own.
+A new one is one entry of ``AGENTS``. In its texts the words ``ADDRESS``, ``KEY``, ``MODEL``, ``CONTEXT``, ``INPUT`` and
+``OUTPUT`` are placeholders for the facts of a ``Connection``.
 """
 
 import json
@@ -11,27 +11,28 @@ import shlex
 import attrs
 
 SMALLEST_CONTEXT = 32768
-"""Tokens of context that the prompts of agents need, with some to work."""
+"""Tokens of context that an agent's own prompts need, with some left for its task."""
 
 _MOST_OUTPUT = 8192
+"""Tokens of the context window reserved for output, at most."""
 
 _PLACE = re.compile(r"\b(?:ADDRESS|KEY|MODEL|CONTEXT|INPUT|OUTPUT)\b")
 
 
 @attrs.frozen(kw_only=True)
 class Connection:
-    """What a program is told: a server and a model of it. The defaults are those of a server started by hand."""
+    """The server and model that a program is configured for. The defaults fit a server started with no flags."""
 
     address: str = "http://127.0.0.1:8000"
-    """Without ``/v1``."""
+    """Base URL, without ``/v1``."""
     key: str = attrs.field(default="local", repr=False)
     model: str = "MODEL"
-    """The name by which the server knows it."""
+    """The model's name on the server."""
     context: int = SMALLEST_CONTEXT
     """Tokens of its context window."""
 
     def fill(self, text: str) -> str:
-        """Return a text of the table with the facts in their places; inside of quotes they are escaped."""
+        """Return a text with its placeholders replaced; the values are escaped if the text has double quotes."""
         output = min(_MOST_OUTPUT, self.context // 4)
         facts = {"ADDRESS": self.address, "KEY": self.key, "MODEL": self.model, "CONTEXT": str(self.context)}
         facts |= {"INPUT": str(self.context - output), "OUTPUT": str(output)}
@@ -41,10 +42,10 @@ class Connection:
 
 
 def _escaped(fact: str) -> str:
-    """Return a fact as it stands between double quotes in JSON, TOML and YAML alike.
+    """Return a value escaped for a double-quoted string of JSON, TOML and YAML alike.
 
-    TOML has no pairs of surrogates: what JSON writes as one stays as it is. The rest of what cannot be printed is
-    escaped, since TOML and YAML allow less of it than JSON.
+    Characters above U+FFFF are not escaped: JSON would need surrogate pairs, which TOML forbids. All other characters
+    that are not printable are escaped; TOML and YAML allow fewer of them than JSON.
     """
     written = json.dumps(fact, ensure_ascii=False)[1:-1]
     return "".join(each if each.isprintable() or each > "\uffff" else f"\\u{ord(each):04x}" for each in written)
@@ -52,7 +53,7 @@ def _escaped(fact: str) -> str:
 
 @attrs.frozen
 class AgentFile:
-    """A file of settings that the user writes; mlxk never does."""
+    """A configuration file that the user writes; mlxk never does."""
 
     path: str
     text: str
@@ -60,35 +61,35 @@ class AgentFile:
 
 @attrs.frozen(kw_only=True)
 class Agent:
-    """A program, and what it has to be told."""
+    """A program, and how it is configured."""
 
     name: str
     title: str
     install: str
-    """A command of its makers, or the address of a page."""
+    """The install command of its makers, or the URL of a page."""
     program: str | None = None
-    """What is typed in a shell; None for a program with windows."""
+    """The command's name; None for a graphical program."""
     variables: tuple[tuple[str, str], ...] = ()
-    """Of its environment; an empty value hides what the user's environment has."""
+    """Its environment variables; an empty value overrides one of the user's environment."""
     words: tuple[str, ...] = ()
-    """After the program's name, before the user's own."""
+    """Arguments before the user's own."""
     before: tuple[str, ...] = ()
     """A command that configures it once."""
     files: tuple[AgentFile, ...] = ()
     remark: str = ""
     started: bool = False
-    """Whether ``mlxk launch`` starts it, which needs no file."""
+    """Whether ``mlxk launch`` can start it; such an agent needs no configuration file."""
 
     def environment(self, connection: Connection) -> dict[str, str]:
-        """Return the variables that it is started with."""
+        """Return its environment variables."""
         return {name: connection.fill(value) for name, value in self.variables}
 
     def arguments(self, connection: Connection) -> list[str]:
-        """Return the arguments that it is started with, before the user's own."""
+        """Return its arguments before the user's own."""
         return [connection.fill(word) for word in self.words]
 
     def commands(self, connection: Connection) -> list[str]:
-        """Return the lines for a shell that start it by hand."""
+        """Return the lines of shell that start it by hand."""
         lines = [f"export {name}={shlex.quote(value)}" for name, value in self.environment(connection).items()]
         if self.before:
             lines.append(shlex.join(map(connection.fill, self.before)))
@@ -97,12 +98,12 @@ class Agent:
         return lines
 
     def written(self, connection: Connection) -> list[AgentFile]:
-        """Return the files of settings that the user writes."""
+        """Return the configuration files that the user writes."""
         return [AgentFile(file.path, connection.fill(file.text)) for file in self.files]
 
 
 def _quoted(word: str) -> str:
-    """Return a word as a shell takes it, which replaces the ``~`` of a path."""
+    """Return a word quoted for a shell, except for a leading ``~/``, which the shell expands."""
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 
@@ -395,4 +396,4 @@ _OTHERS = (
 )
 
 AGENTS = {each.name: each for each in (_CODEX, _CLAUDE, _OPENCODE, *_OTHERS)}
-"""By name; those that are started come first."""
+"""All programs by name; those that ``mlxk launch`` starts come first."""

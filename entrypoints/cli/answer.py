@@ -1,4 +1,4 @@
-"""One completion on the command line: events become text, printed as it arrives or at the end."""
+"""Prints a completion on the command line, as it arrives or at the end, with further rounds after tool calls."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ from mlxk.entrypoints.cli.tool_calls import ToolRounds
 
 @attrs.frozen
 class CollectedAnswer:
-    """A finished completion."""
+    """A complete completion, joined from its events."""
 
     text: str
     reasoning: str
@@ -48,21 +48,21 @@ class CollectedAnswer:
 
 @attrs.define
 class AnswerReader:
-    """Reads one stream to its end; the output read so far stays available when the stream fails."""
+    """Collects and prints one stream; what was read remains available when the stream fails."""
 
     output: Output
     live: bool
-    """Whether to print text as it arrives. If not, only a completed chunk of images is printed before the end."""
+    """Whether to print text as it arrives; otherwise ``read`` prints only answers about image chunks but the last."""
     show_reasoning: bool
     text: list[str] = attrs.field(factory=list)
     reasoning: list[str] = attrs.field(factory=list)
     calls: dict[int, ToolCall] = attrs.field(factory=dict)
     _printed: int = 0
-    """How many items of ``text`` are printed."""
+    """Number of printed items of ``text``."""
 
     @property
     def unprinted(self) -> str:
-        """The text that was read and is not printed."""
+        """The text that was read and not printed yet."""
         return "".join(self.text[self._printed :])
 
     def read(self, stream: TextStream) -> CollectedAnswer:
@@ -71,20 +71,20 @@ class AnswerReader:
         Raises:
             MlxkError: The stream failed.
         """
-        waiting = Spinner(self.output, "Reading the prompt")
+        spinner = Spinner(self.output, "Reading the prompt")
         try:
             for event in stream:
                 if isinstance(event, PromptProgress):
-                    waiting.show(f"Reading the prompt: {event.done:,} of {event.total:,} tokens")
+                    spinner.show(f"Reading the prompt: {event.done:,} of {event.total:,} tokens")
                     continue
-                waiting.stop()
+                spinner.stop()
                 if isinstance(event, Finished):
                     self._end_line()
                     text, reasoning = "".join(self.text), "".join(self.reasoning)
                     return CollectedAnswer(text, reasoning, tuple(self.calls.values()), event)
                 self._take(event)
         finally:
-            waiting.stop()
+            spinner.stop()
         raise ExecutionError("the answer ended without its last event")
 
     def _take(self, event: AnswerDelta) -> None:
@@ -99,7 +99,7 @@ class AnswerReader:
                 self._call(event)
 
     def _next_chunk(self, table: str) -> None:
-        """Print the completed chunk of images, and the table of the next one."""
+        """Print the answer to the finished chunk of images, and the metadata table of the next chunk."""
         if self.reasoning:
             self.reasoning.append("\n\n")
         self.text.append(table)
@@ -128,7 +128,7 @@ class AnswerReader:
         self.calls[delta.index] = attrs.evolve(known or delta.call, arguments=arguments)
 
     def _end_line(self) -> None:
-        """End the line that was printed as it arrived."""
+        """End the line of text printed as it arrived."""
         if self.live and self.text:
             self.output.line()
         elif self.live and self.reasoning and self.show_reasoning:
@@ -146,20 +146,20 @@ def print_notes(output: Output, notes: Iterable[str]) -> None:
         output.note(f"[{note}]")
 
 
-def print_truncation(output: Output, finished: Finished, asked: int | None, chatting: bool = False) -> None:
+def print_truncation(output: Output, finished: Finished, max_tokens: int | None, chatting: bool = False) -> None:
     """Print on standard error that a limit cut the completion, and how to raise it; for each chunk of images.
 
     Args:
         output: Where to print.
         finished: The end of the completion.
-        asked: The token limit that the user set; None for as many as fit.
-        chatting: Whether limits are set with ``/set`` and not with flags.
+        max_tokens: The token limit that the user set; None for the remainder of the context window.
+        chatting: Whether the advice names chat commands instead of flags.
     """
     for end in finished.parts or (finished,):
         if end.reason is not FinishReason.LENGTH:
             continue
         tokens = end.usage.completion_tokens
-        if not end.window_full or (asked is not None and tokens >= asked):
+        if not end.window_full or (max_tokens is not None and tokens >= max_tokens):
             limit, more = "--max-tokens", "Pass a larger --max-tokens to allow more."
             if chatting:
                 limit, more = "max_tokens", "Allow more with: /set max_tokens N"
@@ -184,48 +184,50 @@ def answer(
 
     Args:
         arguments: The command line.
-        prompt: The prompt in the JSON document.
-        start: Starts one stream of what the conversation is then, which may include loading the model.
+        prompt: The prompt, for the JSON document.
+        start: Starts one stream, of the conversation as it is at the time of the call; may load the model.
         output: Where to print.
-        activity: Text of the spinner while it starts.
-        rounds: Goes on while the model calls tools; None without tools that can be called.
+        activity: The spinner's text while the stream starts.
+        rounds: Executes tool calls; each round that has results is followed by another completion. None without tools.
 
     Raises:
-        InterruptedRunError: The user interrupted; what was generated until then is printed.
-        MlxkError: The completion failed; of images, the chunks before the failure are printed.
+        InterruptedRunError: The user interrupted; the text generated so far is printed.
+        MlxkError: The completion failed; the answers to finished chunks of images are printed.
     """
-    goes_on = True
-    while goes_on:
-        found, unprinted = _completion(arguments, start, output, activity)
+    has_results = True
+    while has_results:
+        completion, unprinted = _completion(arguments, start, output, activity)
         if not _is_live(arguments, output) and not output.as_json:
-            _print_whole(arguments, output, found, unprinted)
+            _print_whole(arguments, output, completion, unprinted)
         try:
-            goes_on = rounds is not None and rounds.add(found.text, found.reasoning, found.tool_calls)
+            has_results = rounds is not None and rounds.add(
+                completion.text, completion.reasoning, completion.tool_calls
+            )
         except KeyboardInterrupt:
             if output.as_json:
-                raise interrupted(output, found.text) from None
+                raise interrupted(output, completion.text) from None
             raise
         activity = "Reading the results"
     if output.as_json:
-        fields = answer_json(arguments.model, prompt, found, arguments.reasoning is not False)
+        fields = answer_json(arguments.model, prompt, completion, arguments.reasoning is not False)
         output.document(
             "run", {**fields, "tool_results": rounds.toolbox.record} if rounds and rounds.toolbox else fields
         )
         return DONE
-    for call in found.tool_calls:
+    for call in completion.tool_calls:
         output.line(call_line(call))
-    print_truncation(output, found.finished, arguments.max_tokens)
-    print_notes(output, found.finished.notes)
+    print_truncation(output, completion.finished, arguments.max_tokens)
+    print_notes(output, completion.finished.notes)
     if arguments.verbose:
-        output.note(f"[{speed(found.finished)}]")
+        output.note(f"[{speed(completion.finished)}]")
     return DONE
 
 
-def _print_whole(arguments: argparse.Namespace, output: Output, found: CollectedAnswer, unprinted: str) -> None:
-    """Print an answer that was not printed as it arrived."""
-    if found.reasoning and arguments.reasoning is not False:
-        output.note(found.reasoning)
-    if found.text or not found.tool_calls:
+def _print_whole(arguments: argparse.Namespace, output: Output, completion: CollectedAnswer, unprinted: str) -> None:
+    """Print a completion that was not printed as it arrived."""
+    if completion.reasoning and arguments.reasoning is not False:
+        output.note(completion.reasoning)
+    if completion.text or not completion.tool_calls:
         output.line(unprinted)
 
 
@@ -237,21 +239,21 @@ def _is_live(arguments: argparse.Namespace, output: Output) -> bool:
 def _completion(
     arguments: argparse.Namespace, start: Callable[[], Sequence[TextStream]], output: Output, activity: str
 ) -> tuple[CollectedAnswer, str]:
-    """Return one completion, and its text that is not printed yet."""
+    """Return one completion, and the part of its text that is not printed yet."""
     reader = AnswerReader(output, live=_is_live(arguments, output), show_reasoning=arguments.reasoning is not False)
     try:
         with Spinner(output, activity) as spinner:
             (stream,) = start()
             spinner.stop()
         with stream:
-            found = reader.read(stream)
+            completion = reader.read(stream)
     except KeyboardInterrupt:
         raise interrupted(output, "".join(reader.text) if output.as_json else reader.unprinted) from None
-    return found, reader.unprinted
+    return completion, reader.unprinted
 
 
 def speed(finished: Finished) -> str:
-    """Return how many tokens were generated and how fast, on one line."""
+    """Return counts of tokens and the speed of generation, on one line."""
     usage, timings = finished.usage, finished.timings
     rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
     cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
@@ -263,7 +265,7 @@ def speed(finished: Finished) -> str:
 
 
 def interrupted(output: Output, text: str) -> InterruptedRunError:
-    """Print the text generated before the interrupt, or put it into the JSON document.
+    """Print the text generated before an interrupt, or put it into the JSON document; return the error to raise.
 
     Args:
         output: Where to print.
@@ -275,15 +277,15 @@ def interrupted(output: Output, text: str) -> InterruptedRunError:
     return InterruptedRunError("interrupted")
 
 
-def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reasoning: bool) -> dict[str, object]:
-    """Return the data of ``run``; reasoning, tool calls and places in images only when there are any."""
-    finished = given.finished
+def answer_json(reference: str, prompt: str, completion: CollectedAnswer, show_reasoning: bool) -> dict[str, object]:
+    """Return the data of ``run``; reasoning, tool calls and regions of images only when there are any."""
+    finished = completion.finished
     usage, timings = finished.usage, finished.timings
     fields: dict[str, object] = {
         "model": reference,
         "prompt": prompt,
-        "response": given.text,
-        "finish_reason": given.finish_reason,
+        "response": completion.text,
+        "finish_reason": completion.finish_reason,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
@@ -298,14 +300,14 @@ def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reason
             "tokens_per_second": _rate(usage.completion_tokens, timings.generation_seconds),
         },
     }
-    if given.reasoning and show_reasoning:
-        fields["reasoning"] = given.reasoning
-    if given.tool_calls:
+    if completion.reasoning and show_reasoning:
+        fields["reasoning"] = completion.reasoning
+    if completion.tool_calls:
         fields["tool_calls"] = [
             {"id": call.id or f"call_{index}", "name": call.name, "arguments": call.arguments}
-            for index, call in enumerate(given.tool_calls)
+            for index, call in enumerate(completion.tool_calls)
         ]
-    regions = regions_in(given.text)
+    regions = regions_in(completion.text)
     if regions:
         fields["regions"] = [
             {"label": region.label, "kind": region.kind, "points": [list(point) for point in region.points]}

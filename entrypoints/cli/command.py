@@ -1,4 +1,4 @@
-"""The interface of a command, its context, and the arguments and the reading of files that commands share."""
+"""The interface of a command, its context, and arguments, completion and fetching of models that commands share."""
 
 import argparse
 import contextlib
@@ -39,26 +39,26 @@ if TYPE_CHECKING:
 
 
 Announcement = Callable[[ServerAddress], str]
-"""Returns the line to print on standard output when the server is ready."""
+"""Returns the line for standard output when a server is ready."""
 
 Serve = Callable[[Settings, ServerSettings, Announcement], int]
-"""Runs the server until a signal ends it, and returns the exit status."""
+"""Runs a server until a signal ends it, and returns the exit status."""
 
 
 @attrs.frozen
 class CommandContext:
-    """The settings, functions that build the container and run the server, and standard input."""
+    """What a command needs of the program: settings, the container, the server, and standard input."""
 
     settings: Settings
     build: Callable[[Settings], "Container"]
-    """Builds the container; called at most once."""
+    """Builds the container; a command calls it at most once."""
     serve: Serve
     standard_input: int = 0
-    """Its descriptor."""
+    """File descriptor."""
 
 
 class Command(Protocol):
-    """A module with these two functions, or a class with these two methods."""
+    """A module that has these two functions, or a class that has these two methods."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare positionals and flags."""
@@ -81,20 +81,20 @@ def add_model_argument(parser: argparse.ArgumentParser, *, optional: bool = Fals
 
 
 def add_cached_pattern(parser: argparse.ArgumentParser) -> None:
-    """Declare PATTERN, of cached models, as the next positional."""
+    """Declare PATTERN, a part of the names of cached models, as the next positional."""
     action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
     complete_models(action, cached_only=True)
 
 
 def add_server_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the flag."""
+    """Declare ``--server``."""
     parser.add_argument(
         "--server", action=argparse.BooleanOptionalAction, help="compute on a running server of yours, or not"
     )
 
 
 def add_ranks_argument(parser: argparse._ActionsContainer) -> None:
-    """Declare the flags that spread a model over processes."""
+    """Declare the flags that spread a model over several processes."""
     parser.add_argument(
         "--local-ranks",
         type=whole_number(1, MOST_RANKS),
@@ -111,10 +111,10 @@ def add_ranks_argument(parser: argparse._ActionsContainer) -> None:
 
 
 def ranks_flag(arguments: argparse.Namespace) -> str | None:
-    """Return the flag that spreads the model over processes; None where it is in one.
+    """Return the flag that spreads the model over several processes; None where it is in one.
 
     Raises:
-        UsageError: Both are given.
+        UsageError: Both ``--local-ranks`` and ``--hostfile`` are given.
     """
     spread = getattr(arguments, "local_ranks", None) not in (None, 1)
     if getattr(arguments, "hostfile", None) is None:
@@ -125,10 +125,10 @@ def ranks_flag(arguments: argparse.Namespace) -> str | None:
 
 
 def hosts_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the file of hosts says, as fields of ``ComputingSettings``; none without a file.
+    """Return the fields of ``ComputingSettings`` that the file of ``--hostfile`` gives; none without the flag.
 
     Raises:
-        StorageError, ValidationError: The file cannot be read, or names its entry and field at fault.
+        StorageError, ValidationError: The file cannot be read, or has an error; names its entry and field.
     """
     path = getattr(arguments, "hostfile", None)
     if path is None:
@@ -139,16 +139,16 @@ def hosts_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def note_backend(settings: ComputingSettings, hostfile: str | None, output: Output) -> None:
-    """Say that ranks exchange in another way than the file of hosts asks for, where they do."""
+    """Print a note where the host file asks for another backend of communication than ranks use."""
     if settings.rank_backend not in USED_BACKENDS:
         output.note(f"[{hostfile} asks for {settings.rank_backend}; ranks exchange by MLX's ring over TCP]")
 
 
 def hosts_of_file(flag: str, path: str) -> HostFile:
-    """Return what the file of hosts says that a flag names.
+    """Read the host file that a flag names.
 
     Raises:
-        StorageError, ValidationError: The file cannot be read, or names its entry and field at fault.
+        StorageError, ValidationError: The file cannot be read, or has an error; names its entry and field.
     """
     document = read_json(path, flag)
     try:
@@ -158,7 +158,7 @@ def hosts_of_file(flag: str, path: str) -> HostFile:
 
 
 def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
-    """Declare what matters without a GPU."""
+    """Declare the flags of computing on a CPU."""
     parser.add_argument(
         "--cpu-dtype",
         choices=CPU_DTYPES,
@@ -170,7 +170,12 @@ def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
 
 
 def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
-    """Return the settings with which the container is built: where it computes, in which type and by what."""
+    """Return the settings for the container, with the flags about where and how to compute.
+
+    Raises:
+        UsageError: Two of the flags exclude each other.
+        StorageError, ValidationError: See ``hosts_of_file``.
+    """
     names = ("cpu_dtype", "blas", "local_ranks", "rank_timeout")
     given: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
     given["use_server"] = getattr(arguments, "server", None)
@@ -183,7 +188,7 @@ def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Set
 
 
 def print_place(container: "Container", output: Output) -> None:
-    """Print where the last request was computed, why not on a server, and by what this machine multiplies matrices."""
+    """Print where the last request was computed, or why not on a server, and on a CPU by which library."""
     place = container.adapters.running_servers().last_place()
     if place is not None:
         output.note(f"[computed by the server {place.server}]" if place.server else f"[computed here: {place.reason}]")
@@ -194,7 +199,7 @@ def print_place(container: "Container", output: Output) -> None:
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of a whole number in a range."""
+    """Return a converter for ``argparse`` of a whole number in a range."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
@@ -205,7 +210,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def seconds_within(least: float, most: float) -> Callable[[str], float]:
-    """Return a reader of seconds in a range."""
+    """Return a converter for ``argparse`` of seconds in a range."""
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
@@ -217,12 +222,12 @@ def seconds_within(least: float, most: float) -> Callable[[str], float]:
 
 
 def number_of_bits(text: str) -> float:
-    """Return a number; a whole one as such."""
+    """Convert a number for ``argparse``; a whole one to an int."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
-    return int(found) if found.is_integer() else found
+    return int(number) if number.is_integer() else number
 
 
 def add_pull_argument(parser: argparse.ArgumentParser) -> None:
@@ -233,8 +238,8 @@ def add_pull_argument(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def naming_the_flag(settings: Settings) -> Iterator[None]:
-    """Add ``--pull`` to the hint of an error about a model that is not here and may be fetched, or what prevents it."""
+def suggesting_pull(settings: Settings) -> Iterator[None]:
+    """Add ``--pull`` to the hint of an error about a missing model that can be fetched, or why it cannot be now."""
     try:
         yield
     except (ModelNotFoundError, RevisionNotFoundError) as error:
@@ -248,31 +253,30 @@ def naming_the_flag(settings: Settings) -> Iterator[None]:
 def fetch_absent(
     references: Iterable[str | None], build: Callable[[], "Container"], output: Output, *, pull: bool
 ) -> None:
-    """Fetch those models of a command line that are not here, or not whole.
+    """Fetch the models of a command line that are missing or incomplete.
 
-    Without the flag the user is asked, on a terminal only; where there is none, or the hub may not be asked, nothing is
-    done: the command itself reports what is not here.
+    Without ``--pull`` the user is asked, on a terminal. Where there is none, or the hub is set offline, this does
+    nothing, and the command itself reports the missing model.
 
     Args:
-        references: What the user typed; None for what was left out.
-        build: Returns the container; called only when there may be something to do.
+        references: Models as typed; None for one that was left out.
+        build: Returns the container; called only when something may have to be fetched.
         output: Where to show facts and progress and ask.
         pull: Whether ``--pull`` was given.
 
     Raises:
-        ModelNotFoundError, RevisionNotFoundError: A model is not here, and the user did not want it, or the hub does
-            not have it.
+        ModelNotFoundError, RevisionNotFoundError: A model is missing, and the user declined, or the hub lacks it.
         MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
     """
-    named = tuple(dict.fromkeys(each for each in references if each))
-    if not named or not (pull or (output.interactive and output.shows_progress and sys.stdin.isatty())):
+    typed = tuple(dict.fromkeys(reference for reference in references if reference))
+    if not typed or not (pull or (output.interactive and output.shows_progress and sys.stdin.isatty())):
         return
     container = build()
     if container.adapters.settings.hub_offline and not pull:
-        return  # A question whose answer changes nothing.
+        return  # a yes could not be followed by a download
     use_cases = container.use_cases
     resolve = use_cases.resolve_model()
-    for reference in named:
+    for reference in typed:
         try:
             handle = resolve(reference)
         except (ModelNotFoundError, RevisionNotFoundError) as error:
@@ -284,13 +288,13 @@ def fetch_absent(
             if health is not None and not health.healthy and (pull or health.unfinished):
                 from mlxk.entrypoints.cli.fetching import complete  # noqa: PLC0415 - as above
 
-                typed = reference if handle.alias is None else resolve.aliases[handle.alias]
-                complete(typed, handle.name, health, use_cases, output, pull=pull)
+                reference = reference if handle.alias is None else resolve.aliases[handle.alias]
+                complete(reference, handle.name, health, use_cases, output, pull=pull)
 
 
 def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:
     """Have the shell complete an argument with the names of the models on this disk, or of those in the cache."""
-    names = _cached_names if cached_only else begun_models
+    names = _cached_names if cached_only else complete_model_name
     action.completer = names  # type: ignore[attr-defined]  # argcomplete's interface
 
 
@@ -298,8 +302,8 @@ def _cached_names(prefix: str, **_context: object) -> list[str]:
     return _names(prefix, {Origin.CACHE})
 
 
-def begun_models(prefix: str, **_context: object) -> list[str]:
-    """Return the names of models on this disk that start with a prefix, for completion."""
+def complete_model_name(prefix: str, **_context: object) -> list[str]:
+    """Return the names of models on this disk that start with a prefix, for argcomplete."""
     return _names(prefix, set(Origin))
 
 

@@ -1,6 +1,6 @@
 """The argument parser: argparse, with errors that name the nearest command, flag or value, and examples.
 
-Command lines as other programs take them are put into the form of this one first.
+``normalized`` first rewrites forms that argparse cannot parse.
 """
 
 import argparse
@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlxk.domain.errors import UsageError
 from mlxk.domain.text import MAX_SUGGESTIONS, nearest
-from mlxk.entrypoints.cli.words_of_others import ELSEWHERE, FLAGS_MEANT, MEANT, NEEDS_NO_FLAG
+from mlxk.entrypoints.cli.synonyms import COMMAND_SYNONYMS, FLAG_SYNONYMS, HUB_FLAGS, UNNEEDED_FLAGS
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 
-def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> list[str]:
-    """Return the known words that begin with a typed one, else those that are spelled like it; at most three.
+def closest(typed: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None) -> list[str]:
+    """Return the known words that begin with a typed one, else those with a similar spelling; at most three.
 
     Args:
         typed: What the user typed.
         known: The words that exist.
-        meant: Words that mean a known one and are not spelled alike.
+        synonyms: Known words by other words of the same meaning; a synonym is returned alone.
     """
     words = list(known)
-    synonym = (meant or {}).get(typed.lower())
+    synonym = (synonyms or {}).get(typed.lower())
     if synonym in words:
         return [synonym]
-    begun = [word for word in words if len(typed.strip("-")) > 1 and word.startswith(typed)]
-    bare = {word.lstrip("-"): word for word in reversed(words)}  # dashes would make every short flag alike
-    return begun[:MAX_SUGGESTIONS] or [bare[word] for word in nearest(typed.lstrip("-"), bare)]
+    completions = [word for word in words if len(typed.strip("-")) > 1 and word.startswith(typed)]
+    bare = {word.lstrip("-"): word for word in reversed(words)}  # with their dashes, all short flags are similar
+    return completions[:MAX_SUGGESTIONS] or [bare[word] for word in nearest(typed.lstrip("-"), bare)]
 
 
 def did_you_mean(candidates: Iterable[str]) -> str:
-    """Return the question that names the candidates, such as ``Did you mean a or b?``; empty without any."""
+    """Return a question such as ``Did you mean a or b?``; empty without candidates."""
     joined = " or ".join(candidates)
     return f"Did you mean {joined}?" if joined else ""
 
@@ -42,12 +42,12 @@ MODEL_FLAGS = ("-m", "--model")
 
 
 def own_words(arguments: Sequence[str]) -> list[str]:
-    """Return a command line up to ``--``, after which nothing is a flag of this program."""
+    """Return a command line up to ``--``, after which no word is a flag of this program."""
     return list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
 def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, str]:
-    """Return the long flags of a command line as they were typed, by the attributes that they give."""
+    """Return the typed spelling of each long flag, by the attribute that it sets; ``--no-`` forms are left out."""
     typed = {word.partition("=")[0] for word in words}
     return {
         action.dest: flag
@@ -57,10 +57,10 @@ def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[s
     }
 
 
-def in_our_form(arguments: Sequence[str]) -> list[str]:
-    """Return a command line in which ``help`` and ``version`` are flags, and the model of ``run -m`` is its first word.
+def normalized(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with ``help`` and ``version`` as flags, and the model of ``run -m MODEL`` as a positional.
 
-    argparse cannot have a first word that a flag makes optional.
+    argparse has no positional that can also be given with a flag.
     """
     match [word for word in arguments if word != "--json"]:
         case ["help", *rest]:
@@ -68,25 +68,25 @@ def in_our_form(arguments: Sequence[str]) -> list[str]:
         case ["version"]:
             return ["--version", *(word for word in arguments if word == "--json")]
         case ["run", *_]:
-            return _with_the_model_first(list(arguments))
+            return _with_positional_model(list(arguments))
     return list(arguments)
 
 
-def _with_the_model_first(arguments: list[str]) -> list[str]:
+def _with_positional_model(arguments: list[str]) -> list[str]:
     end = len(own_words(arguments))
     for index, word in enumerate(arguments[:end]):
         flag, separator, value = word.partition("=")
         if flag in MODEL_FLAGS and (separator or index + 1 < end):
-            taken = 1 if separator else 2
+            count = 1 if separator else 2
             model = value if separator else arguments[index + 1]
-            rest = arguments[:index] + arguments[index + taken :]
+            rest = arguments[:index] + arguments[index + count :]
             return ["run", model, *rest[1:]] if rest[0] == "run" else [rest[0], "run", model, *rest[2:]]
     return arguments
 
 
 _EXPLICIT = "ignored explicit argument"
 _DASHED = (_EXPLICIT, "expected one argument")
-"""Messages of argparse for a value that starts with a dash, among other mistakes."""
+"""Messages of argparse that a value with a leading dash causes, among other mistakes."""
 
 _MISSING = "the following arguments are required"
 
@@ -203,17 +203,17 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "schema": ("mlxk schema", "mlxk schema list"),
     "completion": ('eval "$(mlxk completion bash)"', 'eval "$(mlxk completion zsh)"', "mlxk completion fish | source"),
 }
-"""For each command, the simplest line first."""
+"""Examples by command, the simplest first."""
 
 TITLE = "examples:"
 
 
 class HelpRequested(Exception):  # noqa: N818 - no error
-    """Carries the text of ``--help``, which argparse itself would print without reporting a failed write."""
+    """Carries the text of ``--help``; argparse itself would print it, and ignore a failed write."""
 
 
 class HelpFormat(argparse.HelpFormatter):
-    """Wraps every text but the examples, which stand a line each."""
+    """Wraps every text but the examples, which have a line each."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith(TITLE):
@@ -222,15 +222,15 @@ class HelpFormat(argparse.HelpFormatter):
 
 
 class CommandLineParser(argparse.ArgumentParser):
-    """An argument parser that raises ``UsageError``."""
+    """An ``ArgumentParser`` that raises ``UsageError``, and ``HelpRequested`` for ``--help``."""
 
     def __init__(self, **options: object) -> None:
-        super().__init__(formatter_class=HelpFormat, **options)  # type: ignore[arg-type]  # those of argparse
+        super().__init__(formatter_class=HelpFormat, **options)  # type: ignore[arg-type]  # argparse's own options
         self.register("type", int, _whole_number)
         self.register("type", float, _number)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a message of argparse, with a hint."""
+        """Raise ``UsageError`` with a message of argparse and a hint."""
         hint = f"Try '{self.prog} --help'."
         if self.prog.endswith(" run") and any(each in message for each in _DASHED):
             hint += (
@@ -243,10 +243,10 @@ class CommandLineParser(argparse.ArgumentParser):
         raise UsageError(f"{words}takes no value (got{value})" if explicit else message, hint=hint)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Raise the error about words that are neither flags of this command nor values of any, with the nearest flags.
+        """Raise the error about words that argparse did not recognize, with the nearest flags or other advice.
 
         Args:
-            unknown: Flags that do not exist; where all exist, words that are too many.
+            unknown: Unknown flags; if there are none, surplus positionals.
         """
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         known = self._option_string_actions
@@ -256,20 +256,20 @@ class CommandLineParser(argparse.ArgumentParser):
             raise UsageError(
                 f"{early[0]} is a flag of {command} and stands after it", hint=f"Write: {self.prog} {early[0]}"
             )
-        found = [name for flag in flags for name in closest(flag, known, FLAGS_MEANT)]
+        found = [name for flag in flags for name in closest(flag, known, FLAG_SYNONYMS)]
         hint = f"{did_you_mean(found)} '{self.prog} --help' lists the flags.".lstrip()
-        places = {**ELSEWHERE, **(NEEDS_NO_FLAG if self.prog.endswith(" serve") else {})}
+        places = {**HUB_FLAGS, **(UNNEEDED_FLAGS if self.prog.endswith(" serve") else {})}
         reasons = [places[flag] for flag in flags if flag in places]
         if reasons:
             hint = " ".join(dict.fromkeys(reasons))
-        started = {"launch": ("agent", "AGENT --"), "monitor": ("command", "-- COMMAND")}
-        program, place = started.get(self.prog.rpartition(" ")[2], ("", ""))
+        launched = {"launch": ("agent", "AGENT --"), "monitor": ("command", "-- COMMAND")}
+        program, place = launched.get(self.prog.rpartition(" ")[2], ("", ""))
         if program and flags:
             hint = f"Flags of the {program} stand after --: {self.prog} {place} {flags[0]}"
         if not flags:
-            taken = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
-            hint = f"{self.prog} takes {' and '.join(taken)}; text of several words needs quotes."
-            if not taken:
+            positionals = [str(each.metavar or each.dest) for each in self._actions if not each.option_strings]
+            hint = f"{self.prog} takes {' and '.join(positionals)}; text of several words needs quotes."
+            if not positionals:
                 hint = (
                     f"Write: {self.prog} --model {unknown[0]}."
                     if "--model" in known
@@ -279,7 +279,7 @@ class CommandLineParser(argparse.ArgumentParser):
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
 
     def _parse_optional(self, arg_string: str) -> Any:  # noqa: ANN401 - as argparse has it, which changes
-        """Refuse a text that begins like ``-h``, for which argparse of Python 3.13 prints the help."""
+        """Refuse a word that begins with ``-h``, such as ``-hello``, for which Python 3.13 prints the help."""
         if " " in self.prog and arg_string.startswith("-h") and arg_string != "-h":
             self.error(f"argument -h/--help: ignored explicit argument {arg_string[2:]!r}")
         return super()._parse_optional(arg_string)
@@ -289,14 +289,14 @@ class CommandLineParser(argparse.ArgumentParser):
         raise HelpRequested(self.format_help())
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
-        """Refuse a command or a value that is none of the choices, with the nearest ones."""
+        """Refuse a command or value that is not one of the choices, and name the nearest."""
         choices = [] if action.choices is None else [str(each) for each in action.choices]
         if action.choices is None or value in action.choices:
             return
         if isinstance(action, argparse._SubParsersAction):
             names = list(action.choices.items())
             first = {id(parser): name for name, parser in reversed(names)}  # aliases follow their command
-            found = (first[id(action.choices[name])] for name in closest(str(value), choices, MEANT))
+            found = (first[id(action.choices[name])] for name in closest(str(value), choices, COMMAND_SYNONYMS))
             near = did_you_mean(dict.fromkeys(found))
             raise UsageError(
                 f"there is no command '{value}'", hint=f"{near} '{self.prog} --help' lists the commands.".lstrip()
@@ -309,7 +309,7 @@ class CommandLineParser(argparse.ArgumentParser):
 
 
 def _whole_number(text: str) -> int:
-    """Return the value of a flag that argparse would call no valid int."""
+    """Convert a flag's value; argparse's own message would be "invalid int value"."""
     try:
         return int(text)
     except ValueError:
@@ -317,7 +317,7 @@ def _whole_number(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    """Return the value of a flag that argparse would call no valid float."""
+    """Convert a flag's value; argparse's own message would be "invalid float value"."""
     try:
         return float(text)
     except ValueError:
@@ -325,6 +325,6 @@ def _number(text: str) -> float:
 
 
 def epilog(command: str) -> str | None:
-    """Return the end of a command's help; None for a command without examples."""
+    """Return the examples at the end of a command's help; None for a command without any."""
     lines = EXAMPLES.get(command)
     return "\n  ".join((TITLE, *lines)) if lines else None

@@ -1,4 +1,4 @@
-"""``mlxk bench --against``: which two sides are compared, what is fetched for it, and where the results go."""
+"""``mlxk bench --against``: choose the two sides of a comparison, fetch missing models, write the results."""
 
 import argparse
 import errno
@@ -15,7 +15,7 @@ from mlxk.domain.comparison import LEAST_ROUNDS
 from mlxk.domain.errors import ModelNotFoundError, StorageError, UsageError
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
-from mlxk.entrypoints.cli.command import fetch_absent, naming_the_flag
+from mlxk.entrypoints.cli.command import fetch_absent, suggesting_pull
 from mlxk.entrypoints.cli.output import DONE, Output, TerminalConfirmation
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import comparison
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 _TOKENS = 128
 _OLLAMA = "ollama"
-_USUAL_OLLAMA = "http://127.0.0.1:11434"
-_ROUNDS_ONLY = ("prompt_tokens", "depth", "streams", "image_size", "audio", "report")
-"""Flags about rows."""
+_OLLAMA_ADDRESS = "http://127.0.0.1:11434"
+_ROW_FLAGS = ("prompt_tokens", "depth", "streams", "image_size", "audio", "report")
+"""Flags of the rows of a plain ``mlxk bench``, by attribute."""
 
 
 def compare(model: str | None, arguments: argparse.Namespace, container: "Container", output: Output) -> int:
-    """Compare two sides, print the result, and write it to a file.
+    """Compare two sides, print the result, and write it to the file of ``--results``.
 
     Args:
-        model: The model of the first side; None where it is to be found by that of the second.
+        model: The model of the first side; None to derive it from that of the second.
         arguments: The command line.
-        container: Of this process, in which a model of this machine is computed.
+        container: The container of this process, which computes a local model.
         output: Where to print, show progress and ask.
 
     Raises:
-        UsageError, StorageError: A flag has no meaning here, or the file cannot be written.
-        MlxkError: A model is not here, or a side fails; see ``CompareSpeed``.
+        UsageError, StorageError: A flag does not apply, or the file cannot be written.
+        MlxkError: A model is missing, or a side fails; see ``CompareSpeed``.
     """
-    refuse(_ROUNDS_ONLY, arguments, "has no meaning with --against")
+    refuse(_ROW_FLAGS, arguments, "has no meaning with --against")
     tokens = [each for each in arguments.generate or (_TOKENS,) if each]
     if len(tokens) != 1:
         raise UsageError("--against takes one number for --generate, from 1: the most tokens of an answer")
@@ -53,10 +53,10 @@ def compare(model: str | None, arguments: argparse.Namespace, container: "Contai
     first, second = _sides(model, arguments, container, output)
     questions, rounds = arguments.prompt or QUESTIONS, arguments.repeats or LEAST_ROUNDS
     with Spinner(output, "Preparing") as spinner:
-        found = container.use_cases.compare_speed()(
-            first, second, questions, tokens[0], rounds, ShownProgress(output, spinner)
+        result = container.use_cases.compare_speed()(
+            first, second, questions, tokens[0], rounds, MeasurementProgress(output, spinner)
         )
-    document = comparison.comparison_document(found)
+    document = comparison.comparison_document(result)
     try:
         private_files.write(arguments.results, json.dumps(document, indent=2).encode() + b"\n")
     except OSError as error:
@@ -64,9 +64,9 @@ def compare(model: str | None, arguments: argparse.Namespace, container: "Contai
     if output.as_json:
         output.document("bench", document)
     elif arguments.markdown:
-        output.text(comparison.comparison_markdown(found))
+        output.text(comparison.comparison_markdown(result))
     else:
-        output.text(comparison.comparison_text(found, output.width))
+        output.text(comparison.comparison_text(result, output.width))
     if not output.as_json:
         output.note(f"The results are in {arguments.results}")
     return DONE
@@ -75,11 +75,11 @@ def compare(model: str | None, arguments: argparse.Namespace, container: "Contai
 def _sides(
     model: str | None, arguments: argparse.Namespace, container: "Container", output: Output
 ) -> tuple[Side, Side]:
-    """Return the sides of a comparison, whose models are here, or have been fetched as the user wants."""
+    """Return both sides of a comparison; missing models are fetched if the user agrees."""
     compare, settings = container.use_cases.compare_speed(), container.adapters.settings
     program, _, name = arguments.against.partition(":")
     if program == _OLLAMA:
-        server = attrs.evolve(named_server(_USUAL_OLLAMA, "--against", arguments), api=_OLLAMA)
+        server = attrs.evolve(named_server(_OLLAMA_ADDRESS, "--against", arguments), api=_OLLAMA)
     else:
         url, _, name = arguments.against.partition("#")
         server = named_server(url, "--against", arguments)
@@ -90,29 +90,29 @@ def _sides(
     else:
         if not arguments.skip_pull:
             fetch_absent([here], lambda: container, output, pull=arguments.pull)
-        with naming_the_flag(settings):
+        with suggesting_pull(settings):
             first = compare.local(here)
     second = compare.remote(server, elsewhere)
     for side in (first, second):
         if isinstance(side, ServerSide) and compare.could_fetch(side):
-            _have_fetched(side, arguments, output)
+            _pull_on_server(side, arguments, output)
     return first, second
 
 
-def _have_fetched(side: ServerSide, arguments: argparse.Namespace, output: Output) -> None:
-    """Have a server fetch a model, if the user wants it.
+def _pull_on_server(side: ServerSide, arguments: argparse.Namespace, output: Output) -> None:
+    """Have a server fetch a model, if a flag or the user says so.
 
     Raises:
-        ModelNotFoundError: The user does not, or cannot be asked.
+        ModelNotFoundError: The user does not want it, or cannot be asked.
         NetworkError: The server cannot fetch it.
     """
-    said = f"the server {side.server} has no model '{side.model}'"
-    wanted = arguments.pull
-    if not (wanted or arguments.skip_pull):
-        fact = f"{said[0].upper()}{said[1:]}."
-        wanted = TerminalConfirmation(output).ask((fact,), "Have it fetch the model?", default=False)
-    if not wanted:
-        raise ModelNotFoundError(said, hint="Have it fetch the model: add --pull, without --skip-pull.")
+    fault = f"the server {side.server} has no model '{side.model}'"
+    agreed = arguments.pull
+    if not (agreed or arguments.skip_pull):
+        fact = f"{fault[0].upper()}{fault[1:]}."
+        agreed = TerminalConfirmation(output).ask((fact,), "Have it fetch the model?", default=False)
+    if not agreed:
+        raise ModelNotFoundError(fault, hint="Have it fetch the model: add --pull, without --skip-pull.")
     with Spinner(output, f"Fetching {side.model}") as spinner:
         side.client.pull(
             side.address,
@@ -122,7 +122,7 @@ def _have_fetched(side: ServerSide, arguments: argparse.Namespace, output: Outpu
 
 
 def refuse(names: Sequence[str], arguments: argparse.Namespace, why: str, hint: str | None = None) -> None:
-    """Refuse flags of the command line that have no meaning beside others; what the settings file has is no flag."""
+    """Raise UsageError for typed flags that do not apply; values from the settings file are ignored."""
     for name in names:
         if getattr(arguments, name) != arguments.parser.get_default(name) and name not in arguments.from_file:
             flag = "-m" if name == "named" else f"--{name.replace('_', '-')}"
@@ -130,7 +130,7 @@ def refuse(names: Sequence[str], arguments: argparse.Namespace, why: str, hint: 
 
 
 def named_server(url: str, flag: str, arguments: argparse.Namespace) -> CompletionServer:
-    """Return the server of an address; the key and the API that are named are those of ``--url`` where it is given."""
+    """Return the server at a URL; where ``--url`` is given, ``--api-key-file`` and ``--api`` belong to its server."""
     address, api = client_address(url, flag)
     if flag != "--url" and arguments.url is not None:
         return CompletionServer(address, api)
@@ -139,17 +139,17 @@ def named_server(url: str, flag: str, arguments: argparse.Namespace) -> Completi
 
 
 def require_writable(path: str, flag: str) -> None:
-    """Refuse a file that could not be written, without making it yet.
+    """Check that a file can be written, without creating it.
 
     Raises:
-        StorageError: It is a folder, there is no folder for it, or this user may not write it.
+        StorageError: It is a folder, its folder does not exist, or this user may not write it.
     """
-    place = path if os.path.exists(path) else os.path.dirname(path) or "."
+    target = path if os.path.exists(path) else os.path.dirname(path) or "."
     if os.path.isdir(path):
         reason = errno.EISDIR
-    elif not os.path.exists(place):
+    elif not os.path.exists(target):
         reason = errno.ENOENT
-    elif not os.access(place, os.W_OK):
+    elif not os.access(target, os.W_OK):
         reason = errno.EACCES
     else:
         return
@@ -157,17 +157,17 @@ def require_writable(path: str, flag: str) -> None:
 
 
 @attrs.frozen
-class ShownProgress:
-    """Says on standard error what is measured: in the spinner on a terminal, else a line each time that changes."""
+class MeasurementProgress:
+    """Progress callback that shows what is measured: in the spinner on a terminal, else as a line for each change."""
 
     output: Output
     spinner: Spinner
-    said: list[str] = attrs.field(factory=list)
+    printed: list[str] = attrs.field(factory=list)
 
-    def __call__(self, what: str, done: int, steps: int) -> None:
-        text = f"Measuring {what} ({100 * done // steps} %)"
+    def __call__(self, subject: str, done: int, steps: int) -> None:
+        text = f"Measuring {subject} ({100 * done // steps} %)"
         if self.output.shows_progress:
             self.spinner.show(text)
-        elif not self.output.as_json and what not in self.said[-1:]:
-            self.said.append(what)
+        elif not self.output.as_json and subject not in self.printed[-1:]:
+            self.printed.append(subject)
             self.output.note(text)

@@ -1,6 +1,6 @@
-"""Fetches models that are named and not here: with ``--pull`` at once, on a terminal when the user agrees.
+"""Fetches missing models of a command line: with ``--pull`` at once, on a terminal after the user's consent.
 
-Nothing is asked of the hub before the user, or the flag, has said so.
+No request is sent to the hub before the flag or the user allows it.
 """
 
 from typing import TYPE_CHECKING
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from mlxk.entrypoints.container import UseCases
 
 _FETCHABLE = {Remedy.FETCH, Remedy.FETCH_OR_USE_CLOSE_NAME}
-"""What can be done about a name that the hub may have."""
+"""Remedies of errors about a model that the hub may have."""
 
 
 def fetch(use_cases: "UseCases", request: PullRequest, output: Output, *, yes: bool) -> PullResult:
-    """Pull a model, with its progress on standard error.
+    """Pull a model, with progress on standard error.
 
     Args:
-        use_cases: Those of the container.
+        use_cases: The container's use cases.
         request: The reference and options.
         output: Where to show progress and ask.
-        yes: Whether every question is answered already.
+        yes: Whether to answer every question with yes.
 
     Raises:
         InterruptedRunError: The user pressed Ctrl-C; the hint says how to continue.
@@ -47,16 +47,16 @@ def fetch(use_cases: "UseCases", request: PullRequest, output: Output, *, yes: b
 def fetch_unknown(
     error: ModelNotFoundError | RevisionNotFoundError, use_cases: "UseCases", output: Output, *, pull: bool
 ) -> None:
-    """Fetch a model that is not here; ask before the hub is asked, and again before a download.
+    """Fetch a missing model; the user is asked before the hub is queried, and again before the download.
 
     Args:
-        error: Says what is not here.
-        use_cases: Those of the container.
+        error: The error of resolving the model.
+        use_cases: The container's use cases.
         output: Where to show facts and progress and ask.
-        pull: Whether ``--pull`` was given, so that nothing is asked.
+        pull: Whether ``--pull`` was given, so that the user is not asked.
 
     Raises:
-        ModelNotFoundError, RevisionNotFoundError: It cannot be fetched, or the user did not want it.
+        ModelNotFoundError, RevisionNotFoundError: It cannot be fetched, or the user declined.
         MlxkError: See ``PullModel``.
     """
     if not (isinstance(error.hint, Advice) and error.hint.remedy in _FETCHABLE):
@@ -79,15 +79,15 @@ def fetch_unknown(
 def complete(
     reference: str, name: str, health: HealthReport, use_cases: "UseCases", output: Output, *, pull: bool
 ) -> None:
-    """Fetch what a cached model lacks, unless the user does not want it.
+    """Fetch the missing files of a cached model, if ``--pull`` or the user says so.
 
     Args:
-        reference: What stands for it on the command line; its revision is fetched.
+        reference: The model as typed; its revision, if any, is fetched.
         name: ``org/name``.
-        health: Says what it lacks.
-        use_cases: Those of the container.
+        health: The report that names what is missing.
+        use_cases: The container's use cases.
         output: Where to show facts and progress and ask.
-        pull: Whether ``--pull`` was given, so that nothing is asked.
+        pull: Whether ``--pull`` was given, so that the user is not asked.
 
     Raises:
         MlxkError: See ``PullModel``.

@@ -1,4 +1,4 @@
-"""Flags of generation: sampling, engine options, tools and JSON schemas from files, and the values they give."""
+"""Flags of generation and the values built from them: sampling, engine options, tools, schemas, images and audio."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ from mlxk.entrypoints.cli.text_files import MAX_JSON_BYTES, parsed_json, read_js
 
 
 def tool_faults(definitions: object) -> list[str]:
-    """Return the errors in function definitions of OpenAI's format, each with its field."""
+    """Return the errors in function definitions of OpenAI's format, each after its field path."""
     if not isinstance(definitions, list) or not all(isinstance(each, dict) for each in definitions):
         return ["must be a JSON array of function definitions"]
     if len(definitions) > MAX_TOOLS:
@@ -86,7 +86,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache_arguments(group: argparse._ActionsContainer, bits_help: str) -> None:
-    """Declare how keys and values are quantized."""
+    """Declare the flags of the KV cache's quantization."""
     group.add_argument(
         "--kv-bits", type=number_of_bits, metavar="N", help=f"{bits_help}; turboquant: 2 to 4, by halves"
     )
@@ -100,13 +100,13 @@ def add_cache_arguments(group: argparse._ActionsContainer, bits_help: str) -> No
 
 
 def add_activations_argument(group: argparse._ActionsContainer) -> None:
-    """Declare whether activations are quantized."""
+    """Declare ``--quantize-activations``."""
     text = "quantize activations too, for weights in mxfp8 or nvfp4 on NVIDIA's GPUs"
     group.add_argument("--quantize-activations", action=argparse.BooleanOptionalAction, help=text)
 
 
 def add_draft_arguments(group: argparse._ActionsContainer) -> None:
-    """Declare how a draft model proposes tokens."""
+    """Declare the flags of the draft model's proposals."""
     count = group.add_mutually_exclusive_group()
     count.add_argument(
         "--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3, or as trained)"
@@ -122,7 +122,7 @@ def add_draft_arguments(group: argparse._ActionsContainer) -> None:
 
 
 def _block_size(text: str) -> int:
-    """Return the tokens that are proposed in a block of so many, of which the model adds one."""
+    """Return the number of proposed tokens in a block, whose last token is the main model's."""
     try:
         return int(text) - 1
     except ValueError:
@@ -257,18 +257,18 @@ def template_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the variables of ``--template-option``.
 
     Raises:
-        ValidationError: One has no name, or belongs to the conversation.
+        ValidationError: One has no name, or a name that the conversation itself sets.
     """
     flag, options = "--template-option", dict[str, Any]()
-    for given in arguments.template_option:
-        name, separator, value = given.partition("=")
+    for pair in arguments.template_option:
+        name, separator, value = pair.partition("=")
         if not name or not separator:
             raise ValidationError(
-                f"{flag}: '{given}' is not KEY=VALUE", hint="For example: --template-option enable_thinking=false"
+                f"{flag}: '{pair}' is not KEY=VALUE", hint="For example: --template-option enable_thinking=false"
             )
         if name in RESERVED_VARIABLES:
             raise ValidationError(f"{flag}: '{name}' belongs to the conversation, which is given otherwise")
-        require_valid_unicode(given, flag)
+        require_valid_unicode(pair, flag)
         try:
             options[name] = json.loads(value)
         except (ValueError, RecursionError):
@@ -288,7 +288,7 @@ def has_images(arguments: argparse.Namespace) -> bool:
     """Whether there are images or clips.
 
     Raises:
-        UsageError: There are none, but a flag that needs some; or all images are shown with a clip, but not by a flag.
+        UsageError: There are none, but a flag needs some; or ``--chunk`` is given with a clip.
     """
     if arguments.chunk is not None and not arguments.image:
         raise UsageError("--chunk requires --image FILE.")
@@ -310,13 +310,16 @@ def _add_video_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pixels(text: str) -> int:
-    """Return the number of pixels of a size, or of a number of them."""
+    """Convert a size such as 224x224, or a number, to a number of pixels."""
     width, _, height = text.lower().partition("x")
-    return int(width) * int(height or 1)
+    try:
+        return int(width) * int(height or 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 224x224") from None
 
 
 def video_sampling(arguments: argparse.Namespace) -> VideoSampling:
-    """Return which frames a model gets of clips.
+    """Return how frames are sampled from clips.
 
     Raises:
         ValidationError: A flag is out of range.
@@ -332,14 +335,11 @@ def video_sampling(arguments: argparse.Namespace) -> VideoSampling:
 
 
 WITHOUT_IMAGES = {"tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with images outside of a chat, by their attribute of the arguments."""
+"""Flags that cannot be combined with images outside of a chat, by attribute."""
 
 
 def take_image_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
-    """Remove a prompt from the end of ``--image`` or ``--video``, and return it if any.
-
-    They take all values up to the next flag.
-    """
+    """Remove and return a prompt among the values of ``--image`` or ``--video``, which take all up to the next flag."""
     for name in ("image", "video"):
         values: list[str] = getattr(arguments, name) or []
         if len(values) > 1 and is_prompt(values[-1], built_in):
@@ -370,7 +370,7 @@ def has_audio(arguments: argparse.Namespace) -> bool:
     """Whether there is a recording.
 
     Raises:
-        UsageError: There is none, but a flag that needs one.
+        UsageError: There is none, but a flag needs one.
     """
     if arguments.audio:
         return True
@@ -387,11 +387,11 @@ def has_audio(arguments: argparse.Namespace) -> bool:
 
 
 CONVERSATIONS_ONLY = {"mcp": "--mcp", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with a recording outside of a chat, by their attribute of the arguments."""
+"""Flags that cannot be combined with a recording outside of a chat, by attribute."""
 
 
 def take_audio_prompt(arguments: argparse.Namespace) -> list[str]:
-    """Remove a prompt from the end of ``--audio``, which takes all values up to the next flag, and return it if any."""
+    """Remove and return a prompt among the values of ``--audio``, which takes all up to the next flag."""
     values: list[str] = arguments.audio or []
     if len(values) < 2 or os.path.exists(os.path.expanduser(values[-1])):
         return []

@@ -1,8 +1,7 @@
-"""Files that the command line and chat commands name: images, clips, recordings and texts, and an editor's result.
+"""Files named on the command line and in chats: images, clips, recordings and texts; and the user's editor.
 
-Media may also be named in the words of a prompt, such as ``What is this? ./photo.jpg``. Only words that
-a user typed are searched: a text that was piped or read from a file may hold any path, and what is in it must not
-decide which files a model gets.
+A prompt may also name media, as in ``What is this? ./photo.jpg``. Only words that the user typed are searched: piped
+text and text files may contain any path, and must not decide which files a model gets.
 """
 
 import glob
@@ -28,12 +27,12 @@ from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.entrypoints.cli.text_files import read_text
 
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
-"""Matches the name of an image."""
+"""Matches the name of an image file."""
 
 _RECORDING_NAME = re.compile(r"\.(wav|mp3|flac|m4a|ogg|oga|opus|aac|aiff?|caf|amr|wma)$", re.IGNORECASE)
 
 VIDEO_NAME = re.compile(r"\.(mp4|m4v|mov|webm|mkv|avi)$", re.IGNORECASE)
-"""Matches the name of a clip."""
+"""Matches the name of a video file."""
 
 _PATH = re.compile(
     r"""(?<![^\s(])(?:
@@ -42,9 +41,9 @@ _PATH = re.compile(
     )""",
     re.VERBOSE,
 )
-"""A path in quotes, or with spaces escaped, as terminals insert a dropped file."""
+"""Matches a path in quotes or with spaces escaped, the two forms in which terminals insert a dropped file."""
 
-_BEGINNING = re.compile(r"(?:\.{1,2}|~)?/")
+_PATH_START = re.compile(r"(?:\.{1,2}|~)?/")
 _PUNCTUATION = ".,;:!?)]}'\""
 
 
@@ -79,16 +78,16 @@ def find(arguments: Sequence[str]) -> list[Piece]:
     for index, argument in enumerate(arguments):
         if index:
             pieces.append(" ")
-        whole = _file(argument) if _BEGINNING.match(argument) else None
-        pieces += _split(argument) if whole is None else [whole]
+        file = _file(argument) if _PATH_START.match(argument) else None
+        pieces += _split(argument) if file is None else [file]
     return pieces
 
 
-def missed(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what a prompt names like an image, a clip or sound and ``find`` does not find, each with the reason."""
+def unrecognized_media(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return words of a prompt that look like media files and that ``find`` does not return, each with the reason."""
     found = {}
     for argument in arguments:
-        if _BEGINNING.match(argument) and _file(argument):
+        if _PATH_START.match(argument) and _file(argument):
             continue
         for match in _PATH.finditer(argument):
             typed = (match["quoted"] or match["bare"]).rstrip(_PUNCTUATION)
@@ -96,7 +95,7 @@ def missed(arguments: Sequence[str]) -> list[tuple[str, str]]:
                 found[typed] = "there is no such file"
         for word in _PATH.sub(" ", argument).split():
             typed = word.strip(_PUNCTUATION + "([{")
-            if _is_media_name(typed) and not _BEGINNING.match(typed) and os.path.isfile(typed):
+            if _is_media_name(typed) and not _PATH_START.match(typed) and os.path.isfile(typed):
                 found[typed] = f"a path begins with ./, as in ./{typed}"
     return list(found.items())
 
@@ -111,27 +110,27 @@ def takes_media(description: ModelDescription) -> bool:
 
 
 def names_file_first(line: str) -> bool:
-    """Whether a line begins with the path of an existing regular file, and not with one word behind a slash."""
+    """Whether a line begins with the path of an existing file, and not with a slash command, which has one slash."""
     found = _PATH.match(line)
     return found is not None and any(file.typed.count("/") > 1 for file, _ in _files_of(found))
 
 
 def without_media(pieces: Sequence[Piece], attached: Sequence[NamedFile]) -> str:
-    """Return the text of a prompt whose files are attached.
+    """Return the text of a prompt without the paths of its attached files.
 
-    A single file that stands first or last is left out. Elsewhere the name of a file is part of the sentence; its
-    directories are not.
+    A single file at the start or end is left out. Elsewhere a path is part of the sentence, and becomes the base name.
     """
     left_out = attached[0] if len(attached) == 1 and attached[0] in (_first(pieces), _first(pieces[::-1])) else None
-    shown = (
-        each if isinstance(each, str) else os.path.basename(each.path) if each in attached else each.typed
-        for each in pieces
-        if each is not left_out
+    texts = (
+        piece if isinstance(piece, str) else os.path.basename(piece.path) if piece in attached else piece.typed
+        for piece in pieces
+        if piece is not left_out
     )
-    return "".join(shown).strip()
+    return "".join(texts).strip()
 
 
 def _first(pieces: Sequence[Piece]) -> Piece | None:
+    """Return the first piece that is not blank."""
     return next((each for each in pieces if not isinstance(each, str) or each.strip()), None)
 
 
@@ -146,7 +145,7 @@ def _split(text: str) -> Iterator[Piece]:
 
 
 def _files_of(match: re.Match[str]) -> Iterator[tuple[NamedFile, int]]:
-    """Yield the file that a match names, with the end of its name in the text; nothing when there is none."""
+    """Yield the file that a match names, if it exists, without punctuation after it, and its end in the text."""
     if match["quoted"]:
         if file := _file(match["quoted"]):
             yield file, match.end()
@@ -159,7 +158,7 @@ def _files_of(match: re.Match[str]) -> Iterator[tuple[NamedFile, int]]:
 
 
 def _file(typed: str) -> NamedFile | None:
-    """Return an existing regular file; None when there is none of this name."""
+    """Return the regular file at a path; None when there is none."""
     path = os.path.abspath(os.path.expanduser(typed))
     if "\0" in typed or not os.path.isfile(path):
         return None
@@ -180,10 +179,10 @@ def _has_image_signature(path: str) -> bool:
 
 _WILD = re.compile(r"[*?\[]")
 _PATTERN = re.compile(r"\S*[*\[]\S*")
-"""One word with these characters is a pattern, even where no file matches it, and not a prompt."""
+"""Matches a single word that is a glob pattern, even where no file matches it, and not a prompt."""
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Largest file of ``--file``: more than any context window holds."""
+"""Largest file of ``--file``; no context window holds more."""
 
 
 _MEDIA_HINTS = {
@@ -194,18 +193,18 @@ _MEDIA_HINTS = {
 
 @attrs.frozen
 class ImageFile:
-    """An image file, read when it is called."""
+    """An image source that reads a file."""
 
     path: str
     typed: str
     named_by: str
-    """The flag or the command that it was given to."""
+    """The flag or slash command that it was given to."""
 
     def __call__(self) -> EncodedImage:
         """Read the file.
 
         Raises:
-            StorageError, ValidationError: It cannot be read, or is not an image any more.
+            StorageError, ValidationError: It cannot be read, or is no longer an image.
         """
         try:
             with open(self.path, "rb") as file:
@@ -242,12 +241,12 @@ class ImageFile:
 
 
 def find_images(typed: str, built_in: ModelSource, named_by: str = "--image") -> list[ImageFile]:
-    """Return the files that a value names, at least one, with signature and size checked.
+    """Return the files that a value names, at least one, after a check of signature and size.
 
     Args:
-        typed: A path, a pattern, or ``MODEL/FILE`` for a sample of a built-in model.
-        built_in: Where samples are.
-        named_by: The flag or the command that the value was given to.
+        typed: A path, a glob pattern, or ``MODEL/FILE`` for a sample of a built-in model.
+        built_in: Has the samples.
+        named_by: The flag or slash command that the value was given to.
 
     Raises:
         StorageError, ValidationError: A file is missing, not an image, or too large.
@@ -272,11 +271,13 @@ def find_videos(
 
 
 def _require_file(typed: str, named_by: str) -> None:
-    """Refuse what is no path, whose message would otherwise be that there is no such file, with all of its base64."""
+    """Refuse what cannot be a path. For a data URL, "no such file" would print all of its base64."""
     if is_address(typed) or typed[:5].lower() == "data:":
-        what = "an address" if is_address(typed) else "a data URL"
+        kind = "an address" if is_address(typed) else "a data URL"
         hint = "Save it first, or pipe it: curl -L ADDRESS | mlxk run MODEL --image -" if is_address(typed) else None
-        raise ValidationError(f"{named_by}: '{typed[:80]}' is {what}; name a file", hint=hint)
+        raise ValidationError(f"{named_by}: '{typed[:80]}' is {kind}; name a file", hint=hint)
+    if "\0" in typed:
+        raise ValidationError(f"{named_by}: '{typed}' cannot be the name of a file")
 
 
 def _clip(path: str, typed: str, sampling: VideoSampling, named_by: str) -> EncodedVideo:
@@ -296,14 +297,14 @@ def _clip(path: str, typed: str, sampling: VideoSampling, named_by: str) -> Enco
 
 
 def is_prompt(value: str, built_in: ModelSource) -> bool:
-    """Whether a value is a prompt: neither an existing file, nor one misspelt, nor a pattern."""
+    """Whether a value of ``--image`` or ``--video`` is a prompt: no existing file, name of a media file, or pattern."""
     if IMAGE_NAME.search(value) or VIDEO_NAME.search(value) or _PATTERN.fullmatch(value):
         return False
     return not any(map(os.path.exists, _paths(value, built_in)))
 
 
 def _paths(value: str, built_in: ModelSource) -> list[str]:
-    """Return the paths that a value names: itself, those that a pattern matches, or a sample of a built-in model."""
+    """Return the paths that a value names: its own, those that a pattern matches, or that of a built-in sample."""
     path = os.path.abspath(os.path.expanduser(value))
     if os.path.exists(path):
         return [path]
@@ -317,7 +318,7 @@ def _paths(value: str, built_in: ModelSource) -> list[str]:
 
 
 def recording_path(typed: str, built_in: ModelSource, named_by: str = "--audio") -> str:
-    """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model.
+    """Return the absolute path of a recording, or of the sample of a built-in model, as ``demo-speech/hello.wav``.
 
     Raises:
         ValidationError: It is an address or a data URL.
@@ -332,39 +333,39 @@ def recording_path(typed: str, built_in: ModelSource, named_by: str = "--audio")
 
 
 def read_files(paths: Sequence[str], named_by: str) -> list[tuple[str, str]]:
-    """Return the paths of text files as typed, and their texts.
+    """Return path and text of each text file.
 
     Args:
         paths: As typed.
-        named_by: The flag or the command that they were given to.
+        named_by: ``--file`` or ``/file``, to which they were given.
 
     Raises:
-        StorageError, ValidationError: A file cannot be read, is no UTF-8 text, or is empty.
+        StorageError, ValidationError: A file cannot be read, is not UTF-8 text, or is empty.
     """
-    named = [(path, read_text(path, named_by, MAX_FILE_BYTES, _MEDIA_HINTS[named_by])) for path in paths]
-    for path, text in named:
+    files = [(path, read_text(path, named_by, MAX_FILE_BYTES, _MEDIA_HINTS[named_by])) for path in paths]
+    for path, text in files:
         if not text.strip():
             raise ValidationError(f"{named_by}: '{path}' is empty")
-    return named
+    return files
 
 
 def labelled(files: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the texts of files; each of several begins with a line that names it."""
+    """Return the texts of files; where there are several, each begins with a line that names its file."""
     return [text if len(files) == 1 else f"{path}:\n{text}" for path, text in files]
 
 
 EDITORS = ("nano", "vi")
-"""Editors to try where the user's variable names none."""
+"""Editors to try where VISUAL and EDITOR name none."""
 
 
 def edited(path: str, editor: str | None, otherwise: str, stdout: TextIO | None = None) -> bytes:
-    """Run the user's editor on a file, and return what it holds afterwards.
+    """Run the user's editor on a file, and return the content of the file afterwards.
 
     Args:
         path: The file.
-        editor: The command, as a shell would read it; None tries ``EDITORS``.
-        otherwise: What holds when the editor fails, for the error message.
-        stdout: Where the editor writes; standard output when None.
+        editor: The editor's command line, in the syntax of a shell; None tries ``EDITORS``.
+        otherwise: The consequence of a failure, for the error message.
+        stdout: The editor's standard output; that of this process when None.
 
     Raises:
         ValidationError: There is no editor, its command cannot be read, or it reports a failure.

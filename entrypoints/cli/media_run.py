@@ -1,8 +1,8 @@
 """``mlxk run MODEL`` with images, clips and recordings, and ``--show-prompt``.
 
-Images are looked at chunk by chunk, each after a table of facts; with a clip, all of them together. A recording becomes
-a transcript as text, subtitles or JSON; a model that takes audio in a conversation answers the prompt about it instead,
-with images and clips if there are some.
+Images are shown to the model in chunks, each with a table of metadata; together with a clip, all in one chunk. A speech
+model transcribes a recording, as text, subtitles or JSON; a chat model that takes audio answers the prompt about it,
+images and clips.
 """
 
 import argparse
@@ -56,7 +56,7 @@ _DEFAULT_PROMPTS = {
     (False, True): DEFAULT_AUDIO_PROMPT,
     (True, True): DEFAULT_MIXED_PROMPT,
 }
-"""By whether there are images, and recordings."""
+"""The default prompt, by whether there are images and whether there are recordings."""
 
 
 def ask_about_media(
@@ -71,45 +71,49 @@ def ask_about_media(
 
     Args:
         arguments: The command line.
-        prompt: The prompt; if empty, a request for a description.
+        prompt: The prompt; if empty, a default one.
         options: How to generate.
-        context: The environment of the command.
-        container: The program.
+        context: Has the default chunk size.
+        container: Has models and use cases.
         output: Where to print.
+
+    Raises:
+        MlxkError: A flag does not apply, a file cannot be read, or the completion failed.
     """
     built_in = container.adapters.built_in_models()
     recordings = _recordings(arguments, built_in)
     files: list[ImageSource] = []
     clips: list[EncodedVideo] = []
     if arguments.image or arguments.video:
-        _require_sight(arguments)
+        _require_image_flags(arguments)
         files = [file for typed in arguments.image or () for file in find_images(typed, built_in)]
         sampling = generation_arguments.video_sampling(arguments)
         clips = [clip for typed in arguments.video or () for clip in find_videos(typed, built_in, sampling)]
         chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
         options = attrs.evolve(options, chunk=chunk)
-    usual = DEFAULT_VIDEO_PROMPT if clips and not files else _DEFAULT_PROMPTS[bool(files), bool(recordings)]
-    prompt = prompt or usual
-    conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
+    default = DEFAULT_VIDEO_PROMPT if clips and not files else _DEFAULT_PROMPTS[bool(files), bool(recordings)]
+    prompt = prompt or default
+    text_only = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
     field = "--image" if files else "--video"
-    shown = IncomingConversation.of(conversation, *files, *clips, *recordings, images_field=field)
+    conversation = IncomingConversation.of(text_only, *files, *clips, *recordings, images_field=field)
     if arguments.show_prompt:
-        return show_prompt(arguments, prompt, shown, options, container, output)
-    start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
+        return show_prompt(arguments, prompt, conversation, options, container, output)
+    start = functools.partial(container.use_cases.generate_text(), arguments.model, [conversation], options)
     if not files and not clips:
         return answer.answer(arguments, prompt, start, output)
-    seen = _shown(len(files), len(clips), options.chunk)
-    return answer.answer(arguments, prompt, start, output, f"Looking at {seen}")
+    first_chunk = _first_chunk(len(files), len(clips), options.chunk)
+    return answer.answer(arguments, prompt, start, output, f"Looking at {first_chunk}")
 
 
-def _require_sight(arguments: argparse.Namespace) -> None:
-    """Refuse flags that cannot be combined with images and clips."""
+def _require_image_flags(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for a flag that cannot be combined with images and clips."""
     for name, flag in generation_arguments.WITHOUT_IMAGES.items():
         if getattr(arguments, name):
             raise UsageError(f"{flag} and --{'image' if arguments.image else 'video'} exclude each other")
 
 
-def _shown(images: int, clips: int, chunk: int) -> str:
+def _first_chunk(images: int, clips: int, chunk: int) -> str:
+    """Describe the images and clips of the first chunk, for the spinner."""
     if clips:
         return " and ".join([*([counted(images, "image")] if images else []), counted(clips, "clip")])
     last = min(chunk, images)
@@ -152,10 +156,10 @@ WITHOUT_AUDIO = {
     "show_prompt": "--show-prompt",
     "special_tokens_in_content": "--special-tokens-in-content",
 }
-"""Flags that do not apply to a transcription, by their attribute of the arguments."""
+"""Flags that do not apply to a transcription, by attribute."""
 
 TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
-"""Flags that apply only to a transcription, by their attribute of the arguments."""
+"""Flags that apply only to a transcription, by attribute."""
 
 
 def run_audio(
@@ -166,17 +170,20 @@ def run_audio(
     container: "Container",
     output: Output,
 ) -> int:
-    """Print the transcript, or the completion of a model that takes audio in a conversation.
+    """Print the transcript of a speech model, or the completion of a chat model that takes audio.
 
     Args:
         arguments: The command line.
-        prompt: A hint for the transcription, or the prompt of the conversation, which may have images; may be empty.
-        options: How to generate in a conversation.
-        context: The environment of the command.
-        container: The program.
+        prompt: A hint for the transcription, or the prompt of the chat model, also about images; may be empty.
+        options: How a chat model generates.
+        context: Has the settings.
+        container: Has models and use cases.
         output: Where to print.
+
+    Raises:
+        MlxkError: A flag does not apply, a file cannot be read, or the model failed.
     """
-    _require_sense(arguments, output)
+    _check_flags(arguments, output)
     recordings = _recordings(arguments, container.adapters.built_in_models())
     description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
     if answers_about_audio(description):
@@ -186,7 +193,7 @@ def run_audio(
         require_plain_answer(arguments)
         return ask_about_media(arguments, prompt, options, context, container, output)
     require_speech_model(description)
-    _require_transcription(arguments, as_json=output.as_json)
+    _require_transcription_flags(arguments, as_json=output.as_json)
     if len(recordings) > 1:
         raise UsageError("Multiple audio files not supported. Process one file at a time.")
     (recording,) = recordings
@@ -209,31 +216,32 @@ def _recordings(arguments: argparse.Namespace, built_in: ModelSource) -> list[Re
     return [Recording(recording_path(typed, built_in), typed) for typed in arguments.audio or ()]
 
 
-def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
+def _check_flags(arguments: argparse.Namespace, output: Output) -> None:
+    """Raise UsageError for flags that are invalid with every model."""
     if arguments.translate not in (None, ENGLISH):
         raise UsageError(f"--translate only supports English target ('en'); got '{arguments.translate}'.")
     if output.as_json and arguments.format:
         raise UsageError("--json and --format exclude each other; --json holds text and segments")
 
 
-def _require_transcription(arguments: argparse.Namespace, *, as_json: bool) -> None:
-    """Refuse flags that do not apply to a transcription, or have no effect on how it is printed."""
+def _require_transcription_flags(arguments: argparse.Namespace, *, as_json: bool) -> None:
+    """Raise UsageError for a flag that does not apply to a transcription, or to the format of its output."""
     if arguments.time_words and not as_json and arguments.format != "json":
         raise UsageError("--words needs --format json, which has the times")
     for name, flag in WITHOUT_AUDIO.items():
-        # What the settings file says is for runs that it applies to.
+        # A value from the settings file is no error: it is meant for other runs.
         if getattr(arguments, name) not in (None, False, []) and name not in arguments.from_file:
             raise UsageError(f"{flag} does not apply to --audio")
 
 
 def require_plain_answer(arguments: argparse.Namespace) -> None:
-    """Refuse flags of transcripts for a model that answers about a recording."""
-    unknown = next((flag for name, flag in TRANSCRIPTS_ONLY.items() if getattr(arguments, name)), None)
+    """Raise CapabilityError for a flag of transcripts, which a chat model does not support."""
+    unsupported = next((flag for name, flag in TRANSCRIPTS_ONLY.items() if getattr(arguments, name)), None)
     if arguments.format not in (None, "text"):
-        unknown = unknown or f"--format {arguments.format}"
-    if unknown:
+        unsupported = unsupported or f"--format {arguments.format}"
+    if unsupported:
         raise CapabilityError(
-            f"{unknown}: '{arguments.model}' answers in plain text, without languages to choose and without times.",
+            f"{unsupported}: '{arguments.model}' answers in plain text, without languages to choose and without times.",
             hint="Say in the prompt what you want, or use a speech-to-text model, such as one of the Whisper family.",
         )
 
@@ -249,9 +257,9 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> TranscriptionSettin
 
 
 def _read(events: Iterable[TranscriptEvent], output: Output, *, live: bool) -> Transcript:
-    """Return the transcript, with a progress display."""
+    """Read the events to their end and return the transcript; show progress, or with ``live`` print segments."""
     segments: list[Segment] = []
-    with TranscriptionBar(output, shown=not live) as progress:
+    with TranscriptionBar(output, wanted=not live) as progress:
         try:
             for event in events:
                 if isinstance(event, Transcript):
@@ -260,16 +268,15 @@ def _read(events: Iterable[TranscriptEvent], output: Output, *, live: bool) -> T
                     progress(event.done_seconds, event.total_seconds)
                     segments.extend(event.segments)
                     if live:
-                        _write_live(output, event.segments, first=len(segments) == len(event.segments))
+                        text = _joined(event.segments)
+                        output.text(text.lstrip() if len(segments) == len(event.segments) else text)
         except KeyboardInterrupt:
-            text = "".join(segment.text for segment in segments).strip()
-            raise answer.interrupted(output, "" if live else text) from None
+            raise answer.interrupted(output, "" if live else _joined(segments).strip()) from None
     raise ExecutionError("the transcription ended without a transcript")
 
 
-def _write_live(output: Output, segments: Sequence[Segment], *, first: bool) -> None:
-    text = "".join(segment.text for segment in segments)
-    output.text(text.lstrip() if first else text)
+def _joined(segments: Sequence[Segment]) -> str:
+    return "".join(segment.text for segment in segments)
 
 
 def _print_text(output: Output, transcript: Transcript, *, live: bool, table: bool) -> None:
@@ -281,41 +288,32 @@ def _print_text(output: Output, transcript: Transcript, *, live: bool, table: bo
 def _print(arguments: argparse.Namespace, output: Output, transcript: Transcript, prompt: str) -> None:
     translated = bool(arguments.translate)
     if output.as_json:
-        output.document("run", _answered(arguments.model, prompt, transcript, translated))
+        data = {
+            "model": arguments.model,
+            "prompt": prompt,
+            "response": transcript.text,
+            "finish_reason": "stop",
+            "transcript": _transcript_json(transcript, translated),
+        }
+        output.document("run", data)
     elif arguments.format == "json":
-        output.text(_as_json(transcript, translated))
+        document = _transcript_json(transcript, translated)
+        output.text(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     else:
         output.text(srt(transcript) if arguments.format == "srt" else vtt(transcript))
 
 
-def _answered(reference: str, prompt: str, transcript: Transcript, translated: bool) -> dict[str, object]:
-    """Return the data of ``run --audio``."""
-    return {
-        "model": reference,
-        "prompt": prompt,
-        "response": transcript.text,
-        "finish_reason": "stop",
-        "transcript": _transcribed(transcript, translated),
-    }
-
-
-def _as_json(transcript: Transcript, translated: bool) -> str:
-    """Return a transcript as JSON text."""
-    return json.dumps(_transcribed(transcript, translated), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-
-
-def _transcribed(transcript: Transcript, translated: bool) -> dict[str, object]:
-    """Return a transcript as a JSON object."""
+def _transcript_json(transcript: Transcript, translated: bool) -> dict[str, object]:
     return {
         "task": (SpeechTask.TRANSLATE if translated else SpeechTask.TRANSCRIBE).value,
         "language": transcript.language,
         "duration_seconds": round(transcript.seconds, 3),
         "text": transcript.text,
-        "segments": [_segment(each) for each in transcript.segments],
+        "segments": [_segment_json(each) for each in transcript.segments],
     }
 
 
-def _segment(segment: Segment) -> dict[str, object]:
+def _segment_json(segment: Segment) -> dict[str, object]:
     fields: dict[str, object] = {
         "start": round(segment.start, 3),
         "end": round(segment.end, 3),
@@ -324,11 +322,11 @@ def _segment(segment: Segment) -> dict[str, object]:
     if segment.speaker is not None:
         fields["speaker"] = segment.speaker
     if segment.words:
-        fields["words"] = [_word(each) for each in segment.words]
+        fields["words"] = [_word_json(each) for each in segment.words]
     return fields
 
 
-def _word(word: TimedWord) -> dict[str, object]:
+def _word_json(word: TimedWord) -> dict[str, object]:
     return {
         "word": word.text.strip(),
         "start": round(word.start, 3),
@@ -345,40 +343,42 @@ def show_prompt(
     container: "Container",
     output: Output,
 ) -> int:
-    """Print the rendered text on standard output, unchanged, and the number of its tokens on standard error.
+    """Print the prompt as the chat template renders it on standard output, and its token count on standard error.
 
     Args:
         arguments: The command line.
-        typed: The prompt in the JSON document.
-        prompt: What a completion would begin with.
-        options: How it would be generated.
-        container: The program.
+        typed: The prompt as typed, for the JSON document.
+        prompt: The conversation or text to render.
+        options: How the completion would be generated.
+        container: Has models and use cases.
         output: Where to print.
+
+    Raises:
+        MlxkError: The prompt cannot be rendered.
     """
     with Spinner(output, "Loading the tokenizer"):
-        found = container.use_cases.tokenize_text()(arguments.model, prompt, options)
-    shown, notes = found[0], list(found[0].notes)
-    if len(found) > 1:
-        notes.append(f"This is the first of {len(found)} prompts, one for each chunk of images.")
+        prompts = container.use_cases.tokenize_text()(arguments.model, prompt, options)
+    rendered, notes = prompts[0], list(prompts[0].notes)
+    if len(prompts) > 1:
+        notes.append(f"This is the first of {len(prompts)} prompts, one for each chunk of images.")
     if output.as_json:
         data: dict[str, object] = {
             "model": arguments.model,
             "prompt": typed,
-            "text": shown.text,
-            "tokens": list(shown.tokens),
-            "token_count": len(shown.tokens),
+            "text": rendered.text,
+            "tokens": list(rendered.tokens),
+            "token_count": len(rendered.tokens),
         }
         output.document("run", {**data, "notes": notes} if notes else data)
         return DONE
-    output.text(shown.text)
-    if output.interactive and not shown.text.endswith("\n"):
+    output.text(rendered.text)
+    if output.interactive and not rendered.text.endswith("\n"):
         output.line()
-    for note in (_count(shown), *notes):
+    for note in (_token_count(rendered), *notes):
         output.note(f"[{note}]")
     return DONE
 
 
-def _count(shown: "TokenizedText") -> str:
-    count = len(shown.tokens)
-    window = "" if shown.context_length is None else f" of the {shown.context_length} of the context window"
-    return f"{counted(count, 'token')}{window}"
+def _token_count(rendered: "TokenizedText") -> str:
+    window = "" if rendered.context_length is None else f" of the {rendered.context_length} of the context window"
+    return f"{counted(len(rendered.tokens), 'token')}{window}"

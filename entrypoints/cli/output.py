@@ -1,6 +1,6 @@
-"""Terminal input and output: results on standard output, messages on standard error, questions to the user.
+"""Terminal input and output: results on standard output, messages on standard error, questions, exit statuses.
 
-Writes the JSON envelope; ``render`` converts values to JSON and text.
+Writes the JSON envelope; the modules in ``render`` convert values to JSON and text.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ USAGE = 2
 PORT_IN_USE = 3
 INTERRUPTED = 130
 CLOSED_PIPE = 141
-"""What a shell reports for a process that SIGPIPE ended, which scripts ignore."""
+"""128 + SIGPIPE, as a shell reports a process that a closed pipe ended; scripts ignore it."""
 
 EXIT_STATUS: dict[str, int] = {
     "usage_error": USAGE,
@@ -93,17 +93,18 @@ class Output:
     ) -> None:
         self.as_json = as_json
         self.one_line = False
-        """Whether a JSON document is on one line, since others stand before it."""
+        """Whether to write a JSON document on one line, because others precede it."""
         self.undelivered = False
+        """Whether standard output could not be written."""
         self.typed_flags: Mapping[str, str] = {}
-        """The flags of the command line as they were typed, by the options that they give."""
+        """The typed spelling of each flag, by option name, for error messages."""
         self._stderr_failed = False
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._color = color
         for stream in (self._stdout, self._stderr):
             if isinstance(stream, io.TextIOWrapper):
-                # File names need not be valid Unicode, and printing them must not fail.
+                # Printing must not fail on file names, which need not be valid Unicode.
                 stream.reconfigure(errors="backslashreplace")
 
     @property
@@ -184,12 +185,12 @@ class Output:
         self._write_message("".join(f"{printable(line)}\n" for line in text.split("\n")))
 
     def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
-        """Return the text in a style where colours are allowed and the stream is a terminal."""
+        """Return the text in an ANSI style if colours are on and the stream (standard output) is a terminal."""
         target = self._stdout if stream is None else stream
         return f"{style}{text}{RESET}" if self._color and target.isatty() else text
 
     def _write_message(self, text: str) -> None:
-        """Write to standard error. A failure to write must not stop the work: messages are dropped from then on."""
+        """Write to standard error. A failed write must not end the command: later messages are dropped."""
         if self._stderr_failed:
             return
         try:
@@ -205,20 +206,20 @@ class Output:
 
 
 def success_line(command: str, data: object) -> str:
-    """Return the JSON document of a success on one line, where several may come or the reader waits for one."""
+    """Return the JSON document of a success on one line, for a stream of documents or a reader that reads one line."""
     return json.dumps({"status": "success", "command": command, "data": data, "error": None}, allow_nan=False)
 
 
 _READABLE = 0o644
-"""Permissions of a plot or of sound, which everyone may read."""
+"""Mode of files with plots and sound."""
 
 
 @contextlib.contextmanager
 def result_file(path: str) -> Iterator[IO[bytes]]:
-    """Yield a draft that gets the name of a file when the block has ended without an error; what was there is replaced.
+    """Yield a temporary file that replaces the file at a path when the block ends without an error.
 
     Raises:
-        StorageError: It cannot be written; what was there is intact.
+        StorageError: It cannot be written; a former file at the path is unchanged.
     """
     folder = os.path.dirname(path) or "."
     try:
@@ -243,7 +244,9 @@ def result_file(path: str) -> Iterator[IO[bytes]]:
 
 
 class TerminalConfirmation(Confirmation):
-    """Asks on standard error and reads the answer from standard input, when both are terminals.
+    """Asks on standard error and reads the answer from standard input.
+
+    Returns None where either is no terminal, or the output is JSON.
 
     Args:
         output: Where to ask.
@@ -255,7 +258,7 @@ class TerminalConfirmation(Confirmation):
         self._stdin = sys.stdin if stdin is None else stdin
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
-        """Ask until the answer is yes, no or empty; an end of input means no."""
+        """Ask until the answer is yes, no or empty, which means the default; an end of input means no."""
         if not (self._output.shows_progress and self._stdin.isatty()):
             return None
         for fact in facts:
@@ -273,12 +276,12 @@ class TerminalConfirmation(Confirmation):
 
 
 def choose(output: Output, question: str, names: Sequence[str], stdin: TextIO | None = None) -> int | None:
-    """Ask until the answer is the number or the name of a line of a list, whose numbers begin with 1.
+    """Ask for an entry of a numbered list, until the answer is its number, from 1, or its name.
 
     Args:
-        output: Where to ask; the caller has seen that it is a terminal, and shown the list.
-        question: With its question mark.
-        names: Of the lines; where there is one only, an empty answer means it.
+        output: Where to ask; the caller has checked that it is a terminal, and printed the list.
+        question: Ends with its question mark.
+        names: The entries; an empty answer chooses the only one of a list of one.
         stdin: Where to read; standard input when None.
 
     Returns:
@@ -291,16 +294,16 @@ def choose(output: Output, question: str, names: Sequence[str], stdin: TextIO | 
         answer = line.strip()
         if not line:
             return None
-        for words in (list(names), [str(number) for number in range(1, last + 1)]):
-            if answer in words:
-                return words.index(answer)
+        for valid in (list(names), [str(number) for number in range(1, last + 1)]):
+            if answer in valid:
+                return valid.index(answer)
         if not answer and last == 1:
             return 0
         output.note(f"Write a number from 1 to {last}, or a name of the list.")
 
 
 def _line(output: Output, stdin: TextIO) -> str:
-    """Read a line. After an end of input or an interrupt, end the line of the question."""
+    """Read a line; empty at an end of input. Where the user typed no line break, end the line of the question."""
     line = ""
     try:
         line = stdin.readline()
@@ -310,7 +313,7 @@ def _line(output: Output, stdin: TextIO) -> str:
     return line
 
 
-class Assent(Confirmation):
+class AlwaysYes(Confirmation):
     """Answers every question with yes, as ``--yes`` asks."""
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
@@ -318,8 +321,8 @@ class Assent(Confirmation):
 
 
 def confirmation(output: Output, *, yes: bool) -> Confirmation:
-    """Return what confirms: the user on a terminal, or the flag that says yes beforehand."""
-    return Assent() if yes else TerminalConfirmation(output)
+    """Return the confirmation of a command: ``AlwaysYes`` with ``--yes``, else the user at the terminal."""
+    return AlwaysYes() if yes else TerminalConfirmation(output)
 
 
 def discard(stream: TextIO) -> None:
@@ -329,7 +332,7 @@ def discard(stream: TextIO) -> None:
 
 
 def error_object(error: MlxkError, flags: Mapping[str, str]) -> Mapping[str, object]:
-    """Return an error as JSON: type and message always, other fields where they are set."""
+    """Return an error as JSON: type and message, and hint, matches and detail where they are set."""
     message, hint = command_line_error(error, flags)
     optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
     return {"type": error.code, "message": message, **{key: value for key, value in optional.items() if value}}

@@ -1,4 +1,4 @@
-"""Processes that commands start: those that have the terminal, and servers, with those that run already."""
+"""Child processes of commands: programs in the foreground and servers; and the models of a running server."""
 
 import http.client
 import json
@@ -29,36 +29,37 @@ AGENT_GRACE_SECONDS = 10
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy"}
 
 _REPORT_SECONDS = 0.05
-"""Within this time, a process that was continued is seen to be."""
+"""Time in which the kernel reports that a stopped process was continued."""
 
 
 class ForegroundRunner:
-    """Runs a program in this terminal.
+    """Runs a program in the foreground of this terminal.
 
-    Ctrl-C reaches it from the terminal, and where there is none, from here. SIGTERM and SIGHUP are passed on.
+    The terminal sends Ctrl-C to the program itself; without a terminal, it is forwarded like SIGTERM and SIGHUP.
 
     Args:
-        grace_seconds: Time for it to end after one of these two, until it is killed; None for any time.
-        started: Called with its id when it runs.
+        grace_seconds: Seconds between a forwarded SIGTERM or SIGHUP and SIGKILL; None never kills.
+        started: Called with the program's process id when it runs.
     """
 
     def __init__(
         self, grace_seconds: int | None = AGENT_GRACE_SECONDS, started: Callable[[int], None] = lambda process: None
     ) -> None:
         self._grace_seconds = grace_seconds
-        self._tell_started = started
+        self._on_start = started
         self._program: subprocess.Popen[bytes] | None = None
         self._starting = False
-        self._early: int | None = None
+        self._pending_signal: int | None = None
+        """A signal that came while the program was being started."""
 
     @contextmanager
     def signals_taken(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGHUP within a block; before it is started, they are ``InterruptedRunError``."""
+        """Forward SIGTERM and SIGHUP within the block; before the program's start, raise ``InterruptedRunError``."""
         with handling((signal.SIGTERM, signal.SIGHUP), self._on_signal):
             yield
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run a program until it ends; return its exit status, 128 and the number of the signal that ended it.
+        """Run a program to its end; return its exit status, or 128 + the number of the signal that ended it.
 
         Args:
             command: Its path and arguments.
@@ -74,7 +75,7 @@ class ForegroundRunner:
             _terminal_restored() if shares else nullcontext(),
         ):
             program = self._started(command, environment)
-            self._tell_started(program.pid)
+            self._on_start(program.pid)
             program.returncode = os.waitstatus_to_exitcode(_waited_for(program.pid, shares))
             signal.alarm(0)
         return program.returncode if program.returncode >= 0 else 128 - program.returncode
@@ -89,17 +90,17 @@ class ForegroundRunner:
             ) from error
         finally:
             self._starting = False
-        if self._early is not None:
-            self._on_signal(self._early, None)
+        if self._pending_signal is not None:
+            self._on_signal(self._pending_signal, None)
         return self._program
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._starting:
-            self._early = number
+            self._pending_signal = number
         elif self._program is None:
             raise InterruptedRunError("stopped before the program was started")
         elif self._program.returncode is None:
-            os.kill(self._program.pid, number)  # not send_signal, which waits for a program that has ended
+            os.kill(self._program.pid, number)  # not send_signal, which would reap a program that has ended
             if number != signal.SIGINT and self._grace_seconds is not None:
                 signal.signal(signal.SIGALRM, self._kill)
                 signal.alarm(self._grace_seconds)
@@ -109,33 +110,33 @@ class ForegroundRunner:
         os.kill(self._program.pid, signal.SIGKILL)
 
 
-def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment whose proxies, where it names any, are not used for servers of this machine."""
+def bypassing_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which requests to this machine bypass the proxies, where it names any."""
     if not any(name.lower() in _PROXIES for name in environment):
         return dict(environment)
     former = environment.get("NO_PROXY") or environment.get("no_proxy")
-    without = ",".join((*((former,) if former else ()), *LOOPBACK_NAMES))
-    return {**environment, "NO_PROXY": without, "no_proxy": without}
+    hosts = ",".join((*((former,) if former else ()), *LOOPBACK_NAMES))
+    return {**environment, "NO_PROXY": hosts, "no_proxy": hosts}
 
 
 @contextmanager
 def handling(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle signals within a block, except those that are ignored, as under ``nohup``."""
-    heeded = [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]
-    former = {each: signal.signal(each, handler) for each in heeded}
+    """Handle signals within the block, except ignored ones, such as SIGHUP under ``nohup``."""
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:
-        for each, before in former.items():
-            signal.signal(each, before)
+        for number, former_handler in former.items():
+            signal.signal(number, former_handler)
 
 
 def _leave_to_program(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the terminal sends Ctrl-C to the program, too."""
+    """Do nothing: the terminal sends Ctrl-C to the program as well."""
 
 
 def _shares_terminal() -> bool:
-    """Whether this process is in the foreground of a terminal, which then sends its signals to the program alike."""
+    """Whether this process is in the terminal's foreground group, to all of which the terminal sends its signals."""
     try:
         with open("/dev/tty", "rb", buffering=0) as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
@@ -145,7 +146,7 @@ def _shares_terminal() -> bool:
 
 @contextmanager
 def _terminal_restored() -> Iterator[None]:
-    """Restore the modes of the terminal, which a program that is killed leaves as they are."""
+    """Restore the modes of the terminal after the block; a program that is killed does not."""
     with open("/dev/tty", "rb", buffering=0) as terminal:
         modes = termios.tcgetattr(terminal)
         try:
@@ -156,12 +157,12 @@ def _terminal_restored() -> Iterator[None]:
 
 
 def _waited_for(process: int, shares: bool) -> int:
-    """Wait until a process has ended; return its status.
+    """Wait until a process has ended; return its wait status.
 
     Args:
-        process: Its number.
-        shares: Whether to stop this process, too, where it stopped only itself: the shell then has the terminal
-            again. Where all processes of the terminal were stopped and continued, its report is an old one.
+        process: Its id.
+        shares: Whether it shares the terminal. If it stops alone, this process stops as well, so that the shell gets
+            the terminal back. After a stop and continuation of the whole group, the report of the stop is outdated.
     """
     status = _status(process)
     while status is None or not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
@@ -176,46 +177,46 @@ def _waited_for(process: int, shares: bool) -> int:
 
 
 def _status(process: int, flags: int = 0) -> int | None:
-    """Return the next status of a process, waiting for it unless a flag says otherwise."""
+    """Return the next wait status of a process; None with ``WNOHANG`` if there is none yet."""
     found, status = os.waitpid(process, os.WUNTRACED | os.WCONTINUED | flags)
     return status if found else None
 
 
 PROGRAM = (sys.executable, "-P", "-m", "mlxk")
-"""Runs this program; ``-P`` keeps modules of the working directory out."""
+"""Command of this program; ``-P`` keeps the working directory out of the module path."""
 
 SERVE = (
     *(*PROGRAM, "serve", "--host", "127.0.0.1", "--port", "0", "--json"),
     *("--drain-timeout", "0", "--until-eof"),
 )
-"""Command line of a server."""
+"""Command line of a server on a free port of the loopback interface."""
 
 KEY_VARIABLE = "MLXK2_API_KEY"
 
 ANSWER_SECONDS = 30
-"""Time for a running server to list its models."""
+"""Timeout of the request for a server's models."""
 
 MOST_ANSWER_BYTES = 4 * 2**20
-"""Of a running server's list of models."""
+"""Largest list of models that is read."""
 
 END_SECONDS = 10
-"""Time for a server to end after its input, until it is killed."""
+"""Seconds between the end of a server's standard input and SIGKILL."""
 
 
 @attrs.frozen
 class Server:
-    """A server, and a key that opens it."""
+    """A server, and an API key for it."""
 
     address: str
-    """Without ``/v1``."""
+    """Base URL, without ``/v1``."""
     key: str = attrs.field(repr=False)
     ended: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
-    """Whether it has ended, as far as this process knows."""
+    """Returns whether it has ended; always False for a server that this process did not start."""
 
 
 @attrs.frozen
 class ForeignModel:
-    """What a running server, of this program or of another make, says about a model."""
+    """A model in the list of a running server, of mlxk or of another make."""
 
     id: str
     size_bytes: int | None
@@ -229,18 +230,18 @@ class ForeignModel:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Has a redirection fail: the key is for one server only."""
+    """Makes a redirection fail: the key must not reach another server."""
 
     def redirect_request(self, *_arguments: object) -> None:
-        """Follow none."""
+        """Follow no redirection."""
 
 
 def served_models(server: Server) -> list[ForeignModel]:
     """Return the models of a running server, without those whose names cannot be printed.
 
     Raises:
-        NetworkError: It does not answer, or not as a server of models does.
-        UnauthorizedError: It wants another key.
+        NetworkError: It does not answer, or its answer is not a list of models.
+        UnauthorizedError: It refuses the key.
     """
     key = f"Bearer {server.key}".encode("utf-8", "surrogateescape").decode("latin-1")  # as http.client sends it
     try:
@@ -269,7 +270,7 @@ def served_models(server: Server) -> list[ForeignModel]:
 
 
 def _is_name(value: object) -> bool:
-    """Whether a value can be the name of a model: in messages, files and command lines."""
+    """Whether a value can be a model's name in messages, files and command lines."""
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
@@ -285,25 +286,25 @@ def _served(model: Mapping[str, Any]) -> ForeignModel:
 
 
 def _whole_number(value: object) -> int | None:
-    """Return a number of a foreign document that can be one of bytes or tokens, else None."""
+    """Return a value that is a plausible number of bytes or tokens, else None."""
     return value if type(value) is int and 0 < value < 2**63 else None
 
 
 @contextmanager
 def own_server(model: str, log: str) -> Iterator[Server]:
-    """Start a server on a free port of the loopback interface; it ends with the block, or with this process.
+    """Start a server on a free port of the loopback interface; it ends with the block or this process.
 
     Args:
-        model: The model to have in memory; it answers to every name that no model has.
-        log: Path of the file for its log.
+        model: The model to load; it also answers requests with an unknown model name.
+        log: Path of its log file.
 
     Raises:
         MlxkError: The server cannot be started, or not with this model.
-        InterruptedRunError: SIGTERM or SIGHUP came meanwhile.
+        InterruptedRunError: SIGTERM or SIGHUP came before it was ready.
     """
     key = secrets.token_hex(32)
     with open(log, "ab") as file:
-        # A session of its own keeps Ctrl-C of the terminal from it.
+        # In a session of its own, Ctrl-C of the terminal does not reach it.
         server = subprocess.Popen(
             [*SERVE, "--model", model, "--default-model", model],
             stdin=subprocess.PIPE,
@@ -319,11 +320,11 @@ def own_server(model: str, log: str) -> Iterator[Server]:
 
 
 def background_server(typed: Sequence[str], log: str) -> Mapping[str, Any]:
-    """Start a server that goes on without this process; return what it reports once it is ready.
+    """Start a server that outlives this process; return the data of its ready report.
 
     Args:
         typed: Its command line, without the name of the program.
-        log: Path of the file for its log.
+        log: Path of its log file.
 
     Raises:
         MlxkError: It cannot be started.
@@ -342,7 +343,7 @@ def background_server(typed: Sequence[str], log: str) -> Mapping[str, Any]:
     with server.stdout:
         try:
             ready = _ready(server)
-            server.returncode = 0  # it goes on, and is not waited for
+            server.returncode = 0  # Popen must not wait for it, nor warn that it still runs
             return ready
         except KeyboardInterrupt:
             server.terminate()
@@ -350,10 +351,14 @@ def background_server(typed: Sequence[str], log: str) -> Mapping[str, Any]:
 
 
 def _ready(server: "subprocess.Popen[bytes]") -> Mapping[str, Any]:
-    """Wait until a server is ready; return what it reports."""
+    """Wait until a server is ready; return the data of its report.
+
+    Raises:
+        MlxkError: It reports an error, or ends without a report.
+    """
     assert server.stdout is not None
     report = server.stdout.readline()
-    if report == b"{\n":  # an error, which stands on several lines
+    if report == b"{\n":  # an error, a document of several lines
         report += server.stdout.read()
     try:
         document = json.loads(report)

@@ -1,6 +1,6 @@
-"""Runs one command line: the table of commands, parsing, execution, and the rendering of errors.
+"""Runs one command line: the table of commands, parsing, execution, and the output of errors.
 
-A command's module is imported when the command is used, so that it loads only what it needs.
+A command's module is imported only when the command is used.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from mlxk.entrypoints.cli.command_line_parser import (
     CommandLineParser,
     HelpRequested,
     epilog,
-    in_our_form,
+    normalized,
     own_words,
     typed_flags,
 )
@@ -27,14 +27,14 @@ from mlxk.entrypoints.cli.settings_of_command import unknown_variables, use_sett
 
 
 class CommandEntry(NamedTuple):
-    """One entry of the table; the command is a module, or ``MODULE:CLASS`` in a module with several."""
+    """One entry of the table; ``command`` is ``MODULE``, or ``MODULE:CLASS`` for a module with several commands."""
 
     command: str
     help: str
     aliases: tuple[str, ...] = ()
 
     def load(self) -> Command:
-        """Import the module."""
+        """Import the command's module, and return the command."""
         module, _, name = self.command.partition(":")
         imported = import_module(f"mlxk.entrypoints.cli.commands.{module}")
         return cast("Command", getattr(imported, name)() if name else imported)
@@ -84,15 +84,15 @@ COMMANDS = {
 """All commands, in the order of the help."""
 
 
-PASSING_ON = frozenset({"launch", "service", "monitor"})
-"""Commands that start another program, whose arguments stand after ``--``."""
+FORWARDING_COMMANDS = frozenset({"launch", "service", "monitor"})
+"""Commands that start another program, and pass everything after ``--`` to it."""
 
 
 HELP = frozenset({"-h", "--help"})
 
 
 def command_of(arguments: Sequence[str]) -> str | None:
-    """Return the command of a command line, which its first word names; None where it names none, or asks for help."""
+    """Return the command that the first word of a command line names; None where it names none, or asks for help."""
     names = {alias: name for name, entry in COMMANDS.items() for alias in (name, *entry.aliases)}
     first = next((word for word in arguments if word in HELP or not word.startswith("-")), None)
     return names.get(first) if first is not None else None
@@ -107,8 +107,8 @@ def build_parser(only: str | None = None) -> CommandLineParser:
     """Build the parser. ``--json`` is accepted before and after the command.
 
     Args:
-        only: The only command that is known, whose module is loaded. Without one ("") of all commands only the names
-            are known; None loads all.
+        only: The command to load; the parser knows no other. With "" it knows the names of all commands and loads none;
+            with None it loads all.
     """
     parser = CommandLineParser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("-V", "--version", action="store_true", help="print the version and exit")
@@ -140,24 +140,23 @@ def build_parser(only: str | None = None) -> CommandLineParser:
 
 LATE_LISTS = ("words", "names")
 LATE_VALUES = ("text", "target")
-"""Arguments that may be left out, and that argparse takes for left out when a flag stands before them."""
+"""Optional positionals, of several words or of one, which argparse misses when they stand after a flag."""
 
 
-def parse(parser: CommandLineParser, arguments: Sequence[str], *, passes_on: bool = False) -> argparse.Namespace:
-    """Parse a command line; words of a prompt, names, a text or a target may be before, between and after flags.
+def parse(parser: CommandLineParser, arguments: Sequence[str], *, forwards: bool = False) -> argparse.Namespace:
+    """Parse a command line; optional positionals may stand before, between and after flags.
 
-    argparse returns words after a flag as unknown when there were words before it, together with ``--``, after which
-    nothing is a flag.
+    argparse returns positionals after a flag as unknown words when others stood before it, and with them ``--``.
 
     Args:
-        parser: Of all commands.
+        parser: From ``build_parser``.
         arguments: The command line.
-        passes_on: Whether everything after ``--`` goes to another program, a further ``--`` included.
+        forwards: Whether everything after ``--`` goes to another program, a further ``--`` included.
 
     Raises:
         UsageError: A flag is unknown, a value is malformed, or something is missing.
     """
-    if passes_on:
+    if forwards:
         own = own_words(arguments)
         parsed = parse(parser, own)
         parsed.words = [*parsed.words, *arguments[len(own) + 1 :]]
@@ -166,12 +165,12 @@ def parse(parser: CommandLineParser, arguments: Sequence[str], *, passes_on: boo
     split = unknown.index("--") if "--" in unknown else len(unknown)
     flags = [word for word in unknown[:split] if word.startswith("-") and word != "-"]
     words = [*unknown[:split], *unknown[split + 1 :]]
-    late = next((name for name in LATE_LISTS if hasattr(parsed, name)), None)
-    lone = next((name for name in LATE_VALUES if getattr(parsed, name, "") is None), None)
-    if words and not flags and late:
-        setattr(parsed, late, [*getattr(parsed, late), *words])
-    elif len(words) == 1 and not flags and lone:
-        setattr(parsed, lone, words[0])
+    late_list = next((name for name in LATE_LISTS if hasattr(parsed, name)), None)
+    late_value = next((name for name in LATE_VALUES if getattr(parsed, name, "") is None), None)
+    if words and not flags and late_list:
+        setattr(parsed, late_list, [*getattr(parsed, late_list), *words])
+    elif len(words) == 1 and not flags and late_value:
+        setattr(parsed, late_value, words[0])
     elif words or flags:
         getattr(parsed, "parser", parser).refuse(flags or words)
     if missing := getattr(parsed, "missing", lambda _: None)(parsed):
@@ -185,13 +184,13 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     command: str | None = None
     try:
         line = context.settings.completion_line
-        arguments = in_our_form(arguments)
+        arguments = normalized(arguments)
         words = arguments if line is None else line.split()[1 : None if line.endswith(" ") else -1]
         parser = build_parser(command_of(words) or "")
         if line is not None:
             _complete(parser)
         try:
-            parsed = parse(parser, arguments, passes_on=command_of(words) in PASSING_ON)
+            parsed = parse(parser, arguments, forwards=command_of(words) in FORWARDING_COMMANDS)
         except HelpRequested as request:
             output.text(str(request))
             return DONE
@@ -205,7 +204,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
                 raise UsageError("no command given", hint="Try 'mlxk --help'.")
             output.text(parser.format_help())
             return USAGE
-        _name_unknown_variables(context, output)
+        _print_unknown_variables(context, output)
         status: int = parsed.execute(parsed, context, output)
     except BrokenPipeError:
         return _closed_pipe()
@@ -218,13 +217,13 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     return status
 
 
-def _name_unknown_variables(context: CommandContext, output: Output) -> None:
+def _print_unknown_variables(context: CommandContext, output: Output) -> None:
     for note in unknown_variables(context.settings.set_variables):
         output.note(note)
 
 
 def _print_version(context: CommandContext, output: Output) -> int:
-    """Print the version of the program; as JSON also that of its JSON API, and the system."""
+    """Print the version; as JSON with that of the JSON API, and facts about the system."""
     if not output.as_json:
         output.line(f"mlxk {__version__}")
         return DONE
@@ -245,10 +244,10 @@ def _print_version(context: CommandContext, output: Output) -> int:
 
 
 def refuse(arguments: Sequence[str], error: MlxkError, command: str | None = None, *, color: bool = False) -> int:
-    """Print an error that was raised outside a command, such as a wrong environment variable; return the exit status.
+    """Print an error raised outside of a command, such as one of a variable; return the exit status.
 
     Args:
-        arguments: The command line; says whether to print JSON.
+        arguments: The command line; with ``--json`` the error is printed as JSON.
         error: The error.
         command: The name of the command, where known.
         color: Whether to use colours on a terminal.
@@ -276,7 +275,7 @@ def _fail(output: Output, command: str | None, error: MlxkError) -> int:
 
 
 def _internal_error(output: Output, command: str | None, error: Exception, verbose: bool) -> int:
-    if isinstance(error, FileNotFoundError) and _folder_is_gone():
+    if isinstance(error, FileNotFoundError) and _is_working_directory_gone():
         gone = StorageError("the working directory does not exist any more", hint="Go to another one with cd.")
         return _fail(output, command, gone)
     if verbose:
@@ -284,8 +283,8 @@ def _internal_error(output: Output, command: str | None, error: Exception, verbo
     return _fail(output, command, internal_error(error))
 
 
-def _folder_is_gone() -> bool:
-    """Whether the working directory was removed: no relative path means anything then."""
+def _is_working_directory_gone() -> bool:
+    """Whether the working directory was removed, after which no relative path can be resolved."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -294,7 +293,7 @@ def _folder_is_gone() -> bool:
 
 
 def internal_error(error: Exception) -> InternalError:
-    """Return what the user is told of an error that nothing expected."""
+    """Return the error that reports an unexpected exception to the user."""
     return InternalError(
         f"{type(error).__name__}: {error}",
         hint="This is a fault of mlxk. MLXK2_LOG_LEVEL=debug shows where; please report it.",

@@ -1,7 +1,7 @@
-"""Progress on standard error, drawn by rich: a spinner, bars of bytes and seconds, and the ``Progress`` port.
+"""Progress on standard error, drawn by rich: a spinner, bars of bytes and seconds, adapters of the ``Progress`` port.
 
-rich is loaded when there is something to draw. With JSON nothing is shown; where standard error is no terminal, only
-``LineProgress`` writes.
+rich is imported when there is something to draw. With JSON output nothing is shown; where standard error is not a
+terminal, only ``LineProgress`` writes.
 """
 
 import threading
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 SPINNER_DELAY_SECONDS = 0.3
-"""A shorter wait shows no spinner."""
+"""A spinner appears after a wait of this time."""
 
 
 class Spinner:
-    """A context manager that shows a spinner while the user waits; ``stop`` removes it early, ``start`` brings it back.
+    """Context manager that shows a spinner while the user waits; ``stop`` removes it early, ``start`` restarts it.
 
     Args:
-        output: Tells whether standard error is a terminal.
+        output: Knows whether standard error is a terminal.
         text: The name of the activity.
     """
 
@@ -48,7 +48,7 @@ class Spinner:
         self.stop()
 
     def start(self) -> None:
-        """Show the spinner unless ``stop`` comes soon."""
+        """Show the spinner after a delay, unless ``stop`` is called before."""
         self.stop()
         if self._wanted:
             self._timer = timer = threading.Timer(SPINNER_DELAY_SECONDS, lambda: self._show(timer))
@@ -56,7 +56,7 @@ class Spinner:
             timer.start()
 
     def show(self, text: str) -> None:
-        """Show another name of the activity, and the spinner where it is not shown."""
+        """Change the name of the activity, and start the spinner where it was stopped."""
         with self._lock:
             self._text, status, starting = text, self._status, self._timer is not None
         if status:
@@ -84,11 +84,11 @@ class Spinner:
 
 
 class PausedWhileAsking(Confirmation):
-    """A confirmation during which a spinner is removed.
+    """Confirmation that stops a spinner while it asks.
 
     Args:
-        confirmation: Asks.
-        spinner: Is started again after the answer.
+        confirmation: Asks the user.
+        spinner: Is restarted after the answer.
     """
 
     def __init__(self, confirmation: Confirmation, spinner: "Spinner | SpinnerBetweenBars") -> None:
@@ -102,10 +102,10 @@ class PausedWhileAsking(Confirmation):
 
 
 class ByteProgress:
-    """A context manager that shows one bar for each item that is read.
+    """Context manager and callback that shows a bar of bytes for each item that is read.
 
     Args:
-        output: Tells whether standard error is a terminal.
+        output: Knows whether standard error is a terminal.
     """
 
     def __init__(self, output: Output) -> None:
@@ -135,27 +135,27 @@ class ByteProgress:
 
 
 BAR_DELAY_SECONDS = 0.5
-"""A shorter transcription shows no bar."""
+"""The bar of a transcription appears after this time."""
 
 
 class TranscriptionBar:
-    """A context manager that shows the progress of a transcription as one bar, in seconds of the recording.
+    """Context manager and callback that shows a bar of a transcription's progress, in seconds of the recording.
 
     Args:
-        output: Tells whether standard error is a terminal.
-        shown: Whether to show a bar; a transcript that is printed while it is made needs none.
+        output: Knows whether standard error is a terminal.
+        wanted: Whether to show a bar; a transcript that is printed as it arrives needs none.
     """
 
-    def __init__(self, output: Output, *, shown: bool) -> None:
-        self._shown = shown and output.shows_progress
+    def __init__(self, output: Output, *, wanted: bool) -> None:
+        self._wanted = wanted and output.shows_progress
         self._began = time.monotonic()
         self._progress: Bars | None = None
         self._task: TaskID | None = None
 
     def __call__(self, done: float, total: float) -> None:
         """Report that ``done`` of ``total`` seconds are transcribed."""
-        if self._progress is None and self._shown and time.monotonic() - self._began > BAR_DELAY_SECONDS:
-            self._progress = _bar()
+        if self._progress is None and self._wanted and time.monotonic() - self._began > BAR_DELAY_SECONDS:
+            self._progress = _bar_of_seconds()
             self._progress.start()
         if self._progress is not None:
             if self._task is None:
@@ -172,7 +172,7 @@ class TranscriptionBar:
             self._progress.stop()
 
 
-def _bar() -> "Bars":
+def _bar_of_seconds() -> "Bars":
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
     from rich.progress import Progress as Bars  # noqa: PLC0415
@@ -188,29 +188,29 @@ def _bar() -> "Bars":
 
 SECONDS_BETWEEN_LINES = 10.0
 NAMED_AT_MOST = 20
-"""With more items than this, small ones are not named."""
+"""With more items than this, ``LineProgress`` leaves out small ones."""
 NAMED_FROM = 1_000_000
-"""Bytes; items of this size are always named."""
+"""Size in bytes from which an item is not a small one."""
 
 
 def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
-    """Return the progress of an operation for this output: none, lines or bars."""
+    """Return the ``Progress`` for an output: bars on a terminal, else lines; nothing for JSON or with ``quiet``."""
     if output.as_json or quiet:
         return SilentProgress()
     return BarProgress(output) if output.shows_progress else LineProgress(output)
 
 
 class SpinnerBetweenBars(Progress):
-    """A context manager that shows a spinner while a transfer draws no bars: before, between and after them.
+    """Context manager that shows a spinner while a transfer draws no bars: before, between and after them.
 
     Args:
-        output: Tells whether standard error is a terminal.
+        output: Knows whether standard error is a terminal.
         text: The name of the activity.
         quiet: Whether to show nothing.
     """
 
     def __init__(self, output: Output, text: str, *, quiet: bool = False) -> None:
-        self._shown = transfer_progress(output, quiet=quiet)
+        self._progress = transfer_progress(output, quiet=quiet)
         self._spinner = None if quiet else Spinner(output, text)
 
     def __enter__(self) -> Self:
@@ -223,7 +223,7 @@ class SpinnerBetweenBars(Progress):
         self.stop()
 
     def start(self) -> None:
-        """Show the spinner unless bars begin soon."""
+        """Show the spinner after a delay, unless bars begin before."""
         if self._spinner:
             self._spinner.start()
 
@@ -234,18 +234,18 @@ class SpinnerBetweenBars(Progress):
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
         self.stop()
-        self._shown.begin(activity, sizes)
+        self._progress.begin(activity, sizes)
 
     def advance(self, done: Mapping[str, int]) -> None:
-        self._shown.advance(done)
+        self._progress.advance(done)
 
     def end(self) -> None:
-        self._shown.end()
+        self._progress.end()
         self.start()
 
     def note(self, message: str) -> None:
         self.stop()
-        self._shown.note(message)
+        self._progress.note(message)
 
 
 class SilentProgress(Progress):
@@ -261,19 +261,20 @@ class SilentProgress(Progress):
 
 
 class LineProgress(Progress):
-    """Writes a line when the operation begins, when an item is done, and every ten seconds."""
+    """Writes a line when the operation begins, when an item is complete, and every ten seconds."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._sizes: dict[str, int] = {}
         self._finished: set[str] = set()
         self._began = self._reported = 0.0
-        self._before = 0
+        self._resumed = -1
+        """Bytes that were already there at the first report; -1 before it."""
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
         self._sizes, self._finished = dict(sizes), set()
         self._began = self._reported = time.monotonic()
-        self._before = -1
+        self._resumed = -1
         self._output.note(f"{activity} {_files(len(sizes))}, {decimal_size(sum(sizes.values()))}")
 
     def advance(self, done: Mapping[str, int]) -> None:
@@ -284,12 +285,12 @@ class LineProgress(Progress):
                     continue
                 self._output.note(f"  {name} ({decimal_size(self._sizes.get(name, 0))})")
         total, now = sum(done.values()), time.monotonic()
-        if self._before < 0:
-            self._before = total
+        if self._resumed < 0:
+            self._resumed = total
         if now - self._reported >= SECONDS_BETWEEN_LINES:
             self._reported = now
             size = sum(self._sizes.values())
-            rate = max(0, total - self._before) / (now - self._began)
+            rate = max(0, total - self._resumed) / (now - self._began)
             left = f", {(size - total) / rate:.0f} s left" if rate else ""
             self._output.note(f"  {decimal_size(total)} of {decimal_size(size)}, {decimal_size(int(rate))}/s{left}")
 
@@ -300,7 +301,7 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """Draws one bar of the total, and one for each item in progress."""
+    """Draws a bar of the total, and one for each item in progress."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -344,7 +345,7 @@ def _files(count: int) -> str:
 
 
 def bars() -> "Bars":
-    """Return bars of bytes on standard error, which disappear when they stop."""
+    """Return bars of bytes on standard error, which are erased when they stop."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,

@@ -1,7 +1,7 @@
-"""Where a prompt of ``mlxk run`` comes from: words, files, standard input, and the media that the words name.
+"""The prompt of ``mlxk run``: words, files and standard input, and the media that the words name.
 
-Whether standard input belongs to a prompt that is given in words is decided by what it is, never by time: a slow pipe
-must not be dropped, and a loop over the lines of a file must keep its lines. It is bounded, so that an endless pipe
+Whether standard input is joined to a prompt in words depends on its type, never on time: a slow pipe must not be
+dropped, and a shell loop over the lines of a file must keep its lines. Its size is bounded, so that an endless pipe
 ends in an error and not in exhausted memory.
 """
 
@@ -41,7 +41,7 @@ PIPE_WORD = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the words of the prompt and the flags of its other sources."""
+    """Declare the prompt's words and the flags of its other sources."""
     parser.add_argument(
         "words",
         nargs="*",
@@ -65,20 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @attrs.frozen
 class PromptSources:
-    """A prompt and the media for the first message of a chat."""
+    """The prompt and, for the first message of a chat, its media."""
 
     prompt: str
     """Standard input, files and words, in this order, with blank lines between them."""
     media: tuple[NamedFile, ...] = ()
-    """In a chat, what the words name; otherwise it is among ``--image``, ``--video`` and ``--audio``."""
+    """In a chat, media that the words name; otherwise these are added to ``--image``, ``--video`` and ``--audio``."""
 
 
 def read(
     arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output
 ) -> PromptSources:
-    """Return the prompt of a command line; add the media that its words name to the flags of their kinds.
+    """Return the prompt of a command line; outside of a chat, add the media that its words name to their flags.
 
-    What was joined or attached is said on standard error.
+    Notes on standard error name what was joined or attached.
 
     Raises:
         UsageError: The prompt is given twice.
@@ -86,45 +86,41 @@ def read(
     """
     typed = _typed(arguments, container)
     words, media = _attach(arguments, typed, container, output) if typed else ("", ())
-    if arguments.chat:
-        attached = media
-    else:
-        attached = ()
+    if not arguments.chat:
         arguments.image = [*(arguments.image or ()), *(each.path for each in media if each.is_image)] or None
         arguments.video = [*(arguments.video or ()), *(each.path for each in media if each.is_video)] or None
         arguments.audio = [*(arguments.audio or ()), *(each.path for each in media if each.is_recording)] or None
+        media = ()
     files = labelled(read_files([path for path in arguments.file if path != PIPE_WORD], "--file"))
-    beside = bool(words or files or arguments.image or arguments.video or arguments.audio or attached)
-    piped = _piped(arguments, beside, context, output)
+    has_prompt = bool(words or files or arguments.image or arguments.video or arguments.audio or media)
+    piped = _piped(arguments, has_prompt, context, output)
     prompt = "\n\n".join(part for part in (piped, *files, words) if part.strip()) or words or piped
     if not prompt.strip() and _reads_always(arguments):
         raise ValidationError("standard input is empty, so there is no prompt")
-    return PromptSources(prompt, attached)
+    return PromptSources(prompt, media)
 
 
 @contextlib.contextmanager
 def piped_media(arguments: argparse.Namespace, context: CommandContext, output: Output, *flags: str) -> Iterator[None]:
-    """Have ``-`` as the value of a flag be a file that holds standard input, until the block is left.
+    """Within the block, replace ``-`` among the values of a flag by a temporary file with standard input.
 
     Args:
-        arguments: The command line, in which the path of the file takes the place of ``-``.
+        arguments: The command line, which is changed.
         context: Has standard input.
-        output: Where to say what is waited for.
+        output: Where to print that the command waits for input.
         flags: Names of flags that take files.
 
     Raises:
-        UsageError: Something else reads standard input as well.
-        MlxkError: It cannot be read.
+        UsageError: Another ``-`` reads standard input, too.
+        MlxkError: Standard input cannot be read, or is empty.
     """
-    named = [(flag, index) for flag in flags for index in _dashes(getattr(arguments, flag))]
-    if not named:
+    dashes = [(flag, index) for flag in flags for index in _dashes(getattr(arguments, flag))]
+    if not dashes:
         yield
         return
-    if len(named) > 1 or _reads_always(arguments):
-        raise UsageError(
-            f"--{named[0][0]} {PIPE_WORD} and another '{PIPE_WORD}' exclude each other: both read standard input"
-        )
-    flag, index = named[0]
+    flag, index = dashes[0]
+    if len(dashes) > 1 or _reads_always(arguments):
+        raise UsageError(f"--{flag} {PIPE_WORD} and another '{PIPE_WORD}' exclude each other: both read standard input")
     waiting = f"waiting for standard input, for --{flag}"
     data = StandardInput(context.standard_input).data(waiting, output.note, MAX_VIDEO_BYTES)
     if not data:
@@ -139,14 +135,18 @@ def piped_media(arguments: argparse.Namespace, context: CommandContext, output: 
 
 
 def _dashes(values: Sequence[str] | None) -> list[int]:
-    """Return the places of ``-`` among the values of a flag; as the last of several it is the prompt."""
+    """Return the indexes of ``-`` among the values of a flag, except as the last of several: that is the prompt."""
     values = values or ()
     last = len(values) - 1
     return [index for index, value in enumerate(values) if value == PIPE_WORD and not 0 < index == last]
 
 
 def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
-    """Return the words that the user typed, as the shell passed them."""
+    """Return the typed words of the prompt, as the shell passed them.
+
+    Raises:
+        UsageError: The prompt is given as words and with ``--prompt``.
+    """
     words = [word for word in arguments.words if word != PIPE_WORD]
     if any(words) and arguments.prompt is not None:
         raise UsageError("the prompt is given twice, as words and with --prompt", hint="Give one of them.")
@@ -160,23 +160,23 @@ def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
 def _attach(
     arguments: argparse.Namespace, typed: Sequence[str], container: "Container", output: Output
 ) -> tuple[str, tuple[NamedFile, ...]]:
-    """Return the words without the media that they name, and the media that the model gets."""
+    """Return the words without the attached media that they name, and these media."""
     pieces = [] if arguments.attach is False else input_files.find(typed)
     files = [each for each in pieces if isinstance(each, NamedFile)]
-    missed = input_files.missed(typed) if pieces else []
-    if not files and not missed:
+    unrecognized = input_files.unrecognized_media(typed) if pieces else []
+    if not files and not unrecognized:
         return " ".join(typed), ()
     description = None
-    if missed or any(each.is_media for each in files):
+    if unrecognized or any(each.is_media for each in files):
         description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
     if description is not None and input_files.takes_media(description):
-        for name, reason in missed:
+        for name, reason in unrecognized:
             output.note(f"[{name} stays words: {reason}]")
     attached = []
     for file in files:
         reason = f"its text is joined by --file {file.typed}"
         if description is not None and file.is_media:
-            reason = _why_not(file, arguments, description)
+            reason = _refusal(file, arguments, description)
         if reason:
             output.note(f"[{file.typed} stays words: {reason}]")
         elif file not in attached:
@@ -185,8 +185,8 @@ def _attach(
     return input_files.without_media(pieces, attached) if attached else " ".join(typed), tuple(attached)
 
 
-def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelDescription) -> str:
-    """Return why a model does not get a file; empty when it does."""
+def _refusal(file: NamedFile, arguments: argparse.Namespace, description: ModelDescription) -> str:
+    """Return why a media file is not attached; empty when it is."""
     kind = "images" if file.is_image else "video" if file.is_video else "sound"
     if not description.can(Capability.AUDIO if file.is_recording else Capability.VISION):
         return f"'{arguments.model}' takes no {kind}"
@@ -198,17 +198,18 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
 
 
 def _reads_always(arguments: argparse.Namespace) -> bool:
+    """Whether a ``-`` asks for standard input, whatever it is."""
     return PIPE_WORD in arguments.words or PIPE_WORD in arguments.file
 
 
-def _piped(arguments: argparse.Namespace, beside: bool, context: CommandContext, output: Output) -> str:
-    """Return the text of standard input that belongs to the prompt.
+def _piped(arguments: argparse.Namespace, has_prompt: bool, context: CommandContext, output: Output) -> str:
+    """Return the text of standard input that belongs to the prompt; empty for none.
 
     Args:
         arguments: The command line.
-        beside: Whether there is a prompt without it.
+        has_prompt: Whether there is a prompt without it.
         context: Has standard input.
-        output: Where to say what was joined.
+        output: Where to print what was joined.
     """
     if _reads_always(arguments):
         if arguments.no_stdin:
@@ -216,7 +217,7 @@ def _piped(arguments: argparse.Namespace, beside: bool, context: CommandContext,
         return StandardInput(context.standard_input).read(output.note)
     if arguments.no_stdin or not context.settings.enable_pipes:
         return ""
-    if not beside:
+    if not has_prompt:
         return "" if sys.stdin.isatty() else StandardInput(context.standard_input).read(output.note)
     text = StandardInput(context.standard_input).beside_words(output.note)
     if text.strip():
@@ -228,15 +229,15 @@ MAX_INPUT_BYTES = 64 * 1024 * 1024
 """More than any context window (about 16 million tokens), less than any machine's memory."""
 
 SILENCE_SECONDS = 1.0
-"""Silence after which the user is told what the program waits for."""
+"""Time without input after which a note says what the program waits for."""
 
-_SHOWN_BY = "Show an image with --image -, a clip with --video -, and give sound with --audio -."
+_MEDIA_HINT = "Show an image with --image -, a clip with --video -, and give sound with --audio -."
 
 _WAITING = "waiting for standard input; --no-stdin goes without it"
 _BLOCK_BYTES = 64 * 1024
 
 Note = Callable[[str], None]
-"""Gets a message for the user."""
+"""Prints a message for the user."""
 
 
 @attrs.frozen
@@ -246,34 +247,34 @@ class StandardInput:
     descriptor: int = 0
 
     def read(self, note: Note) -> str:
-        """Return all of standard input, whatever it is, without a byte-order mark; bytes not in UTF-8 are replaced.
+        """Return the text of standard input of any type, without a byte-order mark; bytes not in UTF-8 are replaced.
 
         Args:
             note: Called with a message when bytes were replaced, or when no input arrives for a while.
 
         Raises:
             StorageError: It cannot be read.
-            ValidationError: It is larger than ``MAX_INPUT_BYTES``.
+            ValidationError: It is larger than ``MAX_INPUT_BYTES``, or not text.
         """
-        is_typed = os.isatty(self.descriptor)
-        return self._text("waiting for standard input; Ctrl-D ends it" if is_typed else None, note)
+        is_terminal = os.isatty(self.descriptor)
+        return self._text("waiting for standard input; Ctrl-D ends it" if is_terminal else None, note)
 
     def beside_words(self, note: Note) -> str:
-        """Return the text that was piped beside a prompt; empty when standard input is not meant for the prompt.
+        """Return the piped text to join to a prompt in words; empty when standard input is not meant for it.
 
-        A regular file is meant when nothing of it was read, a pipe always. Terminals, sockets and devices are never
-        read: programs inherit them, and they need not end.
+        A pipe is always read, a regular file if nothing of it was read before. Terminals, sockets and devices are never
+        read: child processes inherit them, and they need not end.
 
         Args:
-            note: Called with a message when bytes were replaced, when nothing comes for a while, and with the reason
-                when something is left unread.
+            note: Called with a message when bytes were replaced, when no input arrives for a while, and with the
+                reason when a file, a socket or a device is not read.
 
         Raises:
             StorageError: It cannot be read.
-            ValidationError: It is larger than ``MAX_INPUT_BYTES``.
+            ValidationError: It is larger than ``MAX_INPUT_BYTES``, or not text.
         """
         if fcntl.fcntl(self.descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
-            return ""  # as some programs leave it for those that they start
+            return ""  # some programs start others with a write-only standard input
         kind = os.fstat(self.descriptor)
         if stat.S_ISFIFO(kind.st_mode):
             return self._text(_WAITING, note)
@@ -290,21 +291,21 @@ class StandardInput:
         return ""
 
     def _text(self, waiting: str | None, note: Note) -> str:
-        """Return the text; ``waiting`` is said once after a silence, unless it is None."""
+        """Return all of standard input as text; see ``data``."""
         data = self.data(waiting, note)
         text = data.decode("utf-8-sig", errors="replace")
         if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
-            if b"\0" in data[:_BLOCK_BYTES]:  # which images, sound and clips have at their beginning, and no text
-                raise ValidationError("standard input is no text", hint=_SHOWN_BY)
+            if b"\0" in data[:_BLOCK_BYTES]:  # images, sound and clips begin with zero bytes, text has none
+                raise ValidationError("standard input is no text", hint=_MEDIA_HINT)
             note("run: standard input is not valid UTF-8; invalid bytes were replaced")
         return text
 
     def data(self, waiting: str | None, note: Note, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
-        """Return all of standard input.
+        """Return all bytes of standard input.
 
         Args:
-            waiting: What is said once after a silence; None says nothing.
-            note: Called with it.
+            waiting: Message to note once when no input arrives for ``SILENCE_SECONDS``; None for none.
+            note: Called with the message.
             most_bytes: Largest size.
 
         Raises:
@@ -327,7 +328,7 @@ class StandardInput:
             try:
                 block = os.read(self.descriptor, _BLOCK_BYTES)
             except BlockingIOError:
-                continue  # another process reads the same pipe and was first
+                continue  # another process that reads the same pipe was faster
             if not block:
                 return bytes(data)
             data += block

@@ -1,4 +1,4 @@
-"""The names that a server has for models: its aliases, adapters and pins, and what its flags say of each model."""
+"""The names under which a server offers models: aliases, adapters and pins, and settings of flags for models."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from mlxk.entrypoints.settings_file import entry_name_fault
 
 Entries = tuple[tuple[str, Mapping[str, Any]], ...]
 
-_DECIDES = {
+_OVERRIDDEN = {
     "enable_thinking": ("thinking",),
     "thinking_budget": ("thinking_budget",),
     "thinking_start_token": ("thinking_start_token",),
@@ -25,12 +25,12 @@ _DECIDES = {
     "max_tokens": ("max_tokens",),
     "keep_alive": ("keep_alive", "pin"),
 }
-"""The flags that are also settings of names, by attribute, with the settings that they decide before the file."""
+"""Flags, by attribute, that override these settings of every name of the settings file."""
 
 
 @attrs.frozen
 class ServedNames:
-    """What ``ServerSettings`` has of names, under the same names of fields."""
+    """The fields of ``ServerSettings`` about names, with the same names."""
 
     aliases: tuple[tuple[str, str], ...]
     entries: Entries
@@ -47,72 +47,72 @@ def read_names(arguments: argparse.Namespace, context: CommandContext) -> Served
         context: Has the settings file.
 
     Raises:
-        ValidationError: A flag has another form, lacks what it is about, or gives a name a second meaning.
+        ValidationError: A flag is malformed, needs another one, or gives a name a second meaning.
     """
     aliases = pairs(arguments.alias, "--alias", "NAME=MODEL gpt-4o-mini=demo")
-    plain = dict(aliases)
-    named: str | None = arguments.model or context.settings.serve.model
-    model = None if named is None else plain.get(named, named)
-    of_file = names_of_file(arguments, context, plain)
-    adapters = adapter_names(arguments.adapter, model, of_file, plain, context) if arguments.adapter else ()
-    adapted = dict(adapters)
-    names = (*(each for each in of_file if each[0] not in adapted), *adapters)
-    names = (*names, *aliases_of_adapters(aliases, dict(names)))
-    pins = [plain.get(pin, pin) for pin in arguments.pin]
-    pins = [own_name(pin, dict(names)) or lasting(pin) for pin in pins]
+    references = dict(aliases)
+    preloaded: str | None = arguments.model or context.settings.serve.model
+    model = None if preloaded is None else references.get(preloaded, preloaded)
+    file_names = names_of_file(arguments, context, references)
+    adapters = dict(adapter_names(arguments.adapter, model, file_names, references, context))
+    entries = {name: values for name, values in file_names if name not in adapters} | adapters
+    entries |= aliases_of_adapters(aliases, entries)
+    pins = [references.get(pin, pin) for pin in arguments.pin]
+    pins = [own_name(pin, entries) or absolute_reference(pin) for pin in pins]
+    models_to_pin = [pin for pin in pins if pin not in entries]
     return ServedNames(
         aliases=aliases,
-        entries=pinned(names, pins),
-        ready=tuple(dict.fromkeys((*adapted, *pins))),
-        model_defaults=defaults_of_models(arguments, plain, model, [pin for pin in pins if pin not in dict(names)]),
+        entries=pinned(tuple(entries.items()), pins),
+        ready=tuple(dict.fromkeys((*adapters, *pins))),
+        model_defaults=defaults_of_models(arguments, references, model, models_to_pin),
         preferred=preferred(arguments),
     )
 
 
 def pairs(values: list[str], flag: str, example: str) -> tuple[tuple[str, str], ...]:
-    """Return both sides of ``NAME=VALUE``.
+    """Split values of the form ``NAME=VALUE``.
 
     Args:
-        values: Of the flag.
-        flag: In messages.
-        example: A value in its form.
+        values: The values of the flag.
+        flag: The flag, for error messages.
+        example: The form and a valid value, separated by a space, for error messages.
 
     Raises:
         ValidationError: A value has another form, or a name is given twice.
     """
+    form, _, example = example.partition(" ")
     found = []
-    for value in values:
-        name, separator, meant = value.partition("=")
-        if not separator or not name.strip() or not meant.strip():
-            raise ValidationError(
-                f"{flag}: '{value}' is not {example.partition(' ')[0]}",
-                hint=f"For example: {flag} {example.partition(' ')[2]}",
-            )
-        found.append((name.strip(), meant.strip()))
+    for pair in values:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.strip() or not value.strip():
+            raise ValidationError(f"{flag}: '{pair}' is not {form}", hint=f"For example: {flag} {example}")
+        found.append((name.strip(), value.strip()))
     twice = next((name for name, _ in found if [each for each, _ in found].count(name) > 1), None)
     if twice is not None:
         raise ValidationError(f"{flag}: '{twice}' stands for two models", hint="Give each name one model.")
     return tuple(found)
 
 
-def aliases_of_adapters(aliases: tuple[tuple[str, str], ...], names: Mapping[str, Mapping[str, Any]]) -> Entries:
-    """Return names for the aliases of adapters: an alias has none of the settings of a name, but it is its model."""
-    meant = ((alias, own_name(reference, names)) for alias, reference in aliases)
-    return tuple(
-        (alias, {key: names[own][key] for key in ("model", "adapter")})
-        for alias, own in meant
-        if own is not None and "adapter" in names[own]
-    )
+def aliases_of_adapters(
+    aliases: tuple[tuple[str, str], ...], entries: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Return an entry for each alias of an entry with an adapter: the same model and adapter, no other settings."""
+    targets = ((alias, own_name(reference, entries)) for alias, reference in aliases)
+    return {
+        alias: {key: entries[name][key] for key in ("model", "adapter")}
+        for alias, name in targets
+        if name is not None and "adapter" in entries[name]
+    }
 
 
 def names_of_file(arguments: argparse.Namespace, context: CommandContext, replaced: Collection[str]) -> Entries:
-    """Return the names of the settings file without those that are replaced, and without what flags decide."""
-    given = {name for name in _DECIDES if getattr(arguments, name) is not None} - arguments.from_file
-    decided = {key for name in given for key in _DECIDES[name]}
+    """Return the names of the settings file, except replaced ones, without the settings that flags override."""
+    given = {name for name in _OVERRIDDEN if getattr(arguments, name) is not None} - arguments.from_file
+    overridden = {key for name in given for key in _OVERRIDDEN[name]}
     if "MLXK2_MAX_TOKENS" in context.settings.set_variables:
-        decided.add("max_tokens")
+        overridden.add("max_tokens")
     return tuple(
-        (name, {key: value for key, value in values.items() if key not in decided})
+        (name, {key: value for key, value in values.items() if key not in overridden})
         for name, values in context.settings.file.entries.items()
         if name not in replaced
     )
@@ -125,44 +125,46 @@ def adapter_names(
     aliases: Collection[str],
     context: CommandContext,
 ) -> Entries:
-    """Return a name for each adapter, with the settings of the name that ``model`` is, if it is one.
+    """Return an entry for each adapter of ``--adapter``.
 
     Args:
-        values: Of the flag, each NAME=PATH.
-        model: The model that the server has in memory, to which the adapters belong; without one, or when it is one of
-            them, each belongs to the model that it was trained on.
+        values: The values of the flag, each NAME=PATH.
+        model: The model to load at start. The adapters apply to it, and get its settings if it is a name of the file.
+            Without one, or when it is itself an adapter, each applies to the model that it was trained on.
         file: The names of the settings file.
-        aliases: Other names of the command line.
-        context: Builds what reads adapters.
+        aliases: The aliases of the command line.
+        context: Builds the registry that reads adapters.
 
     Raises:
-        ValidationError: A value has another form, a name cannot be one or is given twice, an adapter cannot be used, or
-            its model is not known.
+        ValidationError: A value has another form, a name is invalid or given twice, an adapter cannot be used, or its
+            model is not known.
     """
+    if not values:
+        return ()
     found = []
     known, registry = dict(file), context.build(context.settings).adapters.backend_registry()
-    given = dict(pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"))
-    for name, path in given.items():
+    paths = dict(pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"))
+    for name, path in paths.items():
         if fault := entry_name_fault(name):
             raise ValidationError(f"--adapter: '{name}' cannot be a name: {fault}")
         if name in aliases:
             raise ValidationError(f"--adapter: '{name}' is an alias already", hint="Give each name one meaning.")
         directory = os.path.abspath(os.path.expanduser(path))
         trained_on = registry.adapter(directory).trained_on
-        reference = trained_on if model is None or model in given else model
+        reference = trained_on if model is None or model in paths else model
         if reference is None:
             raise ValidationError(
                 f"--adapter: '{name}' does not say which model it was trained on",
                 hint="Name the model: mlxk serve --model MODEL --adapter NAME=PATH",
             )
         own = own_name(reference, known)
-        settings = known[own] if own is not None else {"model": lasting(reference)}
+        settings = known[own] if own is not None else {"model": absolute_reference(reference)}
         found.append((name, {**settings, "adapter": directory}))
     return tuple(found)
 
 
 def pinned(names: Entries, pins: Collection[str]) -> Entries:
-    """Return names with the setting ``pin`` where they are pinned; it replaces the idle time of the settings file."""
+    """Return names with the setting ``pin``, in place of ``keep_alive``, where they are pinned."""
     return tuple(
         (name, {**{key: value for key, value in values.items() if key != "keep_alive"}, "pin": True})
         if name in pins
@@ -174,16 +176,16 @@ def pinned(names: Entries, pins: Collection[str]) -> Entries:
 def defaults_of_models(
     arguments: argparse.Namespace, aliases: Mapping[str, str], model: str | None, pins: Collection[str]
 ) -> Entries:
-    """Return what flags say about models under each of their names, by reference.
+    """Return the settings, by reference, that flags give to models under all their names.
 
     Args:
         arguments: The command line.
-        aliases: Its names for models.
-        model: The model that the server has in memory.
-        pins: The models to keep that have no settings of their own.
+        aliases: The model reference of each alias.
+        model: The model to load at start.
+        pins: References of pinned models that are not names.
 
     Raises:
-        ValidationError: A flag lacks what it is about, or is out of range.
+        ValidationError: A flag needs another one, excludes another one, or is out of range.
     """
     names = ("draft_model", "draft_tokens", "draft_kind")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -203,12 +205,14 @@ def defaults_of_models(
     found: dict[str, dict[str, Any]] = {pin: {"pin": True} for pin in pins}
     if given and model is not None:
         draft = given["draft_model"]
-        found.setdefault(lasting(model), {}).update({**given, "draft_model": lasting(aliases.get(draft, draft))})
+        found.setdefault(absolute_reference(model), {}).update(
+            {**given, "draft_model": absolute_reference(aliases.get(draft, draft))}
+        )
     return tuple(found.items())
 
 
 _UNIFORM_BITS = (4, 8)
-"""Of keys and values of every model, which is no choice for one of them: 2 bits spoil texts."""
+"""Bits of the uniform scheme that ``serve`` accepts for all models; 2 bits spoil the output of some."""
 
 
 _PREFERRED = (
@@ -220,11 +224,11 @@ _PREFERRED = (
     "top_logprobs_k",
     "quantize_activations",
 )
-"""The flags that hold for every model that can do so, and have a setting of names."""
+"""Flags for every model that supports them; each has the key of a setting of names."""
 
 
 def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    """Return what flags say about every model that can do so, as settings of a name.
+    """Return the settings, by the keys of a name's table, that flags give to every model that supports them.
 
     Raises:
         ValidationError: A flag is out of range, or flags exclude each other.
@@ -247,6 +251,6 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return given
 
 
-def lasting(reference: str) -> str:
-    """Return a reference that means the same in another directory."""
+def absolute_reference(reference: str) -> str:
+    """Return a model reference with its path, if it is one, made absolute."""
     return os.path.abspath(os.path.expanduser(reference)) if is_path(reference) else reference

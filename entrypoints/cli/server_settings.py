@@ -1,4 +1,4 @@
-"""The settings of a server: its flags, else variables, else the settings file; ``served_names`` has those of models."""
+"""Builds ``ServerSettings`` from flags, else variables, else the settings file; ``served_names`` does so for models."""
 
 import argparse
 import os
@@ -26,7 +26,7 @@ DESKTOP_ORIGINS = (
     "vscode-webview://*",
     "wails://*",
 )
-"""Origins of desktop apps; a page on the web cannot have one of them."""
+"""Origins of desktop apps, none of which a page on the web can have."""
 
 
 _AS_GIVEN = (
@@ -49,10 +49,10 @@ _AS_GIVEN = (
     "allow_voice_cloning",
     "page",
 )
-"""The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""
+"""Flags without a variable whose attributes have the names of fields of ``ServerSettings``."""
 
 
-_ALONE_ONLY = (
+_SINGLE_PROCESS_FLAGS = (
     "draft_model",
     "adapter",
     "pin",
@@ -64,25 +64,25 @@ _ALONE_ONLY = (
     "prefix_cache_bits",
     "keep_alive",
 )
-"""The flags that a model spread over processes does without, by attribute."""
+"""Flags that a model spread over several processes does not support, by attribute."""
 
 
 def require_alone(arguments: argparse.Namespace, model: str | None) -> None:
-    """Refuse what a server of one model that is spread over processes does without.
+    """Check the flags of a server whose model is spread over several processes.
 
     Args:
-        arguments: The command line, with what the settings file says.
-        model: The model that it has in memory from the start.
+        arguments: The command line, with the values of the settings file.
+        model: The model to load at start; None for none.
 
     Raises:
-        UsageError: Names the flag.
+        UsageError: A flag is not supported, or there is no model; names the flag.
     """
     spread = ranks_flag(arguments)
     if spread is None:
         return
     if model is None:
         raise UsageError(f"{spread} needs --model", hint="Name the model to spread over the processes.")
-    for name in _ALONE_ONLY:
+    for name in _SINGLE_PROCESS_FLAGS:
         if getattr(arguments, name) not in (None, []):
             flag = name.replace("_", "-")
             raise UsageError(
@@ -92,12 +92,12 @@ def require_alone(arguments: argparse.Namespace, model: str | None) -> None:
 
 
 def require_values(arguments: argparse.Namespace) -> None:
-    """Refuse flags without text, as a shell makes of a variable that is not set.
+    """Check that no flag is empty, as it is when a shell expands an unset variable.
 
-    An empty path would be this folder, and an empty host every interface.
+    An empty path would mean the working directory, and an empty host every interface.
 
     Raises:
-        ValidationError: Names the flags.
+        ValidationError: Flags are empty; names them.
     """
     faults = [
         f"--{name.replace('_', '-')} must not be empty"
@@ -109,7 +109,11 @@ def require_values(arguments: argparse.Namespace) -> None:
 
 
 def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
-    """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
+    """Return the settings from flags, else variables, else the settings file, else the defaults.
+
+    Raises:
+        MlxkError: A flag is invalid or excludes another, or a file that a flag names cannot be read.
+    """
     require_values(arguments)
     known = context.settings.serve
     require_alone(arguments, arguments.model or known.model)
@@ -146,8 +150,8 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         file_variables=context.settings.file_variables,
         **attrs.asdict(read_names(arguments, context), recurse=False),
         default_model=arguments.default_model,
-        cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
-        allowed_hosts=_listed(arguments.allowed_host),
+        cors_origins=(*_split(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
+        allowed_hosts=_split(arguments.allowed_host),
         media_paths=tuple(map(_media_folder, arguments.allow_media_path)),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
         operator_key=known.api_key,
@@ -158,7 +162,11 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
 
 
 def _media_folder(typed: str) -> str:
-    """Return the absolute path of a folder of media."""
+    """Return the absolute path of a folder of media.
+
+    Raises:
+        ValidationError: There is no such folder.
+    """
     path = os.path.abspath(os.path.expanduser(typed))
     if not os.path.isdir(path):
         raise ValidationError(f"--allow-media-path: '{typed}' is not a folder")
@@ -170,9 +178,10 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _first(*values: object) -> object:
+    """Return the first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 
-def _listed(values: list[str]) -> tuple[str, ...]:
-    """Return the values of a flag, each of which may list several with commas."""
+def _split(values: list[str]) -> tuple[str, ...]:
+    """Return the values of a repeatable flag, split at commas."""
     return tuple(part for value in values for each in value.split(",") if (part := each.strip()))

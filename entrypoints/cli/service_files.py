@@ -1,6 +1,6 @@
-"""The file that starts a server as a service, for systemd or launchd, and what such a server has.
+"""The unit of systemd or agent of launchd that runs ``mlxk serve`` as a service, with its flags and variables.
 
-It has no working directory, and of the shell's variables those that its file has.
+A service has no working directory, and only the environment variables of its file.
 """
 
 import argparse
@@ -30,7 +30,7 @@ UNIT = "mlxk.service"
 MARK = "# Written by mlxk service install; mlxk service uninstall removes it."
 
 _AFTER_DRAINING = 15.0
-"""Seconds that a server may take to end after the time that it gives answers; launchd's own patience is 20 in all."""
+"""Seconds that a server may take to exit after draining; launchd kills after 20 seconds in all by default."""
 
 Commands = tuple[tuple[str, ...], ...]
 
@@ -43,21 +43,21 @@ class ServiceFile:
     """``systemd`` or ``launchd``."""
     path: str
     make: Callable[[], bytes]
-    """Returns its content; raises ValidationError where a path, a flag or a variable cannot stand in it."""
+    """Returns the content; raises ValidationError where the format cannot hold a path, a flag or a variable."""
     start: Commands
     """Commands that start the service now and with each session."""
     stop: Commands
-    """Commands that stop it, and no longer start it."""
+    """Commands that stop the service and disable it."""
     secrets: str | None = None
-    """A file of variables that the service reads, which need not exist."""
+    """Path of an environment file that the service reads, which need not exist; None where there is no such file."""
     before_start: Commands = ()
-    """Commands that stop one that runs with other flags; they may fail."""
+    """Commands that stop a running service before the start; they may fail."""
     after_removal: Commands = ()
-    """Commands that have the service manager forget the file."""
+    """Commands that make the service manager forget a removed file."""
     not_running: Collection[int] = ()
-    """The statuses with which stopping says that nothing runs."""
+    """Exit statuses of ``stop`` that mean that the service was not running."""
     still_stopping: Collection[int] = ()
-    """The statuses with which starting says that the one before has not ended yet."""
+    """Exit statuses of ``start`` that mean that the former service has not ended yet."""
 
     def is_ours(self, content: bytes) -> bool:
         """Whether a file was written by this program."""
@@ -78,28 +78,30 @@ def service_file(
 
     Args:
         manager: ``systemd`` or ``launchd``; None for the one of this system.
-        settings: Name the folders, and the caches that the server is to use.
-        flags: Of ``mlxk serve``.
+        settings: The settings of the shell; the service gets the same folders and caches.
+        flags: The flags of ``mlxk serve``.
         log: Path of the server's log.
-        drain_seconds: How long answers may take to finish when it is stopped.
+        drain_seconds: Seconds that answers may take to finish when the service is stopped.
     """
     configuration = os.path.dirname(os.path.dirname(settings.file.path))
     command = (*PROGRAM, "serve", *flags)
-    found = variables(settings)
+    environment = variables(settings)
     if settings.workspace_home is not None:
-        found["MLXK_WORKSPACE_HOME"] = settings.workspace_home
+        environment["MLXK_WORKSPACE_HOME"] = settings.workspace_home
     folders = {
         "XDG_CONFIG_HOME": (configuration, ".config"),
         "XDG_STATE_HOME": (os.path.dirname(settings.state_folder), ".local/state"),
     }
-    found |= {name: path for name, (path, usual) in folders.items() if path != os.path.join(settings.home, usual)}
-    patience = math.ceil(drain_seconds + _AFTER_DRAINING)
+    for name, (folder, default) in folders.items():
+        if folder != os.path.join(settings.home, default):
+            environment[name] = folder
+    stop_seconds = math.ceil(drain_seconds + _AFTER_DRAINING)
     if manager == LAUNCHD or (manager is None and sys.platform == "darwin"):
         path = os.path.join(settings.home, "Library", "LaunchAgents", f"{LABEL}.plist")
         domain = f"gui/{os.getuid()}"
         start: Commands = (("launchctl", "bootstrap", domain, path),)
         stop: Commands = (("launchctl", "bootout", f"{domain}/{LABEL}"),)
-        content = functools.partial(_plist, command, _search_path(settings) | found, log, patience)
+        content = functools.partial(_plist, command, _search_path(settings) | environment, log, stop_seconds)
         return ServiceFile(
             LAUNCHD, path, content, start, stop, before_start=stop, not_running=(3, 113), still_stopping=(5, 37)
         )
@@ -109,17 +111,17 @@ def service_file(
     start = (reload, (*systemctl, "enable", UNIT), (*systemctl, "restart", UNIT))
     stop = ((*systemctl, "disable", "--now", UNIT),)
     secrets = os.path.join(configuration, "mlxk", "service.env")
-    content = functools.partial(_unit, command, found, log, secrets, patience)
+    content = functools.partial(_unit, command, environment, log, secrets, stop_seconds)
     return ServiceFile(SYSTEMD, path, content, start, stop, secrets, after_removal=(reload,), not_running=(5,))
 
 
 def _search_path(settings: Settings) -> dict[str, str]:
-    """Return the variable with where programs are found: launchd's own has no folder of Homebrew, nor ffmpeg."""
-    folders = [each for each in settings.search_path.split(os.pathsep) if os.path.isabs(each)]
+    """Return the variable PATH; that of launchd lacks Homebrew's folder, and with it ffmpeg."""
+    folders = [folder for folder in settings.search_path.split(os.pathsep) if os.path.isabs(folder)]
     return {"PATH": os.pathsep.join(folders)} if folders else {}
 
 
-def _plist(command: Sequence[str], variables: Mapping[str, str], log: str, patience: int) -> bytes:
+def _plist(command: Sequence[str], variables: Mapping[str, str], log: str, stop_seconds: int) -> bytes:
     document = {
         "Label": LABEL,
         "ProgramArguments": list(command),
@@ -127,7 +129,7 @@ def _plist(command: Sequence[str], variables: Mapping[str, str], log: str, patie
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
         "ProcessType": "Interactive",
-        "ExitTimeOut": patience,
+        "ExitTimeOut": stop_seconds,
         "StandardOutPath": log,
         "StandardErrorPath": log,
         "Umask": 0o077,
@@ -142,7 +144,7 @@ def _plist(command: Sequence[str], variables: Mapping[str, str], log: str, patie
     return plistlib.dumps(document, sort_keys=False)
 
 
-def _unit(command: Sequence[str], variables: Mapping[str, str], log: str, secrets: str, patience: int) -> bytes:
+def _unit(command: Sequence[str], variables: Mapping[str, str], log: str, secrets: str, stop_seconds: int) -> bytes:
     environment = "\n".join(f"Environment={_quoted(f'{name}={value}')}" for name, value in variables.items())
     return f"""{MARK}
 [Unit]
@@ -156,7 +158,7 @@ ExecStart={" ".join(map(_argument, command))}
 EnvironmentFile=-{_path(secrets)}
 Restart=on-failure
 RestartSec=5
-TimeoutStopSec={patience}
+TimeoutStopSec={stop_seconds}
 UMask=0077
 StandardOutput=append:{_path(log)}
 StandardError=append:{_path(log)}
@@ -167,7 +169,7 @@ WantedBy=default.target
 
 
 def _quoted(text: str) -> str:
-    """Return a word in quotes, with what systemd reads as specifiers or escapes kept as it is."""
+    """Return a text in quotes for systemd, with its specifiers (%) and escapes taken literally."""
     return '"' + _path(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -175,14 +177,17 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def _argument(text: str) -> str:
-    """Return a word of a command line on one line, in which variables are not replaced either."""
-    escaped, rest = "", text.replace("$", "$$")
-    for part in re.split("([\n\r\t])", rest):
-        escaped += _ESCAPES.get(part) or _quoted(part)[1:-1]
-    return f'"{escaped}"'
+    """Return an argument for ExecStart: quoted, on one line, without substitution of variables."""
+    parts = re.split("([\n\r\t])", text.replace("$", "$$"))
+    return '"' + "".join(_ESCAPES.get(part) or _quoted(part)[1:-1] for part in parts) + '"'
 
 
 def _path(text: str) -> str:
+    """Return a text with systemd's specifiers (%) escaped.
+
+    Raises:
+        ValidationError: It is not valid Unicode, or has control characters.
+    """
     if not is_valid_unicode(text) or any(ord(each) < ord(" ") or each == "\x7f" for each in text):
         raise _unwritable(text)
     return text.replace("%", "%%")
@@ -199,11 +204,11 @@ _TABLES = ("", "hub", "serve")
 """The tables of settings that a server uses."""
 
 _MOST_BYTES = 64 * 1024
-"""Largest file of secrets that is read."""
+"""Largest file of secrets that is read; longer ones are read up to here."""
 
 
 def variables(settings: Settings) -> dict[str, str]:
-    """Return the variables that a service needs to be the server that a shell would start; no secret is among them."""
+    """Return the variables with which a service behaves like a server started in this shell, without secrets."""
     found = {"HF_HUB_CACHE": settings.hub_cache}
     if "XDG_CACHE_HOME" in settings.set_variables and "token_file" not in settings.file.values("hub"):
         found["HF_TOKEN_PATH"] = settings.hub_token_file
@@ -212,22 +217,22 @@ def variables(settings: Settings) -> dict[str, str]:
             continue
         value = operator.attrgetter(setting.field)(settings)
         if value is not None:
-            written = int(value is not setting.inverted) if isinstance(value, bool) else value
-            found[setting.variables[0]] = str(written)
+            value = int(value is not setting.inverted) if isinstance(value, bool) else value
+            found[setting.variables[0]] = str(value)
     model = found.get("MLXK2_PRELOAD_MODEL")
     if model is not None and is_path(model.strip()):
-        found["MLXK2_PRELOAD_MODEL"] = _whole(model)
+        found["MLXK2_PRELOAD_MODEL"] = _absolute(model)
     if settings.serve.reload:
         found["MLXK2_RELOAD"] = "1"
     return found | dict(settings.engine_variables) | dict(settings.telemetry_variables)
 
 
 def lacking_secrets(settings: Settings, path: str | None) -> tuple[str, ...]:
-    """Return the variables of secrets that this shell has, and the service will not, nor another value for them.
+    """Return the shell's secret variables that the service will lack, in its environment file and settings file.
 
     Args:
-        settings: Those of the shell.
-        path: The file of secrets that the service reads, which need not exist; None for none.
+        settings: The settings of the shell.
+        path: The service's environment file, which need not exist; None for none.
     """
     known = frozenset[str]() if path is None else _names(path)
     found: list[str] = []
@@ -235,24 +240,24 @@ def lacking_secrets(settings: Settings, path: str | None) -> tuple[str, ...]:
         for setting in TABLES[table]:
             if setting.secret and not known & set(setting.variables) and setting.key not in settings.file.values(table):
                 found += (name for name in setting.variables if name in settings.set_variables)
-    of_telemetry = {name for name in settings.set_variables if name.startswith("OTEL_")}
-    return (*found, *sorted(of_telemetry - known - dict(settings.telemetry_variables).keys()))
+    telemetry = {name for name in settings.set_variables if name.startswith("OTEL_")}
+    return (*found, *sorted(telemetry - known - dict(settings.telemetry_variables).keys()))
 
 
 def _names(path: str) -> frozenset[str]:
-    """Return the variables that a file of secrets sets."""
+    """Return the variables that an environment file sets to a value."""
     try:
         content = private_files.read(path, _MOST_BYTES) or b""
-    except OSError:  # it says nothing to this user, and so to no service
+    except OSError:  # the service, which runs as this user, cannot read it either
         return frozenset()
     pairs = (line.strip().partition("=") for line in content.decode(errors="replace").splitlines())
     return frozenset(name.strip() for name, _, value in pairs if value.strip() and not name.startswith(("#", ";")))
 
 
 def relative_paths(given: argparse.Namespace) -> tuple[str, ...]:
-    """Return the paths of a command line of the server that depend on a working directory or a home."""
-    named = (given.model, given.default_model, given.draft_model)
-    references = (*named, *(each.partition("=")[2].strip() for each in given.alias))
+    """Return the paths of a ``serve`` command line that depend on the working directory or the home directory."""
+    models = (given.model, given.default_model, given.draft_model)
+    references = (*models, *(each.partition("=")[2].strip() for each in given.alias))
     adapters = (each.partition("=")[2].strip() for each in given.adapter)
     paths = (
         given.api_key_file,
@@ -264,7 +269,7 @@ def relative_paths(given: argparse.Namespace) -> tuple[str, ...]:
 
 
 def with_whole_paths(flags: Sequence[str], given: argparse.Namespace) -> list[str]:
-    """Return the words of a command line of the server, with its paths from the root on.
+    """Return the words of a ``serve`` command line with its paths made absolute.
 
     Args:
         flags: The words.
@@ -274,28 +279,28 @@ def with_whole_paths(flags: Sequence[str], given: argparse.Namespace) -> list[st
     for path in relative_paths(given):
         forms = (f"={path}", f"-m{path}")
         words = [
-            word[: len(word) - len(path)] + _whole(path) if word == path or word.endswith(forms) else word
+            word[: len(word) - len(path)] + _absolute(path) if word == path or word.endswith(forms) else word
             for word in words
         ]
     return words
 
 
 def check_paths(given: argparse.Namespace, settings: Settings) -> None:
-    """Refuse paths that depend on a working directory, such as those of the settings file.
+    """Check that no path depends on the working directory, such as a relative one in the settings file.
 
     Args:
-        given: The command line of the server, with what the settings file fills in.
-        settings: Those of the shell; paths in its variables are whole in those of the service.
+        given: The ``serve`` command line, with the values of the settings file.
+        settings: The settings of the shell; the service gets the paths of its variables as absolute ones.
 
     Raises:
-        ValidationError: A path does.
+        ValidationError: A path is relative.
     """
     model = None if given.model or "MLXK2_PRELOAD_MODEL" in settings.set_variables else settings.serve.model
-    of_file = (model,) if model is not None and is_path(model) and not model.startswith("/") else ()
-    for path in (*relative_paths(given), *of_file):
+    file_paths = (model,) if model is not None and is_path(model) and not model.startswith("/") else ()
+    for path in (*relative_paths(given), *file_paths):
         if not path.startswith("~/"):
             raise ValidationError(f"'{path}' depends on the directory of a command", hint="Write the whole path.")
 
 
-def _whole(path: str) -> str:
+def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path.strip()))

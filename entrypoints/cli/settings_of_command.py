@@ -1,7 +1,7 @@
-"""What settings file and variables say for one command line: values for flags not given, and what to do about faults.
+"""Applies the settings file to one command line: fills in flags, and reports faults of the file.
 
-A command that changes or computes something stops at a fault in what it uses: it would do something else than the user
-has written down. One that only reads says it and goes on.
+A command that changes or computes something stops at a fault in a table that it uses, rather than run with other
+settings than the user wrote. A command that only reads prints the faults and goes on.
 """
 
 import argparse
@@ -17,27 +17,27 @@ from mlxk.entrypoints.settings import Settings
 from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name
 
 _READS = frozenset({"list", "show", "health", "search", "recommend", "outdated", "du", "ps", "stop", "logs"})
-"""Commands that only read, and the one that stops what runs."""
+"""Commands that go on in spite of faults: those that only read, and ``stop``."""
 
 _WITHOUT = frozenset({None, "alias", "profile", "config", "doctor", "schema", "completion"})
 """Commands that use no settings, or report the faults themselves."""
 
-_USED: Mapping[str, tuple[str, ...]] = {"run": ("chat",)}
-"""Tables that a command uses beside that of its own name."""
+_FURTHER_TABLES: Mapping[str, tuple[str, ...]] = {"run": ("chat",)}
+"""Tables that a command uses besides that of its name."""
 
 
 def hint(file: SettingsFile) -> str:
-    """Return what to do about the faults of the file."""
+    """Return the hint of an error about faults of the file."""
     return "Correct it: mlxk config edit" if file.readable else f"Move it away: {file.path}"
 
 
 def use_settings_file(arguments: argparse.Namespace, settings: Settings, output: Output) -> None:
-    """Fill in the flags that are not given, and report what is wrong in the file.
+    """Fill in the flags that were not typed, and report the faults of the file.
 
-    ``arguments.from_file`` becomes the attributes that were filled in.
+    Sets ``arguments.from_file`` to the names of the attributes that were filled in.
 
     Raises:
-        ValidationError: Something is wrong in what the command uses.
+        ValidationError: A table or name that the command uses has a fault.
     """
     command, file = arguments.command, settings.file
     arguments.from_file = frozenset()
@@ -58,15 +58,15 @@ def use_settings_file(arguments: argparse.Namespace, settings: Settings, output:
 
 def tables_used(command: str) -> tuple[str, ...]:
     """Return the tables that a command uses."""
-    return ("", "hub", command, *_USED.get(command, ()))
+    return ("", "hub", command, *_FURTHER_TABLES.get(command, ()))
 
 
 def _faults_of_models(arguments: argparse.Namespace, file: SettingsFile) -> tuple[SettingFault, ...]:
-    """Return the faults of the names that the command line uses; a name that cannot be one means what it means."""
-    given = (getattr(arguments, name, None) for name in ("model", "named", "default_model", "draft_model"))
-    names = [name for name in given if isinstance(name, str) and entry_name_fault(name) is None]
-    written = [fault.table for fault in file.faults if fault.table]
-    known = [*(table_name(MODELS, name) for name in file.entries), *written]
+    """Return the faults of those names of the settings file that the command line uses as models."""
+    references = (getattr(arguments, name, None) for name in ("model", "named", "default_model", "draft_model"))
+    names = [name for name in references if isinstance(name, str) and entry_name_fault(name) is None]
+    faulty = [fault.table for fault in file.faults if fault.table]
+    known = [*(table_name(MODELS, name) for name in file.entries), *faulty]
     tables = {own_name(table_name(MODELS, name), known) for name in names}
     return tuple(fault for fault in file.faults if fault.table and fault.table in tables)
 
@@ -87,7 +87,7 @@ def is_given(value: object) -> bool:
 
 
 def report(file: SettingsFile, settings: Settings, output: Output) -> None:
-    """Print the faults on standard error, each with its place."""
+    """Print the faults on standard error, each with its line and table."""
     path = shown_path(file, settings)
     output.note("\n".join(f"[{path}: {fault}]" for fault in file.faults) + f"\n{hint(file)}")
 
@@ -99,12 +99,12 @@ def shown_path(file: SettingsFile, settings: Settings) -> str:
 
 
 def shown_value(value: object) -> str:
-    """Return a value of JSON as text."""
+    """Return a JSON value as text; a string is not quoted."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 PREFIX = "MLXK2_"
-"""Of the variables that only this program reads."""
+"""Prefix of the variables that only this program reads."""
 
 VARIABLES = frozenset(
     {
@@ -126,11 +126,11 @@ VARIABLES = frozenset(
         "MLXK2_VISION_CHUNK_SIZE",
     }
 )
-"""The variables with our prefix; a variable with it that is none of them is a misspelt one."""
+"""All variables with this prefix; another one is misspelt."""
 
 
 def unknown_variables(set_variables: Iterable[str]) -> list[str]:
-    """Return a note for each variable that has our prefix and no effect."""
+    """Return a note for each variable that has the prefix and no effect."""
     notes = []
     for name in sorted(set_variables):
         if name.startswith(PREFIX) and name not in VARIABLES:

@@ -1,4 +1,4 @@
-"""Files of text and JSON that a command line names, written by hand more often than not."""
+"""Reads text and JSON files that a command line names."""
 
 import codecs
 import json
@@ -21,7 +21,7 @@ def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF
 
     Raises:
         StorageError: It cannot be read.
-        ValidationError: It is no file, too large, or no UTF-8 text.
+        ValidationError: It is not a file or pipe, too large, or not UTF-8 text.
     """
     try:
         with open(os.path.expanduser(path), "rb") as file:
@@ -48,21 +48,21 @@ MAX_JSON_BYTES = 4 * 1024 * 1024
 
 
 def read_json(path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Return the document of a file of JSON.
+    """Return the document of a JSON file.
 
     Args:
-        path: As ``read_text`` takes it.
+        path: As in ``read_text``.
         flag: The flag that it was given to, for error messages.
-        hint: What to do about one that is not JSON.
+        hint: What to do about invalid JSON.
 
     Raises:
-        StorageError, ValidationError: See ``read_text``; or it is not JSON, or names a key twice in one object.
+        StorageError, ValidationError: See ``read_text``; or it is not JSON, or an object has a key twice.
     """
     return parsed_json(read_text(path, flag, MAX_JSON_BYTES), path, flag, hint)
 
 
 def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Return the document of a text of JSON, for which ``ValidationError`` is raised as by ``read_json``."""
+    """Parse JSON; arguments and errors as in ``read_json``."""
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
     except RepeatedKeyError as error:
@@ -75,14 +75,14 @@ def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any
 
 
 class RepeatedKeyError(Exception):
-    """A key stands twice in one object; its message is the key in quotation marks."""
+    """An object has a key twice; the message is the key in quotation marks."""
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object of some pairs, for ``object_pairs_hook``, which would keep the last of two with one key.
+    """Return the object of key-value pairs, for ``json.loads``, which silently keeps the last of two equal keys.
 
     Raises:
-        RepeatedKeyError: Two have one key.
+        RepeatedKeyError: Two keys are equal.
     """
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -1,4 +1,4 @@
-"""Tools of servers on the command line: the file that names them, the user's assent, and the results of calls."""
+"""MCP tools on the command line: reads the files that name tool servers, asks for consent, executes calls."""
 
 import argparse
 import contextlib
@@ -24,28 +24,29 @@ from mlxk.entrypoints.cli.text_files import read_json
 from mlxk.entrypoints.settings import variable
 
 MAX_ROUNDS = 16
-"""How often a model may call tools for one prompt."""
+"""Rounds of tool calls for one prompt, at most."""
 
 MOST_SHOWN = 4000
-"""Characters of the arguments that are shown before a call is asked for."""
+"""Characters of a call's arguments that the question for consent shows."""
 
 REFUSED = "The user did not allow this call."
-"""What the model gets in place of the result."""
+"""Result, for the model, of a call without consent."""
 
 STOPPED = "This call was stopped."
-"""What the model gets in place of the result of a call that was interrupted, and of those after it."""
+"""Result, for the model, of an interrupted call and of those after it."""
 
 MALFORMED = "The arguments must be a JSON object."
-"""What the model gets when its arguments are none."""
+"""Result, for the model, of a call whose arguments are not a JSON object."""
 
 _HINT = 'A file looks like {"mcpServers": {"NAME": {"command": "npx", "args": ["…"], "env": {}}}}, or has a "url".'
 _KNOWN = frozenset({"command", "args", "env", "cwd", "url", "headers", "type", "disabled"})
 _TRANSPORTS = frozenset({"stdio", "http", "streamable-http", "streamableHttp", "streamable_http"})
-_VARIABLE = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}", re.ASCII)
+_REFERENCE = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
-"""The value of a header: printable ASCII, with white space inside only."""
-_UNFIT = re.compile(r"[^A-Za-z0-9_-]")
+"""Matches a valid value of a header: printable ASCII without white space at its ends."""
+_INVALID_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
+"""Matches a character that a function name must not have."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,18 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_servers(paths: Sequence[str], output: Output) -> list[ToolServer]:
-    """Return the servers that files name; what has no effect is said.
+    """Return the tool servers of files; notes name disabled servers and fields without effect.
 
     Raises:
-        StorageError, ValidationError: A file cannot be read, or does not say how to reach a server.
+        StorageError, ValidationError: A file cannot be read or has errors; names the field.
     """
     servers: list[ToolServer] = []
     for path in paths:
         document = read_json(path, "--mcp", _HINT)
-        named = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
-        if not isinstance(named, dict) or not named:
+        entries = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
+        if not isinstance(entries, dict) or not entries:
             raise ValidationError(f"--mcp: '{path}' has no mcpServers", hint=_HINT)
-        for name, entry in named.items():
+        for name, entry in entries.items():
             place = f"--mcp: '{path}': mcpServers.{name}"
             if not isinstance(entry, dict):
                 raise ValidationError(f"{place} must be an object", hint=_HINT)
@@ -80,8 +81,8 @@ def read_servers(paths: Sequence[str], output: Output) -> list[ToolServer]:
                 continue
             if name in [each.name for each in servers]:
                 raise ValidationError(f"{place} is the second server of this name", hint="Give one of them another.")
-            if idle := sorted(set(entry) - _KNOWN):
-                output.note(f"[{', '.join(idle)} of the tool server '{name}' has no effect]")
+            if ignored := sorted(set(entry) - _KNOWN):
+                output.note(f"[{', '.join(ignored)} of the tool server '{name}' has no effect]")
             servers.append(_server(name, entry, place))
     return servers
 
@@ -116,10 +117,10 @@ def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
 
 
 def _headers(headers: dict[str, str], place: str) -> dict[str, str]:
-    """Return headers that can be sent.
+    """Return headers after a check of their names and values.
 
     Raises:
-        ValidationError: One cannot be; the message does not show its value, which may be a secret.
+        ValidationError: One is invalid; the message does not show its value, which may be a secret.
     """
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
@@ -133,47 +134,47 @@ def _headers(headers: dict[str, str], place: str) -> dict[str, str]:
 
 
 def _expanded(text: str, place: str) -> str:
-    """Return a text with the variables that it names: ``${NAME}``, ``${env:NAME}`` or ``${NAME:-default}``.
+    """Replace references to environment variables: ``${NAME}``, ``${env:NAME}`` or ``${NAME:-default}``.
 
     Raises:
-        ValidationError: One is not set and has no default, or the text cannot be given to a program.
+        ValidationError: A variable without a default is not set, or the text has a NUL or is not valid Unicode.
     """
     if "\0" in text or not is_valid_unicode(text):
         raise ValidationError(f"{place} must be valid Unicode, without the character NUL")
 
-    def value(found: re.Match[str]) -> str:
-        known = variable(found["name"]) or found["default"]
-        if known is None:
-            raise ValidationError(f"{place} names the variable {found['name']}, which is not set")
-        return known
+    def value_of(reference: re.Match[str]) -> str:
+        value = variable(reference["name"]) or reference["default"]
+        if value is None:
+            raise ValidationError(f"{place} names the variable {reference['name']}, which is not set")
+        return value
 
-    return _VARIABLE.sub(value, text)
+    return _REFERENCE.sub(value_of, text)
 
 
 @attrs.define
 class OfferedTools:
-    """The tools that a model is offered, and the calls of them."""
+    """The tools that a model is offered; executes their calls."""
 
     servers: ToolServers
     tools: Mapping[str, ServerTool]
-    """By the name under which the model knows each."""
+    """By their names for the model."""
     definitions: tuple[str, ...]
-    """In OpenAI's form, each a JSON object as text; those of a file included."""
+    """All function definitions for the model, in OpenAI's form, as JSON text; those of ``--tools`` come first."""
     functions: frozenset[str]
-    """Names of functions that the model knows beside the tools, and that are not executed here."""
+    """Names of the functions of ``--tools``, whose calls are printed and not executed."""
     allowed: frozenset[str]
     """Names of tools that are called without asking."""
     confirmation: Confirmation
     output: Output
     record: list[dict[str, object]] = attrs.field(factory=list)
-    """All calls and their results, for programs."""
+    """All calls and their results, for the JSON document."""
 
     def answers(self, calls: Sequence[ToolCall]) -> bool:
-        """Whether there are calls that are answered here: of tools, or of names that the model has made up."""
+        """Whether ``result`` answers all the calls; it also answers calls of unknown functions, with an error."""
         return bool(calls) and not any(call.name in self.functions for call in calls)
 
     def result(self, call: ToolCall) -> str:
-        """Execute a call after the user's assent, and return what the model gets."""
+        """Execute a call after the user's consent, and return its result for the model."""
         tool = self.tools.get(call.name)
         if tool is None:
             self.output.note(f"[{call.name}: there is no such tool]")
@@ -186,21 +187,21 @@ class OfferedTools:
         if not isinstance(arguments, dict):
             self.output.note(f"[{call.name}: the model's arguments are no JSON object, so that it was not called]")
             return self._recorded(call, tool, ToolResult(MALFORMED, failed=True), called=False)
-        if not self._assent(call, tool, arguments):
+        if not self._is_allowed(call, tool, arguments):
             return self._recorded(call, tool, ToolResult(REFUSED, failed=True), called=False)
         try:
             with Spinner(self.output, f"Calling {call.name}"):
                 result = self.servers.call(tool, arguments)
         except ExecutionError as error:
             result = ToolResult(error.message, failed=True)
-        for what in result.left_out:
-            self.output.note(f"[{call.name}: the model does not get {what}]")
-        said = f": {' '.join(result.text.split())[:200]}" if result.failed else f", {len(result.text)} characters"
-        self.output.note(f"[{call.name} of {tool.server}{' failed' if result.failed else ''}{said}]")
+        for content in result.left_out:
+            self.output.note(f"[{call.name}: the model does not get {content}]")
+        summary = f": {' '.join(result.text.split())[:200]}" if result.failed else f", {len(result.text)} characters"
+        self.output.note(f"[{call.name} of {tool.server}{' failed' if result.failed else ''}{summary}]")
         return self._recorded(call, tool, result, called=True)
 
     def _recorded(self, call: ToolCall, tool: ServerTool | None, result: ToolResult, *, called: bool) -> str:
-        """Add a call to the record, and return what the model gets."""
+        """Add a call to the record, and return its result for the model."""
         left_out = "".join(f"\n[not shown: {each}]" for each in result.left_out)
         text = ("Error: " if result.failed else "") + (result.text or "(no text)") + left_out
         self.record.append(
@@ -215,8 +216,8 @@ class OfferedTools:
         )
         return text
 
-    def _assent(self, call: ToolCall, tool: ServerTool, arguments: Mapping[str, Any]) -> bool:
-        """Whether a call is allowed by name or by the user."""
+    def _is_allowed(self, call: ToolCall, tool: ServerTool, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call is allowed, by ``--allow-tool`` or by the user's answer."""
         if call.name in self.allowed:
             return True
         shown = json.dumps(arguments, indent=2, ensure_ascii=False)
@@ -227,34 +228,34 @@ class OfferedTools:
         if len(shown) > MOST_SHOWN:
             facts.append(f"and {len(shown) - MOST_SHOWN} further characters")
         with contextlib.suppress(termios.error, OSError, ValueError):
-            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer to this question
-        assent = self.confirmation.ask(tuple(facts), "Call it?", default=False)
-        if assent is None:
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # keys typed before the question must not answer it
+        agreed = self.confirmation.ask(tuple(facts), "Call it?", default=False)
+        if agreed is None:
             self.output.note(f"[{call.name} was not called: --allow-tool {call.name} allows it]")
-        elif not assent:
+        elif not agreed:
             self.output.note(f"[{call.name} was not called]")
-        return bool(assent)
+        return bool(agreed)
 
 
 @attrs.define
 class ToolRounds:
-    """Answers to one prompt, which go on while the model calls tools."""
+    """The completions of one prompt: while the model calls tools, each round adds their results."""
 
     toolbox: OfferedTools | None
-    """None without any."""
+    """None without tools."""
     messages: list[Message]
-    """What the model gets: its answers, and the results of their calls, are added."""
+    """The conversation; ``add`` appends completions and results of calls."""
     rounds: int = 0
 
     def add(self, text: str, reasoning: str, calls: Sequence[ToolCall]) -> bool:
-        """Add an answer, execute its calls, and return whether the model has results to go on with.
+        """Append a completion, execute its calls, and return whether there are results for another completion.
 
         Raises:
-            KeyboardInterrupt: The user stopped a call; the results before it are added, and that it was stopped.
+            KeyboardInterrupt: The user stopped a call; it and those after it have ``STOPPED`` as their result.
         """
-        named = _with_ids(calls, len(self.messages))
-        self.messages.append(Message(Role.ASSISTANT, text, named, reasoning=reasoning))
-        if self.toolbox is None or not self.toolbox.answers(named):
+        calls = _with_ids(calls, len(self.messages))
+        self.messages.append(Message(Role.ASSISTANT, text, calls, reasoning=reasoning))
+        if self.toolbox is None or not self.toolbox.answers(calls):
             return False
         if self.rounds == MAX_ROUNDS:
             self.toolbox.output.note(f"[stopped: tools were called {counted(MAX_ROUNDS, 'time')} for one prompt]")
@@ -262,20 +263,20 @@ class ToolRounds:
         self.rounds += 1
         results: list[str] = []
         try:
-            for call in named:
+            for call in calls:
                 results.append(self.toolbox.result(call))
         finally:
-            results += [f"Error: {STOPPED}"] * (len(named) - len(results))
+            results += [f"Error: {STOPPED}"] * (len(calls) - len(results))
             self.messages += (
-                Message(Role.TOOL, result, tool_call_id=call.id) for call, result in zip(named, results, strict=True)
+                Message(Role.TOOL, result, tool_call_id=call.id) for call, result in zip(calls, results, strict=True)
             )
         return True
 
 
-def _with_ids(calls: Sequence[ToolCall], before: int) -> tuple[ToolCall, ...]:
-    """Return calls that all have an id, so that results can name them; ``before`` calls have numbers already."""
+def _with_ids(calls: Sequence[ToolCall], first: int) -> tuple[ToolCall, ...]:
+    """Return calls that all have an id, which results refer to; missing ids are numbered from ``first``."""
     return tuple(
-        call if call.id else attrs.evolve(call, id=f"call_{before + index}") for index, call in enumerate(calls)
+        call if call.id else attrs.evolve(call, id=f"call_{number}") for number, call in enumerate(calls, first)
     )
 
 
@@ -287,22 +288,22 @@ def toolbox(
     confirmation: Confirmation,
     output: Output,
 ) -> Iterator[OfferedTools]:
-    """Start the servers of ``--mcp``; leaving ends them.
+    """Start the servers of ``--mcp``; they end with the block.
 
     Args:
         arguments: The command line.
-        definitions: Of the functions that the model knows beside their tools.
-        servers: Starts them.
+        definitions: The function definitions of ``--tools``.
+        servers: Starts the servers.
         confirmation: Asks the user.
-        output: Where to say what is done.
+        output: Where to print notes.
 
     Raises:
-        MlxkError: A file is faulty, a server cannot be started, or ``--allow-tool`` names no tool.
+        MlxkError: A file has errors, a server cannot be started, or ``--allow-tool`` names an unknown tool.
     """
-    described = read_servers(arguments.mcp, output)
+    configured = read_servers(arguments.mcp, output)
     try:
         with Spinner(output, "Starting the tool servers"):
-            found = servers.start(described)
+            found = servers.start(configured)
         taken = {str(json.loads(each).get("function", {}).get("name")) for each in definitions}
         tools = _named(found, taken)
         allowed = _allowed(arguments.allow_tool, tools)
@@ -313,12 +314,12 @@ def toolbox(
 
 
 def _named(found: Sequence[ServerTool], taken: set[str]) -> dict[str, ServerTool]:
-    """Return tools by names that models can write; where several have one name, the server's stands before it."""
-    plain = [_UNFIT.sub("_", tool.name)[:MAX_NAME] for tool in found]
+    """Return tools by unique, valid function names; a name that several tools have is prefixed with the server's."""
+    plain = [_INVALID_IN_NAME.sub("_", tool.name)[:MAX_NAME] for tool in found]
     named: dict[str, ServerTool] = {}
     for name, tool in zip(plain, found, strict=True):
         if plain.count(name) > 1 or name in taken or not name:
-            name = f"{_UNFIT.sub('_', tool.server)}__{name}"[:MAX_NAME]
+            name = f"{_INVALID_IN_NAME.sub('_', tool.server)}__{name}"[:MAX_NAME]
         number, unique = 2, name
         while unique in named or unique in taken:
             unique, number = f"{name[: MAX_NAME - 4]}_{number}", number + 1
@@ -336,7 +337,11 @@ def _allowed(names: Sequence[str], tools: Mapping[str, ServerTool]) -> frozenset
 
 
 def _definition(name: str, tool: ServerTool, output: Output) -> str:
-    """Return the definition of a tool in OpenAI's form; an overlong description is cut, and said."""
+    """Return a tool's definition in OpenAI's form, as JSON text; a note says when its description was cut.
+
+    Raises:
+        ExecutionError: It is too long even so.
+    """
     function = {"name": name, "description": tool.description, "parameters": dict(tool.parameters)}
     text = json.dumps({"type": "function", "function": function})
     if len(text) <= MAX_TOOL_BYTES:

@@ -11,7 +11,7 @@ from environment_variables import VARIABLES as TABLE
 from mlxk.entrypoints.cli.command_line_parser import EXAMPLES
 from mlxk.entrypoints.cli.program import COMMANDS, build_parser, parse
 from mlxk.entrypoints.cli.settings_of_command import VARIABLES
-from mlxk.entrypoints.cli.words_of_others import FLAGS_MEANT, NEEDS_NO_FLAG
+from mlxk.entrypoints.cli.synonyms import FLAG_SYNONYMS, UNNEEDED_FLAGS
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
@@ -101,10 +101,10 @@ def test_flags_of_other_servers_are_answered_with_what_does_the_same(mlxk_here: 
 def test_what_flags_of_others_lead_to_exists_and_none_of_them_does() -> None:
     commands = next(each.choices for each in build_parser()._actions if isinstance(each.choices, dict))
     flags = {name: parser._option_string_actions for name, parser in commands.items()}
-    for typed, meant in FLAGS_MEANT.items():
+    for typed, meant in FLAG_SYNONYMS.items():
         assert any(meant in known for known in flags.values())
         assert not any(meant in known and typed in known for known in flags.values())
-    assert not NEEDS_NO_FLAG.keys() & flags["serve"].keys()
+    assert not UNNEEDED_FLAGS.keys() & flags["serve"].keys()
 
 
 @pytest.mark.parametrize(

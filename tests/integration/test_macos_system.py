@@ -24,7 +24,7 @@ from mlxk.adapters.system.machine_meter import SystemMachineMeter
 from mlxk.adapters.unix_socket.protocol import is_own_peer
 from mlxk.adapters.unix_socket.servers import socket_folders, socket_name
 from mlxk.domain.errors import PortInUseError
-from mlxk.entrypoints.cli.chat.terminal import copied_by
+from mlxk.entrypoints.cli.chat.terminal import copy_with_program
 from mlxk.entrypoints.http.process import sockets
 from mlxk.entrypoints.http.process.log_stream import LossyStream
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit
@@ -197,7 +197,7 @@ def test_the_clipboard_of_macos_is_told_that_the_text_is_utf8(tmp_path: Path, mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("LC_ALL", "C")
-    assert copied_by("Grüße") == "pbcopy"
+    assert copy_with_program("Grüße") == "pbcopy"
     assert (tmp_path / "pbcopy.copied").read_text(encoding="utf-8") == "Grüße"
     assert (tmp_path / "pbcopy.locale").read_text() == "en_US.UTF-8\n"
 

@@ -39,7 +39,7 @@ BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
 
 
 @attrs.frozen
-class Beginning:
+class ChatOpening:
     """What a chat begins with."""
 
     sources: PromptSources
@@ -64,7 +64,7 @@ def chat(
     context: CommandContext,
     container: "Container",
     output: Output,
-    beginning: Beginning,
+    beginning: ChatOpening,
 ) -> int:
     """Chat until the user leaves."""
     opening, options, kept = beginning.sources, beginning.options, beginning.kept
@@ -132,7 +132,7 @@ class Chat:
     kept: Keeper | None = None
     """Keeps the chat; None when it is not kept, or cannot be any more."""
 
-    def begin(self, beginning: Beginning) -> None:
+    def begin(self, beginning: ChatOpening) -> None:
         """Complete the prompt of the command line; what its flags attach waits for the first message without one."""
         opening = beginning.sources
         self._attach_all([*map(_kind_of, opening.media), *((*each, f"--{each[0]}") for each in beginning.shown)])
@@ -249,7 +249,7 @@ class Chat:
     def _say_what_is_missed(self, text: str) -> None:
         """Say which files a message seems to name that the model does not get, where it takes any."""
         generate = self.session.generate
-        missed = input_files.missed([text])
+        missed = input_files.unrecognized_media([text])
         if missed and input_files.takes_media(generate.describe(generate.resolve(self.session.model))):
             for name, reason in missed:
                 self.output.note(f"[{name} stays words: {reason}]")

@@ -108,7 +108,7 @@ class Terminal:
         Raises:
             StorageError: Nothing here takes it.
         """
-        program = None if self._settings.over_ssh else copied_by(text)
+        program = None if self._settings.over_ssh else copy_with_program(text)
         if program:
             return f"copied with {program}"
         if self._settings.dumb_terminal:
@@ -153,7 +153,7 @@ def _history(path: str) -> History:
     return FileHistory(path)
 
 
-def copied_by(text: str) -> str | None:
+def copy_with_program(text: str) -> str | None:
     """Return the name of the program that has copied a text; None when none could."""
     for command in CLIPBOARD_PROGRAMS:
         program = shutil.which(command[0])

@@ -26,10 +26,10 @@ from mlxk.entrypoints.cli.command import (
     computing_settings,
     fetch_absent,
     model_reference,
-    naming_the_flag,
+    suggesting_pull,
     whole_number,
 )
-from mlxk.entrypoints.cli.comparing import ShownProgress, named_server, refuse, require_writable
+from mlxk.entrypoints.cli.comparing import MeasurementProgress, named_server, refuse, require_writable
 from mlxk.entrypoints.cli.output import DONE, FAILED, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import benchmark, benchmark_reports, comparison
@@ -151,7 +151,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         require_writable(arguments.report, "--report")  # better known before minutes of measuring
     found: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
-        report = ShownProgress(output, spinner)
+        report = MeasurementProgress(output, spinner)
         if arguments.url is None:
             found = _of_model(model, arguments, context, report)
         else:
@@ -205,7 +205,7 @@ def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _of_model(
-    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: ShownProgress
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: MeasurementProgress
 ) -> ModelSpeed:
     if model is None:
         raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
@@ -214,7 +214,7 @@ def _of_model(
     if not arguments.skip_pull:
         fetch_absent([model], lambda: container, report.output, pull=arguments.pull)
     use_cases, repeats = container.use_cases, arguments.repeats or _REPEATS
-    with naming_the_flag(context.settings):
+    with suggesting_pull(context.settings):
         details = use_cases.describe_model().details(use_cases.resolve_model()(model))
     described = details.description
     if described.operation is Capability.AUDIO:
@@ -283,7 +283,7 @@ def _shapes(arguments: argparse.Namespace, images: Sequence[int]) -> list[Shape]
 
 
 def _of_server(
-    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: ShownProgress
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: MeasurementProgress
 ) -> ServerSpeed:
     refuse(_LOCAL_ONLY, arguments, "has no meaning for a server")
     prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (_TOKENS,))

@@ -19,8 +19,8 @@ from mlxk.entrypoints.cli.command import (
     add_server_argument,
     computing_settings,
     fetch_absent,
-    naming_the_flag,
     print_place,
+    suggesting_pull,
 )
 from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import DONE, Output
@@ -78,7 +78,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     settings = _settings(arguments)
     container = context.build(computing_settings(arguments, context.settings))
     try:
-        with naming_the_flag(context.settings):
+        with suggesting_pull(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
             description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
         inputs = _inputs(arguments, container.adapters.built_in_models())

@@ -31,8 +31,8 @@ from mlxk.entrypoints.cli.processes import (
     ForegroundRunner,
     ForeignModel,
     Server,
+    bypassing_proxies,
     own_server,
-    past_proxies,
     served_models,
 )
 from mlxk.entrypoints.cli.progress import Spinner
@@ -211,7 +211,7 @@ class _Program:
 
     def command(self, connection: Connection) -> tuple[list[str], dict[str, str]]:
         """Return its command line and its environment."""
-        environment = past_proxies(inherited(self.agent.environment(connection)))
+        environment = bypassing_proxies(inherited(self.agent.environment(connection)))
         return [self.path, *self.agent.arguments(connection), *self.words], environment
 
 

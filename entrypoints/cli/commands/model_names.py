@@ -12,7 +12,13 @@ from mlxk.domain.models.reference import own_name
 from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli import generation_arguments
-from mlxk.entrypoints.cli.command import CommandContext, begun_models, complete_models, model_reference, number_of_bits
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    complete_model_name,
+    complete_models,
+    model_reference,
+    number_of_bits,
+)
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import hint, report, shown_path
@@ -27,7 +33,7 @@ Values = Mapping[str, Any]
 def _completed(prefix: str, parsed_args: argparse.Namespace, **_context: object) -> list[str]:
     """Return what the next word may be: a name or what to do with one, the name to remove, or the model of a name."""
     if parsed_args.words and parsed_args.words[0] != "rm":
-        return begun_models(prefix) if parsed_args.command == "alias" else []
+        return complete_model_name(prefix) if parsed_args.command == "alias" else []
     names = [*read_settings().file.entries, *([] if parsed_args.words else ["list", "rm"])]
     return [name for name in names if name.startswith(prefix)]
 

@@ -16,8 +16,8 @@ from mlxk.entrypoints.cli.command import (
     add_pull_argument,
     computing_settings,
     fetch_absent,
-    naming_the_flag,
     print_place,
+    suggesting_pull,
 )
 from mlxk.entrypoints.cli.commands.embed_text import STDIN, records_of
 from mlxk.entrypoints.cli.input_files import find_images
@@ -75,7 +75,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     settings = RerankSettings(arguments.instruction, arguments.truncate, arguments.max_tokens_per_doc)
     container = context.build(computing_settings(arguments, context.settings))
     try:
-        with naming_the_flag(context.settings):
+        with suggesting_pull(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
             description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
         built_in = container.adapters.built_in_models()

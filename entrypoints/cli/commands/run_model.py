@@ -25,9 +25,9 @@ from mlxk.entrypoints.cli.command import (
     computing_settings,
     fetch_absent,
     model_reference,
-    naming_the_flag,
     note_backend,
     print_place,
+    suggesting_pull,
 )
 from mlxk.entrypoints.cli.media_run import show_prompt
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
@@ -119,7 +119,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(settings)
     note_backend(settings, arguments.hostfile, output)
     try:
-        with naming_the_flag(context.settings):
+        with suggesting_pull(context.settings):
             options = _options(arguments)
             options.settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
@@ -205,10 +205,10 @@ def _run(
         return media_run.ask_about_media(arguments, prompt, options, context, container, output)
     if arguments.chat or (not prompt and sys.stdin.isatty()):
         _require_chat(arguments, output)
-        from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - loads prompt_toolkit
+        from mlxk.entrypoints.cli.chat.loop import ChatOpening, chat  # noqa: PLC0415 - loads prompt_toolkit
 
         shown = tuple((kind, typed) for kind in _SHOWN for typed in getattr(arguments, kind) or ())
-        return chat(arguments, context, container, output, Beginning(sources, options, *further, shown))
+        return chat(arguments, context, container, output, ChatOpening(sources, options, *further, shown))
     if arguments.keep:
         output.note("[--keep keeps chats, and this is none; --chat begins one with this prompt]")
     if not prompt:

@@ -29,8 +29,8 @@ from mlxk.entrypoints.cli.command import (
     add_pull_argument,
     computing_settings,
     fetch_absent,
-    naming_the_flag,
     print_place,
+    suggesting_pull,
 )
 from mlxk.entrypoints.cli.output import DONE, Output, result_file
 from mlxk.entrypoints.cli.progress import Spinner
@@ -70,7 +70,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(computing_settings(arguments, context.settings))
     try:
         encoder = None if kind in ("wav", "pcm") else _encoder(container, kind)
-        with naming_the_flag(context.settings):
+        with suggesting_pull(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
             handle = container.use_cases.resolve_model()(arguments.model)
             details = container.use_cases.describe_model().details(handle)

@@ -9,7 +9,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.command_line_parser import closest, did_you_mean
 from mlxk.entrypoints.cli.output import DONE, Output
-from mlxk.entrypoints.cli.words_of_others import MEANT
+from mlxk.entrypoints.cli.synonyms import COMMAND_SYNONYMS
 
 _SUFFIX = ".schema.json"
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cli", "v0")
@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             output.text("".join(f"{name}\n" for name in names))
         return DONE
     if arguments.name not in names:
-        near = did_you_mean(closest(arguments.name, names, MEANT))
+        near = did_you_mean(closest(arguments.name, names, COMMAND_SYNONYMS))
         hint = f"{near} mlxk schema lists the names." if near else f"One of: {', '.join(names)}"
         raise ValidationError(f"there is no schema named '{arguments.name}'", hint=hint)
     with open(os.path.join(_FOLDER, arguments.name + _SUFFIX), encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from mlxk.entrypoints.cli.command import (
     add_model_argument,
     add_pull_argument,
     fetch_absent,
-    naming_the_flag,
+    suggesting_pull,
 )
 from mlxk.entrypoints.cli.output import Output, success_line
 from mlxk.entrypoints.server_address import ServerAddress
@@ -66,6 +66,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         data["model"] = arguments.model
         return success_line("embed-serve", {**data, "pid": os.getpid()})
 
-    with naming_the_flag(context.settings):
+    with suggesting_pull(context.settings):
         fetch_absent((arguments.model,), lambda: context.build(context.settings), output, pull=arguments.pull)
         return context.serve(context.settings, server, announcement)

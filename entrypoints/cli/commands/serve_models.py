@@ -14,8 +14,8 @@ from mlxk.entrypoints.cli.command import (
     add_ranks_argument,
     complete_models,
     fetch_absent,
-    naming_the_flag,
     note_backend,
+    suggesting_pull,
 )
 from mlxk.entrypoints.cli.generation_arguments import (
     add_activations_argument,
@@ -216,7 +216,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)
     if arguments.pull and not any(named):
         raise UsageError("--pull needs --model", hint="Name the model to fetch; a server fetches none by itself.")
-    with naming_the_flag(context.settings):
+    with suggesting_pull(context.settings):
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
             return context.serve(context.settings, server, lambda address: _announcement(address, server, output))

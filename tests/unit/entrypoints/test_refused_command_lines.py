@@ -45,6 +45,7 @@ USAGE = [
     ("bench --url http://127.0.0.1:9 demo --prompt-tokens 0", "a server needs a prompt and something to generate"),
     ("bench --against ollama:a --generate 0", "--against takes one number for --generate, from 1"),
     ("bench report", "the following arguments are required: FILE"),
+    ("run demo-vision hi --video a.mp4 --max-pixels large", "--max-pixels: 'large' is no size such as 224x224"),
 ]
 FAULTY = [
     ("run demo hi --template-option colour", "--template-option: 'colour' is not KEY=VALUE"),
@@ -54,6 +55,9 @@ FAULTY = [
     ("rerank demo why a.txt --top-n 0", "--top-n must be at least 1 (got 0)"),
     ("logs --lines -1", "--lines must be at least 0 (got -1)"),
     ("schema nonsense", "there is no schema named 'nonsense'"),
+    ("run demo-vision hi --image 'a\0b.jpg'", "cannot be the name of a file"),
+    ("run demo-vision hi --video 'a\0b.mp4'", "cannot be the name of a file"),
+    ("run demo-speech --audio 'a\0b.wav'", "cannot be the name of a file"),
 ]
 CASES = [(2, *each) for each in USAGE] + [(1, *each) for each in FAULTY]
 

@@ -1,8 +1,8 @@
-"""Words and flags of other programs that do what this one does, with what does the same here."""
+"""Commands and flags that users know from similar programs, with their counterparts in mlxk."""
 
 from collections.abc import Mapping
 
-MEANT: Mapping[str, str] = {
+COMMAND_SYNONYMS: Mapping[str, str] = {
     "agent": "launch",
     "aliases": "alias",
     "ask": "run",
@@ -46,9 +46,9 @@ MEANT: Mapping[str, str] = {
     "upload": "push",
     "verify": "health",
 }
-"""Words that other programs use, with the command that does the same here."""
+"""The command here for each command of similar programs."""
 
-FLAGS_MEANT: Mapping[str, str] = {
+FLAG_SYNONYMS: Mapping[str, str] = {
     "--adapter-path": "--adapter",
     "--allowed-origins": "--cors-origin",
     "--cache-type-k": "--kv-bits",
@@ -87,7 +87,7 @@ FLAGS_MEANT: Mapping[str, str] = {
     "-t": "--temperature",
     "-tp": "--local-ranks",
 }
-"""Flags that other programs use, with the flag that is closest to it here."""
+"""The closest flag here for each flag of similar programs."""
 
 _WINDOW = (
     "The context window is the model's own. For less, give the model a name in the settings file, with context = N."
@@ -99,7 +99,7 @@ _TEMPLATE = "Leave it out: the chat template is the model's own, and its formats
 _CODE = "Leave it out: code that comes with a model is never run."
 _BUDGET = "Kept prompts and keys and values share the memory that models leave; --memory-budget is about models."
 
-NEEDS_NO_FLAG: Mapping[str, str] = {
+UNNEEDED_FLAGS: Mapping[str, str] = {
     **dict.fromkeys(("--context-length", "--ctx-size", "--max-model-len", "--max-seq-len", "--num-ctx", "-c"), _WINDOW),
     **dict.fromkeys(
         ("--min-p", "--repeat-penalty", "--seed", "--temp", "--temperature", "--top-k", "--top-p", "-s"), _SAMPLING
@@ -140,12 +140,12 @@ NEEDS_NO_FLAG: Mapping[str, str] = {
         _BUDGET,
     ),
 }
-"""Flags of other servers that ``serve`` does without, with the reason."""
+"""The reason why ``serve`` does not need each of these flags of other servers."""
 
-ELSEWHERE: Mapping[str, str] = {
+HUB_FLAGS: Mapping[str, str] = {
     "--cache-dir": "HF_HUB_CACHE, or cache in the table [hub] of the settings file, says where models are kept.",
     "--local-dir": "For a copy in a folder of your own: mlxk clone NAME DIR",
     "--revision": "Write it behind the name: NAME@REVISION",
     "--token": "Set HF_TOKEN, or run: hf auth login",
 }
-"""Flags of hub clients, which no command has, with the place of what they say."""
+"""Advice for flags of hub clients that no command here has."""
