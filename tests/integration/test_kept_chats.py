@@ -7,9 +7,11 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
-from mlxk.entrypoints.cli.chat.kept_chats import KeptChats
+from mlxk.domain.generation.conversation import Message, Role
+from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
 from mlxk.entrypoints.cli.chat.transcript import SavedChat
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
@@ -146,3 +148,25 @@ def test_chats_of_one_second_are_numbered(tmp_path: Path) -> None:
         if names[2].startswith(names[0]):  # the second did not end between them
             break
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
+
+
+def test_a_message_in_quotes_is_listed_with_them(tmp_path: Path) -> None:
+    chats = KeptChats(str(tmp_path))
+    chats.create(SavedChat("demo", None, (Message(Role.USER, "'Hi' and 'bye'"), Message(Role.ASSISTANT, "Hi."))))
+    assert chats.listed()[0][0].first_words == "'Hi' and 'bye'"
+
+
+class ChangedWhileRead(KeptChats):
+    def read(self, name: str) -> SavedChat:
+        saved = super().read(name)
+        self.write(name, attrs.evolve(saved, system="You are another."))
+        return saved
+
+
+def test_a_chat_that_changes_while_it_is_continued_goes_on_under_a_new_name(tmp_path: Path) -> None:
+    turn = (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hi."))
+    name = KeptChats(str(tmp_path)).create(SavedChat("demo", None, turn))
+    keeper = Keeper(ChangedWhileRead(str(tmp_path)))
+    saved = keeper.resume(name)
+    assert "was changed by another chat" in keeper.keep(attrs.evolve(saved, messages=(*turn, *turn)))
+    assert KeptChats(str(tmp_path)).read(name).system == "You are another."

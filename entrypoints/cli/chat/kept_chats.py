@@ -1,4 +1,4 @@
-"""Kept chats: transcripts in a private folder, written after every turn, listed, removed and resumed by name."""
+"""Kept chats: transcripts in a private folder, saved after every turn; listed, removed and resumed by name."""
 
 import argparse
 import datetime
@@ -26,7 +26,7 @@ class KeptChat:
 
     name: str
     modified: datetime.datetime
-    """When it was written last, in UTC."""
+    """Time of the last write, in UTC."""
     model: str
     turns: int
     first_words: str
@@ -35,57 +35,57 @@ class KeptChat:
 
 @attrs.frozen
 class KeptChats:
-    """The folder of the kept chats, which need not exist."""
+    """The folder of kept chats, which need not exist."""
 
     folder: str
-    """Its absolute path."""
+    """Absolute path."""
 
     @classmethod
     def beside(cls, history: str) -> "KeptChats":
-        """Return the folder in that of the history of typed lines."""
+        """Return the folder ``chats`` beside the history file of chats."""
         return cls(os.path.join(os.path.dirname(history), "chats"))
 
     def names(self) -> list[str]:
-        """Return the names of all, the newest first.
+        """Return the names of all chats, the newest first.
 
         Raises:
             StorageError: The folder cannot be read.
         """
         try:
             with os.scandir(self.folder) as entries:
-                found = [(_written_at(each), each.name) for each in entries if each.name.endswith(SUFFIX)]
+                files = [(_modified(entry), entry.name) for entry in entries if entry.name.endswith(SUFFIX)]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StorageError(f"the folder of kept chats cannot be read: {error.strerror}") from error
-        there = sorted(((written, name) for written, name in found if written is not None), reverse=True)
-        names = (name.removesuffix(SUFFIX) for _, name in there)
+        existing = sorted(((modified, name) for modified, name in files if modified is not None), reverse=True)
+        names = (name.removesuffix(SUFFIX) for _, name in existing)
         return [name for name in names if _NAME.fullmatch(name)]
 
     def listed(self) -> tuple[list[KeptChat], list[str]]:
-        """Return the chats, the newest first, and the names of files that cannot be read as one."""
+        """Return the chats, the newest first, and the names of those that cannot be read."""
         chats, unreadable = [], []
         for name in self.names():
             try:
                 saved, modified = self.read(name), os.stat(self._path(name)).st_mtime
             except (MlxkError, OSError):
-                if os.path.lexists(self._path(name)):  # else another process has removed it meanwhile
+                if os.path.lexists(self._path(name)):  # otherwise another process has just removed it
                     unreadable.append(name)
                 continue
-            said = (*saved.earlier, *saved.messages)
-            words = transcript.first_words(said).strip("'")
+            messages = (*saved.earlier, *saved.messages)
+            words = transcript.first_words(messages)[1:-1]
             moment = datetime.datetime.fromtimestamp(modified, datetime.UTC)
-            chats.append(KeptChat(name, moment, saved.model, len(turns(said)), words))
+            chats.append(KeptChat(name, moment, saved.model, len(turns(messages)), words))
         return chats, unreadable
 
     def find(self, typed: str) -> str:
-        """Return the name of the chat that is meant: an exact name, or the beginning of one only.
+        """Return the name of a chat by its exact name or a unique prefix.
 
         Args:
-            typed: What the user typed; empty for the newest one.
+            typed: The name or prefix; empty for the newest chat.
 
         Raises:
-            ValidationError: None, or several, are meant.
+            ValidationError: No chat matches, or several do.
         """
         names = self.names()
         if not names:
@@ -94,12 +94,12 @@ class KeptChats:
             return names[0]
         if typed in names:
             return typed
-        begun = [name for name in names if name.startswith(typed)]
-        if len(begun) == 1:
-            return begun[0]
-        hint = f"{did_you_mean(begun[:3] or closest(typed, names))} See all: mlxk chats".lstrip()
-        if begun:
-            raise ValidationError(f"'{typed}' begins the names of {len(begun)} kept chats", hint=hint)
+        matches = [name for name in names if name.startswith(typed)]
+        if len(matches) == 1:
+            return matches[0]
+        hint = f"{did_you_mean(matches[:3] or closest(typed, names))} See all: mlxk chats".lstrip()
+        if matches:
+            raise ValidationError(f"'{typed}' begins the names of {len(matches)} kept chats", hint=hint)
         raise ValidationError(f"no kept chat is called '{typed}'", hint=hint)
 
     def read(self, name: str) -> SavedChat:
@@ -114,7 +114,7 @@ class KeptChats:
         """Remove chats.
 
         Raises:
-            StorageError: One cannot be removed; those before it are.
+            StorageError: One cannot be removed; those before it are removed.
         """
         for name in names:
             try:
@@ -125,7 +125,7 @@ class KeptChats:
                 raise StorageError(f"the chat '{name}' cannot be removed: {error.strerror}") from error
 
     def create(self, saved: SavedChat) -> str:
-        """Write a chat under a new name, its date and time, and return the name.
+        """Write a chat under a new name, the local date and time, and return the name.
 
         Raises:
             StorageError: It cannot be written.
@@ -155,19 +155,19 @@ class KeptChats:
         transcript.save(self._path(name), saved)
 
     def state(self, name: str) -> tuple[int, int] | None:
-        """Return what changes when a chat is written; None when it does not exist."""
+        """Return inode and modification time of a chat, which change with each write; None when it does not exist."""
         try:
-            found = os.stat(self._path(name))
+            status = os.stat(self._path(name))
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name + SUFFIX)
 
 
-def _written_at(entry: "os.DirEntry[str]") -> int | None:
-    """Return when a file was written last, in nanoseconds; 0 for a link to nothing, and None when it has gone."""
+def _modified(entry: "os.DirEntry[str]") -> int | None:
+    """Return the modification time of a file in nanoseconds; 0 for a dangling link, None for a file just removed."""
     try:
         return entry.stat().st_mtime_ns
     except OSError:
@@ -176,65 +176,67 @@ def _written_at(entry: "os.DirEntry[str]") -> int | None:
 
 @attrs.define
 class Keeper:
-    """Writes one chat after each of its turns.
+    """Saves one chat after each of its turns.
 
-    A chat that another process has removed is not kept any more; one that another process has changed goes on under a
-    new name.
+    If another process has removed its file, the chat is no longer kept; if another process has changed the file, the
+    chat is saved under a new name.
     """
 
     chats: KeptChats
     name: str | None = None
-    """None before the first turn."""
+    """The chat's name; None before its first turn."""
     written: SavedChat | None = None
-    """The chat as it was written or read last; None before its first turn."""
+    """The chat as last saved or read; None before its first turn."""
     writes: bool = True
-    """Whether the chat is written; it may go on with a kept one without being kept itself."""
+    """Whether to save the chat; one that continues a kept chat need not be kept itself."""
     _state: tuple[int, int] | None = None
+    """The state of the file when it was last saved or read."""
 
     def resume(self, name: str) -> SavedChat:
-        """Return the chat of a name, which is kept under it from now on.
+        """Read a kept chat and return it; further turns are saved under its name.
 
         Raises:
             StorageError, ValidationError: See ``transcript.load``.
         """
-        self.name, self.written, self._state = name, self.chats.read(name), self.chats.state(name)
+        state = self.chats.state(name)  # before the content: a change in between must be noticed
+        self.name, self.written, self._state = name, self.chats.read(name), state
         return self.written
 
     def begin_anew(self) -> None:
-        """Leave the chat as it is written, and begin another one with the next turn."""
+        """Leave the file as it is, and save the next turn as another chat."""
         self.name = self.written = None
 
     def keep(self, saved: SavedChat) -> str:
-        """Write the chat if it has changed.
+        """Save the chat if it has changed.
 
         Returns:
-            A sentence for the user; empty when there is nothing to tell.
+            A note for the user; may be empty.
 
         Raises:
-            StorageError: It cannot be written, or was removed; it is not to be kept any more.
+            StorageError: It cannot be written, or another process has removed it; the caller stops keeping it.
         """
         if not self.writes or saved == self.written or (self.name is None and not saved.messages):
             return ""
-        said = ""
+        note = ""
         if self.name is not None:
             state = self.chats.state(self.name)
             if state is None:
                 raise StorageError(f"'{self.name}' was removed")
             if state != self._state:
-                said = f"'{self.name}' was changed by another chat; this one is kept under a new name"
+                note = f"'{self.name}' was changed by another chat; this one is kept under a new name"
                 self.name = None
         if self.name is None:
             self.name = self.chats.create(saved)
         else:
             self.chats.write(self.name, saved)
         self.written, self._state = saved, self.chats.state(self.name)
-        return said
+        return note
 
 
 def complete_names(action: argparse.Action) -> None:
     """Have the shell complete an argument with the names of kept chats."""
-    action.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
+    action.completer = _names_with  # type: ignore[attr-defined]  # argcomplete's interface
 
 
-def _completed(prefix: str, **_context: object) -> list[str]:
+def _names_with(prefix: str, **_context: object) -> list[str]:
     return [name for name in KeptChats.beside(read_settings().chat_history).names() if name.startswith(prefix)]

@@ -1,6 +1,6 @@
-"""The chat loop: reads a line, prints the completion, until the user leaves.
+"""The chat loop: reads input and prints the completion, until the user leaves.
 
-Where standard input is no terminal, all of it is one prompt and there is no loop.
+Where standard input is not a terminal, all of it is one prompt, and there is no loop.
 """
 
 import argparse
@@ -40,23 +40,23 @@ BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
 
 @attrs.frozen
 class ChatOpening:
-    """What a chat begins with."""
+    """The prompt, attachments and options that the command line gives a chat."""
 
     sources: PromptSources
-    """The first prompt, when it is not empty."""
+    """The first prompt, which may be empty."""
     options: GenerationOptions
     """How to generate."""
     kept: Keeper | None = None
-    """Keeps the chat, and may have resumed it; None when it is not kept."""
+    """Saves the chat, and may have resumed it; None for a chat that is not kept."""
     toolbox: OfferedTools | None = None
-    """The tools of servers; None without any."""
-    shown: tuple[tuple[str, str], ...] = ()
-    """What flags attach to the first message: kinds, and what was typed."""
+    """None without tool servers."""
+    attachments: tuple[tuple[str, str], ...] = ()
+    """Attachments of the first message from flags: kind, and path as typed."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is said or shown before the user types."""
-        return not (self.sources.prompt.strip() or self.sources.media or self.shown)
+        """Whether there is neither a prompt nor an attachment."""
+        return not (self.sources.prompt.strip() or self.sources.media or self.attachments)
 
 
 def chat(
@@ -64,13 +64,16 @@ def chat(
     context: CommandContext,
     container: "Container",
     output: Output,
-    beginning: ChatOpening,
+    opening: ChatOpening,
 ) -> int:
-    """Chat until the user leaves."""
-    opening, options, kept = beginning.sources, beginning.options, beginning.kept
-    toolbox = beginning.toolbox
+    """Chat until the user leaves; return the exit status.
+
+    Raises:
+        MlxkError: The chat cannot be started; later errors are printed, and the chat goes on.
+    """
+    options, kept, toolbox = opening.options, opening.kept, opening.toolbox
     require_valid_unicode(arguments.system or "", "--system")
-    require_valid_unicode(opening.prompt, "prompt")
+    require_valid_unicode(opening.sources.prompt, "prompt")
     session = ChatSession(
         generate=container.use_cases.generate_text(),
         room=container.use_cases.make_room(),
@@ -91,28 +94,28 @@ def chat(
         session.restore(kept.written, arguments.system)
     session.generate.require(arguments.model, options)
     if not sys.stdin.isatty():
-        if not beginning.is_empty:
-            Chat(session, output, None, TurnPrinter(session, output, None, toolbox), kept).begin(beginning)
+        if not opening.is_empty:
+            Chat(session, output, None, TurnPrinter(session, output, None, toolbox), kept).begin(opening)
         return DONE
     output.note(BANNER.format(model=arguments.model))
     if kept is not None:
-        output.note(_kept_line(kept, session))
+        output.note(_keeping_note(kept, session))
     if toolbox is not None:
         output.note(f"Tools: {', '.join(toolbox.tools) or 'none'}.")
     terminal = Terminal(context.settings, output, lambda: model_names(container))
-    chatting = Chat(session, output, terminal, TurnPrinter(session, output, terminal, toolbox), kept)
-    if opening.prompt or not beginning.is_empty:
-        with chatting.reported():
-            chatting.begin(beginning)
+    loop = Chat(session, output, terminal, TurnPrinter(session, output, terminal, toolbox), kept)
+    if opening.sources.prompt or not opening.is_empty:
+        with loop.reported():
+            loop.begin(opening)
     while not session.finished:
-        line = chatting.read()
+        line = loop.read()
         if line is None:
             break
-        chatting.handle(line)
+        loop.handle(line)
     return DONE
 
 
-def _kept_line(kept: Keeper, session: ChatSession) -> str:
+def _keeping_note(kept: Keeper, session: ChatSession) -> str:
     if kept.name is None:
         return "This chat is kept; mlxk chats lists the chats, and mlxk run --continue goes on with the last one."
     count = counted(len(turns(session.messages)), "turn")
@@ -122,29 +125,30 @@ def _kept_line(kept: Keeper, session: ChatSession) -> str:
 
 @attrs.define
 class Chat:
-    """Executes what the user types, and prints what comes of it."""
+    """Executes the user's input, and prints results and errors."""
 
     session: ChatSession
     output: Output
     terminal: Terminal | None
-    """None where standard input is no terminal, so that nothing can be asked."""
+    """None where standard input is not a terminal, and no question can be asked."""
     turns: TurnPrinter
     kept: Keeper | None = None
-    """Keeps the chat; None when it is not kept, or cannot be any more."""
+    """Saves the chat; None when it is not kept, or can no longer be."""
 
-    def begin(self, beginning: ChatOpening) -> None:
-        """Complete the prompt of the command line; what its flags attach waits for the first message without one."""
-        opening = beginning.sources
-        self._attach_all([*map(_kind_of, opening.media), *((*each, f"--{each[0]}") for each in beginning.shown)])
-        if self.terminal is not None and not opening.prompt and not opening.media:
-            names = ", ".join(os.path.basename(typed) for _, typed in beginning.shown)
+    def begin(self, opening: ChatOpening) -> None:
+        """Complete the prompt of the command line; at a terminal, attachments without a prompt wait for a message."""
+        sources = opening.sources
+        flagged = [(kind, typed, f"--{kind}") for kind, typed in opening.attachments]
+        self._attach_all([*map(_kind_of, sources.media), *flagged])
+        if self.terminal is not None and not sources.prompt and not sources.media:
+            names = ", ".join(os.path.basename(typed) for _, typed in opening.attachments)
             self.output.note(f"{names}: shown with your next message")
             return
         waiting = self.session.waiting
-        usual = DEFAULT_IMAGE_PROMPT
+        default = DEFAULT_IMAGE_PROMPT
         if not waiting.images and (waiting.videos or waiting.recordings):
-            usual = DEFAULT_VIDEO_PROMPT if waiting.videos else DEFAULT_AUDIO_PROMPT
-        self._send(opening.prompt or usual)
+            default = DEFAULT_VIDEO_PROMPT if waiting.videos else DEFAULT_AUDIO_PROMPT
+        self._send(sources.prompt or default)
         self._keep()
 
     def read(self) -> str | None:
@@ -152,27 +156,27 @@ class Chat:
         return None if self.terminal is None else self.terminal.read()
 
     def handle(self, line: str) -> None:
-        """Complete a prompt or execute a command."""
+        """Complete a prompt or execute a slash command."""
         with self.reported():
-            typed = parse_input(line)
-            if typed is not None:
-                self._handle(typed)
+            parsed = parse_input(line)
+            if parsed is not None:
+                self._handle(parsed)
         self._keep()
 
     def _keep(self) -> None:
-        """Write the chat, where it is kept and has changed."""
+        """Save the chat, if it is kept and has changed."""
         if self.kept is None:
             return
         try:
-            if said := self.kept.keep(self.session.saved):
-                self.output.note(f"[{said}]")
+            if note := self.kept.keep(self.session.saved):
+                self.output.note(f"[{note}]")
         except MlxkError as error:
             self.kept = None
             self.output.note(f"[this chat is not kept any more: {error.message}]")
 
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
-        """Print errors; Ctrl-C cancels. The chat continues."""
+        """Print errors of the block, and end it on Ctrl-C, so that the chat goes on."""
         try:
             yield
         except MlxkError as error:
@@ -182,15 +186,15 @@ class Chat:
         except KeyboardInterrupt:
             self.output.note("[stopped]")
 
-    def _handle(self, typed: ChatInput) -> None:
-        if isinstance(typed, Prompt):
-            self._ask(typed)
-        elif isinstance(typed, AttachCommand):
-            self.output.note(self.session.attach(typed.name, typed.file))
-            if typed.question:
-                self._send(typed.question)
+    def _handle(self, parsed: ChatInput) -> None:
+        if isinstance(parsed, Prompt):
+            self._ask(parsed)
+        elif isinstance(parsed, AttachCommand):
+            self.output.note(self.session.attach(parsed.name, parsed.file))
+            if parsed.question:
+                self._send(parsed.question)
         else:
-            self._execute(typed)
+            self._execute(parsed)
 
     def _execute(self, command: SlashCommand) -> None:
         actions: dict[str, Callable[[str], None]] = {
@@ -212,22 +216,22 @@ class Chat:
         if command.name in ("clear", "load") and self.kept is not None:
             self.kept.begin_anew()
 
-    def _attach_all(self, found: Sequence[tuple[str, str, str | None]]) -> None:
-        """Attach media to the next message, each as ``ChatSession.attach`` does; if one cannot be used, none are."""
+    def _attach_all(self, media: Sequence[tuple[str, str, str | None]]) -> None:
+        """Attach media, given as the arguments of ``ChatSession.attach``, to the next message; after an error, none."""
         before = self.session.waiting
         try:
-            for kind, typed, field in found:
+            for kind, typed, field in media:
                 self.session.attach(kind, typed, field)
         except MlxkError:
             self.session.waiting = before
             raise
 
-    def _ask(self, typed: Prompt) -> None:
-        """Attach what a prompt names, and complete it; media alone wait for the next message."""
-        pieces = input_files.find([typed.text]) if self.session.attaches and not typed.quoted else []
+    def _ask(self, prompt: Prompt) -> None:
+        """Attach the media that a prompt names, and complete it; media without words wait for the next message."""
+        pieces = input_files.find([prompt.text]) if self.session.attaches and not prompt.quoted else []
         attached: list[NamedFile] = []
         if pieces:
-            self._say_what_is_missed(typed.text)
+            self._note_unrecognized_media(prompt.text)
         for file in pieces:
             if not isinstance(file, NamedFile) or file in attached:
                 continue
@@ -240,22 +244,22 @@ class Chat:
                 continue
             self.output.note(f"[attached: {file.typed}]")
             attached.append(file)
-        text = input_files.without_media(pieces, attached) if attached else typed.text
+        text = input_files.without_media(pieces, attached) if attached else prompt.text
         if text:
             self._send(text)
         else:
             self.output.note("shown with your next message")
 
-    def _say_what_is_missed(self, text: str) -> None:
-        """Say which files a message seems to name that the model does not get, where it takes any."""
+    def _note_unrecognized_media(self, text: str) -> None:
+        """Print which words look like media files and are not attached, if the model takes media."""
         generate = self.session.generate
-        missed = input_files.unrecognized_media([text])
-        if missed and input_files.takes_media(generate.describe(generate.resolve(self.session.model))):
-            for name, reason in missed:
+        unrecognized = input_files.unrecognized_media([text])
+        if unrecognized and input_files.takes_media(generate.describe(generate.resolve(self.session.model))):
+            for name, reason in unrecognized:
                 self.output.note(f"[{name} stays words: {reason}]")
 
     def _send(self, text: str) -> None:
-        """Complete a message of this text and of what is attached."""
+        """Complete a message with this text and the waiting attachments."""
         if self.turns.complete(self.session.waiting.message(text)):
             self.session.waiting = Attachments()
 
@@ -318,7 +322,7 @@ class Chat:
 
 
 def _kind_of(file: NamedFile) -> tuple[str, str, None]:
-    """Return what ``ChatSession.attach`` takes for media that words name."""
+    """Return the arguments of ``ChatSession.attach`` for a media file named in a prompt."""
     return "audio" if file.is_recording else "video" if file.is_video else "image", file.path, None
 
 

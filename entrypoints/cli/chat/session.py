@@ -47,18 +47,18 @@ _SWITCHES = {
 }
 
 SUMMARY_HEADING = "Summary of the conversation so far:\n"
-"""Stands before a summary, in a message of the user."""
+"""Begins the user message that carries the summary of earlier turns."""
 
 SUMMARY_TAKEN = "I go on from there."
-"""Answers it."""
+"""The model's answer to that message."""
 
 _THINKING = {"thinking": True, "nothinking": False}
 
 SETTING_NAMES = (*_READERS, *_SWITCHES, *_THINKING)
-"""What ``/set`` knows."""
+"""The names that ``/set`` accepts."""
 
-_KNOWN = (*SETTING_NAMES, "/system TEXT", "/model NAME")
-_MEANT = {
+_SUGGESTIONS = (*SETTING_NAMES, "/system TEXT", "/model NAME")
+_SYNONYMS = {
     "num_predict": "max_tokens",
     "repeat_penalty": "repetition_penalty",
     "stats": "verbose",
@@ -67,12 +67,12 @@ _MEANT = {
     "think": "thinking",
     "nothink": "nothinking",
 }
-"""Names that other programs set, with what does the same here."""
+"""The counterpart here of each name that similar programs set."""
 
 
 @attrs.frozen
 class Attachments:
-    """What goes with the next message."""
+    """Files attached to the next message."""
 
     images: tuple[PreparedImage, ...] = ()
     videos: tuple[ShownVideo, ...] = ()
@@ -81,18 +81,18 @@ class Attachments:
     """Names and texts of text files."""
 
     def message(self, text: str) -> Message:
-        """Return the user message of a text and these; texts of files stand before it, as on the command line.
+        """Return a user message with these attachments; texts of files precede its text, as on the command line.
 
         Raises:
             ValidationError: The text is not valid Unicode.
         """
         require_valid_unicode(text, "prompt")
-        whole = "\n\n".join(part for part in (*input_files.labelled(self.files), text) if part.strip())
+        full_text = "\n\n".join(part for part in (*input_files.labelled(self.files), text) if part.strip())
         if self.images or self.videos:
             chunk = Chunk(tuple(image.shown for image in self.images), videos=self.videos)
             clips = (clip.read.video for clip in self.videos)
-            return chunk.message([*(image.pixels for image in self.images), *clips, *self.recordings, whole])
-        return Message.of_parts(*self.recordings, whole) if self.recordings else Message(Role.USER, whole)
+            return chunk.message([*(image.pixels for image in self.images), *clips, *self.recordings, full_text])
+        return Message.of_parts(*self.recordings, full_text) if self.recordings else Message(Role.USER, full_text)
 
 
 @attrs.define
@@ -104,50 +104,54 @@ class ChatSession:
     built_in: ModelSource
     """Has samples of media."""
     model: str
+    """The reference of the current model."""
     settings: GenerationSettings
     options: GenerationOptions
-    """How to generate; its settings are replaced by those of the session."""
+    """How to generate; ``settings`` replace the settings in it."""
     tools: tuple[str, ...] = ()
+    """Function definitions as JSON text."""
     system: str | None = None
-    """None for what the user has said about the model's name; empty for none."""
+    """The system prompt; None for that of the model's profile, empty for none."""
     show_reasoning: bool = True
     live: bool = True
     """Whether completions are printed as they arrive."""
     attaches: bool = True
-    """Whether media that a message names are attached to it."""
+    """Whether to attach media that a message names."""
     sampling: VideoSampling = attrs.field(factory=VideoSampling)
-    """Which frames the model gets of clips."""
+    """How frames are sampled from clips."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
-    """Turns: a user message, and what the model and its tools said."""
+    """The turns in the model's context; each is a user message with the answers of the model and the tools."""
     earlier: tuple[Message, ...] = ()
-    """The oldest turns, which the model does not get any more."""
+    """Older turns, which were dropped from the model's context."""
     summary: str = ""
-    """What the model gets in place of them; may be empty."""
+    """A summary of ``earlier`` in the model's context; may be empty."""
     waiting: Attachments = Attachments()
+    """Attachments of the next message."""
     finished: bool = False
     """Whether the user left the chat."""
     answered: str = ""
-    """The model of the last completion, which is in memory."""
+    """The model of the last completion, which is loaded; empty before the first."""
     last: Finished | None = None
     """The end of the last completion."""
     answers: int = 0
+    """Number of completions in this chat."""
     generated: int = 0
-    """Completions and generated tokens of this chat."""
+    """Number of tokens generated in this chat."""
     printed_notes: frozenset[str] = frozenset()
-    """Notes about completions that were printed in this chat."""
+    """Notes about completions that this chat has printed already."""
 
     def conversation(self, *turn: Message) -> Conversation:
-        """Return what the model gets: the system prompt, the conversation, and a turn that has begun."""
+        """Return the model's context: system prompt, summary, turns, and the current, incomplete turn."""
         system = self.system_prompt
         opening = (Message(Role.SYSTEM, system),) if system else ()
-        # Not in the system prompt: a conversation that has one does not get that of the model's profile.
-        recalled = (Message(Role.USER, SUMMARY_HEADING + self.summary), Message(Role.ASSISTANT, SUMMARY_TAKEN))
-        return Conversation((*opening, *(recalled if self.summary else ()), *self.messages, *turn), self.tools)
+        # Not in the system prompt, which would replace that of the model's profile.
+        summary = (Message(Role.USER, SUMMARY_HEADING + self.summary), Message(Role.ASSISTANT, SUMMARY_TAKEN))
+        return Conversation((*opening, *(summary if self.summary else ()), *self.messages, *turn), self.tools)
 
     @property
     def system_prompt(self) -> str | None:
-        """The system prompt of this chat, else that of the model's name.
+        """The system prompt of this chat, else that of the model's profile; None without one.
 
         Raises:
             MlxkError: The model cannot be found.
@@ -162,7 +166,7 @@ class ChatSession:
         return attrs.evolve(self.options, settings=self.settings, fills_system=False)
 
     def ask(self, *turn: Message) -> TextStream:
-        """Start a completion of a turn that has begun; ``keep`` adds the turn to the conversation."""
+        """Start a completion of an incomplete turn; ``keep`` adds the finished turn to the conversation."""
         (stream,) = self.generate(self.model, [self.conversation(*turn)], self.generation)
         return stream
 
@@ -177,7 +181,7 @@ class ChatSession:
         self.generated += finished.usage.completion_tokens
 
     def new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the notes that were not printed in this chat yet, and mark them as printed."""
+        """Return the notes that this chat has not printed yet, and mark them as printed."""
         new = tuple(note for note in notes if note not in self.printed_notes)
         self.printed_notes |= frozenset(new)
         return new
@@ -187,14 +191,14 @@ class ChatSession:
 
         Args:
             kind: One of ``ATTACHING``.
-            typed: What the user typed.
-            field: Names it in errors; the slash command of the kind when left out.
+            typed: The path as typed, or a pattern.
+            field: Names the source in errors; None for the slash command of the kind.
 
         Raises:
-            MlxkError: The model does not take it, or it cannot be used; the session is unchanged.
+            MlxkError: The model does not support it, or it cannot be read; the session is unchanged.
         """
-        ways = {"image": self._attach_images, "video": self._attach_videos, "audio": self._attach_recording}
-        names = ways.get(kind, self._attach_file)(typed, field or f"/{kind}")
+        actions = {"image": self._attach_images, "video": self._attach_videos, "audio": self._attach_recording}
+        names = actions.get(kind, self._attach_file)(typed, field or f"/{kind}")
         return f"{names}: {'added to' if kind == 'file' else 'shown with'} your next message"
 
     def _attach_images(self, typed: str, field: str) -> str:
@@ -207,10 +211,10 @@ class ChatSession:
         return ", ".join(each.shown.image.title for each in images)
 
     def _attach_videos(self, typed: str, field: str) -> str:
-        number = 1 + sum(len(message.videos) for message in self.messages) + len(self.waiting.videos)
-        found = input_files.find_videos(typed, self.built_in, self.sampling, field)
-        require_few_videos(len(found) + len(self.waiting.videos), field)
-        clips = [self.generate.prepare_video(self.model, each, place) for place, each in enumerate(found, number)]
+        first = 1 + sum(len(message.videos) for message in self.messages) + len(self.waiting.videos)
+        files = input_files.find_videos(typed, self.built_in, self.sampling, field)
+        require_few_videos(len(files) + len(self.waiting.videos), field)
+        clips = [self.generate.prepare_video(self.model, file, number) for number, file in enumerate(files, first)]
         check_frames([clip.read.video for clip in (*self.waiting.videos, *clips)], field)
         self.waiting = attrs.evolve(self.waiting, videos=(*self.waiting.videos, *clips))
         return ", ".join(clip.video.title for clip in clips)
@@ -249,9 +253,9 @@ class ChatSession:
         return action(command.argument)
 
     def _set(self, argument: str) -> str:
-        # Others write "/set parameter NAME VALUE" and "NAME=VALUE".
-        found = re.match(r"(?:parameter\s+)?([^\s=]*)(?:=|\s+(?:=\s+)?)?(.*)", argument, re.DOTALL | re.IGNORECASE)
-        name, value = found.groups() if found else ("", "")
+        # Similar programs have the forms "/set parameter NAME VALUE" and "NAME=VALUE".
+        match = re.match(r"(?:parameter\s+)?([^\s=]*)(?:=|\s+(?:=\s+)?)?(.*)", argument, re.DOTALL | re.IGNORECASE)
+        name, value = match.groups() if match else ("", "")
         name = name.lower().replace("-", "_")
         if not name:
             raise ValidationError("/set needs a name", hint="For example: /set temperature 0.5")
@@ -265,18 +269,18 @@ class ChatSession:
             self.options = options
             return f"{name} is set"
         if name not in _READERS or not value:
-            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, _KNOWN, _MEANT)
+            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, _SUGGESTIONS, _SYNONYMS)
             raise ValidationError(
                 f"/set {name} needs a value" if name in _READERS else f"/set does not know '{name}'",
                 hint=f"{did_you_mean(near)} Type /help for the names.".lstrip(),
             )
         empty = () if name == "stop" else None
         try:
-            read = empty if value == "default" else _READERS[name](value)
+            converted = empty if value == "default" else _READERS[name](value)
         except ValueError:
             kind = "a whole number" if _READERS[name] is int else "a number"
             raise ValidationError(f"{name} must be {kind} (got '{value}')") from None
-        change: dict[str, Any] = {name: read}
+        change: dict[str, Any] = {name: converted}
         changed = attrs.evolve(self.settings, **change)
         changed.validate()
         self.settings = changed
@@ -307,11 +311,10 @@ class ChatSession:
         """Return lines about the completions of this chat."""
         if self.last is None:
             return ("no answer yet",)
-        timings = self.last.timings
-        waited = timings.first_token_seconds
+        first_token, load = self.last.timings.first_token_seconds, self.last.timings.load_seconds
         return (
             f"last answer: {speed(self.last)}",
-            f"first token after {waited:.2f} s, {timings.load_seconds:.2f} s of it to load the model",
+            f"first token after {first_token:.2f} s, {load:.2f} s of it to load the model",
             f"this chat: {counted(self.answers, 'answer')}, {counted(self.generated, 'token')}",
         )
 
@@ -343,11 +346,11 @@ class ChatSession:
 
     @property
     def saved(self) -> transcript.SavedChat:
-        """The chat as its file has it."""
+        """The chat in the form that is saved."""
         return transcript.SavedChat(self.model, self.system_prompt, self.messages, self.earlier, self.summary)
 
     def restore(self, saved: transcript.SavedChat, system: str | None = None) -> None:
-        """Go on with the conversation of a file, with its system prompt or another one."""
+        """Continue a saved conversation; ``system`` replaces its system prompt unless it is None."""
         self.messages, self.system = saved.messages, (saved.system or "") if system is None else system
         self.earlier, self.summary = saved.earlier, saved.summary
 
@@ -355,7 +358,7 @@ class ChatSession:
         """Write the conversation to a file and return a confirmation.
 
         Raises:
-            FileExistsError: The file exists and is not to be replaced.
+            FileExistsError: The file exists, and ``replace`` is false.
             StorageError, ValidationError: See ``transcript.save``.
         """
         if not path:
@@ -378,11 +381,11 @@ class ChatSession:
         loaded = transcript.load(argument)
         before = len(turns(self.messages))
         self.restore(loaded)
-        said = [f"loaded {counted(len(turns(self.messages)), 'turn')}"]
-        said += [f"in place of the {counted(before, 'turn')} before"] if before else []
+        facts = [f"loaded {counted(len(turns(self.messages)), 'turn')}"]
+        facts += [f"in place of the {counted(before, 'turn')} before"] if before else []
         if loaded.model != self.model:
-            said += [f"which '{loaded.model}' answered; '{self.model}' goes on with it (or: /model {loaded.model})"]
-        return ", ".join(said)
+            facts += [f"which '{loaded.model}' answered; '{self.model}' goes on with it (or: /model {loaded.model})"]
+        return ", ".join(facts)
 
     def _model(self, argument: str) -> str:
         if not argument:

@@ -1,4 +1,4 @@
-"""The user's terminal in a chat: the line editor with its history and Tab, questions, the clipboard and the editor."""
+"""The user's terminal in a chat: line editor with history and completion, questions, clipboard and external editor."""
 
 import base64
 import contextlib
@@ -32,14 +32,14 @@ CLIPBOARD_PROGRAMS: Sequence[tuple[str, ...]] = (
     ("xclip", "-selection", "clipboard"),
     ("xsel", "--clipboard", "--input"),
 )
-"""What copies its standard input, in the order of trial."""
+"""Commands that copy their standard input to the clipboard, in the order in which they are tried."""
 _AS_UTF8 = {"LC_ALL": "en_US.UTF-8"}
-"""macOS reads the text to copy in the encoding of the locale, which sessions over ssh may not have."""
+"""pbcopy decodes its input by the locale, which an ssh session may lack."""
 
 _CLIPBOARD_SECONDS = 5
 
 MOST_ESCAPED_BYTES = 74_000
-"""Longest text for the terminal's own clipboard, in bytes: common terminals take 100,000 characters of base64."""
+"""Longest text in bytes for the escape sequence OSC 52; common terminals take 100,000 characters of base64."""
 
 _PATH_START = re.compile(r"(?:\.{1,2}|~)?/")
 
@@ -48,9 +48,9 @@ class Terminal:
     """The terminal.
 
     Args:
-        settings: Have the history file, the editor and what kind of terminal this is.
-        output: Writes to it.
-        models: Returns the names of models, for Tab.
+        settings: Give the history file, the editor, and the type of the terminal.
+        output: Writes to the terminal.
+        models: Returns the names of models, for completion.
     """
 
     def __init__(self, settings: Settings, output: Output, models: Callable[[], Sequence[str]]) -> None:
@@ -63,7 +63,7 @@ class Terminal:
             completer=None if settings.dumb_terminal else ChatCompleter(models),
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,
-            enable_suspend=True,  # else Ctrl-Z types ^Z
+            enable_suspend=True,  # otherwise Ctrl-Z would insert ^Z
         )
 
     def read(self) -> str | None:
@@ -78,19 +78,20 @@ class Terminal:
     def choose(self, question: str) -> str:
         """Return the answer to a question in lower case; empty after Ctrl-C or Ctrl-D."""
         try:
-            asking: PromptSession[str] = PromptSession()
-            return asking.prompt(question).strip().lower()
+            session: PromptSession[str] = PromptSession()
+            return session.prompt(question).strip().lower()
         except (EOFError, KeyboardInterrupt):
             return ""
 
     def edit(self, text: str) -> str:
-        """Return the text as the user has changed it in an editor.
+        """Have the user edit a text in their editor, and return the result.
 
         Raises:
-            StorageError, ValidationError: There is no editor, it fails, or what it left is not UTF-8 text.
+            StorageError, ValidationError: There is no editor, it fails, or its result is not UTF-8 text.
         """
-        descriptor, path = tempfile.mkstemp(prefix="mlxk-message.", suffix=".md")
+        path = None
         try:
+            descriptor, path = tempfile.mkstemp(prefix="mlxk-message.", suffix=".md")
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
             return edited(path, self._settings.editor, "nothing is sent").decode("utf-8-sig").strip("\n")
@@ -99,14 +100,15 @@ class Terminal:
         except OSError as error:
             raise StorageError(f"the text cannot be edited: {error.strerror}") from error
         finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
     def copy(self, text: str) -> str:
-        """Copy a text to the clipboard and return a sentence about how.
+        """Copy a text to the clipboard and return a confirmation that names the way.
 
         Raises:
-            StorageError: Nothing here takes it.
+            StorageError: No program and no terminal sequence can copy it.
         """
         program = None if self._settings.over_ssh else copy_with_program(text)
         if program:
@@ -133,7 +135,7 @@ class Terminal:
         @bindings.add("escape", "enter")
         def _new_line(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
-            if self._settings.dumb_terminal:  # where nothing but the last character is drawn
+            if self._settings.dumb_terminal:  # prompt_toolkit draws only the last character there
                 self._output.text(f"\r{CONTINUATION}")
 
         @bindings.add("enter", filter=~unfinished)
@@ -144,23 +146,23 @@ class Terminal:
 
 
 def _history(path: str) -> History:
-    """Return the history of a file, or of this chat alone where the file cannot be written."""
+    """Return the history in a file; where it cannot be written, one in memory."""
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     except OSError:
-        return InMemoryHistory()  # a read-only home costs the history, not the chat
+        return InMemoryHistory()
     return FileHistory(path)
 
 
 def copy_with_program(text: str) -> str | None:
-    """Return the name of the program that has copied a text; None when none could."""
+    """Copy a text with the first program that works; return the program's name, or None when there is none."""
     for command in CLIPBOARD_PROGRAMS:
         program = shutil.which(command[0])
         if program is None:
             continue
         try:
-            done = subprocess.run(  # output is discarded: xclip stays, and would keep a pipe open
+            done = subprocess.run(  # no pipes: xclip keeps running, and would hold them open
                 [program, *command[1:]],
                 input=text.encode(),
                 stdout=subprocess.DEVNULL,
@@ -177,7 +179,7 @@ def copy_with_program(text: str) -> str | None:
 
 
 class ChatCompleter(Completer):
-    """Completes commands, names of settings and models, and paths.
+    """Completes slash commands, names of settings and models, and paths.
 
     Args:
         models: Returns the names of models.
@@ -187,7 +189,7 @@ class ChatCompleter(Completer):
         self._models = models
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        """Yield what the text before the cursor may become."""
+        """Yield completions of the text before the cursor."""
         text = document.text_before_cursor
         command, separator, argument = text.partition(" ")
         name = command[1:].lower()
@@ -213,21 +215,21 @@ def _words(typed: str, known: Iterator[str] | Sequence[str]) -> Iterator[Complet
 
 
 def _paths(typed: str, *, escaped: bool) -> Iterator[Completion]:
-    """Yield the paths that begin as typed, with a slash behind folders.
+    """Yield the paths that begin with a typed text; those of folders end with a slash.
 
     Args:
-        typed: The beginning.
-        escaped: Whether a backslash stands before a space.
+        typed: The beginning of a path.
+        escaped: Whether spaces, quotes and backslashes are escaped by a backslash, in ``typed`` and in the paths.
     """
     plain = re.sub(r"\\(.)", r"\1", typed) if escaped else typed
-    folder, _, beginning = plain.rpartition("/")
+    folder, _, prefix = plain.rpartition("/")
     shown = f"{folder}/" if "/" in plain else ""
     try:
         entries = sorted(os.scandir(os.path.expanduser(shown) or "."), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in entries:
-        if entry.name.startswith(beginning) and (beginning or not entry.name.startswith(".")):
+        if entry.name.startswith(prefix) and (prefix or not entry.name.startswith(".")):
             path = shown + entry.name + ("/" if entry.is_dir() else "")
             yield Completion(
                 re.sub(r"([\s\\'\"])", r"\\\1", path) if escaped else path,

@@ -17,7 +17,7 @@ MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
 """Largest file that is read, in bytes."""
 
 FIRST_WORDS = 60
-"""Characters by which a message is named."""
+"""Characters of a message's beginning, in quotes, that name it."""
 
 _ROLE_LETTERS = {Role.USER: "U", Role.ASSISTANT: "A", Role.TOOL: "T"}
 
@@ -29,15 +29,15 @@ class SavedChat:
     model: str
     system: str | None
     messages: tuple[Message, ...]
-    """Turns."""
+    """The turns in the model's context."""
     earlier: tuple[Message, ...] = ()
-    """Turns before these, which the model does not get any more."""
+    """Older turns, which were dropped from the context."""
     summary: str = ""
-    """What the model gets in place of them; may be empty."""
+    """A summary of ``earlier`` in the model's context; may be empty."""
 
 
 def first_words(messages: Sequence[Message]) -> str:
-    """Return the beginning of the first message, in quotes and on one line; empty where there is none."""
+    """Return the beginning of the first message, in quotes and on one line; empty without messages."""
     if not messages:
         return ""
     words = " ".join(messages[0].content.split())
@@ -45,14 +45,12 @@ def first_words(messages: Sequence[Message]) -> str:
 
 
 def save(path: str, transcript: SavedChat, *, replace: bool = True) -> None:
-    """Write a transcript, replacing a file only when the new one is complete.
-
-    A file that is replaced keeps its mode, and a link to it stays a link; a new file is the user's alone.
+    """Write a transcript atomically; see ``private_files.write``.
 
     Raises:
-        FileExistsError: The file exists, and is not to be replaced.
-        StorageError: The file cannot be written, or something that is no file has its name.
-        ValidationError: The path cannot be one.
+        FileExistsError: The file exists, and ``replace`` is false.
+        StorageError: The file cannot be written, its folder does not exist, or the path is not one of a regular file.
+        ValidationError: The path is invalid.
     """
     document: dict[str, object] = {
         "version": VERSION,
@@ -67,7 +65,7 @@ def save(path: str, transcript: SavedChat, *, replace: bool = True) -> None:
     content = json.dumps(document, indent=2, ensure_ascii=False).encode()
     try:
         target = os.path.realpath(os.path.expanduser(path))
-        os.stat(os.path.dirname(target))  # a folder that is missing is a mistake here, and not made
+        os.stat(os.path.dirname(target))  # private_files would create a missing folder
         private_files.write(target, content, replace=replace)
     except FileExistsError:
         raise
@@ -82,7 +80,7 @@ def load(path: str) -> SavedChat:
 
     Raises:
         StorageError: The file cannot be read.
-        ValidationError: It is not a transcript, or of a version that is not known here.
+        ValidationError: It is not a transcript, or of a newer version.
     """
     content = _content(path)
     try:
@@ -108,7 +106,11 @@ def load(path: str) -> SavedChat:
 
 
 def _conversation(written: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return turns: a user message, calls with the results of tools, and an answer at the end."""
+    """Return messages that form whole turns: a user message, tool calls with their results, and a final answer.
+
+    Raises:
+        ValueError: They do not.
+    """
     messages = tuple(map(_read, written))
     letters = "".join(_ROLE_LETTERS.get(message.role, "-") for message in messages)
     if not re.fullmatch(r"(?:U(?:AT+)*A)*", letters):
@@ -117,7 +119,7 @@ def _conversation(written: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
 
 
 def _content(path: str) -> bytes:
-    """Return the content of a file; a pipe is refused, since it might block."""
+    """Return the content of a regular file; see ``private_files.read``."""
     try:
         content = private_files.read(os.path.expanduser(path), MAX_TRANSCRIPT_BYTES)
     except OSError as error:
@@ -132,7 +134,7 @@ def _content(path: str) -> bytes:
 
 
 def _written(message: Message) -> dict[str, object]:
-    """Return a message in OpenAI's format, with reasoning and tool calls only where there are any."""
+    """Return a message in OpenAI's format, with reasoning and tool calls only if there are any."""
     written: dict[str, object] = {"role": message.role.value, "content": message.content}
     if message.reasoning:
         written["reasoning_content"] = message.reasoning
@@ -148,16 +150,16 @@ def _written(message: Message) -> dict[str, object]:
 
 def _read(written: Mapping[str, Any]) -> Message:
     functions = [(call["function"], call["id"]) for call in written.get("tool_calls", ())]
-    calls = tuple(ToolCall(_text(each["name"]), _text(each["arguments"]), _text(name)) for each, name in functions)
+    calls = tuple(ToolCall(_text(each["name"]), _text(each["arguments"]), _text(id_)) for each, id_ in functions)
     role = Role(written["role"])
     if calls and role is not Role.ASSISTANT:
         raise ValueError("tool_calls")
-    answered = written.get("tool_call_id")
+    call_id = written.get("tool_call_id")
     return Message(
         role,
         _text(written["content"]),
         calls,
-        tool_call_id=None if answered is None else _text(answered),
+        tool_call_id=None if call_id is None else _text(call_id),
         reasoning=_text(written.get("reasoning_content", "")),
     )
 
@@ -165,5 +167,5 @@ def _read(written: Mapping[str, Any]) -> Message:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
-    value.encode()  # JSON can express an unpaired surrogate, which is not valid Unicode.
+    value.encode()  # raises ValueError on an unpaired surrogate, which JSON can express
     return value

@@ -1,4 +1,4 @@
-"""One turn of a chat: the completion of a message, printed as it arrives, with calls of tools, and room for it."""
+"""One turn of a chat: completes a message, prints the answer, executes tool calls, and makes room in the context."""
 
 import itertools
 from collections.abc import Sequence
@@ -31,28 +31,28 @@ class TurnPrinter:
     session: ChatSession
     output: Output
     chooser: Chooser | None
-    """None where nothing can be asked."""
+    """None where no question can be asked."""
     toolbox: OfferedTools | None = None
-    """The tools of servers; None without any."""
+    """None without tool servers."""
 
     def complete(self, message: Message) -> bool:
-        """Print the completion of a message and keep the turn; after Ctrl-C keep the part that was generated.
+        """Print the completion of a message, and add the turn to the session; after Ctrl-C, the part generated so far.
 
-        Calls of tools are executed, and the model gets their results, until it calls no more.
+        While the model calls tools, their results are followed by another completion.
 
         Returns:
             Whether anything was generated.
 
         Raises:
-            MlxkError: A completion failed; what tools have done before it is kept.
+            MlxkError: A completion failed; tool calls before it and their results stay in the session.
         """
         turn, session = [message], self.session
         rounds = ToolRounds(self.toolbox, turn)
         try:
-            goes_on = True
-            while goes_on:
+            has_results = True
+            while has_results:
                 answer = self._completion(turn)
-                goes_on = answer is not None and rounds.add(answer.text, answer.reasoning, answer.tool_calls)
+                has_results = answer is not None and rounds.add(answer.text, answer.reasoning, answer.tool_calls)
         except KeyboardInterrupt:
             self.output.note("[stopped]")
         finally:
@@ -63,7 +63,7 @@ class TurnPrinter:
         return len(turn) > 1
 
     def again(self, message: Message) -> None:
-        """Complete a message in place of the last turn, which stays when nothing is generated."""
+        """Replace the last turn by a message and its completion; the turn stays when nothing is generated."""
         session = self.session
         before, answered = (session.messages, session.earlier, session.summary), False
         session.messages = session.messages[: -len(session.last_turn)]
@@ -77,7 +77,7 @@ class TurnPrinter:
         """Have the model summarize the oldest turns.
 
         Raises:
-            ValidationError: There are not so many.
+            ValidationError: There are fewer turns.
             MlxkError: See ``MakeRoom.summary``; the session is unchanged.
         """
         session = self.session
@@ -85,25 +85,25 @@ class TurnPrinter:
         if not 1 <= count <= len(groups):
             raise ValidationError(f"there are {counted(len(groups), 'turn')} to summarize (got {count})")
         with Spinner(self.output, "Summarizing"):
-            found = session.room.summary(session.model, groups[:count], session.generation, session.summary)
-        if found.cut:
+            summary = session.room.summary(session.model, groups[:count], session.generation, session.summary)
+        if summary.cut:
             self.output.note("[a turn is too long; only its beginning is summarized]")
         drop(session, count)
-        session.summary = found.text
-        self.output.note(found.text)
+        session.summary = summary.text
+        self.output.note(summary.text)
         self.output.note(f"summarized the {_oldest(count)}, as above; the model gets the summary in place of them")
 
     def _completion(self, turn: list[Message]) -> CollectedAnswer | None:
-        """Print one completion; return None when it was not begun, or was stopped.
+        """Print one completion; return None when it was not started, or was stopped by Ctrl-C.
 
-        What was generated before it was stopped is added to the turn.
+        The part that a stopped completion has generated is added to the turn.
         """
         session = self.session
         reader = AnswerReader(self.output, live=session.live, show_reasoning=session.show_reasoning)
         try:
             activity = "Reading the prompt" if session.answered == session.model else "Loading the model"
             with Spinner(self.output, activity) as spinner:
-                stream = self._begun(turn, spinner)
+                stream = self._start(turn, spinner)
                 spinner.stop()
             if stream is None:
                 return None
@@ -120,14 +120,14 @@ class TurnPrinter:
         self._print_remainder(answer)
         return answer
 
-    def _begun(self, turn: list[Message], spinner: Spinner) -> TextStream | None:
-        """Start a completion; where the context window is too small, ask the user what is to go.
+    def _start(self, turn: list[Message], spinner: Spinner) -> TextStream | None:
+        """Start a completion; where it exceeds the context window, ask the user how to make room.
 
         Returns:
-            The stream; None when the user wants neither.
+            The stream; None when the user does not want to make room.
 
         Raises:
-            ContextLengthError: The message does not fit alone, or there is no terminal to ask on.
+            ContextLengthError: The message alone does not fit, or there is no terminal to ask on.
         """
         while True:
             try:
@@ -140,7 +140,7 @@ class TurnPrinter:
                     return None
 
     def _make_room(self, error: ContextLengthError, turn: list[Message], chooser: Chooser) -> bool:
-        """Drop or summarize the oldest turns, as the user chooses; return whether one of them was done."""
+        """Drop or summarize the oldest turns, as the user chooses; return False for neither."""
         count = self._turns_in_excess(error, turn)
         self.output.note(error.message)
         oldest = f"the {count} oldest of {counted(len(turns(self.session.messages)), 'turn')}"
@@ -155,17 +155,17 @@ class TurnPrinter:
         return True
 
     def _turns_in_excess(self, error: ContextLengthError, turn: list[Message]) -> int:
-        """Return how many of the oldest turns have to go.
+        """Return how many of the oldest turns must be removed for a turn to fit.
 
         Raises:
-            ContextLengthError: The message does not fit alone.
+            ContextLengthError: The message alone does not fit.
         """
         session = self.session
 
-        def of(groups: Sequence[Turn]) -> Conversation:
+        def conversation_of(groups: Sequence[Turn]) -> Conversation:
             return attrs.evolve(session, messages=tuple(itertools.chain.from_iterable(groups))).conversation(*turn)
 
-        count = session.room(session.model, turns(session.messages), of, session.generation, error)
+        count = session.room(session.model, turns(session.messages), conversation_of, session.generation, error)
         if count is None:
             raise ContextLengthError(
                 error.message,
@@ -176,13 +176,13 @@ class TurnPrinter:
     def _print_remainder(self, answer: CollectedAnswer) -> None:
         """Print the parts of a completion that were not printed as they arrived."""
         session, output = self.session, self.output
-        served = self.toolbox is not None and self.toolbox.answers(answer.tool_calls)
+        executed = self.toolbox is not None and self.toolbox.answers(answer.tool_calls)
         if not session.live:
             if answer.reasoning and session.show_reasoning:
                 output.note(answer.reasoning)
             if answer.text or not answer.tool_calls:
                 output.line(answer.text)
-        for call in () if served else answer.tool_calls:
+        for call in () if executed else answer.tool_calls:
             output.line(call_line(call))
         print_notes(output, session.new_notes(answer.finished.notes))
         print_truncation(output, answer.finished, session.settings.max_tokens, chatting=True)
@@ -191,7 +191,7 @@ class TurnPrinter:
 
 
 def usage(session: ChatSession) -> str:
-    """Return how much of the context window the conversation takes, for people."""
+    """Describe how much of the context window the conversation takes."""
     try:
         conversation = session.conversation()
         used, size = session.room.count(session.model, conversation, session.generation, opens_answer=False)
@@ -203,10 +203,10 @@ def usage(session: ChatSession) -> str:
 
 
 def drop(session: ChatSession, count: int) -> str:
-    """Take the oldest turns out of what the model gets, and return a sentence about it.
+    """Remove the oldest turns from the model's context, keep them for the transcript, and return a confirmation.
 
     Raises:
-        ValidationError: There are not so many.
+        ValidationError: There are fewer turns.
     """
     groups = turns(session.messages)
     if not 1 <= count <= len(groups):

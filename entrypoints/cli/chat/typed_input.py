@@ -1,4 +1,4 @@
-"""What a typed line of the chat means: a message, a slash command, or files for a message; and the list of commands."""
+"""Parses the input of a chat: a message, a slash command, or a file to attach; and has the help of the commands."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Prompt:
 
     text: str
     quoted: bool = False
-    """Whether it stood between triple quotes, where nothing in it is a name of a file."""
+    """Whether it was typed between triple quotes; media that it names are not attached then."""
 
 
 @attrs.frozen
@@ -50,16 +50,16 @@ ATTACHING: Mapping[str, str] = {
     "audio": "/audio talk.wav What is said?",
     "file": "/file notes.md Summarize this",
 }
-"""The commands that add a file to a message, with an example of each."""
+"""An example of each command that attaches a file to a message."""
 
 WHOLE_LINE = frozenset({"save", "load"})
-"""Commands whose whole argument is one path, which may have spaces."""
+"""Commands whose whole argument is one path, in which spaces need no escape."""
 
 LONE = frozenset({"retry", "undo", "copy", "stats", "show", "clear", "exit"})
-"""Commands that nothing stands after: words there would be lost, and may have meant something else."""
+"""Commands without an argument; words after them are an error, since they would be lost."""
 
 _FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
-"""A file name, in quotes or with spaces escaped, as terminals insert a dropped file; then a question."""
+"""Matches a path in quotes or with spaces escaped, the forms in which terminals insert a dropped file; then words."""
 
 
 def parse_input(line: str) -> ChatInput | None:
@@ -93,21 +93,21 @@ def parse_input(line: str) -> ChatInput | None:
 
 
 def _path(argument: str) -> str:
-    """Return the path that is all of an argument: without quotes around it, or escapes, as terminals insert a file."""
+    """Return the path in an argument without its quotes or escapes, which terminals add to a dropped file."""
     quoted = re.fullmatch(r"""(["'])(.+)\1""", argument)
     return quoted[2] if quoted else re.sub(r"""\\([\s\\'"])""", r"\1", argument)
 
 
 def _attach_command(name: str, argument: str) -> AttachCommand:
-    found = _FILE.fullmatch(argument)
-    if found is None:
+    match = _FILE.fullmatch(argument)
+    if match is None:
         raise ValidationError(f"/{name} needs a file", hint=f"For example: {ATTACHING[name]}")
-    quoted, apostrophed, bare, question = found.groups()
-    return AttachCommand(name, quoted or apostrophed or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
+    quoted, single_quoted, bare, question = match.groups()
+    return AttachCommand(name, quoted or single_quoted or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
 
 
 def is_unfinished(text: str) -> bool:
-    """Whether an input has opened triple quotes and not closed them."""
+    """Whether an input has opening triple quotes and no closing ones."""
     stripped = text.strip()
     if not stripped.startswith(MULTILINE_MARK):
         return False
@@ -164,7 +164,7 @@ ALIASES: Mapping[str, str] = {
 """Other names of commands."""
 
 NAMES = (*COMMANDS, *ALIASES)
-"""Everything that may stand behind a slash."""
+"""All names of slash commands."""
 
 _WIDTH = 24
 
@@ -177,10 +177,10 @@ HELP = "\n".join(
 
 
 def help_about(argument: str) -> str:
-    """Return the help: of all commands, or of the one that is named.
+    """Return the help of the command that an argument names, or of all for an empty one.
 
     Raises:
-        ValidationError: There is no command of this name.
+        ValidationError: There is no such command.
     """
     name = argument.lower().removeprefix("/")
     if not name:
@@ -192,7 +192,7 @@ def help_about(argument: str) -> str:
 
 
 def unknown_command(name: str) -> ValidationError:
-    """Return the error about a command that does not exist."""
+    """Return the error about an unknown command, with similar names."""
     near = did_you_mean(f"/{each}" for each in closest(name, NAMES))
     more = f" A message that begins with a slash stands between {MULTILINE_MARK}." if "/" in name else ""
     return ValidationError(f"there is no command /{name}", hint=f"{near} Type /help for the commands.{more}".lstrip())

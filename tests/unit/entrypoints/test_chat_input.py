@@ -1,8 +1,14 @@
 """What a line typed into the chat means."""
 
-import pytest
+from pathlib import Path
 
-from mlxk.domain.errors import ValidationError
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import DummyInput
+from prompt_toolkit.output import DummyOutput
+
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.entrypoints.cli.chat.terminal import Terminal
 from mlxk.entrypoints.cli.chat.typed_input import (
     AttachCommand,
     ChatInput,
@@ -11,6 +17,8 @@ from mlxk.entrypoints.cli.chat.typed_input import (
     is_unfinished,
     parse_input,
 )
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.settings import read_settings
 
 
 @pytest.mark.parametrize(
@@ -56,3 +64,14 @@ def test_an_image_without_a_name_is_refused(line: str) -> None:
 )
 def test_triple_quotes_ask_for_more_until_they_close(text: str, more: bool) -> None:
     assert is_unfinished(text) is more
+
+
+def test_a_text_that_has_no_folder_to_be_edited_in_is_an_error_about_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    settings = read_settings({"HOME": str(tmp_path), "EDITOR": "true"})
+    with create_app_session(input=DummyInput(), output=DummyOutput()):
+        terminal = Terminal(settings, Output(as_json=False, color=False), list)
+        with pytest.raises(StorageError, match="the text cannot be edited: No such file"):
+            terminal.edit("hi")
