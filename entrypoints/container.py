@@ -120,8 +120,8 @@ class UseCases:
         describe = self.describe_model = Factory(_describe_model, Factory(ports.describe), bases)
         self.list_models: Factory[ListModels] = _use("inspect_models:ListModels", resolve, describe)
         self.show_model: Factory[ShowModel] = _use("inspect_models:ShowModel", resolve, describe, ports.workspaces)
-        checking = (resolve, describe, ports.workspaces, ports.content_verifier)
-        self.check_health: Factory[CheckHealth] = _use("inspect_models:CheckHealth", *checking)
+        health_ports = (resolve, describe, ports.workspaces, ports.content_verifier)
+        self.check_health: Factory[CheckHealth] = _use("inspect_models:CheckHealth", *health_ports)
         without_aliases = Factory(ResolveModel, *stores, owner)  # an alias must not remove the model behind it
         self.remove_model: Factory[RemoveModel] = _use("remove_models:RemoveModel", ports.model_cache, without_aliases)
         self._wire_generation(ports)
@@ -131,86 +131,85 @@ class UseCases:
 
     def _wire_generation(self, ports: Adapters) -> None:
         running = Factory(_with_adapters, self.resolve_model, ports.backend_registry)
-        resolving = (running, self.describe_model)
-        generate: Factory[GenerateText] = Factory(_generate_text, ports, *resolving)
+        resolve_ports = (running, self.describe_model)
+        generate: Factory[GenerateText] = Factory(_generate_text, ports, *resolve_ports)
         self.generate_text = generate
         memory = ports.memory_probe
-        hearing = (ports.speech_transcriber, memory)
-        self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *hearing)
+        transcriber_ports = (ports.speech_transcriber, memory)
+        self.transcribe_audio: Factory[TranscribeAudio] = _use("model_tasks:TranscribeAudio", *transcriber_ports)
         self.speak_text: Factory[SpeakText] = _use("model_tasks:SpeakText", ports.speech_synthesizer, memory)
-        embedding = (ports.text_embedder, memory, ports.image_reader)
-        self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *embedding)
-        comparing = (ports.document_reranker, memory, ports.image_reader)
-        self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *comparing)
+        embedder_ports = (ports.text_embedder, memory, ports.image_reader)
+        self.embed_text: Factory[EmbedText] = _use("model_tasks:EmbedText", *embedder_ports)
+        reranker_ports = (ports.document_reranker, memory, ports.image_reader)
+        self.rerank_documents: Factory[RerankDocuments] = _use("model_tasks:RerankDocuments", *reranker_ports)
         self.load_model: Factory[LoadModel] = Factory(_load_model, generate)
         tokenizer = ports.model_tokenizer
         self.tokenize_text: Factory[TokenizeText] = _use("model_tasks:TokenizeText", generate, tokenizer)
         self.make_room: Factory[MakeRoom] = _use("make_room:MakeRoom", generate, self.tokenize_text)
         # One instance: it caches recent lookups.
-        self.serve_catalogue: Singleton[ServeCatalogue] = Singleton(_serve_catalogue, ports, *resolving)
+        self.serve_catalogue: Singleton[ServeCatalogue] = Singleton(_serve_catalogue, ports, *resolve_ports)
 
     def _wire_hub(self, ports: Adapters) -> None:
         cache, hub, memory = ports.model_cache, ports.model_hub, ports.memory_probe
         owner = ports.settings.default_owner
-        pulling = (cache, ports.built_in_models, hub, self.describe_model, owner)
-        self.pull_model: Factory[PullModel] = _use("pull_model:PullModel", *pulling)
+        pull_ports = (cache, ports.built_in_models, hub, self.describe_model, owner)
+        self.pull_model: Factory[PullModel] = _use("pull_model:PullModel", *pull_ports)
         self.search_models: Factory[SearchModels] = _use("browse_hub:SearchModels", hub, memory)
         recommended = Factory(ports.recommendations)
         self.recommend_models: Factory[RecommendModels] = _use("browse_hub:RecommendModels", recommended, memory)
         self.find_outdated: Factory[FindOutdated] = _use("browse_hub:FindOutdated", cache, hub)
-        shown = (cache, hub, memory, owner)
-        self.show_remote_model: Factory[ShowRemoteModel] = _use("browse_hub:ShowRemoteModel", *shown)
+        self.show_remote_model: Factory[ShowRemoteModel] = _use("browse_hub:ShowRemoteModel", cache, hub, memory, owner)
         self.measure_cache: Factory[MeasureCache] = _use("cache_upkeep:MeasureCache", cache)
         self.prune_cache: Factory[PruneCache] = _use("cache_upkeep:PruneCache", cache, self.measure_cache)
 
     def _wire_workspaces(self, ports: Adapters) -> None:
         resolve, describe, cache = self.resolve_model, self.describe_model, ports.model_cache
         files, workspaces = ports.model_files, ports.workspaces
-        cloning = (resolve, self.pull_model, files, workspaces, cache, describe)
-        self.clone_model: Factory[CloneModel] = _use("clone_model:CloneModel", *cloning)
-        converting = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
-        self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *converting)
+        clone_ports = (resolve, self.pull_model, files, workspaces, cache, describe)
+        self.clone_model: Factory[CloneModel] = _use("clone_model:CloneModel", *clone_ports)
+        convert_ports = (files, workspaces, ports.backend_registry, ports.weight_converter, describe)
+        self.convert_model: Factory[ConvertModel] = _use("convert_model:ConvertModel", resolve, cache, *convert_ports)
         images = Factory(
             imported("mlxk.application.example_images:ExampleImages"), ports.training_files, ports.image_reader
         )
-        reading = (ports.training_files, images)
-        self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", *reading)
-        training = (ports.backend_registry, ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
+        data_ports = (ports.training_files, images)
+        self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", *data_ports)
+        tune_ports = (ports.backend_registry, ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
         self.tune_model: Factory[TuneModel] = _use(
-            "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *training
+            "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *tune_ports
         )
         tuner, generate = ports.model_tuner.provider, self.generate_text
         running = Factory(_with_adapters, resolve, ports.backend_registry)
-        fusing = (running, describe, cache, files, workspaces, tuner, generate)
-        self.fuse_adapter: Factory[FuseAdapter] = _use("fuse_adapter:FuseAdapter", *fusing)
-        measuring = (running, describe, ports.memory_probe, self.read_training_data, tuner, generate)
-        self.evaluate_model: Factory[EvaluateModel] = _use("evaluate_model:EvaluateModel", *measuring)
-        pushing = (ports.publication_folder, workspaces, ports.model_publisher, describe, ports.settings.home)
-        self.push_model: Factory[PushModel] = _use("push_model:PushModel", *pushing)
+        fuse_ports = (running, describe, cache, files, workspaces, tuner, generate)
+        self.fuse_adapter: Factory[FuseAdapter] = _use("fuse_adapter:FuseAdapter", *fuse_ports)
+        eval_ports = (running, describe, ports.memory_probe, self.read_training_data, tuner, generate)
+        self.evaluate_model: Factory[EvaluateModel] = _use("evaluate_model:EvaluateModel", *eval_ports)
+        push_ports = (ports.publication_folder, workspaces, ports.model_publisher, describe, ports.settings.home)
+        self.push_model: Factory[PushModel] = _use("push_model:PushModel", *push_ports)
 
     def _wire_machine(self, ports: Adapters) -> None:
         probe, memory, clock, servers = ports.installation_probe, ports.memory_probe, ports.clock, ports.running_servers
         self.stop_models: Factory[StopModels] = _use("remove_models:StopModels", servers, self.resolve_model)
-        looked_at = (probe, memory, clock, ports.model_cache, self.resolve_model, self.describe_model)
-        asked = (servers, ports.model_hub.provider)
+        machine_ports = (probe, memory, clock, ports.model_cache, self.resolve_model, self.describe_model)
+        server_ports = (servers, ports.model_hub.provider)
         self.diagnose_installation: Factory[DiagnoseInstallation] = _use(
-            "diagnose:DiagnoseInstallation", *looked_at, *asked
+            "diagnose:DiagnoseInstallation", *machine_ports, *server_ports
         )
-        spread = (ports.examine_hosts, memory, self.resolve_model, self.describe_model)
-        self.diagnose_hosts: Factory[DiagnoseHosts] = _use("diagnose:DiagnoseHosts", *spread)
+        host_ports = (ports.examine_hosts, memory, self.resolve_model, self.describe_model)
+        self.diagnose_hosts: Factory[DiagnoseHosts] = _use("diagnose:DiagnoseHosts", *host_ports)
         machine = _use("measure_speed:MachineReader", probe, memory, ports.machine_meter)
-        engine = (self.generate_text, self.load_model, self.tokenize_text, clock)
-        self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine)
-        spoken = (machine, self.transcribe_audio, clock, ports.text_generator)
-        self.measure_speech: Factory[MeasureSpeech] = _use("measure_speed:MeasureSpeech", *spoken)
-        embedded = (machine, self.embed_text, ports.model_tokenizer, clock, ports.text_generator)
-        self.measure_embeddings: Factory[MeasureEmbeddings] = _use("measure_speed:MeasureEmbeddings", *embedded)
-        watched = (ports.machine_probe, servers, ports.server_probe, clock)
-        self.watch_machine: Factory[WatchMachine] = _use("watch_machine:WatchMachine", *watched)
+        engine_ports = (self.generate_text, self.load_model, self.tokenize_text, clock)
+        self.measure_model: Factory[MeasureModel] = _use("measure_speed:MeasureModel", machine, *engine_ports)
+        speech_ports = (machine, self.transcribe_audio, clock, ports.text_generator)
+        self.measure_speech: Factory[MeasureSpeech] = _use("measure_speed:MeasureSpeech", *speech_ports)
+        embedding_ports = (machine, self.embed_text, ports.model_tokenizer, clock, ports.text_generator)
+        self.measure_embeddings: Factory[MeasureEmbeddings] = _use("measure_speed:MeasureEmbeddings", *embedding_ports)
+        watch_ports = (ports.machine_probe, servers, ports.server_probe, clock)
+        self.watch_machine: Factory[WatchMachine] = _use("watch_machine:WatchMachine", *watch_ports)
         client = ports.completion_client
         self.measure_server: Factory[MeasureServer] = _use("measure_servers:MeasureServer", machine, client, clock)
-        compared = (machine, client, clock, self.generate_text, self.load_model, Factory(ports.model_pairs))
-        self.compare_speed: Factory[CompareSpeed] = _use("measure_servers:CompareSpeed", *compared)
+        compare_ports = (machine, client, clock, self.generate_text, self.load_model, Factory(ports.model_pairs))
+        self.compare_speed: Factory[CompareSpeed] = _use("measure_servers:CompareSpeed", *compare_ports)
 
 
 class Container:

@@ -32,7 +32,7 @@ def make(state_folder: str, name: str, *, starts: bool = False) -> str:
     Args:
         state_folder: See ``Settings.state_folder``.
         name: Such as ``server-8000``.
-        starts: Whether its server is about to start: nobody writes to the file then, and a large one is rotated.
+        starts: Whether its server is about to start: no process writes to the file then, and a large one is rotated.
 
     Raises:
         StorageError: It cannot be written.
