@@ -73,10 +73,10 @@ def write(path: str, content: bytes, *, replace: bool = True) -> None:
     target = os.path.realpath(path)
     mode = PRIVATE_FILE
     with contextlib.suppress(FileNotFoundError):
-        known = os.stat(target).st_mode
-        if not stat.S_ISREG(known):
+        current_mode = os.stat(target).st_mode
+        if not stat.S_ISREG(current_mode):
             raise OSError(0, "it is no regular file")
-        mode = stat.S_IMODE(known)
+        mode = stat.S_IMODE(current_mode)
     temporary = draft(os.path.dirname(target), os.path.splitext(target)[1], content, mode)
     try:
         if replace:

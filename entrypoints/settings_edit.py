@@ -136,13 +136,13 @@ def _with_table(text: str, name: str) -> str:
 
 def _assigned(text: str, table: tuple[str, ...], key: str, value: object) -> str:
     """Return the document with one key of a table assigned, or removed for None; a comment after the value stays."""
-    found = list(statements(text))
-    old = next((each for each in found if not each.is_header and each.path[: len(table) + 1] == (*table, key)), None)
+    existing = list(statements(text))
+    old = next((each for each in existing if not each.is_header and each.path[: len(table) + 1] == (*table, key)), None)
     line = "" if value is None else f"{table_name(key)} = {toml(value)}"
     if old is not None:
         comment = comment_of(text[old.start : old.end])
         return text[: old.start] + (f"{line}{comment}\n" if line else "") + text[old.end :]
-    end = _end_of(found, table)
+    end = _end_of(existing, table)
     if not line or end is None:
         return text
     gap = "" if text[:end].endswith("\n") else "\n"

@@ -86,7 +86,7 @@ class SettingsFile:
         Args:
             known: The environment, without empty variables.
         """
-        found = {}
+        variables = {}
         for name, settings in TABLES.items():
             for setting in settings:
                 value = self.values(name).get(setting.key)
@@ -94,8 +94,8 @@ class SettingsFile:
                     continue
                 if not (setting.inverted and value):  # any value of NO_COLOR, even 0, would switch colours off
                     value = int(value is not setting.inverted) if isinstance(value, bool) else value
-                    found[setting.variables[0]] = str(value)
-        return found
+                    variables[setting.variables[0]] = str(value)
+        return variables
 
 
 def read(path: str) -> SettingsFile:
@@ -190,11 +190,11 @@ def comment_of(statement: str) -> str:
 
 def _lines(text: str) -> dict[tuple[str, ...], int]:
     """Return the first line of each key path of a valid document, up to ``_DEPTH`` keys long."""
-    found: dict[tuple[str, ...], int] = {}
+    lines: dict[tuple[str, ...], int] = {}
     for statement in statements(text):
         for length in range(1, min(len(statement.path), _DEPTH) + 1):
-            found.setdefault(statement.path[:length], statement.line)
-    return found
+            lines.setdefault(statement.path[:length], statement.line)
+    return lines
 
 
 class _Reader:
@@ -215,15 +215,15 @@ class _Reader:
         tables = {name: self._document.get(name, {}) for name in TABLES if name}
         names = self._document.get(MODELS, {})
         top = {key: value for key, value in self._document.items() if key not in {*tables, MODELS}}
-        read = {"": self._table("", (), top, TABLES[""])}
+        values = {"": self._table("", (), top, TABLES[""])}
         for name, table in tables.items():
-            read[name] = self._table(name, (name,), table, TABLES[name])
-        if fault := _range_fault(read["run"]):
+            values[name] = self._table(name, (name,), table, TABLES[name])
+        if fault := _range_fault(values["run"]):
             self._fault("run", ("run",), fault)
-            read["run"] = {}
+            values["run"] = {}
         entries = self._entries(names)
         faults = sorted(self._faults, key=lambda fault: fault.line or 0)
-        return SettingsFile(path, read, entries, tuple(faults), exists=True)
+        return SettingsFile(path, values, entries, tuple(faults), exists=True)
 
     def _fault(self, table: str, path: tuple[str, ...], message: str) -> None:
         line = next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), None)
@@ -239,8 +239,8 @@ class _Reader:
             if setting is None:
                 self._fault(name, (*path, key), _unknown(key, value, known, at_top=not name))
             elif fault := setting.kind.fault(value):
-                shown = f"must be {setting.kind.words}" if setting.secret else fault
-                self._fault(name, (*path, key), f"{key} {shown}")
+                message = f"must be {setting.kind.words}" if setting.secret else fault
+                self._fault(name, (*path, key), f"{key} {message}")
             else:
                 found[key] = value
         return found

@@ -30,8 +30,8 @@ def is_loopback(host: str) -> bool:
 
 def offers_page(server: ServerSettings) -> bool:
     """Whether a server has the chat page; by default only one that is reachable from this machine only."""
-    wanted = is_loopback(server.host) if server.page is None else server.page
-    return wanted and server.embed_model is None
+    enabled = is_loopback(server.host) if server.page is None else server.page
+    return enabled and server.embed_model is None
 
 
 def require_temporary_folder(folder: str | None) -> None:
@@ -48,9 +48,9 @@ def require_temporary_folder(folder: str | None) -> None:
             file.write(bytes(_NEEDED_BYTES))
             file.flush()
     except OSError as error:
-        named = f" '{folder}'" if folder else ""
+        name = f" '{folder}'" if folder else ""
         raise StorageError(
-            f"the folder for temporary files{named} cannot be used: {error.strerror}",
+            f"the folder for temporary files{name} cannot be used: {error.strerror}",
             hint="Set TMPDIR to a folder with free space.",
         ) from error
 

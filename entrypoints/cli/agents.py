@@ -47,8 +47,8 @@ def _escaped(fact: str) -> str:
     Characters above U+FFFF are not escaped: JSON would need surrogate pairs, which TOML forbids. All other characters
     that are not printable are escaped; TOML and YAML allow fewer of them than JSON.
     """
-    written = json.dumps(fact, ensure_ascii=False)[1:-1]
-    return "".join(each if each.isprintable() or each > "\uffff" else f"\\u{ord(each):04x}" for each in written)
+    escaped = json.dumps(fact, ensure_ascii=False)[1:-1]
+    return "".join(each if each.isprintable() or each > "\uffff" else f"\\u{ord(each):04x}" for each in escaped)
 
 
 @attrs.frozen

@@ -177,14 +177,14 @@ def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Set
         StorageError, ValidationError: See ``hosts_of_file``.
     """
     names = ("cpu_dtype", "blas", "local_ranks", "rank_timeout")
-    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
-    given["use_server"] = getattr(arguments, "server", None)
-    given |= hosts_settings(arguments)
+    changes: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
+    changes["use_server"] = getattr(arguments, "server", None)
+    changes |= hosts_settings(arguments)
     if (flag := ranks_flag(arguments)) is not None:
-        if given["use_server"]:
+        if changes["use_server"]:
             raise UsageError(f"{flag} and --server exclude each other", hint="Leave one of them out.")
-        given["use_server"] = False
-    return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
+        changes["use_server"] = False
+    return attrs.evolve(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
 def print_place(container: "Container", output: Output) -> None:

@@ -236,9 +236,9 @@ class CommandLineParser(argparse.ArgumentParser):
             hint += (
                 " A prompt that starts with a dash stands after --; a value that does, after =, as in --system=TEXT."
             )
-        known = EXAMPLES.get(self.prog.rpartition(" ")[2])
-        if known and _MISSING in message:
-            hint = f"Try '{self.prog} --help', or for example: {known[0]}"
+        examples = EXAMPLES.get(self.prog.rpartition(" ")[2])
+        if examples and _MISSING in message:
+            hint = f"Try '{self.prog} --help', or for example: {examples[0]}"
         words, explicit, value = message.partition(_EXPLICIT)
         raise UsageError(f"{words}takes no value (got{value})" if explicit else message, hint=hint)
 
@@ -256,8 +256,8 @@ class CommandLineParser(argparse.ArgumentParser):
             raise UsageError(
                 f"{early[0]} is a flag of {command} and stands after it", hint=f"Write: {self.prog} {early[0]}"
             )
-        found = [name for flag in flags for name in closest(flag, known, FLAG_SYNONYMS)]
-        hint = f"{did_you_mean(found)} '{self.prog} --help' lists the flags.".lstrip()
+        suggestions = [name for flag in flags for name in closest(flag, known, FLAG_SYNONYMS)]
+        hint = f"{did_you_mean(suggestions)} '{self.prog} --help' lists the flags.".lstrip()
         places = {**HUB_FLAGS, **(UNNEEDED_FLAGS if self.prog.endswith(" serve") else {})}
         reasons = [places[flag] for flag in flags if flag in places]
         if reasons:
@@ -296,8 +296,8 @@ class CommandLineParser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction):
             names = list(action.choices.items())
             first = {id(parser): name for name, parser in reversed(names)}  # aliases follow their command
-            found = (first[id(action.choices[name])] for name in closest(str(value), choices, COMMAND_SYNONYMS))
-            near = did_you_mean(dict.fromkeys(found))
+            suggestions = (first[id(action.choices[name])] for name in closest(str(value), choices, COMMAND_SYNONYMS))
+            near = did_you_mean(dict.fromkeys(suggestions))
             raise UsageError(
                 f"there is no command '{value}'", hint=f"{near} '{self.prog} --help' lists the commands.".lstrip()
             )

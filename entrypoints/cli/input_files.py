@@ -85,19 +85,19 @@ def find(arguments: Sequence[str]) -> list[Piece]:
 
 def unrecognized_media(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Return words of a prompt that look like media files and that ``find`` does not return, each with the reason."""
-    found = {}
+    reasons = {}
     for argument in arguments:
         if _PATH_START.match(argument) and _file(argument):
             continue
         for match in _PATH.finditer(argument):
             typed = (match["quoted"] or match["bare"]).rstrip(_PUNCTUATION)
             if _is_media_name(typed) and not any(_files_of(match)):
-                found[typed] = "there is no such file"
+                reasons[typed] = "there is no such file"
         for word in _PATH.sub(" ", argument).split():
             typed = word.strip(_PUNCTUATION + "([{")
             if _is_media_name(typed) and not _PATH_START.match(typed) and os.path.isfile(typed):
-                found[typed] = f"a path begins with ./, as in ./{typed}"
-    return list(found.items())
+                reasons[typed] = f"a path begins with ./, as in ./{typed}"
+    return list(reasons.items())
 
 
 def _is_media_name(typed: str) -> bool:
@@ -111,8 +111,8 @@ def takes_media(description: ModelDescription) -> bool:
 
 def names_file_first(line: str) -> bool:
     """Whether a line begins with the path of an existing file, and not with a slash command, which has one slash."""
-    found = _PATH.match(line)
-    return found is not None and any(file.typed.count("/") > 1 for file, _ in _files_of(found))
+    match = _PATH.match(line)
+    return match is not None and any(file.typed.count("/") > 1 for file, _ in _files_of(match))
 
 
 def without_media(pieces: Sequence[Piece], attached: Sequence[NamedFile]) -> str:

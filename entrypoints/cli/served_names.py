@@ -81,16 +81,16 @@ def pairs(values: list[str], flag: str, example: str) -> tuple[tuple[str, str], 
         ValidationError: A value has another form, or a name is given twice.
     """
     form, _, example = example.partition(" ")
-    found = []
+    split_pairs = []
     for pair in values:
         name, separator, value = pair.partition("=")
         if not separator or not name.strip() or not value.strip():
             raise ValidationError(f"{flag}: '{pair}' is not {form}", hint=f"For example: {flag} {example}")
-        found.append((name.strip(), value.strip()))
-    twice = next((name for name, _ in found if [each for each, _ in found].count(name) > 1), None)
+        split_pairs.append((name.strip(), value.strip()))
+    twice = next((name for name, _ in split_pairs if [each for each, _ in split_pairs].count(name) > 1), None)
     if twice is not None:
         raise ValidationError(f"{flag}: '{twice}' stands for two models", hint="Give each name one model.")
-    return tuple(found)
+    return tuple(split_pairs)
 
 
 def aliases_of_adapters(
@@ -141,7 +141,7 @@ def adapter_names(
     """
     if not values:
         return ()
-    found = []
+    entries = []
     known, registry = dict(file), context.build(context.settings).adapters.backend_registry()
     paths = dict(pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"))
     for name, path in paths.items():
@@ -159,8 +159,8 @@ def adapter_names(
             )
         own = own_name(reference, known)
         settings = known[own] if own is not None else {"model": absolute_reference(reference)}
-        found.append((name, {**settings, "adapter": directory}))
-    return tuple(found)
+        entries.append((name, {**settings, "adapter": directory}))
+    return tuple(entries)
 
 
 def pinned(names: Entries, pins: Collection[str]) -> Entries:
@@ -202,13 +202,13 @@ def defaults_of_models(
             "--draft-model and --thinking-budget exclude each other",
             hint="A budget is enforced token by token, so that the draft model would never be used.",
         )
-    found: dict[str, dict[str, Any]] = {pin: {"pin": True} for pin in pins}
+    defaults: dict[str, dict[str, Any]] = {pin: {"pin": True} for pin in pins}
     if given and model is not None:
         draft = given["draft_model"]
-        found.setdefault(absolute_reference(model), {}).update(
+        defaults.setdefault(absolute_reference(model), {}).update(
             {**given, "draft_model": absolute_reference(aliases.get(draft, draft))}
         )
-    return tuple(found.items())
+    return tuple(defaults.items())
 
 
 _UNIFORM_BITS = (4, 8)

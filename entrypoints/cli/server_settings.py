@@ -115,16 +115,16 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         MlxkError: A flag is invalid or excludes another, or a file that a flag names cannot be read.
     """
     require_values(arguments)
-    known = context.settings.serve
-    require_alone(arguments, arguments.model or known.model)
+    defaults = context.settings.serve
+    require_alone(arguments, arguments.model or defaults.model)
     level = "debug" if arguments.verbose else arguments.log_level
     given = {name: getattr(arguments, name) for name in _AS_GIVEN} | {
-        "host": _first(arguments.host, known.host),
-        "port": _first(arguments.port, known.port),
-        "model": _first(arguments.model, known.model),
-        "max_tokens": _first(arguments.max_tokens, known.max_tokens),
-        "chunk": _first(arguments.chunk, known.chunk),
-        "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
+        "host": _first(arguments.host, defaults.host),
+        "port": _first(arguments.port, defaults.port),
+        "model": _first(arguments.model, defaults.model),
+        "max_tokens": _first(arguments.max_tokens, defaults.max_tokens),
+        "chunk": _first(arguments.chunk, defaults.chunk),
+        "log_level": _first(level, defaults.log_level, DEFAULT_LOG_LEVEL),
         "max_body_mib": arguments.max_body,
         "memory_budget_mib": arguments.memory_budget,
         "vision_cache_mib": arguments.vision_cache_size,
@@ -153,10 +153,10 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         cors_origins=(*_split(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_split(arguments.allowed_host),
         media_paths=tuple(map(_media_folder, arguments.allow_media_path)),
-        api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
-        operator_key=known.api_key,
+        api_keys=(*(() if defaults.api_key is None else (defaults.api_key,)), *(() if followed else keys)),
+        operator_key=defaults.api_key,
         api_key_file=file if followed else None,
-        reload=arguments.reload or known.reload,
+        reload=arguments.reload or defaults.reload,
         until_eof=arguments.until_eof,
     )
 

@@ -64,11 +64,11 @@ class ServiceFile:
         if self.manager == SYSTEMD:
             return content.startswith(MARK.encode())
         try:
-            known = plistlib.loads(content)
+            document = plistlib.loads(content)
         except (ExpatError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
             return False
-        arguments = known.get("ProgramArguments") if isinstance(known, dict) else None
-        return isinstance(arguments, list) and known.get("Label") == LABEL and "mlxk" in arguments
+        arguments = document.get("ProgramArguments") if isinstance(document, dict) else None
+        return isinstance(arguments, list) and document.get("Label") == LABEL and "mlxk" in arguments
 
 
 def service_file(
@@ -209,22 +209,22 @@ _MOST_BYTES = 64 * 1024
 
 def variables(settings: Settings) -> dict[str, str]:
     """Return the variables with which a service behaves like a server started in this shell, without secrets."""
-    found = {"HF_HUB_CACHE": settings.hub_cache}
+    environment = {"HF_HUB_CACHE": settings.hub_cache}
     if "XDG_CACHE_HOME" in settings.set_variables and "token_file" not in settings.file.values("hub"):
-        found["HF_TOKEN_PATH"] = settings.hub_token_file
+        environment["HF_TOKEN_PATH"] = settings.hub_token_file
     for setting in (each for table in _TABLES for each in TABLES[table]):
         if setting.secret or setting.field is None or not settings.set_variables & set(setting.variables):
             continue
         value = operator.attrgetter(setting.field)(settings)
         if value is not None:
             value = int(value is not setting.inverted) if isinstance(value, bool) else value
-            found[setting.variables[0]] = str(value)
-    model = found.get("MLXK2_PRELOAD_MODEL")
+            environment[setting.variables[0]] = str(value)
+    model = environment.get("MLXK2_PRELOAD_MODEL")
     if model is not None and is_path(model.strip()):
-        found["MLXK2_PRELOAD_MODEL"] = _absolute(model)
+        environment["MLXK2_PRELOAD_MODEL"] = _absolute(model)
     if settings.serve.reload:
-        found["MLXK2_RELOAD"] = "1"
-    return found | dict(settings.engine_variables) | dict(settings.telemetry_variables)
+        environment["MLXK2_RELOAD"] = "1"
+    return environment | dict(settings.engine_variables) | dict(settings.telemetry_variables)
 
 
 def lacking_secrets(settings: Settings, path: str | None) -> tuple[str, ...]:
@@ -234,14 +234,14 @@ def lacking_secrets(settings: Settings, path: str | None) -> tuple[str, ...]:
         settings: The settings of the shell.
         path: The service's environment file, which need not exist; None for none.
     """
-    known = frozenset[str]() if path is None else _names(path)
-    found: list[str] = []
+    names = frozenset[str]() if path is None else _names(path)
+    lacking: list[str] = []
     for table in _TABLES:
         for setting in TABLES[table]:
-            if setting.secret and not known & set(setting.variables) and setting.key not in settings.file.values(table):
-                found += (name for name in setting.variables if name in settings.set_variables)
+            if setting.secret and not names & set(setting.variables) and setting.key not in settings.file.values(table):
+                lacking += (name for name in setting.variables if name in settings.set_variables)
     telemetry = {name for name in settings.set_variables if name.startswith("OTEL_")}
-    return (*found, *sorted(telemetry - known - dict(settings.telemetry_variables).keys()))
+    return (*lacking, *sorted(telemetry - names - dict(settings.telemetry_variables).keys()))
 
 
 def _names(path: str) -> frozenset[str]:

@@ -43,10 +43,10 @@ def use_settings_file(arguments: argparse.Namespace, settings: Settings, output:
     arguments.from_file = frozenset()
     if command in _WITHOUT:
         return
-    used = file.faults_of(*tables_used(command)) if command not in _READS else ()
-    used += _faults_of_models(arguments, file)
-    if used:
-        faults = "; ".join(map(str, used))
+    faults_in_use = file.faults_of(*tables_used(command)) if command not in _READS else ()
+    faults_in_use += _faults_of_models(arguments, file)
+    if faults_in_use:
+        faults = "; ".join(map(str, faults_in_use))
         raise ValidationError(f"{shown_path(file, settings)}: {faults}", hint=hint(file))
     if file.faults:
         report(file, settings, output)
@@ -72,13 +72,13 @@ def _faults_of_models(arguments: argparse.Namespace, file: SettingsFile) -> tupl
 
 
 def _filled_in(arguments: argparse.Namespace, file: SettingsFile) -> list[str]:
-    found = []
+    filled = []
     for setting in TABLES.get(arguments.command, ()):
         name, value = setting.argument, file.values(arguments.command).get(setting.key)
         if name is not None and value is not None and not is_given(getattr(arguments, name, None)):
             setattr(arguments, name, value)
-            found.append(name)
-    return found
+            filled.append(name)
+    return filled
 
 
 def is_given(value: object) -> bool:

@@ -84,12 +84,12 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     Raises:
         RepeatedKeyError: Two keys are equal.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    document = dict(pairs)
+    if len(document) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise RepeatedKeyError(json.dumps(repeated[:_SHOWN], ensure_ascii=False))
-    return found
+    return document
 
 
 _SHOWN = 60

@@ -220,13 +220,13 @@ class OfferedTools:
         """Whether a call is allowed, by ``--allow-tool`` or by the user's answer."""
         if call.name in self.allowed:
             return True
-        shown = json.dumps(arguments, indent=2, ensure_ascii=False)
+        text = json.dumps(arguments, indent=2, ensure_ascii=False)
         facts = [
             f"The model calls {call.name} of the tool server '{tool.server}' with",
-            *shown[:MOST_SHOWN].split("\n"),
+            *text[:MOST_SHOWN].split("\n"),
         ]
-        if len(shown) > MOST_SHOWN:
-            facts.append(f"and {len(shown) - MOST_SHOWN} further characters")
+        if len(text) > MOST_SHOWN:
+            facts.append(f"and {len(text) - MOST_SHOWN} further characters")
         with contextlib.suppress(termios.error, OSError, ValueError):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)  # keys typed before the question must not answer it
         agreed = self.confirmation.ask(tuple(facts), "Call it?", default=False)
@@ -303,9 +303,9 @@ def toolbox(
     configured = read_servers(arguments.mcp, output)
     try:
         with Spinner(output, "Starting the tool servers"):
-            found = servers.start(configured)
+            started = servers.start(configured)
         taken = {str(json.loads(each).get("function", {}).get("name")) for each in definitions}
-        tools = _named(found, taken)
+        tools = _named(started, taken)
         allowed = _allowed(arguments.allow_tool, tools)
         offered = tuple(_definition(name, tool, output) for name, tool in tools.items())
         yield OfferedTools(servers, tools, (*definitions, *offered), frozenset(taken), allowed, confirmation, output)
@@ -331,8 +331,8 @@ def _allowed(names: Sequence[str], tools: Mapping[str, ServerTool]) -> frozenset
     for name in names:
         if name not in tools:
             near = did_you_mean(closest(name, tools))
-            there = f"The tools are: {', '.join(tools) or 'none'}"
-            raise ValidationError(f"--allow-tool: there is no tool '{name}'", hint=f"{near} {there}".lstrip())
+            available = f"The tools are: {', '.join(tools) or 'none'}"
+            raise ValidationError(f"--allow-tool: there is no tool '{name}'", hint=f"{near} {available}".lstrip())
     return frozenset(names)
 
 

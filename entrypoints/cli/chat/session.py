@@ -287,12 +287,12 @@ class ChatSession:
         return f"{name} is {value}"
 
     def _show(self) -> str:
-        given = {
+        settings = {
             field.name: value
             for field in attrs.fields(GenerationSettings)
             if (value := getattr(self.settings, field.name)) not in (None, (), False)
         }
-        lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in given.items())]
+        lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in settings.items())]
         lines += [] if self.options.thinking is None else [f"thinking: {'yes' if self.options.thinking else 'no'}"]
         lines += [f"system: {self.system_prompt}"] if self.system_prompt else []
         shown = sum(len(message.images) for message in self.messages)

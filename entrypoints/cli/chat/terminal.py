@@ -223,14 +223,14 @@ def _paths(typed: str, *, escaped: bool) -> Iterator[Completion]:
     """
     plain = re.sub(r"\\(.)", r"\1", typed) if escaped else typed
     folder, _, prefix = plain.rpartition("/")
-    shown = f"{folder}/" if "/" in plain else ""
+    prefix_path = f"{folder}/" if "/" in plain else ""
     try:
-        entries = sorted(os.scandir(os.path.expanduser(shown) or "."), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(os.path.expanduser(prefix_path) or "."), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in entries:
         if entry.name.startswith(prefix) and (prefix or not entry.name.startswith(".")):
-            path = shown + entry.name + ("/" if entry.is_dir() else "")
+            path = prefix_path + entry.name + ("/" if entry.is_dir() else "")
             yield Completion(
                 re.sub(r"([\s\\'\"])", r"\\\1", path) if escaped else path,
                 start_position=-len(typed),

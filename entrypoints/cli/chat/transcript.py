@@ -135,17 +135,17 @@ def _content(path: str) -> bytes:
 
 def _written(message: Message) -> dict[str, object]:
     """Return a message in OpenAI's format, with reasoning and tool calls only if there are any."""
-    written: dict[str, object] = {"role": message.role.value, "content": message.content}
+    fields: dict[str, object] = {"role": message.role.value, "content": message.content}
     if message.reasoning:
-        written["reasoning_content"] = message.reasoning
+        fields["reasoning_content"] = message.reasoning
     if message.tool_call_id is not None:
-        written["tool_call_id"] = message.tool_call_id
+        fields["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        written["tool_calls"] = [
+        fields["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
         ]
-    return written
+    return fields
 
 
 def _read(written: Mapping[str, Any]) -> Message:
