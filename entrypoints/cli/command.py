@@ -19,23 +19,23 @@ from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, MOST_RANKS,
 from mlxk.entrypoints.settings import ComputingSettings, ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error, matrices_words
 
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
 _PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[^/\s?#@]+/[^/\s?#@]+)"
     r"(?:/(?:tree|blob|resolve|commit)/(?P<revision>[^/\s?#]+))?(?:[/?#]\S*)?",
     re.IGNORECASE,
 )
+"""Matches the URL of a model's page or file on the hub."""
 
 
 def model_reference(text: str) -> str:
-    """Return ``ORG/NAME`` or ``ORG/NAME@REVISION`` for the address of a model's page, any other text unchanged."""
+    """Return ``ORG/NAME`` or ``ORG/NAME@REVISION`` for the URL of a model's page, any other text unchanged."""
     page = _PAGE.fullmatch(text.strip())
     if page is None:
         return text
     return page["name"] + (f"@{page['revision']}" if page["revision"] else "")
-
-
-if TYPE_CHECKING:
-    from mlxk.entrypoints.container import Container
 
 
 Announcement = Callable[[ServerAddress], str]

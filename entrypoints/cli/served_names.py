@@ -212,7 +212,7 @@ def defaults_of_models(
 
 
 _UNIFORM_BITS = (4, 8)
-"""Bits of the uniform scheme that ``serve`` accepts for all models; 2 bits spoil the output of some."""
+"""Bits of the uniform scheme that all models may share; 2 bits, which spoil texts, must be chosen for one model."""
 
 
 _PREFERRED = (
