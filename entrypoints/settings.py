@@ -326,8 +326,8 @@ def temporary_environment(variables: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in variables:
-            os.environ.pop(name, None)
+        for name in os.environ.keys() & variables.keys():
+            del os.environ[name]
         os.environ.update(former)
 
 
