@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator
 
+from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.cli.render import benchmark_reports
+
 Command = Callable[..., dict[str, Any]]
 Program = Callable[..., Any]
 
@@ -257,6 +260,14 @@ def test_real_reports_are_read(name: str, command: Command, mlxk_here: Program, 
 
 
 @needs_real_files
+def test_a_file_may_have_as_many_lines_as_the_limit_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_reports, "_MOST_LINES", 2)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(benchmark_reports.numbered_lines(written(tmp_path / "two.jsonl", OLD, NEW)))) == 2
+    with pytest.raises(ValidationError, match=r"'three\.jsonl' has more than 2 lines"):
+        list(benchmark_reports.numbered_lines(written(tmp_path / "three.jsonl", OLD, NEW, OLD)))
+
+
 def test_a_record_of_memory_is_no_report(command: Command, tmp_path: Path) -> None:
     assert REAL is not None
     shutil.copy(REAL / "memory-sample.jsonl", tmp_path)

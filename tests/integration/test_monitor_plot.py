@@ -145,6 +145,7 @@ def test_a_report_of_another_time_and_faulty_lines_are_said(mlxk_here: Program, 
         (("memory.jsonl", "-o", "no/such/plot.svg"), 1, "'no/such/plot.svg' cannot be written: No such file"),
         (("memory.jsonl", "-o", "folder.svg"), 1, "'folder.svg' cannot be written: Is a directory"),
         (("nosuch.jsonl",), 1, "'nosuch.jsonl' cannot be read: No such file or directory"),
+        (("nosuch.jsonl", "-o", "plot.svg"), 1, "'nosuch.jsonl' cannot be read: No such file or directory"),
         (("empty.jsonl",), 1, "'empty.jsonl' is no file of samples: it is empty"),
         (("report.jsonl",), 1, "'report.jsonl' is no file of samples: line 1: it has neither 'elapsed_s' nor 'ts'"),
         (("memory.jsonl", "nosuch.jsonl"), 1, "'nosuch.jsonl' cannot be read"),
@@ -155,6 +156,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(
 ) -> None:
     (files / "empty.jsonl").touch()
     (files / "folder.svg").mkdir()
+    (files / "plot.svg").touch()
     before = sorted(os.listdir(files))
     done = mlxk_here("monitor", "plot", *arguments)
     assert (done.returncode, done.stdout) == (status, "")

@@ -107,6 +107,7 @@ REFUSALS = {
     "no file": (("cross", QUERY, "nowhere.txt"), "'nowhere.txt' cannot be read"),
     "a folder": (("cross", QUERY, "models"), "'models'"),
     "no documents": (("cross", QUERY, "-"), "standard input is empty"),
+    "no documents in JSONL": (("cross", QUERY, "-", "--jsonl"), "There are no documents: standard input is empty."),
     "an empty query": (("cross", " ", "passages.txt"), "query is empty"),
     "no object": (("cross", QUERY, "passages.txt", "--jsonl"), "line 1"),
     "none of the best": (("cross", QUERY, "passages.txt", "-n", "0"), "--top-n must be at least 1"),

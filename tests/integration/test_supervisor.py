@@ -63,6 +63,18 @@ def test_an_error_of_a_worker_ends_the_server_and_keeps_its_detail() -> None:
     assert ended.stdout == "storage_error|m|None|{'a': 1}\n"
 
 
+def test_reports_that_arrive_together_are_read_one_by_one() -> None:
+    ended = supervise(
+        *worker(
+            "import sys",
+            "from mlxk.domain.errors import StorageError",
+            "from mlxk.entrypoints.http.process.supervisor import report_line",
+            "sys.stdout.write((report_line(None) + report_line(StorageError('m'))).decode())",
+        )
+    )
+    assert ended.stdout == "ready\nstorage_error|m|None|None\n"
+
+
 def test_a_worker_that_dies_before_it_reads_its_orders_is_restarted() -> None:
     ended = supervise(*worker("import sys", "sys.stdin.close()", "sys.exit(3)"))
     assert "died 6 times" in ended.stdout

@@ -1,4 +1,4 @@
-"""``mlxk bench``: how fast a model is on this machine, or a server under load; and what earlier reports say."""
+"""``mlxk bench``: the speed of a model on this machine, or of a server under load; prints earlier reports, too."""
 
 import argparse
 import contextlib
@@ -45,23 +45,25 @@ _MOST_TOKENS = 10**7
 _REPEATS = 5
 _TOKENS = 128
 _IMAGE = 448
-_SPOKEN = "demo-speech"
-"""The built-in model with recordings."""
+_SPEECH_MODEL = "demo-speech"
+"""The built-in model whose directory has recordings."""
 
-_SECONDS = 30
-_TEXT_ONLY = ("generate", "depth", "image_size")
+_RECORDING_SECONDS = 30
+_TEXT_FLAGS = ("generate", "depth", "image_size")
+"""Flags about generated text."""
+
 REPORT = "report"
 """The word before the files of a report; a model of this name is ``-m report`` or ``./report``."""
 
 APIS = ("openai", "ollama")
-"""As the client of servers names them."""
+"""Names of the completion client's APIs."""
 
-_LOCAL_ONLY = ("depth", "image_size", "audio", "pull", "skip_pull", "cpu_dtype", "blas")
-"""Flags about the model that is computed here."""
+_LOCAL_FLAGS = ("depth", "image_size", "audio", "pull", "skip_pull", "cpu_dtype", "blas")
+"""Flags that only apply to a model computed in this process."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what is measured, and how it is printed."""
+    """Declare the model or server, the sizes to measure, and the form of the result."""
     words = parser.add_argument(
         "words",
         nargs="*",
@@ -116,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
-    """Declare what sides are compared, and what may be fetched for it."""
+    """Declare the flags of a comparison with another model or server."""
     parser.add_argument(
         "--against",
         metavar="SIDE",
@@ -148,22 +150,22 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         return comparing.compare(model, arguments, context.build(_settings(arguments, context)), output)
     refuse(("prompt", "results"), arguments, "goes with --against")
     if arguments.report is not None:
-        require_writable(arguments.report, "--report")  # better known before minutes of measuring
+        require_writable(arguments.report, "--report")  # fail before minutes of measuring
     found: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
         report = MeasurementProgress(output, spinner)
         if arguments.url is None:
-            found = _of_model(model, arguments, context, report)
+            found = _measure_model(model, arguments, context, report)
         else:
-            found = _of_server(model, arguments, context, report)
+            found = _measure_server(model, arguments, context, report)
     if arguments.report is not None:
         _append(arguments.report, benchmark_reports.report_lines(found))
     if output.as_json:
-        output.document("bench", benchmark.document(found, _shown(arguments.url)))
+        output.document("bench", benchmark.document(found, _shown_address(arguments.url)))
     elif arguments.markdown:
-        output.text(benchmark.markdown(found, _shown(arguments.url)))
+        output.text(benchmark.markdown(found, _shown_address(arguments.url)))
     else:
-        output.text(benchmark.text(found, _shown(arguments.url), output.width))
+        output.text(benchmark.text(found, _shown_address(arguments.url), output.width))
     served = isinstance(found, ModelSpeed) or any(each.failed < each.requests for each in found.levels)
     return DONE if served else FAILED
 
@@ -175,7 +177,7 @@ def _named_model(arguments: argparse.Namespace) -> str | None:
     return names[0] if names else None
 
 
-_MEASURING = (
+_MEASURING_FLAGS = (
     *("named", "url", "api", "api_key_file", "prompt_tokens", "generate", "depth", "streams", "repeats", "report"),
     *("image_size", "audio"),
     *("against", "prompt", "pull", "skip_pull", "results", "cpu_dtype", "blas"),
@@ -184,7 +186,7 @@ _MEASURING = (
 
 
 def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
-    refuse(_MEASURING, arguments, "measures, and 'report' only prints", "Write: mlxk bench report FILE")
+    refuse(_MEASURING_FLAGS, arguments, "measures, and 'report' only prints", "Write: mlxk bench report FILE")
     if len(arguments.words) == 1:
         raise UsageError(
             "the following arguments are required: FILE",
@@ -204,7 +206,7 @@ def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
     return FAILED if any(each.faults for each in read) else DONE
 
 
-def _of_model(
+def _measure_model(
     model: str | None, arguments: argparse.Namespace, context: CommandContext, report: MeasurementProgress
 ) -> ModelSpeed:
     if model is None:
@@ -218,33 +220,33 @@ def _of_model(
         details = use_cases.describe_model().details(use_cases.resolve_model()(model))
     described = details.description
     if described.operation is Capability.AUDIO:
-        refuse(("prompt_tokens", *_TEXT_ONLY, "streams"), arguments, f"has no meaning: '{model}' is for speech")
+        refuse(("prompt_tokens", *_TEXT_FLAGS, "streams"), arguments, f"has no meaning: '{model}' is for speech")
         with _recording(arguments.audio, container) as recording:
             return use_cases.measure_speech()(described, recording, repeats, report)
     refuse(("audio",), arguments, f"has no meaning: '{model}' is not for speech")
     if described.operation is Capability.EMBEDDINGS:
-        refuse(_TEXT_ONLY, arguments, f"has no meaning: '{model}' is for embeddings")
+        refuse(_TEXT_FLAGS, arguments, f"has no meaning: '{model}' is for embeddings")
         if not context.settings.enable_alpha:
             hint = "Set the variable; embeddings may still change."
             raise FeatureGateError("bench of embeddings requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint=hint)
-        tokens, counts = _given(arguments.prompt_tokens, (_TOKENS,)), arguments.streams or (1, 32)
+        tokens, counts = _sizes(arguments.prompt_tokens, (_TOKENS,)), arguments.streams or (1, 32)
         if not tokens:
             raise UsageError("nothing to measure: --prompt-tokens is 0")
         return use_cases.measure_embeddings()(described, tokens, counts, repeats, report)
-    looks = described.can(Capability.VISION)
-    if not looks:
+    takes_images = described.can(Capability.VISION)
+    if not takes_images:
         refuse(("image_size",), arguments, f"has no meaning: '{model}' takes no images")
-    images = _given(arguments.image_size, (_IMAGE,)) if looks else ()
+    images = _sizes(arguments.image_size, (_IMAGE,)) if takes_images else ()
     return use_cases.measure_model()(details, _shapes(arguments, images), images, repeats, report)
 
 
 @contextlib.contextmanager
 def _recording(path: str | None, container: "Container") -> Iterator[Recording]:
-    """Yield a recording of the user's, or the built-in ones again and again, up to half a minute."""
+    """Yield the user's recording, or a temporary WAV file of the built-in ones, repeated up to 30 s."""
     if path is not None:
         yield Recording(path, path)
         return
-    folder = container.use_cases.resolve_model()(_SPOKEN).directory
+    folder = container.use_cases.resolve_model()(_SPEECH_MODEL).directory
     names = sorted(name for name in os.listdir(folder) if name.endswith(".wav"))
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         with wave.open(file.name, "wb") as joined:
@@ -252,7 +254,7 @@ def _recording(path: str | None, container: "Container") -> Iterator[Recording]:
                 with wave.open(f"{folder}/{name}") as part:
                     if not joined.getnframes():
                         joined.setparams(part.getparams())
-                    left = _SECONDS * part.getframerate() - joined.getnframes()
+                    left = _RECORDING_SECONDS * part.getframerate() - joined.getnframes()
                     joined.writeframes(part.readframes(min(part.getnframes(), left)))
                     if left <= part.getnframes():
                         break
@@ -260,14 +262,14 @@ def _recording(path: str | None, container: "Container") -> Iterator[Recording]:
 
 
 def _settings(arguments: argparse.Namespace, context: CommandContext) -> Settings:
-    """Return the settings to measure with: what another process computes would tell neither load time nor memory."""
+    """Return settings without a running server: load time and memory can only be measured in this process."""
     return attrs.evolve(computing_settings(arguments, context.settings), use_server=False)
 
 
 def _shapes(arguments: argparse.Namespace, images: Sequence[int]) -> list[Shape]:
     streams_wanted = arguments.streams or (1,)
-    prompts = _given(arguments.prompt_tokens, (512,))
-    generated, depths = _given(arguments.generate, (_TOKENS,)), arguments.depth or (0,)
+    prompts = _sizes(arguments.prompt_tokens, (512,))
+    generated, depths = _sizes(arguments.generate, (_TOKENS,)), arguments.depth or (0,)
     shapes = [Shape(Phase.PROMPT, size, streams) for size in prompts for streams in streams_wanted]
     shapes += [
         Shape(Phase.GENERATION, size, streams, depth)
@@ -282,11 +284,11 @@ def _shapes(arguments: argparse.Namespace, images: Sequence[int]) -> list[Shape]
     return shapes
 
 
-def _of_server(
+def _measure_server(
     model: str | None, arguments: argparse.Namespace, context: CommandContext, report: MeasurementProgress
 ) -> ServerSpeed:
-    refuse(_LOCAL_ONLY, arguments, "has no meaning for a server")
-    prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (_TOKENS,))
+    refuse(_LOCAL_FLAGS, arguments, "has no meaning for a server")
+    prompts, generated = _sizes(arguments.prompt_tokens, (512,)), _sizes(arguments.generate, (_TOKENS,))
     if not prompts or not generated:
         raise UsageError("a server needs a prompt and something to generate: --prompt-tokens and --generate from 1")
     loads = [
@@ -299,7 +301,7 @@ def _of_server(
     return measure(named_server(arguments.url, "--url", arguments), model, loads, arguments.repeats or _REPEATS, report)
 
 
-def _shown(url: str | None) -> str | None:
+def _shown_address(url: str | None) -> str | None:
     return None if url is None else client_address(url, "--url")[0]
 
 
@@ -311,12 +313,12 @@ def _append(path: str, lines: Sequence[str]) -> None:
         raise StorageError(f"--report: '{path}' cannot be written: {error.strerror}") from error
 
 
-def _given(sizes: tuple[int, ...] | None, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the sizes without zeros."""
+def _sizes(sizes: tuple[int, ...] | None, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the given or the usual sizes, without zeros."""
     return tuple(each for each in (usual if sizes is None else sizes) if each)
 
 
 def _numbers(least: int, most: int) -> Callable[[str], tuple[int, ...]]:
-    """Return a reader of whole numbers between commas, each once."""
+    """Return an argparse type for whole numbers separated by commas; duplicates are dropped."""
     number = whole_number(least, most)
     return lambda text: tuple(dict.fromkeys(number(each.strip()) for each in text.split(",")))

@@ -1,4 +1,4 @@
-"""``mlxk chats [rm NAME…]``: the chats that were kept, and their removal."""
+"""``mlxk chats [rm NAME…]``: lists and removes kept chats."""
 
 import argparse
 import datetime
@@ -13,7 +13,7 @@ from mlxk.entrypoints.cli.render.model_json import timestamp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what to do, and with which chats."""
+    """Declare the action and the chats."""
     parser.add_argument(
         "action", nargs="?", choices=("list", "rm"), default="list", help="list the chats (default), or remove some"
     )
@@ -48,7 +48,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _confirm(names: Sequence[str], arguments: argparse.Namespace, output: Output) -> None:
-    """Ask whether chats that are not named exactly are to be removed.
+    """Ask before chats are removed that were not named exactly.
 
     Raises:
         RequiresConfirmationError: The answer is no, or there is no terminal.

@@ -31,16 +31,16 @@ _WIDEST_VALUE = 60
 
 @attrs.frozen
 class EffectiveSetting:
-    """A setting, its value for a command line, and where that comes from."""
+    """A setting with its effective value, and the source of the value."""
 
     table: str
     setting: Setting
     value: Any
-    """None for none."""
+    """None where no value is set."""
     source: str
     """``flag``, ``environment``, ``file`` or ``default``."""
     variable: str | None = None
-    """The variable, where that is the source."""
+    """Name of the environment variable that is the source."""
 
     @property
     def shown(self) -> object:
@@ -123,8 +123,8 @@ def _shows_secrets_to_others(file: SettingsFile) -> bool:
 
 
 def _effective(settings: Settings, line: str | None) -> Iterator[EffectiveSetting]:
-    """Yield every setting, or those that a command line uses, with its value and source."""
-    given, command, model = ({}, None, None) if line is None else _given(line)
+    """Yield every setting, or only those that a command line uses."""
+    given, command, model = ({}, None, None) if line is None else _parse_line(line)
     for name, listed in TABLES.items():
         if command is not None and name not in tables_used(command):
             continue
@@ -138,10 +138,10 @@ def _effective(settings: Settings, line: str | None) -> Iterator[EffectiveSettin
                 inverted = setting.flag is not None and setting.flag.startswith("--no-")
                 yield EffectiveSetting(name, setting, not value if inverted else value, "flag")
             else:
-                yield _beside_flags(settings, name, setting, values)
+                yield _without_flag(settings, name, setting, values)
 
 
-def _beside_flags(settings: Settings, table: str, setting: Setting, values: Mapping[str, Any]) -> EffectiveSetting:
+def _without_flag(settings: Settings, table: str, setting: Setting, values: Mapping[str, Any]) -> EffectiveSetting:
     value = values.get(setting.key, setting.default)
     variable = next((each for each in setting.variables if each in settings.set_variables), None)
     if setting.variables and setting.field:
@@ -153,11 +153,11 @@ def _beside_flags(settings: Settings, table: str, setting: Setting, values: Mapp
     return EffectiveSetting(table, setting, value, source, variable)
 
 
-def _given(line: str) -> tuple[dict[str | None, Any], str, str | None]:
-    """Return the flags of a command line with their values, its command, and its model.
+def _parse_line(line: str) -> tuple[dict[str | None, Any], str, str | None]:
+    """Parse a command line; return the values of its flags, by flag, its command, and its model.
 
     Raises:
-        UsageError: It is no command line.
+        UsageError: It cannot be parsed, or does not begin with a command.
     """
     from mlxk.entrypoints.cli.program import build_parser, command_of, parse  # noqa: PLC0415 - which loads this module
 
@@ -180,11 +180,11 @@ def _given(line: str) -> tuple[dict[str | None, Any], str, str | None]:
 
 
 def _edit(settings: Settings, output: Output) -> None:
-    """Open the file in the user's editor, and replace it when the result is right.
+    """Open a draft of the file in the user's editor, and replace the file when the draft is valid.
 
     Raises:
-        StorageError: It cannot be read or written.
-        ValidationError: There is no editor, it fails, or the result has faults, which are named.
+        StorageError: The file cannot be read or written.
+        ValidationError: There is no editor, it fails, or the user leaves a draft with faults.
     """
     path = settings.file.path
     before = settings_edit.content_of(path)
@@ -211,7 +211,7 @@ def _edit(settings: Settings, output: Output) -> None:
         keep = False
     finally:
         if not keep:
-            with contextlib.suppress(FileNotFoundError):  # the editor has removed it
+            with contextlib.suppress(FileNotFoundError):  # the editor removed it
                 os.unlink(draft)
     if output.as_json:
         output.document("config", {"path": path, "exists": True, "changed": changed})

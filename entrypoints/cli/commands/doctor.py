@@ -1,4 +1,4 @@
-"""``mlxk doctor``: whether the installation and this machine are as they should be, and what mends them."""
+"""``mlxk doctor``: checks the installation and this machine, or the hosts of a file, and names remedies."""
 
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ _STYLES = {CheckStatus.WARNING: YELLOW, CheckStatus.FAILURE: RED}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what is asked, and how it is printed."""
+    """Declare the checks and the form of the result."""
     parser.add_argument(
         "--online", action="store_true", help="ask the hub, too: whether it answers, and takes the token"
     )
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print what was found by group; the exit status is 1 with a failure, 0 without, warnings included."""
+    """Print findings by group; the exit status is 1 when a check failed, and 0 otherwise, also with warnings."""
     settings = context.settings
     if arguments.hosts is not None:
         return _check_hosts(arguments, context, output)
@@ -81,9 +81,9 @@ def _print(findings: Sequence[Finding], output: Output, before: str = "") -> Non
     """Print findings under the titles of their groups.
 
     Args:
-        findings: By group.
-        output: Receives them.
-        before: What stands before the first title.
+        findings: Findings, ordered by group.
+        output: Prints them.
+        before: Text before the first title.
     """
     title = None
     for each in findings:
@@ -98,12 +98,12 @@ def _print(findings: Sequence[Finding], output: Output, before: str = "") -> Non
 
 
 def _check_hosts(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print what was found about the hosts of a file; the exit status is that of ``execute``."""
+    """Check the hosts of a file and print findings; the exit status is that of ``execute``."""
     if arguments.online:
         raise UsageError("--hosts and --online exclude each other", hint="Leave one of them out.")
     file = hosts_of_file("--hosts", arguments.hosts)
     container = context.build(context.settings)
-    # What is started on hosts ends with this command, also when its terminal is closed.
+    # A signal becomes an exception, so that the processes on the hosts end with this command.
     with handling((signal.SIGTERM, signal.SIGHUP), _interrupt), Spinner(output, "Asking the hosts") as spinner:
         diagnose, seconds = container.use_cases.diagnose_hosts(), arguments.timeout or _HOST_SECONDS
         found = diagnose(file, arguments.model, seconds, lambda what: spinner.show(f"Asking the hosts: {what}"))
@@ -130,7 +130,7 @@ def _print_hosts(found: HostDiagnosis, output: Output) -> None:
 
 
 def _names(container: "Container") -> list[str]:
-    """Return the names of models; none where they cannot be read."""
+    """Return the names of models; empty when they cannot be read."""
     with contextlib.suppress(MlxkError):
         return model_names(container)
     return []

@@ -1,4 +1,4 @@
-"""``mlxk embed MODEL [TEXT]``: embeddings of texts and images, one JSON record per line."""
+"""``mlxk embed MODEL [TEXT]``: prints embeddings of texts and images, one JSON record per line."""
 
 import argparse
 import json
@@ -32,11 +32,11 @@ STDIN = "-"
 BATCH_SIZE = 256
 """Records per batch: read, computed and printed together, so that output begins before the input ends."""
 
-MAX_LINE_CHARACTERS = 4 * 1024 * 1024
+_MAX_LINE_BYTES = 4 * 1024 * 1024
 
 Fields = dict[str, object]
 _Record = tuple[Fields, Input]
-"""The fields of a record, and what is embedded of it."""
+"""The fields of a record, and the text or image to embed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,10 +100,10 @@ def _records(
     output: Output,
     embed: EmbedText,
     model: ModelDescription,
-    asked: tuple[EmbeddingSettings, Iterator[_Record]],
+    request: tuple[EmbeddingSettings, Iterator[_Record]],
 ) -> Iterator[Fields]:
-    """Yield the input records with their embeddings, and say which texts were truncated."""
-    before, (settings, inputs) = 0, asked
+    """Yield the input records with their embeddings, and note which texts were truncated."""
+    before, (settings, inputs) = 0, request
     for batch in _batches(inputs):
         result = embed(model, tuple(given for _, given in batch), settings)
         for each in result.embeddings.truncations:
@@ -139,9 +139,14 @@ def _batches(inputs: Iterator[_Record]) -> Iterator[list[_Record]]:
 
 
 def _inputs(arguments: argparse.Namespace, built_in: ModelSource) -> Iterator[_Record]:
-    """Yield the input records, with what is embedded of each."""
+    """Yield the input records, each with the text or image to embed."""
     if arguments.batch:
-        yield from ((fields, str(fields["text"])) for fields in records_of(sys.stdin.buffer))
+        empty = True
+        for fields in records_of(sys.stdin.buffer):
+            empty = False
+            yield fields, str(fields["text"])
+        if empty:
+            raise ValidationError("No input records found (--batch)")
         return
     text = _text_input() if arguments.text == STDIN else arguments.text
     if text is not None and not text.strip():
@@ -155,28 +160,25 @@ def _inputs(arguments: argparse.Namespace, built_in: ModelSource) -> Iterator[_R
 
 
 def _text_input() -> str:
-    text = sys.stdin.buffer.read(MAX_LINE_CHARACTERS + 1)
-    if len(text) > MAX_LINE_CHARACTERS:
-        raise ValidationError(f"standard input is larger than {MAX_LINE_CHARACTERS // 1024**2} MiB")
-    return text.decode("utf-8", errors="replace").rstrip("\n")
+    content = sys.stdin.buffer.read(_MAX_LINE_BYTES + 1)
+    if len(content) > _MAX_LINE_BYTES:
+        raise ValidationError(f"standard input is larger than {_MAX_LINE_BYTES // 1024**2} MiB")
+    return content.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def records_of(stream: BinaryIO) -> Iterator[Fields]:
     """Yield the records of JSON lines, each with a ``text``; skip blank lines.
 
     Raises:
-        ValidationError: A line has none, or there is no line; it is named by its number.
+        ValidationError: A line is too long, is no JSON object or has no text; the message has its number.
     """
-    number = found = 0
-    while line := stream.readline(MAX_LINE_CHARACTERS + 1):
+    number = 0
+    while line := stream.readline(_MAX_LINE_BYTES + 1):
         number += 1
-        if len(line) > MAX_LINE_CHARACTERS:
-            raise ValidationError(f"JSONL line {number} is longer than {MAX_LINE_CHARACTERS // 1024**2} MiB")
+        if len(line) > _MAX_LINE_BYTES:
+            raise ValidationError(f"JSONL line {number} is longer than {_MAX_LINE_BYTES // 1024**2} MiB")
         if line.strip():
-            found += 1
             yield _record(line, number)
-    if not found:
-        raise ValidationError("No input records found (--batch)")
 
 
 def _record(line: bytes, number: int) -> Fields:
@@ -198,7 +200,7 @@ def _record(line: bytes, number: int) -> Fields:
 
 
 def _embedded(fields: Mapping[str, object], index: int, result: EmbeddingResult) -> Json:
-    """Return one record of ``embed``: the fields of an input, by its index, the embedding and its metadata."""
+    """Return an output record: the input's fields, its embedding and metadata; ``index`` is its place in the batch."""
     of_tokens = result.embeddings.of_tokens
     cut = next((each for each in result.embeddings.truncations if each.index == index), None)
     return {

@@ -46,10 +46,8 @@ class SearchCommand:
         return DONE
 
 
-ONLINE_RESULTS = 10
-
-
-"""Most models that the hub is asked for, each purpose."""
+_ONLINE_RESULTS = 10
+"""Most models that the hub is asked for, for each search of a purpose."""
 
 
 class RecommendCommand:
@@ -68,7 +66,7 @@ class RecommendCommand:
         )
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-        """Print a table or JSON, and with ``--online`` what the hub has beside it."""
+        """Print a table or JSON; with ``--online`` also models of the hub that are not in the list."""
         container = context.build(context.settings)
         recommend, purpose = container.use_cases.recommend_models(), None
         if arguments.purpose:
@@ -80,7 +78,7 @@ class RecommendCommand:
             search = container.use_cases.search_models()
             with Spinner(output, "Searching the hub"):
                 results = [
-                    each for terms in recommend.terms(purpose) for each in search(terms, ONLINE_RESULTS, mlx_only=True)
+                    each for terms in recommend.terms(purpose) for each in search(terms, _ONLINE_RESULTS, mlx_only=True)
                 ]
             by_name = {each.model.name: each for each in results if each.model.name not in known}
             online = [by_name[model.name] for model in mlx_first(each.model for each in by_name.values())]
@@ -124,7 +122,7 @@ class PullCommand:
             output.note(f"Warning: {result.warning}")
         output.text(operations.pull_text(result))
         if result.handle and result.status in {PullStatus.SUCCESS, PullStatus.ALREADY_EXISTS}:
-            output.note(next_step(use_cases.describe_model()(result.handle)))
+            output.note(_usage_note(use_cases.describe_model()(result.handle)))
         return DONE
 
 
@@ -137,8 +135,8 @@ _USES = {
 """The commands of models that do not answer text with text; ``{}`` is the name."""
 
 
-def next_step(description: ModelDescription) -> str:
-    """Return the command that uses a model that was pulled, or why none does."""
+def _usage_note(description: ModelDescription) -> str:
+    """Return the command that uses a pulled model, or why the model cannot run here."""
     name = description.handle.label
     if not description.runnable:
         return f"It cannot run here: {model_reason(description)}"
@@ -175,8 +173,8 @@ class RmCommand:
         request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
         try:
             with SpinnerBetweenBars(output, "Removing") as progress:
-                asked = PausedWhileAsking(confirmation(output, yes=arguments.yes), progress)
-                result = remove(request, asked, progress)
+                confirm = PausedWhileAsking(confirmation(output, yes=arguments.yes), progress)
+                result = remove(request, confirm, progress)
         except KeyboardInterrupt:
             raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
         if output.as_json:

@@ -9,7 +9,7 @@ from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.settings import EngineOptions, settled
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.kv_cache import ALL_KV_BITS, KV_GROUP_SIZES, KV_SCHEMES
-from mlxk.domain.models.model import ModelDescription, ModelDetails, Origin
+from mlxk.domain.models.model import HealthStatus, ModelDescription, ModelDetails, Origin
 from mlxk.domain.ranks import RankHost
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import (
@@ -23,15 +23,13 @@ from mlxk.entrypoints.cli.command import (
 )
 from mlxk.entrypoints.cli.command_line_parser import did_you_mean
 from mlxk.entrypoints.cli.output import BOLD, DONE, RED, Output
-from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.progress import ByteProgress, Spinner
 from mlxk.entrypoints.cli.render import model_json, tables
-from mlxk.entrypoints.cli.render.formatting import printable
+from mlxk.entrypoints.cli.render.formatting import counted, printable
 from mlxk.entrypoints.cli.render.model_table import LEGEND, NOTHING_PULLED, ListView, ModelTable, model_table
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
-from mlxk.domain.models.model import HealthStatus
-from mlxk.entrypoints.cli.progress import ByteProgress
 
 
 class ListCommand:
@@ -64,15 +62,14 @@ class ListCommand:
             near = did_you_mean(close_names(arguments.pattern, known))
             output.note(f"No model fits '{arguments.pattern}'. {near}".rstrip())
         elif not arguments.pattern and context.settings.file.entries:
-            count = len(context.settings.file.entries)
-            output.note(f"[{count} name{'s' if count > 1 else ''} of your own: mlxk alias]")
+            output.note(f"[{counted(len(context.settings.file.entries), 'name')} of your own: mlxk alias]")
         elif output.shows_progress and not arguments.pattern and all(map(_is_built_in, models)):
             output.note(NOTHING_PULLED)
         return DONE
 
 
 def _print(table: ModelTable, output: Output) -> None:
-    """Print the table where it has rows, and on standard error what it does not show."""
+    """Print the table, if it has rows, and its notes on standard error."""
     if table.rows:
         titles, rule = table.header
         output.line(output.paint(titles, BOLD))
@@ -163,10 +160,10 @@ class ShowCommand:
 
 
 def _hosts_to_ask(arguments: argparse.Namespace) -> tuple[RankHost, ...]:
-    """Return the hosts of the file.
+    """Return the hosts in the file of ``--hosts``.
 
     Raises:
-        UsageError: Another section is asked for, or what a model over several hosts does without.
+        UsageError: A flag is given that does not go with ``--hosts``.
         ValidationError: See ``hosts_of_file``.
     """
     for flag in ("remote", "files", "config", "format_report", "kv_bits", "kv_scheme", "kv_group_size"):

@@ -1,4 +1,4 @@
-"""``mlxk launch [AGENT]``: starts a coding agent on a model of this machine, or shows how to set a program up."""
+"""``mlxk launch [AGENT]``: starts a coding agent on a local model, or prints how to set an agent up by hand."""
 
 import argparse
 import contextlib
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the agent, its model, and what is passed on."""
+    """Declare the agent, its arguments, its model and its server."""
     parser.add_argument("agent", nargs="?", choices=AGENTS, metavar="AGENT", help=f"one of {', '.join(AGENTS)}")
     words = parser.add_argument("words", nargs="*", default=[], metavar="ARGS", help="for it; its flags stand after --")
     words.completer = _complete_nothing  # type: ignore[attr-defined]  # argcomplete's interface
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _complete_nothing(prefix: str, **_context: object) -> list[str]:
-    """Have the shell complete no names of files where the name of an agent is due."""
+    """Complete nothing, or the shell would offer file names beside the names of agents."""
     return []
 
 
@@ -74,7 +74,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         return _list(output)
     agent = AGENTS[arguments.agent]
     if arguments.shown:
-        return _show(agent, arguments, context, output)
+        return _show_recipe(agent, arguments, context, output)
     if output.as_json:
         raise UsageError(
             "--json goes with the list of agents, or with --print", hint=f"Try: mlxk launch {agent.name} --print --json"
@@ -83,7 +83,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError(
             f"{agent.title} is not started by this program", hint=f"Set it up: mlxk launch {agent.name} --print"
         )
-    path = _path(agent)
+    path = _program_path(agent)
     if path is None:
         raise ExecutionError(
             f"{agent.title} is not installed: there is no '{agent.program}'", hint=f"Install it: {agent.install}"
@@ -93,17 +93,17 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.url is not None:
         server = Server(_address(arguments.url), key)
         with Spinner(output, "Asking the server"):
-            offered = [_of_server(each) for each in served_models(server)]
-        return ForegroundRunner().run(*program.command(_chosen(offered, arguments, output).connection(server)))
+            offered = [_remote_candidate(each) for each in served_models(server)]
+        return ForegroundRunner().run(*program.command(_choose(offered, arguments, output).connection(server)))
     settings = computing_settings(arguments, context.settings)
     container = context.build(settings)
     if arguments.model:
-        chosen = _named(arguments.model, container, output)
+        chosen = _named_candidate(arguments.model, container, output)
     else:
         with Spinner(output, "Reading the models"):
-            offered = _of_this_machine(container)
-        chosen = _chosen(offered, arguments, output)
-    running = _having(chosen, key, container) if settings.use_server else None
+            offered = _local_candidates(container)
+        chosen = _choose(offered, arguments, output)
+    running = _running_server_with(chosen, key, container) if settings.use_server else None
     if running is None:
         return _run_on_own_server(program, chosen, settings.state_folder, output)
     output.note(
@@ -113,14 +113,14 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _list(output: Output) -> int:
-    """List the agents that are started, then the others."""
+    """List the agents that this program starts, then the others."""
     if output.as_json:
         output.document("launch", {"agents": [_agent_json(each) for each in AGENTS.values()], "recipe": None})
         return DONE
     started = [each for each in AGENTS.values() if each.started]
-    rows = [[each.name, each.title, _path(each) or "not installed"] for each in started]
+    rows = [[each.name, each.title, _program_path(each) or "not installed"] for each in started]
     output.table(table(["Agent", "Name", "Program"], rows, output.width, last=60))
-    absent = [each for each in started if _path(each) is None]
+    absent = [each for each in started if _program_path(each) is None]
     if absent:
         output.line("\nInstall what is not here:")
     for each in absent:
@@ -136,25 +136,25 @@ def _agent_json(agent: Agent) -> dict[str, object]:
         "name": agent.name,
         "title": agent.title,
         "program": agent.program,
-        "path": _path(agent),
+        "path": _program_path(agent),
         "install": agent.install,
         "started": agent.started,
     }
 
 
-def _path(agent: Agent) -> str | None:
+def _program_path(agent: Agent) -> str | None:
     return None if agent.program is None else shutil.which(agent.program)
 
 
-def _show(agent: Agent, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print what is typed and written to set an agent up by hand."""
+def _show_recipe(agent: Agent, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Print the commands and files that set an agent up by hand."""
     connection = Connection()
     serve = f"mlxk serve --model {shlex.quote(arguments.model or connection.model)}\n"
     if arguments.url is not None:
         connection = attrs.evolve(connection, address=_address(arguments.url), model=arguments.model or "MODEL")
         serve = ""
     elif arguments.model:
-        chosen = _named(arguments.model, context.build(context.settings), output)
+        chosen = _named_candidate(arguments.model, context.build(context.settings), output)
         connection = chosen.connection(Server(connection.address, connection.key))
     if output.as_json:
         recipe = {
@@ -172,8 +172,8 @@ def _show(agent: Agent, arguments: argparse.Namespace, context: CommandContext, 
 
 
 def _recipe(agent: Agent, connection: Connection, serve: str) -> str:
-    """Return the lines to copy; everything else is a comment of the shell."""
-    parts = [f"# {agent.title}\n" if _path(agent) else f"# {agent.title}, which is not here: {agent.install}\n"]
+    """Return the lines to copy; all other lines are shell comments."""
+    parts = [f"# {agent.title}\n" if _program_path(agent) else f"# {agent.title}, which is not here: {agent.install}\n"]
     parts += [f"# The server, in a terminal of its own:\n{serve}"] if serve else []
     parts += [f"# In {each.path}:\n{each.text}" for each in agent.written(connection)]
     lines = agent.commands(connection)
@@ -188,7 +188,7 @@ def _address(url: str) -> str:
     """Return the address of a server without ``/v1``.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not an HTTP address, or has a user, a query or a fragment.
     """
     address = url.rstrip("/").removesuffix("/v1")
     try:
@@ -203,7 +203,7 @@ def _address(url: str) -> str:
 
 @attrs.frozen
 class _Program:
-    """An agent that is installed, and what the user passes on to it."""
+    """An installed agent, and the user's arguments for it."""
 
     agent: Agent
     path: str
@@ -216,9 +216,9 @@ class _Program:
 
 
 def _run_on_own_server(program: _Program, chosen: "_Candidate", state_folder: str, output: Output) -> int:
-    """Run an agent on a server of its own, whose log is named when something fails."""
+    """Run an agent on a server started for it; when either fails, print the path of the server's log."""
     log = server_log.make(state_folder, f"launch-{program.agent.name}")
-    worth_reading = False
+    log_matters = False
     try:
         runner = ForegroundRunner()
         with contextlib.ExitStack() as stack:
@@ -228,37 +228,37 @@ def _run_on_own_server(program: _Program, chosen: "_Candidate", state_folder: st
             status = runner.run(*program.command(chosen.connection(server)))
             if server.ended():
                 output.note("[the server ended before the agent did]")
-            worth_reading = status != DONE or server.ended()
+            log_matters = status != DONE or server.ended()
     except MlxkError as error:
-        worth_reading = not isinstance(error, InterruptedRunError)
+        log_matters = not isinstance(error, InterruptedRunError)
         raise
     finally:
-        if worth_reading:
+        if log_matters:
             output.note(f"The server's log: {log}")
     return status
 
 
 @attrs.frozen(kw_only=True)
 class _Candidate:
-    """A model that an agent may get."""
+    """A model that an agent may use."""
 
     label: str
     """Its name in messages."""
     reference: str
-    """What a server of its own is told to serve."""
+    """The ``--model`` of a server started for the agent."""
     directory: str = ""
-    """Of its files, where they are on this machine."""
+    """Its directory; empty for a model of another server."""
     id: str
-    """The name by which a server knows it."""
+    """Its id in the server's API."""
     size_bytes: int | None
     context: int | None
     tools: bool
     fit: str
-    """Whether it fits into the memory."""
+    """The memory estimate, as shown in the table: a ``MemoryFit``, ``loaded``, or empty."""
 
     @property
     def reservations(self) -> list[str]:
-        """What speaks against it."""
+        """Why the model suits agents badly; continues a sentence that begins with its name."""
         reasons = []
         if self.context is not None and self.context < SMALLEST_CONTEXT:
             reasons.append(
@@ -269,13 +269,13 @@ class _Candidate:
         return reasons
 
     def connection(self, server: Server) -> Connection:
-        """Return what an agent is told."""
+        """Return how an agent reaches the model on a server."""
         context = self.context or SMALLEST_CONTEXT
         return Connection(address=server.address, key=server.key, model=self.id, context=context)
 
 
-def _of_machine(details: ModelDetails, container: "Container", reference: str | None = None) -> _Candidate:
-    """Return a model of this machine; under a name of the user's own, the context window may be limited."""
+def _local_candidate(details: ModelDetails, container: "Container", reference: str | None = None) -> _Candidate:
+    """Return a model of this machine; the profile of a user's own name may limit its context window."""
     described, own = details.description, details.description.handle.alias
     limit = None if own is None else container.adapters.names.profiles[own].context_limit
     windows = [each for each in (described.context_length, limit) if each is not None]
@@ -291,8 +291,8 @@ def _of_machine(details: ModelDetails, container: "Container", reference: str | 
     )
 
 
-def _having(chosen: _Candidate, key: str, container: "Container") -> Server | None:
-    """Return a running server of this user that has a model in memory and that a key opens; None without one."""
+def _running_server_with(chosen: _Candidate, key: str, container: "Container") -> Server | None:
+    """Return a running server of this user that has the model in memory and accepts the key; None without one."""
     for each in container.adapters.running_servers().servers():
         if chosen.directory in {model.handle.directory for model in each.models}:
             server = Server(each.url, key)
@@ -302,21 +302,21 @@ def _having(chosen: _Candidate, key: str, container: "Container") -> Server | No
     return None
 
 
-def _of_this_machine(container: "Container") -> list[_Candidate]:
-    """Return the models of this machine that hold conversations, those under names of the user's own first."""
+def _local_candidates(container: "Container") -> list[_Candidate]:
+    """Return the runnable chat models of this machine, those under the user's own names first."""
     found, resolve = [], container.use_cases.resolve_model()
     known: tuple[str | ModelHandle, ...] = (*container.adapters.names.profiles, *resolve.matching())
     for each in known:
-        with contextlib.suppress(MlxkError):  # removed a moment ago, or a name of a model that is not here
+        with contextlib.suppress(MlxkError):  # just removed, or a user's own name for a model that is not here
             handle = resolve(each) if isinstance(each, str) else each
             details = container.use_cases.describe_model().details(handle)
             if details.description.runnable and details.description.can(Capability.CHAT):
-                found.append(_of_machine(details, container))
+                found.append(_local_candidate(details, container))
     return found
 
 
-def _of_server(model: ForeignModel) -> _Candidate:
-    """Return a model of a running server; one of another make says less about its models."""
+def _remote_candidate(model: ForeignModel) -> _Candidate:
+    """Return a model of a running server; a server of another program reports fewer facts."""
     return _Candidate(
         label=model.id,
         reference=model.id,
@@ -328,19 +328,19 @@ def _of_server(model: ForeignModel) -> _Candidate:
     )
 
 
-def _named(reference: str, container: "Container", output: Output) -> _Candidate:
-    """Return the model that the user named, and say what speaks against it.
+def _named_candidate(reference: str, container: "Container", output: Output) -> _Candidate:
+    """Return the model that ``--model`` names, and note its reservations.
 
     Raises:
-        MlxkError: There is no such model, or it cannot hold a conversation here.
+        MlxkError: There is no such model, or it cannot chat here.
     """
     details = container.use_cases.show_model()(reference)
     require_text_model(details.description)
     require_chat(details.description)
-    return _with_reservations(_of_machine(details, container, reference), output)
+    return _note_reservations(_local_candidate(details, container, reference), output)
 
 
-def _with_reservations(chosen: _Candidate, output: Output) -> _Candidate:
+def _note_reservations(chosen: _Candidate, output: Output) -> _Candidate:
     reasons = chosen.reservations
     if chosen.fit == MemoryFit.EXCEEDS.value:
         reasons.append("exceeds this machine's memory budget; expect swapping")
@@ -349,20 +349,20 @@ def _with_reservations(chosen: _Candidate, output: Output) -> _Candidate:
     return chosen
 
 
-def _chosen(offered: Sequence[_Candidate], arguments: argparse.Namespace, output: Output) -> _Candidate:
-    """Return the model that the user named, or chooses on a terminal.
+def _choose(offered: Sequence[_Candidate], arguments: argparse.Namespace, output: Output) -> _Candidate:
+    """Return the model that ``--model`` names, or let the user choose on a terminal.
 
     Raises:
         UsageError: There is no terminal, or nothing was chosen.
-        ModelNotFoundError: No model will do, or none has this name.
-        AmbiguousModelError: Several have it.
+        ModelNotFoundError: No model suits, or none has this name.
+        AmbiguousModelError: The name fits several models.
     """
     if arguments.model is not None:
         known = {each.id: each for each in offered}
         match = only_match(arguments.model, known)
         if match is None:
             raise ModelNotFoundError(f"the server has no model '{arguments.model}'", matches=tuple(known))
-        return _with_reservations(known[match], output)
+        return _note_reservations(known[match], output)
     fitting = [each for each in offered if not each.reservations]
     if not fitting:
         raise ModelNotFoundError(

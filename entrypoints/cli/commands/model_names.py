@@ -1,4 +1,4 @@
-"""The commands on names of the user's own: ``alias`` and ``profile``."""
+"""``alias`` and ``profile``: the user's own names for models, in the settings file."""
 
 import argparse
 import contextlib
@@ -30,8 +30,8 @@ from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_nam
 Values = Mapping[str, Any]
 
 
-def _completed(prefix: str, parsed_args: argparse.Namespace, **_context: object) -> list[str]:
-    """Return what the next word may be: a name or what to do with one, the name to remove, or the model of a name."""
+def _complete_words(prefix: str, parsed_args: argparse.Namespace, **_context: object) -> list[str]:
+    """Complete a word: a name or an action first, then the name to remove or, for ``alias``, the model."""
     if parsed_args.words and parsed_args.words[0] != "rm":
         return complete_model_name(prefix) if parsed_args.command == "alias" else []
     names = [*read_settings().file.entries, *([] if parsed_args.words else ["list", "rm"])]
@@ -50,7 +50,7 @@ class AliasCommand:
             metavar="NAME MODEL",
             help="call MODEL by NAME; or 'rm NAME'; or 'list' (default), which shows all names",
         )
-        words.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
+        words.completer = _complete_words  # type: ignore[attr-defined]  # argcomplete's interface
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """List the names, remove one, or write one."""
@@ -62,7 +62,7 @@ class AliasCommand:
 
 
 def list_or_remove(words: list[str], context: CommandContext, output: Output, command: str = "alias") -> bool:
-    """List all names or remove one, if that is what the words ask for; return whether they do.
+    """List all names for no words or ``list``, remove one for ``rm NAME``; return whether the words were one of these.
 
     Raises:
         UsageError: 'rm' without one name.
@@ -99,10 +99,10 @@ def _document(file: SettingsFile, entries: Mapping[str, Values], *, changed: boo
 
 
 def write(name: str, values: Values, context: CommandContext, output: Output, command: str) -> None:
-    """Set values of a name in the settings file; None removes one.
+    """Write values of a name into the settings file; None removes a value.
 
     Raises:
-        ValidationError: The name or a value cannot be, or the file cannot be changed.
+        ValidationError: The name or a value is invalid, or the file cannot be changed.
     """
     settings, file = context.settings, context.settings.file
     if fault := entry_name_fault(name):
@@ -113,12 +113,12 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
     name = own or name
     changed = settings_edit.with_entry(text, name, values)
     after = settings_file.check(file.path, changed.encode())
-    wrong = [fault for fault in after.faults if fault.table in (table_name(MODELS, name), None)]
-    if wrong:
-        lacks = own is None and "model" not in values
-        advice = f"It is a new name. Say which model it means: mlxk {command} {name} --model MODEL" if lacks else None
-        raise ValidationError(f"[{table_name(MODELS, name)}] {wrong[0].message}", hint=advice)
-    _say_what_it_means(name, after.entries[name]["model"], context, output)
+    faults = [fault for fault in after.faults if fault.table in (table_name(MODELS, name), None)]
+    if faults:
+        lacks_model = own is None and "model" not in values
+        advice = f"It is a new name. Say which model it means: mlxk {command} {name} --model MODEL"
+        raise ValidationError(f"[{table_name(MODELS, name)}] {faults[0].message}", hint=advice if lacks_model else None)
+    _note_meaning(name, after.entries[name]["model"], context, output)
     if changed != text or before is None:
         settings_edit.replace(file.path, changed.encode(), before)
     if output.as_json:
@@ -128,17 +128,17 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
 
 
 def _check_values(name: str, values: Values) -> None:
-    """Refuse values that the file cannot hold, such as text that is not Unicode, and numbers that are none."""
-    for each in ENTRY:
-        value = values.get(each.key)
+    """Refuse values that TOML cannot hold, such as lone surrogates, and values of a wrong kind or range."""
+    for setting in ENTRY:
+        value = values.get(setting.key)
         for text in _texts(value):
-            require_valid_unicode(text, f"--{each.key.replace('_', '-')}")
-        if value is not None and (fault := each.kind.fault(value)):
-            raise ValidationError(f"[{table_name(MODELS, name)}] {each.key} {fault}")
+            require_valid_unicode(text, f"--{setting.key.replace('_', '-')}")
+        if value is not None and (fault := setting.kind.fault(value)):
+            raise ValidationError(f"[{table_name(MODELS, name)}] {setting.key} {fault}")
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield every text of a value, with the names in it."""
+    """Yield every string in a value, the keys of tables included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -146,8 +146,8 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _say_what_it_means(name: str, reference: str, context: CommandContext, output: Output) -> None:
-    """Say where a model cannot be found yet, and where the name was that of a model without its owner."""
+def _note_meaning(name: str, reference: str, context: CommandContext, output: Output) -> None:
+    """Note when the model is not found yet, and when the name hides another model's short name."""
     resolve = attrs.evolve(context.build(context.settings).use_cases.resolve_model(), aliases={})
     try:
         resolve(reference)
@@ -179,10 +179,10 @@ def _remove(name: str, context: CommandContext, output: Output, command: str) ->
 
 
 def _entries(text: str, file: SettingsFile) -> Mapping[str, object]:
-    """Return the tables of names of a valid document.
+    """Return the tables of names in valid TOML.
 
     Raises:
-        ValidationError: They are no tables.
+        ValidationError: An entry is no table.
     """
     entries = settings_file.parsed(text).get(MODELS, {})
     if not isinstance(entries, Mapping) or not all(isinstance(each, Mapping) for each in entries.values()):
@@ -191,14 +191,14 @@ def _entries(text: str, file: SettingsFile) -> Mapping[str, object]:
 
 
 def _text(file: SettingsFile, output: Output, shown: str) -> tuple[bytes | None, str]:
-    """Return the content of the file, and its text, which is valid TOML.
+    """Return the file's bytes, None where there is no file, and its text: valid TOML.
 
     Raises:
-        ValidationError: It is not.
+        ValidationError: It is not valid TOML.
     """
-    whole: list[SettingFault] = [fault for fault in file.faults if fault.table is None]
-    if whole:
-        raise ValidationError(f"{shown}: {whole[0]}", hint=hint(file))
+    faults: list[SettingFault] = [fault for fault in file.faults if fault.table is None]
+    if faults:
+        raise ValidationError(f"{shown}: {faults[0]}", hint=hint(file))
     content = settings_edit.content_of(file.path)
     return content, settings_edit.HEADING if content is None else content.decode("utf-8-sig")
 
@@ -215,7 +215,7 @@ class ProfileCommand:
             metavar="NAME",
             help="the name to set up or, without flags, to show; or 'rm NAME'; or 'list' (default)",
         )
-        words.completer = _completed  # type: ignore[attr-defined]  # argcomplete's interface
+        words.completer = _complete_words  # type: ignore[attr-defined]  # argcomplete's interface
         group = parser.add_argument_group("settings of the name", "What a command or a request says goes before them.")
         for setting in ENTRY:
             action = _add_flag(group, setting)
@@ -265,7 +265,7 @@ def _lowered(text: str) -> str:
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that flags give, by key; None for those to take away."""
+    """Return the settings that flags give, by key; None for those of ``--unset``."""
     given: dict[str, Any] = {setting.key: getattr(arguments, setting.key) for setting in ENTRY}
     given["template_option"] = generation_arguments.template_options(arguments)
     values = {key: value for key, value in given.items() if value not in (None, [], {})}

@@ -1,4 +1,4 @@
-"""``mlxk monitor``: memory, processor and servers over time, around a command or by themselves, and their plot."""
+"""``mlxk monitor``: samples memory, processor and servers, alone or while a command runs, and plots the samples."""
 
 import argparse
 import contextlib
@@ -41,7 +41,7 @@ _LAST_SAMPLE_SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what is watched, and where samples go."""
+    """Declare the command to watch, the servers, the interval, and the file of samples or plot."""
     parser.add_argument(
         "words",
         nargs="*",
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare which server is asked."""
+    """Declare ``--url`` and ``--api-key-file``."""
     parser.add_argument("--url", metavar="URL", help="ask this server only; else all of yours on this machine")
     parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first key is that of the server")
 
@@ -111,23 +111,24 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         output.failure("monitor", ExecutionError(f"there is no command '{command[0]}'"))
         return _NOT_FOUND
     watch = Watch(arguments.interval or USUAL_SECONDS, server)
-    use = context.build(context.settings).use_cases.watch_machine()
-    file = None if arguments.output in {None, "-"} else _File.opened(arguments.output)
-    recording = _Recording(watch, use, output, file)
+    watch_machine = context.build(context.settings).use_cases.watch_machine()
+    file = None if arguments.output in {None, "-"} else _SampleFile.opened(arguments.output)
+    recording = _Recording(watch, watch_machine, output, file)
     return recording.around(command) if command else recording.alone(arguments.seconds)
 
 
 @attrs.define
-class _File:
-    """A file of samples. When it cannot be written any more, the watch goes on without it."""
+class _SampleFile:
+    """A file of samples, one JSON object a line. After a failed write the watch goes on without the file."""
 
     path: str
     stream: IO[str]
     fault: str | None = None
+    """Why lines are missing."""
 
     @classmethod
-    def opened(cls, path: str) -> "_File":
-        """Return it, empty.
+    def opened(cls, path: str) -> "_SampleFile":
+        """Create the file, or empty an existing one.
 
         Raises:
             StorageError: It cannot be written.
@@ -147,25 +148,25 @@ class _File:
             self.fault = f"samples are missing in '{self.path}': {error.strerror}"
 
     def close(self) -> None:
-        """Close it."""
-        with contextlib.suppress(OSError):  # what was not flushed is reported already
+        """Close the file."""
+        with contextlib.suppress(OSError):  # a failed flush is in ``fault`` already
             self.stream.close()
 
 
 @attrs.define
 class _Recording:
-    """Samples on their way to a file or to standard output, and their summary."""
+    """Writes samples to a file or standard output, and sums them up."""
 
     watch: Watch
-    use: WatchMachine
+    watch_machine: WatchMachine
     output: Output
-    file: _File | None
+    file: _SampleFile | None
     summary: WatchSummary = attrs.field(factory=WatchSummary)
     prints: bool = False
     faults: list[str] = attrs.field(factory=list)
 
     def alone(self, seconds: float | None) -> int:
-        """Watch until Ctrl-C, another signal, or for so long."""
+        """Watch for ``seconds``, or until Ctrl-C or another signal; return the exit status."""
         received: list[int] = []
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -178,9 +179,9 @@ class _Recording:
         with handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), end):
             if seconds is not None:
                 timer.start()
-            self.use(self.watch, self._take)
+            self.watch_machine(self.watch, self._record)
         timer.cancel()
-        document = self._finished()
+        document = self._finish()
         if self.output.as_json:
             self.output.document("monitor", document)
         else:
@@ -189,8 +190,8 @@ class _Recording:
         return 128 + others[0] if others else FAILED if self.faults else DONE
 
     def around(self, command: Sequence[str]) -> int:
-        """Watch while a command runs, which has standard output for itself; return its exit status."""
-        thread = threading.Thread(target=self._watch_aside, name="monitor", daemon=True)
+        """Watch while a command runs; return its exit status. Standard output is the command's alone."""
+        thread = threading.Thread(target=self._watch_in_thread, name="monitor", daemon=True)
         thread.start()
         try:
             status = ForegroundRunner(None, self._started).run(command, inherited({}))
@@ -200,7 +201,7 @@ class _Recording:
             return _NOT_RUN
         self.watch.command = None
         self._end(thread)
-        document = self._finished(exit_code=status, command=shlex.join(command))
+        document = self._finish(exit_code=status, command=shlex.join(command))
         if self.output.as_json:
             self.output.note(success_line("monitor", document))
         else:
@@ -210,58 +211,58 @@ class _Recording:
     def _started(self, process: int) -> None:
         self.watch.command = process
 
-    def _watch_aside(self) -> None:
+    def _watch_in_thread(self) -> None:
         try:
-            self.use(self.watch, self._take)
+            self.watch_machine(self.watch, self._record)
         except Exception as error:  # noqa: BLE001 - the command goes on, and the summary says what is missing
-            said = error.message if isinstance(error, MlxkError) else f"{type(error).__name__}: {error}"
-            self.faults.append(f"the samples end early: {said}")
+            message = error.message if isinstance(error, MlxkError) else f"{type(error).__name__}: {error}"
+            self.faults.append(f"the samples end early: {message}")
 
     def _end(self, thread: threading.Thread) -> None:
         self.watch.ended.set()
         thread.join(_LAST_SAMPLE_SECONDS)
 
-    def _take(self, sample: MachineSample) -> None:
+    def _record(self, sample: MachineSample) -> None:
         self.summary.add(sample)
         if self.file is not None:
             self.file.write(monitoring.sample_json(sample))
         elif self.prints:
             self.output.line(json.dumps(monitoring.sample_json(sample), allow_nan=False))
-        self.faults += [each for each in sample.faults if each not in self.faults]
+        self.faults += [fault for fault in sample.faults if fault not in self.faults]
 
-    def _finished(self, **facts: object) -> dict[str, object]:
-        """Write the summary into the file, say what went wrong, and return the document."""
+    def _finish(self, **facts: object) -> dict[str, object]:
+        """Append the summary to the file, print the faults, and return the JSON document."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         summary = monitoring.summary_json(self.summary, self.watch.interval_seconds, timestamp=now, **facts)
         if self.file is not None:
             self.file.write({"summary": summary})
             self.file.close()
             self.faults += [] if self.file.fault is None else [self.file.fault]
-        for each in self.faults:
-            self.output.note(f"[{each}]")
+        for fault in self.faults:
+            self.output.note(f"[{fault}]")
         path = None if self.file is None else self.file.path
         return {"file": path, "summary": summary, "regions": monitoring.regions_json(self.summary.models)}
 
 
 def _plot(names: Sequence[str], arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Draw a file of samples, with the regions of its models, and of what a report measured."""
+    """Plot a file of samples, with a region for each model in memory and each measurement of a report."""
     if not 1 <= len(names) <= 2:
         raise UsageError("a plot takes a file of samples, and a report or none", hint="mlxk monitor plot FILE [REPORT]")
     for name in ("interval", "seconds", "url", "api_key_file"):
         if getattr(arguments, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} has no meaning for a plot")
-    path, kind = _place(names[0], arguments)
+    path, kind = _plot_target(names[0], arguments)
     samples, faults = sample_files.read_samples(names[0])
     summary = WatchSummary.of(samples)
     regions = list(summary.models)
     if len(names) > 1:
         measured, unread = sample_files.report_regions(names[1], samples[0].time - samples[0].elapsed)
-        within = [each for each in measured if each.end >= 0 and each.start <= summary.seconds]
+        within = [region for region in measured if region.end >= 0 and region.start <= summary.seconds]
         if not within:
             output.note(f"[nothing in '{names[1]}' was measured while '{names[0]}' was sampled]")
         faults, regions = [*faults, *unread], [*regions, *within]
-    for each in fault_lines(faults):
-        output.note(f"[{each}]")
+    for line in fault_lines(faults):
+        output.note(f"[{line}]")
     title = arguments.title or os.path.basename(names[0])
     chart = chart_of(samples, regions, title)
     picture = context.build(context.settings).adapters.chart_writer().draw(chart, "svg" if kind == "html" else kind)
@@ -277,16 +278,15 @@ def _plot(names: Sequence[str], arguments: argparse.Namespace, context: CommandC
     return DONE
 
 
-def _place(samples: str, arguments: argparse.Namespace) -> tuple[str, str]:
-    """Return the path of the plot, and of which kind it is."""
-    stem, end = os.path.splitext(arguments.output or samples)
-    named = end.removeprefix(".").lower()
-    kind: str = arguments.format or (named if arguments.output else "html")
+def _plot_target(samples: str, arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the path of the plot, and its format."""
+    stem, suffix = os.path.splitext(arguments.output or samples)
+    kind: str = arguments.format or (suffix.removeprefix(".").lower() if arguments.output else "html")
     if kind not in KINDS:
         raise UsageError(
             f"-o: '{arguments.output}' ends in none of {', '.join(KINDS)}", hint="Or name it with --format."
         )
     path: str = arguments.output or f"{stem}.{kind}"
-    if os.path.exists(path) and os.path.samefile(path, samples):
+    if os.path.exists(path) and os.path.exists(samples) and os.path.samefile(path, samples):
         raise UsageError(f"'{path}' has the samples, and is not overwritten", hint="Name another file with -o.")
     return path, kind

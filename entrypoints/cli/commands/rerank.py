@@ -1,4 +1,4 @@
-"""``mlxk rerank MODEL QUERY FILE``: the lines of a file in the order of their relevance to a query."""
+"""``mlxk rerank MODEL QUERY FILE``: sorts the lines of a file by their relevance to a query."""
 
 import argparse
 import io
@@ -27,13 +27,13 @@ from mlxk.entrypoints.cli.render.formatting import printable
 from mlxk.entrypoints.cli.text_files import read_text
 
 MAX_BYTES = 256 * 1024**2
-"""Size of the documents together."""
+"""Largest file of documents."""
 
 _JSON_LINES = (".jsonl", ".ndjson")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the model, the query, the documents and how to compare them."""
+    """Declare the model, the query, the documents and the limits."""
     add_model_argument(parser)
     parser.add_argument("query", metavar="QUERY", help="what is looked for")
     parser.add_argument(
@@ -142,13 +142,13 @@ def _print(best: Sequence[Relevance], documents: Sequence[str], output: Output) 
 def _json(
     model: str, found: Relevances, best: Sequence[Relevance], documents: tuple[Sequence[str], int]
 ) -> dict[str, object]:
-    """Return the document of a result.
+    """Return the result as JSON.
 
     Args:
-        model: Its name.
+        model: The model's name.
         found: The relevance of every document.
-        best: Those that are returned, in their order.
-        documents: All documents, texts before the paths of images; and how many texts there are.
+        best: The documents to return, most relevant first.
+        documents: Texts, then paths of images; and the number of texts.
     """
     shown, texts = documents
     return {

@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _missing(arguments: argparse.Namespace) -> str | None:
-    """Return what a command line lacks: the model, which a kept chat has."""
+    """Return the missing argument, MODEL, unless a flag or a kept chat gives the model."""
     given = (arguments.model, arguments.named, arguments.continued)
     return None if any(each is not None for each in given) else "MODEL"
 
@@ -124,7 +124,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             options.settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
             with (
-                prompt_sources.piped_media(arguments, context, output, *_SHOWN),
+                prompt_sources.piped_media(arguments, context, output, *_MEDIA_FLAGS),
                 _toolbox(arguments, container, output) as toolbox,
             ):
                 status = _run(arguments, context, container, output, options, (kept, toolbox))
@@ -135,7 +135,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         container.adapters.text_generator().close()
 
 
-_OF_TEMPLATES = {
+_TEMPLATE_FLAGS = {
     "system": "--system",
     "tools": "--tools",
     "mcp": "--mcp",
@@ -148,17 +148,17 @@ _OF_TEMPLATES = {
 
 
 def _require_template(arguments: argparse.Namespace) -> None:
-    """Refuse flags that have no effect on a prompt that the model gets as it is."""
-    for name, flag in _OF_TEMPLATES.items():
-        # What the settings file says is for runs that it applies to.
+    """Refuse flags that have no effect with ``--no-chat-template``."""
+    for name, flag in _TEMPLATE_FLAGS.items():
+        # Values from the settings file are ignored silently where they do not apply.
         if getattr(arguments, name) != arguments.parser.get_default(name) and name not in arguments.from_file:
             raise UsageError(f"{flag} needs the chat template; leave out --no-chat-template")
 
 
 def _kept_chat(arguments: argparse.Namespace, context: CommandContext, output: Output) -> Keeper | None:
-    """Return what keeps the chat; None when it is not to be kept.
+    """Return the keeper that saves the chat; None when the chat is not kept.
 
-    With ``--continue`` the chat that it names is read, and its model is taken where none is given.
+    ``--continue`` reads the chat that it names, and takes its model unless one is given.
 
     Raises:
         MlxkError: The chat cannot be found or read.
@@ -207,7 +207,7 @@ def _run(
         _require_chat(arguments, output)
         from mlxk.entrypoints.cli.chat.loop import ChatOpening, chat  # noqa: PLC0415 - loads prompt_toolkit
 
-        shown = tuple((kind, typed) for kind in _SHOWN for typed in getattr(arguments, kind) or ())
+        shown = tuple((kind, typed) for kind in _MEDIA_FLAGS for typed in getattr(arguments, kind) or ())
         return chat(arguments, context, container, output, ChatOpening(sources, options, *further, shown))
     if arguments.keep:
         output.note("[--keep keeps chats, and this is none; --chat begins one with this prompt]")
@@ -228,8 +228,8 @@ def _run(
     return answer.answer(arguments, prompt, begin, output, rounds=rounds)
 
 
-_SHOWN = ("image", "video", "audio")
-"""Flags of files that the model is shown, which a chat takes with its first message."""
+_MEDIA_FLAGS = ("image", "video", "audio")
+"""Flags of media files; a chat sends them with its first message."""
 
 
 def _answers_about_audio(arguments: argparse.Namespace, container: "Container") -> bool:
@@ -252,7 +252,7 @@ def _conversation(arguments: argparse.Namespace, prompt: str, toolbox: OfferedTo
 def _toolbox(
     arguments: argparse.Namespace, container: "Container", output: Output
 ) -> contextlib.AbstractContextManager[OfferedTools | None]:
-    """Return the tools of the servers of ``--mcp``; entering starts them, and leaving ends them."""
+    """Return a context of the tools in ``--mcp``; entering it starts the tool servers, leaving it stops them."""
     if not arguments.mcp:
         return contextlib.nullcontext()
     return tool_calls.toolbox(

@@ -1,4 +1,4 @@
-"""The commands on this user's running servers: ``ps``, ``stop`` and ``logs``."""
+"""``ps``, ``stop`` and ``logs``: this user's running servers."""
 
 import argparse
 import os
@@ -14,13 +14,12 @@ from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 from mlxk.entrypoints.server_log import LogReader
 
-NO_SERVER = "No server of yours is running. Start one: mlxk serve --background"
-
-
-NOTHING = "-"
-
-
+_NO_SERVER = "No server of yours is running. Start one: mlxk serve --background"
+_NOTHING = "-"
 _MINUTE, _HOUR = 60, 3600
+_DEFAULT_LINES = 50
+_POLL_SECONDS = 0.2
+"""Pause between two looks at a log that is followed."""
 
 
 class PsCommand:
@@ -41,7 +40,7 @@ class PsCommand:
             output.document(
                 "ps",
                 {
-                    "servers": [server_json(server) for server in servers],
+                    "servers": [_server_json(server) for server in servers],
                     "models": [_model_json(*each) for each in models],
                 },
             )
@@ -53,12 +52,11 @@ class PsCommand:
             if not server.models:
                 output.line(f"{server.url} (process {server.process}) has no model in memory.")
         if not servers and not unseen:
-            output.line(NO_SERVER)
+            output.line(_NO_SERVER)
         return DONE
 
 
-def server_json(server: RunningServer) -> dict[str, object]:
-    """Return a server as JSON."""
+def _server_json(server: RunningServer) -> dict[str, object]:
     return {"url": server.url, "pid": server.process, "version": server.version}
 
 
@@ -80,15 +78,15 @@ def _row(server: RunningServer, model: ResidentModel) -> list[str]:
     return [
         model.handle.label,
         decimal_size(model.weight_bytes),
-        f"{model.context_length:,}" if model.context_length else NOTHING,
+        f"{model.context_length:,}" if model.context_length else _NOTHING,
         _until(model),
-        f"{model.tokens_per_second:.1f}" if model.tokens_per_second else NOTHING,
+        f"{model.tokens_per_second:.1f}" if model.tokens_per_second else _NOTHING,
         f"{server.url} ({server.process})",
     ]
 
 
 def _until(model: ResidentModel) -> str:
-    """Return when a model is unloaded: it stays, is in use, or goes in so long."""
+    """Return when a model is unloaded, as shown in the table."""
     if model.in_use:
         return "in use"
     left = model.idle_seconds_left
@@ -108,7 +106,7 @@ class StopCommand:
         parser.add_argument("-a", "--all", action="store_true", help="stop every server of yours")
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-        """Unload a model, or stop the servers, and say so."""
+        """Unload a model, or stop the servers, and print the result."""
         if arguments.all == (arguments.model is not None):
             fault = (
                 "a model and --all exclude each other"
@@ -120,8 +118,8 @@ class StopCommand:
         if arguments.all:
             return _stop_all(container.adapters.running_servers(), output)
         stopped = container.use_cases.stop_models()(arguments.model)
-        asked = [each for each in stopped if each.failure is None]
-        for each in () if output.as_json else asked:
+        accepted = [each for each in stopped if each.failure is None]
+        for each in () if output.as_json else accepted:
             done = "was unloaded" if each.unloaded else "will be unloaded when the server's work in progress has ended"
             output.line(f"{each.model.handle.label} {done} ({each.server.url})")
         models = [
@@ -131,7 +129,7 @@ class StopCommand:
                 "pid": each.server.process,
                 "unloaded": each.unloaded,
             }
-            for each in asked
+            for each in accepted
         ]
         _report(
             {"models": models, "servers": []}, [each.failure for each in stopped if each.failure is not None], output
@@ -152,14 +150,14 @@ def _stop_all(running: RunningServers, output: Output) -> int:
         stopped.append(server)
         if not output.as_json:
             output.line(f"{server.url} (process {server.process}) has stopped.")
-    _report({"models": [], "servers": [server_json(server) for server in stopped]}, failures, output)
+    _report({"models": [], "servers": [_server_json(server) for server in stopped]}, failures, output)
     if not stopped and not output.as_json:
-        output.line(NO_SERVER)
+        output.line(_NO_SERVER)
     return DONE
 
 
 def _report(data: dict[str, list[dict[str, object]]], failures: list[ExecutionError], output: Output) -> None:
-    """Write the JSON document of what was done, or raise with the servers that failed; ``detail`` has the rest."""
+    """Print the JSON document; with failures, raise them instead, with the document in ``detail``."""
     if failures:
         message = "; ".join(each.message for each in failures)
         raise ExecutionError(message, hint="Try again, or end the process by its number: kill -9 NUMBER", detail=data)
@@ -167,22 +165,16 @@ def _report(data: dict[str, list[dict[str, object]]], failures: list[ExecutionEr
         output.document("stop", data)
 
 
-DEFAULT_LINES = 50
-
-
-LOOK_SECONDS = 0.2
-
-
 class LogsCommand:
     """``mlxk logs``: the log of a server that runs in the background."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare which log, and how much of it."""
+        """Declare the log and the number of lines."""
         parser.add_argument(
             "-f", "--follow", action="store_true", help="print further lines as they come, until Ctrl-C"
         )
         parser.add_argument(
-            "-n", "--lines", type=int, default=DEFAULT_LINES, metavar="N", help=f"how many lines ({DEFAULT_LINES})"
+            "-n", "--lines", type=int, default=_DEFAULT_LINES, metavar="N", help=f"how many lines ({_DEFAULT_LINES})"
         )
         parser.add_argument(
             "--port", type=int, metavar="N", help="of the server on this port; else the log written last"
@@ -216,13 +208,13 @@ class LogsCommand:
 
 
 def _follow(log: LogReader, output: Output) -> int:
-    """Print what is appended, also after the file was replaced, until Ctrl-C."""
+    """Print appended lines until Ctrl-C, also after the file was replaced."""
     try:
         while True:
             lines = log.further()
             for line in lines:
                 output.line(printable(line))
             if not lines:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""``mlxk say MODEL TEXT``: a text as sound, in a file or on standard output."""
+"""``mlxk say MODEL TEXT``: speaks a text, into a file or to standard output."""
 
 import argparse
 import contextlib
@@ -44,7 +44,7 @@ STDIN = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the model, the text, how to speak it, and where the sound goes."""
+    """Declare the model, the text, the voice, and the file and format of the sound."""
     add_model_argument(parser)
     parser.add_argument("text", metavar="TEXT", help="what to say; '-' is standard input")
     parser.add_argument("-o", "--output", metavar="FILE", help="the file of sound, such as out.wav")
@@ -78,10 +78,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         if sample is not None:
             output.note(f"[the voice of '{sample.name}' is imitated: its speaker must have consented; it is not kept]")
         with contextlib.closing(events), _target(arguments.output) as target:
-            said = _speak(events, _Sink(target, kind, encoder), settings, output)
+            spoken = _speak(events, _SoundWriter(target, kind, encoder), settings, output)
         voice = None if sample else chosen_voice(arguments.voice, details.voices, handle.label)
         facts: dict[str, object] = {"model": handle.name, "voice": voice, "cloned": sample is not None, "format": kind}
-        _report(arguments.output, output, facts, said)
+        _report(arguments.output, output, facts, spoken)
         if arguments.verbose:
             print_place(container, output)
         return DONE
@@ -93,7 +93,7 @@ def _kind(arguments: argparse.Namespace, output: Output) -> str:
     """Return the format of the sound.
 
     Raises:
-        UsageError: It is not known, or there is no place for the sound.
+        UsageError: The format is unknown, or the sound would go to a terminal or between JSON.
     """
     named = os.path.splitext(arguments.output or "")[1].removeprefix(".").lower()
     if arguments.output is None and output.as_json:
@@ -122,10 +122,10 @@ def _text(arguments: argparse.Namespace) -> str:
 
 
 def _sample(arguments: argparse.Namespace) -> VoiceSample | None:
-    """Return the recording whose voice is imitated.
+    """Return the recording whose voice is cloned; None without one.
 
     Raises:
-        UsageError: There is a text of one, or a voice beside it.
+        UsageError: ``--clone-text`` is given without a recording, or ``--voice`` beside one.
     """
     path = arguments.clone_voice
     if path is None and arguments.clone_text is not None:
@@ -146,13 +146,13 @@ def _encoder(container: "Container", kind: str) -> "SoundEncoder":
     return encoder
 
 
-class _Sink:
-    """Writes sound: to a pipe WAV and PCM as they come, all else at the end.
+class _SoundWriter:
+    """Writes sound. PCM, and WAV to a pipe, are written as they come; other formats and WAV files at the end.
 
     Args:
-        target: Where to.
+        target: A binary file.
         kind: The format.
-        encoder: For formats that need one.
+        encoder: None for WAV and PCM.
     """
 
     def __init__(self, target: IO[bytes], kind: str, encoder: "SoundEncoder | None") -> None:
@@ -160,28 +160,28 @@ class _Sink:
         self._kind = kind
         self._encoder = encoder
         self._streams = encoder is None and (kind == "pcm" or not target.seekable())
-        self._kept = bytearray()
+        self._buffer = bytearray()
         self.rate = 0
 
     def begin(self, rate: int) -> None:
-        """Write what comes before the sound."""
+        """Set the sample rate, in Hz, and write the header of a WAV stream."""
         self.rate = rate
         if self._kind == "wav" and self._streams:
             self._write(wav_header(rate))
 
     def add(self, pcm: bytes) -> None:
-        """Write more sound."""
+        """Write or buffer 16-bit samples."""
         if self._streams:
             self._write(pcm)
         else:
-            self._kept += pcm
+            self._buffer += pcm
 
     def end(self) -> None:
-        """Write what is left."""
+        """Encode and write the buffered sound."""
         if self._encoder is not None:
-            self._write(self._encoder.encode(bytes(self._kept), self.rate, self._kind))
+            self._write(self._encoder.encode(bytes(self._buffer), self.rate, self._kind))
         elif not self._streams:
-            self._write(wav_header(self.rate, len(self._kept)) + bytes(self._kept))
+            self._write(wav_header(self.rate, len(self._buffer)) + bytes(self._buffer))
 
     def _write(self, data: bytes) -> None:
         try:
@@ -196,10 +196,10 @@ class _Sink:
 
 
 def _target(path: str | None) -> contextlib.AbstractContextManager[IO[bytes]]:
-    """Return where the sound goes: the file, or standard output."""
+    """Return a context of the file, or of standard output."""
     if path is not None:
         return result_file(path)
-    # Libraries print, and take what sys.stdout is then for the place.
+    # Taken before a library is loaded: sys.stdout is replaced meanwhile, since libraries print.
     return contextlib.nullcontext(
         cast("IO[bytes]", sys.stdout.buffer) if isinstance(sys.stdout, io.TextIOWrapper) else io.BytesIO()
     )
@@ -212,8 +212,8 @@ _NOTES = {
 
 
 @attrs.frozen
-class _Said:
-    """What was spoken."""
+class _Spoken:
+    """Facts about the spoken text."""
 
     ended: SpeechEnded
     rate: int
@@ -221,8 +221,8 @@ class _Said:
     adaptations: tuple[str, ...]
 
 
-def _speak(events: Iterator[SpeechEvent], sink: _Sink, settings: SynthesisSettings, output: Output) -> _Said:
-    """Write the sound, and say what is done otherwise than asked."""
+def _speak(events: Iterator[SpeechEvent], sink: _SoundWriter, settings: SynthesisSettings, output: Output) -> _Spoken:
+    """Write the sound, and note the options that the model ignores."""
     pieces, ended = 0, SpeechEnded(0.0, 0, 0)
     adaptations: tuple[str, ...] = ()
     with Spinner(output, "speaking"):
@@ -241,19 +241,19 @@ def _speak(events: Iterator[SpeechEvent], sink: _Sink, settings: SynthesisSettin
         sink.end()
     for each in adaptations:
         output.note(_NOTES[each])
-    return _Said(ended, sink.rate, pieces, adaptations)
+    return _Spoken(ended, sink.rate, pieces, adaptations)
 
 
-def _report(path: str | None, output: Output, facts: dict[str, object], said: _Said) -> None:
+def _report(path: str | None, output: Output, facts: dict[str, object], spoken: _Spoken) -> None:
     if output.as_json:
         document = {
             **facts,
             "file": path,
-            "sample_rate": said.rate,
-            "seconds": round(said.ended.seconds, 3),
-            "pieces": said.pieces,
-            "adaptations": list(said.adaptations),
+            "sample_rate": spoken.rate,
+            "seconds": round(spoken.ended.seconds, 3),
+            "pieces": spoken.pieces,
+            "adaptations": list(spoken.adaptations),
         }
         output.document("say", document)
     elif path is not None:
-        output.note(f"{said.ended.seconds:.1f} s of sound: {path}")
+        output.note(f"{spoken.ended.seconds:.1f} s of sound: {path}")

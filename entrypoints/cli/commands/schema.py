@@ -18,10 +18,10 @@ _FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command whose schema to print."""
     name = parser.add_argument("name", nargs="?", metavar="COMMAND", help="list the names when left out")
-    name.completer = _begun  # type: ignore[attr-defined]  # argcomplete's interface
+    name.completer = _complete_names  # type: ignore[attr-defined]  # argcomplete's interface
 
 
-def _begun(prefix: str, **_context: object) -> list[str]:
+def _complete_names(prefix: str, **_context: object) -> list[str]:
     return [name for name in _names() if name.startswith(prefix)]
 
 

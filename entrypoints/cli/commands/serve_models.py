@@ -188,7 +188,7 @@ _EXPERIMENTAL = (
     "turboquant, in {} bits, is experimental, and half as fast on a CPU; docs/performance.md has the measurements"
 )
 
-_NEEDLESS = "prefix_cache_bits is needless beside kv_bits: what is kept of such prompts is quantized already"
+_CACHE_BITS_NEEDLESS = "prefix_cache_bits is needless beside kv_bits: what is kept of such prompts is quantized already"
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -201,16 +201,16 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     server = server_settings(arguments, context)
     server.validate()
     note_backend(server, arguments.hostfile, output)
-    asked = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
-    if any(values.get("quantize_activations") for values in asked):
+    option_sets = (server.preferred, *(values for _, values in (*server.entries, *server.model_defaults)))
+    if any(values.get("quantize_activations") for values in option_sets):
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
-    if packed := [{**server.preferred, **values} for values in asked if values.get("kv_scheme") == TURBOQUANT]:
-        asked_for = {each.get("kv_bits") for each in packed}
-        found = [bits for bits in TURBOQUANT_BITS if bits in asked_for] or [TURBOQUANT_USUAL_BITS]
-        output.note(f"[{_EXPERIMENTAL.format(' and '.join(f'{bits:g}' for bits in found))}]")
-    quantized = [values for values in asked if {"kv_bits", "kv_scheme"} & {**server.preferred, **values}.keys()]
+    if turbo := [{**server.preferred, **values} for values in option_sets if values.get("kv_scheme") == TURBOQUANT]:
+        requested = {options.get("kv_bits") for options in turbo}
+        shown = [bits for bits in TURBOQUANT_BITS if bits in requested] or [TURBOQUANT_USUAL_BITS]
+        output.note(f"[{_EXPERIMENTAL.format(' and '.join(f'{bits:g}' for bits in shown))}]")
+    quantized = [values for values in option_sets if {"kv_bits", "kv_scheme"} & {**server.preferred, **values}.keys()]
     if any("prefix_cache_bits" in values for values in quantized):
-        output.note(f"[{_NEEDLESS}]")
+        output.note(f"[{_CACHE_BITS_NEEDLESS}]")
     adapted = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
     named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)
@@ -220,20 +220,22 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
             return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
-    return _start(arguments, context, server, output)
+    return _start_background(arguments, context, server, output)
 
 
 _SOCKET_SECONDS = 30.0
-"""How long a server that is ready may take to answer on its socket; it may be that a model computes for the first time,
-or that the machine has much else to do."""
+"""How long a ready server may take to answer on its socket, while a model computes for the first time or the machine is
+busy."""
 
 
-def _start(arguments: argparse.Namespace, context: CommandContext, server: ServerSettings, output: Output) -> int:
-    """Start a server that goes on in the background, and print where it is reached."""
+def _start_background(
+    arguments: argparse.Namespace, context: CommandContext, server: ServerSettings, output: Output
+) -> int:
+    """Start a server in the background, and print its addresses."""
     if arguments.until_eof:
         raise UsageError("--background and --until-eof exclude each other")
     state = context.settings.state_folder
-    log = server_log.make_for_start(state)  # the log of the port may be that of another server, which has the port
+    log = server_log.make_for_start(state)  # the port's own log may be in use by another server
     typed = [word for word in arguments.typed if word not in ("--background", "--json")]
     try:
         with Spinner(output, "Starting the server"):
@@ -249,8 +251,8 @@ def _start(arguments: argparse.Namespace, context: CommandContext, server: Serve
     for line in _further_addresses(ready["url"], ready["other_urls"], server):
         output.line(line)
     running = context.build(context.settings).adapters.running_servers()
-    shown = any(each.process == ready["pid"] for each in running.servers(_SOCKET_SECONDS))
-    how = "mlxk stop --all" if shown else f"kill {ready['pid']}"
+    is_listed = any(each.process == ready["pid"] for each in running.servers(_SOCKET_SECONDS))
+    how = "mlxk stop --all" if is_listed else f"kill {ready['pid']}"
     output.line(f"Its log: mlxk logs. Stop it: {how}")
     for fact in running.unseen():
         output.note(f"[{fact}]")

@@ -30,7 +30,7 @@ from mlxk.entrypoints.start_checks import is_loopback
 _MOST_BYTES = 1024 * 1024
 """Largest file that can be one of ours."""
 _STOPPING_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
-"""How long launchd is asked to start what it is still stopping, and how often."""
+"""How long a start is retried while launchd still stops the previous service, and the pause between tries."""
 
 LOG_NAME = "service"
 
@@ -53,18 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Do one of the actions."""
-    belonging = {"start": "install", "shown": "install", "stop": "uninstall"}
+    """Install, uninstall, or show the status."""
+    actions = {"start": "install", "shown": "install", "stop": "uninstall"}
     flag = next(
-        (name for name, action in belonging.items() if getattr(arguments, name) and action != arguments.action), None
+        (name for name, action in actions.items() if getattr(arguments, name) and action != arguments.action), None
     )
     if flag is not None:
-        raise UsageError(f"--{'print' if flag == 'shown' else flag} belongs to {belonging[flag]}")
+        raise UsageError(f"--{'print' if flag == 'shown' else flag} belongs to {actions[flag]}")
     if arguments.words and arguments.action != "install":
         raise UsageError("flags of the server belong to install")
     flags, server = tuple(arguments.words), ServerSettings()
     if arguments.action == "install":
-        flags, server = _checked(flags, context, output)
+        flags, server = _serve_words(flags, context, output)
     log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     file = service_file(arguments.manager, context.settings, flags, log, server.drain_seconds)
     if arguments.action == "install":
@@ -75,11 +75,13 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     return action(file, arguments, context, output)
 
 
-def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> tuple[tuple[str, ...], ServerSettings]:
-    """Return the flags with whole paths, and what they mean, once the command that they are for has judged them."""
+def _serve_words(
+    flags: Sequence[str], context: CommandContext, output: Output
+) -> tuple[tuple[str, ...], ServerSettings]:
+    """Validate flags of ``mlxk serve``; return them with absolute paths, and the server settings that they give."""
     given = parse(build_parser("serve"), ["serve", *flags])
-    for name, meant in (("background", given.background), ("until-eof", given.until_eof)):
-        if meant:
+    for name, is_set in (("background", given.background), ("until-eof", given.until_eof)):
+        if is_set:
             raise UsageError(f"--{name} is for terminals and programs; a service runs without either")
     flags = with_whole_paths(flags, given)
     parsed = parse(build_parser("serve"), ["serve", *flags])
@@ -93,7 +95,7 @@ def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> t
 
 
 def _check_secrets(server: ServerSettings, file: ServiceFile, settings: Settings, output: Output) -> None:
-    """Say which secrets of the shell the service will not have; refuse a server that others reach without its key."""
+    """Note which secrets of the shell the service will lack; refuse a server that others could use without a key."""
     lacking = lacking_secrets(settings, file.secrets)
     if not lacking:
         return
@@ -116,8 +118,8 @@ def _show(file: ServiceFile, output: Output) -> int:
 
 
 def _install(file: ServiceFile, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    known = _read(file)
-    if known is not None and not file.is_ours(known):
+    existing = _read(file)
+    if existing is not None and not file.is_ours(existing):
         raise ValidationError(f"'{file.path}' exists, and mlxk did not write it", hint="Move it away first.")
     content = file.make()
     server_log.make(context.settings.state_folder, LOG_NAME, starts=arguments.start)
@@ -141,22 +143,22 @@ def _install(file: ServiceFile, arguments: argparse.Namespace, context: CommandC
 
 
 def _uninstall(file: ServiceFile, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    known = _read(file)
-    if known is not None and not file.is_ours(known):
+    existing = _read(file)
+    if existing is not None and not file.is_ours(existing):
         raise ValidationError(f"'{file.path}' was not written by mlxk, and is left alone")
-    if known is not None:
+    if existing is not None:
         _remove(file, stop=arguments.stop)
     log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     with contextlib.suppress(OSError):
-        if os.path.getsize(log) == 0:  # as it was made; one with lines is the user's
+        if os.path.getsize(log) == 0:  # a log with lines is kept for the user
             os.unlink(log)
     if output.as_json:
-        output.document("service", _facts(file, "uninstalled" if known is not None else "absent"))
+        output.document("service", _facts(file, "uninstalled" if existing is not None else "absent"))
         return DONE
-    output.line(f"Removed {file.path}" if known is not None else f"There is no {file.path}; nothing was removed.")
+    output.line(f"Removed {file.path}" if existing is not None else f"There is no {file.path}; nothing was removed.")
     if os.path.exists(log):
         output.line(f"Its log stays: {log}")
-    if known is not None and not arguments.stop:
+    if existing is not None and not arguments.stop:
         output.line("If it was started, stop it:")
         for command in (*file.stop, *file.after_removal):
             output.line(f"  {shlex.join(command)}")
@@ -164,7 +166,7 @@ def _uninstall(file: ServiceFile, arguments: argparse.Namespace, context: Comman
 
 
 def _remove(file: ServiceFile, *, stop: bool) -> None:
-    """Remove the file, after the service has been stopped where that is asked for; one that does not run is."""
+    """Remove the file. With ``stop``, stop the service first; that it does not run is no error."""
     for command in file.stop if stop else ():
         _run(command, file.not_running)
     try:
@@ -176,8 +178,8 @@ def _remove(file: ServiceFile, *, stop: bool) -> None:
 
 
 def _status(file: ServiceFile, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    known = _read(file)
-    state = "absent" if known is None else "installed" if file.is_ours(known) else "foreign"
+    existing = _read(file)
+    state = "absent" if existing is None else "installed" if file.is_ours(existing) else "foreign"
     if output.as_json:
         output.document("service", _facts(file, state))
         return DONE
@@ -203,7 +205,7 @@ def _facts(file: ServiceFile, state: str, *, started: bool = False) -> dict[str,
 
 
 def _read(file: ServiceFile) -> bytes | None:
-    """Return the file, or as much of it as one of ours can have; None when it does not exist."""
+    """Return the file's content, at most one byte over ``_MOST_BYTES``; None when it does not exist."""
     try:
         return private_files.read(file.path, _MOST_BYTES)
     except OSError as error:
@@ -211,29 +213,29 @@ def _read(file: ServiceFile) -> bytes | None:
 
 
 def _start(file: ServiceFile) -> None:
-    """Start the service, also in place of one that runs with other flags; launchd returns before that has ended."""
-    stopped = [_run(command, allowed=None) for command in file.before_start]
-    patience = time.monotonic() + (0 if set(stopped) <= set(file.not_running) else _STOPPING_SECONDS)
+    """Start the service, replacing a running one. launchd returns before that one has ended, so retry meanwhile."""
+    statuses = [_run(command, allowed=None) for command in file.before_start]
+    deadline = time.monotonic() + (0 if set(statuses) <= set(file.not_running) else _STOPPING_SECONDS)
     for command in file.start:
-        while _run(command, file.still_stopping if time.monotonic() < patience else ()) != 0:
+        while _run(command, file.still_stopping if time.monotonic() < deadline else ()) != 0:
             time.sleep(_PAUSE_SECONDS)
 
 
 def _run(command: Sequence[str], allowed: Collection[int] | None = ()) -> int:
-    """Run a command of the service manager, and return its status.
+    """Run a command of the service manager, and return its exit status.
 
     Args:
         command: The command.
-        allowed: The statuses other than 0 that are no failure; None for all.
+        allowed: Exit statuses besides 0 that are no failure; None allows all.
 
     Raises:
-        ExecutionError: It is not installed, or fails.
+        ExecutionError: The command cannot be run, or fails.
     """
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
         raise ExecutionError(f"{command[0]} cannot be run: {error.strerror}") from error
     if done.returncode != 0 and allowed is not None and done.returncode not in allowed:
-        said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
-        raise ExecutionError(f"{shlex.join(command)} failed: {said}")
+        message = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
+        raise ExecutionError(f"{shlex.join(command)} failed: {message}")
     return done.returncode

@@ -1,4 +1,4 @@
-"""``mlxk top``: what servers do now, on a screen that is redrawn, or a line at a time where there is no terminal."""
+"""``mlxk top``: what servers do now, on a full screen, or line by line where there is no terminal."""
 
 import argparse
 import contextlib
@@ -31,7 +31,7 @@ _END_SECONDS = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare which servers, how often and how many times."""
+    """Declare the servers, the interval and the number of readings."""
     add_server_arguments(parser)
     usual = f"seconds between readings ({USUAL_SECONDS:g})"
     parser.add_argument("-i", "--interval", type=seconds, metavar="S", help=usual)
@@ -42,17 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Show servers until q, Ctrl-C or the last reading; the exit status is 0, or 128 and the number of a signal."""
     watch = Watch(arguments.interval or USUAL_SECONDS, named_server(arguments))
-    use = context.build(context.settings).use_cases.watch_machine()
+    watch_machine = context.build(context.settings).use_cases.watch_machine()
     shows = output.interactive and not output.as_json and not context.settings.dumb_terminal
     readings = _Readings(watch, arguments.readings)
     if shows:
-        return _on_screen(readings, use, color=context.settings.color)
-    return _in_lines(readings, use, output)
+        return _on_screen(readings, watch_machine, color=context.settings.color)
+    return _in_lines(readings, watch_machine, output)
 
 
 @attrs.define
 class _Readings:
-    """What was read, and whether it is enough."""
+    """Counts readings, keeps the servers' history, and ends the watch after the last reading or by a signal."""
 
     watch: Watch
     most: int | None
@@ -62,7 +62,7 @@ class _Readings:
     """Signals that ended the watch, Ctrl-C excepted."""
 
     def moment(self, sample: MachineSample) -> Moment | None:
-        """Return what is to be shown of a sample; None when the last one was shown already."""
+        """Return a sample with the servers' history; None after the last reading."""
         if self.most is not None and self.count >= self.most:
             return None
         self.count += 1
@@ -83,7 +83,7 @@ class _Readings:
         return 128 + self.received[0] if self.received else DONE
 
 
-def _in_lines(readings: _Readings, use: WatchMachine, output: Output) -> int:
+def _in_lines(readings: _Readings, watch_machine: WatchMachine, output: Output) -> int:
     def take(sample: MachineSample) -> None:
         # The sample at the end of a watch comes too early to have rates.
         moment = None if readings.watch.ended.is_set() else readings.moment(sample)
@@ -94,20 +94,20 @@ def _in_lines(readings: _Readings, use: WatchMachine, output: Output) -> int:
                 output.line(line)
 
     with handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), readings.end):
-        use(readings.watch, take)
+        watch_machine(readings.watch, take)
     return readings.status
 
 
-def _on_screen(readings: _Readings, use: WatchMachine, *, color: bool) -> int:
-    """Draw readings on the terminal's other screen, so that it is as before in the end."""
+def _on_screen(readings: _Readings, watch_machine: WatchMachine, *, color: bool) -> int:
+    """Draw readings on the terminal's alternate screen, which leaves its content as it was."""
     plain = "utf" not in (sys.stdout.encoding or "").lower()
     screen = _Screen(plain, color)
     faults: list[Exception] = []
 
     def watch() -> None:
         try:
-            use(readings.watch, lambda sample: screen.show(readings.moment(sample)))
-        except Exception as fault:  # noqa: BLE001 - raised when the terminal is as before
+            watch_machine(readings.watch, lambda sample: screen.show(readings.moment(sample)))
+        except Exception as fault:  # noqa: BLE001 - raised again once the terminal is restored
             faults.append(fault)
         screen.end()
 
@@ -126,38 +126,38 @@ def _on_screen(readings: _Readings, use: WatchMachine, *, color: bool) -> int:
 
 
 class _Screen:
-    """A full screen of text, drawn anew for each moment and each size of the terminal.
+    """A full screen of text, redrawn for each reading and each change of the terminal's size.
 
     Args:
-        plain: Whether it shows ASCII only.
-        color: Whether headings stand out.
+        plain: Show ASCII only.
+        color: Show headings in bold.
     """
 
     def __init__(self, plain: bool, color: bool) -> None:
         self._plain = plain
         self._heading = "bold" if color else ""
         self._moment: Moment | None = None
-        self._application = self._made()
+        self._application = self._build()
 
     def show(self, moment: Moment | None) -> None:
-        """Draw a moment; from any thread."""
+        """Draw a reading. Thread-safe."""
         if moment is not None:
             self._moment = moment
             with contextlib.suppress(RuntimeError):  # the screen was left meanwhile, and its loop is closed
                 self._application.invalidate()
 
     def end(self) -> None:
-        """Leave the screen; from any thread and from a signal's handler."""
+        """Leave the screen. Callable from any thread and from a signal handler."""
         loop = self._application.loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # as above
                 loop.call_soon_threadsafe(self._leave)
 
     def run(self, started: Callable[[], None]) -> None:
-        """Take the terminal until the end.
+        """Show the screen until it is left.
 
         Args:
-            started: Called when the screen can be drawn and ended.
+            started: Called once, when ``show`` and ``end`` take effect.
         """
         self._application.run(pre_run=started)
 
@@ -172,7 +172,7 @@ class _Screen:
         lines = monitoring.screen(self._moment, size.columns, size.rows, plain=self._plain)
         return [(self._heading if heading else "", f"{text}\n") for text, heading in lines]
 
-    def _made(self) -> Application[None]:
+    def _build(self) -> Application[None]:
         keys = KeyBindings()
 
         @keys.add("q")

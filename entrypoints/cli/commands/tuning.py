@@ -38,7 +38,7 @@ _LARGEST = 10**9
 
 
 def number(text: str) -> float:
-    """Return a number that is no infinity; its range is checked by the use case."""
+    """Parse a finite number; the use case checks its range."""
     try:
         value = float(text)
     except ValueError:
@@ -52,7 +52,7 @@ class TuneCommand:
     """``mlxk tune MODEL DATA --into NAME``: train an adapter, or whole layers."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare model, data, target and how to train."""
+        """Declare model, data, target and hyperparameters."""
         add_model_argument(parser)
         parser.add_argument("data", metavar="DATA", help="a file of JSON lines, or a folder with train.jsonl")
         parser.add_argument(
@@ -109,14 +109,14 @@ class TuneCommand:
         container = context.build(computing_settings(arguments, context.settings))
         chart_writer = None if kind is None else container.adapters.chart_writer()
         output.one_line = output.as_json
-        shown = _Shown(output, arguments.data)
+        display = _TrainingDisplay(output, arguments.data)
         try:
-            with SpinnerBetweenBars(output, "Reading the examples") as progress, shown.interruptible() as stopped:
-                shown.waiting = progress
-                watch = TrainingWatch(shown.plan, shown.point, stopped)
+            with SpinnerBetweenBars(output, "Reading the examples") as progress, display.interruptible() as stopped:
+                display.preparation = progress
+                watch = TrainingWatch(display.plan, display.point, stopped)
                 result = container.use_cases.tune_model()(request, watch, progress)
         except KeyboardInterrupt:
-            raise InterruptedRunError("interrupted", hint=shown.hint) from None
+            raise InterruptedRunError("interrupted", hint=display.hint) from None
         if chart_writer is not None and kind is not None:
             title = os.path.basename(arguments.into.rstrip("/"))
             picture = chart_writer.draw(tuning.chart(result.record.result, title), kind)
@@ -172,12 +172,12 @@ def _plot_kind(path: str | None) -> str | None:
 
 
 @attrs.define
-class _Shown:
-    """The figures of a training on their way to the user, and the ways in which the user ends it."""
+class _TrainingDisplay:
+    """Prints the progress of training, and lets Ctrl-C end it."""
 
     output: Output
     data: str
-    waiting: "SpinnerBetweenBars | None" = None
+    preparation: "SpinnerBetweenBars | None" = None
     begun: bool = False
     _plan: TuningPlan | None = None
     _points: list[TrainingPoint] = attrs.field(factory=list)
@@ -187,16 +187,16 @@ class _Shown:
 
     @property
     def hint(self) -> str:
-        """What to do after training was broken off."""
+        """How to go on after training was interrupted."""
         return "Continue it: the same command, with --resume." if self.begun else "Run the same command again."
 
     def plan(self, plan: TuningPlan) -> None:
-        """Say what is about to be trained."""
-        if self.waiting is not None:
-            self.waiting.stop()
+        """Print the plan of the training."""
+        if self.preparation is not None:
+            self.preparation.stop()
         self._plan, self.begun = plan, True
         if self.output.as_json:
-            self._line({"event": "plan", **tuning.plan_json(plan)})
+            self._print_json({"event": "plan", **tuning.plan_json(plan)})
         else:
             for line in tuning.plan_lines(plan):
                 self.output.note(line)
@@ -205,12 +205,12 @@ class _Shown:
             self._spinner.show("Training")
 
     def point(self, point: TrainingPoint) -> None:
-        """Show the figures of a step."""
+        """Print the figures of a step, or show them beside the spinner."""
         assert self._plan is not None
         self._points.append(point)
         steps = self._plan.settings.steps
         if self.output.as_json:
-            self._line({"event": "step", "steps": steps, **point_fields(point)})
+            self._print_json({"event": "step", "steps": steps, **point_fields(point)})
         elif self._spinner is not None:
             self._spinner.show(tuning.progress_text(self._points, steps))
         elif point.step in (0, steps) or time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
@@ -219,7 +219,7 @@ class _Shown:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """Have the first Ctrl-C end training after the current step, and a second one, or SIGTERM, break it off."""
+        """Yield whether to stop after the current step: on the first Ctrl-C. A second one, or SIGTERM, interrupts."""
 
         def received(number: int, frame: FrameType | None) -> None:
             first = not self._signals
@@ -235,7 +235,7 @@ class _Shown:
             if self._spinner is not None:
                 self._spinner.stop()
 
-    def _line(self, data: dict[str, object]) -> None:
+    def _print_json(self, data: dict[str, object]) -> None:
         self.output.line(json.dumps(data, allow_nan=False))
 
 
@@ -261,7 +261,7 @@ class FuseCommand:
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """Fuse, have both answer, and print where the result is."""
-        settings = _computed_here(arguments, context)
+        settings = _local_settings(arguments, context)
         if arguments.cpu_dtype is None:  # computing in 16 bits rounds more than fusing does
             settings = attrs.evolve(settings, cpu_dtype="float32")
         container = context.build(settings)
@@ -303,7 +303,7 @@ class EvalCommand:
         if arguments.adapter is not None and not arguments.adapter.strip():
             raise UsageError("--adapter: the path is empty")
         adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
-        container = context.build(_computed_here(arguments, context))
+        container = context.build(_local_settings(arguments, context))
         schema = None if arguments.schema is None else _schema(arguments.schema)
         request = EvaluateRequest(
             arguments.model,
@@ -328,10 +328,11 @@ class EvalCommand:
 
 
 def _schema(path: str) -> dict[str, object]:
-    """Return the schema in a file.
+    """Return the JSON Schema in a file.
 
     Raises:
-        StorageError, ValidationError: It cannot be read, or holds no JSON object.
+        StorageError: The file cannot be read.
+        ValidationError: It holds no JSON object.
     """
     document = read_json(path, "--schema")
     if not isinstance(document, dict):
@@ -339,6 +340,6 @@ def _schema(path: str) -> dict[str, object]:
     return document
 
 
-def _computed_here(arguments: argparse.Namespace, context: CommandContext) -> Settings:
-    """Return the settings of a command that computes in its own process, where what it compares is alike."""
+def _local_settings(arguments: argparse.Namespace, context: CommandContext) -> Settings:
+    """Return settings without a running server, so that all results compared are computed alike."""
     return attrs.evolve(computing_settings(arguments, context.settings), use_server=False)

@@ -38,10 +38,10 @@ class CloneCommand:
             check_health=not arguments.no_health_check,
             force_resume=arguments.force_resume,
         )
-        asked = confirmation(output, yes=arguments.yes)
+        confirm = confirmation(output, yes=arguments.yes)
         try:
             with SpinnerBetweenBars(output, "Reading the model", quiet=arguments.quiet) as progress:
-                result = clone(request, progress, PausedWhileAsking(asked, progress))
+                result = clone(request, progress, PausedWhileAsking(confirm, progress))
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; what is done is kept",

@@ -1,4 +1,4 @@
-"""The results of benchmarks: JSON, a table for the terminal, and Markdown."""
+"""Renders results of benchmarks as JSON, as tables for the terminal, and as Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _LEVEL_TITLES = (
 )
 _STATED_TITLE = "server's own tokens/s prompt/output"
 _LEAST_REPEATS = 3
-"""Fewer do not show how far measurements lie apart."""
+"""Fewer runs have no meaningful interquartile range."""
 
 _WIDEST = 60
 """Characters of the last column."""
@@ -72,7 +72,7 @@ def _versions(machine: Machine) -> list[tuple[str, str]]:
 
 
 def version_objects(machine: Machine) -> list[dict[str, str]]:
-    """Return the versions of what measured as JSON."""
+    """Return the versions of the program and its libraries as JSON."""
     return [{"name": name, "version": version} for name, version in _versions(machine)]
 
 
@@ -106,7 +106,7 @@ def row_object(row: Row) -> dict[str, Any]:
 
 
 def task_object(task: TaskRow) -> dict[str, Any]:
-    """Return a row of other work than text as JSON."""
+    """Return a row of images, sound or embedded texts as JSON."""
     return {
         "test": task.name,
         "unit": task.unit.value,
@@ -157,7 +157,7 @@ def _stated(found: StatedSpeeds | None) -> dict[str, float | None] | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """Return a figure to the millionth."""
+    """Round to six decimal places."""
     return None if value is None else round(value, 6)
 
 
@@ -194,7 +194,7 @@ def machine_text(machine: Machine) -> str:
 
 
 def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[str, str]]:
-    """Return what was measured, and where, as pairs of a title and a text."""
+    """Return title and text of each line above the tables: model or server, machine, versions, memory."""
     machine = found.machine
     versions = ", ".join(f"{name} {version}" for name, version in _versions(machine))
     measured_on = ("Measured on" if server is None else "Measured from", machine_text(machine))
@@ -221,7 +221,7 @@ def _tables(found: ModelSpeed | ServerSpeed) -> list[tuple[Sequence[str], list[l
     if isinstance(found, ModelSpeed):
         rows = [_row_cells(each) for each in found.rows]
         tasks = [_task_cells(each) for each in found.tasks]
-        return [(titles, own) for titles, own in ((_ROW_TITLES, rows), (_TASK_TITLES, tasks)) if own]
+        return [(titles, cells) for titles, cells in ((_ROW_TITLES, rows), (_TASK_TITLES, tasks)) if cells]
     rows = [_level_cells(each) for each in found.levels]
     if all(each.stated is None for each in found.levels):
         return [(_LEVEL_TITLES, rows)]
@@ -259,9 +259,9 @@ def _row_cells(row: Row) -> list[str]:
 
 
 def _level_cells(level: Level) -> list[str]:
-    whole = level.requests - level.failed
     prompt, output = (
-        "-" if total is None else f"{total / whole:.0f}" for total in (level.prompt_tokens, level.completion_tokens)
+        "-" if total is None else f"{total / level.succeeded:.0f}"
+        for total in (level.prompt_tokens, level.completion_tokens)
     )
     speed = level.tokens_per_second
     return [
@@ -280,7 +280,7 @@ def _times(found: Percentiles | None) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a time in the unit in which it is easy to read."""
+    """Return a time in seconds, or in milliseconds below one second."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 

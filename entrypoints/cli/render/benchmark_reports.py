@@ -1,7 +1,7 @@
-"""Reports of benchmarks: a JSON line for each row, in the report schema 0.2.2 of mlx-knife's benchmarks.
+"""Benchmark reports: a JSON line for each row, in the report schema 0.2.2 of mlx-knife's benchmarks.
 
-Written from results of ours, and read from any program: what is no record is named by its line, and the rest is read.
-What the schema has no field for is in ``metadata``.
+Writes results of this program, and reads reports of any: a faulty line is reported by its number, the others are read.
+Facts for which the schema has no field are in ``metadata``.
 """
 
 import json
@@ -23,15 +23,15 @@ SCHEMA = "0.2.2"
 _KNOWN_SCHEMAS = frozenset({"0.1.0", "0.2.0", "0.2.1", SCHEMA})
 _GIGABYTE = 10**9
 _MEGABYTE = 10**6
-_GREATEST = 1e15
-"""Nothing that is measured is more, in whatever unit."""
+_MAXIMUM = 1e15
+"""Largest plausible value of a measurement, in any unit."""
 _LONGEST_LINE = 2**20
 _MOST_LINES = 10**6
-"""More than any suite writes; each is kept in memory."""
+"""More than any suite writes; all records are kept in memory."""
 
 
 def report_lines(found: ModelSpeed | ServerSpeed) -> list[str]:
-    """Return one line for each row or level; what is not known is left out, as the schema has no null."""
+    """Return one line for each row or level, without unknown values: the schema has no null."""
     records = []
     if isinstance(found, ModelSpeed):
         for row in found.rows:
@@ -41,8 +41,8 @@ def report_lines(found: ModelSpeed | ServerSpeed) -> list[str]:
             records.append({**_head(f"bench::{task.name}", "passed", task.span), **_task_record(found, task)})
     else:
         for level in found.levels:
-            asked = level.load
-            test = f"bench::server[words={asked.prompt_words},tokens={asked.max_tokens},streams={asked.streams}]"
+            load = level.load
+            test = f"bench::server[words={load.prompt_words},tokens={load.max_tokens},streams={load.streams}]"
             outcome = "failed" if level.failed else "passed"
             records.append({**_head(test, outcome, level.span), **_level_record(found, level)})
     return [json.dumps(each) for each in records]
@@ -128,12 +128,12 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
 
 @attrs.frozen
 class LineFault:
-    """A line that is no record."""
+    """A line that cannot be read."""
 
     file: str
-    """As the user named it."""
+    """The path as typed."""
     line: int
-    """From 1."""
+    """Its number, from 1."""
     reason: str
 
     def __str__(self) -> str:
@@ -141,50 +141,50 @@ class LineFault:
 
 
 _MOST_FAULTS = 20
-"""Lines that are named one by one."""
+"""Faulty lines listed one by one; further ones are counted."""
 
 
 def fault_lines(faults: Sequence[LineFault]) -> list[str]:
-    """Return what is to say about lines that could not be read, a sentence each."""
-    said = [f"{each}; it is left out" for each in faults[:_MOST_FAULTS]]
+    """Return a sentence for each faulty line, and one for all beyond the first 20."""
+    sentences = [f"{each}; it is left out" for each in faults[:_MOST_FAULTS]]
     if len(faults) > _MOST_FAULTS:
-        said.append(f"{counted(len(faults) - _MOST_FAULTS, 'further line')} could not be read")
-    return said
+        sentences.append(f"{counted(len(faults) - _MOST_FAULTS, 'further line')} could not be read")
+    return sentences
 
 
 def first_fault(faults: Sequence[LineFault]) -> str:
-    """Return why nothing of a file could be read, as the end of a sentence."""
+    """Return why a file has no valid line, as the end of a sentence."""
     return f": line {faults[0].line}: {faults[0].reason}" if faults else ": it is empty"
 
 
 @attrs.frozen
 class Report:
-    """What was read of the files of one report."""
+    """The content of one report, which may be several files."""
 
     files: tuple[str, ...]
     records: tuple[ReportLine, ...]
     schemas: tuple[str, ...]
-    """Versions of the schema that the lines name, each once."""
+    """Schema versions of the lines, without duplicates."""
     faults: tuple[LineFault, ...]
 
     @property
     def unknown_schemas(self) -> tuple[str, ...]:
-        """Versions that this program does not know; what it knows of their lines is read all the same."""
+        """Schema versions that this program does not know; the known fields of their lines are read."""
         return tuple(each for each in self.schemas if each not in _KNOWN_SCHEMAS)
 
 
 def read_reports(*paths: str) -> Report:
-    """Read the files of one report; empty lines do not count.
+    """Read the files of one report.
 
     Raises:
         StorageError: A file cannot be read.
-        ValidationError: A file has no record.
+        ValidationError: A file has no valid line.
     """
     records: list[ReportLine] = []
     schemas: dict[str, None] = {}
     faults: list[LineFault] = []
     for path in paths:
-        before, wrong = len(records), len(faults)
+        before, faults_before = len(records), len(faults)
         for number, line in numbered_lines(path):
             try:
                 document = json_object(line)
@@ -194,40 +194,44 @@ def read_reports(*paths: str) -> Report:
                 faults.append(LineFault(path, number, str(error)))
         if len(records) == before:
             raise ValidationError(
-                f"'{path}' is no report of a benchmark{first_fault(faults[wrong:])}",
+                f"'{path}' is no report of a benchmark{first_fault(faults[faults_before:])}",
                 hint="A report is written with: mlxk bench --report FILE",
             )
     return Report(paths, tuple(records), tuple(schemas), tuple(faults))
 
 
 def numbered_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file that are not empty, with their numbers.
+    """Yield the lines of a file that are not blank, with their numbers; end after a line that is too long.
 
     Raises:
-        StorageError: It cannot be read.
-        ValidationError: It has more lines than any program writes.
+        StorageError: The file cannot be read.
+        ValidationError: It has more than ``_MOST_LINES`` lines.
     """
+    number = 0
     try:
         with open(path, "rb") as file:
-            for number in range(1, _MOST_LINES + 1):
-                line = file.readline(_LONGEST_LINE + 1)
-                if not line:
-                    return
+            while line := file.readline(_LONGEST_LINE + 1):
+                number += 1
+                if number > _MOST_LINES:
+                    raise ValidationError(f"'{path}' has more than {_MOST_LINES} lines")
                 if line.strip():
                     yield number, line
                 if len(line) > _LONGEST_LINE:
-                    return  # what follows is the rest of a line, and no report has such ones
+                    return
     except OSError as error:
         raise StorageError(f"'{path}' cannot be read: {error.strerror}") from error
-    raise ValidationError(f"'{path}' has more than {_MOST_LINES} lines")
 
 
 class FaultyLineError(ValueError):
-    """What is wrong with a line, in words."""
+    """A line cannot be read; the message says why."""
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-    """Return the object of a line; raises ValueError with what is wrong in words."""
+    """Parse a line as a JSON object.
+
+    Raises:
+        FaultyLineError: It is too long, or no JSON object.
+    """
     if len(line) > _LONGEST_LINE:
         raise FaultyLineError(f"it is longer than {_LONGEST_LINE} bytes; nothing after it is read")
     try:
@@ -244,7 +248,7 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 
 _TEXTS = ("schema_version", "timestamp", "mlx_knife_version", "test", "outcome")
-"""What every record has."""
+"""Fields of text that every record has."""
 
 _FIGURES: Mapping[Figure, tuple[Mapping[str, float], tuple[str, ...]]] = {
     Figure.SPEED: ({"tokens_per_sec": 1}, ("per_second", "tokens_per_second")),
@@ -253,7 +257,7 @@ _FIGURES: Mapping[Figure, tuple[Mapping[str, float], tuple[str, ...]]] = {
     Figure.DURATION: ({"duration_s": 1}, ("end_to_end_seconds", "seconds")),
     Figure.MEMORY: ({"peak_ram_gb": _GIGABYTE, "ram_peak_mb": _MEGABYTE}, ()),
 }
-"""Where a figure is: names in ``performance`` with their units, and in ``metadata`` for values of several runs."""
+"""Where a figure is: names in ``performance``, each with its factor, and names in ``metadata`` of several runs."""
 
 
 def _record(document: dict[str, Any]) -> ReportLine:
@@ -290,7 +294,7 @@ def _figures(performance: dict[str, Any], metadata: dict[str, Any]) -> Iterator[
 
 
 def _sample(values: object, metadata: dict[str, Any]) -> Sample | None:
-    """Return the values of several runs that a record of this program has; None where they are none."""
+    """Return median and quartiles of several runs, as this program writes them; None for anything else."""
     if not isinstance(values, dict):
         return None
     for names, runs in (
@@ -305,8 +309,8 @@ def _sample(values: object, metadata: dict[str, Any]) -> Sample | None:
 def _text(document: dict[str, Any], name: str, where: str = "") -> str:
     value = document.get(name)
     if not isinstance(value, str) or not value:
-        said = "is missing" if name not in document else "is no text"
-        raise FaultyLineError(f"{f'{where}.' if where else ''}{name} {said}")
+        fault = "is missing" if name not in document else "is no text"
+        raise FaultyLineError(f"{f'{where}.' if where else ''}{name} {fault}")
     return value
 
 
@@ -325,4 +329,4 @@ def _number(document: dict[str, Any], where: str, name: str) -> float | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _GREATEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAXIMUM

@@ -1,7 +1,8 @@
-"""What benchmarks say beside one another: reports, what changed between two of them, and two sides in rounds."""
+"""Renders benchmark reports, the changes between two reports, and the comparison of two sides in rounds."""
 
 import itertools
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ _TITLES = {
 _WIDEST = 60
 """Characters of the last column."""
 
-_SAID = {
+_DIFFERENCE_WORDS = {
     Difference.BETTER: "better",
     Difference.WORSE: "worse",
     Difference.NONE: "no difference",
@@ -110,7 +111,7 @@ def _change_object(found: Change) -> dict[str, Any]:
 
 
 Section = tuple[str, Sequence[str], Sequence[Sequence[str]], Sequence[str]]
-"""A heading, the titles and rows of a table, which may have none, and sentences below it."""
+"""A heading, the titles and rows of a table, and sentences below it; without rows there is no table."""
 
 
 def reports_text(before: Report, after: Report | None, width: int | None) -> str:
@@ -137,11 +138,11 @@ def reports_markdown(before: Report, after: Report | None) -> str:
 
 def _sections(before: Report, after: Report | None) -> list[Section]:
     if after is None:
-        return _of_report(results(before.records))
-    return _of_comparison(ReportComparison.of(results(before.records), results(after.records)))
+        return _report_sections(results(before.records))
+    return _comparison_sections(ReportComparison.of(results(before.records), results(after.records)))
 
 
-def _of_report(tests: Sequence[MeasuredTest]) -> list[Section]:
+def _report_sections(tests: Sequence[MeasuredTest]) -> list[Section]:
     """Return a section for each model."""
     sections: list[Section] = []
     for model in dict.fromkeys(each.model for each in tests):
@@ -173,14 +174,14 @@ def _outcomes(test: MeasuredTest) -> str:
 
 
 def _short_names(tests: Sequence[str]) -> dict[str, str]:
-    """Return what stands for each test: the part after the last ``::``, unless another one has the same."""
+    """Return a short, unique label for each test: what follows the last ``::``, or the whole id where two share it."""
     short = {test: test.rpartition("::")[2] or test for test in tests}
-    ends = list(short.values())
-    return {test: name if ends.count(name) == 1 else test for test, name in short.items()}
+    counts = Counter(short.values())
+    return {test: name if counts[name] == 1 else test for test, name in short.items()}
 
 
-def _of_comparison(found: ReportComparison) -> list[Section]:
-    """Return a section for each model with the figures that both reports have, and one with the rest."""
+def _comparison_sections(found: ReportComparison) -> list[Section]:
+    """Return a section for each model with the figures in both reports, and one for tests that cannot be compared."""
     sections: list[Section] = []
     for model in dict.fromkeys(each.model for each in found.changes):
         own = [each for each in found.changes if each.model == model]
@@ -192,7 +193,7 @@ def _of_comparison(found: ReportComparison) -> list[Section]:
                 _value(each.figure, each.before, each.unit),
                 _value(each.figure, each.after, each.unit),
                 _share(change(each.before, each.after)),
-                _SAID[each.difference],
+                _DIFFERENCE_WORDS[each.difference],
             ]
             for each in own
         ]
@@ -204,12 +205,12 @@ def _of_comparison(found: ReportComparison) -> list[Section]:
         ("is in the first report only", found.only_before),
         ("is in the second report only", found.only_after),
     )
-    sentences = [f"{_named(key)} {said}" for said, keys in lists for key in keys]
+    sentences = [f"{_test_name(key)} {words}" for words, keys in lists for key in keys]
     heading = "Besides" if sections else "Nothing in the two reports can be compared"
     return [*sections, (heading, (), (), sentences)] if sentences or not sections else sections
 
 
-def _named(key: TestKey) -> str:
+def _test_name(key: TestKey) -> str:
     return key[1] if key[0] is None else f"{key[1]} of {key[0]}"
 
 
@@ -236,12 +237,12 @@ def _single(figure: Figure, value: float, unit: str) -> str:
     return decimal_size(round(value)) if figure is Figure.MEMORY else seconds_text(value)
 
 
-_NAMES = ("A", "B")
-"""What stands for the two sides."""
+_SIDES = ("A", "B")
+"""Labels of the two sides."""
 
 
 def comparison_document(found: Comparison) -> dict[str, Any]:
-    """Return the data of ``bench --against --json``, which is also what the file of results holds."""
+    """Return the data of ``bench --against --json``, which the file of ``--results`` holds as well."""
     sides = (found.first, found.second)
     return {
         "machine": machine_object(found.machine),
@@ -254,7 +255,7 @@ def comparison_document(found: Comparison) -> dict[str, Any]:
                 "server": side.server,
                 "rounds": [_turn_object(each) for each in side.turns],
             }
-            for name, side in zip(_NAMES, sides, strict=True)
+            for name, side in zip(_SIDES, sides, strict=True)
         ],
         "questions": list(found.questions),
         "figures": [_contest_object(each) for each in found.contests],
@@ -284,7 +285,7 @@ def _contest_object(found: Contest) -> dict[str, Any]:
 
 
 def _winner(found: Comparison) -> str | None:
-    """Return the side that generates faster, where the rounds say so."""
+    """Return the label of the side that generates faster; None where the rounds do not show a difference."""
     speed = next((each.difference for each in found.contests if each.figure is Figure.SPEED), Difference.NONE)
     return {Difference.BETTER: "B", Difference.WORSE: "A"}.get(speed)
 
@@ -296,7 +297,11 @@ def comparison_text(found: Comparison, width: int | None) -> str:
     after = ["", _verdict(found), *(f"Note: {printable(each)}" for each in found.notes)]
     half = max(_NARROWEST_ANSWER, ((width or _USUAL_WIDTH) - len(SEPARATOR)) // 2)
     for question, first, second in _answers(found):
-        after += ["", f"Asked: {printable(question)}", *_side_by_side(_headed("A", first), _headed("B", second), half)]
+        after += [
+            "",
+            f"Asked: {printable(question)}",
+            *_side_by_side(_answer_lines("A", first), _answer_lines("B", second), half),
+        ]
     return "".join(f"{each}\n" for each in lines) + shown + "".join(f"{each}\n" for each in after)
 
 
@@ -308,8 +313,8 @@ def comparison_markdown(found: Comparison) -> str:
     lines += ["", _verdict(found), "", *(f"- {escaped(each)}" for each in found.notes)]
     for question, *answers in _answers(found):
         lines += ["", f"### {escaped(question)}"]
-        for name, answer in zip(_NAMES, answers, strict=True):
-            head, *text = _headed(name, answer)
+        for name, answer in zip(_SIDES, answers, strict=True):
+            head, *text = _answer_lines(name, answer)
             lines += ["", f"{head}:", "", *(f"    {printable(each)}" for each in text)]
     return "".join(f"{line}\n" for line in lines)
 
@@ -321,7 +326,7 @@ _USUAL_WIDTH, _NARROWEST_ANSWER = 120, 30
 
 def _facts(found: Comparison) -> list[str]:
     places = ["on this machine" if each.server is None else f"at {each.server}" for each in (found.first, found.second)]
-    sides = zip(_NAMES, (found.first, found.second), places, strict=True)
+    sides = zip(_SIDES, (found.first, found.second), places, strict=True)
     rounds = counted(len(found.first.turns), "round")
     return [
         *(f"{name}: {side.model} {place}" for name, side, place in sides),
@@ -332,13 +337,13 @@ def _facts(found: Comparison) -> list[str]:
 
 def _contest_cells(found: Contest) -> list[str]:
     first, second = Sample.of(found.first), Sample.of(found.second)
-    said = {Difference.BETTER: "B is better", Difference.WORSE: "A is better", Difference.UNKNOWN: "too few rounds"}
+    words = {Difference.BETTER: "B is better", Difference.WORSE: "A is better", Difference.UNKNOWN: "too few rounds"}
     return [
         _CONTEST_NAMES[found.figure],
         *(_value(found.figure, each, "tokens") for each in (first, second)),
         _share(change(first, second)),
         " : ".join(map(str, found.ahead)),
-        said.get(found.difference, _SAID[found.difference]),
+        words.get(found.difference, _DIFFERENCE_WORDS[found.difference]),
     ]
 
 
@@ -351,7 +356,7 @@ def _verdict(found: Comparison) -> str:
         few = speed.difference is Difference.UNKNOWN
         return "No winner: too few rounds." if few else "No difference in tokens/s that the rounds support."
     share = _share(change(Sample.of(speed.first), Sample.of(speed.second)))
-    ahead = speed.ahead[_NAMES.index(winner)]
+    ahead = speed.ahead[_SIDES.index(winner)]
     return f"Winner: {winner}, ahead in tokens/s in {ahead} of {len(speed.first)} rounds; B beside A: {share}."
 
 
@@ -361,7 +366,7 @@ def _answers(found: Comparison) -> list[tuple[str, Answer, Answer]]:
     return list(zip(found.questions, *last, strict=True))
 
 
-def _headed(name: str, answer: Answer) -> list[str]:
+def _answer_lines(name: str, answer: Answer) -> list[str]:
     count = "" if answer.tokens is None else f" ({counted(answer.tokens, 'token')})"
     return [f"{name}{count}", *answer.text.strip().splitlines()]
 
@@ -376,7 +381,7 @@ def _side_by_side(first: Sequence[str], second: Sequence[str], width: int) -> li
 
 
 def fault_notes(report: Report) -> list[str]:
-    """Return what is to say about lines that could not be read, or are of an unknown version, a sentence each."""
+    """Return sentences about lines that could not be read or name an unknown schema version."""
     notes = fault_lines(report.faults)
     if unknown := report.unknown_schemas:
         notes.append(f"schema {', '.join(unknown)} is not known; what is known of its lines was read")

@@ -56,7 +56,7 @@ def _model(measured: MeasuredModel) -> Json:
 
 
 def usage_table(usage: CacheUsage, width: int | None, *, with_revisions: bool) -> str:
-    """Return the table of models, the largest first; a column in which no model has anything is left out.
+    """Return the table of models, the largest first, without columns that are empty in every row.
 
     Args:
         usage: The models.
@@ -100,7 +100,7 @@ def _size(size_bytes: int) -> str:
 
 
 def usage_summary(usage: CacheUsage, free_bytes: int | None, pattern: str | None) -> str:
-    """Return what follows the table, of all models or of those that a pattern fits: totals, and what can go."""
+    """Return the lines below the table: totals, free space, and what ``prune`` would remove."""
     lines = [f"{decimal_size(usage.total_bytes)} in {counted(len(usage.models), 'model')}"]
     if not usage.models and not usage.total_bytes:
         lines = [f"No cached model fits '{pattern}'" if pattern else "No model is cached"]
@@ -145,8 +145,7 @@ def prune_text(result: PruneResult) -> str:
 
 
 def _message(result: PruneResult) -> str:
-    size, count = decimal_size(result.freed_bytes), len(result.waste)
-    models = f"{count} model{'' if count == 1 else 's'}"
+    size, models = decimal_size(result.freed_bytes), counted(len(result.waste), "model")
     return {
         PruneStatus.PRUNED: f"Removed {size} of {models}",
         PruneStatus.DRY_RUN: f"Would remove {size} of {models}",

@@ -1,4 +1,4 @@
-"""Findings of the diagnoses for people and programs: why each fault matters, and the command that mends it."""
+"""Renders findings of ``doctor`` as text and JSON, with the reason why each fault matters and its remedy."""
 
 import platform
 import re
@@ -32,7 +32,7 @@ MARKS: Mapping[CheckStatus, str] = {CheckStatus.OK: "ok", CheckStatus.WARNING: "
 _OLDEST = ".".join(map(str, OLDEST_MACOS))
 
 _COMPARED_VERSIONS = ("mlxk", "mlx", "mlx-lm")
-"""What must have the same version on all hosts."""
+"""Packages that must have the same version on all hosts."""
 
 ADVICE: Mapping[Fault, tuple[str, str]] = {
     Fault.ADDRESS_ELSEWHERE: (
@@ -210,11 +210,11 @@ ADVICE: Mapping[Fault, tuple[str, str]] = {
         "Set the system's own limit: sudo sysctl iogpu.wired_limit_mb=0",
     ),
 }
-"""For each fault, why it matters and what mends it."""
+"""For each fault, why it matters, and its remedy; ``{subject}`` is that of the finding."""
 
 
 def title(finding: Finding) -> str:
-    """Return what a finding stands under."""
+    """Return the heading of a finding."""
     return TITLES[finding.group] if finding.host is None else f"Host {printable(finding.host)}"
 
 
@@ -224,7 +224,7 @@ def reason(finding: Finding) -> str | None:
 
 
 def remedy(finding: Finding) -> str | None:
-    """Return what mends a fault; None without one."""
+    """Return the remedy for a fault; None without one."""
     return None if finding.fault is None else ADVICE[finding.fault][1].format(subject=finding.subject)
 
 
@@ -254,11 +254,11 @@ def _counts(findings: Sequence[Finding]) -> dict[CheckStatus, int]:
 
 
 def finding_lines(finding: Finding, width: int | None) -> tuple[str, ...]:
-    """Return the lines of a finding: a mark with what was seen, and for a fault why it matters and what mends it.
+    """Return the lines of a finding: its mark and evidence, and for a fault the reason and the remedy.
 
     Args:
         finding: The result of a check.
-        width: Characters of the terminal; None for a file or a pipe, whose lines are not broken.
+        width: Characters of the terminal; None for a file or a pipe, where lines are not wrapped.
     """
     evidence = printable(finding.evidence)
     mark = f"[{MARKS[finding.status]}]".ljust(4)
@@ -275,7 +275,7 @@ def _wrapped(wrap: textwrap.TextWrapper, text: str) -> list[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return the last line."""
+    """Return the last line: the numbers of failures and warnings."""
     counts = _counts(findings)
     if not counts[CheckStatus.FAILURE] and not counts[CheckStatus.WARNING]:
         return "All is well."
@@ -324,12 +324,12 @@ def _host_json(facts: HostFacts, share: HostShare | None) -> Json:
 
 
 def is_in_table(finding: Finding) -> bool:
-    """Whether a finding is a row of the table of links, and has nothing to add to it."""
+    """Whether a finding is a link without a fault, which the table of links shows."""
     return finding.check == "link" and finding.fault is None
 
 
 def links_text(found: Examination, width: int | None) -> str:
-    """Return the table of the links that were measured; an empty text without one."""
+    """Return the table of measured links; an empty string without one."""
     rows = [
         (
             each.source.ssh,
@@ -344,19 +344,19 @@ def links_text(found: Examination, width: int | None) -> str:
 
 
 def report(findings: Sequence[Finding], home: str, names: Sequence[str], hosts: Sequence[RankHost] = ()) -> str:
-    """Return a text for an issue: nothing in it names the user, the machine or a model.
+    """Return a text for an issue, in which nothing names the user, the machine or a model.
 
     Args:
         findings: The results.
         home: The home directory, which becomes ``~``.
-        names: Of models, which become ``MODEL``.
-        hosts: Those that were asked, which become ``HOST1``, ``HOST2`` …, and every address ``ADDRESS``.
+        names: Names of models, which become ``MODEL``.
+        hosts: The examined hosts, which become ``HOST1``, ``HOST2`` …; every IPv4 address becomes ``ADDRESS``.
     """
     lines = [f"mlxk {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}", ""]
     for each in findings:
         fault = f" ({each.fault.value})" if each.fault else ""
-        whose = f" of {each.host}" if each.host else ""
-        lines.append(f"{each.status.value:<7} {each.check}{fault}{whose}: {printable(each.evidence)}")
+        of_host = f" of {each.host}" if each.host else ""
+        lines.append(f"{each.status.value:<7} {each.check}{fault}{of_host}: {printable(each.evidence)}")
     text = "\n".join(lines) + "\n"
     for number, host in enumerate(hosts, 1):
         text = re.sub(rf"(?<![\w.@-]){re.escape(host.ssh)}(?![\w@-])", f"HOST{number}", text)
@@ -365,12 +365,12 @@ def report(findings: Sequence[Finding], home: str, names: Sequence[str], hosts: 
     for name in sorted(names, key=len, reverse=True):
         text = text.replace(name, "MODEL")
     if len(home.rstrip("/")) > 1:
-        text = text.replace(home.rstrip("/"), "~")
+        text = re.sub(rf"{re.escape(home.rstrip('/'))}(?![\w-])", "~", text)  # "/home/al" is no part of "/home/alan"
     return _PERSONAL.sub(r"\1USER", text)
 
 
 _PERSONAL = re.compile(r"((?:/home/|/Users/|/Volumes/|/media/|/mnt/))[^/\s,:]+")
-"""Folders whose next part is somebody's name, or that of somebody's disk."""
+"""Folders whose entries are named after users or their disks, with the name of the entry."""
 
 _LOGINS = re.compile(r"[^\s@]+@[^\s:]+")
 _ADDRESSES = re.compile(r"\b\d{1,3}(\.\d{1,3}){3}\b")

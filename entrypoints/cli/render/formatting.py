@@ -1,4 +1,4 @@
-"""Sizes, ages, untrusted text and aligned columns, no wider than the terminal."""
+"""Formats sizes, ages, untrusted text, and tables no wider than the terminal."""
 
 import datetime
 import re
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
-_ACTING = re.compile(rf"(?!\t)[{CONTROLS}{DIRECTIONS}]")
+_UNSAFE = re.compile(rf"(?!\t)[{CONTROLS}{DIRECTIONS}]")
 """Characters that move the cursor, end a line or change the writing direction; a tab may stay."""
 
 
 def printable(text: str) -> str:
     """Return text in which control and format characters are escaped."""
-    return _ACTING.sub(lambda match: ascii(match[0])[1:-1], text)
+    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one: ``1 turn``, ``2 turns``."""
+    """Return a number with its noun, singular or plural: ``1 turn``, ``2 turns``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -84,7 +84,7 @@ def table_lines(
 
 
 def _fitted(natural: list[int], width: int | None, last: int) -> list[int]:
-    """Shrink the widest columns until the table fits, or all columns have the least width."""
+    """Shrink the widest columns until the table fits, or no column is wider than ``NARROWEST``."""
     widths = [*natural[:-1], min(natural[-1], last)]
     room = 10**9 if width is None else width - len(SEPARATOR) * (len(widths) - 1)
     while sum(widths) > room and max(widths) > NARROWEST:
@@ -94,13 +94,13 @@ def _fitted(natural: list[int], width: int | None, last: int) -> list[int]:
 
 
 def _wrapped(cell: str, width: int) -> list[str]:
-    """Return the lines of a cell; a name of the hub breaks after its owner rather than inside it or inside a word."""
+    """Wrap a cell. ``owner/name`` breaks after the slash, unless it can break after hyphens of the name."""
     if len(cell) <= width:
         return [cell]
     lines = textwrap.wrap(cell, width) or [""]
     owner, slash, name = cell.partition("/")
-    torn = len(lines[0]) <= len(owner) or not all(line.endswith("-") for line in lines[:-1])
-    if slash and " " not in cell and torn and len(owner) < width:
+    breaks_a_word = len(lines[0]) <= len(owner) or not all(line.endswith("-") for line in lines[:-1])
+    if slash and " " not in cell and breaks_a_word and len(owner) < width:
         return [owner + slash, *textwrap.wrap(name, width)]
     return lines
 

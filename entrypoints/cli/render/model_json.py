@@ -57,7 +57,7 @@ def model_list(models: Iterable[ModelDescription], reading: MemoryReading | None
 
 
 def _listed(description: ModelDescription) -> Json:
-    """Return the model object of ``list``: that of a workspace also has a display name."""
+    """Return the model object of ``list``; for a workspace it also has a display name."""
     name = description.handle.display_name
     return model(description) if name is None else {**model(description), "display_name": name}
 
@@ -140,7 +140,7 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
 
     Args:
         details: The model.
-        section: The section to fill: ``files``, ``config`` or ``metadata``; ``formats`` for none of them.
+        section: The section to fill: ``files``, ``config`` or ``metadata``; ``formats`` fills none.
         verdict: Whether the model fits into memory.
         hash_updated: Whether the content hash was just recalculated.
     """
@@ -161,8 +161,8 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
         return {**fields, "config": details.config, "model_config": details.config, "metadata": None}
     if section == "formats":
         return {**fields, "metadata": None}
-    held = {"weights_type": "float32" if verdict.form.widened else "model", "matrix_library": verdict.matrices.library}
-    return {**fields, "metadata": _metadata(details), "memory": {**memory_estimate(verdict), **held}}
+    facts = {"weights_type": "float32" if verdict.form.widened else "model", "matrix_library": verdict.matrices.library}
+    return {**fields, "metadata": _metadata(details), "memory": {**memory_estimate(verdict), **facts}}
 
 
 def _with_quantization(details: ModelDetails) -> Json:
@@ -216,7 +216,7 @@ def memory_estimate(verdict: MemoryVerdict) -> Json:
 
 
 def spread(found: SpreadModel) -> Json:
-    """Return the fields of ``show`` about a model over several hosts."""
+    """Return the fields of ``show --hosts``: the share of each host, and the kind of division."""
     hosts = [
         {
             "host": share.host.ssh,

@@ -1,4 +1,4 @@
-"""The table of ``list``: rows, the columns for which there is room, and what is not shown."""
+"""The table of ``list``: rows, the columns that fit the terminal, and notes on what is not shown."""
 
 import datetime
 import textwrap
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from mlxk.domain.models.model import Capability, ModelDescription, ModelType, Origin, Workspace
-from mlxk.entrypoints.cli.render.formatting import SEPARATOR, age, decimal_size, printable, table_lines
+from mlxk.entrypoints.cli.render.formatting import SEPARATOR, age, counted, decimal_size, printable, table_lines
 from mlxk.entrypoints.wording import model_reason
 
 NOTHING_PULLED = "No models yet but the built-in ones. Those that fit this machine: mlxk recommend"
@@ -17,14 +17,14 @@ LEGEND = (
     "Src: built-in; cache, from the hub; ws, a workspace; ws*, one modified since it was made; ws?, one that mlxk did "
     "not make. Clean: whether a workspace is as it was made. Health: healthy* means whole files that cannot run here."
 )
-"""What the columns mean."""
+"""The meaning of values in the columns."""
 
 REASON = "Reason"
 DISPENSABLE = (REASON, "Clean", "Hash", "Framework", "Modified", "Src")
-"""Columns that are left out of a table wider than the terminal, in this order; the reason moves below its row."""
+"""Columns dropped from a table wider than the terminal, in this order; the reason moves below its row."""
 
 NEEDED_LESS_THAN_NAMES = ("Type", "Size")
-"""Columns that are left out as well where names would have less than ``LEGIBLE_NAME`` characters."""
+"""Columns dropped next, where names would have less than ``LEGIBLE_NAME`` characters."""
 
 LEGIBLE_NAME = 24
 
@@ -43,7 +43,7 @@ class ListView:
 
 @attrs.frozen
 class TableRow:
-    """One model: its line or lines, without an end of line."""
+    """The line or lines of one model, without a final newline."""
 
     text: str
     healthy: bool
@@ -51,10 +51,10 @@ class TableRow:
 
 @attrs.frozen
 class ModelTable:
-    """The table of models, and what it does not show."""
+    """The table of models, with notes on what it does not show."""
 
     header: tuple[str, ...]
-    """The titles and the rule below them, a line each."""
+    """Two lines: the titles, and the rule below them."""
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
     """Sentences about models and columns that are not shown."""
@@ -130,7 +130,7 @@ def _cells(description: ModelDescription, view: ListView, now: datetime.datetime
 
 
 def _columns_that_fit(titles: list[str], cells: Sequence[dict[str, str]], width: int | None) -> list[str]:
-    """Return the columns for which there is room: on a terminal, none that is empty; all in a file or a pipe."""
+    """Return the columns that fit the terminal, without an empty ``Clean``; all in a file or a pipe."""
     if width is None:
         return titles
     needed = {title: max(len(title), *(len(row[title]) for row in cells), 0) for title in titles}
@@ -154,7 +154,7 @@ def _reason_below(reason: str, width: int | None) -> str:
 
 
 def _hidden(known: Sequence[ModelDescription], shown: Sequence[ModelDescription], view: ListView) -> list[str]:
-    """Return a sentence about the models that are not shown, and the flag that shows them."""
+    """Return at most one sentence: how many models are not shown, why, and the flag that shows them."""
     hidden = len(known) - len(shown)
     if not hidden:
         return []
@@ -163,15 +163,11 @@ def _hidden(known: Sequence[ModelDescription], shown: Sequence[ModelDescription]
     kinds = [f"{broken} that cannot run"] if broken else []
     kinds += [f"{other} that neither chat nor transcribe"] if other else []
     flag = "--all" if broken or view.verbose else "--verbose"
-    return [f"Not shown: {' and '.join(kinds)}, of {_models(len(known))}. All: mlxk list {flag}"]
-
-
-def _models(count: int) -> str:
-    return "1 model" if count == 1 else f"{count} models"
+    return [f"Not shown: {' and '.join(kinds)}, of {counted(len(known), 'model')}. All: mlxk list {flag}"]
 
 
 def _narrow(left_out: Sequence[str], cells: Sequence[dict[str, str]]) -> list[str]:
-    """Return a sentence about the columns for which there was no room."""
+    """Return at most one sentence: the columns that did not fit."""
     names = [title for title in left_out if any(row[title] != _NO_STATE for row in cells)]
     return [f"Not shown for want of room: {', '.join(names)}."] if names else []
 

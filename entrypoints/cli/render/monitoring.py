@@ -1,6 +1,6 @@
-"""Samples of the monitor as lines of a file, their summary as text and JSON, and the screen of ``top``.
+"""Renders samples of ``monitor`` as JSON lines, their summary as text, JSON and HTML, and the screen of ``top``.
 
-The names of mlx-knife's memory monitor are kept, and its units: ``_gb`` is 1024³ bytes and ``_mb`` 1024².
+Fields have the names and units of mlx-knife's memory monitor: ``_gb`` is 1024³ bytes and ``_mb`` 1024².
 """
 
 import datetime
@@ -25,20 +25,20 @@ from mlxk.domain.monitoring import (
 from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table_lines
 
 GIB, MIB = 1024**3, 1024**2
-_LEVELS = {1: "normal", 2: "a warning", 4: "critical"}
+_PRESSURE_WORDS = {1: "normal", 2: "a warning", 4: "critical"}
 
 
 def sample_json(sample: MachineSample) -> dict[str, object]:
-    """Return a sample as one line's object; what is not known is left out."""
+    """Return a sample as JSON, without the values that are unknown."""
     machine, gpu = sample.machine, sample.machine.gpu or GpuReading()
     used, swap = machine.used_bytes, machine.swap_used_bytes
     load = machine.load or (None, None, None)
     fields = {
-        "ram_free_gb": _in(machine.free_bytes, GIB),
-        "ram_used_gb": _in(used, GIB),
-        "ram_percent": _share(used, machine.total_bytes),
-        "swap_used_mb": _in(swap, MIB),
-        "swap_percent": _share(swap, machine.swap_total_bytes),
+        "ram_free_gb": _in_unit(machine.free_bytes, GIB),
+        "ram_used_gb": _in_unit(used, GIB),
+        "ram_percent": _percent(used, machine.total_bytes),
+        "swap_used_mb": _in_unit(swap, MIB),
+        "swap_percent": _percent(swap, machine.swap_total_bytes),
         "memory_pressure": machine.pressure,
         "vm_pressure": machine.scan_pressure,
         **dict(zip(("load_1", "load_5", "load_15"), load, strict=True)),
@@ -87,11 +87,11 @@ def _tree_json(tree: ProcessTree | None) -> dict[str, object] | None:
     }
 
 
-def _in(size: float | None, unit: int) -> float | None:
+def _in_unit(size: float | None, unit: int) -> float | None:
     return None if size is None else round(size / unit, 2)
 
 
-def _share(part: int | None, whole: int | None) -> float | None:
+def _percent(part: int | None, whole: int | None) -> float | None:
     return None if part is None or not whole else round(100 * part / whole, 1)
 
 
@@ -103,7 +103,7 @@ def summary_json(summary: WatchSummary, interval: float | None, **facts: object)
     """Return a summary as JSON.
 
     Args:
-        summary: Of all samples.
+        summary: The summary of all samples.
         interval: Seconds between samples; None when unknown.
         facts: ``exit_code``, ``command`` and ``timestamp``, where they apply.
     """
@@ -112,11 +112,11 @@ def summary_json(summary: WatchSummary, interval: float | None, **facts: object)
         "duration_s": round(summary.seconds, 2),
         "samples": summary.samples,
         "interval_ms": None if interval is None else round(interval * 1000),
-        "ram_free_min_gb": _in(free.least, GIB) if free else None,
-        "ram_free_max_gb": _in(free.greatest, GIB) if free else None,
-        "ram_free_avg_gb": _in(free.mean, GIB) if free else None,
-        "swap_max_mb": _in(swap.greatest, MIB) if swap else None,
-        "swap_avg_mb": _in(swap.mean, MIB) if swap else None,
+        "ram_free_min_gb": _in_unit(free.least, GIB) if free else None,
+        "ram_free_max_gb": _in_unit(free.greatest, GIB) if free else None,
+        "ram_free_avg_gb": _in_unit(free.mean, GIB) if free else None,
+        "swap_max_mb": _in_unit(swap.greatest, MIB) if swap else None,
+        "swap_avg_mb": _in_unit(swap.mean, MIB) if swap else None,
         "exit_code": facts.get("exit_code"),
         "command": facts.get("command"),
         "timestamp": facts.get("timestamp"),
@@ -148,7 +148,7 @@ def _greatest(extent: Extent | None) -> int | None:
 
 
 def summary_text(summary: WatchSummary, interval: float, exit_code: int | None) -> str:
-    """Return a summary as lines for people."""
+    """Return a summary as text."""
     rows = [("Time", f"{summary.seconds:.1f}s, {counted(summary.samples, 'sample')}, one every {interval:g}s")]
     if exit_code is not None:
         taken = ""
@@ -179,7 +179,7 @@ def _machine_rows(summary: WatchSummary) -> Iterator[tuple[str, str]]:
     if summary.swap_used_bytes is not None:
         yield "Swap", f"at most {decimal_size(round(summary.swap_used_bytes.greatest))}"
     if summary.pressure is not None:
-        yield "Pressure", _LEVELS.get(summary.pressure, str(summary.pressure))
+        yield "Pressure", _PRESSURE_WORDS.get(summary.pressure, str(summary.pressure))
     for name, extent in (("Processor", summary.cpu_percent), ("GPU", summary.gpu_percent)):
         if extent is not None:
             yield name, f"{extent.mean:.0f} % on average, at most {extent.greatest:.0f} %"
@@ -191,7 +191,7 @@ svg { width: 100%; height: auto; } td, th { padding: .15em 1.2em .15em 0; text-a
 
 
 def page(title: str, picture: str, summary: WatchSummary, regions: Sequence[Period]) -> str:
-    """Return a page with a picture in SVG, the summary and the regions; it asks for nothing from elsewhere."""
+    """Return an HTML page with an SVG picture, the summary and the regions; it loads nothing."""
     facts = ["<tr><th>Time<td>" + html.escape(f"{summary.seconds:.1f}s, {counted(summary.samples, 'sample')}")]
     facts += [f"<tr><th>{html.escape(name)}<td>{html.escape(value)}" for name, value in _machine_rows(summary)]
     table = ""
@@ -216,12 +216,12 @@ NOTHING = "-"
 
 @attrs.frozen
 class Moment:
-    """What is shown at one moment."""
+    """One reading of ``top``."""
 
     sample: MachineSample
     servers: tuple[WatchedServer, ...]
     gone: tuple[tuple[str, float], ...]
-    """Servers that were there, and since when they are not, in the time of the samples."""
+    """Addresses of servers that are gone, each with the ``elapsed`` seconds of the first sample without it."""
 
     @property
     def clock(self) -> str:
@@ -229,7 +229,7 @@ class Moment:
         return datetime.datetime.fromtimestamp(self.sample.time).strftime("%H:%M:%S")
 
     def absences(self) -> Iterator[str]:
-        """Yield why there is nothing to show of servers, a sentence each."""
+        """Yield a sentence for each server that is gone or did not answer, or one that says that there is none."""
         for url, since in self.gone:
             yield f"{url} is gone since {self.sample.elapsed - since:.0f}s; waiting for it"
         for fault in self.sample.faults:
@@ -266,7 +266,7 @@ def moment_json(moment: Moment) -> dict[str, object]:
 
 
 def lines(moment: Moment) -> list[str]:
-    """Return a line for each server, and one for each that is not there."""
+    """Return a line for each server, and for each absence."""
     return [
         *(f"{moment.clock} {each.reading.url} {', '.join(_facts(each))}" for each in moment.servers),
         *(f"{moment.clock} {each}" for each in moment.absences()),
@@ -280,13 +280,13 @@ def _facts(server: WatchedServer) -> Iterator[str]:
 
 
 def screen(moment: Moment, columns: int, rows: int, *, plain: bool = False) -> list[tuple[str, bool]]:
-    """Return the lines of a screen, and whether each is a heading; what does not fit is left out.
+    """Return the lines of a screen, each with whether it is a heading, cut to the size of the terminal.
 
     Args:
-        moment: What is shown.
-        columns: Of the terminal.
-        rows: Of the terminal.
-        plain: Whether it shows ASCII only.
+        moment: The reading.
+        columns: Width of the terminal in characters.
+        rows: Height of the terminal in lines.
+        plain: Use ASCII only.
     """
     title = f"mlxk top  {moment.clock}  {counted(len(moment.servers), 'server')}  (q ends)"
     found = [(title, True), (", ".join(_machine(moment.sample.machine)), False)]
@@ -366,13 +366,13 @@ def _machine(machine: MachineReading) -> Iterator[str]:
 
 
 def sparkline(values: Sequence[float], width: int, *, plain: bool = False) -> str:
-    """Return the last values as bars, with the greatest of them as a number."""
+    """Return the last values as bars, and their maximum as a number."""
     shown = values[-width:]
     return f"{bars_of(shown, plain=plain)} at most {max(shown):.1f} tokens/s"
 
 
 def bars_of(values: Sequence[float], *, plain: bool = False) -> str:
-    """Return values as bars, a character each; the highest is that of the greatest."""
+    """Return one bar, a character, for each value; the maximum has the highest bar."""
     blocks = _PLAIN_BLOCKS if plain else _BLOCKS
     highest = max(values)
     step = highest / (len(blocks) - 1) if highest else 1.0

@@ -74,7 +74,7 @@ def remove_text(result: RemoveResult) -> str:
 
 
 def health_fields(report: HealthReport | None) -> Json:
-    """Return the health after an operation, null where it was not checked."""
+    """Return the health after an operation; null where it was not checked."""
     return {
         "health": report.status.value if report else None,
         "health_reason": health_reason(report) if report else None,
@@ -111,7 +111,7 @@ def _remove_message(result: RemoveResult) -> str:
 
 
 def _what_stays(removals: tuple[Removal, ...]) -> str:
-    """Return the places that links lead to, of which nothing is removed."""
+    """Return the end of a sentence about targets of links: only the links are removed."""
     places = [removal.link_to for removal in removals if removal.link_to]
     parts = [f"{removal.name}/{part}" for removal in removals for part in removal.linked_parts]
     stays = [f"; only the link goes, what is in {place} stays" for place in places[:1]]
@@ -195,7 +195,7 @@ def _push_message(result: PushResult) -> str:
 
 
 def _creation(result: PushResult) -> str:
-    """Return the repository or branch that a push would create, and the flag it would need."""
+    """Return the repository or branch that a push would create, with the flag that is missing for it."""
     if not (result.created_repository or result.created_branch):
         return ""
     what = "repository" if result.created_repository else "branch"
@@ -203,13 +203,13 @@ def _creation(result: PushResult) -> str:
 
 
 def _head(result: PushResult) -> str | None:
-    """Return the commit of the branch, or the one that a new branch would start from."""
+    """Return the commit of the branch, or of the branch that a new one would start from."""
     state = result.state
     return state.commit if state and (state.branch_exists or not result.changes) else None
 
 
 def _private(result: PushResult) -> bool | None:
-    """Return whether the repository is, or would be, private; None without a request to the hub."""
+    """Return whether the repository is, or would be, private; None when the hub was not asked."""
     if result.state is None:
         return None
     if result.state.exists:

@@ -1,4 +1,4 @@
-"""JSON and text of models that are not here: ``search``, ``recommend``, ``outdated`` and ``show --remote``."""
+"""JSON and text of models on the hub: ``search``, ``recommend``, ``outdated`` and ``show --remote``."""
 
 import json
 import textwrap
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlxk.application.use_cases.browse_hub import ComparedModel, Freshness, RemoteDetails, SearchResult
 from mlxk.domain.hub import Fact, Purpose, Recommendation
 from mlxk.domain.models.footprint import MemoryFit, MemoryReading
-from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table, table_lines
+from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table, table_lines
 from mlxk.entrypoints.cli.render.model_json import memory_estimate
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 from mlxk.entrypoints.cli.render.tables import memory_lines
@@ -40,7 +40,7 @@ def _result(result: SearchResult) -> Json:
 
 
 def search_table(found: Sequence[SearchResult], width: int | None) -> str:
-    """Return the table of what was found.
+    """Return the table of models found.
 
     Args:
         found: The models.
@@ -61,7 +61,7 @@ def search_table(found: Sequence[SearchResult], width: int | None) -> str:
 
 
 def next_step(found: Sequence[SearchResult]) -> str:
-    """Return the command that fetches the first model that fits; a model that is known to fit is preferred."""
+    """Return the command that fetches the first model that fits into memory, or the first of all."""
     first = next((each for each in found if each.fit is MemoryFit.FITS), found[0])
     return f"Fetch one: mlxk pull {first.model.name}"
 
@@ -111,10 +111,9 @@ def _source(field: str, fact: Fact[int] | Fact[str]) -> Json:
 
 
 def recommend_table(found: Sequence[Recommendation], width: int | None) -> str:
-    """Return the table of recommended models; sizes that are computed begin with ``~``.
+    """Return the table of recommended models; computed sizes begin with ``~``.
 
-    On a terminal that is too narrow for it, the last column stands below each row, and owners of names that need none
-    are left out.
+    On a narrow terminal the last column moves below each row, and names lose the default owner.
 
     Args:
         found: The models.
@@ -142,7 +141,7 @@ def recommend_table(found: Sequence[Recommendation], width: int | None) -> str:
 
 
 def recommend_notes(reading: MemoryReading | None, found: Sequence[Recommendation]) -> tuple[str, ...]:
-    """Return what follows the table: how sizes and the fit came about, and the next command."""
+    """Return the lines below the table: how sizes and fit are determined, and the next command."""
     memory = "This machine's memory could not be read."
     if reading is not None:
         memory = (
@@ -174,12 +173,12 @@ def outdated_json(compared: Sequence[ComparedModel]) -> Json:
 
 
 def outdated_table(compared: Sequence[ComparedModel], width: int | None, *, everything: bool) -> str:
-    """Return the table of models that are not current; empty where there are none.
+    """Return the table of models that are not current; an empty string when it would have no row.
 
     Args:
         compared: The models.
         width: Characters of the terminal; None for a file or a pipe.
-        everything: Whether to show current models as well.
+        everything: Show current models as well.
     """
     rows = [
         [
@@ -195,11 +194,11 @@ def outdated_table(compared: Sequence[ComparedModel], width: int | None, *, ever
 
 
 def outdated_summary(compared: Sequence[ComparedModel]) -> str:
-    """Return what follows the table: how many are outdated, and how to fetch one anew."""
+    """Return the lines below the table: how many models are outdated, and how to fetch the first of them."""
     count = _count(compared, Freshness.OUTDATED)
     first = next((each.name for each in compared if each.freshness is Freshness.OUTDATED), None)
     unknown = _count(compared, Freshness.UNKNOWN)
-    models = f"{len(compared)} model{'' if len(compared) == 1 else 's'}"
+    models = counted(len(compared), "model")
     lines = [f"{models} compared: {count} outdated{f', {unknown} not known' if unknown else ''}."]
     return "\n".join(lines + ([f"Fetch the newer one: mlxk pull {first}@main"] if first else []))
 
@@ -216,7 +215,7 @@ def _short(count: int) -> str:
 
 
 def card_json(details: RemoteDetails, section: str) -> Json:
-    """Return the data of ``show --remote``; its configuration only for that section."""
+    """Return the data of ``show --remote``; ``config`` is present only for that section."""
     card, plan = details.card, details.plan
     fields: Json = {
         "model": card.model.name,
@@ -260,7 +259,7 @@ def card_text(details: RemoteDetails, section: str) -> str:
 
 
 def offer_lines(details: RemoteDetails) -> tuple[str, ...]:
-    """Return what a user wants to know before a download: what it is, its size, and whether disk and memory hold it."""
+    """Return what to show before a download: licence, size, free disk space, and the memory estimate."""
     card, verdict = details.card, details.verdict
     lines = [f"{card.model.name}: licence {card.license or 'not stated'}, download {_download(details)}"]
     if not card.model.made_for_mlx:

@@ -1,6 +1,6 @@
-"""Files of samples, of this program and of mlx-knife's memory monitor, and of reports, as regions of the same time.
+"""Reads files of samples, written by ``monitor`` or mlx-knife's memory monitor, and the periods in benchmark reports.
 
-What is no sample is named by its line, and the rest is read, as of reports.
+A faulty line is reported by its number, and the other lines are read.
 """
 
 import datetime
@@ -31,18 +31,18 @@ from mlxk.entrypoints.cli.render.benchmark_reports import (
 )
 from mlxk.entrypoints.cli.render.monitoring import GIB, MIB
 
-_GREATEST = 1e18
-"""Nothing that is sampled is more, in whatever unit."""
+_MAXIMUM = 1e18
+"""Largest plausible value of a sample, in any unit."""
 _UNKNOWN = -1.0
-"""The elapsed time of a line that has only its moment."""
+"""Elapsed time of a line that has only a timestamp."""
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
 
 
 def read_samples(path: str) -> tuple[list[MachineSample], list[LineFault]]:
-    """Return the samples of a file, in the order of time, and the lines that are none.
+    """Return the samples of a file, in the order of time, and its faulty lines.
 
     Raises:
-        StorageError: It cannot be read.
+        StorageError: The file cannot be read.
         ValidationError: It has no sample.
     """
     samples: list[MachineSample] = []
@@ -108,7 +108,7 @@ def _number(line: Mapping[str, Any], name: str) -> float | None:
     value = line.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _GREATEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAXIMUM:
         raise FaultyLineError(f"its '{name}' is no number from 0 on")
     return float(value)
 
@@ -154,14 +154,14 @@ def _figures(known: Mapping[str, Any]) -> EngineFigures:
 
 
 def report_regions(path: str, began: float) -> tuple[list[Period], list[LineFault]]:
-    """Return what a report of benchmarks measured when, and the lines that do not say it.
+    """Return the periods of a benchmark report's measurements, and its faulty lines.
 
     Args:
-        path: Of a file in the report schema of mlx-knife.
-        began: When the samples began, in seconds since 1970.
+        path: A file in the report schema of mlx-knife.
+        began: The time of the first sample, in seconds since 1970; periods are relative to it.
 
     Raises:
-        StorageError: It cannot be read.
+        StorageError: The file cannot be read.
     """
     found: list[Period] = []
     faults: list[LineFault] = []
@@ -175,7 +175,7 @@ def report_regions(path: str, began: float) -> tuple[list[Period], list[LineFaul
 
 
 def _measured(record: Mapping[str, Any]) -> tuple[float, float, str]:
-    """Return begin and end in seconds since 1970, and the last part of the model's name, or else the test's."""
+    """Return start and end in seconds since 1970, and a label: the last part of the model's name, or of the test's."""
     start, end, duration = (_number(record, name) for name in ("test_start_ts", "test_end_ts", "duration"))
     if end is None:
         moment = datetime.datetime.fromisoformat(record["timestamp"])

@@ -1,4 +1,4 @@
-"""Health and descriptions of models as text, and the report of their formats as text and JSON."""
+"""Renders the health and the description of models as text, and the format report as text and JSON."""
 
 import datetime
 import json
@@ -32,7 +32,7 @@ _TOOLS = {
 
 
 def health_text(entries: Sequence[HealthEntry], width: int | None = None) -> str:
-    """Return one line per model and note, what is broken first, and a summary at the end when there are several.
+    """Return one line per model and note, unhealthy models first, and a summary unless there is exactly one model.
 
     Args:
         entries: The models, sorted by name.
@@ -58,7 +58,7 @@ def _wrapped_line(line: str, width: int | None) -> list[str]:
 
 
 def details_text(details: ModelDetails, section: str, now: datetime.datetime, verdict: MemoryVerdict) -> str:
-    """Return the description of one model and one section: files, config or metadata; nothing more for formats."""
+    """Return the description of a model and one section: files, config or metadata; ``formats`` adds no section."""
     lines = _summary(details, now)
     if section == "files":
         lines += ["", "Files:", *(_file_line(entry.path, entry.size_bytes) for entry in details.files)]
@@ -146,7 +146,7 @@ _FIT_WORDS = {
 
 
 def memory_lines(verdict: MemoryVerdict, *, runs: bool = True) -> list[str]:
-    """Return the estimate of memory, indented; whether it fits is told only of a model that runs."""
+    """Return the memory estimate as indented lines; with ``runs`` false, without whether it fits."""
     fit = _FIT_WORDS[verdict.fit] if runs else "but the model does not run here"
     budget = f" of a budget of {decimal_size(verdict.budget)}" if verdict.budget is not None else ""
     return [
@@ -158,7 +158,7 @@ def memory_lines(verdict: MemoryVerdict, *, runs: bool = True) -> list[str]:
 
 
 def _type_words(verdict: MemoryVerdict) -> str:
-    """Return in which type a CPU holds the weights, where that is not the model's or could be another."""
+    """Return the memory that holding weights in float32 on a CPU costs, or would cost; empty without a difference."""
     if not verdict.widening_bytes:
         return ""
     more = decimal_size(verdict.widening_bytes)
@@ -187,7 +187,7 @@ def _file_line(path: str, size_bytes: int) -> str:
 
 
 _MOST_NAMED = 8
-"""Control tokens named to people."""
+"""Control tokens listed in the text."""
 
 
 def report_json(report: FormatReport) -> Json:
@@ -251,7 +251,7 @@ _CUT_WORDS = {
 
 
 def spread_text(found: SpreadModel, width: int | None) -> str:
-    """Return the table of hosts that ``show`` prints, and how the model is divided among them."""
+    """Return the table of ``show --hosts``, and how the model is divided among the hosts."""
     header = ("Host", "Share", "Budget", "Fit", "Files", "Problem")
     rows = [
         (
@@ -264,5 +264,5 @@ def spread_text(found: SpreadModel, width: int | None) -> str:
         )
         for share in found.shares
     ]
-    how = _CUT_WORDS[found.cut] if found.cut is not None else f"none: {printable(found.reason or 'not known')}"
-    return f"\nHosts:\n{table(header, rows, width, 60)}Division: {how}\n"
+    division = _CUT_WORDS[found.cut] if found.cut is not None else f"none: {printable(found.reason or 'not known')}"
+    return f"\nHosts:\n{table(header, rows, width, 60)}Division: {division}\n"

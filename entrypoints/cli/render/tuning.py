@@ -1,5 +1,6 @@
-"""JSON, text and plots of trainings."""
+"""JSON, text and charts of ``tune``, ``fuse`` and ``eval``."""
 
+import math
 from collections.abc import Sequence
 
 from mlxk.application.use_cases.evaluate_model import Evaluation
@@ -20,7 +21,7 @@ _LINES_NAMED = 5
 
 
 def plan_json(plan: TuningPlan) -> Json:
-    """Return what is about to be trained."""
+    """Return a training plan as JSON."""
     return {
         "settings": plan.settings.as_fields(),
         "data": _data_json(plan.data),
@@ -47,7 +48,7 @@ def _data_json(data: TrainingData) -> Json:
 
 
 def plan_lines(plan: TuningPlan) -> list[str]:
-    """Return what is about to be trained, as lines for people."""
+    """Return a training plan as text."""
     data, lengths, settings = plan.data, plan.lengths, plan.settings
     valid = f", {len(data.valid)} for validation" if data.valid else ", none for validation"
     held = " (held out; --valid-share 0 trains all)" if data.divided else ""
@@ -73,7 +74,7 @@ def plan_lines(plan: TuningPlan) -> list[str]:
 
 
 def progress_text(points: Sequence[TrainingPoint], steps: int) -> str:
-    """Return the last figures on one line."""
+    """Return the latest figures on one line."""
     last = points[-1]
     losses = [each.loss for each in points if each.loss is not None]
     valid = [each.valid_loss for each in points if each.valid_loss is not None]
@@ -129,8 +130,8 @@ def tune_text(result: TuneResult, typed: str, plot: str | None) -> str:
         ("validation", trained.first_valid_loss, trained.valid_loss),
     ):
         if first is not None and last is not None:
-            wondering = "" if pairs else f" (perplexity {perplexity(last):.4g})"
-            lines.append(f"  {name}: {first:.3f} → {last:.3f}{wondering}")
+            shown_perplexity = "" if pairs else f" (perplexity {perplexity(last):.4g})"
+            lines.append(f"  {name}: {first:.3f} → {last:.3f}{shown_perplexity}")
     lines.append(f"  {trained.trained_parameters:,} numbers trained, {decimal_size(trained.peak_bytes)} of memory used")
     lines += [f"  drawn: {plot}"] if plot else []
     lines.append(f'Ask it: mlxk run {typed} "…"')
@@ -138,7 +139,7 @@ def tune_text(result: TuneResult, typed: str, plot: str | None) -> str:
 
 
 def chart(result: TrainingResult, title: str) -> Chart:
-    """Return the losses of a training as curves over its time."""
+    """Return a chart of loss and speed over the steps."""
     points = [each for each in result.points if each.step > 0] or list(result.points)
     losses = [Series("training", tuple(each.loss for each in points))]
     if any(each.valid_loss is not None for each in points):
@@ -172,7 +173,7 @@ def fuse_text(result: FuseResult, typed: str) -> str:
 
 
 def eval_json(evaluation: Evaluation, adapter: str | None, *, checked: bool) -> Json:
-    """Return the data of ``eval``; ``checked`` says whether answers were held against a schema."""
+    """Return the data of ``eval``; ``checked`` says whether answers were validated against a schema."""
     return {
         "model": evaluation.model.name,
         "adapter": adapter or evaluation.model.adapter,
@@ -180,15 +181,12 @@ def eval_json(evaluation: Evaluation, adapter: str | None, *, checked: bool) -> 
         "sha256": evaluation.digest,
         "examples": evaluation.examples,
         "loss": evaluation.loss,
-        "perplexity": evaluation.perplexity if evaluation.perplexity < _NO_NUMBER else None,
+        "perplexity": evaluation.perplexity if math.isfinite(evaluation.perplexity) else None,
         "exact_match": evaluation.share(lambda each: each.exact),
         "valid_json": evaluation.share(lambda each: each.is_json),
         "schema_match": evaluation.share(lambda each: each.fits) if checked else None,
         "not_exact_lines": [each.line for each in evaluation.answers if not each.exact],
     }
-
-
-_NO_NUMBER = float("inf")
 
 
 def eval_text(evaluation: Evaluation, *, checked: bool) -> str:

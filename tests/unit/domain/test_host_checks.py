@@ -121,6 +121,12 @@ def test_a_report_names_no_host_and_no_address() -> None:
     assert not any(word in text for word in ("192.168", "mac1", "mac2", "ada"))
 
 
+def test_a_report_names_no_user_whose_home_begins_with_the_name_of_this_one() -> None:
+    findings = found(obstacle=Fault.HOST_REFUSED, said="/home/adam/models, /home/ada/models, /home/ada")
+    text = render.report(findings, "/home/ada", (), MACS)
+    assert "of HOST2: /home/USER/models, ~/models, ~" in text
+
+
 def test_a_host_that_did_not_answer_has_no_facts() -> None:
     silent = HostFacts(MACS[1], Fault.HOST_SILENT, "no answer within 20 seconds")
     examination = Examination((WELL[0], silent, WELL[2]), ())
