@@ -1,7 +1,7 @@
-"""What the server's process logs beside its events: messages of libraries, and standard error, which loses lines.
+"""The log of the server's process: routes messages of libraries into it, and makes standard error non-blocking.
 
-When a pipe has no reader, a reader has stopped, a terminal is on hold or a disk is full, the log cannot be written, and
-requests must be answered all the same. Lines are queued, and one thread writes them.
+A log cannot be written when its pipe has no reader or a slow one, the terminal is on hold, or the disk is full.
+Requests must not wait for it: lines are queued, one thread writes them, and lines beyond the queue's limit are lost.
 """
 
 import io
@@ -20,10 +20,10 @@ from mlxk.application.ports.system import EventLog
 from mlxk.entrypoints.http.errors import raised_at
 
 MAX_QUEUED_BYTES = 2**20
-"""Lines that may wait for a slow reader, in bytes; later ones are lost."""
+"""Bytes of lines that may wait for a slow reader; later lines are lost."""
 
 MAX_PARTIAL = 8192
-"""Characters of a line without an end, such as a progress bar, before they are queued."""
+"""Characters of an unfinished line, such as a progress bar, after which it is queued all the same."""
 
 CLOSE_SECONDS = 1.0
 """How long ``close`` waits for the queued lines to be written."""
@@ -33,10 +33,10 @@ RETRY_SECONDS = 0.1
 
 
 class LossyStream(io.TextIOBase):
-    """Writes text to a descriptor from a thread of its own. Safe to share between threads; never raises.
+    """Writes text to a descriptor from a thread of its own. Thread-safe; never blocks or raises.
 
     Args:
-        descriptor: Where to write; it stays open.
+        descriptor: Where to write; never closed here.
         on_loss: Called with the number of lost lines, from the stream's thread, once lines can be written again.
     """
 
@@ -58,7 +58,7 @@ class LossyStream(io.TextIOBase):
         self._thread.start()
 
     def write(self, text: str) -> int:
-        """Queue text by complete lines."""
+        """Queue the complete lines of the text, and keep the rest for the next call."""
         with self._changed:
             self._partial += text
             end = self._partial.rfind("\n") + 1
@@ -70,14 +70,14 @@ class LossyStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Queue the line that has no end yet."""
+        """Queue the unfinished line."""
         with self._changed:
             if self._partial:
                 self._enqueue(self._partial)
                 self._partial = ""
 
     def close(self) -> None:
-        """Stop taking lines, and wait for a moment until those taken are written. The descriptor stays open."""
+        """Take no more lines, and wait up to ``CLOSE_SECONDS`` until the queue is written; keep the descriptor open."""
         self.flush()
         with self._changed:
             self._ending = True
@@ -122,16 +122,16 @@ class LossyStream(io.TextIOBase):
                 self.on_loss(lost)
 
     def _deliver(self, data: bytes) -> bool:
-        """Write some lines; return whether they were written whole."""
+        """Write some lines; return whether all of them were written."""
         rest = b"\n" + data if self._broken_line else data
-        waiting = select.poll()
-        waiting.register(self._descriptor, select.POLLOUT)
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLOUT)
         deadline: float | None = None
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # another program has made the pipe or terminal non-blocking
-                if any(events & select.POLLNVAL for _, events in waiting.poll(POLL_MS)):
+            except BlockingIOError:  # another program made the pipe or terminal non-blocking
+                if any(events & select.POLLNVAL for _, events in poller.poll(POLL_MS)):
                     time.sleep(RETRY_SECONDS)  # macOS cannot poll terminals
                 if self._ending:
                     deadline = deadline or time.monotonic() + CLOSE_SECONDS
@@ -146,8 +146,8 @@ class LossyStream(io.TextIOBase):
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-QUOTING = ("waitress", "falcon", "urllib3", "httpx2", "httpcore2")
-"""Libraries whose messages quote requests: their texts are not logged."""
+_QUOTING = ("waitress", "falcon", "urllib3", "httpx2", "httpcore2")
+"""Libraries whose messages may quote requests; the text of these messages is not logged."""
 
 
 class LibraryLogHandler(logging.Handler):
@@ -158,9 +158,9 @@ class LibraryLogHandler(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record, without its traceback, which may show values."""
+        """Log one record. Its traceback may show values, and is left out."""
         package = record.name.partition(".")[0]
-        message = "a library reports an event" if package in QUOTING else record.getMessage()
+        message = "a library reports an event" if package in _QUOTING else record.getMessage()
         fields: dict[str, object] = {"logger": record.name}
         if record.exc_info and record.exc_info[0] is not None:
             fields |= {"error": record.exc_info[0].__name__, "where": raised_at(record.exc_info[2])}
@@ -176,7 +176,7 @@ def route_library_logs(log: EventLog, level: str) -> None:
     """Route the logs, warnings and uncaught exceptions of this process into the event log."""
     root = logging.getLogger()
     root.handlers[:] = [LibraryLogHandler(log)]
-    # Below warnings, libraries log for their own developers.
+    # Below warning, libraries log for their own developers.
     root.setLevel(_LEVELS[level] if level == "debug" else max(_LEVELS[level], logging.WARNING))
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)

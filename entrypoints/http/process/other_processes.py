@@ -1,4 +1,4 @@
-"""What other processes of this program ask of a server: to unload a model, or to compute on its engine."""
+"""Serves other processes of this program: unloads models at their request, and computes for them on the engine."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ from mlxk.entrypoints.adapter_container import socket_listener
 from mlxk.entrypoints.container import Container
 from mlxk.entrypoints.http.lifecycle import COMMANDS, Metrics
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
-class ReturnWatch(threading.Thread):
-    """Looks for such requests until it is stopped; a model that is answering is unloaded by a later look.
+class _UnloadPoller(threading.Thread):
+    """Polls the cache for models that other processes ask to unload; one that is answering goes at a later poll.
 
     Args:
-        cache: Knows what is asked for.
-        generator: Unloads it.
+        cache: Lists the requested models.
+        generator: Unloads them.
     """
 
     def __init__(self, cache: ModelCache, generator: TextGenerator) -> None:
@@ -32,18 +32,20 @@ class ReturnWatch(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Look, and wait."""
-        while not self._stopped.wait(_LOOK_SECONDS):
+        """Poll until ``stop``."""
+        while not self._stopped.wait(_POLL_SECONDS):
             for model in self._cache.asked_back():
-                with contextlib.suppress(MlxkError):  # the engine was closed
+                with contextlib.suppress(MlxkError):  # the engine is closed
                     self._generator.unload(model)
 
     def stop(self) -> None:
-        """End at the next look."""
+        """End before the next poll."""
         self._stopped.set()
 
 
 class _CommandCounts:
+    """Counts in the metrics what is computed for commands."""
+
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
@@ -58,11 +60,11 @@ class OtherProcesses:
     """Serves the other processes until it is stopped.
 
     Args:
-        container: The engine and the cache.
-        admit: Admits a request; returns what releases its slot.
-        metrics: Counts what is computed for them.
+        container: Provides the engine and the cache.
+        admit: Admits a request; returns the function that releases its slot.
+        metrics: Count the requests.
         url: The server's address for clients.
-        owner: The process that a signal stops: the supervisor; None for this one.
+        owner: Id of the process to signal to stop the server: the supervisor; None for this process.
     """
 
     def __init__(
@@ -73,19 +75,19 @@ class OtherProcesses:
         url: str,
         owner: int | None,
     ) -> None:
-        self._watch = ReturnWatch(container.adapters.model_cache(), container.adapters.text_generator())
+        self._watch = _UnloadPoller(container.adapters.model_cache(), container.adapters.text_generator())
         self._listener = socket_listener(container.adapters, url, admit, _CommandCounts(metrics), owner or os.getpid())
 
     def start(self) -> None:
-        """Serve from now on."""
+        """Start serving."""
         self._watch.start()
         self._listener.start()
 
     def stop(self, deadline: Callable[[], float]) -> None:
-        """End; requests in progress may end first.
+        """Stop serving, and wait for requests in progress.
 
         Args:
-            deadline: Returns until when, seconds of the monotonic clock.
+            deadline: Returns how long to wait, a time of the monotonic clock; it may change meanwhile.
         """
         self._watch.stop()
         self._listener.close(deadline)

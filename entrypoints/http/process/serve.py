@@ -25,9 +25,9 @@ def serve(settings: Settings, server: ServerSettings, announcement: Callable[[Se
     """Serve until a signal ends it; return the exit status.
 
     Args:
-        settings: The environment.
+        settings: The environment's settings.
         server: The operator's settings, validated.
-        announcement: Returns the line for standard output once the server is ready.
+        announcement: Renders the line for standard output, written once the server is ready.
 
     Raises:
         PortInUseError: The port is in use by another process; nothing was loaded.
@@ -41,7 +41,7 @@ def serve(settings: Settings, server: ServerSettings, announcement: Callable[[Se
     if server.otlp:
         require_exporter()
     stopping = stopping_signals()
-    # Signals are pending from here until the supervisor or the worker has its handlers.
+    # From here signals stay pending until the supervisor or the worker has installed its handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
         sockets = listen(server.host, server.port)
@@ -63,8 +63,8 @@ def announce(line: str) -> None:
     """Write a line to standard output, without a buffer.
 
     Raises:
-        BrokenPipeError: It has no reader.
-        StorageError: It cannot be written.
+        BrokenPipeError: Standard output has no reader.
+        StorageError: Standard output cannot be written.
     """
     try:
         write_all(sys.stdout.fileno(), line.encode(errors="backslashreplace"))
@@ -77,7 +77,7 @@ def announce(line: str) -> None:
 
 
 def _serve_here(sockets: Sequence[socket.socket], settings: Settings, server: ServerSettings, line: str) -> int:
-    # The supervisor imports neither the web framework nor the container.
+    # Imported here, since a supervisor must load neither the web framework nor the container.
     from mlxk.entrypoints.http.process.worker import serve_in_process, stop_at_end_of  # noqa: PLC0415
 
     reports: list[MlxkError | BrokenPipeError | None] = []

@@ -13,11 +13,11 @@ from mlxk.domain.errors import PortInUseError, StorageError, ValidationError
 from mlxk.entrypoints.server_address import LOOPBACK
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted, also while a worker is restarted."""
+"""Connections that may wait to be accepted, for example while a worker restarts."""
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return listening sockets for every address a host name has; ``localhost`` usually has two.
+    """Return a listening socket for each address of a host name; ``localhost`` usually has two.
 
     Raises:
         PortInUseError: The port is in use by another process.
@@ -30,9 +30,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
         raise ValidationError(f"--host: '{host}' is not the name of an address") from error
     sockets: list[socket.socket] = []
     try:
-        for family, address in {(each[0], each[4]): None for each in found}:
-            place = (address[0], sockets[0].getsockname()[1] if sockets and not port else port, *address[2:])
-            bound = _bind(family, place, required=not sockets)
+        for family, place in dict.fromkeys((each[0], each[4]) for each in found):
+            address = (place[0], sockets[0].getsockname()[1] if sockets and not port else port, *place[2:])
+            bound = _bind(family, address, required=not sockets)
             if bound is not None:
                 sockets.append(bound)
     except BaseException:
@@ -49,9 +49,9 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
 
 
 def others_reach(host: str) -> tuple[str, ...]:
-    """Return the addresses under which other machines reach a server that is bound to all interfaces; none for others.
+    """Return the addresses at which other machines reach a server bound to all interfaces; empty for another host.
 
-    Nothing is sent: connecting a datagram socket chooses the address that would be sent from.
+    Connecting a datagram socket sends nothing; it selects the source address.
     """
     families = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
     found = [_interface_address(name) for _, name in socket.if_nameindex()] if host == "0.0.0.0" else []
@@ -64,10 +64,10 @@ def others_reach(host: str) -> tuple[str, ...]:
 
 
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""Addresses reserved for documents."""
+"""Addresses reserved for documentation, which are routed like any public address."""
 
 _GET_ADDRESS = 0xC0206921 if sys.platform == "darwin" else 0x8915
-"""Request for the IPv4 address of an interface."""
+"""The ioctl request SIOCGIFADDR: the IPv4 address of an interface."""
 
 
 def _interface_address(interface: str) -> str | None:
@@ -75,48 +75,55 @@ def _interface_address(interface: str) -> str | None:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             return socket.inet_ntoa(fcntl.ioctl(probe, _GET_ADDRESS, request)[20:24])
-    except OSError:  # it has none
+    except OSError:  # the interface has no IPv4 address
         return None
 
 
-def _bind(family: int, place: tuple[object, ...], *, required: bool) -> socket.socket | None:
-    """Bind one address; returns None for an address that the machine lacks, unless it is required."""
-    if sys.platform == "darwin" and place[1] and _answers(family, place):
-        raise _in_use(place)
-    sock = socket.socket(family, socket.SOCK_STREAM)
+def _bind(family: int, address: tuple[object, ...], *, required: bool) -> socket.socket | None:
+    """Bind one address; return None when the machine lacks it, unless it is required."""
+    if sys.platform == "darwin" and address[1] and _answers(family, address):
+        raise _in_use(address)
+    try:
+        return _listening_socket(family, address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _in_use(address) from error
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            raise StorageError(
+                f"port {address[1]}: this user may not listen there", hint="Ports from 1024 are free to use."
+            ) from error
+        if required:
+            raise ValidationError(f"--host: '{address[0]}' is not an address of this machine") from error
+        return None
+
+
+def _listening_socket(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)  # fails for IPv6 where the kernel has none
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(place)
+        sock.bind(address)
         sock.listen(BACKLOG)
-    except OSError as error:
+    except OSError:
         sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise _in_use(place) from error
-        if error.errno in {errno.EACCES, errno.EPERM}:
-            raise StorageError(
-                f"port {place[1]}: this user may not listen there", hint="Ports from 1024 are free to use."
-            ) from error
-        if required:
-            raise ValidationError(f"--host: '{place[0]}' is not an address of this machine") from error
-        return None
+        raise
     return sock
 
 
 _CONNECT_SECONDS = 1.0
 
 
-def _answers(family: int, place: tuple[object, ...]) -> bool:
-    """Whether a server listens there: macOS lets two share a port when one is bound to all interfaces."""
-    host = str(place[0])
+def _answers(family: int, address: tuple[object, ...]) -> bool:
+    """Whether a server accepts connections there; macOS lets two share a port when one is bound to all interfaces."""
+    host = str(address[0])
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_SECONDS)
         try:
-            return probe.connect_ex((LOOPBACK.get(host, host), *place[1:])) == 0
-        except OSError:  # no such address; binding it says so
+            return probe.connect_ex((LOOPBACK.get(host, host), *address[1:])) == 0
+        except OSError:  # no such address, which ``bind`` reports
             return False
 
 
-def _in_use(place: tuple[object, ...]) -> PortInUseError:
-    return PortInUseError(f"port {place[1]} is already in use", hint="Choose another one with --port.")
+def _in_use(address: tuple[object, ...]) -> PortInUseError:
+    return PortInUseError(f"port {address[1]} is already in use", hint="Choose another one with --port.")

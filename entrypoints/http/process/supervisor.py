@@ -1,11 +1,11 @@
 """The supervisor: the parent process, which owns the listening sockets and restarts a worker that dies.
 
-Connections wait in the backlog of the sockets while a worker is restarted, so that no client is refused. The first
-signal makes the worker drain, the second aborts its requests, the third kills it. The parent starts no threads and
-imports neither the web framework nor a model library.
+While a worker restarts, connections wait in the backlog of the sockets, and no client is refused. The first signal
+makes the worker drain, the second aborts its requests, the third kills it. The parent starts no threads and imports
+neither the web framework nor a model library.
 
-A worker gets its settings as a line of JSON on standard input, which stays open for as long as the parent lives. It
-reports on standard output, a line each: that it is ready, or why it cannot serve.
+A worker reads its orders as a line of JSON from standard input, which stays open as long as the parent lives. Each line
+that it writes to standard output is a report: it is ready, or why it cannot serve.
 """
 
 import json
@@ -34,7 +34,7 @@ GRACE_SECONDS = 8.0
 """Time for a worker to exit after its requests have ended."""
 
 QUICK_SECONDS = 30.0
-"""A worker that dies within this time counts as a quick death."""
+"""A worker that dies within this time after its start counts as a quick death."""
 
 MAX_QUICK_DEATHS = 5
 """Successive quick deaths before the supervisor gives up."""
@@ -43,30 +43,30 @@ MAX_PAUSE_SECONDS = 5.0
 """Longest pause between two starts."""
 
 KILLING_SIGNAL = 3
-"""Number of the signal that kills the worker."""
+"""Which received signal kills the worker: the third."""
 
 SOURCE_POLL_SECONDS = 0.5
-"""Between two checks of the source for changes."""
+"""Pause between two checks of the source for changes."""
 
 CANNOT_RUN = 127
-"""Exit status of a worker whose program cannot be run, as in a shell."""
+"""Exit status of a worker whose program cannot be executed, as in a shell."""
 
 
 def stopping_signals() -> Sequence[signal.Signals]:
-    """Return the signals that stop a server; SIGHUP is not one of them when it is ignored, as under ``nohup``."""
+    """Return the signals that stop a server; without SIGHUP when it is ignored, as under ``nohup``."""
     hangup = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     return (signal.SIGINT, signal.SIGTERM, *hangup)
 
 
 @attrs.frozen
 class WorkerOrders:
-    """The input of a worker at its start."""
+    """What a worker reads at its start."""
 
     settings: ServerSettings
     died: int | None = None
     """Exit status of the previous worker, if it died."""
     owner: int | None = None
-    """The process that a signal stops; None for the worker."""
+    """Id of the process to signal to stop the server: the supervisor; None for the worker itself."""
 
     def to_line(self) -> bytes:
         """Return the orders as a line of JSON."""
@@ -74,7 +74,7 @@ class WorkerOrders:
 
     @classmethod
     def of_line(cls, line: bytes) -> "WorkerOrders":
-        """Return the orders of a line."""
+        """Return the orders in a line of JSON."""
         document: dict[str, Any] = json.loads(line)
         values = document["settings"].items()
         settings: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in values}
@@ -100,10 +100,10 @@ class Supervisor:
     """Runs workers until a signal or an error ends the server.
 
     Args:
-        settings: The operator's; each worker gets them.
-        sockets: Listening; each worker inherits them.
+        settings: The operator's settings, passed to each worker.
+        sockets: Listening sockets, inherited by each worker.
         announce: Called once, when the first worker is ready.
-        source: A directory whose changes restart the worker; None for none.
+        source: A directory whose changes restart the worker; None to watch nothing.
         command: Command line of a worker; the descriptors of the sockets are appended.
     """
 
@@ -129,12 +129,12 @@ class Supervisor:
         self._error: Exception | None = None
         self._signal_pipe = -1
         self._lifeline = [sys.stdin.fileno()] if settings.until_eof else []
-        """The descriptor whose end stops the server."""
+        """Standard input, if the server stops at its end."""
 
     def run(self) -> int:
         """Run workers and return the exit status.
 
-        Signal handlers stay in place afterwards, so that a late Ctrl-C does not interrupt the end of the program.
+        Signal handlers stay in place afterwards, so that a late Ctrl-C does not interrupt the program's end.
 
         Raises:
             InterruptedRunError: A signal came before the first worker was ready.
@@ -167,14 +167,14 @@ class Supervisor:
                     return self._stopped(0)
 
     def _stopped(self, status: int) -> int:
-        """Return the exit status after a signal; -SIGTERM is that of a worker that had no handlers yet."""
+        """Return the exit status after a signal; a worker that had no handlers yet ends with -SIGTERM, no failure."""
         if not self._announced:
             raise InterruptedRunError("stopped before the server was ready")
         return 0 if status in {0, -signal.SIGTERM} else 1
 
     @contextmanager
     def _signals_counted(self) -> Iterator[None]:
-        """Count the stopping signals, and have each wake ``select`` through a pipe."""
+        """Count stopping signals; each wakes ``select`` through a pipe."""
         self._signal_pipe, wake = os.pipe()
         os.set_blocking(self._signal_pipe, False)
         os.set_blocking(wake, False)
@@ -201,7 +201,7 @@ class Supervisor:
     def _run_worker(self, died: int | None) -> int:
         """Run one worker until it exits; return its exit status, negative for a signal."""
         try:
-            # A session of its own keeps Ctrl-C of the terminal from the worker.
+            # In a session of its own the worker does not receive the terminal's Ctrl-C.
             worker = subprocess.Popen(
                 [*self._command, *map(str, self._descriptors)],
                 stdin=subprocess.PIPE,
@@ -211,7 +211,7 @@ class Supervisor:
                 bufsize=0,
             )
         except (FileNotFoundError, PermissionError) as error:
-            with suppress(OSError):  # Standard error may have no reader any more.
+            with suppress(OSError):  # standard error may have no reader
                 sys.stderr.write(f"{self._command[0]} cannot be run: {error.strerror}\n")
             return CANNOT_RUN
         except OSError as error:
@@ -228,32 +228,31 @@ class Supervisor:
         try:
             write_all(worker.stdin.fileno(), WorkerOrders(self._settings, died, os.getpid()).to_line())
         except BrokenPipeError:
-            return  # It has died already, which ``_watch`` sees.
+            return  # the worker died, which ``_watch`` notices
 
     def _watch(self, worker: "subprocess.Popen[bytes]") -> None:
-        """Handle reports, signals and changes of the source until the worker closes its output by exiting."""
+        """Handle reports, signals and changes of the source until the worker exits, which closes its output."""
         assert worker.stdout is not None
-        reports, line = worker.stdout.fileno(), b""
+        reports, partial = worker.stdout.fileno(), b""
         while True:
             if reports in self._wait([reports], self._timeout()):
                 data = os.read(reports, 65536)
                 if not data:
                     return
-                line += data
-                if line.endswith(b"\n"):
+                *lines, partial = (partial + data).split(b"\n")
+                for line in lines:
                     self._on_report(line)
-                    line = b""
             self._signal_worker(worker)
 
     def _wait(self, descriptors: list[int], seconds: float | None) -> list[int]:
-        """Wait for input, a signal, the end of standard input, or a time; return the descriptors that have input."""
+        """Wait for input, a signal, the end of standard input, or a timeout; return the descriptors that are ready."""
         ready = select.select([*descriptors, self._signal_pipe, *self._lifeline], [], [], seconds)[0]
         if self._signal_pipe in ready:
             os.read(self._signal_pipe, 4096)
         for each in set(self._lifeline) & set(ready):
             if not os.read(each, 4096):
                 self._lifeline = []
-                for _ in range(2):  # no client is left that waits for answers
+                for _ in range(2):  # abort: the client that waits for answers has gone
                     self._on_signal(signal.SIGTERM, None)
         return ready
 
@@ -268,7 +267,7 @@ class Supervisor:
                 self._on_signal(signal.SIGTERM, None)
 
     def _signal_worker(self, worker: "subprocess.Popen[bytes]") -> None:
-        """Forward the signals received since the last call, and stop a worker that is late or outdated."""
+        """Forward signals received since the last call; kill a late worker, and stop one whose source has changed."""
         while self._forwarded < self._signals:
             self._forwarded += 1
             worker.send_signal(signal.SIGTERM if self._forwarded < KILLING_SIGNAL else signal.SIGKILL)
@@ -289,10 +288,10 @@ class Supervisor:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write bytes to a descriptor, without a buffer.
+    """Write all bytes to a descriptor, without a buffer.
 
     Raises:
-        OSError: It takes no more.
+        OSError: The descriptor cannot be written.
     """
     while data:
         data = data[os.write(descriptor, data) :]

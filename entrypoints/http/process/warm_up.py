@@ -1,4 +1,4 @@
-"""Loading a model and running it once, before a server says that it is ready."""
+"""Loads a model and runs it once, before the server reports that it is ready."""
 
 import os
 import tempfile
@@ -18,6 +18,7 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container
 
 _RATE, _FRAMES = 16_000, 3_200
+"""Sample rate in Hz, and samples, of the silence to transcribe."""
 
 
 def warm_up(container: Container, reference: str, for_vectors: bool = False) -> None:
@@ -29,21 +30,21 @@ def warm_up(container: Container, reference: str, for_vectors: bool = False) -> 
         for_vectors: Whether it must be an embedding model.
 
     Raises:
-        MlxkError: It cannot be found, or cannot run.
+        MlxkError: The model cannot be found or run.
     """
     require = require_embedding_model if for_vectors else require_served_model
     model = container.use_cases.serve_catalogue().find(reference, require)
     unloads = container.adapters.server is not None and container.adapters.server.keep_alive is not None
-    container.use_cases.generate_text().default_draft(model.details, unloads=unloads)  # raises where it cannot be
+    container.use_cases.generate_text().default_draft(model.details, unloads=unloads)  # raises for an unusable draft
     operation = model.description.operation
     if operation is not None and operation in _WARM_UPS:
         _WARM_UPS[operation](container, model)
 
 
 def _generate_token(container: Container, model: ServedModel) -> None:
-    """Render the chat template, then generate a token.
+    """Render the chat template, then generate one token from a short text.
 
-    The rendered conversation is cancelled before its prefill: on a slow machine the first client would wait for it.
+    The conversation is cancelled before its prefill, which would delay the first client on a slow machine.
     """
     generate, greedy = container.use_cases.generate_text(), GenerationSettings(max_tokens=1, temperature=0.0)
     options = GenerationOptions(greedy, draft_reference=generate.default_draft(model.details))
@@ -77,10 +78,12 @@ def _speak_word(container: Container, model: ServedModel) -> None:
 _WARM_UPS: Mapping[Capability, Callable[[Container, ServedModel], object]] = {
     Capability.TEXT_GENERATION: _generate_token,
     Capability.AUDIO: _transcribe_silence,
-    Capability.EMBEDDINGS: lambda by, model: by.use_cases.embed_text()(model.description, ("a",), EmbeddingSettings()),
+    Capability.EMBEDDINGS: lambda container, model: container.use_cases.embed_text()(
+        model.description, ("a",), EmbeddingSettings()
+    ),
     Capability.TEXT_TO_SPEECH: _speak_word,
-    Capability.RERANK: lambda by, each: by.use_cases.rerank_documents()(
-        each.description, "a", ("a",), RerankSettings()
+    Capability.RERANK: lambda container, model: container.use_cases.rerank_documents()(
+        model.description, "a", ("a",), RerankSettings()
     ),
 }
-"""By operation; a model of another operation is loaded by its first request."""
+"""By operation; a model of any other operation is loaded by its first request."""

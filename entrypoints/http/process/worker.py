@@ -1,6 +1,6 @@
-"""The worker: builds the application, serves HTTP on inherited sockets, and loads the model to preload.
+"""The worker: builds the application, serves HTTP on inherited sockets, and preloads models.
 
-A supervisor starts it as ``python -m mlxk.entrypoints.http.process.worker DESCRIPTOR…``.
+The supervisor starts it as ``python -m mlxk.entrypoints.http.process.worker DESCRIPTOR…``.
 """
 
 import contextlib
@@ -37,15 +37,15 @@ Report = Callable[[MlxkError | None], None]
 
 
 class Preload(threading.Thread):
-    """Loads and warms up the models to preload, while probes are served already.
+    """Loads and warms up the models to preload, while the server already answers probes.
 
     Args:
         container: The use cases.
-        application: Becomes ready.
-        server: Names the model.
+        application: Marked as preloaded at the end.
+        server: Names the models.
         report: Called with the outcome, unless the server stops meanwhile.
         stop: Stops the server after an error.
-        again: Whether this process is there because a rank was lost: then another loss is no reason to give up.
+        again: Whether this worker replaces one that lost a rank; a rank lost again is then not reported as an error.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Preload(threading.Thread):
 
     @property
     def lost(self) -> bool:
-        """Whether it ended for want of a rank, so that the next process tries again."""
+        """Whether preloading failed because a rank was lost again, so that the next worker has to try."""
         return self._again and isinstance(self.error, RankLostError)
 
     def run(self) -> None:
-        """Load the model, then report."""
+        """Load the models, then report."""
         try:
             for name in filter(None, (self._server.model, *self._server.ready)):
                 warm_up(self._container, name, for_vectors=self._server.embed_model is not None)
@@ -89,21 +89,21 @@ class Preload(threading.Thread):
 
 
 SPARE_THREADS = 8
-"""Threads beside those that may wait for a model to load: for probes, lists and the ends of responses."""
+"""Threads for probes, lists and the ends of responses, besides those that may wait for a model to load."""
 SPARE_DESCRIPTORS = 128
-"""Descriptors beside those of connections: for the engine and model files; half of them where there are few."""
+"""Descriptors for the engine and model files, besides those of connections; at most half of all."""
 
 THREADS_LEFT = 70
-"""Exit status when a thread did not end; the process then exits without it."""
+"""Exit status when a worker thread did not end; the process exits without waiting for it."""
 
 RANK_LOST = 71
-"""Exit status when a process that computes the model with this one has gone; all of them are started anew."""
+"""Exit status when another rank, a process that computes the same model, has gone; all ranks are then restarted."""
 
 ERRORS_SECONDS = 1.5
-"""Most time for clients to get the errors of their requests, before what is left is aborted."""
+"""Time for clients to receive the errors of their requests, before the rest is aborted."""
 
 END_SECONDS = 1.5
-"""Time to end after that, in which the engine may wait for the process that has gone."""
+"""Time for the process to end after that; the engine may hang, waiting for the lost rank."""
 
 Build = Callable[[Settings, ServerSettings | None], Container]
 
@@ -118,10 +118,10 @@ def serve_in_process(
     """Serve in this process, from its main thread, until a signal ends it; return the exit status.
 
     Args:
-        sockets: Listening.
-        settings: The environment.
-        orders: The operator's settings, and what the supervisor knows.
-        report: Called when the server is ready, or cannot serve.
+        sockets: Listening sockets.
+        settings: The environment's settings.
+        orders: The operator's settings, and facts from the supervisor.
+        report: Called with None when the server is ready, or with the error that prevents it.
         build_container: Builds the container.
     """
     server = orders.settings
@@ -175,7 +175,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     preload = Preload(container, application, server, report, http.stop, orders.died == RANK_LOST)
     address = ServerAddress(host=server.host, port=port_of(sockets))
     others = OtherProcesses(container, application.admit, application.metrics, address.url, orders.owner)
-    others.start()  # before it can be reported that the server is ready, which it is for other programs as well
+    others.start()  # before readiness is reported, which includes the Unix socket for other processes
     preload.start()
     matrices = container.adapters.memory_probe().matrices()
     by_cpu = {"matrices": matrices_words(matrices)} if matrices.on_cpu else {}
@@ -191,12 +191,12 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
 
 
 def end_without_rank(lost: threading.Event, drain: Callable[[], None], stop: Callable[[], None]) -> None:
-    """End this process, without its requests, since a process that computes with it has gone.
+    """End this process and fail its requests, because another rank has gone.
 
     Args:
-        lost: Set.
+        lost: Set at once.
         drain: Refuses new work.
-        stop: Stops the server once its requests have ended; called again, it aborts them.
+        stop: Stops the server once its requests have ended; the second call aborts them.
     """
     lost.set()
     drain()
@@ -213,7 +213,7 @@ def end_without_rank(lost: threading.Event, drain: Callable[[], None], stop: Cal
 
 @contextlib.contextmanager
 def lossy_standard_error() -> Iterator[LossyStream]:
-    """Have everything that writes to ``sys.stderr`` lose lines rather than wait or fail."""
+    """Replace ``sys.stderr`` by a stream that loses lines instead of blocking or failing."""
     former = sys.stderr
     stream = LossyStream(former.fileno())
     sys.stderr = cast("TextIO", stream)
@@ -252,7 +252,7 @@ def raise_descriptor_limit(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < ceiling:
-        with contextlib.suppress(OSError, ValueError):  # the kernel of macOS may allow less than the limit says
+        with contextlib.suppress(OSError, ValueError):  # macOS may allow less than the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
         return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], ceiling)
     return ceiling
@@ -262,7 +262,7 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
     """Serve for a supervisor, and stop when it exits; return the exit status.
 
     Args:
-        descriptors: Of the listening sockets.
+        descriptors: Numbers of the inherited listening sockets.
         build_container: Builds the container.
     """
     faulthandler.enable()
@@ -285,24 +285,24 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
         return serve_in_process(
             sockets, read_settings(handed_down=orders.settings.file_variables), orders, report, build_container
         )
-    except (MemoryError, SystemError):  # imports of a process without memory raise either
+    except (MemoryError, SystemError):  # imports raise either without memory
         text = "This process may not have as much memory, or as many threads, as the server takes."
         report(InsufficientMemoryError(text, hint="See its limits: ulimit -a"))
         return 1
 
 
 def _take_standard_streams() -> tuple[int, int]:
-    """Return descriptors of standard input and output, which become empty input and standard error for libraries."""
+    """Return duplicates of standard input and output; libraries get empty input, and standard error as output."""
     orders_in, reports_out = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
     os.dup2(2, 1)
     return orders_in, reports_out
 
 
 def stop_at_end_of(descriptor: int) -> None:
-    """Wait for the end of input, which is the exit of its writer, then abort the requests and stop."""
+    """Wait until the writer of a pipe exits, then abort the requests and stop this process."""
     while os.read(descriptor, 4096):
         pass
     for _ in range(2):

@@ -1,7 +1,7 @@
 """A connection and its request: detached responses, disconnect callbacks, and limits for slow clients.
 
-A request is executed in two steps, so that a response can outlive the thread that began it; the stream dispatcher's
-thread writes it after the application has returned.
+A request is executed in two steps, so that a response can outlive the worker thread that began it: the stream
+dispatcher's thread writes it after the application has returned.
 """
 
 import io
@@ -26,23 +26,23 @@ from mlxk.entrypoints.http.server.parser import (
 )
 
 ENVIRON_DETACH = "mlxk.detach"
-"""WSGI environment: ``(on_start) -> DetachedResponse``. The application then returns an empty body."""
+"""WSGI environment key of a function ``(on_start) -> DetachedResponse``; the application then returns an empty body."""
 
 ENVIRON_ON_DISCONNECT = "mlxk.on_disconnect"
-"""WSGI environment: ``(callback) -> None``. The callback runs once, on the I/O thread, when the client disconnects."""
+"""WSGI environment key of a function ``(callback) -> None``; the I/O thread calls back once, at a disconnect."""
 
 MAX_UNREAD_BYTES = 256 * 1024
-"""Unread bytes after which a slow client is disconnected; far below waitress's mark at which writing blocks."""
+"""Unsent bytes after which a slow client is disconnected; far below the mark at which waitress blocks the writer."""
 
 
 class DetachedResponse:
     """The body of a response, open until ``finish``.
 
-    ``write`` and ``finish`` are called from one thread at a time, after ``on_start`` was called; neither blocks.
+    ``write`` and ``finish`` are called from one thread at a time, after ``on_start``; neither blocks.
 
     Args:
-        task: The task that holds the request.
-        on_start: Called once the headers are settled and the worker thread is about to be released.
+        task: The task of the request.
+        on_start: Called when the headers are final and the worker thread is about to be released.
     """
 
     def __init__(self, task: WSGITask, on_start: Callable[[], None]) -> None:
@@ -76,9 +76,9 @@ class DetachedResponse:
 
 
 class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
-    """``run`` executes the application; ``service``, which waitress calls, ends the response.
+    """``run`` executes the application; ``service``, called by waitress, ends the response.
 
-    In between, the writer of ``detached`` may write for any length of time.
+    Between the two, a detached response may be written for any length of time.
     """
 
     def __init__(self, channel: HTTPChannel, request: HTTPRequestParser) -> None:
@@ -99,28 +99,28 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
         return environment
 
     def run(self) -> None:
-        """Execute the application; an exception is kept for ``service``."""
+        """Execute the application; keep its exception for ``service``."""
         self.start()
         try:
             self.execute()
-        except BaseException as failure:  # noqa: BLE001 - raised again where waitress responds to it
+        except BaseException as failure:  # noqa: BLE001 - ``service`` raises it again, and waitress responds
             self._failure = failure
 
     def service(self) -> None:
-        """End the response, or raise the exception of the application; a truncated one must not look complete."""
+        """End the response, or raise the application's exception: a truncated response must not look complete."""
         if self.channel.will_close:
             self.close_on_finish = True
             return
         try:
             if self._failure is not None:
-                # Waitress responds to an Exception; any other BaseException would leave the connection open.
+                # Waitress only responds to an Exception; any other BaseException would leave the connection open.
                 raise self._failure if isinstance(self._failure, Exception) else RuntimeError("application exited")
             self.finish()
         except OSError:
             self.close_on_finish = True
 
     def start_writer(self) -> None:
-        """Start the writer of a detached response; the request may be over when this returns."""
+        """Start the writer of a detached response, which may end before this returns."""
         if self.detached is not None:
             self.detached.start()
 
@@ -130,7 +130,7 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
 
 
 class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """Responds to malformed or oversized requests with the error body of the API that they are meant for."""
+    """Responds to malformed or oversized requests with the error body of the API that they address."""
 
     def execute(self) -> None:
         """Write the error and close the connection."""
@@ -148,7 +148,7 @@ class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no typ
 
 
 def environment_of(request: HTTPRequestParser) -> dict[str, Any]:
-    """Return the WSGI environment of a request that was refused, as far as it was read; without its body."""
+    """Return the WSGI environment of a refused request, as far as it was parsed, without its body."""
     headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
     return {
         "REQUEST_METHOD": getattr(request, "command", None) or "GET",
@@ -161,14 +161,14 @@ def environment_of(request: HTTPRequestParser) -> dict[str, Any]:
 
 
 LINGER_SECONDS = 2.0
-"""How long the remainder of a refused request is read."""
+"""How long the remainder of a refused request is read and discarded."""
 
 LINGER_BYTES = 64 * 2**20
-"""How much of the remainder is read."""
+"""How much of it is read."""
 
 
 class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """One connection. Read on the I/O thread, served on worker threads, written by them or by a detached writer."""
+    """One connection. The I/O thread reads, worker threads serve, and they or the stream dispatcher write."""
 
     error_task_class = ProtocolErrorTask
     parser_class = RequestParser
@@ -190,16 +190,16 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being served or a response is still to be sent, up to its orderly end."""
+        """Whether a request is being served, or bytes of a response are unsent."""
         return bool(self.requests or self.total_outbufs_len or self.close_when_flushed)
 
     @property
     def arriving(self) -> bool:
-        """Whether a request has begun to arrive and is not complete."""
+        """Whether a request has been received in part."""
         return self.request is not None
 
     def send_continue(self) -> None:
-        """Send ``100 Continue``, unless the request has no body or is refused."""
+        """Send ``100 Continue``, unless the request is complete: it has no body, or was refused."""
         if self.request is not None and self.request.completed:
             self.request.expect_continue = False
             return
@@ -231,7 +231,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.handle_close()
 
     def handle_write(self) -> None:
-        """Send pending bytes; after a refusal, stop sending and discard the remainder of the request for a moment."""
+        """Send pending bytes; after a refusal, shut down sending, and discard for a time what still arrives."""
         refusing = self._refused and self.close_when_flushed and self.connected
         if not refusing or self.will_close:
             super().handle_write()
@@ -266,12 +266,12 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.server.add_task(self)
 
     def drop(self) -> None:
-        """Close without sending the unsent bytes. Callable from any thread."""
+        """Close, and discard unsent bytes. Callable from any thread."""
         self.will_close = True
         self.server.pull_trigger()
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Call a function once when the client disconnects; at once if it already has."""
+        """Call a function once when the client disconnects, or at once if it already has."""
         self._callbacks.append(callback)
         if not self.connected:
             self._run_callbacks()
@@ -282,7 +282,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         self._run_callbacks()
 
     def service(self) -> None:
-        """Run the application, then end the response, at once or after its writer has finished."""
+        """Run the application, then end the response, or leave that to the writer of a detached one."""
         if not self.requests:  # cancelled while it waited for a thread
             return
         request = self.requests[0]
@@ -299,8 +299,8 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         super().service()
 
     def task_class(self, channel: "ClientChannel", request: HTTPRequestParser) -> TwoStepTask:
-        """Return the task that already ran, so that waitress ends its response."""
-        # Another thread may serve the connection's next request as soon as waitress has ended this one.
+        """Return the task that ran already; waitress then ends its response."""
+        # Once waitress has ended it, another thread may serve the connection's next request, so forget it first.
         task, self._task = self._task, None
         return task or TwoStepTask(channel, request)
 

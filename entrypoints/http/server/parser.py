@@ -1,4 +1,4 @@
-"""The parser of requests: framing by RFC 9112, and the errors of requests that the application never sees."""
+"""Parses requests, framed by RFC 9112, and translates the errors of requests that the application never sees."""
 
 import re
 
@@ -17,7 +17,7 @@ from mlxk.domain.errors import (
 
 
 def error_from_waitress(fault: Error) -> MlxkError:
-    """Return the error of a request that waitress refused."""
+    """Return our error for a request that waitress refused."""
     if fault.code == 408:
         return RequestTimeoutError("The request was not sent completely in time.")
     if fault.code == 413:
@@ -76,31 +76,31 @@ _TRANSFER_ENCODING = re.compile(rb"^transfer-encoding:([^\r\n]*)", re.IGNORECASE
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """Parses a request while it is received, framed as RFC 9112 says."""
+    """Parses a request while it is received, framed by RFC 9112."""
 
     path = ""
-    """Default for requests without one, since waitress logs it."""
+    """Default for requests without a path, which waitress logs."""
 
     def received(self, data: bytes) -> int:
-        """Parse bytes of the request; return how many were used."""
+        """Parse bytes of the request; return how many were consumed."""
         try:
             taken: int = super().received(data)
-        except ValueError:  # a length of thousands of digits, or a malformed address
+        except ValueError:  # a Content-Length of thousands of digits, or a malformed address
             self.error = BadRequest("malformed")
         except OSError as error:
             self.error = CannotBeStoredError(error.strerror or "")
         else:
-            # A version that waitress does not know is reported by ``parse_header`` here.
+            # ``parse_header`` has set the error for an unknown version.
             if not isinstance(self.error, VersionNotSupportedError):
                 return taken
         self.completed = self.headers_finished = True
         return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Parse the headers; refuse what other servers could frame in another way.
+        """Parse the headers; refuse requests whose body another server could delimit differently.
 
         Raises:
-            ParsingError: They are malformed.
+            ParsingError: The headers are malformed or ambiguous.
         """
         version = _VERSION.search(header_plus.split(b"\n", 1)[0] + b"\n")
         if version is not None and version[1] != b"1":
@@ -109,18 +109,18 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
             return
         if version is not None and version[2] not in b"01":  # a later minor version
             header_plus = header_plus[: version.start()] + b" HTTP/1.1" + header_plus[version.end() :]
-        stated = _TRANSFER_ENCODING.findall(_FOLDED.sub(b" ", header_plus))
-        codings = [each.strip(b" \t").lower() for each in b",".join(stated).split(b",")]
-        if stated and (version is None or version[2] == b"0"):
+        transfer_encodings = _TRANSFER_ENCODING.findall(_FOLDED.sub(b" ", header_plus))
+        codings = [each.strip(b" \t").lower() for each in b",".join(transfer_encodings).split(b",")]
+        if transfer_encodings and (version is None or version[2] == b"0"):
             raise ParsingError("Transfer-Encoding belongs to HTTP/1.1")
-        if stated and (b"" in codings or b"chunked" in codings[:-1]):
+        if transfer_encodings and (b"" in codings or b"chunked" in codings[:-1]):
             raise ParsingError("chunked must be the last transfer coding, once")
         super().parse_header(header_plus)
         if not self.version:
             raise ParsingError("the version is missing")
         connection = {each.strip().lower() for each in self.headers.get("CONNECTION", "").split(",")}
-        # With both, the two may disagree, and what follows may be no request.
-        both = stated and self.headers.pop("CONTENT_LENGTH", None) is not None
+        # Content-Length and Transfer-Encoding may disagree, so what follows may not be a request.
+        both = transfer_encodings and self.headers.pop("CONTENT_LENGTH", None) is not None
         if both or "close" in connection:
             self.headers["CONNECTION"] = "close"
         elif "keep-alive" in connection:

@@ -1,4 +1,4 @@
-"""The WSGI server: one I/O thread, a pool of worker threads started as needed, the listening socket, orderly stop."""
+"""The WSGI server: one I/O thread, a pool of worker threads that grows on demand, listening sockets, graceful stop."""
 
 import os
 import socket
@@ -18,10 +18,10 @@ from mlxk.entrypoints.http.server.channel import ClientChannel
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
-    """Runs tasks on a thread pool that grows only when every thread is busy, since each costs memory for its stack.
+    """Runs tasks on a thread pool that grows only when every thread is busy, since each stack costs memory.
 
     Args:
-        most: Upper limit of the pool.
+        most: Maximum number of threads.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,7 +40,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has 
             super().add_task(task)
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
-        """End the threads, and start no new ones."""
+        """End the threads, and start no more; return whether tasks were cancelled, as waitress does."""
         with self._adding:
             self._most = 0
         ended: bool = super().shutdown(cancel_pending, timeout)
@@ -48,7 +48,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has 
 
 
 CONNECTIONS_IN_RESERVE = 16
-"""Idle connections are closed when fewer than this many below the limit are free."""
+"""When fewer connections than this are free below the limit, idle ones are closed."""
 
 
 class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
@@ -57,26 +57,26 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
     channel_class = ClientChannel
     refusal: Refusal
     header_seconds = 20.0
-    """From a request's first byte to the end of its headers."""
+    """Most time from a request's first byte to the end of its headers."""
     request_seconds = 300.0
-    """From a request's first byte to its last."""
+    """Most time from a request's first byte to its last."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        self._trigger_lock = threading.RLock()  # a signal handler may pull while its thread does
+        self._trigger_lock = threading.RLock()  # a signal handler may pull the trigger while its thread does
         self._silent = False
         self._wall_offset = _wall_offset()
         super().__init__(*args, **kwargs)
 
     def readable(self) -> bool:
-        """Whether to accept connections; also calls ``maintenance`` when it is due."""
+        """Whether to accept connections; waitress also calls ``maintenance`` here when it is due."""
         self._follow_wall_clock()
         return bool(super().readable())
 
     def _follow_wall_clock(self) -> None:
-        """Move waitress's times, which are those of the wall clock, when that is set.
+        """Shift waitress's timestamps, which are of the wall clock, when that clock is set.
 
-        Otherwise every connection would look idle after it is set forward, also one whose request is arriving, and no
-        maintenance would be due after it is set back.
+        Otherwise, after it is set forward, every connection would look idle, even one whose request is arriving; after
+        it is set back, maintenance would not be due.
         """
         moved = _wall_offset() - self._wall_offset
         if abs(moved) < CLOCK_SET_SECONDS:
@@ -89,7 +89,7 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
             channel.creation_time = min(channel.creation_time + max(moved, 0.0), now)
 
     def handle_accept(self) -> None:
-        """Accept a connection; near the limit, close the longest idle ones first."""
+        """Accept a connection; near the limit, first close those that have been idle longest."""
         surplus = len(self._map) - (self.adj.connection_limit - CONNECTIONS_IN_RESERVE)
         if surplus > 0:
             idle = [channel for channel in self.channels() if not channel.busy]
@@ -98,7 +98,7 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
         super().handle_accept()
 
     def maintenance(self, now: float) -> None:
-        """Close connections without activity, and expire requests that do not arrive completely."""
+        """Close idle connections, and expire requests that do not arrive completely."""
         super().maintenance(now)
         clock = time.monotonic()
         for channel in self.channels():
@@ -111,7 +111,7 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
                 channel.expire()
 
     def pull_trigger(self) -> None:
-        """Wake the I/O thread; does nothing after ``silence``, when the descriptor of its pipe may be reused."""
+        """Wake the I/O thread; does nothing after ``silence``, since its pipe's descriptor may be reused by then."""
         with self._trigger_lock:
             if not self._silent:
                 super().pull_trigger()
@@ -127,20 +127,21 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
 
 
 def _wall_offset() -> float:
-    """Return the wall clock less the monotonic clock, seconds."""
+    """Return the difference of wall clock and monotonic clock in seconds."""
     return time.time() - time.monotonic()
 
 
 CLOCK_SET_SECONDS = 1.0
-"""By how much the wall clock must have moved against the monotonic one to have been set."""
+"""A shift of the wall clock against the monotonic clock from which on it counts as set."""
 
 ARRIVAL_SECONDS = 1.0
-"""How long a new connection and an unfinished request may take to arrive while the server drains."""
+"""While the server drains, how long a new connection may take to send a request, and a request to arrive."""
 
 ABORT_SECONDS = 2.0
 """How long aborted requests may take to end."""
 
 EXIT_AT_ONCE = 130
+"""Exit status after the third stop."""
 
 
 @attrs.frozen
@@ -148,16 +149,16 @@ class ServerLimits:
     """Limits for clients."""
 
     threads: int = 16
-    """Threads for requests; detached responses need none."""
+    """Maximum number of worker threads; detached responses need none."""
     connections: int = 1024
     max_body_bytes: int = 16 * 2**20
     max_header_bytes: int = 64 * 2**10
     idle_seconds: int = 120
-    """A connection without a request is closed after this long."""
+    """A connection without a request is closed after this time."""
     header_seconds: float = 20.0
-    """From a request's first byte to the end of its headers."""
+    """Most time from a request's first byte to the end of its headers."""
     request_seconds: float = 300.0
-    """From a request's first byte to its last."""
+    """Most time from a request's first byte to its last."""
     drain_seconds: float = 30.0
     """How long requests in progress may take after a stop."""
 
@@ -167,11 +168,11 @@ class HttpServer:
 
     Args:
         application: The WSGI application.
-        sockets: Bound and listening.
+        sockets: Bound, listening sockets.
         limits: Limits for clients.
         refusal: Renders the errors of requests that the application never sees.
-        on_drain: Called once when draining begins; the application refuses new work from then on.
-        on_abort: Called once when the time to drain has passed; the application cancels its work.
+        on_drain: Called once when draining begins; the application then refuses new work.
+        on_abort: Called once when the time to drain is over; the application then cancels its work.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class HttpServer:
         self._refuse_unfinished_at = 0.0
 
     def stop(self, *_: object) -> None:
-        """Drain; the second call aborts, the third ends the process at once. Callable from a signal handler."""
+        """Drain; the second call aborts, the third exits the process at once. Callable from a signal handler."""
         self._stops += 1
         if self._stops > 2:
             os._exit(EXIT_AT_ONCE)
@@ -203,7 +204,7 @@ class HttpServer:
 
     @property
     def drained_by(self) -> float:
-        """When requests must have ended after a stop, on the monotonic clock; at once after a second stop."""
+        """The deadline for requests, on the monotonic clock: after a stop that of draining, after a second stop now."""
         now = time.monotonic()
         return now if self._deadline is None else self._deadline if self._stops == 1 else now
 
@@ -239,7 +240,7 @@ class HttpServer:
         return True
 
     def _empty_channels(self, *, refuse_unfinished: bool) -> None:
-        """Close idle connections; requests that are still arriving are awaited, or refused."""
+        """Close idle connections; wait for requests that are still arriving, or refuse them."""
         for channel in self._channels():
             if channel.busy or channel.discard_until is not None:
                 continue
@@ -262,7 +263,7 @@ class HttpServer:
     def _listen(
         self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments, refusal: Refusal
     ) -> ListeningSocket:
-        place = (sock.family, sock.type, sock.proto, sock.getsockname())
+        socket_info = (sock.family, sock.type, sock.proto, sock.getsockname())
         listener = ListeningSocket(
             application,
             self._map,
@@ -271,7 +272,7 @@ class HttpServer:
             dispatcher=self._dispatcher,
             adj=adjustments,
             bind_socket=False,
-            sockinfo=place,
+            sockinfo=socket_info,
         )
         listener.refusal = refusal
         listener.header_seconds, listener.request_seconds = self._limits.header_seconds, self._limits.request_seconds
@@ -283,14 +284,14 @@ def _adjustments(limits: ServerLimits) -> Adjustments:
         threads=limits.threads,
         connection_limit=limits.connections,
         max_request_body_size=limits.max_body_bytes + 1,  # waitress refuses a body of exactly this size
-        outbuf_overflow=2**40,  # responses are in memory already; a full disk for temporary files must not lose them
+        outbuf_overflow=2**40,  # keeps responses in memory: a full temporary folder must not lose them
         max_request_header_size=limits.max_header_bytes,
         channel_timeout=limits.idle_seconds,
         cleanup_interval=1,
         asyncore_use_poll=True,  # select() ends the process at the 1024th descriptor
-        channel_request_lookahead=1,  # with none, a disconnect is not noticed before the response is written
+        channel_request_lookahead=1,  # with 0, a disconnect is noticed only when the response is written
         recv_bytes=65536,
         ident=None,
-        log_socket_errors=False,  # disconnects are no errors
+        log_socket_errors=False,  # a disconnect is no error
         server_name="mlxk",
     )
