@@ -1,6 +1,6 @@
-"""Request bodies of JSON, parsed strictly, every fault reported at once.
+"""Reads JSON request bodies strictly, and reports all faults together.
 
-The faults of a translated request are reported under the names of the fields that the client wrote.
+Faults of a request that was translated for another API are reported under the field names that the client sent.
 """
 
 import itertools
@@ -30,46 +30,46 @@ from mlxk.entrypoints.http.requests.validation import (
 Result = TypeVar("Result")
 
 MAX_DEPTH = 64
-"""Nesting of arrays and objects."""
+"""Deepest nesting of arrays and objects."""
 
 MAX_MARKS = 500_000
-"""Commas and opening brackets in a body, those inside of strings included, so that they can be counted before parsing:
-the parser holds the GIL, and millions of small values cost it seconds and a gigabyte."""
+"""Most commas and opening brackets in a body, those in strings included, since they are counted before parsing: the
+parser holds the GIL, and millions of small values take seconds and a gigabyte."""
 
 
 class RequestBody(attrs.AttrsInstance, Protocol):
     """The class of a request body."""
 
     def faults(self) -> list[FieldError]:
-        """Return the faults of combinations of fields."""
+        """Return faults that concern several fields together."""
 
 
 R = TypeVar("R", bound=RequestBody)
 
 
-def _is_same(value: object, other: object) -> bool:
+def _is_equal(value: object, other: object) -> bool:
     if isinstance(value, float) and isinstance(other, int) and not isinstance(other, bool):
         return value == other
     return type(value) is type(other) and value == other
 
 
-def _as_written(fault: FieldError, written: Mapping[str, str]) -> FieldError:
-    """Return a fault of a field under the name by which the client sent it."""
-    own = re.split(r"[.\[]", fault.path, maxsplit=1)[0]
-    return attrs.evolve(fault, path=written[own] + fault.path[len(own) :]) if own in written else fault
+def _with_written_name(fault: FieldError, written: Mapping[str, str]) -> FieldError:
+    """Return a fault with the field name that the client sent in place of ours."""
+    field = re.split(r"[.\[]", fault.path, maxsplit=1)[0]
+    return attrs.evolve(fault, path=written[field] + fault.path[len(field) :]) if field in written else fault
 
 
 class BodyReader(Generic[R]):
-    """Reads one kind of request body. Safe to share between threads.
+    """Reads one kind of request body. Thread-safe.
 
     Args:
-        kind: The class of the body. Its ``aliases``, if any, are the names that other servers have for fields, each
-            with the name here, which counts where both are sent.
-        register: Registers the unions of that class with a converter.
-        unsupported: Documented fields that are not supported.
-        without_effect: Documented fields that are accepted and reported as ignored, by their paths.
-        neutral: Values beside null with which a field asks for nothing.
-        default_model: Returns the model of requests that name none; None for none.
+        kind: The class of the body. Its ``aliases``, if any, map field names of other servers to ours; ours counts
+            where both are sent.
+        register: Functions that register the unions of that class with a converter.
+        unsupported: Documented fields that are refused.
+        without_effect: Documented fields that are accepted and reported as ignored, by path.
+        neutral: By field, values that count as absent, as null does.
+        default_model: Returns the model for requests without one, or None.
     """
 
     def __init__(
@@ -89,30 +89,30 @@ class BodyReader(Generic[R]):
         self._unsupported = unsupported
         self._without_effect = without_effect
         self._converter = StrictConverter()
-        for each in register:
-            each(self._converter)
+        for register_unions in register:
+            register_unions(self._converter)
 
     def read(self, request: falcon.Request, response: falcon.Response) -> R:
         """Return the body of a request, and list its ignored fields in a header of the response.
 
         Raises:
-            ValidationError, ParameterNotSupportedError: Names every field at fault.
+            ValidationError, ParameterNotSupportedError: Fields are invalid or not supported; it names each.
             UnsupportedMediaTypeError, PayloadTooLargeError: See ``read_object``.
         """
         return self.structured(read_object(request), response)
 
     def structured(self, sent: Mapping[str, object], response: falcon.Response) -> R:
-        """Return a body that is read already, and list its ignored fields in a header of the response.
+        """Structure a parsed body, and list its ignored fields in a header of the response.
 
         Raises:
-            ValidationError, ParameterNotSupportedError: Names every field at fault.
+            ValidationError, ParameterNotSupportedError: Fields are invalid or not supported; it names each.
         """
         written = {own: name for name, own in self._aliases.items() if name in sent and sent.get(own) is None}
         named = {**sent, **{own: sent[name] for own, name in written.items()}}
         body = {
             name: value
             for name, value in named.items()
-            if name not in written.values() and not any(_is_same(value, each) for each in self._neutral.get(name, ()))
+            if name not in written.values() and not any(_is_equal(value, each) for each in self._neutral.get(name, ()))
         }
         if body.get("model") in (None, "") and (model := self._default_model()) is not None:
             body["model"] = model
@@ -120,7 +120,7 @@ class BodyReader(Generic[R]):
         accepted = {name: value for name, value in body.items() if name not in {fault.path for fault in refused}}
         structured, faults = self._converter.structure(accepted, self._kind)
         combinations = [] if structured is None else structured.faults()
-        raise_for([_as_written(fault, written) for fault in (*faults, *combinations, *refused)])
+        raise_for([_with_written_name(fault, written) for fault in (*faults, *combinations, *refused)])
         if structured is None:
             raise ValidationError("The request is malformed.")
         report_ignored(response, ignored_fields(accepted, structured, self._unsupported, self._without_effect))
@@ -128,16 +128,16 @@ class BodyReader(Generic[R]):
 
 
 IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
-"""Response header: the ignored fields of the request, by their paths."""
+"""Response header that lists the paths of the request's ignored fields."""
 
 MAX_IGNORED = 20
-"""Ignored fields listed."""
+"""Most ignored fields in the header."""
 
 _HEADER_SAFE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
-    """List ignored fields of a request in a header of the response, after those that are listed already."""
+    """Append ignored fields of a request to the header of the response."""
     listed = [name for name in (response.get_header(IGNORED_FIELDS) or "").split(", ") if name]
     shown = [*listed, *(name if _HEADER_SAFE.fullmatch(name) else "?" for name in names)][:MAX_IGNORED]
     if shown:
@@ -145,10 +145,10 @@ def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
 
 
 def read_fields(request: falcon.Request, *known: str) -> Mapping[str, object]:
-    """Return the JSON object of a request that needs none, and may have few fields.
+    """Return the JSON object of a request whose body is optional, and may only have the fields ``known``.
 
     Raises:
-        MlxkError: As ``read_object``; or a field is not one of ``known``.
+        MlxkError: See ``read_object``; or another field is set.
     """
     body = read_object(request) if request.content_length else {}
     unknown = [key for key, value in body.items() if key not in known and value is not None]
@@ -160,16 +160,18 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
     """Return the JSON object in the body of a request.
 
     Raises:
-        UnsupportedMediaTypeError: The body is declared as another type.
-        PayloadTooLargeError: It is nested too deeply, or contains too many values.
-        ValidationError: It is not a JSON object, or contains invalid Unicode.
+        UnsupportedMediaTypeError: The declared content type is not JSON.
+        PayloadTooLargeError: The body is nested too deeply, or contains too many values.
+        ValidationError: The body is not a JSON object, or contains invalid Unicode.
     """
     declared = (request.content_type or "application/json").partition(";")[0].strip().lower()
     is_json = declared == "application/json" or declared.endswith("+json")
     if not is_json and not (declared in _LOOSE_TYPES and not _is_from_browser(request)):
         raise UnsupportedMediaTypeError("The body must be JSON.", hint="Send the header Content-Type: application/json")
     try:
-        text = _text(_bounded(request.bounded_stream.read()))
+        data = request.bounded_stream.read()
+        _require_few_values(data)
+        text = data.decode(json.detect_encoding(data))  # strictly: the parser itself accepts surrogates
         body = json.loads(text, parse_constant=_no_constant)
     except RecursionError as error:
         raise _too_deep() from error
@@ -185,7 +187,7 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
 
 
 def _json_fault(error: ValueError) -> str:
-    """Return what is wrong with JSON text and where, without quoting it."""
+    """Return what is wrong in the JSON and where, without quoting the body."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
@@ -194,34 +196,29 @@ def _json_fault(error: ValueError) -> str:
 
 
 class _ConstantError(ValueError):
-    """A constant that JavaScript has and JSON has not."""
+    """A constant of JavaScript that JSON does not have."""
 
 
 _LOOSE_TYPES = frozenset({"application/x-www-form-urlencoded", "application/octet-stream", "text/json", "text/plain"})
-"""Types that programs such as curl declare for JSON when nothing else was asked of them."""
+"""Content types that clients such as curl declare for JSON by default."""
 
 _BROWSER_HEADERS = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site")
 
 
 def _is_from_browser(request: falcon.Request) -> bool:
-    """Whether a browser sends the request; it may send any page's form in these types without asking first."""
+    """Whether a browser sent the request. A page may send a form of these types to any site without a preflight."""
     return any(request.get_header(name) is not None for name in _BROWSER_HEADERS)
 
 
-def _text(data: bytes) -> str:
-    """Decode a body strictly; the parser itself accepts surrogates."""
-    return data.decode(json.detect_encoding(data))
-
-
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escaped surrogate; pairs are common, single ones are invalid."""
+"""An escaped surrogate: valid in a pair, invalid alone."""
 
 _SHORT_NAME = re.compile(r"[A-Za-z0-9_$.-]{1,64}")
-"""Names of fields that messages may repeat."""
+"""Field names that messages may repeat."""
 
 
 def _surrogate_faults(value: object, path: str = "") -> Iterator[FieldError]:
-    """Yield a fault for every string and name that contains a single surrogate."""
+    """Yield a fault for every string and field name that contains a lone surrogate."""
     if isinstance(value, str):
         if not is_valid_unicode(value):
             yield FieldError(path, "must not contain half a surrogate pair")
@@ -237,10 +234,9 @@ def _surrogate_faults(value: object, path: str = "") -> Iterator[FieldError]:
                 yield FieldError(path, "must not have a name with half a surrogate pair")
 
 
-def _bounded(data: bytes) -> bytes:
+def _require_few_values(data: bytes) -> None:
     if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_MARKS:
         raise PayloadTooLargeError(f"The body holds more than {MAX_MARKS} commas and opening brackets.")
-    return data
 
 
 def _no_constant(name: str) -> object:
@@ -267,21 +263,21 @@ def _too_deep() -> PayloadTooLargeError:
 
 @attrs.frozen
 class FieldNames:
-    """The fields of an API whose requests become chat requests, by the paths of the chat request's fields."""
+    """Maps fields of a chat request to the fields of the API whose request was translated into it."""
 
     names: Mapping[str, str] = MappingProxyType({})
-    """Paths of the API by paths of the chat request; one covers everything below it, and the longest is taken."""
+    """Paths in the API by paths in the chat request. A path covers everything below it; the longest match counts."""
 
     def of(self, path: str) -> str:
-        """Return the path of a field in the API."""
-        begins = [each for each in self.names if path == each or path.startswith((f"{each}.", f"{each}["))]
-        if not begins:
+        """Return the path in the API of a field of the chat request."""
+        prefixes = [each for each in self.names if path == each or path.startswith((f"{each}.", f"{each}["))]
+        if not prefixes:
             return path
-        longest = max(begins, key=len)
+        longest = max(prefixes, key=len)
         return self.names[longest] + path[len(longest) :]
 
     def translate(self, error: MlxkError) -> MlxkError:
-        """Return an error about fields of the chat request as one about fields of the API."""
+        """Return an error with the API's field paths in place of those of the chat request."""
         problems = (error.detail or {}).get("problems")
         if not self.names or not isinstance(problems, list):
             return error
@@ -292,7 +288,7 @@ class FieldNames:
         return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": named})
 
     def naming(self, work: Callable[[], Result]) -> Result:
-        """Do something, and raise its errors as ones about fields of the API."""
+        """Call ``work``, and translate the errors that it raises."""
         try:
             return work()
         except MlxkError as error:

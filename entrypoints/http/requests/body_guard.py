@@ -1,4 +1,4 @@
-"""The size and the content encoding of request bodies, before anything reads them."""
+"""Limits the size of request bodies, and undoes their content encoding, before a resource reads them."""
 
 import io
 import zlib
@@ -10,27 +10,27 @@ import falcon
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 
 ENCODINGS = "gzip, deflate"
-"""Content encodings of request bodies, for the header ``Accept-Encoding`` of a refusal."""
+"""Content encodings that request bodies may have; the header ``Accept-Encoding`` of a refusal."""
 
 _WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _RAW_DEFLATE = -zlib.MAX_WBITS
 
 MAX_ENCODINGS = 2
-"""Content encodings applied one after the other."""
+"""Most content encodings of one body."""
 
 MAX_MEMBERS = 4096
-"""Members of a gzip file; programs that compress in parallel make one of every 64 KiB or more."""
+"""Most members of a gzip file; parallel compressors write one for every 64 KiB or more."""
 
-_PIECE = 2**16
-"""Bytes that are decoded at a time."""
+_CHUNK = 2**16
+"""Compressed bytes that are decoded at a time."""
 
 
 class BodyGuard:
     """Refuses request bodies that are too large for their path, and decodes compressed ones.
 
     Args:
-        limit_bytes: The operator's limit, for a body as it is sent and as it is decoded.
-        larger: Limits of paths that take more.
+        limit_bytes: The operator's limit, both for the body as sent and decoded.
+        larger: Limits in bytes, by path, for paths that take more.
     """
 
     def __init__(self, limit_bytes: int, larger: Mapping[str, int]) -> None:
@@ -41,9 +41,9 @@ class BodyGuard:
         """Check the length of the body, which the server has counted, and decode it.
 
         Raises:
-            PayloadTooLargeError: The body is larger than allowed.
-            UnsupportedMediaTypeError: Its content encoding is unknown.
-            ValidationError: It is not in the encoding that it declares.
+            PayloadTooLargeError: The body is larger than the limit.
+            UnsupportedMediaTypeError: A content encoding is unknown, or there are too many.
+            ValidationError: The body is malformed in its declared encoding.
         """
         limit = self._larger.get(request.path.rstrip("/"), self._limit)
         if (request.content_length or 0) > limit:
@@ -65,7 +65,7 @@ class BodyGuard:
             data = decoded(data, name, limit)
         request.env["wsgi.input"] = request.stream = io.BytesIO(data)
         request.env["CONTENT_LENGTH"] = str(len(data))
-        request._bounded_stream = None  # built anew from the two
+        request._bounded_stream = None  # Falcon's cache, built from these two
 
 
 def decoded(data: bytes, encoding: str, limit: int) -> bytes:
@@ -73,35 +73,35 @@ def decoded(data: bytes, encoding: str, limit: int) -> bytes:
 
     Args:
         data: The body.
-        encoding: ``gzip``, ``x-gzip`` or ``deflate``, the latter with or without the header that it should have.
+        encoding: ``gzip``, ``x-gzip`` or ``deflate``, with or without the zlib header.
         limit: Most bytes of the result.
 
     Raises:
-        PayloadTooLargeError: The result would be larger.
-        ValidationError: The body is not in this encoding, is cut off, or goes on after its end.
+        PayloadTooLargeError: The result would be larger than ``limit``.
+        ValidationError: The body is not in this encoding, is truncated, or has trailing data.
     """
     window = _WINDOWS[encoding]
     if encoding == "deflate" and not _has_zlib_header(data):
         window = _RAW_DEFLATE
     parts: list[bytes] = []
-    left, place, view = limit, 0, memoryview(data)
+    budget, offset, view = limit, 0, memoryview(data)
     members, most = 0, 1 if encoding == "deflate" else MAX_MEMBERS
-    while place < len(view):
+    while offset < len(view):
         members += 1
         if members > most:
             raise _malformed(encoding)
         inflate: Any = zlib.decompressobj(window)
-        # In pieces: each call copies what it leaves of its input.
-        while place < len(view) and not inflate.eof:
-            piece = view[place : place + _PIECE]
+        # In chunks, since each call copies the input that it does not consume.
+        while offset < len(view) and not inflate.eof:
+            chunk = view[offset : offset + _CHUNK]
             try:
-                parts.append(inflate.decompress(piece, left + 1))
+                parts.append(inflate.decompress(chunk, budget + 1))
             except zlib.error as error:
                 raise _malformed(encoding) from error
-            left -= len(parts[-1])
-            if left < 0:
+            budget -= len(parts[-1])
+            if budget < 0:
                 raise _too_large()
-            place += len(piece) - len(inflate.unused_data)
+            offset += len(chunk) - len(inflate.unused_data)
         if not inflate.eof:
             raise _malformed(encoding)
     return b"".join(parts)

@@ -1,6 +1,6 @@
-"""The media of requests: recordings in a form, base64 and data URLs, and what may be named by path or address.
+"""Reads the media of requests: uploads in a form, base64, data URLs, and files and addresses that a request may name.
 
-This is the only place where the reference of a content part is resolved, whichever API it comes through.
+Media references of content parts are resolved only here, for every API.
 """
 
 import base64
@@ -40,16 +40,16 @@ from mlxk.domain.generation.video import VIDEOS, EncodedVideo, VideoSampling
 from mlxk.entrypoints.http.requests.validation import located
 
 MAX_UPLOAD_BYTES = MAX_AUDIO_BYTES + 1024 * 1024
-"""An audio file and the form around it."""
+"""Largest form with an audio file."""
 
 NAME = "the recording"
-"""Name of a recording without a file name, in error messages."""
+"""What error messages call a recording without a file name."""
 
 _CHUNK = 256 * 1024
 
 
 class Upload:
-    """An uploaded audio file in a temporary folder; a context manager that removes it."""
+    """An uploaded audio file in a temporary folder. As a context manager, it removes the file at the end."""
 
     def __init__(self) -> None:
         try:
@@ -65,9 +65,9 @@ class Upload:
         """Write the file to disk.
 
         Raises:
-            PayloadTooLargeError: It is too large.
-            ValidationError: It is empty.
-            StorageError: The disk refuses.
+            PayloadTooLargeError: The file is too large.
+            ValidationError: The file is empty.
+            StorageError: It cannot be written.
         """
         if name:
             self.name = safe_file_name(name)
@@ -116,46 +116,46 @@ def safe_file_name(name: str) -> str:
 
 
 _DATA_URL = re.compile(r"data:.{0,400}?;base64,", re.IGNORECASE | re.DOTALL)
-"""Its media type and parameters are not looked at: many clients do not know them, and the content says what it is."""
+"""Head of a data URL. Its media type is ignored: many clients do not know it, and the content shows the format."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+={0,2}\s*+")
 _JPEG = "/9j/"
-"""How a JPEG begins in base64, which is the only image that begins as a path does."""
+"""The beginning of a JPEG in base64; no other image format begins with a slash, as a path does."""
 
 
 def is_data_url(text: str) -> bool:
-    """Whether a text is a data URL, of whatever kind."""
+    """Whether a text is a data URL of any kind."""
     return text[:5].lower() == "data:"
 
 
-def _usual(encoded: str) -> str:
-    """Return base64 in its usual alphabet, where it may be in that for addresses."""
+def _standard_alphabet(encoded: str) -> str:
+    """Return base64 in the standard alphabet; it may be in the URL-safe one."""
     return encoded.replace("-", "+").replace("_", "/")
 
 
 def read_base64(encoded: str, path: str, kind: MediaKind | None = None) -> bytes:
-    """Return what a data URL or plain base64 holds: with padding or without, with white space, of either alphabet.
+    """Decode a data URL or base64: of either alphabet, with or without padding and white space.
 
     Args:
         encoded: The value of the field.
-        path: The field.
-        kind: What it is, so that its size is checked first; None leaves that to the caller.
+        path: The path of the field.
+        kind: Its limit of size is checked before decoding; None leaves that to the caller.
 
     Raises:
-        ValidationError: It is not base64, or empty, or too large.
+        ValidationError: The value is not base64, or empty, or too large.
     """
-    opening = _DATA_URL.match(encoded)
-    if opening is None and is_data_url(encoded):
+    head = _DATA_URL.match(encoded)
+    if head is None and is_data_url(encoded):
         raise ValidationError.in_field(path, "must be data:<type>;base64,<data>")
-    encoded = encoded if opening is None else encoded[opening.end() :]
-    if opening is not None and "%" in encoded:
+    encoded = encoded if head is None else encoded[head.end() :]
+    if head is not None and "%" in encoded:
         encoded = unquote(encoded)
-    encoded = _usual("".join(encoded.split())).rstrip("=")
+    encoded = _standard_alphabet("".join(encoded.split())).rstrip("=")
     if kind is not None:
         kind.check_size(len(encoded) * 3 // 4, path)
     try:
         decoded = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except ValueError as error:  # characters beyond ASCII, too
+    except ValueError as error:  # also for characters outside ASCII
         raise ValidationError.in_field(path, "is not valid base64") from error
     if not decoded:
         raise ValidationError.in_field(path, "is empty")
@@ -167,9 +167,9 @@ class MediaReader:
     """Reads the media of messages.
 
     Args:
-        decoder: Decodes sound.
-        named: What the operator allows messages to name.
-        clock: Measures how long it takes to fetch.
+        decoder: Decodes audio.
+        named: Reads files and addresses that the operator allows messages to name.
+        clock: Limits the time to fetch them.
     """
 
     decoder: AudioDecoder
@@ -183,7 +183,7 @@ class MediaReader:
 
 @attrs.frozen
 class PartReader:
-    """Reads the media of the parts of one request."""
+    """Reads the media in the content parts of one request."""
 
     decoder: AudioDecoder
     named: RequestMedia
@@ -192,16 +192,17 @@ class PartReader:
         """Return the image of a part.
 
         Args:
-            url: It in base64 or as a data URL, or an address or path that the operator allows.
-            path: The field.
+            url: Base64, a data URL, or an address or path that the operator allows.
+            path: The path of the field.
 
         Raises:
-            ValidationError: It is neither, or the image cannot be had, is empty, too large or of an unknown format.
+            ValidationError: It is none of these, or the image cannot be read, is empty, too large or of an unknown
+                format.
         """
         url = url.lstrip()
         if is_address(url) or (is_path(url) and not url.startswith(_JPEG)):
             return EncodedImage.of(self.named.read(url, IMAGES, path), path)
-        if not is_data_url(url) and (not url or not _BASE64.fullmatch(_usual(url))):
+        if not is_data_url(url) and (not url or not _BASE64.fullmatch(_standard_alphabet(url))):
             raise _not_readable(url, path)
         return EncodedImage.of(read_base64(url, path, IMAGES), path)
 
@@ -209,24 +210,25 @@ class PartReader:
         """Return the clip of a part.
 
         Args:
-            reference: It in base64 or as a data URL, or an address or path that the operator allows.
-            sampling: Which of its frames the model gets.
-            path: The field.
+            reference: Base64, a data URL, or an address or path that the operator allows.
+            sampling: How frames are sampled for the model.
+            path: The path of the field.
 
         Raises:
-            ValidationError: It is neither, or the clip cannot be had, is empty, too large or in an unknown container.
+            ValidationError: It is none of these, or the clip cannot be read, is empty, too large or in an unknown
+                container.
         """
         reference = reference.lstrip()
-        # No clip in base64 begins as a path does.
+        # No container format begins with a slash in base64.
         if is_address(reference) or is_path(reference):
             return EncodedVideo.of(self.named.read(reference, VIDEOS, path), path, sampling)
         return EncodedVideo.of(read_base64(reference, path, VIDEOS), path, sampling)
 
     def frames(self, references: Sequence[str], path: str) -> tuple[EncodedImage, ...]:
-        """Return the frames that a client took of a clip; see ``image``.
+        """Return the frames of a clip that the client sampled; see ``image``.
 
         Raises:
-            ValidationError: One cannot be had, or they are too large together.
+            ValidationError: A frame cannot be read, or they are too large together.
         """
         found: list[EncodedImage] = []
         for index, each in enumerate(references):
@@ -238,11 +240,11 @@ class PartReader:
         """Return the file of a recording.
 
         Args:
-            data: It in base64 or as a data URL, or an address or path that the operator allows.
-            path: The field.
+            data: Base64, a data URL, or an address or path that the operator allows.
+            path: The path of the field.
 
         Raises:
-            ValidationError: It is neither, or cannot be had, or is empty.
+            ValidationError: It is none of these, or the recording cannot be read, or is empty.
         """
         data = data.lstrip()
         if is_address(data) or names_file(data):
@@ -257,11 +259,11 @@ class PartReader:
 
         Args:
             data: As for ``recording``.
-            path: The field.
+            path: The path of the field.
 
         Raises:
-            ValidationError: It is no sound, too long for a model, or as for ``recording``.
-            PayloadTooLargeError: It is too large.
+            ValidationError: It is no audio, too long for a model, or as for ``recording``.
+            PayloadTooLargeError: The file is too large.
             BackendNotInstalledError: Its format needs a package or program that is not installed.
         """
         encoded = self.recording(data, path)
@@ -276,7 +278,7 @@ class PartReader:
 
 
 def names_file(text: str) -> bool:
-    """Whether a text that may be base64, which can begin with a slash as well, is the path or the URL of a file."""
+    """Whether a text is the path or URL of a file, and not base64, which may begin with a slash as well."""
     return is_path(text) and not (text.startswith("/") and _BASE64.fullmatch(text))
 
 

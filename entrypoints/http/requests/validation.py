@@ -1,6 +1,6 @@
-"""Validation of request bodies: strict conversion into attrs classes, field errors, and fields that are not supported.
+"""Validates request bodies: strict conversion into attrs classes, field errors, and fields that are not supported.
 
-No value is coerced, and all faults of a request are reported together, each with the path of its field.
+Values are not coerced. All faults of a request are reported together, each with the path of its field.
 """
 
 import math
@@ -20,10 +20,10 @@ from mlxk.domain.errors import MlxkError, ParameterNotSupportedError, Validation
 Failure = TypeVar("Failure", bound=MlxkError)
 
 MAX_REPORTED = 20
-"""Faults reported in one error."""
+"""Most faults in one error."""
 
 Neutral = Mapping[str, tuple[object, ...]]
-"""Values by field with which clients ask for nothing, such as -1 for no limit; they count as absent."""
+"""By field, values that count as absent, such as -1 for no limit."""
 
 
 @attrs.frozen
@@ -31,7 +31,7 @@ class FieldError:
     """One fault of a request."""
 
     path: str
-    """The field, such as ``messages[0].content``; empty for the complete body."""
+    """Path of the field, such as ``messages[0].content``; empty for the whole body."""
     message: str
     """The fault, without the field's name and value."""
     unsupported: bool = False
@@ -51,31 +51,28 @@ def raise_for(faults: Sequence[FieldError], unsupported: type[MlxkError] = Param
     """
     if not faults:
         return
-    kind: type[MlxkError] = ValidationError
-    if all(fault.unsupported for fault in faults):
-        kind = unsupported
-    named = [fault for fault in faults if not fault.unsupported] or list(faults)
-    ordered = [*named, *(fault for fault in faults if fault not in named)][:MAX_REPORTED]
+    kind = unsupported if all(fault.unsupported for fault in faults) else ValidationError
+    ordered = sorted(faults, key=lambda fault: fault.unsupported)[:MAX_REPORTED]
     message = "; ".join(f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in ordered)
     problems = [{"param": fault.path or None, "message": fault.message} for fault in ordered]
     raise kind(message, detail={"problems": problems})
 
 
 def located(error: Failure, path: str, names: Mapping[str, str] = MappingProxyType({})) -> Failure:
-    """Return an error with the field it is about.
+    """Return an error with the path of the field that it is about.
 
     Args:
-        error: Raised where the fields of the request are not known.
+        error: An error from code that does not know the fields of the request.
         path: The field, for an error that names none.
-        names: Fields of the request by the names that an error may use; others stay as they are.
+        names: Fields of the request, by the names in such errors; an error with another name is returned unchanged.
     """
     problems = (error.detail or {}).get("problems")
     if not isinstance(problems, list):
         return type(error).in_field(path, error.message, hint=error.hint)
-    named = problems[0]
-    if named["param"] not in names:
+    first = problems[0]
+    if first["param"] not in names:
         return error
-    return type(error).in_field(names[named["param"]], named["message"], hint=error.hint)
+    return type(error).in_field(names[first["param"]], first["message"], hint=error.hint)
 
 
 @attrs.frozen
@@ -83,9 +80,9 @@ class Unsupported:
     """A documented field that is not supported."""
 
     reason: str
-    """For the error message, without the field's name."""
+    """Text for the error message, without the field's name."""
     neutral: tuple[object, ...] = ()
-    """Values beside null that are accepted, since they change nothing."""
+    """Values besides null that are accepted, since they ask for nothing."""
 
     def refuses(self, value: object) -> bool:
         """Whether a value is refused."""
@@ -104,13 +101,13 @@ def unsupported_faults(body: Mapping[str, object], table: Mapping[str, Unsupport
 def ignored_fields(
     body: object, request: object, unsupported: Mapping[str, Unsupported], without_effect: Mapping[str, Unsupported]
 ) -> tuple[str, ...]:
-    """Return the accepted fields of a body that have no effect, each once.
+    """Return the accepted fields of a body that have no effect, without duplicates.
 
     Args:
-        body: The JSON.
-        request: The structured body.
-        unsupported: Fields that were checked already.
-        without_effect: Fields of the class that have no effect, by their paths.
+        body: The JSON body.
+        request: The body as an attrs object.
+        unsupported: Fields whose support was checked already.
+        without_effect: Fields of the class that have no effect, by path.
 
     Returns:
         Paths without indices, such as ``messages[].name``.
@@ -121,20 +118,20 @@ def ignored_fields(
 
 def _ignored(value: object, structured: object, path: str, without_effect: Mapping[str, Unsupported]) -> Iterator[str]:
     if isinstance(value, list) and isinstance(structured, list):
-        for each, made in zip(value, structured, strict=True):
+        for each, structured_each in zip(value, structured, strict=True):
             if isinstance(each, dict):
-                yield from _ignored(each, made, f"{path}[].", without_effect)
+                yield from _ignored(each, structured_each, f"{path}[].", without_effect)
     kind = type(structured)
     if isinstance(value, dict) and attrs.has(kind):
         known = {field.name for field in attrs.fields(kind)}
         for name, each in value.items():
-            place = path + name
+            field_path = path + name
             if each is None:
                 continue
-            if name not in known or (place in without_effect and without_effect[place].refuses(each)):
-                yield place
+            if name not in known or (field_path in without_effect and without_effect[field_path].refuses(each)):
+                yield field_path
             elif isinstance(each, (list, dict)):
-                inner = f"{place}{'.' if isinstance(each, dict) else ''}"
+                inner = f"{field_path}{'.' if isinstance(each, dict) else ''}"
                 yield from _ignored(each, getattr(structured, name), inner, without_effect)
 
 
@@ -142,10 +139,10 @@ T = TypeVar("T")
 Hook = Callable[[object, object], object]
 
 _SHOWN_BELOW = 1e12
-"""Larger numbers are not repeated in messages."""
+"""Messages repeat only numbers below this."""
 
 MAX_FAULTS = 100
-"""Faults collected from one body."""
+"""Most faults collected from one body."""
 
 
 @attrs.frozen
@@ -188,15 +185,15 @@ Bound = Range | OneOf
 
 
 class StrictConverter:
-    """Structures JSON values into attrs classes."""
+    """Converts JSON values into attrs classes, without coercion."""
 
     def __init__(self) -> None:
         self.cattrs = Converter(detailed_validation=True)
         for kind, hook in _SCALARS.items():
             self.cattrs.register_structure_hook(kind, hook)
         self.cattrs.register_structure_hook_factory(attrs.has, self._object_hook)
-        self.cattrs.register_structure_hook_factory(lambda kind: _origin(kind) is list, self._list_hook)
-        self.cattrs.register_structure_hook_factory(lambda kind: _origin(kind) is dict, self._dict_hook)
+        self.cattrs.register_structure_hook_factory(lambda kind: get_origin(kind) is list, self._list_hook)
+        self.cattrs.register_structure_hook_factory(lambda kind: get_origin(kind) is dict, self._dict_hook)
         self.cattrs.register_structure_hook_factory(_is_bounded, self._bounded_hook)
 
     def union(self, kind: object, choose: Callable[[object], object]) -> None:
@@ -204,7 +201,7 @@ class StrictConverter:
 
         Args:
             kind: The union, exactly as a field declares it.
-            choose: Returns the member for a JSON value, or raises ``TypeError`` or ``ValueError`` with the fault.
+            choose: Returns the member for a JSON value; raises ``TypeError`` or ``ValueError`` with the fault.
         """
         optional = type(None) in get_args(kind)
 
@@ -216,7 +213,7 @@ class StrictConverter:
         self.cattrs.register_structure_hook_func(lambda other: other == kind, hook)
 
     def structure(self, value: object, kind: type[T]) -> tuple[T | None, tuple[FieldError, ...]]:
-        """Return the structured value, or None and its faults."""
+        """Return the converted value, or None and the faults."""
         try:
             return self.cattrs.structure(value, kind), ()
         except BaseValidationError as error:
@@ -265,22 +262,14 @@ class StrictConverter:
 
         def hook(value: object, _: object) -> object:
             fault = next((fault for bound in bounds if (fault := bound.fault(value))), None)
-            if fault is not None and _has_length(value):
-                raise ValueError(fault)  # before a million entries are structured
+            if fault is not None and isinstance(value, (list, dict)):
+                raise ValueError(fault)  # before a million entries are converted
             structured: object = structure(value, inner)
             if fault is not None:
                 raise ValueError(fault)
             return structured
 
         return hook
-
-
-def _origin(kind: object) -> object:
-    return get_origin(kind)
-
-
-def _has_length(value: object) -> bool:
-    return isinstance(value, (list, dict))
 
 
 def _is_bounded(kind: object) -> bool:
@@ -337,7 +326,7 @@ def _expected(what: str, value: object) -> str:
 
 
 def _walk(error: BaseException, path: str = "") -> Iterator[FieldError]:
-    """Flatten the tree of errors of cattrs."""
+    """Flatten cattrs' tree of errors into field errors."""
     if isinstance(error, BaseValidationError):
         for each in error.exceptions:
             yield from _walk(each, path + _step(each, path))
@@ -357,5 +346,5 @@ def _step(error: BaseException, path: str) -> str:
 
 
 def _plain(number: float) -> str:
-    """Return a number with all digits of whole ones."""
+    """Return a number as text; a whole number below 2**64 with all its digits."""
     return str(int(number)) if float(number).is_integer() and abs(number) < 2**64 else f"{number:g}"
