@@ -1,4 +1,4 @@
-"""The interface between an HTTP API and the server: its resources, and the services they call.
+"""The interface between an HTTP API and the server: the API's resources, and the services that they call.
 
 An API is a function from ``ServerContext`` to ``HttpApi``, listed in ``app.APIS``.
 """
@@ -52,7 +52,7 @@ class Services:
     rerank: RerankDocuments
     tokenize: TokenizeText
     pull: Callable[[], PullModel]
-    """Builds the use case: few servers pull, and it loads the client of the hub."""
+    """Builds the use case on demand: it loads the hub's client, and few servers pull."""
     remove: Callable[[], RemoveModel]
     generator: TextGenerator
     clock: Clock
@@ -62,7 +62,7 @@ class Services:
 
 @attrs.frozen
 class ServerContext:
-    """The services and settings that an API is built from."""
+    """The services and settings from which an API is built."""
 
     services: Services
     settings: ServerSettings
@@ -72,25 +72,25 @@ class ServerContext:
     tracer: Tracer
     responder: GenerationResponder
     page: ChatPage | None = None
-    """The chat page; None for a server that has none."""
+    """The chat page; None where the server has none."""
 
     @property
     def media(self) -> MediaReader:
-        """What reads the media of messages."""
+        """The reader of media in messages."""
         return MediaReader(self.services.audio_decoder, self.services.named_media, self.services.clock)
 
     def settings_for(self, model: ServedModel) -> ServerSettings:
-        """Return the settings for requests to a model: what its name says, else what the server's say."""
-        own = self.services.generate.profile_of(model.handle)
-        start, end = own.thinking_tags or (None, None)
-        said: dict[str, Any] = {
-            "max_tokens": own.settings.max_tokens,
-            "thinking_budget": own.settings.thinking_budget,
-            "enable_thinking": own.thinking,
+        """Return the settings for requests to a model: those of its profile, else those of the server."""
+        profile = self.services.generate.profile_of(model.handle)
+        start, end = profile.thinking_tags or (None, None)
+        values: dict[str, Any] = {
+            "max_tokens": profile.settings.max_tokens,
+            "thinking_budget": profile.settings.thinking_budget,
+            "enable_thinking": profile.thinking,
             "thinking_start_token": start,
             "thinking_end_token": end,
         }
-        return attrs.evolve(self.settings, **{name: value for name, value in said.items() if value is not None})
+        return attrs.evolve(self.settings, **{name: value for name, value in values.items() if value is not None})
 
 
 def _claims_nothing(_: falcon.Request) -> bool:
@@ -99,17 +99,17 @@ def _claims_nothing(_: falcon.Request) -> bool:
 
 @attrs.frozen
 class HttpApi:
-    """Resources with one format of errors."""
+    """Resources that share one format of errors."""
 
     resources: Mapping[str, object]
-    """Falcon resources by their path template."""
+    """Falcon resources by path template."""
     error_body: ErrorBody
     """Renders the errors of these paths."""
     body_limits: Mapping[str, int] = attrs.field(factory=dict)
-    """Largest request bodies in bytes, for paths that take more than the operator's limit."""
+    """Largest request body in bytes, by path, for paths that take more than the operator's limit."""
     error_statuses: Mapping[str, int] = attrs.field(factory=dict)
-    """HTTP statuses by the code of an error, where they are others than usual."""
+    """HTTP statuses by error code, where they differ from ``HTTP_STATUS``."""
     request_id_header: str | None = None
-    """A header of its errors with the id of the request, beside the common one."""
+    """A further header for the request's id in error responses."""
     claims: Callable[[falcon.Request], bool] = _claims_nothing
-    """Whether a request is meant for this API, although its path is not one of the resources."""
+    """Whether a request is meant for this API, although its path is none of the resources."""

@@ -1,4 +1,4 @@
-"""The WSGI application: middleware, the routes of every API and of what belongs to none, and error responses."""
+"""The WSGI application: middleware, routes of all APIs, resources that belong to none, and error responses."""
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +26,11 @@ from mlxk.entrypoints.http.request_scope import RequestScope, Trace, Tracer, req
 from mlxk.entrypoints.http.requests.body_guard import BodyGuard
 from mlxk.entrypoints.http.resources import (
     Alive,
+    CacheResetResource,
+    CacheStatsResource,
     Docs,
     EngineWatch,
-    ForgottenPromptsResource,
     Health,
-    KeptPromptsResource,
     MetricsPage,
     OpenApi,
     Readable,
@@ -43,17 +43,17 @@ from mlxk.entrypoints.settings import MIB, ServerSettings
 from mlxk.entrypoints.start_checks import offers_page
 
 ANTHROPIC_VERSION = "Anthropic-Version"
-"""Header of clients that read Anthropic's form."""
+"""Header by which clients of Anthropic's API are recognized."""
 
-UP = "Ollama is running"
-"""What many clients look for to know that a server is up; ours speaks that API too."""
+_RUNNING = "Ollama is running"
+"""The text by which clients of Ollama's API recognize a running server."""
 
 MAX_MODELS = 1000
-"""Models of one page, as in Anthropic's API."""
+"""Most models on one page of the list, as in Anthropic's API."""
 
 
 def discovery_api(server: ServerContext) -> HttpApi:
-    """Build the resources, whose errors have OpenAI's form unless an API claims the request."""
+    """Build the index and the model lists; their errors have OpenAI's form unless another API claims the request."""
     listing, one = ModelsResource(server.services.catalogue), ModelResource(server.services.catalogue)
     return HttpApi(
         resources={
@@ -70,13 +70,13 @@ def discovery_api(server: ServerContext) -> HttpApi:
 
 
 class Root(Readable):
-    """The address of the server itself."""
+    """``/``: the chat page for browsers, a text for other clients."""
 
     def __init__(self, page: ChatPage | None) -> None:
         self._page = page
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Give a browser the chat page, or where there is none lead it to the description; tell others that it is up.
+        """Send the chat page to browsers, or redirect them to ``/docs`` without one; tell others that the server runs.
 
         Raises:
             HTTPFound: The client is a browser, and there is no chat page.
@@ -88,14 +88,14 @@ class Root(Readable):
             self._page.send(INDEX, request, response)
             return
         response.content_type = "text/plain; charset=utf-8"
-        response.text = UP
+        response.text = _RUNNING
 
 
 class ApiIndex(Readable):
-    """``/v1``: where clients are pointed to, and where people look first."""
+    """``/v1``: an overview for people who open the base address of clients."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Say what there is."""
+        """List the entry points."""
         send_json(
             response,
             {
@@ -116,10 +116,10 @@ class ModelsResource(Readable):
         self._catalogue = catalogue
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """List them.
+        """List the models, in Anthropic's form by pages.
 
         Raises:
-            ValidationError: A page is asked for that there is not.
+            ValidationError: The query names no valid page.
         """
         response.append_header("Vary", ANTHROPIC_VERSION)
         if request.get_header(ANTHROPIC_VERSION) is not None:
@@ -137,18 +137,18 @@ class ModelResource(Readable):
         self._catalogue = catalogue
 
     def on_get(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
-        """Describe the model of exactly this name."""
+        """Describe the model with exactly this id."""
         response.append_header("Vary", ANTHROPIC_VERSION)
         loaded = self._catalogue.loaded()
         for served in self._catalogue():
             if served.id == model_id:
                 anthropic = request.get_header(ANTHROPIC_VERSION) is not None
-                send_json(response, _anthropic_document(served) if anthropic else model_document(served, loaded))
+                send_json(response, _anthropic_model(served) if anthropic else model_document(served, loaded))
                 return
         raise ModelNotFoundError(f"no model of the name '{model_id}'", hint="GET /v1/models lists what there is.")
 
 
-def _anthropic_document(served: ServedModel) -> dict[str, object]:
+def _anthropic_model(served: ServedModel) -> dict[str, object]:
     return {
         "type": "model",
         "id": served.id,
@@ -158,16 +158,16 @@ def _anthropic_document(served: ServedModel) -> dict[str, object]:
 
 
 def _page(models: tuple[ServedModel, ...], request: falcon.Request) -> dict[str, object]:
-    """Return the page of models that the query asks for: ``limit`` after ``after_id``, or before ``before_id``."""
+    """Return the page of models in the query: ``limit`` models after ``after_id``, or before ``before_id``."""
     limit = page_size(request, MAX_MODELS, MAX_MODELS)
     ids = [served.id for served in models]
-    places = {}
+    indices = {}
     for name in ("after_id", "before_id"):
         value = request.get_param(name)
         if value is not None and value not in ids:
             raise ValidationError.in_field(name, f"'{value}' is not one of the models")
-        places[name] = None if value is None else ids.index(value)
-    before, after = places["before_id"], places["after_id"]
+        indices[name] = None if value is None else ids.index(value)
+    before, after = indices["before_id"], indices["after_id"]
     if before is not None:
         begin, end = max(0, before - limit), before
         more = begin > 0
@@ -175,7 +175,7 @@ def _page(models: tuple[ServedModel, ...], request: falcon.Request) -> dict[str,
         begin = 0 if after is None else after + 1
         end = begin + limit
         more = end < len(models)
-    data = [_anthropic_document(served) for served in models[begin:end]]
+    data = [_anthropic_model(served) for served in models[begin:end]]
     return {
         "data": data,
         "has_more": more,
@@ -198,11 +198,11 @@ DEFAULT_ERROR_BODY: ErrorBody = error_body
 
 
 class Application:
-    """The WSGI application and the resources that it closes.
+    """The WSGI application and what it owns: the stream dispatcher, the concurrency limit and the metrics.
 
     Args:
         services: Use cases and ports.
-        settings: The operator's.
+        settings: The operator's settings.
         keep_alive_seconds: Silence after which a stream gets a keep-alive frame.
         apis: The HTTP APIs to serve.
     """
@@ -224,10 +224,10 @@ class Application:
         responder = GenerationResponder(self._dispatcher, self.lifecycle, self._limit, records, services.clock)
         page = ChatPage() if offers_page(settings) else None
         context = ServerContext(services, settings, self.lifecycle, self._limit, self.metrics, tracer, responder, page)
-        built = [make(context) for make in apis]
-        body_limits = {path: limit for api in built for path, limit in api.body_limits.items()}
+        self._apis = [build(context) for build in apis]
+        body_limits = {path: limit for api in self._apis for path, limit in api.body_limits.items()}
         self.max_body_bytes = max(settings.max_body_mib * MIB, *body_limits.values(), 0)
-        """Largest request body that any path takes."""
+        """Largest request body of any path, in bytes."""
         self._origins = OriginGuard(settings.cors_origins)
         middleware: list[Any] = [
             RequestScope(services.log, services.clock, self.metrics, tracer),
@@ -243,8 +243,7 @@ class Application:
         self.wsgi.add_error_handler(MlxkError, self._on_error)
         self.wsgi.add_error_handler(falcon.HTTPError, self._on_http_error)
         self.wsgi.add_error_handler(Exception, self._on_fault)
-        self._apis = built
-        for api in built:
+        for api in self._apis:
             for path, resource in api.resources.items():
                 self.wsgi.add_route(path, resource)
         self._add_operational_routes(services)
@@ -252,23 +251,23 @@ class Application:
     def refusal(
         self, error: MlxkError, identity: str, environment: Mapping[str, Any]
     ) -> tuple[Mapping[str, str], bytes]:
-        """Return headers and body of the refusal of a request that does not get here; see ``Refusal``."""
+        """Return headers and body that refuse a request before it reaches the application; see ``Refusal``."""
         request = falcon.Request(dict(environment))
         api = self._api_of(request)
         content_type, body = (DEFAULT_ERROR_BODY if api is None else api.error_body)(error, identity, None)
         return {"Content-Type": content_type, "Vary": "Origin", **self._origins.headers(request)}, body
 
     def close(self) -> None:
-        """End every response, then telemetry."""
+        """End all responses, then telemetry."""
         self._dispatcher.close()
         self._telemetry.close()
 
     def admit(self) -> Callable[[], None]:
-        """Admit a completion of another process of this user; return the function that releases its slot.
+        """Admit a completion for another process of this user; return the function that releases its slot.
 
         Raises:
             ServerShutdownError: The server drains.
-            QueueFullError: There are as many completions as it takes.
+            QueueFullError: No slot is free.
         """
         self.lifecycle.require_open()
         return self._limit.enter(1)
@@ -291,8 +290,8 @@ class Application:
         self.wsgi.add_route("/metrics", metrics)
         self.wsgi.add_route("/v1/metrics", metrics)
         for prefix in ("", "/v1"):
-            self.wsgi.add_route(f"{prefix}/cache/stats", KeptPromptsResource(services.generator))
-            self.wsgi.add_route(f"{prefix}/cache/reset", ForgottenPromptsResource(services.generator))
+            self.wsgi.add_route(f"{prefix}/cache/stats", CacheStatsResource(services.generator))
+            self.wsgi.add_route(f"{prefix}/cache/reset", CacheResetResource(services.generator))
         self.wsgi.add_route("/openapi.json", OpenApi())
         self.wsgi.add_route("/docs", Docs())
 
@@ -319,8 +318,8 @@ class Application:
         response.content_type, response.data = render(error, request_id(request), field)
 
     def _api_of(self, request: falcon.Request) -> HttpApi | None:
-        """Return the API that a request is meant for, whose errors it gets; None for no particular one."""
-        # Middleware refuses requests before they are routed; their path then has to do for the template.
+        """Return the API whose error format a request gets; None for a request of no API."""
+        # Middleware may refuse a request before it is routed; it then has a path, but no template.
         path = request.uri_template or request.path.rstrip("/")
         claimed = (api for api in self._apis if api.claims(request))
         owned = (api for api in self._apis if path in api.resources)
@@ -337,7 +336,7 @@ class Application:
     def _on_fault(
         self, request: falcon.Request, response: falcon.Response, fault: Exception, params: dict[str, object]
     ) -> None:
-        """Respond to an unexpected exception. Its text may quote the request, so only its type and place are logged."""
+        """Respond to an unexpected exception. Its text may quote the request; only its type and location are logged."""
         self._log.error(
             "a request failed unexpectedly",
             request_id=request_id(request),

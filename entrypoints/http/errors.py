@@ -1,4 +1,4 @@
-"""The HTTP status of every error code, and the translation of the web framework's errors."""
+"""Maps error codes to HTTP statuses, and translates errors of the web framework."""
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -17,14 +17,14 @@ from mlxk.domain.errors import (
 ErrorBody = Callable[[MlxkError, str, str | None], tuple[str, bytes]]
 """Renders an error as the body of a response.
 
-Gets the error, the request's id, and the field at fault where the request knows it and the error does not; returns
-content type and body.
+Takes the error, the request's id, and the field at fault, if the error itself does not name it; returns content type
+and body.
 """
 
 Refusal = Callable[[MlxkError, str, Mapping[str, Any]], tuple[Mapping[str, str], bytes]]
-"""Renders the refusal of a request that the application never sees, such as one that is too large to be read.
+"""Renders the refusal of a request that the application never sees, such as one that is too large.
 
-Gets the error, the request's id, and its WSGI environment as far as it is known; returns headers and body.
+Takes the error, the request's id, and its WSGI environment as far as it was parsed; returns headers and body.
 """
 
 HTTP_STATUS: dict[str, int] = {
@@ -69,7 +69,7 @@ HTTP_STATUS: dict[str, int] = {
 }
 
 RETRY_SECONDS = {"queue_full": 1, "server_shutdown": 5, "rank_lost": 5, "request_timeout": 1}
-"""Value of the header ``Retry-After``."""
+"""Values of the header ``Retry-After``, by error code."""
 
 
 def status_of(error: MlxkError) -> int:
@@ -78,7 +78,7 @@ def status_of(error: MlxkError) -> int:
 
 
 def error_from_falcon(error: falcon.HTTPError) -> MlxkError:
-    """Translate an error of Falcon; its texts may quote the request, so they are not used."""
+    """Translate an error of Falcon, without its text, which may quote the request."""
     if error.status_code == 404:
         return NotFoundError("There is nothing at this address.", hint="GET /openapi.json lists what there is.")
     if error.status_code == 405:
@@ -90,7 +90,7 @@ def error_from_falcon(error: falcon.HTTPError) -> MlxkError:
 
 
 def raised_at(trace: TracebackType | None) -> str:
-    """Return the function and line that raised an exception: the part of a traceback that cannot quote a request."""
+    """Return the function and line that raised an exception; unlike the traceback, they cannot quote a request."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "unknown"

@@ -1,4 +1,4 @@
-"""The lifecycle of the server, the limit of concurrent completions, and metrics in the text format of Prometheus."""
+"""The server's lifecycle, the limit of concurrent completions, and metrics in Prometheus's text format."""
 
 import bisect
 import itertools
@@ -11,11 +11,11 @@ from mlxk.domain.generation.request import Finished, FinishReason
 
 
 class ServerLifecycle:
-    """Starting, ready, draining: for the probes, and to refuse new work."""
+    """Whether the server is starting, ready or draining; read by probes, and to refuse new work."""
 
     def __init__(self) -> None:
         self.preloaded = False
-        """Whether the model to preload, if there is one, is in memory."""
+        """Whether the models to preload, if any, are in memory."""
         self.draining = False
         self.aborted = False
         """Whether work in progress is cancelled."""
@@ -54,11 +54,11 @@ class ConcurrencyLimit:
         return self.admitted >= self.capacity
 
     def enter(self, count: int, field: str = "n") -> Callable[[], None]:
-        """Admit some completions; return the function that releases their slots, which may be called twice.
+        """Admit completions; return an idempotent function that releases their slots.
 
         Args:
             count: Number of completions.
-            field: The field of the request that sets the count.
+            field: The request field that sets the count, for the error.
 
         Raises:
             ValidationError: The count is above the limit.
@@ -87,15 +87,15 @@ class ConcurrencyLimit:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the buckets of the histograms of requests and their parts."""
+"""Upper bounds of histogram buckets, for requests and their phases."""
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
-"""Upper bounds of the buckets of the histogram of single tokens."""
+"""Upper bounds of histogram buckets, for single tokens."""
 
 PER_TOKEN = "mlxk_time_per_output_token_seconds"
 
 MOST_MODELS = 100
-"""Names of models among the labels; what further ones do counts as ``other``, so that the labels stay bounded."""
+"""Most models with a label of their own. Further models share the label ``other``, so that labels stay bounded."""
 
 _APIS = {
     "/chat/completions": "chat",
@@ -112,16 +112,16 @@ _APIS = {
 }
 
 COMMANDS = "command"
-"""The label of what commands of this program have a running server compute."""
+"""The ``api`` label of requests from this program's commands."""
 
 
 def route_of(template: str | None) -> str:
-    """Return the template of a path without its version."""
+    """Return the template of a path without its version prefix."""
     return (template or "").removeprefix("/v1").removeprefix("/v2")
 
 
 def api_of(route: str | None) -> str:
-    """Return the label of the API that the template of a path belongs to."""
+    """Return the ``api`` label for the template of a path."""
     path = route_of(route)
     return "ollama" if path.startswith("/api/") else _APIS.get(path, "other")
 
@@ -209,9 +209,9 @@ class _Histogram:
 
 
 class Metrics:
-    """Counters and histograms. Safe to share between threads.
+    """Counters and histograms. Thread-safe.
 
-    Models are named as clients name them, APIs as ``api_of`` does.
+    The label ``model`` is the name that clients use, the label ``api`` is that of ``api_of``.
     """
 
     def __init__(self) -> None:
@@ -221,13 +221,13 @@ class Metrics:
         self._models: set[str] = set()
 
     def request(self, route: str, method: str, status: int) -> None:
-        """Count a request. The route is the template, so that the metrics contain no names and paths."""
+        """Count a request. The route is the path's template, which contains no names of models or files."""
         with self._lock:
             labels = f'{{route="{route}",method="{method}",status="{status}"}}'
             self._counters["mlxk_http_requests_total", labels] += 1
 
     def answers(self, model: str, api: str, finished: Sequence[Finished], failure: str | None) -> None:
-        """Count the completions of a request, or its error code."""
+        """Count the completions of a request, and its error code if it failed."""
         with self._lock:
             labels = self._labels(model, api)
             if failure is not None:
@@ -250,7 +250,7 @@ class Metrics:
         self._computed("mlxk_embedding_seconds", model, api, tokens, seconds)
 
     def reranking(self, model: str, api: str, tokens: int, seconds: float) -> None:
-        """Count a request for the order of documents, and the tokens that were computed."""
+        """Count a request that ranks documents, and the tokens that were computed."""
         self._computed("mlxk_rerank_seconds", model, api, tokens, seconds)
 
     def _computed(self, name: str, model: str, api: str, tokens: int, seconds: float) -> None:
@@ -274,7 +274,7 @@ class Metrics:
         first = timings.first_token_seconds
         self._observe("mlxk_queue_seconds", labels, timings.queue_seconds)
         self._observe("mlxk_answer_seconds", labels, first + timings.generation_seconds)
-        if tokens or finished.reason is not FinishReason.CANCELLED:  # otherwise its prompt was not computed to the end
+        if tokens or finished.reason is not FinishReason.CANCELLED:  # cancelled without a token: no complete prefill
             self._observe("mlxk_prefill_seconds", labels, timings.prompt_seconds)
             self._observe("mlxk_time_to_first_token_seconds", labels, first)
         if tokens > 1:
@@ -291,18 +291,18 @@ class Metrics:
         self._counters["mlxk_model_tokens_total", f'{{{labels},type="{kind}"}}'] += tokens
 
     def _observe(self, name: str, labels: str, seconds: float) -> None:
-        found = self._histograms.get((name, labels))
-        if found is None:
-            found = _Histogram(TOKEN_SECONDS if name == PER_TOKEN else SECONDS)
-            self._histograms[name, labels] = found
-        found.observe(seconds)
+        histogram = self._histograms.get((name, labels))
+        if histogram is None:
+            histogram = _Histogram(TOKEN_SECONDS if name == PER_TOKEN else SECONDS)
+            self._histograms[name, labels] = histogram
+        histogram.observe(seconds)
 
     def render(self, gauges: Mapping[str, float | Mapping[str, float]]) -> str:
         """Return all metrics.
 
         Args:
-            gauges: Current values of the gauges, by name, and of counters that are counted elsewhere; of the gauges
-                of single models, by the model's name.
+            gauges: Current values of gauges, and of counters that are counted elsewhere, by name; a gauge per model
+                has a mapping of values by model.
         """
         with self._lock:
             lines: list[str] = []
@@ -311,7 +311,8 @@ class Metrics:
                 lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
                 value = gauges.get(name, 0)
                 if isinstance(value, Mapping):
-                    lines += [f'{name}{{model="{_escaped(model)}"}} {of:.12g}' for model, of in sorted(value.items())]
+                    by_model = sorted(value.items())
+                    lines += [f'{name}{{model="{_escaped(model)}"}} {number:.12g}' for model, number in by_model]
                 elif kind == "histogram":
                     for (key, labels), histogram in histograms:
                         lines += histogram.lines(name, labels) if key == name else ()
@@ -324,6 +325,6 @@ class Metrics:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as the value of a label; a folder's name may hold bytes that are not UTF-8."""
+    """Return a text as the value of a label. Names of folders may have lone surrogates, for bytes that are not UTF-8."""
     text = text.encode("utf-8", "replace").decode()
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""The chat page: what a browser gets at ``/``, and the files that it loads from ``/page/``."""
+"""The chat page: the document that browsers get at ``/``, and the files below ``/page/`` that it loads."""
 
 import functools
 import gzip
@@ -27,19 +27,23 @@ CONTENT_POLICY = "; ".join(
         "trusted-types dompurify",
     )
 )
-"""What the page may load and do: nothing from elsewhere, no script or style in its markup, no markup made of text."""
+"""Content Security Policy: nothing from other origins, no inline script or style, no markup built from text."""
 
-KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-"""Media types by the ending of a file."""
+_MEDIA_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+}
+"""Media types by file suffix."""
 
 INDEX = "index.html"
 PREFIX = "/page/"
 
 
 def asks_for_page(request: falcon.Request) -> bool:
-    """Whether a request for ``/`` is a browser's: it names HTML, and wants it no less than plain text."""
-    named = "text/html" in (request.get_header("Accept") or "")
-    return named and request.client_prefers(("text/html", "text/plain")) == "text/html"
+    """Whether a request for ``/`` comes from a browser: it accepts HTML by name, and prefers it over plain text."""
+    names_html = "text/html" in (request.get_header("Accept") or "")
+    return names_html and request.client_prefers(("text/html", "text/plain")) == "text/html"
 
 
 @attrs.frozen
@@ -47,29 +51,29 @@ class _Content:
     plain: bytes
     compressed: bytes
     tag: str
-    """Changes with the bytes."""
+    """Hash of the content, for the ETag."""
 
 
 class ChatPage:
-    """The files of the page, read and compressed when they are first asked for."""
+    """The files of the page, each read and compressed at its first request."""
 
     def __init__(self) -> None:
         self._files = dict(_files_below(resources.files("mlxk.entrypoints.http").joinpath("page_files")))
         self._content = functools.cache(self._read)
 
     def is_public(self, request: falcon.Request) -> bool:
-        """Whether a request is for a file of the page, which needs no key: the page is where one is typed."""
+        """Whether a request is for a file of the page. These need no key, since the page is where the user types it."""
         if request.method not in {"GET", "HEAD"}:
             return False
         path = request.path
         return asks_for_page(request) if path == "/" else self.has(path.removeprefix(PREFIX))
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name, such as ``page.css``."""
+        """Whether the page has a file of this name, such as ``page.css``."""
         return name in self._files
 
     def send(self, name: str, request: falcon.Request, response: falcon.Response) -> None:
-        """Send a file that there is, or say that the browser has it already."""
+        """Send a file, or 304 when the browser has it already."""
         content = self._content(name)
         response.set_header("Content-Security-Policy", CONTENT_POLICY)
         response.set_header("Referrer-Policy", "no-referrer")
@@ -79,7 +83,7 @@ class ChatPage:
         if any(each in {"*", content.tag} for each in request.if_none_match or ()):
             response.status = falcon.HTTP_304
             return
-        response.content_type = KINDS[name.rpartition(".")[2]]
+        response.content_type = _MEDIA_TYPES[name.rpartition(".")[2]]
         if _takes_gzip(request):
             response.set_header("Content-Encoding", "gzip")
             response.data = content.compressed
@@ -92,25 +96,25 @@ class ChatPage:
 
 
 class PageFile(Readable):
-    """A file that the page loads."""
+    """``/page/…``: a file that the page loads."""
 
     def __init__(self, page: ChatPage) -> None:
         self._page = page
 
     def on_get(self, request: falcon.Request, response: falcon.Response, file: str) -> None:
-        """Send it."""
+        """Send the file."""
         if not self._page.has(file):
             raise falcon.HTTPNotFound
         self._page.send(file, request, response)
 
 
-def _files_below(folder: Traversable, place: str = "") -> Iterator[tuple[str, Traversable]]:
-    """Yield the files of a folder that have a media type, by their paths in it."""
+def _files_below(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield the files of a folder that have a media type, each after its path in the folder."""
     for each in folder.iterdir():
         if each.is_dir():
-            yield from _files_below(each, f"{place}{each.name}/")
-        elif each.name.rpartition(".")[2] in KINDS:
-            yield f"{place}{each.name}", each
+            yield from _files_below(each, f"{prefix}{each.name}/")
+        elif each.name.rpartition(".")[2] in _MEDIA_TYPES:
+            yield f"{prefix}{each.name}", each
 
 
 def _takes_gzip(request: falcon.Request) -> bool:

@@ -1,6 +1,6 @@
-"""What is known of every request: its id, who sends it, its line in the log, and its trace for telemetry.
+"""What every request has: an id, a caller, a line in the log, and a trace for telemetry.
 
-The trace is gathered while a request is answered, and recorded once when its answer has ended.
+A trace is filled while the request is answered, and recorded once, when the answer has ended.
 """
 
 import math
@@ -33,47 +33,48 @@ _OPERATIONS = {
     "/audio/translations": "translation",
     "/audio/speech": "speech",
 }
-"""By the template of the path, without its version."""
+"""Operations by the template of the path, without its version prefix."""
 
 _PARAMETERS = {
     **{name: name for name in ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "n")},
     **dict.fromkeys(("num_predict", "max_output_tokens", "max_tokens", "max_completion_tokens"), "max_tokens"),
 }
-"""By the field of a request; of the fields with one meaning, the last one counts."""
+"""Names of parameters in telemetry, by request field; of several fields for one parameter, the last one counts."""
 
 MAX_NAME = 256
-"""Characters of a model's name that are passed on."""
+"""Characters of a requested model's name that are kept."""
 
 _TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 @attrs.define(kw_only=True)
 class Trace:
-    """One request. It holds neither the request nor its body: it lives as long as the answer."""
+    """The facts of one request for telemetry. It lives as long as the answer, so it holds no reference to the body."""
 
     began: float
-    """Of the monotonic clock, as the two below."""
+    """Start of the request, on the monotonic clock."""
     asked_model: str | None = None
+    """The model's name in the request."""
     parameters: Mapping[str, int | float] = attrs.field(factory=dict)
     model: str | None = None
-    """Id of the model that serves it."""
+    """Id of the model that serves the request."""
     submitted: float | None = None
-    """When it was given to the engine."""
+    """When it was submitted to the engine, on the monotonic clock."""
     tokens: int | None = None
-    """Of the input, where there are no completions to say it."""
+    """Input tokens, for requests without completions."""
     finished: Sequence[Finished] = ()
     alternatives: int = 1
     """Completions of each prompt."""
     error: str | None = None
     ends_later: bool = False
-    """Whether the answer goes on when its headers have been sent, and is recorded by what sends it."""
+    """Whether the answer is streamed after the headers; its sender then records the trace."""
     operation: str = ""
     api: str = ""
     request_id: str = ""
     parent: Mapping[str, str] = attrs.field(factory=dict)
 
     def asks(self, sent: Mapping[str, object]) -> None:
-        """Note the model and the parameters among the fields of a request; no other field is looked at."""
+        """Store the model and the parameters of a request; no other field is read."""
         model, options = sent.get("model"), sent.get("options")
         if isinstance(model, str) and model:
             self.asked_model = model[:MAX_NAME]
@@ -84,7 +85,7 @@ class Trace:
 
 
 def _number(value: object) -> int | float | None:
-    """Return a value that is a number of 64 bits."""
+    """Return a value that is a finite number and, as an integer, fits into 64 bits; None for any other."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     fits = -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
@@ -92,24 +93,24 @@ def _number(value: object) -> int | float | None:
 
 
 def trace_of(request: falcon.Request) -> Trace:
-    """Return the trace of a request that middleware has seen."""
+    """Return the trace of a request; ``RequestScope`` must have run."""
     trace: Trace = request.context.trace
     return trace
 
 
 class Tracer:
-    """Gives every request its trace, and records those of what a model was asked for."""
+    """Gives every request a trace, and records the traces of requests to models."""
 
     def __init__(self, telemetry: Telemetry, clock: Clock) -> None:
         self._telemetry = telemetry
         self._clock = clock
 
     def begin(self, request: falcon.Request) -> None:
-        """Give a request its trace."""
+        """Give a request a trace."""
         request.context.trace = Trace(began=self._clock.monotonic())
 
     def answered(self, request: falcon.Request, identity: str) -> None:
-        """Record a request whose response is about to be sent, unless its answer goes on; of those to a model only."""
+        """Record a request to a model whose response is about to be sent, unless its answer is streamed."""
         trace: Trace | None = getattr(request.context, "trace", None)
         path = route_of(request.uri_template)
         if trace is not None and not trace.ends_later and request.method == "POST" and path in _OPERATIONS:
@@ -117,7 +118,7 @@ class Tracer:
             self.end(trace)
 
     def identify(self, request: falcon.Request, trace: Trace, identity: str) -> None:
-        """Note what a request is; before its answer leaves the thread of the request."""
+        """Copy the facts of a request into its trace, on the request's thread: the trace may end on another."""
         path = route_of(request.uri_template)
         trace.operation, trace.api, trace.request_id = _OPERATIONS.get(path, "chat"), api_of(path), identity
         trace.parent = {name: value for name in _TRACE_HEADERS if (value := request.get_header(name)) is not None}
@@ -127,7 +128,7 @@ class Tracer:
         now = self._clock.monotonic()
         finished, usage = trace.finished, [each.usage for each in trace.finished]
         prompts = usage[:: trace.alternatives]
-        queue_ended, first_token = _moments(trace, now)
+        queue_ended, first_token = _milestones(trace, now)
         self._telemetry.record(
             ServedRequest(
                 operation=trace.operation,
@@ -151,13 +152,13 @@ class Tracer:
         )
 
 
-def _moments(trace: Trace, now: float) -> tuple[float | None, float | None]:
-    """Return when the first answer of a request had its turn, and its first token, in seconds from the start."""
+def _milestones(trace: Trace, now: float) -> tuple[float | None, float | None]:
+    """Return when the first completion left the queue, and had its first token, in seconds from the request's start."""
     if trace.submitted is None or not trace.finished:
         return None, None
     before, most = trace.submitted - trace.began, now - trace.began
     queue_ended = min(each.timings.load_seconds + each.timings.queue_seconds for each in trace.finished)
-    # One that was cancelled without a token was not computed to its first.
+    # A completion that was cancelled without a token has no time of a first one.
     firsts = [
         each.timings.first_token_seconds
         for each in trace.finished
@@ -177,13 +178,13 @@ REQUEST_ID = "X-Request-ID"
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 QUIET_ROUTES = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/metrics", "/page/{file:path}"})
-"""Probes, which come every few seconds, and the files of the chat page; logged at level debug."""
+"""Routes logged at level debug: probes, which come every few seconds, and files of the chat page."""
 
 
 class RequestScope:
-    """Gives every request an id, from the client if it is well-formed, and logs the response.
+    """Gives every request an id, the client's if it is well-formed, and logs the response.
 
-    The log shows the route, never the path or the query, which may contain secrets.
+    The log has the route, and never the path or the query, which may contain secrets.
     """
 
     def __init__(self, log: EventLog, clock: Clock, metrics: Metrics, tracer: Tracer) -> None:
@@ -201,7 +202,7 @@ class RequestScope:
     def process_response(
         self, request: falcon.Request, response: falcon.Response, resource: object, succeeded: bool
     ) -> None:
-        """Set the common headers, and log the request; a stream may still be running."""
+        """Set the common headers, and log the request; its stream may still run."""
         response.set_header(REQUEST_ID, request_id(request))
         response.set_header("X-Content-Type-Options", "nosniff")
         route = request.uri_template or "unknown"
@@ -223,30 +224,30 @@ class RequestScope:
 
 
 def request_id_from(given: str | None) -> str:
-    """Return the id that a client sent if it is well-formed, otherwise a new one."""
+    """Return the client's request id if it is well-formed, otherwise a new one."""
     return given if given is not None and WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
 
 
 def request_id(request: falcon.Request) -> str:
     """Return the id of a request."""
     # Falcon refuses some requests before any middleware runs.
-    known: str | None = getattr(request.context, "request_id", None)
-    if known is None:
-        known = request.context.request_id = request_id_from(request.get_header(REQUEST_ID))
-    return known
+    identity: str | None = getattr(request.context, "request_id", None)
+    if identity is None:
+        identity = request.context.request_id = request_id_from(request.get_header(REQUEST_ID))
+    return identity
 
 
 @attrs.frozen
 class Caller:
-    """Who sends a request."""
+    """The sender of a request."""
 
     tenant: str
-    """Whose prompts it may use again; see ``GenerationRequest.tenant``."""
+    """The tenant whose cached prompts the request may reuse; see ``GenerationRequest.tenant``."""
     is_operator: bool
-    """Whether it may see and drop what is kept for others; without any keys everyone may."""
+    """Whether it may read and clear the cached prompts of all tenants; without any keys everyone may."""
 
 
 def caller_of(request: falcon.Request) -> Caller:
-    """Return who sent a request, as the guard of keys has noted it."""
+    """Return the sender of a request; ``KeyGuard`` must have run."""
     caller: Caller = request.context.caller
     return caller

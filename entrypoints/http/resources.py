@@ -1,4 +1,4 @@
-"""Resources that belong to no API: probes, metrics and the description of the server; and shared parts of resources."""
+"""Resources of no particular API: probes, metrics, prompt cache and documentation; and parts that resources share."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ class Readable:
     """A resource with GET, and HEAD as GET without the body."""
 
     on_get: Callable[..., None]
-    """Responds; takes the request, the response, and the parts of the path that its route names."""
+    """Responds; takes the request, the response, and the path parameters of its route."""
 
     def on_head(self, request: falcon.Request, response: falcon.Response, **parts: str) -> None:
         """Respond as GET does; Falcon omits the body."""
@@ -38,31 +38,31 @@ def send_json(response: falcon.Response, document: object) -> None:
 
 
 def page_size(request: falcon.Request, usual: int, most: int) -> int:
-    """Return how many entries of a list a request asks for in its query.
+    """Return the query parameter ``limit``: entries of a list per page, ``usual`` without it.
 
     Raises:
-        ValidationError: It is no number from 1 to ``most``.
+        ValidationError: It is no whole number from 1 to ``most``.
     """
-    given = request.get_param("limit")
-    if given is None:
+    limit = request.get_param("limit")
+    if limit is None:
         return usual
-    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
+    if not (limit.isascii() and limit.isdecimal() and len(limit) <= len(str(most)) and 1 <= int(limit) <= most):
         raise ValidationError.in_field("limit", f"must be a whole number from 1 to {most}")
-    return int(given)
+    return int(limit)
 
 
-class KeptPromptsResource(Readable):
-    """What is kept of prompts for later ones: of the caller's, or of all with ``scope=all``."""
+class CacheStatsResource(Readable):
+    """Statistics of cached prompts: of the caller's tenant, or of all with ``scope=all``."""
 
     def __init__(self, generator: TextGenerator) -> None:
         self._generator = generator
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Say how much that is.
+        """Report the sizes in memory and on disk.
 
         Raises:
-            ValidationError: The scope is neither.
-            UnauthorizedError: All are asked for without the operator's key.
+            ValidationError: The scope is neither ``tenant`` nor ``all``.
+            UnauthorizedError: ``scope=all`` needs the operator's key.
         """
         tenant = _scope(request)
         kept = self._generator.kept_prompts(tenant)
@@ -70,34 +70,39 @@ class KeptPromptsResource(Readable):
         del memory["disk"]
         disk = None if kept.disk is None else attrs.asdict(kept.disk)
         if disk is not None and tenant is not None:
-            disk = {name: disk[name] for name in ("entries", "bytes", "limit_bytes")}  # the totals are everybody's
+            disk = {name: disk[name] for name in ("entries", "bytes", "limit_bytes")}  # other figures count all tenants
         scope = "all" if tenant is None else "tenant"
         response.set_header("Cache-Control", "no-store")
         send_json(response, {"object": "cache.stats", "scope": scope, "memory": memory, "disk": disk})
 
 
-class ForgottenPromptsResource:
-    """Drops what is kept of prompts: of the caller's, or of all with ``scope=all``."""
+class CacheResetResource:
+    """Clears cached prompts: of the caller's tenant, or of all with ``scope=all``."""
 
     def __init__(self, generator: TextGenerator) -> None:
         self._generator = generator
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Drop them, in memory and on disk; raises as ``KeptPromptsResource``, and for other fields in the body."""
+        """Drop the prompts in memory and on disk.
+
+        Raises:
+            ValidationError: The scope is neither ``tenant`` nor ``all``, or the body has other fields.
+            UnauthorizedError: ``scope=all`` needs the operator's key.
+        """
         tenant = _scope(request, read_fields(request, "scope").get("scope"))
         self._generator.forget_prompts(tenant)
         send_json(response, {"object": "cache.reset", "scope": "all" if tenant is None else "tenant"})
 
 
-def _scope(request: falcon.Request, said: object = None) -> str | None:
-    """Return whose prompts a request is about, by its address or what its body says; None for all."""
+def _scope(request: falcon.Request, in_body: object = None) -> str | None:
+    """Return the tenant that a request is about, by the ``scope`` in its query or body; None for all tenants."""
     caller = caller_of(request)
-    asked = [each for each in (request.get_param("scope"), said) if each is not None]
-    if any(each not in ("tenant", "all") for each in asked):
+    scopes = [each for each in (request.get_param("scope"), in_body) if each is not None]
+    if any(each not in ("tenant", "all") for each in scopes):
         raise ValidationError.in_field("scope", "must be tenant or all")
-    if len(set(asked)) > 1:
+    if len(set(scopes)) > 1:
         raise ValidationError.in_field("scope", "is one in the address and another one in the body; send one of them")
-    scope = asked[0] if asked else "tenant"
+    scope = scopes[0] if scopes else "tenant"
     if scope == "tenant":
         return caller.tenant
     if not caller.is_operator:
@@ -112,14 +117,14 @@ ENGINE_SECONDS = 0.5
 """How long the engine may take to respond to a probe."""
 
 STALLED_SECONDS = 120.0
-"""Time without a response of the engine after which it counts as stuck, and no longer as loading a model."""
+"""Time without a response after which the engine counts as stuck; up to then it may be loading a model."""
 
 RECOVERY_SECONDS = 2.0
-"""How long a server is not ready after a failure that ended every sequence, so that probes detect it."""
+"""How long a server is not ready after a failure that ended all sequences, so that probes notice it."""
 
 
 class EngineWatch:
-    """Reads the state of the engine, and remembers since when it does not respond."""
+    """Reads the state of the engine, and remembers when it stopped responding."""
 
     def __init__(self, resident: TextGenerator, clock: Clock) -> None:
         self._resident = resident
@@ -147,7 +152,7 @@ class Health(Readable):
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Report whether the engine's loop is alive; while it loads a model it is busy, which is no failure."""
+        """Report whether the engine's loop responds; while it loads a model it is busy, which is no failure."""
         state, stuck = self._watch.read()
         response.status = falcon.HTTP_503 if stuck else falcon.HTTP_200
         response.set_header("Cache-Control", "no-store")
@@ -162,7 +167,7 @@ class Alive(Readable):
     """Whether the process runs."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Report that it runs."""
+        """Report that the process runs."""
         response.set_header("Cache-Control", "no-store")
         send_json(response, {"status": "ok"})
 
@@ -176,7 +181,7 @@ class Ready(Readable):
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Report each check; with a full queue, the next request would be refused."""
+        """Report each check; the queue's fails when the next request would be refused."""
         state, _ = self._watch.read()
         recovered = state.fault_seconds is None or state.fault_seconds >= RECOVERY_SECONDS
         checks = {
@@ -216,7 +221,7 @@ class MetricsPage(Readable):
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Render them."""
+        """Render the metrics."""
         state, _ = self._watch.read()
         response.content_type = CONTENT_TYPE
         disk = {} if state.disk is None else {_DISK[name]: value for name, value in attrs.asdict(state.disk).items()}
@@ -246,14 +251,14 @@ class MetricsPage(Readable):
             "mlxk_memory_swaps_total": state.memory_swaps,
             "mlxk_memory_refusals_total": state.memory_refusals,
             "mlxk_engine_responding": state.responding,
-            **_of_models(state.residents),
+            **_model_gauges(state.residents),
             **disk,
         }
         response.text = self._metrics.render(gauges)
 
 
-def _of_models(residents: Sequence[ResidentModel]) -> dict[str, float | Mapping[str, float]]:
-    """Return the gauges of single models; several may have one name, such as a model with and without an adapter."""
+def _model_gauges(residents: Sequence[ResidentModel]) -> dict[str, float | Mapping[str, float]]:
+    """Return the gauges per model. Several models may share a name, such as one with and without an adapter."""
     weights, used, speeds = Counter[str](), dict[str, float](), dict[str, float]()
     for each in residents:
         name = served_id(each.handle)
@@ -298,7 +303,7 @@ fetch("/openapi.json").then(answer => answer.json()).then(contract => {
 
 
 def openapi_document() -> dict[str, Any]:
-    """Return the OpenAPI document: the one of ``contracts``, with the paths and schemas of the files beside it."""
+    """Return the OpenAPI document of ``contracts``, merged with tags, paths and components of the files beside it."""
     folder = resources.files("mlxk.contracts").joinpath("http", "v1")
     parts = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
     first, *others = sorted(parts, key=lambda file: file.name != "openapi.json")
@@ -312,21 +317,21 @@ def openapi_document() -> dict[str, Any]:
 
 
 class OpenApi(Readable):
-    """The OpenAPI document."""
+    """``/openapi.json``: the OpenAPI document."""
 
     def __init__(self) -> None:
         self._document = json.dumps(openapi_document(), ensure_ascii=False).encode()
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Send it."""
+        """Send the document."""
         response.data = self._document
 
 
 class Docs(Readable):
-    """A page with a first request and all paths."""
+    """``/docs``: a page with an example request and all paths."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Send it."""
+        """Send the page."""
         response.content_type = "text/html; charset=utf-8"
         response.set_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'")
         response.text = PAGE
