@@ -74,7 +74,7 @@ COMMANDS = {
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "rerank": CommandEntry("rerank", "order documents by their relevance to a query"),
     "say": CommandEntry("say", "speak a text"),
-    "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
+    "embed-serve": CommandEntry("serve_models:EmbedServeCommand", "serve the vectors of one model"),
     "alias": CommandEntry("model_names:AliasCommand", "give a model a name of your own"),
     "profile": CommandEntry("model_names:ProfileCommand", "give a model a name with settings of its own"),
     "config": CommandEntry("configuration", "show or edit the settings file, and say where it is"),

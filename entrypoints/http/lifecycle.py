@@ -325,6 +325,6 @@ class Metrics:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as the value of a label. Names of folders may have lone surrogates, for bytes that are not UTF-8."""
+    """Return a text as the value of a label. A folder's name may have lone surrogates, for bytes that are not UTF-8."""
     text = text.encode("utf-8", "replace").decode()
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

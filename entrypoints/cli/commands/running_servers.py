@@ -19,7 +19,7 @@ _NOTHING = "-"
 _MINUTE, _HOUR = 60, 3600
 _DEFAULT_LINES = 50
 _POLL_SECONDS = 0.2
-"""Pause between two looks at a log that is followed."""
+"""Pause between two reads of a followed log."""
 
 
 class PsCommand:

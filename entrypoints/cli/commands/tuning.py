@@ -1,4 +1,4 @@
-"""The commands that train models and use what was trained: ``tune``, ``fuse`` and ``eval``."""
+"""``tune``, ``fuse`` and ``eval``: train a model, merge an adapter into its base, and measure a model."""
 
 import argparse
 import contextlib

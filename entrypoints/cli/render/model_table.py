@@ -88,7 +88,7 @@ def model_table(
 
 
 def type_text(description: ModelDescription) -> str:
-    """Return the type of a model with what else it takes, such as ``chat+vision``."""
+    """Return the type of a model with its further inputs or abilities, such as ``chat+vision``."""
     extras = {
         Capability.VISION: "+vision",
         Capability.AUDIO: "+audio",
