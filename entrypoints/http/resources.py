@@ -65,10 +65,10 @@ class CacheStatsResource(Readable):
             UnauthorizedError: ``scope=all`` needs the operator's key.
         """
         tenant = _scope(request)
-        kept = self._generator.kept_prompts(tenant)
-        memory = attrs.asdict(kept)
+        prompts = self._generator.kept_prompts(tenant)
+        memory = attrs.asdict(prompts)
         del memory["disk"]
-        disk = None if kept.disk is None else attrs.asdict(kept.disk)
+        disk = None if prompts.disk is None else attrs.asdict(prompts.disk)
         if disk is not None and tenant is not None:
             disk = {name: disk[name] for name in ("entries", "bytes", "limit_bytes")}  # other figures count all tenants
         scope = "all" if tenant is None else "tenant"

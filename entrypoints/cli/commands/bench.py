@@ -151,22 +151,22 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     refuse(("prompt", "results"), arguments, "goes with --against")
     if arguments.report is not None:
         require_writable(arguments.report, "--report")  # fail before minutes of measuring
-    found: ModelSpeed | ServerSpeed
+    speed: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
-        report = MeasurementProgress(output, spinner)
+        progress = MeasurementProgress(output, spinner)
         if arguments.url is None:
-            found = _measure_model(model, arguments, context, report)
+            speed = _measure_model(model, arguments, context, progress)
         else:
-            found = _measure_server(model, arguments, context, report)
+            speed = _measure_server(model, arguments, context, progress)
     if arguments.report is not None:
-        _append(arguments.report, benchmark_reports.report_lines(found))
+        _append(arguments.report, benchmark_reports.report_lines(speed))
     if output.as_json:
-        output.document("bench", benchmark.document(found, _shown_address(arguments.url)))
+        output.document("bench", benchmark.document(speed, _shown_address(arguments.url)))
     elif arguments.markdown:
-        output.text(benchmark.markdown(found, _shown_address(arguments.url)))
+        output.text(benchmark.markdown(speed, _shown_address(arguments.url)))
     else:
-        output.text(benchmark.text(found, _shown_address(arguments.url), output.width))
-    served = isinstance(found, ModelSpeed) or any(each.failed < each.requests for each in found.levels)
+        output.text(benchmark.text(speed, _shown_address(arguments.url), output.width))
+    served = isinstance(speed, ModelSpeed) or any(each.failed < each.requests for each in speed.levels)
     return DONE if served else FAILED
 
 
@@ -194,27 +194,27 @@ def _show_reports(arguments: argparse.Namespace, output: Output) -> int:
         )
     before = benchmark_reports.read_reports(*arguments.words[1:])
     after = None if arguments.compare is None else benchmark_reports.read_reports(arguments.compare)
-    read = [before] if after is None else [before, after]
+    reports = [before] if after is None else [before, after]
     if output.as_json:
         output.document("bench", comparison.reports_document(before, after))
     elif arguments.markdown:
         output.text(comparison.reports_markdown(before, after))
     else:
         output.text(comparison.reports_text(before, after, output.width))
-    for note in [] if output.as_json else [note for each in read for note in comparison.fault_notes(each)]:
+    for note in [] if output.as_json else [note for each in reports for note in comparison.fault_notes(each)]:
         output.note(note)
-    return FAILED if any(each.faults for each in read) else DONE
+    return FAILED if any(each.faults for each in reports) else DONE
 
 
 def _measure_model(
-    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: MeasurementProgress
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, progress: MeasurementProgress
 ) -> ModelSpeed:
     if model is None:
         raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
     refuse(("api", "api_key_file"), arguments, "goes with --url")
     container = context.build(_settings(arguments, context))
     if not arguments.skip_pull:
-        fetch_absent([model], lambda: container, report.output, pull=arguments.pull)
+        fetch_absent([model], lambda: container, progress.output, pull=arguments.pull)
     use_cases, repeats = container.use_cases, arguments.repeats or _REPEATS
     with suggesting_pull(context.settings):
         details = use_cases.describe_model().details(use_cases.resolve_model()(model))
@@ -222,7 +222,7 @@ def _measure_model(
     if described.operation is Capability.AUDIO:
         refuse(("prompt_tokens", *_TEXT_FLAGS, "streams"), arguments, f"has no meaning: '{model}' is for speech")
         with _recording(arguments.audio, container) as recording:
-            return use_cases.measure_speech()(described, recording, repeats, report)
+            return use_cases.measure_speech()(described, recording, repeats, progress)
     refuse(("audio",), arguments, f"has no meaning: '{model}' is not for speech")
     if described.operation is Capability.EMBEDDINGS:
         refuse(_TEXT_FLAGS, arguments, f"has no meaning: '{model}' is for embeddings")
@@ -232,12 +232,12 @@ def _measure_model(
         tokens, counts = _sizes(arguments.prompt_tokens, (_TOKENS,)), arguments.streams or (1, 32)
         if not tokens:
             raise UsageError("nothing to measure: --prompt-tokens is 0")
-        return use_cases.measure_embeddings()(described, tokens, counts, repeats, report)
+        return use_cases.measure_embeddings()(described, tokens, counts, repeats, progress)
     takes_images = described.can(Capability.VISION)
     if not takes_images:
         refuse(("image_size",), arguments, f"has no meaning: '{model}' takes no images")
     images = _sizes(arguments.image_size, (_IMAGE,)) if takes_images else ()
-    return use_cases.measure_model()(details, _shapes(arguments, images), images, repeats, report)
+    return use_cases.measure_model()(details, _shapes(arguments, images), images, repeats, progress)
 
 
 @contextlib.contextmanager
@@ -285,7 +285,7 @@ def _shapes(arguments: argparse.Namespace, images: Sequence[int]) -> list[Shape]
 
 
 def _measure_server(
-    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: MeasurementProgress
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, progress: MeasurementProgress
 ) -> ServerSpeed:
     refuse(_LOCAL_FLAGS, arguments, "has no meaning for a server")
     prompts, generated = _sizes(arguments.prompt_tokens, (512,)), _sizes(arguments.generate, (_TOKENS,))
@@ -298,7 +298,9 @@ def _measure_server(
         for streams in arguments.streams or (1,)
     ]
     measure = context.build(context.settings).use_cases.measure_server()
-    return measure(named_server(arguments.url, "--url", arguments), model, loads, arguments.repeats or _REPEATS, report)
+    return measure(
+        named_server(arguments.url, "--url", arguments), model, loads, arguments.repeats or _REPEATS, progress
+    )
 
 
 def _shown_address(url: str | None) -> str | None:

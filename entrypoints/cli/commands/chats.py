@@ -27,19 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the kept chats, or remove some."""
-    kept = KeptChats.beside(context.settings.chat_history)
+    store = KeptChats.beside(context.settings.chat_history)
     if arguments.action == "list":
         if arguments.names or arguments.all or arguments.yes:
             raise UsageError("NAME, --all and --yes belong to rm", hint="For example: mlxk chats rm NAME")
-        return _list(kept, output)
+        return _list(store, output)
     if bool(arguments.names) == arguments.all:
         raise UsageError("rm needs the names of chats, or --all", hint="See the names with: mlxk chats")
-    names = kept.names() if arguments.all else list(dict.fromkeys(map(kept.find, arguments.names)))
+    names = store.names() if arguments.all else list(dict.fromkeys(map(store.find, arguments.names)))
     if names and (arguments.all or set(names) - set(arguments.names)):
         _confirm(names, arguments, output)
-    kept.remove(names)
+    store.remove(names)
     if output.as_json:
-        output.document("chats", _json(kept, names))
+        output.document("chats", _json(store, names))
     for name in [] if output.as_json else names:
         output.line(f"removed {name}")
     if not names and not output.as_json:
@@ -64,11 +64,11 @@ def _confirm(names: Sequence[str], arguments: argparse.Namespace, output: Output
         raise RequiresConfirmationError("nothing was removed")
 
 
-def _list(kept: KeptChats, output: Output) -> int:
+def _list(store: KeptChats, output: Output) -> int:
     if output.as_json:
-        output.document("chats", _json(kept, ()))
+        output.document("chats", _json(store, ()))
         return DONE
-    chats, unreadable = kept.listed()
+    chats, unreadable = store.listed()
     if chats:
         now = datetime.datetime.now(datetime.UTC)
         output.table(
@@ -87,8 +87,8 @@ def _list(kept: KeptChats, output: Output) -> int:
     return DONE
 
 
-def _json(kept: KeptChats, removed: Sequence[str]) -> dict[str, object]:
-    chats, unreadable = kept.listed()
+def _json(store: KeptChats, removed: Sequence[str]) -> dict[str, object]:
+    chats, unreadable = store.listed()
     return {
         "chats": [
             {

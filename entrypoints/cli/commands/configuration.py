@@ -87,12 +87,12 @@ def _place(file: SettingsFile) -> dict[str, Any]:
 
 def _show(settings: Settings, output: Output, line: str | None) -> None:
     file = settings.file
-    found = list(_effective(settings, line))
+    effective = list(_effective(settings, line))
     if output.as_json:
         rows = [
             {"table": each.table, "key": each.setting.key, "value": each.shown, "source": each.source}
             | {"variable": each.variable}
-            for each in found
+            for each in effective
         ]
         names = [{"name": name, "values": dict(values)} for name, values in sorted(file.entries.items())]
         faults = [{"line": each.line, "table": each.table, "message": each.message} for each in file.faults]
@@ -104,7 +104,7 @@ def _show(settings: Settings, output: Output, line: str | None) -> None:
             "-" if each.value is None else shown_value(each.shown)[:_WIDEST_VALUE],
             f"{each.source} ({each.variable})" if each.variable else each.source,
         )
-        for each in found
+        for each in effective
     ]
     output.table(table(("Setting", "Value", "Source"), cells, output.width, last=40))
     for name, values in file.entries.items():
@@ -130,8 +130,8 @@ def _effective(settings: Settings, line: str | None) -> Iterator[EffectiveSettin
             continue
         values = settings.file.values(name)
         if name == "run" and model is not None:
-            own = own_name(model, settings.file.entries)
-            values = {**values, **(settings.file.entries[own] if own else {})}
+            stored_name = own_name(model, settings.file.entries)
+            values = {**values, **(settings.file.entries[stored_name] if stored_name else {})}
         for setting in listed:
             if setting.flag in given:
                 value = given[setting.flag]

@@ -106,27 +106,27 @@ def _check_hosts(arguments: argparse.Namespace, context: CommandContext, output:
     # A signal becomes an exception, so that the processes on the hosts end with this command.
     with handling((signal.SIGTERM, signal.SIGHUP), _interrupt), Spinner(output, "Asking the hosts") as spinner:
         diagnose, seconds = container.use_cases.diagnose_hosts(), arguments.timeout or _HOST_SECONDS
-        found = diagnose(file, arguments.model, seconds, lambda what: spinner.show(f"Asking the hosts: {what}"))
+        diagnosis = diagnose(file, arguments.model, seconds, lambda what: spinner.show(f"Asking the hosts: {what}"))
     if output.as_json:
-        output.document("doctor", {**render.findings_json(found.findings), **render.hosts_json(found)})
+        output.document("doctor", {**render.findings_json(diagnosis.findings), **render.hosts_json(diagnosis)})
     elif arguments.report:
         names = [*_names(container), *filter(None, [arguments.model])]
-        output.text(render.report(found.findings, context.settings.home, names, file.hosts))
+        output.text(render.report(diagnosis.findings, context.settings.home, names, file.hosts))
     else:
-        _print_hosts(found, output)
-    return _status(found.findings)
+        _print_hosts(diagnosis, output)
+    return _status(diagnosis.findings)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise InterruptedRunError("interrupted")
 
 
-def _print_hosts(found: HostDiagnosis, output: Output) -> None:
-    rows = [each for each in found.findings if not render.is_in_table(each)]
+def _print_hosts(diagnosis: HostDiagnosis, output: Output) -> None:
+    rows = [each for each in diagnosis.findings if not render.is_in_table(each)]
     _print(rows, output)
-    if links := render.links_text(found.examination, output.width):
+    if links := render.links_text(diagnosis.examination, output.width):
         output.text(f"\n{links}")
-    output.line(f"\n{render.summary(found.findings)}")
+    output.line(f"\n{render.summary(diagnosis.findings)}")
 
 
 def _names(container: "Container") -> list[str]:
@@ -139,7 +139,7 @@ def _names(container: "Container") -> list[str]:
 def _configuration(settings: Settings) -> Configuration:
     address = urlsplit(settings.hub_endpoint)
     host = address.hostname or ""
-    shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+    hub_address = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
     keys = settings.file.values("serve").get("api_key_file")
     secrets = settings.file.path if settings.file.has_secrets else None
     return Configuration(
@@ -147,7 +147,7 @@ def _configuration(settings: Settings) -> Configuration:
         state_folder=settings.state_folder,
         temporary_folder=settings.temporary_folder or tempfile.gettempdir(),
         port=settings.serve.port or 8000,
-        address=shown,
+        address=hub_address,
         encrypted=address.scheme == "https" or is_loopback(host),
         has_token=bool(settings.hub_token) or os.path.exists(settings.hub_token_file),
         offline=settings.hub_offline,

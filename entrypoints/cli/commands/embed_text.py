@@ -110,7 +110,7 @@ def _records(
             text = f"text {before + each.index + 1}" if arguments.batch else "the text"
             output.note(f"[{text} was truncated: the vector is of {each.kept} of its {each.tokens} tokens]")
         for index, (fields, _) in enumerate(batch):
-            yield _embedded(fields, index, result)
+            yield _output_record(fields, index, result)
         before += len(batch)
 
 
@@ -199,7 +199,7 @@ def _record(line: bytes, number: int) -> Fields:
     return record
 
 
-def _embedded(fields: Mapping[str, object], index: int, result: EmbeddingResult) -> Json:
+def _output_record(fields: Mapping[str, object], index: int, result: EmbeddingResult) -> Json:
     """Return an output record: the input's fields, its embedding and metadata; ``index`` is its place in the batch."""
     of_tokens = result.embeddings.of_tokens
     cut = next((each for each in result.embeddings.truncations if each.index == index), None)

@@ -34,15 +34,15 @@ class SearchCommand:
         search = context.build(context.settings).use_cases.search_models()
         terms = " ".join(arguments.words)
         with Spinner(output, "Searching the hub"):
-            found = search(terms, arguments.limit, mlx_only=arguments.mlx)
+            results = search(terms, arguments.limit, mlx_only=arguments.mlx)
         if output.as_json:
-            output.document("search", remote_models.search_json(terms, found))
+            output.document("search", remote_models.search_json(terms, results))
             return DONE
-        if not found:
+        if not results:
             output.note(f"The hub has no model with '{terms}' in its name.")
             return DONE
-        output.table(remote_models.search_table(found, output.width))
-        output.note(remote_models.next_step(found))
+        output.table(remote_models.search_table(results, output.width))
+        output.note(remote_models.next_step(results))
         return DONE
 
 
@@ -71,23 +71,23 @@ class RecommendCommand:
         recommend, purpose = container.use_cases.recommend_models(), None
         if arguments.purpose:
             purpose = Purpose(arguments.purpose)
-        found = recommend(purpose)
+        recommendations = recommend(purpose)
         online = None
         if arguments.online:
-            known = {each.model.name for each in found}
+            listed_names = {each.model.name for each in recommendations}
             search = container.use_cases.search_models()
             with Spinner(output, "Searching the hub"):
                 results = [
                     each for terms in recommend.terms(purpose) for each in search(terms, _ONLINE_RESULTS, mlx_only=True)
                 ]
-            by_name = {each.model.name: each for each in results if each.model.name not in known}
+            by_name = {each.model.name: each for each in results if each.model.name not in listed_names}
             online = [by_name[model.name] for model in mlx_first(each.model for each in by_name.values())]
         reading = container.adapters.memory_probe().read()
         if output.as_json:
-            output.document("recommend", remote_models.recommend_json(purpose, reading, found, online))
+            output.document("recommend", remote_models.recommend_json(purpose, reading, recommendations, online))
             return DONE
-        output.table(remote_models.recommend_table(found, output.width))
-        for line in remote_models.recommend_notes(reading, found):
+        output.table(remote_models.recommend_table(recommendations, output.width))
+        for line in remote_models.recommend_notes(reading, recommendations):
             output.note(line)
         if online:
             output.line()
@@ -163,11 +163,11 @@ class RmCommand:
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """Remove models and print which; ask for confirmation when the name is not exact."""
-        own = context.settings.file.entries.get(arguments.model)
-        if own is not None:
+        entry = context.settings.file.entries.get(arguments.model)
+        if entry is not None:
             raise ValidationError(
-                f"'{arguments.model}' is your name for {own['model']}",
-                hint=f"Remove the name: mlxk alias rm {arguments.model}. Remove the model: mlxk rm {own['model']}",
+                f"'{arguments.model}' is your name for {entry['model']}",
+                hint=f"Remove the name: mlxk alias rm {arguments.model}. Remove the model: mlxk rm {entry['model']}",
             )
         remove = context.build(context.settings).use_cases.remove_model()
         request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)

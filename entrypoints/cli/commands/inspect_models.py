@@ -58,8 +58,8 @@ class ListCommand:
         view = ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
         _print(model_table(models, view, container.adapters.clock().now(), output.width), output)
         if arguments.pattern and not models:
-            known = [handle.name for handle in container.use_cases.resolve_model().matching()]
-            near = did_you_mean(close_names(arguments.pattern, known))
+            names = [handle.name for handle in container.use_cases.resolve_model().matching()]
+            near = did_you_mean(close_names(arguments.pattern, names))
             output.note(f"No model fits '{arguments.pattern}'. {near}".rstrip())
         elif not arguments.pattern and context.settings.file.entries:
             output.note(f"[{counted(len(context.settings.file.entries), 'name')} of your own: mlxk alias]")

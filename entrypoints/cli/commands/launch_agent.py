@@ -276,18 +276,18 @@ class _Candidate:
 
 def _local_candidate(details: ModelDetails, container: "Container", reference: str | None = None) -> _Candidate:
     """Return a model of this machine; the profile of a user's own name may limit its context window."""
-    described, own = details.description, details.description.handle.alias
-    limit = None if own is None else container.adapters.names.profiles[own].context_limit
-    windows = [each for each in (described.context_length, limit) if each is not None]
+    description, alias = details.description, details.description.handle.alias
+    limit = None if alias is None else container.adapters.names.profiles[alias].context_limit
+    windows = [each for each in (description.context_length, limit) if each is not None]
     return _Candidate(
-        label=own or described.handle.label,
-        reference=reference or own or described.handle.name,
-        directory=described.handle.directory,
-        id=own or served_id(described.handle),
-        size_bytes=described.size_bytes,
+        label=alias or description.handle.label,
+        reference=reference or alias or description.handle.name,
+        directory=description.handle.directory,
+        id=alias or served_id(description.handle),
+        size_bytes=description.size_bytes,
         context=min(windows, default=None),
         tools=details.supports_tools,
-        fit=estimate_memory(described, container.adapters.memory_probe()).fit.value,
+        fit=estimate_memory(description, container.adapters.memory_probe()).fit.value,
     )
 
 
@@ -304,15 +304,15 @@ def _running_server_with(chosen: _Candidate, key: str, container: "Container") -
 
 def _local_candidates(container: "Container") -> list[_Candidate]:
     """Return the runnable chat models of this machine, those under the user's own names first."""
-    found, resolve = [], container.use_cases.resolve_model()
-    known: tuple[str | ModelHandle, ...] = (*container.adapters.names.profiles, *resolve.matching())
-    for each in known:
+    candidates, resolve = [], container.use_cases.resolve_model()
+    models: tuple[str | ModelHandle, ...] = (*container.adapters.names.profiles, *resolve.matching())
+    for each in models:
         with contextlib.suppress(MlxkError):  # just removed, or a user's own name for a model that is not here
             handle = resolve(each) if isinstance(each, str) else each
             details = container.use_cases.describe_model().details(handle)
             if details.description.runnable and details.description.can(Capability.CHAT):
-                found.append(_local_candidate(details, container))
-    return found
+                candidates.append(_local_candidate(details, container))
+    return candidates
 
 
 def _remote_candidate(model: ForeignModel) -> _Candidate:
@@ -358,11 +358,11 @@ def _choose(offered: Sequence[_Candidate], arguments: argparse.Namespace, output
         AmbiguousModelError: The name fits several models.
     """
     if arguments.model is not None:
-        known = {each.id: each for each in offered}
-        match = only_match(arguments.model, known)
+        by_id = {each.id: each for each in offered}
+        match = only_match(arguments.model, by_id)
         if match is None:
-            raise ModelNotFoundError(f"the server has no model '{arguments.model}'", matches=tuple(known))
-        return _note_reservations(known[match], output)
+            raise ModelNotFoundError(f"the server has no model '{arguments.model}'", matches=tuple(by_id))
+        return _note_reservations(by_id[match], output)
     fitting = [each for each in offered if not each.reservations]
     if not fitting:
         raise ModelNotFoundError(

@@ -109,13 +109,13 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
         raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
     _check_values(name, values)
     before, text = _text(file, output, shown_path(file, settings))
-    own = own_name(name, _entries(text, file))
-    name = own or name
+    stored_name = own_name(name, _entries(text, file))
+    name = stored_name or name
     changed = settings_edit.with_entry(text, name, values)
     after = settings_file.check(file.path, changed.encode())
     faults = [fault for fault in after.faults if fault.table in (table_name(MODELS, name), None)]
     if faults:
-        lacks_model = own is None and "model" not in values
+        lacks_model = stored_name is None and "model" not in values
         advice = f"It is a new name. Say which model it means: mlxk {command} {name} --model MODEL"
         raise ValidationError(f"[{table_name(MODELS, name)}] {faults[0].message}", hint=advice if lacks_model else None)
     _note_meaning(name, after.entries[name]["model"], context, output)
@@ -163,19 +163,19 @@ def _remove(name: str, context: CommandContext, output: Output, command: str) ->
     file = context.settings.file
     before, text = _text(file, output, shown_path(file, context.settings))
     names = _entries(text, file)
-    own = own_name(name, names)
-    if own is None:
+    stored_name = own_name(name, names)
+    if stored_name is None:
         near = " or ".join(nearest(name, names))
         raise ValidationError(
             f"there is no name '{name}' in {shown_path(file, context.settings)}",
             hint=f"Did you mean {near}?" if near else "See all names: mlxk alias",
         )
-    settings_edit.replace(file.path, settings_edit.without_entry(text, own).encode(), before)
+    settings_edit.replace(file.path, settings_edit.without_entry(text, stored_name).encode(), before)
     if output.as_json:
-        removed = {own: file.entries[own]} if own in file.entries else {}
+        removed = {stored_name: file.entries[stored_name]} if stored_name in file.entries else {}
         output.document(command, _document(file, removed, changed=True))
     else:
-        output.line(f"{own} is no name any more; its model stays")
+        output.line(f"{stored_name} is no name any more; its model stays")
 
 
 def _entries(text: str, file: SettingsFile) -> Mapping[str, object]:
@@ -236,10 +236,10 @@ class ProfileCommand:
         if values:
             write(name, values, context, output, "profile")
             return DONE
-        own = own_name(name, entries)
-        if own is None:
+        stored_name = own_name(name, entries)
+        if stored_name is None:
             raise UsageError(f"there is no name '{name}'", hint=f"Set it up: mlxk profile {name} --model MODEL")
-        show_names(context.settings.file, {own: entries[own]}, output, "profile")
+        show_names(context.settings.file, {stored_name: entries[stored_name]}, output, "profile")
         return DONE
 
 
@@ -266,9 +266,9 @@ def _lowered(text: str) -> str:
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that flags give, by key; None for those of ``--unset``."""
-    given: dict[str, Any] = {setting.key: getattr(arguments, setting.key) for setting in ENTRY}
-    given["template_option"] = generation_arguments.template_options(arguments)
-    values = {key: value for key, value in given.items() if value not in (None, [], {})}
+    by_key: dict[str, Any] = {setting.key: getattr(arguments, setting.key) for setting in ENTRY}
+    by_key["template_option"] = generation_arguments.template_options(arguments)
+    values = {key: value for key, value in by_key.items() if value not in (None, [], {})}
     if both := [key for key in arguments.unset if key in values]:
         flag = f"--{both[0].replace('_', '-')}"
         raise UsageError(f"{flag} and --unset {both[0]} exclude each other", hint="Leave one of the two out.")

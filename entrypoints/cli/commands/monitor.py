@@ -90,10 +90,10 @@ def seconds(text: str) -> float:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Watch, or plot; the exit status is that of the command where there is one."""
-    own = own_words(arguments.typed)
-    command = list(arguments.typed[len(own) + 1 :])
+    before_dashes = own_words(arguments.typed)
+    command = list(arguments.typed[len(before_dashes) + 1 :])
     words = arguments.words[: len(arguments.words) - len(command)]
-    if len(own) < len(arguments.typed) and not command:
+    if len(before_dashes) < len(arguments.typed) and not command:
         raise UsageError("no command stands after --")
     if words[:1] == [PLOT] and not command:
         return _plot(words[1:], arguments, context, output)

@@ -81,17 +81,17 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         built_in = container.adapters.built_in_models()
         files = [each for typed in arguments.image for each in find_images(typed, built_in)]
         documents: tuple[str | ImageInput, ...] = (*texts, *(ImageInput(each()) for each in files))
-        shown = (*texts, *(each.path for each in files))
+        labels = (*texts, *(each.path for each in files))
         with Spinner(output, f"comparing {len(documents)} documents"):
             query = _query(arguments, built_in)
-            found = container.use_cases.rerank_documents()(description, query, documents, settings)
-        best = ranked(found.documents, arguments.top_n)
+            relevances = container.use_cases.rerank_documents()(description, query, documents, settings)
+        best = ranked(relevances.documents, arguments.top_n)
         if output.as_json:
-            output.document("rerank", _json(description.handle.name, found, best, (shown, len(texts))))
+            output.document("rerank", _json(description.handle.name, relevances, best, (labels, len(texts))))
         else:
-            for each in found.truncations:
+            for each in relevances.truncations:
                 output.note(f"[document {each.index + 1} was truncated: {each.kept} of its {each.tokens} tokens count]")
-            _print(best, shown, output)
+            _print(best, labels, output)
         if arguments.verbose:
             print_place(container, output)
         return DONE
@@ -117,18 +117,18 @@ def _documents(arguments: argparse.Namespace) -> tuple[str, ...]:
     else:
         text = read_text(arguments.file, "FILE", MAX_BYTES)
     if arguments.jsonl or arguments.file.endswith(_JSON_LINES):
-        found = [str(each["text"]) for each in records_of(io.BytesIO(text.encode()))]
+        documents = [str(each["text"]) for each in records_of(io.BytesIO(text.encode()))]
     else:
-        found = [line for line in text.splitlines() if line.strip()]
-    if not found:
+        documents = [line for line in text.splitlines() if line.strip()]
+    if not documents:
         raise ValidationError(
             "There are no documents: standard input is empty."
             if arguments.file == STDIN
             else f"There are no documents: '{arguments.file}' is empty."
         )
-    if len(found) > MAX_DOCUMENTS:
-        raise ValidationError(f"There are {len(found)} documents; at most {MAX_DOCUMENTS} are compared at once.")
-    return tuple(found)
+    if len(documents) > MAX_DOCUMENTS:
+        raise ValidationError(f"There are {len(documents)} documents; at most {MAX_DOCUMENTS} are compared at once.")
+    return tuple(documents)
 
 
 def _print(best: Sequence[Relevance], documents: Sequence[str], output: Output) -> None:
@@ -140,17 +140,17 @@ def _print(best: Sequence[Relevance], documents: Sequence[str], output: Output) 
 
 
 def _json(
-    model: str, found: Relevances, best: Sequence[Relevance], documents: tuple[Sequence[str], int]
+    model: str, relevances: Relevances, best: Sequence[Relevance], documents: tuple[Sequence[str], int]
 ) -> dict[str, object]:
     """Return the result as JSON.
 
     Args:
         model: The model's name.
-        found: The relevance of every document.
+        relevances: The relevance of every document.
         best: The documents to return, most relevant first.
         documents: Texts, then paths of images; and the number of texts.
     """
-    shown, texts = documents
+    labels, texts = documents
     return {
         "model": model,
         "results": [
@@ -158,12 +158,14 @@ def _json(
                 "index": each.index,
                 "relevance_score": as_number(each.score),
                 "logit": as_number(each.logit),
-                ("document" if each.index < texts else "image"): shown[each.index],
+                ("document" if each.index < texts else "image"): labels[each.index],
             }
             for each in best
         ],
-        "documents": len(shown),
-        "tokens": found.tokens,
-        "device": found.device,
-        "truncated": [{"index": each.index, "tokens": each.tokens, "kept": each.kept} for each in found.truncations],
+        "documents": len(labels),
+        "tokens": relevances.tokens,
+        "device": relevances.device,
+        "truncated": [
+            {"index": each.index, "tokens": each.tokens, "kept": each.kept} for each in relevances.truncations
+        ],
     }

@@ -101,8 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _missing(arguments: argparse.Namespace) -> str | None:
     """Return the missing argument, MODEL, unless a flag or a kept chat gives the model."""
-    given = (arguments.model, arguments.named, arguments.continued)
-    return None if any(each is not None for each in given) else "MODEL"
+    sources = (arguments.model, arguments.named, arguments.continued)
+    return None if any(each is not None for each in sources) else "MODEL"
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -110,7 +110,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.named is not None:  # -mNAME and -vm NAME, which are not moved to the front before parsing
         arguments.words = [*filter(None, [arguments.model]), *arguments.words]
         arguments.model = arguments.named
-    kept = _kept_chat(arguments, context, output)
+    keeper = _kept_chat(arguments, context, output)
     if arguments.no_chat_template:
         _require_template(arguments)
     if arguments.allow_tool and not arguments.mcp:
@@ -127,7 +127,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
                 prompt_sources.piped_media(arguments, context, output, *_MEDIA_FLAGS),
                 _toolbox(arguments, container, output) as toolbox,
             ):
-                status = _run(arguments, context, container, output, options, (kept, toolbox))
+                status = _run(arguments, context, container, output, options, (keeper, toolbox))
         if arguments.verbose:
             print_place(container, output)
         return status
@@ -192,9 +192,9 @@ def _run(
     container: "Container",
     output: Output,
     options: GenerationOptions,
-    further: tuple[Keeper | None, OfferedTools | None],
+    keeper_and_tools: tuple[Keeper | None, OfferedTools | None],
 ) -> int:
-    _, toolbox = further
+    _, toolbox = keeper_and_tools
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
     has_images, has_audio = generation_arguments.has_images(arguments), generation_arguments.has_audio(arguments)
@@ -207,23 +207,25 @@ def _run(
         _require_chat(arguments, output)
         from mlxk.entrypoints.cli.chat.loop import ChatOpening, chat  # noqa: PLC0415 - loads prompt_toolkit
 
-        shown = tuple((kind, typed) for kind in _MEDIA_FLAGS for typed in getattr(arguments, kind) or ())
-        return chat(arguments, context, container, output, ChatOpening(sources, options, *further, shown))
+        media = tuple((kind, typed) for kind in _MEDIA_FLAGS for typed in getattr(arguments, kind) or ())
+        return chat(arguments, context, container, output, ChatOpening(sources, options, *keeper_and_tools, media))
     if arguments.keep:
         output.note("[--keep keeps chats, and this is none; --chat begins one with this prompt]")
     if not prompt:
         raise UsageError("run needs a prompt", hint=_hint(arguments, context))
-    given = prompt if arguments.no_chat_template else _conversation(arguments, prompt, toolbox)
+    model_input = prompt if arguments.no_chat_template else _conversation(arguments, prompt, toolbox)
     if arguments.show_prompt:
-        return show_prompt(arguments, prompt, given, options, container, output)
+        return show_prompt(arguments, prompt, model_input, options, container, output)
     generate = container.use_cases.generate_text()
 
-    rounds = ToolRounds(toolbox, list(given.messages)) if toolbox and isinstance(given, Conversation) else None
+    rounds = (
+        ToolRounds(toolbox, list(model_input.messages)) if toolbox and isinstance(model_input, Conversation) else None
+    )
 
     def begin() -> Sequence[TextStream]:
-        if rounds is None or not isinstance(given, Conversation):
-            return generate(arguments.model, [given], options)
-        return generate(arguments.model, [attrs.evolve(given, messages=tuple(rounds.messages))], options)
+        if rounds is None or not isinstance(model_input, Conversation):
+            return generate(arguments.model, [model_input], options)
+        return generate(arguments.model, [attrs.evolve(model_input, messages=tuple(rounds.messages))], options)
 
     return answer.answer(arguments, prompt, begin, output, rounds=rounds)
 

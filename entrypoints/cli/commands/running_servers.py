@@ -187,8 +187,8 @@ class LogsCommand:
         if arguments.follow and output.as_json:
             raise UsageError("--follow and --json exclude each other")
         folder = context.settings.state_folder
-        named = server_log.path_of(folder, f"server-{arguments.port}")
-        path = server_log.newest(folder) if arguments.port is None else named
+        port_log = server_log.path_of(folder, f"server-{arguments.port}")
+        path = server_log.newest(folder) if arguments.port is None else port_log
         if path is None or not os.path.isfile(path):
             hint = "A server in the background writes one: mlxk serve --background"
             if path is not None and (others := server_log.ports(folder)):

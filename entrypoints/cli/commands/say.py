@@ -95,7 +95,7 @@ def _kind(arguments: argparse.Namespace, output: Output) -> str:
     Raises:
         UsageError: The format is unknown, or the sound would go to a terminal or between JSON.
     """
-    named = os.path.splitext(arguments.output or "")[1].removeprefix(".").lower()
+    suffix = os.path.splitext(arguments.output or "")[1].removeprefix(".").lower()
     if arguments.output is None and output.as_json:
         raise UsageError("--json prints a document on standard output; name a file for the sound with -o FILE")
     if arguments.output is None and output.interactive:
@@ -103,10 +103,10 @@ def _kind(arguments: argparse.Namespace, output: Output) -> str:
             "sound is not written to a terminal",
             hint='Name a file: mlxk say MODEL "Hello." -o hello.wav; or pass it on: mlxk say MODEL "Hello." | PLAYER',
         )
-    if arguments.format is None and named not in ("", *FORMATS):
+    if arguments.format is None and suffix not in ("", *FORMATS):
         raise UsageError(f"-o: '{arguments.output}' ends in none of {', '.join(FORMATS)}", hint="Add --format.")
-    found: str = arguments.format or named or "wav"
-    return found
+    kind: str = arguments.format or suffix or "wav"
+    return kind
 
 
 def _text(arguments: argparse.Namespace) -> str:

@@ -207,18 +207,18 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         context.build(context.settings).adapters.backend_registry().require_quantized_activations()
     if turbo := [{**server.preferred, **values} for values in option_sets if values.get("kv_scheme") == TURBOQUANT]:
         requested = {options.get("kv_bits") for options in turbo}
-        shown = [bits for bits in TURBOQUANT_BITS if bits in requested] or [TURBOQUANT_USUAL_BITS]
-        output.note(f"[{_EXPERIMENTAL.format(' and '.join(f'{bits:g}' for bits in shown))}]")
+        used_bits = [bits for bits in TURBOQUANT_BITS if bits in requested] or [TURBOQUANT_USUAL_BITS]
+        output.note(f"[{_EXPERIMENTAL.format(' and '.join(f'{bits:g}' for bits in used_bits))}]")
     quantized = [values for values in option_sets if {"kv_bits", "kv_scheme"} & {**server.preferred, **values}.keys()]
     if any("prefix_cache_bits" in values for values in quantized):
         output.note(f"[{_CACHE_BITS_NEEDLESS}]")
-    adapted = (values["model"] for name, values in server.entries if name in server.ready)
+    ready = (values["model"] for name, values in server.entries if name in server.ready)
     aliased = (reference for _, reference in server.aliases)
-    named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)
-    if arguments.pull and not any(named):
+    models = (server.model, server.default_model, arguments.draft_model, *aliased, *ready, *arguments.pin)
+    if arguments.pull and not any(models):
         raise UsageError("--pull needs --model", hint="Name the model to fetch; a server fetches none by itself.")
     with suggesting_pull(context.settings):
-        fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
+        fetch_absent(models, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
             return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
     return _start_background(arguments, context, server, output)
@@ -269,8 +269,8 @@ def _further_addresses(url: str, other_urls: Sequence[str], server: ServerSettin
 def _announcement(address: ServerAddress, server: ServerSettings, output: Output) -> str:
     """Return the lines with the server's addresses: text, or a JSON document."""
     if not output.as_json:
-        further = _further_addresses(address.url, address.other_urls, server)
-        return "\n".join((f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)", *further))
+        lines = _further_addresses(address.url, address.other_urls, server)
+        return "\n".join((f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)", *lines))
     data = {
         **_address_json(address),
         "model": server.model,
@@ -341,6 +341,6 @@ class EmbedServeCommand:
             data = {**_address_json(address), "model": arguments.model, "pid": os.getpid()}
             return success_line("embed-serve", data)
 
-        with naming_the_flag(context.settings):
+        with suggesting_pull(context.settings):
             fetch_absent((arguments.model,), lambda: context.build(context.settings), output, pull=arguments.pull)
             return context.serve(context.settings, server, announcement)

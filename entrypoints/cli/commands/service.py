@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError("flags of the server belong to install")
     flags, server = tuple(arguments.words), ServerSettings()
     if arguments.action == "install":
-        flags, server = _serve_words(flags, context, output)
+        flags, server = _validate_flags(flags, context, output)
     log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     file = service_file(arguments.manager, context.settings, flags, log, server.drain_seconds)
     if arguments.action == "install":
@@ -75,15 +75,15 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     return action(file, arguments, context, output)
 
 
-def _serve_words(
+def _validate_flags(
     flags: Sequence[str], context: CommandContext, output: Output
 ) -> tuple[tuple[str, ...], ServerSettings]:
     """Validate flags of ``mlxk serve``; return them with absolute paths, and the server settings that they give."""
-    given = parse(build_parser("serve"), ["serve", *flags])
-    for name, is_set in (("background", given.background), ("until-eof", given.until_eof)):
+    typed = parse(build_parser("serve"), ["serve", *flags])
+    for name, is_set in (("background", typed.background), ("until-eof", typed.until_eof)):
         if is_set:
             raise UsageError(f"--{name} is for terminals and programs; a service runs without either")
-    flags = with_whole_paths(flags, given)
+    flags = with_whole_paths(flags, typed)
     parsed = parse(build_parser("serve"), ["serve", *flags])
     use_settings_file(parsed, context.settings, output)
     server = server_settings(parsed, context)

@@ -31,40 +31,40 @@ _WIDEST = 60
 """Characters of the last column."""
 
 
-def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, Any]:
+def document(result: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, Any]:
     """Return the data of ``bench --json``; times in seconds.
 
     Args:
-        found: The result.
+        result: The result.
         server: The address of the server; None for a model of this machine.
     """
-    local = found if isinstance(found, ModelSpeed) else None
+    local = result if isinstance(result, ModelSpeed) else None
     workspace = local and local.model.workspace
     return {
-        "model": name_of(found),
+        "model": name_of(result),
         "hash": local and local.model.handle.commit,
         "content_hash": workspace and workspace.content_hash,
         "server": server,
-        "machine": machine_object(found.machine),
-        "versions": version_objects(found.machine),
-        "load_seconds": rounded(found.load_seconds),
+        "machine": machine_object(result.machine),
+        "versions": version_objects(result.machine),
+        "load_seconds": rounded(result.load_seconds),
         "peak_memory": local and _peaks(local),
-        "rows": [row_object(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
-        "tasks": [task_object(each) for each in found.tasks] if isinstance(found, ModelSpeed) else [],
-        "levels": [level_object(each) for each in found.levels] if isinstance(found, ServerSpeed) else [],
-        "notes": list(found.notes),
+        "rows": [row_object(each) for each in result.rows] if isinstance(result, ModelSpeed) else [],
+        "tasks": [task_object(each) for each in result.tasks] if isinstance(result, ModelSpeed) else [],
+        "levels": [level_object(each) for each in result.levels] if isinstance(result, ServerSpeed) else [],
+        "notes": list(result.notes),
     }
 
 
-def name_of(found: ModelSpeed | ServerSpeed) -> str:
+def name_of(result: ModelSpeed | ServerSpeed) -> str:
     """Return the name of the model, without a path of this machine."""
-    if isinstance(found, ServerSpeed):
-        return found.model
-    return identity_of(found.model)
+    if isinstance(result, ServerSpeed):
+        return result.model
+    return identity_of(result.model)
 
 
-def _peaks(found: ModelSpeed) -> dict[str, int | None]:
-    return {"array_bytes": found.peak_array_bytes, "process_bytes": found.peak_process_bytes}
+def _peaks(result: ModelSpeed) -> dict[str, int | None]:
+    return {"array_bytes": result.peak_array_bytes, "process_bytes": result.peak_process_bytes}
 
 
 def _versions(machine: Machine) -> list[tuple[str, str]]:
@@ -145,15 +145,15 @@ def level_object(level: Level) -> dict[str, Any]:
     }
 
 
-def _percentiles(found: Percentiles | None) -> dict[str, float | None] | None:
+def _percentiles(percentiles: Percentiles | None) -> dict[str, float | None] | None:
     names = ("p25", "p50", "p75", "p90", "p99")
-    return None if found is None else {name: rounded(getattr(found, name)) for name in names}
+    return None if percentiles is None else {name: rounded(getattr(percentiles, name)) for name in names}
 
 
-def _stated(found: StatedSpeeds | None) -> dict[str, float | None] | None:
-    if found is None:
+def _stated(speeds: StatedSpeeds | None) -> dict[str, float | None] | None:
+    if speeds is None:
         return None
-    return {"prompt_tokens_per_second": rounded(found.prompt), "tokens_per_second": rounded(found.generation)}
+    return {"prompt_tokens_per_second": rounded(speeds.prompt), "tokens_per_second": rounded(speeds.generation)}
 
 
 def rounded(value: float | None) -> float | None:
@@ -161,21 +161,21 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def text(found: ModelSpeed | ServerSpeed, server: str | None, width: int | None) -> str:
+def text(result: ModelSpeed | ServerSpeed, server: str | None, width: int | None) -> str:
     """Return the result for a terminal; for the arguments see ``document``; the width is None for a file or a pipe."""
-    lines = [f"{name}: {printable(value)}" for name, value in _facts(found, server)]
-    notes = [f"Note: {printable(each)}" for each in (*_failures(found), *found.notes)]
-    shown = "".join(f"\n{table(titles, rows, width, last=_WIDEST)}" for titles, rows in _tables(found))
-    return "".join(f"{line}\n" for line in lines) + shown + "".join(f"\n{line}\n" for line in notes)
+    lines = [f"{name}: {printable(value)}" for name, value in _facts(result, server)]
+    notes = [f"Note: {printable(each)}" for each in (*_failures(result), *result.notes)]
+    tables = "".join(f"\n{table(titles, rows, width, last=_WIDEST)}" for titles, rows in _tables(result))
+    return "".join(f"{line}\n" for line in lines) + tables + "".join(f"\n{line}\n" for line in notes)
 
 
-def markdown(found: ModelSpeed | ServerSpeed, server: str | None) -> str:
+def markdown(result: ModelSpeed | ServerSpeed, server: str | None) -> str:
     """Return the result in Markdown; for the arguments see ``document``."""
-    lines = [f"- {name}: {escaped(value)}" for name, value in _facts(found, server)]
-    for header, rows in _tables(found):
+    lines = [f"- {name}: {escaped(value)}" for name, value in _facts(result, server)]
+    for header, rows in _tables(result):
         lines += ["", f"| {' | '.join(header)} |", f"|{'---|' + '--:|' * (len(header) - 1)}"]
         lines += [f"| {' | '.join(map(escaped, row))} |" for row in rows]
-    notes = [*_failures(found), *found.notes]
+    notes = [*_failures(result), *result.notes]
     lines += ["", *(f"- {escaped(each)}" for each in notes)] if notes else []
     return "".join(f"{line}\n" for line in lines)
 
@@ -189,43 +189,45 @@ def machine_text(machine: Machine) -> str:
     """Return a machine in one line."""
     memory = "" if machine.memory_bytes is None else f", {decimal_size(machine.memory_bytes)} of memory"
     processor = machine.processor
-    place = f"{machine.system}, {machine.architecture}, {processor.name or 'processor unknown'}"
-    return f"{place}, {processor.cores} cores{memory}"
+    host = f"{machine.system}, {machine.architecture}, {processor.name or 'processor unknown'}"
+    return f"{host}, {processor.cores} cores{memory}"
 
 
-def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[str, str]]:
+def _facts(result: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[str, str]]:
     """Return title and text of each line above the tables: model or server, machine, versions, memory."""
-    machine = found.machine
+    machine = result.machine
     versions = ", ".join(f"{name} {version}" for name, version in _versions(machine))
     measured_on = ("Measured on" if server is None else "Measured from", machine_text(machine))
-    if not isinstance(found, ModelSpeed):
-        facts = [("Server", str(server)), ("Model", name_of(found)), measured_on, ("Versions", versions)]
-        stated = found.load_seconds
-        return facts if stated is None else [*facts, ("Load time, as the server says", seconds_text(stated))]
-    description, library = found.model, machine.matrix_library
+    if not isinstance(result, ModelSpeed):
+        facts = [("Server", str(server)), ("Model", name_of(result)), measured_on, ("Versions", versions)]
+        load_seconds = result.load_seconds
+        return (
+            facts if load_seconds is None else [*facts, ("Load time, as the server says", seconds_text(load_seconds))]
+        )
+    description, library = result.model, machine.matrix_library
     commit = f"@{description.handle.commit[:SHORT_HASH]}" if description.handle.commit else ""
-    process = found.peak_process_bytes
+    process = result.peak_process_bytes
     of_process = f", of the process {decimal_size(process)}" if process is not None else ""
     return [
-        ("Model", f"{name_of(found)}{commit}"),
+        ("Model", f"{name_of(result)}{commit}"),
         measured_on,
         ("Computed by", f"CPU{f', matrices by {library}' if library else ''}" if machine.on_cpu else "GPU"),
         ("Versions", versions),
-        *([] if found.load_seconds is None else [("Load time", seconds_text(found.load_seconds))]),
-        ("Peak memory", f"of arrays {decimal_size(found.peak_array_bytes)}{of_process}"),
+        *([] if result.load_seconds is None else [("Load time", seconds_text(result.load_seconds))]),
+        ("Peak memory", f"of arrays {decimal_size(result.peak_array_bytes)}{of_process}"),
     ]
 
 
-def _tables(found: ModelSpeed | ServerSpeed) -> list[tuple[Sequence[str], list[list[str]]]]:
+def _tables(result: ModelSpeed | ServerSpeed) -> list[tuple[Sequence[str], list[list[str]]]]:
     """Return titles and rows of each table."""
-    if isinstance(found, ModelSpeed):
-        rows = [_row_cells(each) for each in found.rows]
-        tasks = [_task_cells(each) for each in found.tasks]
+    if isinstance(result, ModelSpeed):
+        rows = [_row_cells(each) for each in result.rows]
+        tasks = [_task_cells(each) for each in result.tasks]
         return [(titles, cells) for titles, cells in ((_ROW_TITLES, rows), (_TASK_TITLES, tasks)) if cells]
-    rows = [_level_cells(each) for each in found.levels]
-    if all(each.stated is None for each in found.levels):
+    rows = [_level_cells(each) for each in result.levels]
+    if all(each.stated is None for each in result.levels):
         return [(_LEVEL_TITLES, rows)]
-    stated = [[*row, _stated_cell(each.stated)] for row, each in zip(rows, found.levels, strict=True)]
+    stated = [[*row, _stated_cell(each.stated)] for row, each in zip(rows, result.levels, strict=True)]
     return [((*_LEVEL_TITLES, _STATED_TITLE), stated)]
 
 
@@ -240,8 +242,8 @@ def _task_cells(task: TaskRow) -> list[str]:
     ]
 
 
-def _stated_cell(found: StatedSpeeds | None) -> str:
-    speeds = (None, None) if found is None else (found.prompt, found.generation)
+def _stated_cell(stated: StatedSpeeds | None) -> str:
+    speeds = (None, None) if stated is None else (stated.prompt, stated.generation)
     return " / ".join("-" if each is None else f"{each:.1f}" for each in speeds)
 
 
@@ -275,8 +277,12 @@ def _level_cells(level: Level) -> list[str]:
     ]
 
 
-def _times(found: Percentiles | None) -> str:
-    return "-" if found is None else " / ".join(seconds_text(each) for each in (found.p50, found.p90, found.p99))
+def _times(percentiles: Percentiles | None) -> str:
+    return (
+        "-"
+        if percentiles is None
+        else " / ".join(seconds_text(each) for each in (percentiles.p50, percentiles.p90, percentiles.p99))
+    )
 
 
 def seconds_text(seconds: float) -> str:
@@ -284,11 +290,11 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
-def _failures(found: ModelSpeed | ServerSpeed) -> list[str]:
-    if isinstance(found, ModelSpeed):
+def _failures(result: ModelSpeed | ServerSpeed) -> list[str]:
+    if isinstance(result, ModelSpeed):
         return []
     return [
         f"{count} of {level.requests} requests, {level.load.streams} at once, failed: {reason}"
-        for level in found.levels
+        for level in result.levels
         for reason, count in level.failures
     ]

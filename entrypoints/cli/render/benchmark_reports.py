@@ -30,21 +30,21 @@ _MOST_LINES = 10**6
 """More than any suite writes; all records are kept in memory."""
 
 
-def report_lines(found: ModelSpeed | ServerSpeed) -> list[str]:
+def report_lines(result: ModelSpeed | ServerSpeed) -> list[str]:
     """Return one line for each row or level, without unknown values: the schema has no null."""
     records = []
-    if isinstance(found, ModelSpeed):
-        for row in found.rows:
+    if isinstance(result, ModelSpeed):
+        for row in result.rows:
             test = f"bench::{row.shape.name}[streams={row.shape.streams}]"
-            records.append({**_head(test, "passed", row.span), **_row_record(found, row)})
-        for task in found.tasks:
-            records.append({**_head(f"bench::{task.name}", "passed", task.span), **_task_record(found, task)})
+            records.append({**_head(test, "passed", row.span), **_row_record(result, row)})
+        for task in result.tasks:
+            records.append({**_head(f"bench::{task.name}", "passed", task.span), **_task_record(result, task)})
     else:
-        for level in found.levels:
+        for level in result.levels:
             load = level.load
             test = f"bench::server[words={load.prompt_words},tokens={load.max_tokens},streams={load.streams}]"
             outcome = "failed" if level.failed else "passed"
-            records.append({**_head(test, outcome, level.span), **_level_record(found, level)})
+            records.append({**_head(test, outcome, level.span), **_level_record(result, level)})
     return [json.dumps(each) for each in records]
 
 
@@ -62,37 +62,41 @@ def _head(test: str, outcome: str, span: Span | None) -> dict[str, Any]:
     }
 
 
-def _row_record(found: ModelSpeed, row: Row) -> dict[str, Any]:
+def _row_record(result: ModelSpeed, row: Row) -> dict[str, Any]:
     performance = {
         "tokens_per_sec": rounded(row.tokens_per_second.median),
         "prompt_tokens": row.shape.prompt_tokens * row.shape.streams,
         "completion_tokens": row.shape.generated_tokens * row.shape.streams,
-        "model_load_time_s": rounded(found.load_seconds),
+        "model_load_time_s": rounded(result.load_seconds),
         "time_to_first_token_s": rounded(row.first_token_seconds.median),
     }
-    return _model_record(found, performance, {"inference_modality": "text", **row_object(row)})
+    return _model_record(result, performance, {"inference_modality": "text", **row_object(row)})
 
 
 _MODALITIES = {Unit.IMAGES: "vision", Unit.SOUND: "audio", Unit.TEXTS: "text"}
 
 
-def _task_record(found: ModelSpeed, task: TaskRow) -> dict[str, Any]:
-    performance = {"duration_s": rounded(task.seconds.median), "model_load_time_s": rounded(found.load_seconds)}
-    return _model_record(found, performance, {"inference_modality": _MODALITIES[task.unit], **task_object(task)})
+def _task_record(result: ModelSpeed, task: TaskRow) -> dict[str, Any]:
+    performance = {"duration_s": rounded(task.seconds.median), "model_load_time_s": rounded(result.load_seconds)}
+    return _model_record(result, performance, {"inference_modality": _MODALITIES[task.unit], **task_object(task)})
 
 
-def _model_record(found: ModelSpeed, performance: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
-    peak, size = found.peak_process_bytes, found.model.size_bytes
+def _model_record(result: ModelSpeed, performance: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    peak, size = result.peak_process_bytes, result.model.size_bytes
     memory = {"peak_ram_gb": None if peak is None else rounded(peak / _GIGABYTE)}
     return {
-        "model": {"id": name_of(found), "size_gb": rounded(size / _GIGABYTE), "framework": found.model.framework.value},
-        "performance": _known({**performance, **memory}),
-        "system": _system(found.machine),
+        "model": {
+            "id": name_of(result),
+            "size_gb": rounded(size / _GIGABYTE),
+            "framework": result.model.framework.value,
+        },
+        "performance": _without_none({**performance, **memory}),
+        "system": _system(result.machine),
         "metadata": metadata,
     }
 
 
-def _level_record(found: ServerSpeed, level: Level) -> dict[str, Any]:
+def _level_record(result: ServerSpeed, level: Level) -> dict[str, Any]:
     first = level.first_token_seconds
     performance = {
         "tokens_per_sec": rounded(level.tokens_per_second),
@@ -102,9 +106,9 @@ def _level_record(found: ServerSpeed, level: Level) -> dict[str, Any]:
         "time_to_first_token_s": None if first is None else rounded(first.p50),
     }
     return {
-        "model": {"id": name_of(found)},
-        "performance": _known(performance),
-        "system": _system(found.machine),
+        "model": {"id": name_of(result)},
+        "performance": _without_none(performance),
+        "system": _system(result.machine),
         "metadata": {"inference_modality": "text", **level_object(level)},
     }
 
@@ -119,10 +123,10 @@ def _system(machine: Machine) -> dict[str, Any]:
         "ram_total_gb": None if memory is None else rounded(memory / _GIGABYTE),
         "hardware_profile": {"chip": machine.processor.name} if machine.processor.name else None,
     }
-    return _known(facts)
+    return _without_none(facts)
 
 
-def _known(facts: dict[str, Any]) -> dict[str, Any]:
+def _without_none(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -269,9 +273,9 @@ def _record(document: dict[str, Any]) -> ReportLine:
     model, metadata, performance = parts["model"], parts["metadata"], parts["performance"]
     size = _number(model, "model", "size_gb")
     figures = dict(_figures(performance, metadata))
-    whole = _number(document, "", "duration")
-    if whole is not None and Figure.SPEED not in figures:
-        figures[Figure.DURATION] = Sample(1, whole, whole, whole)
+    duration = _number(document, "", "duration")
+    if duration is not None and Figure.SPEED not in figures:
+        figures[Figure.DURATION] = Sample(1, duration, duration, duration)
     flags = parts["system_health"].get("quality_flags") or []
     return ReportLine(
         _text(model, "id", "model") if model.get("id") is not None else None,
@@ -288,9 +292,9 @@ def _figures(performance: dict[str, Any], metadata: dict[str, Any]) -> Iterator[
     for figure, (names, spreads) in _FIGURES.items():
         single = [_number(performance, "performance", name) for name in names]
         values = [value * unit for value, unit in zip(single, names.values(), strict=True) if value is not None]
-        several = [found for name in spreads if (found := _sample(metadata.get(name), metadata))]
-        if several or values:
-            yield figure, several[0] if several else Sample(1, values[0], values[0], values[0])
+        of_runs = [found for name in spreads if (found := _sample(metadata.get(name), metadata))]
+        if of_runs or values:
+            yield figure, of_runs[0] if of_runs else Sample(1, values[0], values[0], values[0])
 
 
 def _sample(values: object, metadata: dict[str, Any]) -> Sample | None:

@@ -53,11 +53,11 @@ _DIFFERENCE_WORDS = {
 
 def reports_document(before: Report, after: Report | None) -> dict[str, Any]:
     """Return the data of ``bench report --json``."""
-    read = [before] if after is None else [before, after]
-    found = [results(each.records) for each in read]
-    compared = None if after is None else ReportComparison.of(*found)
+    reports = [before] if after is None else [before, after]
+    tests = [results(each.records) for each in reports]
+    compared = None if after is None else ReportComparison.of(*tests)
     return {
-        "reports": [_report_object(each, tests) for each, tests in zip(read, found, strict=True)],
+        "reports": [_report_object(*each) for each in zip(reports, tests, strict=True)],
         "comparison": None if compared is None else _comparison_object(compared),
     }
 
@@ -118,8 +118,8 @@ def reports_text(before: Report, after: Report | None, width: int | None) -> str
     """Return reports for a terminal; the width is None for a file or a pipe."""
     parts = []
     for heading, titles, rows, sentences in _sections(before, after):
-        shown = table(titles, rows, width, last=_WIDEST) if rows else ""
-        parts.append(f"{printable(heading)}\n" + shown + "".join(f"{printable(each)}\n" for each in sentences))
+        rows_text = table(titles, rows, width, last=_WIDEST) if rows else ""
+        parts.append(f"{printable(heading)}\n" + rows_text + "".join(f"{printable(each)}\n" for each in sentences))
     return "\n".join(parts)
 
 
@@ -146,22 +146,22 @@ def _report_sections(tests: Sequence[MeasuredTest]) -> list[Section]:
     """Return a section for each model."""
     sections: list[Section] = []
     for model in dict.fromkeys(each.model for each in tests):
-        own = [each for each in tests if each.model == model]
-        size = next((each.model_bytes for each in own if each.model_bytes is not None), None)
+        its_tests = [each for each in tests if each.model == model]
+        size = next((each.model_bytes for each in its_tests if each.model_bytes is not None), None)
         heading = "Without a model" if model is None else f"Model: {model}"
         heading += "" if size is None else f" ({decimal_size(round(size))})"
-        shown = [figure for figure in Figure if any(figure in each.figures for each in own)]
-        names = _short_names([each.test for each in own])
-        titles = ["test", "records", "outcome", *(_TITLES[each] for each in shown), "disturbed"]
+        figures = [figure for figure in Figure if any(figure in each.figures for each in its_tests)]
+        names = _short_names([each.test for each in its_tests])
+        titles = ["test", "records", "outcome", *(_TITLES[each] for each in figures), "disturbed"]
         rows = [
             [
                 names[each.test],
                 str(each.runs),
                 _outcomes(each),
-                *(_value(figure, each.figures.get(figure), each.unit) for figure in shown),
+                *(_value(figure, each.figures.get(figure), each.unit) for figure in figures),
                 ", ".join(each.flags) or "-",
             ]
-            for each in own
+            for each in its_tests
         ]
         sections.append((heading, titles, rows, ()))
     return sections
@@ -180,12 +180,12 @@ def _short_names(tests: Sequence[str]) -> dict[str, str]:
     return {test: name if counts[name] == 1 else test for test, name in short.items()}
 
 
-def _comparison_sections(found: ReportComparison) -> list[Section]:
+def _comparison_sections(comparison: ReportComparison) -> list[Section]:
     """Return a section for each model with the figures in both reports, and one for tests that cannot be compared."""
     sections: list[Section] = []
-    for model in dict.fromkeys(each.model for each in found.changes):
-        own = [each for each in found.changes if each.model == model]
-        names = _short_names(list(dict.fromkeys(each.test for each in own)))
+    for model in dict.fromkeys(each.model for each in comparison.changes):
+        its_changes = [each for each in comparison.changes if each.model == model]
+        names = _short_names(list(dict.fromkeys(each.test for each in its_changes)))
         rows = [
             [
                 names[each.test],
@@ -195,15 +195,15 @@ def _comparison_sections(found: ReportComparison) -> list[Section]:
                 _share(change(each.before, each.after)),
                 _DIFFERENCE_WORDS[each.difference],
             ]
-            for each in own
+            for each in its_changes
         ]
         heading = "Without a model" if model is None else f"Model: {model}"
         sections.append((heading, ("test", "figure", "before", "after", "change", "difference"), rows, ()))
     lists = (
-        ("fails now, and did not", found.now_failing),
-        ("does not fail any more", found.now_passing),
-        ("is in the first report only", found.only_before),
-        ("is in the second report only", found.only_after),
+        ("fails now, and did not", comparison.now_failing),
+        ("does not fail any more", comparison.now_passing),
+        ("is in the first report only", comparison.only_before),
+        ("is in the second report only", comparison.only_after),
     )
     sentences = [f"{_test_name(key)} {words}" for words, keys in lists for key in keys]
     heading = "Besides" if sections else "Nothing in the two reports can be compared"
@@ -222,13 +222,13 @@ def _value(figure: Figure, sample: Sample | None, unit: str) -> str:
     """Return a figure with its unit, and the middle half of its values where there are several."""
     if sample is None:
         return "-"
-    shown = _single(figure, sample.median, unit)
+    median = _single(figure, sample.median, unit)
     if sample.runs == 1:
-        return shown
+        return median
     ends = [_single(figure, value, unit) for value in (sample.lower_quartile, sample.upper_quartile)]
-    if len({each.partition(" ")[2] for each in (shown, *ends)}) == 1:
+    if len({each.partition(" ")[2] for each in (median, *ends)}) == 1:
         ends = [each.partition(" ")[0] for each in ends]
-    return f"{shown} ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else shown
+    return f"{median} ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else median
 
 
 def _single(figure: Figure, value: float, unit: str) -> str:
@@ -241,13 +241,13 @@ _SIDES = ("A", "B")
 """Labels of the two sides."""
 
 
-def comparison_document(found: Comparison) -> dict[str, Any]:
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
     """Return the data of ``bench --against --json``, which the file of ``--results`` holds as well."""
-    sides = (found.first, found.second)
+    sides = (comparison.first, comparison.second)
     return {
-        "machine": machine_object(found.machine),
-        "versions": version_objects(found.machine),
-        "notes": list(found.notes),
+        "machine": machine_object(comparison.machine),
+        "versions": version_objects(comparison.machine),
+        "notes": list(comparison.notes),
         "sides": [
             {
                 "name": name,
@@ -257,9 +257,9 @@ def comparison_document(found: Comparison) -> dict[str, Any]:
             }
             for name, side in zip(_SIDES, sides, strict=True)
         ],
-        "questions": list(found.questions),
-        "figures": [_contest_object(each) for each in found.contests],
-        "winner": _winner(found),
+        "questions": list(comparison.questions),
+        "figures": [_contest_object(each) for each in comparison.contests],
+        "winner": _winner(comparison),
     }
 
 
@@ -272,46 +272,46 @@ def _turn_object(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _contest_object(found: Contest) -> dict[str, Any]:
-    first, second = Sample.of(found.first), Sample.of(found.second)
+def _contest_object(contest: Contest) -> dict[str, Any]:
+    first, second = Sample.of(contest.first), Sample.of(contest.second)
     return {
-        "figure": found.figure.value,
+        "figure": contest.figure.value,
         "a": _sample_object(first),
         "b": _sample_object(second),
         "change": rounded(change(first, second)),
-        "rounds_ahead": dict(zip(("a", "b"), found.ahead, strict=True)),
-        "difference": found.difference.value,
+        "rounds_ahead": dict(zip(("a", "b"), contest.ahead, strict=True)),
+        "difference": contest.difference.value,
     }
 
 
-def _winner(found: Comparison) -> str | None:
+def _winner(comparison: Comparison) -> str | None:
     """Return the label of the side that generates faster; None where the rounds do not show a difference."""
-    speed = next((each.difference for each in found.contests if each.figure is Figure.SPEED), Difference.NONE)
+    speed = next((each.difference for each in comparison.contests if each.figure is Figure.SPEED), Difference.NONE)
     return {Difference.BETTER: "B", Difference.WORSE: "A"}.get(speed)
 
 
-def comparison_text(found: Comparison, width: int | None) -> str:
+def comparison_text(comparison: Comparison, width: int | None) -> str:
     """Return a comparison for a terminal; the width is None for a file or a pipe."""
-    lines = [printable(each) for each in (*_facts(found), "")]
-    shown = table(_CONTEST_TITLES, [_contest_cells(each) for each in found.contests], width, last=_WIDEST)
-    after = ["", _verdict(found), *(f"Note: {printable(each)}" for each in found.notes)]
+    lines = [printable(each) for each in (*_facts(comparison), "")]
+    contests = table(_CONTEST_TITLES, [_contest_cells(each) for each in comparison.contests], width, last=_WIDEST)
+    after = ["", _verdict(comparison), *(f"Note: {printable(each)}" for each in comparison.notes)]
     half = max(_NARROWEST_ANSWER, ((width or _USUAL_WIDTH) - len(SEPARATOR)) // 2)
-    for question, first, second in _answers(found):
+    for question, first, second in _answers(comparison):
         after += [
             "",
             f"Asked: {printable(question)}",
             *_side_by_side(_answer_lines("A", first), _answer_lines("B", second), half),
         ]
-    return "".join(f"{each}\n" for each in lines) + shown + "".join(f"{each}\n" for each in after)
+    return "".join(f"{each}\n" for each in lines) + contests + "".join(f"{each}\n" for each in after)
 
 
-def comparison_markdown(found: Comparison) -> str:
+def comparison_markdown(comparison: Comparison) -> str:
     """Return a comparison in Markdown."""
-    lines = [*(f"- {escaped(each)}" for each in _facts(found)), ""]
+    lines = [*(f"- {escaped(each)}" for each in _facts(comparison)), ""]
     lines += [f"| {' | '.join(_CONTEST_TITLES)} |", f"|{'---|' * len(_CONTEST_TITLES)}"]
-    lines += [f"| {' | '.join(_contest_cells(each))} |" for each in found.contests]
-    lines += ["", _verdict(found), "", *(f"- {escaped(each)}" for each in found.notes)]
-    for question, *answers in _answers(found):
+    lines += [f"| {' | '.join(_contest_cells(each))} |" for each in comparison.contests]
+    lines += ["", _verdict(comparison), "", *(f"- {escaped(each)}" for each in comparison.notes)]
+    for question, *answers in _answers(comparison):
         lines += ["", f"### {escaped(question)}"]
         for name, answer in zip(_SIDES, answers, strict=True):
             head, *text = _answer_lines(name, answer)
@@ -324,32 +324,32 @@ _CONTEST_NAMES = {**_TITLES, Figure.SPEED: "tokens/s", Figure.DURATION: "total"}
 _USUAL_WIDTH, _NARROWEST_ANSWER = 120, 30
 
 
-def _facts(found: Comparison) -> list[str]:
-    places = ["on this machine" if each.server is None else f"at {each.server}" for each in (found.first, found.second)]
-    sides = zip(_SIDES, (found.first, found.second), places, strict=True)
-    rounds = counted(len(found.first.turns), "round")
+def _facts(comparison: Comparison) -> list[str]:
+    sides = (comparison.first, comparison.second)
+    places = ["on this machine" if each.server is None else f"at {each.server}" for each in sides]
+    rounds = counted(len(comparison.first.turns), "round")
     return [
-        *(f"{name}: {side.model} {place}" for name, side, place in sides),
-        f"Measured on: {machine_text(found.machine)}",
-        f"Asked: {counted(len(found.questions), 'question')} in each of {rounds}; the sides begin in turns",
+        *(f"{name}: {side.model} {place}" for name, side, place in zip(_SIDES, sides, places, strict=True)),
+        f"Measured on: {machine_text(comparison.machine)}",
+        f"Asked: {counted(len(comparison.questions), 'question')} in each of {rounds}; the sides begin in turns",
     ]
 
 
-def _contest_cells(found: Contest) -> list[str]:
-    first, second = Sample.of(found.first), Sample.of(found.second)
+def _contest_cells(contest: Contest) -> list[str]:
+    first, second = Sample.of(contest.first), Sample.of(contest.second)
     words = {Difference.BETTER: "B is better", Difference.WORSE: "A is better", Difference.UNKNOWN: "too few rounds"}
     return [
-        _CONTEST_NAMES[found.figure],
-        *(_value(found.figure, each, "tokens") for each in (first, second)),
+        _CONTEST_NAMES[contest.figure],
+        *(_value(contest.figure, each, "tokens") for each in (first, second)),
         _share(change(first, second)),
-        " : ".join(map(str, found.ahead)),
-        words.get(found.difference, _DIFFERENCE_WORDS[found.difference]),
+        " : ".join(map(str, contest.ahead)),
+        words.get(contest.difference, _DIFFERENCE_WORDS[contest.difference]),
     ]
 
 
-def _verdict(found: Comparison) -> str:
-    winner = _winner(found)
-    speed = next((each for each in found.contests if each.figure is Figure.SPEED), None)
+def _verdict(comparison: Comparison) -> str:
+    winner = _winner(comparison)
+    speed = next((each for each in comparison.contests if each.figure is Figure.SPEED), None)
     if speed is None:
         return "No winner: a side does not count its tokens, or sends an answer in one piece."
     if winner is None:
@@ -360,10 +360,10 @@ def _verdict(found: Comparison) -> str:
     return f"Winner: {winner}, ahead in tokens/s in {ahead} of {len(speed.first)} rounds; B beside A: {share}."
 
 
-def _answers(found: Comparison) -> list[tuple[str, Answer, Answer]]:
+def _answers(comparison: Comparison) -> list[tuple[str, Answer, Answer]]:
     """Return each question with the answers of the last round."""
-    last = (found.first.turns[-1].answers, found.second.turns[-1].answers)
-    return list(zip(found.questions, *last, strict=True))
+    last = (comparison.first.turns[-1].answers, comparison.second.turns[-1].answers)
+    return list(zip(comparison.questions, *last, strict=True))
 
 
 def _answer_lines(name: str, answer: Answer) -> list[str]:

@@ -69,8 +69,8 @@ def usage_table(usage: CacheUsage, width: int | None, *, with_revisions: bool) -
         if with_revisions:
             rows += [_revision_row(measured, revision) for revision in measured.usage.revisions]
     header = ["Name", "Size", "Unique", "Shared", "Partial", "Orphaned", "Revisions"]
-    shown = [index for index in range(len(header)) if any(row[index] != NOTHING for row in rows)]
-    return table([header[index] for index in shown], [[row[index] for index in shown] for row in rows], width)
+    columns = [index for index in range(len(header)) if any(row[index] != NOTHING for row in rows)]
+    return table([header[index] for index in columns], [[row[index] for index in columns] for row in rows], width)
 
 
 def _row(measured: MeasuredModel) -> list[str]:
@@ -119,12 +119,12 @@ def prune_json(result: PruneResult) -> Json:
         "action": result.status.value,
         "message": _message(result),
         "freed_bytes": result.freed_bytes,
-        "removed": [_removed(waste) for waste in result.waste],
+        "removed": [_removal(waste) for waste in result.waste],
         "spared": [{"model": each.name, "reason": each.reason} for each in result.spared],
     }
 
 
-def _removed(waste: Waste) -> Json:
+def _removal(waste: Waste) -> Json:
     return {
         "model": waste.name,
         "revisions": list(waste.revisions),

@@ -48,7 +48,7 @@ def model(description: ModelDescription) -> Json:
 
 def model_list(models: Iterable[ModelDescription], reading: MemoryReading | None) -> Json:
     """Return the data of ``list``."""
-    objects = [_listed(description) for description in models]
+    objects = [_list_entry(description) for description in models]
     return {
         "models": objects,
         "count": len(objects),
@@ -56,7 +56,7 @@ def model_list(models: Iterable[ModelDescription], reading: MemoryReading | None
     }
 
 
-def _listed(description: ModelDescription) -> Json:
+def _list_entry(description: ModelDescription) -> Json:
     """Return the model object of ``list``; for a workspace it also has a display name."""
     name = description.handle.display_name
     return model(description) if name is None else {**model(description), "display_name": name}

@@ -71,20 +71,20 @@ def model_table(
 
     Without flags it shows chat and audio models that can run; ``--verbose`` all that can; ``--all`` all models.
     """
-    known = list(models)
-    shown = [each for each in known if _shown(each, view)]
-    shown.sort(key=lambda each: _shown_name(each, view.verbose).lower())
-    cells = [_cells(each, view, now) for each in shown]
+    all_models = list(models)
+    visible = [each for each in all_models if _is_visible(each, view)]
+    visible.sort(key=lambda each: _shown_name(each, view.verbose).lower())
+    cells = [_cells(each, view, now) for each in visible]
     titles = _titles(view)
-    kept = _columns_that_fit(titles, cells, width)
-    lines = table_lines(kept, [[row[title] for title in kept] for row in cells], width)
-    reasons = REASON in titles and REASON not in kept
+    columns = _columns_that_fit(titles, cells, width)
+    lines = table_lines(columns, [[row[title] for title in columns] for row in cells], width)
+    reasons = REASON in titles and REASON not in columns
     rows = tuple(
         TableRow(text + (_reason_below(row[REASON], width) if reasons else ""), each.health.healthy)
-        for text, row, each in zip(lines[2:], cells, shown, strict=True)
+        for text, row, each in zip(lines[2:], cells, visible, strict=True)
     )
-    left_out = [title for title in titles if title not in kept and title != REASON]
-    return ModelTable((lines[0], lines[1]), rows, (*_hidden(known, shown, view), *_narrow(left_out, cells)))
+    left_out = [title for title in titles if title not in columns and title != REASON]
+    return ModelTable((lines[0], lines[1]), rows, (*_hidden(all_models, visible, view), *_narrow(left_out, cells)))
 
 
 def type_text(description: ModelDescription) -> str:
@@ -134,14 +134,14 @@ def _columns_that_fit(titles: list[str], cells: Sequence[dict[str, str]], width:
     if width is None:
         return titles
     needed = {title: max(len(title), *(len(row[title]) for row in cells), 0) for title in titles}
-    kept = [title for title in titles if title != "Clean" or any(row[title] != _NO_STATE for row in cells)]
+    columns = [title for title in titles if title != "Clean" or any(row[title] != _NO_STATE for row in cells)]
     for title in (*DISPENSABLE, *NEEDED_LESS_THAN_NAMES):
-        others = sum(needed[each] + len(SEPARATOR) for each in kept[1:])
+        others = sum(needed[each] + len(SEPARATOR) for each in columns[1:])
         legible = needed["Name"] if title in DISPENSABLE else min(needed["Name"], LEGIBLE_NAME)
         if others + legible <= width:
             break
-        kept = [each for each in kept if each != title]
-    return kept
+        columns = [each for each in columns if each != title]
+    return columns
 
 
 def _reason_below(reason: str, width: int | None) -> str:
@@ -153,17 +153,17 @@ def _reason_below(reason: str, width: int | None) -> str:
     return "".join(f"\n{line}" for line in lines)
 
 
-def _hidden(known: Sequence[ModelDescription], shown: Sequence[ModelDescription], view: ListView) -> list[str]:
+def _hidden(all_models: Sequence[ModelDescription], visible: Sequence[ModelDescription], view: ListView) -> list[str]:
     """Return at most one sentence: how many models are not shown, why, and the flag that shows them."""
-    hidden = len(known) - len(shown)
+    hidden = len(all_models) - len(visible)
     if not hidden:
         return []
-    broken = sum(not each.runnable for each in known)
+    broken = sum(not each.runnable for each in all_models)
     other = hidden - broken
     kinds = [f"{broken} that cannot run"] if broken else []
     kinds += [f"{other} that neither chat nor transcribe"] if other else []
     flag = "--all" if broken or view.verbose else "--verbose"
-    return [f"Not shown: {' and '.join(kinds)}, of {counted(len(known), 'model')}. All: mlxk list {flag}"]
+    return [f"Not shown: {' and '.join(kinds)}, of {counted(len(all_models), 'model')}. All: mlxk list {flag}"]
 
 
 def _narrow(left_out: Sequence[str], cells: Sequence[dict[str, str]]) -> list[str]:
@@ -172,7 +172,7 @@ def _narrow(left_out: Sequence[str], cells: Sequence[dict[str, str]]) -> list[st
     return [f"Not shown for want of room: {', '.join(names)}."] if names else []
 
 
-def _shown(description: ModelDescription, view: ListView) -> bool:
+def _is_visible(description: ModelDescription, view: ListView) -> bool:
     if view.everything:
         return True
     if not description.runnable:

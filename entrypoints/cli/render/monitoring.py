@@ -289,12 +289,12 @@ def screen(moment: Moment, columns: int, rows: int, *, plain: bool = False) -> l
         plain: Use ASCII only.
     """
     title = f"mlxk top  {moment.clock}  {counted(len(moment.servers), 'server')}  (q ends)"
-    found = [(title, True), (", ".join(_machine(moment.sample.machine)), False)]
+    screen_lines = [(title, True), (", ".join(_machine(moment.sample.machine)), False)]
     for each in moment.servers:
-        found += [("", False), *_server(each, columns, plain=plain)]
+        screen_lines += [("", False), *_server(each, columns, plain=plain)]
     absences = list(moment.absences())
-    found += [("", False)] * bool(absences) + [(each, False) for each in absences]
-    return [(_cut(text, columns, plain=plain), heading) for text, heading in found[:rows]]
+    screen_lines += [("", False)] * bool(absences) + [(each, False) for each in absences]
+    return [(_cut(text, columns, plain=plain), heading) for text, heading in screen_lines[:rows]]
 
 
 def _server(server: WatchedServer, columns: int, *, plain: bool) -> Iterator[tuple[str, bool]]:
@@ -367,8 +367,8 @@ def _machine(machine: MachineReading) -> Iterator[str]:
 
 def sparkline(values: Sequence[float], width: int, *, plain: bool = False) -> str:
     """Return the last values as bars, and their maximum as a number."""
-    shown = values[-width:]
-    return f"{bars_of(shown, plain=plain)} at most {max(shown):.1f} tokens/s"
+    latest = values[-width:]
+    return f"{bars_of(latest, plain=plain)} at most {max(latest):.1f} tokens/s"
 
 
 def bars_of(values: Sequence[float], *, plain: bool = False) -> str:

@@ -130,9 +130,9 @@ def recommend_table(found: Sequence[Recommendation], width: int | None) -> str:
         ]
         for each in found
     ]
-    whole = table(header, rows, None, last=WHY_WIDTH)
-    if width is None or max(map(len, whole.splitlines())) <= width:
-        return whole
+    wide_table = table(header, rows, None, last=WHY_WIDTH)
+    if width is None or max(map(len, wide_table.splitlines())) <= width:
+        return wide_table
     short = [[row[0].removeprefix(f"{DEFAULT_OWNER}/"), *row[1:4]] for row in rows]
     titles, rule, *lines = table_lines(header[:4], short, width)
     below = [textwrap.indent(textwrap.fill(row[4], width - 4), "    ") for row in rows]

@@ -163,15 +163,15 @@ def report_regions(path: str, began: float) -> tuple[list[Period], list[LineFaul
     Raises:
         StorageError: The file cannot be read.
     """
-    found: list[Period] = []
+    periods: list[Period] = []
     faults: list[LineFault] = []
     for number, line in numbered_lines(path):
         try:
             start, end, label = _measured(json_object(line))
-            found.append(Period(label, start - began, end - began))
+            periods.append(Period(label, start - began, end - began))
         except (*_MALFORMED, OverflowError) as error:
             faults.append(LineFault(path, number, _reason(error, "it is no line of a report")))
-    return found, faults
+    return periods, faults
 
 
 def _measured(record: Mapping[str, Any]) -> tuple[float, float, str]:

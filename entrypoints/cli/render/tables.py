@@ -95,8 +95,8 @@ def _summary(details: ModelDetails, now: datetime.datetime) -> list[str]:
         lines.append(f"Not part of the model: {listed(details.strays)}")
     base = details.base
     if base is not None and base.name is not None:
-        known = {None: "", False: " (as it was trained on)", True: " (with other weights than it was trained on)"}
-        lines.append(f"Base: {base.name}{known[base.differs]}")
+        remarks = {None: "", False: " (as it was trained on)", True: " (with other weights than it was trained on)"}
+        lines.append(f"Base: {base.name}{remarks[base.differs]}")
     reason = model_reason(description)
     return [*lines, f"Reason: {reason}"] if reason else lines
 
@@ -108,13 +108,13 @@ def _health_word(description: ModelDescription) -> str:
 
 
 def _quantization(details: ModelDetails) -> str:
-    found = details.quantization
-    if found:
-        return f"{found.bits}-bit (group_size={found.group_size})"
-    stated = foreign_quantization(details.config or {})
-    if not stated:
+    quantization = details.quantization
+    if quantization:
+        return f"{quantization.bits}-bit (group_size={quantization.group_size})"
+    foreign = foreign_quantization(details.config or {})
+    if not foreign:
         return "-"
-    method, bits = stated.get("quant_method"), stated.get("bits")
+    method, bits = foreign.get("quant_method"), foreign.get("bits")
     return f"{method if isinstance(method, str) else 'unnamed method'}{f', {bits}-bit' if type(bits) is int else ''}"
 
 
@@ -213,7 +213,7 @@ def report_json(report: FormatReport) -> Json:
 def report_text(report: FormatReport) -> str:
     """Return the lines of ``show --format-report`` below the model's summary."""
     reasoning, call, tokens = report.reasoning, report.call, report.control_tokens
-    named = ", ".join(tokens[:_MOST_NAMED]) + (", …" if len(tokens) > _MOST_NAMED else "")
+    first_tokens = ", ".join(tokens[:_MOST_NAMED]) + (", …" if len(tokens) > _MOST_NAMED else "")
     facts = {
         "Chat template": "yes" if report.chat_template else "no",
         "Reasoning": f"{reasoning[0]} … {reasoning[1]}" if reasoning is not None else "not marked",
@@ -223,7 +223,9 @@ def report_text(report: FormatReport) -> str:
         "Call syntaxes": ", ".join(report.call_syntaxes) or "none of its own",
         "Calls parsed": "not tried" if call is None else "yes" if call.read else "no",
         "Turns end with": "; ".join(map(_end, report.ends)) or "unknown",
-        "Control tokens": f"{len(tokens)}, kept as text where messages spell them: {named}" if tokens else "none",
+        "Control tokens": f"{len(tokens)}, kept as text where messages spell them: {first_tokens}"
+        if tokens
+        else "none",
     }
     lines = ["", "Formats:", *(f"  {name}: {value}" for name, value in facts.items())]
     if call is not None:

@@ -51,15 +51,15 @@ def plan_lines(plan: TuningPlan) -> list[str]:
     """Return a training plan as text."""
     data, lengths, settings = plan.data, plan.lengths, plan.settings
     valid = f", {len(data.valid)} for validation" if data.valid else ", none for validation"
-    held = " (held out; --valid-share 0 trains all)" if data.divided else ""
+    held_out = " (held out; --valid-share 0 trains all)" if data.divided else ""
     lines = [
-        f"{counted(len(data.train), 'example')}{valid}{held}; the longest has {lengths.longest} tokens,"
+        f"{counted(len(data.train), 'example')}{valid}{held_out}; the longest has {lengths.longest} tokens,"
         f" {lengths.learned} of {lengths.total} are learned"
     ]
     if lengths.cut:
-        named = ", ".join(map(str, lengths.cut[:_LINES_NAMED])) + (" …" if len(lengths.cut) > _LINES_NAMED else "")
+        numbers = ", ".join(map(str, lengths.cut[:_LINES_NAMED])) + (" …" if len(lengths.cut) > _LINES_NAMED else "")
         lines.append(
-            f"Cut to {settings.max_length} tokens: {counted(len(lengths.cut), 'example')} (line {named}),"
+            f"Cut to {settings.max_length} tokens: {counted(len(lengths.cut), 'example')} (line {numbers}),"
             f" the longest of {lengths.longest_uncut}"
         )
     rate = f"learning rate {settings.learning_rate:g}"
@@ -192,12 +192,12 @@ def eval_json(evaluation: Evaluation, adapter: str | None, *, checked: bool) -> 
 def eval_text(evaluation: Evaluation, *, checked: bool) -> str:
     """Return the text of ``eval``."""
     exact = sum(each.exact for each in evaluation.answers)
-    found = sum(each.is_json for each in evaluation.answers)
+    valid_json = sum(each.is_json for each in evaluation.answers)
     lines = [
         f"eval: {evaluation.model.label}, {counted(evaluation.examples, 'example')} ({evaluation.split})",
         f"  loss {evaluation.loss:.4f}, perplexity {evaluation.perplexity:.4g}",
     ]
     if evaluation.answers:
-        kept = f", {sum(each.fits for each in evaluation.answers)} by the schema" if checked else ""
-        lines.append(f"  {exact} of {len(evaluation.answers)} answers exact, {found} JSON{kept}")
+        fitting = f", {sum(each.fits for each in evaluation.answers)} by the schema" if checked else ""
+        lines.append(f"  {exact} of {len(evaluation.answers)} answers exact, {valid_json} JSON{fitting}")
     return "".join(f"{printable(line)}\n" for line in lines)

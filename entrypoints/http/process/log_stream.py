@@ -184,8 +184,8 @@ def route_library_logs(log: EventLog, level: str) -> None:
 
     def on_thread_failure(arguments: threading.ExceptHookArgs) -> None:
         name = arguments.thread.name if arguments.thread else "unknown"
-        place = raised_at(arguments.exc_traceback)
-        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__, where=place)
+        location = raised_at(arguments.exc_traceback)
+        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__, where=location)
 
     def on_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         log.error("the process ended unexpectedly", error=kind.__name__, where=raised_at(trace))

@@ -25,12 +25,12 @@ def listen(host: str, port: int) -> list[socket.socket]:
         StorageError: This user may not bind the port.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise ValidationError(f"--host: '{host}' is not the name of an address") from error
     sockets: list[socket.socket] = []
     try:
-        for family, place in dict.fromkeys((each[0], each[4]) for each in found):
+        for family, place in dict.fromkeys((each[0], each[4]) for each in infos):
             address = (place[0], sockets[0].getsockname()[1] if sockets and not port else port, *place[2:])
             bound = _bind(family, address, required=not sockets)
             if bound is not None:
@@ -54,12 +54,12 @@ def others_reach(host: str) -> tuple[str, ...]:
     Connecting a datagram socket sends nothing; it selects the source address.
     """
     families = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
-    found = [_interface_address(name) for _, name in socket.if_nameindex()] if host == "0.0.0.0" else []
+    addresses = [_interface_address(name) for _, name in socket.if_nameindex()] if host == "0.0.0.0" else []
     if (family := families.get(host)) is not None:
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((_ELSEWHERE[family], 9))
-            found.append(str(probe.getsockname()[0]))
-    usable = [each for each in found if each and not ipaddress.ip_address(each.partition("%")[0]).is_loopback]
+            addresses.append(str(probe.getsockname()[0]))
+    usable = [each for each in addresses if each and not ipaddress.ip_address(each.partition("%")[0]).is_loopback]
     return tuple(dict.fromkeys(usable))
 
 

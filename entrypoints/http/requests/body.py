@@ -107,11 +107,11 @@ class BodyReader(Generic[R]):
         Raises:
             ValidationError, ParameterNotSupportedError: Fields are invalid or not supported; it names each.
         """
-        written = {own: name for name, own in self._aliases.items() if name in sent and sent.get(own) is None}
-        named = {**sent, **{own: sent[name] for own, name in written.items()}}
+        written = {field: name for name, field in self._aliases.items() if name in sent and sent.get(field) is None}
+        renamed = {**sent, **{field: sent[name] for field, name in written.items()}}
         body = {
             name: value
-            for name, value in named.items()
+            for name, value in renamed.items()
             if name not in written.values() and not any(_is_equal(value, each) for each in self._neutral.get(name, ()))
         }
         if body.get("model") in (None, "") and (model := self._default_model()) is not None:
@@ -281,11 +281,11 @@ class FieldNames:
         problems = (error.detail or {}).get("problems")
         if not self.names or not isinstance(problems, list):
             return error
-        named = [{**each, "param": self.of(each["param"] or "") or None} for each in problems]
+        translated = [{**each, "param": self.of(each["param"] or "") or None} for each in problems]
         message = "; ".join(
-            f"{each['param']}: {each['message']}" if each["param"] else each["message"] for each in named
+            f"{each['param']}: {each['message']}" if each["param"] else each["message"] for each in translated
         )
-        return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": named})
+        return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": translated})
 
     def naming(self, work: Callable[[], Result]) -> Result:
         """Call ``work``, and translate the errors that it raises."""

@@ -230,11 +230,11 @@ class PartReader:
         Raises:
             ValidationError: A frame cannot be read, or they are too large together.
         """
-        found: list[EncodedImage] = []
+        images: list[EncodedImage] = []
         for index, each in enumerate(references):
-            found.append(self.image(each, f"{path}[{index}]"))
-            check_together([len(image.data) for image in found], path)
-        return tuple(found)
+            images.append(self.image(each, f"{path}[{index}]"))
+            check_together([len(image.data) for image in images], path)
+        return tuple(images)
 
     def recording(self, data: str, path: str) -> bytes:
         """Return the file of a recording.
@@ -248,10 +248,10 @@ class PartReader:
         """
         data = data.lstrip()
         if is_address(data) or names_file(data):
-            found = self.named.read(data, RECORDINGS, path)
-            if not found:
+            content = self.named.read(data, RECORDINGS, path)
+            if not content:
                 raise ValidationError.in_field(path, "is empty")
-            return found
+            return content
         return read_base64(data, path)
 
     def audio(self, data: str, path: str) -> DecodedAudio:

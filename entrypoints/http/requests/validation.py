@@ -112,8 +112,8 @@ def ignored_fields(
     Returns:
         Paths without indices, such as ``messages[].name``.
     """
-    found = dict.fromkeys(_ignored(body, request, "", without_effect))
-    return tuple(name for name in found if name not in unsupported)
+    fields = dict.fromkeys(_ignored(body, request, "", without_effect))
+    return tuple(name for name in fields if name not in unsupported)
 
 
 def _ignored(value: object, structured: object, path: str, without_effect: Mapping[str, Unsupported]) -> Iterator[str]:
@@ -123,12 +123,12 @@ def _ignored(value: object, structured: object, path: str, without_effect: Mappi
                 yield from _ignored(each, structured_each, f"{path}[].", without_effect)
     kind = type(structured)
     if isinstance(value, dict) and attrs.has(kind):
-        known = {field.name for field in attrs.fields(kind)}
+        names = {field.name for field in attrs.fields(kind)}
         for name, each in value.items():
             field_path = path + name
             if each is None:
                 continue
-            if name not in known or (field_path in without_effect and without_effect[field_path].refuses(each)):
+            if name not in names or (field_path in without_effect and without_effect[field_path].refuses(each)):
                 yield field_path
             elif isinstance(each, (list, dict)):
                 inner = f"{field_path}{'.' if isinstance(each, dict) else ''}"
