@@ -112,7 +112,7 @@ class OriginGuard:
         response.set_headers(self.headers(request))
 
     def headers(self, request: falcon.Request) -> dict[str, str]:
-        """Return the headers that let the page that sent a request read the response; empty for a refused origin."""
+        """Return the headers that let the page that sent a request read the response; none if its origin is refused."""
         origin = request.get_header("Origin")
         if origin is None or not self._allows(origin, request.get_header("Host") or ""):
             return {}

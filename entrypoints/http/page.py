@@ -41,7 +41,7 @@ PREFIX = "/page/"
 
 
 def asks_for_page(request: falcon.Request) -> bool:
-    """Whether a request for ``/`` comes from a browser: it accepts HTML by name, and prefers it over plain text."""
+    """Whether a request for ``/`` comes from a browser: it accepts HTML by name, and does not prefer plain text."""
     names_html = "text/html" in (request.get_header("Accept") or "")
     return names_html and request.client_prefers(("text/html", "text/plain")) == "text/html"
 

@@ -47,7 +47,7 @@ class SearchCommand:
 
 
 _ONLINE_RESULTS = 10
-"""Most models that the hub is asked for, for each search of a purpose."""
+"""Most results of a search of the hub for a purpose."""
 
 
 class RecommendCommand:

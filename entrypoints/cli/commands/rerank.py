@@ -27,7 +27,7 @@ from mlxk.entrypoints.cli.render.formatting import printable
 from mlxk.entrypoints.cli.text_files import read_text
 
 MAX_BYTES = 256 * 1024**2
-"""Largest file of documents."""
+"""Most bytes of documents, in a file or on standard input."""
 
 _JSON_LINES = (".jsonl", ".ndjson")
 

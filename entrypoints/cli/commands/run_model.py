@@ -254,7 +254,7 @@ def _conversation(arguments: argparse.Namespace, prompt: str, toolbox: OfferedTo
 def _toolbox(
     arguments: argparse.Namespace, container: "Container", output: Output
 ) -> contextlib.AbstractContextManager[OfferedTools | None]:
-    """Return a context of the tools in ``--mcp``; entering it starts the tool servers, leaving it stops them."""
+    """Return a context of the tools of ``--mcp``, None without it; it starts the tool servers, and stops them."""
     if not arguments.mcp:
         return contextlib.nullcontext()
     return tool_calls.toolbox(

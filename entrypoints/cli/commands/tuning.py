@@ -219,7 +219,7 @@ class _TrainingDisplay:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """Yield whether to stop after the current step: on the first Ctrl-C. A second one, or SIGTERM, interrupts."""
+        """Yield a check whether to stop after this step, as for Ctrl-C; a second one, or SIGTERM, interrupts at once."""
 
         def received(number: int, frame: FrameType | None) -> None:
             first = not self._signals

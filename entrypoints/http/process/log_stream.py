@@ -1,4 +1,4 @@
-"""The log of the server's process: routes messages of libraries into it, and makes standard error non-blocking.
+"""The log of the server's process: routes messages of libraries into it, and keeps writers to standard error unblocked.
 
 A log cannot be written when its pipe has no reader or a slow one, the terminal is on hold, or the disk is full.
 Requests must not wait for it: lines are queued, one thread writes them, and lines beyond the queue's limit are lost.

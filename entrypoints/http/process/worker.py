@@ -17,7 +17,7 @@ from typing import TextIO, cast
 
 import attrs
 
-from mlxk.domain.errors import InsufficientMemoryError, MlxkError, RankLostError
+from mlxk.domain.errors import InsufficientMemoryError, InternalError, MlxkError, RankLostError
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import Application
@@ -77,15 +77,21 @@ class Preload(threading.Thread):
             for name in filter(None, (self._server.model, *self._server.ready)):
                 warm_up(self._container, name, for_vectors=self._server.embed_model is not None)
         except MlxkError as error:
-            if not self._lifecycle.draining:
-                self.error = error
-                if not self.lost:
-                    self._report(error)
-                self._stop_server()
+            self._fail(error)
             return
+        except Exception:
+            self._fail(InternalError("A model cannot be loaded for an unexpected reason; the server's log says more."))
+            raise  # the hook of threads logs it
         if not self._lifecycle.draining:
             self._lifecycle.preloaded = True
             self._report(None)
+
+    def _fail(self, error: MlxkError) -> None:
+        if not self._lifecycle.draining:
+            self.error = error
+            if not self.lost:
+                self._report(error)
+            self._stop_server()
 
 
 SPARE_THREADS = 8

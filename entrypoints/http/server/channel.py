@@ -190,7 +190,7 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being served, or bytes of a response are unsent."""
+        """Whether a request is being served, bytes are unsent, or the connection closes once they are sent."""
         return bool(self.requests or self.total_outbufs_len or self.close_when_flushed)
 
     @property

@@ -40,7 +40,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has 
             super().add_task(task)
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
-        """End the threads, and start no more; return whether tasks were cancelled, as waitress does."""
+        """End the threads, and start no more."""
         with self._adding:
             self._most = 0
         ended: bool = super().shutdown(cancel_pending, timeout)

@@ -1,20 +1,25 @@
 """The small parts of the server: sockets, what supervisor and worker say, figures, limits, logs of libraries."""
 
+import errno
 import logging
 import re
 import socket
 import threading
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
 from doubles.event_log import InMemoryEventLog
 
-from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownError, ValidationError
+from mlxk.domain.errors import MlxkError, PortInUseError, QueueFullError, ServerShutdownError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
+from mlxk.entrypoints.container import Container
+from mlxk.entrypoints.http.app import Application
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle, api_of
-from mlxk.entrypoints.http.process import sockets
+from mlxk.entrypoints.http.process import sockets, worker
 from mlxk.entrypoints.http.process.log_stream import route_library_logs
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit
@@ -44,6 +49,53 @@ def test_every_address_of_a_name_is_listened_on_at_one_port() -> None:
 def test_a_host_that_is_none_of_ours_is_named(host: str) -> None:
     with pytest.raises(ValidationError, match="--host"):
         sockets.listen(host, 0)
+
+
+IPV4 = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 0))
+IPV6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("::1", 0, 0, 0))
+
+
+@pytest.fixture
+def without_ipv6(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Have the kernel refuse sockets of IPv6, as one that was built without it."""
+
+    class Socket(socket.socket):
+        def __init__(self, family: int = socket.AF_INET, *arguments: Any, **named: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *arguments, **named)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    return monkeypatch
+
+
+def test_a_name_is_served_at_the_addresses_that_the_kernel_supports(without_ipv6: pytest.MonkeyPatch) -> None:
+    without_ipv6.setattr(socket, "getaddrinfo", lambda *_, **__: [IPV4, IPV6])
+    (listening,) = sockets.listen("localhost", 0)
+    with listening:
+        assert listening.family == socket.AF_INET
+
+
+def test_an_address_that_the_kernel_does_not_support_is_named(without_ipv6: pytest.MonkeyPatch) -> None:
+    without_ipv6.setattr(socket, "getaddrinfo", lambda *_, **__: [IPV6])
+    with pytest.raises(ValidationError, match="'::1' is not an address of this machine"):
+        sockets.listen("::1", 0)
+
+
+def test_a_defect_while_models_are_loaded_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker, "warm_up", defect)
+    reports: list[MlxkError | None] = []
+    stopped, lifecycle = threading.Event(), ServerLifecycle()
+    application, settings = cast("Application", SimpleNamespace(lifecycle=lifecycle)), ServerSettings(model="m")
+    preload = worker.Preload(cast("Container", None), application, settings, reports.append, stopped.set)
+    with pytest.raises(OSError, match="No space left"):
+        preload.run()
+    assert [report and report.code for report in reports] == ["internal_error"]
+    assert preload.error is reports[0]
+    assert (stopped.is_set(), lifecycle.preloaded) == (True, False)
 
 
 @pytest.mark.parametrize(
