@@ -219,7 +219,7 @@ class _TrainingDisplay:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """Yield a check whether to stop after this step, as for Ctrl-C; a second one, or SIGTERM, interrupts at once."""
+        """Yield a check whether to stop after this step, as for Ctrl-C; a second one, or SIGTERM, interrupts."""
 
         def received(number: int, frame: FrameType | None) -> None:
             first = not self._signals
