@@ -16,7 +16,7 @@ def usage_json(usage: CacheUsage, free_bytes: int | None) -> Json:
 
     Args:
         usage: The models.
-        free_bytes: Of the cache's disk; None when it is unknown.
+        free_bytes: Free space of the cache's disk; None when unknown.
     """
     return {
         "models": [_model(model) for model in usage.models],

@@ -141,7 +141,7 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
     Args:
         details: The model.
         section: The section to fill: ``files``, ``config`` or ``metadata``; ``formats`` fills none.
-        verdict: Whether the model fits into memory.
+        verdict: The memory estimate.
         hash_updated: Whether the content hash was just recalculated.
     """
     fields: Json = {

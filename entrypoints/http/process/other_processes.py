@@ -87,7 +87,7 @@ class OtherProcesses:
         """Stop serving, and wait for requests in progress.
 
         Args:
-            deadline: Returns how long to wait, a time of the monotonic clock; it may change meanwhile.
+            deadline: Returns until when to wait, on the monotonic clock; it may change meanwhile.
         """
         self._watch.stop()
         self._listener.close(deadline)
