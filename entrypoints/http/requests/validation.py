@@ -192,8 +192,8 @@ class StrictConverter:
         for kind, hook in _SCALARS.items():
             self.cattrs.register_structure_hook(kind, hook)
         self.cattrs.register_structure_hook_factory(attrs.has, self._object_hook)
-        self.cattrs.register_structure_hook_factory(lambda kind: get_origin(kind) is list, self._list_hook)
-        self.cattrs.register_structure_hook_factory(lambda kind: get_origin(kind) is dict, self._dict_hook)
+        self.cattrs.register_structure_hook_factory(lambda kind: _origin(kind) is list, self._list_hook)
+        self.cattrs.register_structure_hook_factory(lambda kind: _origin(kind) is dict, self._dict_hook)
         self.cattrs.register_structure_hook_factory(_is_bounded, self._bounded_hook)
 
     def union(self, kind: object, choose: Callable[[object], object]) -> None:
@@ -270,6 +270,11 @@ class StrictConverter:
             return structured
 
         return hook
+
+
+def _origin(kind: object) -> object:
+    """Return ``get_origin``, whose own type would forbid the comparison with a class."""
+    return get_origin(kind)
 
 
 def _is_bounded(kind: object) -> bool:
