@@ -1,10 +1,11 @@
-"""Blocks: the events of a completion grouped into reasoning, text and tool calls, one after the other.
+"""Blocks: groups the events of a completion into consecutive blocks of reasoning, text and tool calls.
 
-For APIs whose responses are lists of such blocks, each with a beginning and an end in a stream. Blocks never overlap.
+For APIs whose responses are lists of blocks and whose streams report each block's start and end. Blocks never overlap.
 """
 
 import enum
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -16,10 +17,11 @@ from mlxk.domain.generation.request import (
     TokenLogprob,
     ToolCallDelta,
 )
+from mlxk.domain.text import is_valid_unicode
 
 
 class BlockKind(enum.Enum):
-    """What a block is."""
+    """The kind of a block."""
 
     REASONING = "reasoning"
     TEXT = "text"
@@ -28,19 +30,19 @@ class BlockKind(enum.Enum):
 
 @attrs.define(eq=False)
 class Block:
-    """A block, complete up to now."""
+    """A block, as far as it has been generated."""
 
     index: int
-    """Its place in the response, from 0."""
+    """Position in the response, from 0."""
     kind: BlockKind
     call_id: str = ""
-    """Id of a tool call."""
+    """Id of the tool call."""
     name: str = ""
-    """Function of a tool call."""
+    """Name of the called function."""
     parts: list[str] = attrs.field(factory=list)
-    """Its text in pieces: joined when it is needed, since each addition to a string copies it."""
+    """Chunks of the text, joined on demand: appending to a string would copy it each time."""
     logprobs: list[TokenLogprob] = attrs.field(factory=list)
-    """The tokens of the text, if they were asked for."""
+    """Log probabilities of the text's tokens, if requested."""
 
     @property
     def text(self) -> str:
@@ -50,20 +52,20 @@ class Block:
 
 @attrs.frozen
 class BlockBegan:
-    """A block begins; it is empty as yet."""
+    """A new block, still empty."""
 
     block: Block
 
 
 @attrs.frozen
 class BlockGrew:
-    """A block got more text."""
+    """A block has more text."""
 
     block: Block
     text: str
-    """The new part, never empty."""
+    """The new chunk, never empty."""
     logprobs: Sequence[TokenLogprob] = ()
-    """The tokens of the new part."""
+    """Log probabilities of the chunk's tokens."""
 
 
 @attrs.frozen
@@ -90,8 +92,8 @@ class BlockReader:
         self._open: tuple[BlockKind, int] | None = None
         """Kind of the open block, and the index of its call."""
 
-    def is_cut(self, *, json_text: bool) -> bool:
-        """Whether a call is no complete JSON value, or text that must be JSON is none.
+    def is_truncated(self, *, json_text: bool) -> bool:
+        """Whether the arguments of a call, or the text if it must be JSON, are incomplete JSON.
 
         Args:
             json_text: Whether the text must be JSON.
@@ -101,7 +103,7 @@ class BlockReader:
         return not all(map(is_json, [*calls, *([text] if json_text and (text or not calls) else [])]))
 
     def read(self, event: GenerationEvent) -> Iterator[BlockChange]:
-        """Yield what an event changes; the last event of a completion changes nothing, see ``end``."""
+        """Yield the changes that an event makes. ``Finished`` makes none; call ``end`` after it."""
         if isinstance(event, ToolCallDelta):
             if not (self._one_call and event.index > 0):
                 yield from self._grow(BlockKind.TOOL_CALL, event.call.arguments, event)
@@ -110,8 +112,14 @@ class BlockReader:
         elif isinstance(event, TextDelta):
             yield from self._grow(BlockKind.TEXT, event.text, logprobs=event.logprobs)
 
+    def collect(self, events: Iterable[GenerationEvent]) -> None:
+        """Add events to the blocks, without the changes that they make."""
+        for event in events:
+            for _ in self.read(event):
+                pass
+
     def end(self) -> Iterator[BlockChange]:
-        """Yield the end of the open block, if there is one."""
+        """Yield the end of the open block, if any."""
         if self._open is not None:
             self._open = None
             yield BlockEnded(self.blocks[-1])
@@ -119,17 +127,42 @@ class BlockReader:
     def _grow(
         self, kind: BlockKind, text: str, call: ToolCallDelta | None = None, logprobs: Sequence[TokenLogprob] = ()
     ) -> Iterator[BlockChange]:
-        place = (kind, 0 if call is None else call.index)
-        if self._open != place:
+        key = (kind, 0 if call is None else call.index)
+        if self._open != key:
             yield from self.end()
             block = Block(len(self.blocks), kind)
             if call is not None:
                 block.call_id, block.name = call.call.id or "", call.call.name
             self.blocks.append(block)
-            self._open = place
+            self._open = key
             yield BlockBegan(block)
         block = self.blocks[-1]
         block.logprobs.extend(logprobs)
         if text:
             block.parts.append(text)
             yield BlockGrew(block, text, logprobs)
+
+
+def parsed_json(text: str) -> object:
+    """Return the value of JSON text that a model wrote, such as arguments of a call, so that it can be encoded again.
+
+    Half surrogate pairs are replaced by U+FFFD, and NaN and infinities by None.
+
+    Raises:
+        ValueError: The text is not valid JSON, or is nested too deeply.
+    """
+    try:
+        value: object = json.loads(text, strict=False, parse_constant=lambda _: None)
+        return value if is_valid_unicode(json.dumps(value, ensure_ascii=False)) else _with_valid_unicode(value)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def _with_valid_unicode(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_with_valid_unicode(entry) for entry in value]
+    if isinstance(value, dict):
+        return {_with_valid_unicode(name): _with_valid_unicode(entry) for name, entry in value.items()}
+    return value

@@ -1,7 +1,7 @@
-"""The extension point for HTTP APIs: how one API renders the events of a response; and where the result is written.
+"""``ResponseRenderer``, the extension point for HTTP APIs, and the writers that send what it renders.
 
-The events are the values of ``domain.generation.request``. A new API that generates text has a request reader, a
-renderer, a resource, and one entry in ``app.APIS``; everything else is shared.
+It renders the events of ``domain.generation.request``. An API that generates text has a request reader, a renderer, a
+resource, and one entry in ``app.APIS``; everything else is shared.
 """
 
 import datetime
@@ -21,18 +21,18 @@ from mlxk.domain.generation.request import Finished, GenerationEvent
 
 @attrs.frozen
 class ResponseContext:
-    """Metadata of a response that its body may contain."""
+    """Metadata that the body of a response may contain."""
 
     request_id: str
     created: datetime.datetime
     model: str
-    """Its name in the request."""
+    """Name in the request; the id of the model that answers in place of an unknown one."""
     fingerprint: str
     """Fingerprint of the weights."""
     choices: int
-    """Completions in the response."""
+    """Number of completions in the response."""
     alternatives: int
-    """Completions of the same prompt; those of one prompt have successive indices."""
+    """Number of completions of each prompt; they have consecutive indices."""
     prompt_tokens: int = 0
     """Tokens of all prompts; 0 for a recording."""
 
@@ -51,16 +51,16 @@ class ResponseRenderer(Protocol):
 
     @abstractmethod
     def opening(self) -> bytes:
-        """Return the first bytes of a stream; not empty, so that the headers leave before the first token."""
+        """Return the first bytes of a stream; not empty, so that the headers are sent before the first token."""
 
     @abstractmethod
     def keep_alive(self) -> bytes:
-        """Return a frame without content, sent during silence; empty when the format has none."""
+        """Return a frame without content, sent during silence; empty if the format has none."""
 
     def progress(self, done: int, total: int) -> bytes:
-        """Return a frame that says how many tokens of the prompts are computed, sent at most about once a second.
+        """Return a frame with the number of prompt tokens computed so far, sent about once a second at most.
 
-        By default a frame without content: formats without comments have no place for it.
+        By default the keep-alive frame, for formats that cannot express progress.
         """
         return self.keep_alive()
 
@@ -69,8 +69,8 @@ class ResponseRenderer(Protocol):
         """Return the frames of one event.
 
         Args:
-            index: The choice, from 0.
-            event: The next event of that choice.
+            index: Index of the choice, from 0.
+            event: Next event of that choice.
         """
 
     @abstractmethod
@@ -96,7 +96,7 @@ class ResponseRenderer(Protocol):
 
 
 RendererFactory = Callable[[ResponseContext], ResponseRenderer]
-"""Makes the renderer of a response once its context is known."""
+"""Builds the renderer of a response once its context is known."""
 
 
 SSE_HEADERS = MappingProxyType(
@@ -108,14 +108,14 @@ SSE_HEADERS = MappingProxyType(
 )
 
 OPENING_COMMENT = b": ok\n\n"
-"""Sent at once, so that the headers leave before the first token."""
+"""Sent at once, so that the headers are sent before the first token."""
 
 KEEP_ALIVE_COMMENT = b": ping\n\n"
 """Sent during silence, so that no proxy between server and client times out."""
 
 
 def progress_comment(done: int, total: int) -> bytes:
-    """Return a comment that says how many tokens of the prompts are computed."""
+    """Return a comment with the number of prompt tokens computed so far."""
     return f": prefill {done}/{total}\n\n".encode()
 
 
@@ -130,7 +130,7 @@ def named_frame(document: Mapping[str, object]) -> bytes:
 
 
 class ResponseBody(Protocol):
-    """The body of a streamed response; see ``server.detached``."""
+    """The body of a streamed response; implemented by ``server.channel.DetachedResponse`` and ``QueuedBody``."""
 
     def write(self, data: bytes) -> bool:
         """Send bytes; return False when the client has disconnected."""
@@ -140,7 +140,7 @@ class ResponseBody(Protocol):
 
 
 class ResponseWriter(Protocol):
-    """Receives the events of a response. Methods that return a truth value return False after a disconnect."""
+    """Receives the events of a response. Methods that return a bool return False after a disconnect."""
 
     def open(self) -> bool:
         """Begin the response."""
@@ -149,7 +149,7 @@ class ResponseWriter(Protocol):
         """Write a frame without content."""
 
     def progress(self, done: int, total: int) -> bool:
-        """Write how many tokens of the prompts are computed."""
+        """Write the number of prompt tokens computed so far."""
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
         """Write the next events of a choice."""
@@ -177,11 +177,11 @@ class StreamWriter:
         return self._write(self._renderer.keep_alive())
 
     def progress(self, done: int, total: int) -> bool:
-        """Send how much of the prompts is computed."""
+        """Send the progress frame."""
         return self._write(self._renderer.progress(done, total))
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
-        """Send the frames of some events in one write."""
+        """Send the frames of events in one write."""
         render = self._renderer.event
         return self._write(b"".join([render(index, event) for event in events]))
 
@@ -206,7 +206,7 @@ class WholeWriter:
 
     Args:
         renderer: Renders the collected events.
-        choices: Completions in the response.
+        choices: Number of completions in the response.
     """
 
     def __init__(self, renderer: ResponseRenderer, choices: int) -> None:
@@ -217,15 +217,15 @@ class WholeWriter:
         self._error: MlxkError | None = None
 
     def open(self) -> bool:
-        """Do nothing: nothing is sent before the end."""
+        """Return True; nothing is sent before the end."""
         return True
 
     def keep_alive(self) -> bool:
-        """Do nothing: nothing is sent before the end."""
+        """Return True; nothing is sent before the end."""
         return True
 
     def progress(self, done: int, total: int) -> bool:
-        """Do nothing: nothing is sent before the end."""
+        """Return True; nothing is sent before the end."""
         return True
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
@@ -259,7 +259,7 @@ class QueuedBody:
     """A response body for WSGI servers without detached responses, which iterate over it.
 
     Args:
-        on_close: Called when the server closes the body, at its end or after a disconnect.
+        on_close: Called when the server closes the body, after its end or a disconnect.
     """
 
     def __init__(self, on_close: Callable[[], None]) -> None:

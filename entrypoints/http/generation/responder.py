@@ -1,6 +1,6 @@
 """The generation responder: admits a request, starts its streams, and delivers, counts and logs the response.
 
-It is independent of the API: the resource passes the streams and the renderer.
+It knows no API: the resource passes a job that starts the streams and builds the renderer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,12 +30,12 @@ from mlxk.entrypoints.http.request_scope import Tracer, caller_of, request_id, t
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
 
 ADAPTATIONS = "X-Mlxk-Adaptations"
-"""Response header: how the conversation was fitted to the model's chat template, by the codes of the adaptations."""
+"""Response header: codes of the adaptations that fitted the conversation to the model's chat template."""
 
 
-def report_adaptations(response: falcon.Response, found: Iterable[Adaptation]) -> tuple[str, ...]:
-    """List in a header how a conversation was fitted to the template, each code once; return the codes."""
-    codes = tuple(dict.fromkeys(each.code for each in found))
+def report_adaptations(response: falcon.Response, adaptations: Iterable[Adaptation]) -> tuple[str, ...]:
+    """List the codes of adaptations in a header, each once, and return them."""
+    codes = tuple(dict.fromkeys(adaptation.code for adaptation in adaptations))
     if codes:
         response.set_header(ADAPTATIONS, ", ".join(codes))
     return codes
@@ -43,15 +43,15 @@ def report_adaptations(response: falcon.Response, found: Iterable[Adaptation]) -
 
 @attrs.frozen
 class Client:
-    """Who waits for the completions of a job."""
+    """The client that waits for a response."""
 
     is_gone: Callable[[], bool]
     """Whether it has disconnected."""
     tenant: str
     """See ``GenerationRequest``."""
 
-    def asking(self, options: GenerationOptions) -> GenerationOptions:
-        """Return options for completions for this client."""
+    def add_to(self, options: GenerationOptions) -> GenerationOptions:
+        """Return the options with the client's disconnect check and tenant."""
         return attrs.evolve(options, is_abandoned=self.is_gone, tenant=self.tenant)
 
 
@@ -61,7 +61,7 @@ class GenerationJob:
 
     model: ServedModel
     model_name: str
-    """As the client wrote it."""
+    """Name in the request."""
     start: Callable[[Client], Sequence[TextStream]]
     """Starts the streams, one for each choice; called once the request is admitted."""
     renderer: RendererFactory
@@ -69,19 +69,19 @@ class GenerationJob:
     """Whether to stream the response."""
     prompts: int = 1
     alternatives: int = 1
-    """Completions of each prompt."""
+    """Number of completions of each prompt."""
     count_field: str = "n"
-    """The field that sets the number of choices, for the refusal of too many."""
+    """Field that sets the number of choices; named by the error for too many."""
 
     @property
     def choices(self) -> int:
-        """Completions in the response."""
+        """Number of completions in the response."""
         return self.prompts * self.alternatives
 
 
 @attrs.frozen
 class AnswerRecords:
-    """Where the end of every answer is noted."""
+    """What records the end of every response."""
 
     metrics: Metrics
     tracer: Tracer
@@ -111,7 +111,7 @@ class GenerationResponder:
         """Send the response, streamed or whole.
 
         Raises:
-            MlxkError: The request is refused or the whole response failed; nothing has been sent.
+            MlxkError: The request is refused, or a whole response failed; nothing has been sent.
         """
         trace = trace_of(request)
         trace.model, trace.alternatives = job.model.id, job.alternatives
@@ -138,7 +138,9 @@ class GenerationResponder:
                 stream.cancel()
             release()
             raise
-        adaptations = report_adaptations(response, (each for stream in streams for each in stream.adaptations))
+        adaptations = report_adaptations(
+            response, (adaptation for stream in streams for adaptation in stream.adaptations)
+        )
         on_end = self._on_end(job, request, release, adaptations)
         if job.stream:
             self._stream(request, response, renderer, connection, streams, on_end)
@@ -184,7 +186,7 @@ class GenerationResponder:
             self._metrics.answers(job.model.id, api, finished, error.code if error else None)
             trace.finished, trace.error = finished, error.code if error else None
             self._tracer.end(trace)
-            common = {
+            fields = {
                 "logger": "answers",
                 "request_id": identity,
                 "model": job.model.id,
@@ -192,21 +194,22 @@ class GenerationResponder:
                 "duration_ms": round((self._clock.monotonic() - began) * 1000, 1),
             }
             if adaptations:
-                common["adaptations"] = ",".join(adaptations)
+                fields["adaptations"] = ",".join(adaptations)
             if error is not None:
-                self._log.warning("generation failed", error=error.code, **common)
+                self._log.warning("generation failed", error=error.code, **fields)
                 return
-            timings = [each.timings for each in finished]
+            prompts = [choice.usage for choice in finished[:: job.alternatives]]
+            timings = [choice.timings for choice in finished]
             self._log.info(
                 "generation finished",
-                finish_reason=",".join(sorted({each.reason.value for each in finished})),
-                prompt_tokens=sum(each.usage.prompt_tokens for each in finished[:: job.alternatives]),
-                cached_tokens=sum(each.usage.cached_tokens for each in finished[:: job.alternatives]),
-                completion_tokens=sum(each.usage.completion_tokens for each in finished),
-                queue_ms=round(max(each.queue_seconds for each in timings) * 1000, 1),
-                prompt_ms=round(max(each.prompt_seconds for each in timings) * 1000, 1),
-                generation_ms=round(max(each.generation_seconds for each in timings) * 1000, 1),
-                **common,
+                finish_reason=",".join(sorted({choice.reason.value for choice in finished})),
+                prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
+                cached_tokens=sum(usage.cached_tokens for usage in prompts),
+                completion_tokens=sum(choice.usage.completion_tokens for choice in finished),
+                queue_ms=round(max(timing.queue_seconds for timing in timings) * 1000, 1),
+                prompt_ms=round(max(timing.prompt_seconds for timing in timings) * 1000, 1),
+                generation_ms=round(max(timing.generation_seconds for timing in timings) * 1000, 1),
+                **fields,
             )
 
         return on_end
@@ -216,7 +219,7 @@ _OnEnd = Callable[[Sequence[Finished], MlxkError | None], None]
 
 
 class _Connection:
-    """Cancels the delivery of a client that has disconnected, also when it did so before there was a delivery."""
+    """Cancels the delivery when the client disconnects, even if it did so before the delivery was attached."""
 
     def __init__(self) -> None:
         self._delivery: StreamDelivery | None = None

@@ -1,10 +1,11 @@
 """The stream dispatcher: one thread that moves the events of all responses from the engine to their clients.
 
-The engine only calls back when events are available; they are read, rendered and sent here, so that clients do not slow
-the engine, and hundreds of streams share one thread.
+The engine only calls back when events are available. They are read, rendered and sent here, so that slow clients do not
+slow the engine and hundreds of streams share one thread.
 """
 
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ class StreamDelivery:
     Args:
         streams: One for each choice.
         writer: Receives the events.
-        on_end: Called once at the end, with the last event of each choice and the error, if there is one.
+        on_end: Called once at the end with the last event of each choice, and the error or None.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class StreamDelivery:
         self._on_end = on_end
         self._finished: dict[int, Finished] = {}
         self._progress: dict[int, PromptProgress] = {}
-        """How much of its prompt each choice has computed, where that takes long."""
+        """Latest progress of each choice whose prompt takes long."""
         self._ended = False
         self._aborted: MlxkError | None = None
 
@@ -71,7 +72,7 @@ class StreamDelivery:
         try:
             for index, stream in enumerate(self._streams):
                 while events := stream.take():
-                    self._take(index, events)
+                    self._write(index, events)
         except MlxkError as error:
             self.cancel()
             return self._end(self._aborted or error)
@@ -90,22 +91,23 @@ class StreamDelivery:
             self._end(error)
 
     def give_up(self, error: MlxkError) -> None:
-        """End with an error after a fault of the writer, also one at the end of the response."""
+        """End with an error after the writer raised, even if it raised while ending the response."""
         self.cancel()
         if self._ended:
             self._writer.fail(error)
         else:
             self._end(error)
 
-    def _take(self, index: int, taken: Sequence[StreamEvent]) -> None:
+    def _write(self, index: int, stream_events: Sequence[StreamEvent]) -> None:
+        """Write events of a choice: progress if there is nothing else; never the ``Finished`` of a cancelled stream."""
         events: list[GenerationEvent] = []
-        for event in taken:
+        for event in stream_events:
             if isinstance(event, PromptProgress):
                 self._progress[index] = event
             else:
                 events.append(event)
         if not events:
-            done, total = (sum(each) for each in zip(*map(attrs.astuple, self._progress.values()), strict=True))
+            done, total = map(sum, zip(*map(attrs.astuple, self._progress.values()), strict=True))
             self._cancel_unless(self._writer.progress(done, total))
             return
         last = events[-1]
@@ -138,7 +140,7 @@ class StreamDispatcher:
 
     Args:
         clock: Measures silence.
-        log: Gets failures of delivery.
+        log: Receives delivery failures.
         keep_alive_seconds: Silence after which a stream gets a keep-alive frame.
     """
 
@@ -165,12 +167,12 @@ class StreamDispatcher:
             delivery.last_write_at = self._clock.monotonic()
             self._deliveries.add(delivery)
             aborting = self._aborting
-        if aborting:  # submitted before ``abort``, added after it
+        if aborting:  # started before ``abort``, added after it
             delivery.abort(_shutting_down())
-        delivery.begin(self._wake)
+        self._step(delivery, functools.partial(delivery.begin, self._wake))
 
     def abort(self) -> None:
-        """End every response with ``ServerShutdownError``, those still to be added included."""
+        """End every response with ``ServerShutdownError``, including those added later."""
         with self._lock:
             self._aborting = True
             deliveries = list(self._deliveries)
@@ -209,8 +211,12 @@ class StreamDispatcher:
     def _move(self, delivery: StreamDelivery) -> None:
         delivery.pending = False
         delivery.last_write_at = self._clock.monotonic()
+        self._step(delivery, delivery.move)
+
+    def _step(self, delivery: StreamDelivery, step: Callable[[], bool | None]) -> None:
+        """Run a step of a delivery, and remove the delivery if it has ended: if ``step`` returns True or raises."""
         try:
-            ended = delivery.move()
+            ended = step()
         except Exception as fault:  # noqa: BLE001 - a failing response must not stop the others
             where = raised_at(fault.__traceback__)
             self._log.error("a response could not be delivered", error=type(fault).__name__, where=where)
@@ -222,15 +228,15 @@ class StreamDispatcher:
                 self._deliveries.discard(delivery)
 
     def _keep_alive(self) -> float:
-        """Send the keep-alive frames that are due; return when the next one is."""
+        """Send the keep-alive frames that are due; return the time of the next one."""
         now = self._clock.monotonic()
         with self._lock:
             deliveries = list(self._deliveries)
         for delivery in deliveries:
             if now - delivery.last_write_at >= self._keep_alive_seconds:
                 delivery.last_write_at = now
-                delivery.keep_alive()
-        return min([now, *(each.last_write_at for each in deliveries)]) + self._keep_alive_seconds
+                self._step(delivery, delivery.keep_alive)
+        return min([now, *(delivery.last_write_at for delivery in deliveries)]) + self._keep_alive_seconds
 
 
 def _shutting_down() -> ServerShutdownError:

@@ -171,7 +171,7 @@ class GenerateResource:
         options = body.text_options(found.reference, self._settings_for(model).max_tokens, strict_memory=strict)
 
         def start(client: Client) -> Sequence[TextStream]:
-            return self._services.generate(model.details, [prompt], client.asking(options))
+            return self._services.generate(model.details, [prompt], client.add_to(options))
 
         shown = MessageOptions(stops=bool(options.settings.stop), json_text=options.settings.grammar is not None)
         return GenerationJob(

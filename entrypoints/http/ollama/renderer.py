@@ -236,7 +236,7 @@ class OllamaRenderer(ResponseRenderer):
         if piece.logprobs:
             document["logprobs"] = piece.logprobs
         if finished is not None:
-            truncated = self._options.stops and self._reader.is_cut(json_text=self._options.json_text)
+            truncated = self._options.stops and self._reader.is_truncated(json_text=self._options.json_text)
             document["done_reason"] = finish_reason(finished, called=False, truncated=truncated)
             document |= _counts(finished)
         return document

@@ -294,7 +294,7 @@ class Completions:
         job = GenerationJob(
             model=model,
             model_name=completion.model,
-            start=lambda client: self._services.generate(model.details, completion.prompts, client.asking(options)),
+            start=lambda client: self._services.generate(model.details, completion.prompts, client.add_to(options)),
             renderer=functools.partial(
                 CompletionRenderer,
                 echoes=echoes,

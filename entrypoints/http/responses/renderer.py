@@ -222,7 +222,7 @@ class ResponsesRenderer(ResponseRenderer):
         return json.dumps(self._finished(status, finished[0].usage), ensure_ascii=False).encode()
 
     def _status(self, finished: Finished) -> str:
-        truncated = self._options.stops and self._reader.is_cut(json_text=self._options.json_text)
+        truncated = self._options.stops and self._reader.is_truncated(json_text=self._options.json_text)
         cut = finish_reason(finished, called=False, truncated=truncated) == "length"
         return INCOMPLETE if cut else COMPLETED
 

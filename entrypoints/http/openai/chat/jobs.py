@@ -331,7 +331,7 @@ class ChatJobs:
 
             def start_with(messages: Sequence[MessageParam]) -> Sequence[TextStream]:
                 prompt = attrs.evolve(chat, messages=list(messages)).incoming(media)
-                return self._services.generate(model.details, [prompt], client.asking(options))
+                return self._services.generate(model.details, [prompt], client.add_to(options))
 
             return start_shortened(chat.messages, start_with) if shortens else start_with(chat.messages)
 

@@ -70,10 +70,14 @@ class RecordingWriter:
 
     def open(self) -> bool:
         """Do nothing."""
+        if self._failing == "open":
+            raise RuntimeError("cannot be opened")
         return True
 
     def keep_alive(self) -> bool:
         """Do nothing."""
+        if self._failing == "keep_alive":
+            raise RuntimeError("cannot be kept alive")
         return True
 
     def progress(self, done: int, total: int) -> bool:
@@ -170,7 +174,7 @@ def dispatcher() -> Iterator[StreamDispatcher]:
     made.close()
 
 
-@pytest.mark.parametrize("failing", ["events", "close"])
+@pytest.mark.parametrize("failing", ["open", "events", "close"])
 def test_a_response_that_cannot_be_written_ends_once_and_stops_no_other(
     failing: str, dispatcher: StreamDispatcher
 ) -> None:
@@ -185,6 +189,21 @@ def test_a_response_that_cannot_be_written_ends_once_and_stops_no_other(
     assert len(ends.calls) == len(others.calls) == 1
     assert stream.cancelled
     assert isinstance(broken.error, InternalError)
+
+
+def test_a_stream_that_cannot_be_kept_alive_ends_and_stops_no_other() -> None:
+    dispatcher = StreamDispatcher(SystemClock(), InMemoryEventLog(), keep_alive_seconds=0.01)
+    broken, ends, silent = RecordingWriter("keep_alive"), Ends(), ScriptedStream()
+    dispatcher.add(StreamDelivery((silent,), broken, ends))
+    assert eventually(lambda: broken.error is not None)
+    sound, others = RecordingWriter(), Ends()
+    dispatcher.add(StreamDelivery((ScriptedStream(TextDelta("b"), finished()),), sound, others))
+    assert eventually(lambda: sound.closed is not None)
+    dispatcher.close()
+    assert isinstance(broken.error, InternalError)
+    assert silent.cancelled
+    assert ends.calls == [([], "internal_error")]
+    assert len(others.calls) == 1
 
 
 class Setting:
