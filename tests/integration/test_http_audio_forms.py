@@ -39,6 +39,7 @@ def server() -> Iterator[RunningServer]:
         ([("file", SOUND), ("model", SPEECH_MODEL), ("stream", "true"), ("response_format", "srt")], 400, "stream"),
         ([("file", SOUND), ("model", SPEECH_MODEL), ("timestamp_granularities[]", "word")], 400, "verbose_json"),
         ([("file", SOUND), ("model", SPEECH_MODEL), ("include[]", "logprobs")], 400, "include: is not supported"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("include", "[" * 5000)], 400, "include: is not supported"),
         ([("file", SOUND), ("model", SPEECH_MODEL), ("model", SPEECH_MODEL)], 400, "more than once"),
         ([("file", SOUND), ("model", SPEECH_MODEL), ("prompt", "x" * 70_000)], 413, "field"),
         ([("file", SOUND), ("model", SPEECH_MODEL), *[("x", "y")] * 70], 413, "more than 32 fields"),

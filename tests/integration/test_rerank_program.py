@@ -202,6 +202,13 @@ def test_a_document_in_parts_of_text_is_their_text(server: RunningServer) -> Non
     assert (status, refused["error"]["param"]) == (422, "documents[0]")
 
 
+def test_an_image_as_a_string_is_refused_by_a_model_that_reads_texts(server: RunningServer) -> None:
+    url = "data:image/png;base64,AAAA"
+    for body, field in (({"documents": ["bread", url]}, "documents[1]"), ({"query": url}, "query")):
+        status, _, refused = asked(server, **body)
+        assert (status, refused["error"]["param"]) == (422, field), refused
+
+
 def test_what_was_truncated_is_said(server: RunningServer) -> None:
     status, headers, answer = asked(server, documents=["bread", "food " * 3 * WINDOW])
     assert status == 200

@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar
 import attrs
 
 from mlxk.entrypoints.http.openai.chat import parts as chat
-from mlxk.entrypoints.http.openai.chat.file_part import FilePart
-from mlxk.entrypoints.http.openai.chat.messages import FILE_TYPES
+from mlxk.entrypoints.http.openai.chat.parts import FILE_TYPES, FilePart
 from mlxk.entrypoints.http.requests.validation import Range, StrictConverter
 
 

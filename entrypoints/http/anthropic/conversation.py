@@ -28,8 +28,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
 )
 from mlxk.entrypoints.http.anthropic.request import AnthropicMessage
 from mlxk.entrypoints.http.openai.chat import messages as chat
-from mlxk.entrypoints.http.openai.chat.file_part import FilePart
-from mlxk.entrypoints.http.openai.chat.parts import AudioPart, ImagePart, Part, TextPart
+from mlxk.entrypoints.http.openai.chat.parts import AudioPart, FilePart, ImagePart, Part, TextPart
 
 BILLING = "x-anthropic-billing-header:"
 """Begins a line that a client puts before its system prompt; it differs between conversations, so it would keep the

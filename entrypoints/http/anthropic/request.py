@@ -21,8 +21,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     VideoBlock,
     register_blocks,
 )
-from mlxk.entrypoints.http.openai.chat.file_part import FilePart
-from mlxk.entrypoints.http.openai.chat.parts import AudioPart, MediaPart
+from mlxk.entrypoints.http.openai.chat.parts import AudioPart, FilePart, MediaPart
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES
 from mlxk.entrypoints.http.openai.chat.tools import MAX_DEFINITIONS
 from mlxk.entrypoints.http.openai.sampling import Share, StopString, Temperature

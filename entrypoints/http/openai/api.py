@@ -1,4 +1,4 @@
-"""The OpenAI-compatible API: its paths and resources; of these, chat completions, models and unloading are here."""
+"""The OpenAI-compatible API: its paths, chat completions, unloading, and the document of a model."""
 
 import functools
 from collections.abc import Mapping
@@ -52,9 +52,9 @@ class UnloadResource:
         if isinstance(name, str) and name:
             self._unload_one(response, name)
             return
-        gone = self._resident.unload(None)
+        unloaded = self._resident.unload(None)
         busy = sorted(self._catalogue.loaded())
-        send_json(response, {"object": "list", "data": [served_id(handle) for handle in gone], "busy": busy})
+        send_json(response, {"object": "list", "data": [served_id(handle) for handle in unloaded], "busy": busy})
 
     def _unload_one(self, response: falcon.Response, name: str) -> None:
         loaded = self._catalogue.loaded()
@@ -62,21 +62,21 @@ class UnloadResource:
         if model is None or model not in loaded:
             hint = "GET /v1/models shows which models are."
             raise ValidationError.in_field("model", f"'{name}' is not loaded", hint=hint)
-        gone = self._resident.unload(loaded[model])
-        if not gone and model in self._catalogue.loaded():
+        unloaded = self._resident.unload(loaded[model])
+        if not unloaded and model in self._catalogue.loaded():
             raise LocksPresentError.in_field(
                 "model", f"'{model}' answers requests and stays loaded", hint="Unload it once they have ended."
             )
         send_json(response, {"object": "list", "data": [model], "busy": []})
 
     def _id_of(self, name: str) -> str | None:
-        """Return the id of the model that a name means, as requests for completions take it; None for none."""
+        """Return the id of the model to which completion requests resolve a name; None if it is unknown."""
         try:
-            meant = self._catalogue.find(name, lambda _: None)
+            served = self._catalogue.find(name, lambda _: None)
         except MlxkError:
             return None
-        # The model that answers to unknown names is not meant by one here.
-        return None if meant.stands_in else meant.id
+        # A stand-in answers requests with unknown names, but is not unloaded by one.
+        return None if served.stands_in else served.id
 
 
 def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> dict[str, object]:
@@ -109,10 +109,9 @@ class ChatCompletions:
     """Generates the next message of a conversation."""
 
     def __init__(self, server: ServerContext) -> None:
-        unions = (register_sampling, register_messages, register_tool_choice)
         self._reader = BodyReader(
             ChatRequest,
-            unions,
+            (register_sampling, register_messages, register_tool_choice),
             UNSUPPORTED,
             WITHOUT_EFFECT,
             neutral=NEUTRAL,
@@ -141,7 +140,7 @@ def openai_api(server: ServerContext) -> HttpApi:
     embeddings = EmbeddingsResource(server) if backend is None else EmbeddingsProxy(server, backend)
     tokens = {path: build(server) for path, build in RESOURCES.items()}
     chat, rerank = ChatCompletions(server), RerankResource(server)
-    described = {
+    versioned = {
         "/chat/completions": chat,
         "/completions": Completions(server),
         "/embeddings": embeddings,
@@ -155,8 +154,8 @@ def openai_api(server: ServerContext) -> HttpApi:
             _TRANSLATIONS: AudioResource(server, SpeechTask.TRANSLATE),
             _SPEECH: SpeechResource(server),
             **dict.fromkeys(PATHS, rerank),
-            **described,
-            **{f"/v1{path}": resource for path, resource in described.items()},
+            **versioned,
+            **{f"/v1{path}": resource for path, resource in versioned.items()},
         },
         error_body=error_body,
         body_limits={_TRANSCRIPTIONS: MAX_UPLOAD_BYTES, _TRANSLATIONS: MAX_UPLOAD_BYTES},

@@ -36,10 +36,10 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 """Documented fields that are not supported."""
 
 MAX_PROMPTS = 64
-"""Prompts of one request."""
+"""Most prompts in one request."""
 
 MAX_LOGPROBS = 5
-"""Alternatives at each token, as in OpenAI's API."""
+"""Most alternatives for each token, as in OpenAI's API."""
 
 TokenList = Annotated[list[Annotated[int, Range(0, 2**31 - 1)]], Range(1)]
 Prompt = str | list[str] | TokenList | list[TokenList]
@@ -51,18 +51,18 @@ class CompletionRequest(SamplingFields):
 
     prompt: Prompt
     max_tokens: Annotated[int, Range(0)] | None = None
-    """0 completes nothing: with ``echo`` and ``logprobs`` only the prompt is scored."""
+    """0 generates nothing: with ``echo`` and ``logprobs`` it scores the prompt alone."""
     echo: bool | None = None
     logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] | None = None
 
     @property
     def prompts(self) -> tuple[str | TokenIds, ...]:
-        """The prompts, in order: text, or tokens."""
+        """The prompts in order, each as text or token ids."""
         if isinstance(self.prompt, str):
             return (self.prompt,)
         if isinstance(self.prompt[0], int):
             return (tuple(self.prompt),)
-        return tuple(each if isinstance(each, str) else tuple(each) for each in self.prompt)
+        return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in self.prompt)
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
@@ -77,19 +77,19 @@ class CompletionRequest(SamplingFields):
         Args:
             default_max_tokens: The operator's limit, for requests without one.
         """
-        # The engine's shortest completion is one token; it is left out of a response without any.
+        # The engine generates at least one token; for a limit of 0 the renderer drops it.
         limit = 1 if self.max_tokens == 0 else self.max_tokens or default_max_tokens
         settings = self.settings(limit, self.logprobs)
-        # Text alone is repeated as it came; tokens are spelled by the model.
+        # The renderer echoes plain text as sent; the engine echoes token ids and log probabilities.
         return attrs.evolve(settings, echo=bool(self.echo) and (self.logprobs is not None or self._has_tokens))
 
     @property
     def _has_tokens(self) -> bool:
-        return not all(isinstance(each, str) for each in self.prompts)
+        return not all(isinstance(prompt, str) for prompt in self.prompts)
 
 
 def register_prompt(converter: StrictConverter) -> None:
-    """Register the kinds of prompt with a converter."""
+    """Register the union of prompt types with a converter."""
     converter.union(Prompt, _prompt_kind)
 
 
@@ -108,11 +108,11 @@ class CompletionRenderer(OpenAiRenderer):
     """Renders a response of ``POST /v1/completions``.
 
     Args:
-        context: Facts about the response.
-        echoes: The prompt that each choice repeats; empty strings for none.
+        context: Metadata of the response.
+        echoes: The prompt that each choice echoes; empty strings for none.
         include_usage: Whether a stream ends with the usage.
         scored: Whether the engine emits the prompts.
-        completes: Whether the response has completions, beside the prompts.
+        completes: Whether the response has completions besides the prompts.
     """
 
     id_prefix = "cmpl"
@@ -135,16 +135,16 @@ class CompletionRenderer(OpenAiRenderer):
     def _usage(self, finished: Sequence[Finished]) -> dict[str, object]:
         if self._completes:
             return super()._usage(finished)
-        return super()._usage([attrs.evolve(each, usage=Usage(each.usage.prompt_tokens, 0)) for each in finished])
+        return super()._usage([attrs.evolve(last, usage=Usage(last.usage.prompt_tokens, 0)) for last in finished])
 
 
 class TextRenderer(ChoiceRenderer):
     """Renders one text.
 
     Args:
-        index: Of the choice.
-        echo: The prompt to repeat before the completion; empty for none.
-        scored: Whether the prompt comes as an event, from the engine.
+        index: Index of the choice.
+        echo: The prompt to echo before the completion; empty for none.
+        scored: Whether the engine emits the prompt as an event.
         completes: Whether the text has a completion.
     """
 
@@ -154,14 +154,16 @@ class TextRenderer(ChoiceRenderer):
         self._scored = scored
         self._completes = completes
         self._offset = 0
-        self._spelled: codecs.IncrementalDecoder | None = None
+        """Characters of the text so far."""
+        self._decoder: codecs.IncrementalDecoder | None = None
+        """Decodes the UTF-8 of the completion's tokens; None before the first."""
 
     def opening(self) -> Entry | None:
-        """Return the prompt, if it is repeated and no event brings it."""
+        """Return the prompt, if it is echoed and the engine does not emit it."""
         return self._entry(self._echo) if self._echo and not self._scored else None
 
     def entries(self, event: GenerationEvent) -> Sequence[Entry]:
-        """Return the text of an event. A completion shows reasoning and tool calls as text."""
+        """Return the text of an event; reasoning and tool calls are text here."""
         if isinstance(event, PromptDelta):
             return (self._prompt(event),)
         if isinstance(event, Finished):
@@ -171,13 +173,12 @@ class TextRenderer(ChoiceRenderer):
             return ()
         if isinstance(event, TextDelta):
             return (self._entry(event.text, self._logprobs(event) if event.logprobs else None),)
-        if isinstance(event, ReasoningDelta):
-            self._offset += len(event.text)
-            return (self._entry(event.text),)
-        return (self._entry(event.call.arguments),)
+        text = event.text if isinstance(event, ReasoningDelta) else event.call.arguments
+        self._offset += len(text)
+        return (self._entry(text),)
 
     def text_template(self) -> tuple[Entry, str] | None:
-        """Return an entry with text."""
+        """Return an entry with text; none without a completion."""
         return (self._entry("text"), "text") if self._completes else None
 
     def merged(self, entries: Sequence[Entry]) -> Entry:
@@ -192,27 +193,27 @@ class TextRenderer(ChoiceRenderer):
         }
 
     def _prompt(self, event: PromptDelta) -> Entry:
-        """Return the prompt as it came, or as its tokens spell it, with their log probabilities."""
+        """Return the prompt as sent, or its tokens decoded, with their log probabilities."""
         text = self._echo or event.text
         self._offset = len(text)
         if not event.logprobs:
             return self._entry(text)
-        # A token that begins every prompt, or a space, is in the spelling and not in the text.
+        # The decoded tokens may begin with a BOS token or a space that the text lacks.
         before = len(event.text) - len(text)
-        starts, _ = _places(codecs.getincrementaldecoder("utf-8")("replace"), event.logprobs)
+        starts, _ = _token_offsets(_utf8_decoder(), event.logprobs)
         logprobs = _as_columns(event.logprobs, [max(0, start - before) for start in starts])
         logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
         return self._entry(text, logprobs)
 
     def _logprobs(self, event: TextDelta) -> Entry:
-        """Return the tokens with their places in the text."""
-        began = self._offset
-        if self._spelled is None:
-            self._spelled = codecs.getincrementaldecoder("utf-8")("replace")
-            # The space of a text's first token may be in the spelling and not in the text.
+        """Return the log probabilities of a text, with the offsets of its tokens."""
+        first_offset = self._offset
+        if self._decoder is None:
+            self._decoder = _utf8_decoder()
+            # The first decoded token may begin with a space that the text lacks.
             self._offset -= event.logprobs[0].token.text.startswith(" ") and not event.text.startswith(" ")
-        starts, length = _places(self._spelled, event.logprobs)
-        offsets = [max(began, self._offset + start) for start in starts]
+        starts, length = _token_offsets(self._decoder, event.logprobs)
+        offsets = [max(first_offset, self._offset + start) for start in starts]
         self._offset += length
         return _as_columns(event.logprobs, offsets)
 
@@ -220,46 +221,51 @@ class TextRenderer(ChoiceRenderer):
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _places(decoder: codecs.IncrementalDecoder, tokens: Sequence[TokenLogprob]) -> tuple[list[int], int]:
-    """Return where tokens begin in the text that they spell, and its length; parts of a character begin where it does.
+_utf8_decoder = functools.partial(codecs.getincrementaldecoder("utf-8"), "replace")
+
+
+def _token_offsets(decoder: codecs.IncrementalDecoder, tokens: Sequence[TokenLogprob]) -> tuple[list[int], int]:
+    """Return the offset of each token in the decoded text of all, and the length of that text, in characters.
+
+    A token that continues a character has the offset of the character.
 
     Args:
-        decoder: Of UTF-8, after the tokens before.
-        tokens: The next ones.
+        decoder: The UTF-8 decoder, after all earlier tokens.
+        tokens: The next tokens.
     """
-    starts, length = [], 0
-    for each in tokens:
-        continues = each.token.utf8[:1] in _CONTINUING
-        begun = bool(decoder.getstate()[0])
-        starts.append(length + (begun and not continues))  # what was begun and does not go on is one character
-        length += len(decoder.decode(each.token.utf8))
-    return starts, length
+    offsets, length = [], 0
+    for scored in tokens:
+        continues = scored.token.utf8[:1] in _CONTINUATION_BYTES
+        pending = bool(decoder.getstate()[0])
+        offsets.append(length + (pending and not continues))  # an incomplete character becomes U+FFFD
+        length += len(decoder.decode(scored.token.utf8))
+    return offsets, length
 
 
-_CONTINUING = {bytes([each]) for each in range(0x80, 0xC0)}
-"""The bytes of UTF-8 that begin no character."""
+_CONTINUATION_BYTES = {bytes([byte]) for byte in range(0x80, 0xC0)}
+"""UTF-8 bytes that do not begin a character."""
 
 
 def _as_columns(tokens: Sequence[TokenLogprob], offsets: list[int]) -> dict[str, list[Any]]:
     """Return log probabilities as OpenAI's ``logprobs``."""
     return {
-        "tokens": [each.token.text for each in tokens],
-        "token_logprobs": [each.token.logprob for each in tokens],
-        "top_logprobs": [_by_text(each.alternatives) for each in tokens],
+        "tokens": [scored.token.text for scored in tokens],
+        "token_logprobs": [scored.token.logprob for scored in tokens],
+        "top_logprobs": [_by_text(scored.alternatives) for scored in tokens],
         "text_offset": offsets,
     }
 
 
 def _by_text(alternatives: Sequence[TokenAlternative]) -> dict[str, float]:
-    """Return the log probabilities by text; of tokens with the same text, such as parts of a character, the highest."""
-    found: dict[str, float] = {}
-    for each in alternatives:
-        found.setdefault(each.text, each.logprob)
-    return found
+    """Return log probabilities by token text: the highest where tokens, as parts of a character, have the same text."""
+    logprobs: dict[str, float] = {}
+    for alternative in alternatives:  # the highest first
+        logprobs.setdefault(alternative.text, alternative.logprob)
+    return logprobs
 
 
 class Completions:
-    """Completes one prompt or several."""
+    """Completes one or several prompts."""
 
     def __init__(self, server: ServerContext) -> None:
         self._reader = BodyReader(

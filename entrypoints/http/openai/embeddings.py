@@ -1,4 +1,4 @@
-"""``POST /v1/embeddings``: its body, its resource, and the proxy to another server."""
+"""``POST /v1/embeddings``: its body, its resource, and a proxy for a backend of the operator's."""
 
 import functools
 import http.client
@@ -44,10 +44,10 @@ ANSWER_SECONDS = 120.0
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 INPUTS_TRUNCATED = "inputs-truncated"
-"""The code of ``X-Mlxk-Adaptations``; the body says which inputs."""
+"""Adaptation: inputs were truncated; the body lists them."""
 
 _CODES = re.compile(r"[a-z0-9-]+(, [a-z0-9-]+){0,31}")
-"""What is passed on of a backend's ``X-Mlxk-Adaptations``."""
+"""Values of a backend's ``X-Mlxk-Adaptations`` that are passed on."""
 
 Inputs = str | dict[str, Any] | list[Any] | list[int] | list[list[int]] | None
 
@@ -60,15 +60,14 @@ _KINDS = {
     "search_document": InputKind.DOCUMENT,
     "search_query": InputKind.QUERY,
 }
-"""The values of ``input_type``: ours, and those of NVIDIA's and Cohere's APIs."""
-
+"""Values of ``input_type``, including those of NVIDIA's and Cohere's APIs."""
 
 _TASKS = {"retrieval.query": "query", "retrieval.passage": "document"}
-"""The values of Jina's ``task`` that say what the inputs are for."""
+"""Values of Jina's ``task`` with the ``input_type`` that they mean."""
 
 _TRUNCATIONS = {"END": True, "NONE": False}
 Truncate = bool | str | None
-"""Whether to truncate; in words as NVIDIA's and Cohere's APIs have it."""
+"""Whether to truncate inputs; NVIDIA's and Cohere's APIs use the words of ``_TRUNCATIONS``."""
 
 _FLOATS_ONLY = Unsupported("vectors are 32-bit floats", ("float",))
 _UNSUPPORTED = {"output_dtype": _FLOATS_ONLY, "embedding_types": attrs.evolve(_FLOATS_ONLY, neutral=(["float"],))}
@@ -84,7 +83,7 @@ class EmbeddingsRequest:
         "truncation": "truncate",
         "embedding_type": "encoding_format",
     }
-    """Of Voyage's and Jina's APIs."""
+    """Field names of Voyage's and Jina's APIs."""
 
     model: Annotated[str, Range(1, None)]
     input: Inputs = None
@@ -97,10 +96,10 @@ class EmbeddingsRequest:
     prompt_name: Annotated[str, Range(1, None)] | None = None
     truncate: Truncate = None
     task: str | None = None
-    """Of Jina's API, where ``input_type`` is absent."""
+    """Jina's field; used where ``input_type`` is absent."""
 
     def inputs(self, media: PartReader) -> tuple[Input, ...]:
-        """Return the inputs, each as text, as tokens or as an image.
+        """Return the inputs, each as text, token ids or an image.
 
         Args:
             media: Reads images.
@@ -112,19 +111,19 @@ class EmbeddingsRequest:
             return (read_messages(self.messages, "messages", media),)
         if isinstance(self.input, str | dict):
             return (read_item(self.input, "input", media),)
-        given = self.input or []
-        if all(isinstance(each, int) for each in given):
-            return (tuple(int(each) for each in given if isinstance(each, int)),)
+        items = self.input or []
+        if all(isinstance(item, int) for item in items):
+            return (tuple(int(item) for item in items if isinstance(item, int)),)
         return tuple(
-            tuple(each) if isinstance(each, list) else read_item(each, f"input[{index}]", media)
-            for index, each in enumerate(given)
+            tuple(item) if isinstance(item, list) else read_item(item, f"input[{index}]", media)
+            for index, item in enumerate(items)
         )
 
     @property
     def kind(self) -> InputKind:
         """What the inputs are for."""
-        asked = self.input_type or (_TASKS.get(self.task or "") if self.prompt_name is None else None)
-        return _KINDS[asked or InputKind.DOCUMENT.value]
+        name = self.input_type or (_TASKS.get(self.task or "") if self.prompt_name is None else None)
+        return _KINDS[name or InputKind.DOCUMENT.value]
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
@@ -153,12 +152,12 @@ NEUTRAL: Neutral = {"encoding_format": ("",), "input_type": ("",), "instruct": (
 
 
 def register_inputs(converter: StrictConverter) -> None:
-    """Register the kinds of input with a converter."""
-    converter.union(Inputs, _kind)
+    """Register the unions of these fields with a converter."""
+    converter.union(Inputs, _inputs_kind)
     converter.union(Truncate, lambda value: str if isinstance(value, str) else bool)
 
 
-def _kind(value: object) -> object:
+def _inputs_kind(value: object) -> object:
     if value is None:
         return None
     if isinstance(value, str):
@@ -168,7 +167,7 @@ def _kind(value: object) -> object:
     if not isinstance(value, list):
         raise TypeError(_NEITHER)
     first = value[0] if value else ""
-    if any(isinstance(each, dict) for each in value) and all(isinstance(each, str | dict) for each in value):
+    if any(isinstance(item, dict) for item in value) and all(isinstance(item, str | dict) for item in value):
         return Annotated[list[Any], Range(1, MAX_INPUTS)]
     if isinstance(first, str):
         return Annotated[list[Annotated[str, Range(1, None)]], Range(1, MAX_INPUTS)]
@@ -204,8 +203,8 @@ class EmbeddingsResource:
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
         inputs = body.inputs(self._media.of_request())
-        images = any(isinstance(each, ImageInput) for each in inputs)
-        require = functools.partial(require_embedding_model, images=images)
+        has_images = any(isinstance(item, ImageInput) for item in inputs)
+        require = functools.partial(require_embedding_model, images=has_images)
         model = self._services.catalogue.find(self._only_model or body.model, require)
         trace = trace_of(request)
         trace.model = model.id
@@ -224,11 +223,11 @@ class EmbeddingsResource:
 
 
 class EmbeddingsProxy:
-    """Forwards requests to another server; bodies pass unchanged in both directions.
+    """Forwards requests to a backend, another server; bodies pass unchanged in both directions.
 
     Args:
         server: Lifecycle and limits.
-        address: URL of the other server, such as ``http://127.0.0.1:8001``; its path is kept.
+        address: URL of the backend, such as ``http://127.0.0.1:8001``; its path is kept.
     """
 
     def __init__(self, server: ServerContext, address: str) -> None:
@@ -241,21 +240,21 @@ class EmbeddingsProxy:
         self._lifecycle.require_open()
         release = self._limit.enter(1)
         try:
-            answer = self._forward(request.bounded_stream.read(), request.content_type or "application/json")
+            backend = self._forward(request.bounded_stream.read(), request.content_type or "application/json")
         except TimeoutError as error:
             raise NetworkError("The embed backend did not answer in time.") from error
         except (OSError, http.client.HTTPException) as error:
             raise NetworkError("The embed backend's answer is not HTTP, or was cut off.", hint=_SEE_BACKEND) from error
         finally:
             release()
-        response.status = falcon.code_to_http_status(answer.status)
-        response.content_type, response.data = answer.content_type, answer.body
-        if answer.retry_after is not None:
-            response.set_header("Retry-After", answer.retry_after)
-        if answer.adaptations is not None:
-            response.set_header(ADAPTATIONS, answer.adaptations)
+        response.status = falcon.code_to_http_status(backend.status)
+        response.content_type, response.data = "application/json", backend.body
+        if backend.retry_after is not None:
+            response.set_header("Retry-After", backend.retry_after)
+        if backend.adaptations is not None:
+            response.set_header(ADAPTATIONS, backend.adaptations)
 
-    def _forward(self, body: bytes, content_type: str) -> "_Answer":
+    def _forward(self, body: bytes, content_type: str) -> "_BackendResponse":
         secure = self._address.scheme == "https"
         connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = connect(self._address.hostname or "", self._address.port, timeout=CONNECT_SECONDS)
@@ -265,18 +264,18 @@ class EmbeddingsProxy:
             except TimeoutError as error:
                 raise NetworkError("Embed backend unreachable (no answer in time).", hint=_SEE_BACKEND) from error
             except OSError as error:
-                raise NetworkError(f"Embed backend unreachable ({reason_of(error)}).", hint=_SEE_BACKEND) from error
+                raise NetworkError(f"Embed backend unreachable ({_failure_of(error)}).", hint=_SEE_BACKEND) from error
             if connection.sock is not None:
                 connection.sock.settimeout(ANSWER_SECONDS)
             path = self._address.path.rstrip("/").removesuffix("/v1")
             connection.request("POST", f"{path}/v1/embeddings", body, {"Content-Type": content_type})
-            answer = connection.getresponse()
-            data = answer.read(MAX_ANSWER_BYTES + 1)
+            response = connection.getresponse()
+            data = response.read(MAX_ANSWER_BYTES + 1)
             if len(data) > MAX_ANSWER_BYTES:
                 raise NetworkError("The embed backend's answer is too large.")
-            if answer.length:
-                raise http.client.IncompleteRead(data, answer.length)
-            return _checked(answer, data)
+            if response.length:
+                raise http.client.IncompleteRead(data, response.length)
+            return _checked(response, data)
         finally:
             connection.close()
 
@@ -285,30 +284,28 @@ _SEE_BACKEND = "See whether --embed-backend names an embeddings server."
 
 
 @attrs.frozen
-class _Answer:
+class _BackendResponse:
     status: int
-    content_type: str
     body: bytes
     retry_after: str | None
     adaptations: str | None
 
 
-def _checked(answer: http.client.HTTPResponse, body: bytes) -> _Answer:
-    """Return the answer of a backend, which clients would otherwise take for one of this server.
+def _checked(response: http.client.HTTPResponse, body: bytes) -> _BackendResponse:
+    """Validate the response of a backend, which clients take for this server's own.
 
     Raises:
-        NetworkError: It is no JSON, or its status is neither a success nor an error.
+        NetworkError: It is not a JSON object, or its status is neither 200 nor an error.
     """
-    status, content_type = answer.status, answer.getheader("Content-Type") or ""
+    status, content_type = response.status, response.getheader("Content-Type") or ""
     if not (status == HTTPStatus.OK or 400 <= status < 600):
         raise NetworkError(f"The embed backend answered with status {status}.", hint=_SEE_BACKEND)
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json" or not _is_json_object(body):
         raise NetworkError(f"The embed backend answered with status {status} and no JSON object.", hint=_SEE_BACKEND)
-    retry, codes = (answer.getheader("Retry-After") or "").strip(), answer.getheader(ADAPTATIONS) or ""
-    return _Answer(
+    retry, codes = (response.getheader("Retry-After") or "").strip(), response.getheader(ADAPTATIONS) or ""
+    return _BackendResponse(
         status,
-        "application/json",
         body,
         retry_after=retry if retry.isdecimal() else None,
         adaptations=codes if _CODES.fullmatch(codes) else None,
@@ -322,8 +319,8 @@ def _is_json_object(body: bytes) -> bool:
         return False
 
 
-def reason_of(error: OSError) -> str:
-    """Return why a server cannot be reached, in words."""
+def _failure_of(error: OSError) -> str:
+    """Return why the backend cannot be reached, in words."""
     if isinstance(error, socket.gaierror):
         return "its name is not known"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -332,26 +329,28 @@ def reason_of(error: OSError) -> str:
 
 
 def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, object]:
-    one: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else as_numbers
+    encode: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else as_numbers
 
-    def encode(found: Vector | Vectors) -> object:
-        return [one(each) for each in found if isinstance(each, tuple)] if isinstance(found[0], tuple) else one(found)
+    def encode_all(item: Vector | Vectors) -> object:
+        if not isinstance(item[0], tuple):
+            return encode(item)
+        return [encode(vector) for vector in item if isinstance(vector, tuple)]
 
     tokens = result.embeddings.tokens
-    cut = [attrs.asdict(each) for each in result.embeddings.truncations]
+    truncated = [attrs.asdict(truncation) for truncation in result.embeddings.truncations]
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": encode(found)}
-            for index, found in enumerate(result.embeddings.results)
+            {"object": "embedding", "index": index, "embedding": encode_all(item)}
+            for index, item in enumerate(result.embeddings.results)
         ],
         "model": result.model,
         "system_fingerprint": result.fingerprint,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        **({"truncated": cut} if cut else {}),
+        **({"truncated": truncated} if truncated else {}),
     }
 
 
 def as_numbers(vector: Vector) -> list[float]:
-    """Return a vector as JSON numbers, as short as they are exact."""
+    """Return a vector as JSON numbers, each in its shortest exact form."""
     return [as_number(value) for value in vector]

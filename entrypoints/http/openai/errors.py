@@ -1,4 +1,4 @@
-"""Error bodies of the OpenAI-compatible API, readable for clients of OpenAI and of mlx-knife alike."""
+"""Error bodies of the OpenAI-compatible API, with the fields of OpenAI's and of mlx-knife's errors."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PARAMETER_OF_CODE = {
     "backend_not_installed": "model",
     "insufficient_memory": "model",
 }
-"""The field at fault, for errors that do not name one."""
+"""Field at fault by error code, for errors that name none."""
 
 
 def error_document(error: MlxkError, request_id: str | None, parameter: str | None = None) -> Mapping[str, object]:
@@ -25,15 +25,15 @@ def error_document(error: MlxkError, request_id: str | None, parameter: str | No
 
     Args:
         error: The error.
-        request_id: Of the request, if there was one.
-        parameter: The field at fault, when the caller knows it and the error does not.
+        request_id: Id of the request; None without one.
+        parameter: The field at fault, if the caller knows it and the error does not.
     """
     problems = error.detail.get("problems") if error.detail else None
     if isinstance(problems, list) and problems:
         parameter = problems[0]["param"]
     message, hint = http_error(error)
     message = _overflow(error, parameter) or message
-    optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
+    optional_fields = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
     return {
         "status": "error",
         "error": {
@@ -42,34 +42,33 @@ def error_document(error: MlxkError, request_id: str | None, parameter: str | No
             "code": error.code,
             "param": parameter or PARAMETER_OF_CODE.get(error.code),
             "retryable": error.retryable,
-            **{key: value for key, value in optional.items() if value},
+            **{key: value for key, value in optional_fields.items() if value},
         },
         "request_id": request_id,
     }
 
 
 _OVERFLOW = {"messages": "your messages", "prompt": "your prompt", "input": "your input", "query": "your query"}
-"""What was too long, by the field that it came in."""
+"""The input that is too long, in OpenAI's words, by its field."""
 
 
 def _overflow(error: MlxkError, parameter: str | None) -> str | None:
-    """Return the sentence for a prompt beyond the context window, which clients know by OpenAI's words; else None."""
+    """Return OpenAI's sentence for a prompt beyond the context window, which clients parse; None for other errors."""
     facts = error.detail or {}
     if error.code != "context_length_exceeded" or "context_length" not in facts:
         return None
-    what = _OVERFLOW.get(parameter or "", "your prompt")
+    text = _OVERFLOW.get(parameter or "", "your prompt")
     if "index" in facts:
-        what = f"{(parameter or '').partition('[')[0]}[{facts['index']}]"
-    noun = what.removeprefix("your ")
+        text = f"{(parameter or '').partition('[')[0]}[{facts['index']}]"
     if "counted_tokens" in facts:
-        has = (
-            f"the first {facts['counted_characters']} characters of {what} alone have {facts['counted_tokens']} tokens"
+        count = (
+            f"the first {facts['counted_characters']} characters of {text} alone have {facts['counted_tokens']} tokens"
         )
     else:
-        has = f"{what} resulted in {facts['prompt_tokens']} tokens"
+        count = f"{text} resulted in {facts['prompt_tokens']} tokens"
     return (
-        f"This model's maximum context length is {facts['context_length']} tokens. However, {has}."
-        f" Please reduce the length of the {noun}."
+        f"This model's maximum context length is {facts['context_length']} tokens. However, {count}."
+        f" Please reduce the length of the {text.removeprefix('your ')}."
     )
 
 

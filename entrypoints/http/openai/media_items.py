@@ -1,6 +1,6 @@
-"""Texts and images of requests for vectors and scores, in the shapes in which clients of other servers send them.
+"""Items of embedding and rerank requests, texts and images, in the shapes that clients of various servers send.
 
-A text is a string or ``{"text": …}``. An image is ``{"image": …}`` as Jina takes it, ``{"image_url": …}`` or a part
+A text is a string or ``{"text": …}``. An image is ``{"image": …}`` as in Jina's API, ``{"image_url": …}`` or a part
 with a ``type`` as in conversations, or a string that is a data URL. ``{"content": […]}`` has parts of both.
 """
 
@@ -19,27 +19,27 @@ _IMAGE_URL = re.compile(r"\s*data:image/", re.IGNORECASE)
 
 
 def is_image_url(text: str) -> bool:
-    """Whether a text is an image: a text that is none begins otherwise."""
+    """Whether a string is the data URL of an image."""
     return _IMAGE_URL.match(text) is not None
 
 
 def read_item(value: object, path: str, media: PartReader) -> str | ImageInput:
-    """Return the text or the image of an item.
+    """Return an item as its text, or as its image with the text beside it.
 
     Args:
-        value: As the client sent it.
-        path: The field.
+        value: The JSON value of the item.
+        path: Its field.
         media: Reads images.
 
     Raises:
-        ValidationError: It is neither, holds nothing or several images, or its image cannot be had.
+        ValidationError: The item is neither, is empty, has several images, or its image cannot be read.
     """
     if isinstance(value, str) and not is_image_url(value):
         return value
     texts: list[str] = []
     images: list[EncodedImage] = []
-    for found in _parts(value, path, media):
-        (texts if isinstance(found, str) else images).append(found)  # type: ignore[arg-type]
+    for part in _parts(value, path, media):
+        (texts if isinstance(part, str) else images).append(part)  # type: ignore[arg-type]
     if len(images) > 1:
         raise ValidationError.in_field(path, f"takes one image (got {len(images)})")
     text = "\n".join(texts)
@@ -47,10 +47,10 @@ def read_item(value: object, path: str, media: PartReader) -> str | ImageInput:
 
 
 def read_messages(messages: object, path: str, media: PartReader) -> str | ImageInput:
-    """Return the only item of a conversation, which one message of the user has, as vLLM takes it.
+    """Return the item in a conversation of one user message, a form that vLLM accepts.
 
     Raises:
-        ValidationError: It has several messages, or what ``read_item`` refuses.
+        ValidationError: There are other messages, or as ``read_item``.
     """
     if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
         raise ValidationError.in_field(path, "must have one message, of the user, with what is to be embedded")
@@ -61,7 +61,7 @@ def read_messages(messages: object, path: str, media: PartReader) -> str | Image
 
 
 def _parts(value: object, path: str, media: PartReader) -> Iterator[str | EncodedImage]:
-    """Yield the texts and images of an item in their order."""
+    """Yield the texts and images of an item in order."""
     if isinstance(value, str):
         yield media.image(value, path) if is_image_url(value) else value
         return
@@ -69,17 +69,17 @@ def _parts(value: object, path: str, media: PartReader) -> Iterator[str | Encode
         raise ValidationError.in_field(path, _SHAPES)
     content = value.get("content")
     if isinstance(content, list) and content:
-        for index, each in enumerate(content):
-            yield from _parts(each, f"{path}.content[{index}]", media)
+        for index, part in enumerate(content):
+            yield from _parts(part, f"{path}.content[{index}]", media)
         return
-    known = [key for key in (*IMAGE_KEYS, "text") if value.get(key) is not None]
-    if "url" in known and len(known) > 1:
-        known.remove("url")  # where a text or an image is from
+    keys = [key for key in (*IMAGE_KEYS, "text") if value.get(key) is not None]
+    if "url" in keys and len(keys) > 1:
+        keys.remove("url")  # beside a text or an image it is the page that they are from
     if isinstance(content, str):
         yield content
-    elif not known:
+    elif not keys:
         raise ValidationError.in_field(path, _SHAPES)
-    for key in known:
+    for key in keys:
         yield _text(value[key], f"{path}.text") if key == "text" else _image(value[key], f"{path}.{key}", media)
 
 
@@ -90,7 +90,7 @@ def _text(value: object, path: str) -> str:
 
 
 def _image(value: object, path: str, media: PartReader) -> EncodedImage:
-    """Return an image: of a reference, of an object with one, or of plain base64."""
+    """Return an image from a data URL, an address, a path or base64, or an object with one of these as ``url``."""
     if isinstance(value, dict):
         value, path = value.get("url"), f"{path}.url"
     if not isinstance(value, str):

@@ -1,7 +1,7 @@
-"""Renders chat completions: messages with content, reasoning and tool calls; and what completions share with them.
+"""The renderer of chat completions (messages with content, reasoning and tool calls), and its base for both APIs.
 
-A streamed response sends chunks, each with entries of ``choices``. A whole response merges the same entries, so that
-both have the same content by construction.
+A stream sends chunks, each with entries of ``choices``. A whole response merges the same entries, so that both have
+the same content by construction.
 """
 
 import json
@@ -14,7 +14,6 @@ import attrs
 
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.regions import regions_in
-from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import (
     Finished,
     FinishReason,
@@ -27,6 +26,7 @@ from mlxk.domain.generation.request import (
     Usage,
     predictions,
 )
+from mlxk.entrypoints.http.generation.blocks import BlockReader
 from mlxk.entrypoints.http.generation.renderer import (
     KEEP_ALIVE_COMMENT,
     OPENING_COMMENT,
@@ -49,7 +49,7 @@ class ChoiceRenderer(Protocol):
 
     @abstractmethod
     def opening(self) -> Entry | None:
-        """Return the entry before any event, if there is one."""
+        """Return the entry before any event, if any."""
 
     @abstractmethod
     def entries(self, event: GenerationEvent) -> Sequence[Entry]:
@@ -57,24 +57,24 @@ class ChoiceRenderer(Protocol):
 
     @abstractmethod
     def text_template(self) -> tuple[Entry, str] | None:
-        """Return an entry for text without log probabilities, and the text in it.
+        """Return an entry for text without log probabilities, and its text.
 
-        Its frame is built once; each token then replaces only the text. None when text can make other entries.
+        The frame is built from it once; each token then replaces only the text. None if text may need other entries.
         """
 
     @abstractmethod
     def merged(self, entries: Sequence[Entry]) -> Entry:
-        """Return the entry of a whole response for all entries of the choice."""
+        """Merge all entries of the choice into that of a whole response."""
 
 
 class OpenAiRenderer(ResponseRenderer):
     """Renders chunks as server-sent events, and whole responses as JSON.
 
     Args:
-        context: Facts about the response.
+        context: Metadata of the response.
         choices: One renderer for each choice.
-        include_usage: Whether a stream ends with a chunk of usage.
-        extra: Further fields of a whole response.
+        include_usage: Whether a stream ends with a usage chunk.
+        extra: Additional fields of a whole response.
     """
 
     media_type = "application/json"
@@ -120,7 +120,7 @@ class OpenAiRenderer(ResponseRenderer):
         return b"".join(map(self._chunk, self._choices[index].entries(event)))
 
     def closing(self, finished: Sequence[Finished]) -> bytes:
-        """Return the usage, if it was requested, and the end marker."""
+        """Return the usage chunk, if requested, and the end marker."""
         usage = b""
         if self._chunk_fields:
             usage = sse_frame(self._document(self.chunk_object, (), usage=self._usage(finished)))
@@ -157,10 +157,10 @@ class OpenAiRenderer(ResponseRenderer):
         }
 
     def _usage(self, finished: Sequence[Finished]) -> dict[str, object]:
-        return usage_document([each.usage for each in finished], self._context.alternatives)
+        return usage_document([last.usage for last in finished], self._context.alternatives)
 
     def _text_frame(self, choice: ChoiceRenderer) -> tuple[bytes, bytes] | None:
-        """Return the bytes before and after the text in a chunk."""
+        """Return the bytes of a text chunk before and after its text; None without a template."""
         template = choice.text_template()
         if template is None:
             return None
@@ -170,12 +170,13 @@ class OpenAiRenderer(ResponseRenderer):
 
 
 def finish_reason(finished: Finished, called: bool, *, truncated: bool = False) -> str:
-    """Return ``finish_reason`` of a choice.
+    """Return the ``finish_reason`` of a choice.
 
     Args:
-        finished: The last event.
+        finished: Its last event.
         called: Whether the choice has a tool call.
-        truncated: Whether a stop string truncated JSON; clients take ``length`` for an incomplete value.
+        truncated: Whether a stop string truncated JSON; reported as ``length``, from which clients expect incomplete
+            values.
     """
     if truncated or finished.reason is FinishReason.LENGTH:
         return "length"
@@ -186,8 +187,8 @@ def usage_document(usages: Sequence[Usage], alternatives: int) -> dict[str, obje
     """Return the usage of a response.
 
     Args:
-        usages: One for each choice, those of the same prompt side by side.
-        alternatives: Choices of each prompt, whose prompt tokens count once.
+        usages: One for each choice, grouped by prompt.
+        alternatives: Number of choices of each prompt; its tokens count once.
     """
     prompts = usages[::alternatives]
     prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
@@ -206,7 +207,7 @@ def usage_document(usages: Sequence[Usage], alternatives: int) -> dict[str, obje
 
 @attrs.frozen
 class MessageOptions:
-    """How a request changes the rendering of its messages."""
+    """What the request says about the rendering of messages."""
 
     one_call: bool = False
     """Whether calls after the first are omitted."""
@@ -214,18 +215,18 @@ class MessageOptions:
     """Whether the request has stop strings."""
     json_text: bool = False
     """Whether the text must be JSON."""
-    shows: bool = False
-    """Whether the conversation shows an image, in which an answer may name places."""
+    has_images: bool = False
+    """Whether the conversation has an image, so that the text may name regions of it."""
 
 
 class ChatRenderer(OpenAiRenderer):
     """Renders a response of ``POST /v1/chat/completions``.
 
     Args:
-        context: Facts about the response.
+        context: Metadata of the response.
         options: How to render messages.
-        include_usage: Whether a stream ends with the usage.
-        extra: Further fields of a whole response.
+        include_usage: Whether a stream ends with a usage chunk.
+        extra: Additional fields of a whole response.
     """
 
     id_prefix = "chatcmpl"
@@ -244,43 +245,17 @@ class ChatRenderer(OpenAiRenderer):
         super().__init__(context, choices, include_usage, extra)
 
 
-class TruncationDetector:
-    """Detects JSON that a stop string truncated: arguments of tool calls, and text with an enforced format.
-
-    Args:
-        json_text: Whether the text must be JSON.
-    """
-
-    def __init__(self, *, json_text: bool) -> None:
-        self.json_text = json_text
-        self._text: list[str] = []
-        self._arguments: dict[int, list[str]] = {}
-
-    def add(self, event: GenerationEvent) -> None:
-        """Add the next event, as the engine emitted it."""
-        if isinstance(event, TextDelta) and self.json_text:
-            self._text.append(event.text)
-        elif isinstance(event, ToolCallDelta):
-            self._arguments.setdefault(event.index, []).append(event.call.arguments)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether any of the collected texts is not valid JSON."""
-        text = [self._text] if self.json_text and (self._text or not self._arguments) else []
-        values = [*self._arguments.values(), *text]
-        return not all(is_json("".join(value)) for value in values)
-
-
 class MessageRenderer(ChoiceRenderer):
     """Renders one message."""
 
     def __init__(self, index: int, options: MessageOptions) -> None:
         self._index = index
-        self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
-        self._one_call = options.one_call
+        self._options = options
+        self._blocks = BlockReader() if options.stops else None
+        """Collects the JSON that a stop string may truncate; None without stop strings."""
         self._called = False
-        self._answer: list[str] | None = [] if options.shows else None
-        """The text so far; None where no places are looked for in it."""
+        self._content: list[str] | None = [] if options.has_images else None
+        """Chunks of the text so far, in which regions are found at the end; None without images."""
 
     def opening(self) -> Entry | None:
         """Return the role."""
@@ -290,32 +265,32 @@ class MessageRenderer(ChoiceRenderer):
         """Return the deltas of an event."""
         if self._omitted(event):
             return []
-        if self._detector is not None:
-            self._detector.add(event)
+        if self._blocks is not None:
+            self._blocks.collect([event])
         return [self._delta_of(event)]
 
     def text_template(self) -> tuple[Entry, str] | None:
-        """Return a content delta, unless text is collected."""
-        plain = self._answer is None and (self._detector is None or not self._detector.json_text)
-        return (self._entry({"content": "text"}), "text") if plain else None
+        """Return a content delta, unless text has to be collected."""
+        collects = self._content is not None or (self._options.stops and self._options.json_text)
+        return None if collects else (self._entry({"content": "text"}), "text")
 
     def _delta_of(self, event: GenerationEvent) -> Entry:
         if isinstance(event, TextDelta):
-            if self._answer is not None:
-                self._answer.append(event.text)
+            if self._content is not None:
+                self._content.append(event.text)
             return self._entry({"content": event.text}, _logprobs(event.logprobs) if event.logprobs else None)
         if isinstance(event, ReasoningDelta):
             return self._entry({"reasoning_content": event.text})
         if isinstance(event, ToolCallDelta):
             self._called = True
             return self._entry({"tool_calls": [_call(event)]})
-        truncated = self._detector is not None and self._detector.truncated
-        regions = _regions("".join(self._answer or ()))
+        truncated = self._blocks is not None and self._blocks.is_truncated(json_text=self._options.json_text)
+        regions = _regions("".join(self._content or ()))
         reason = finish_reason(event, self._called, truncated=truncated)
         return self._entry({"regions": regions} if regions else {}, reason=reason)
 
     def _omitted(self, event: GenerationEvent) -> bool:
-        return self._one_call and isinstance(event, ToolCallDelta) and event.index > 0
+        return self._options.one_call and isinstance(event, ToolCallDelta) and event.index > 0
 
     def merged(self, entries: Sequence[Entry]) -> Entry:
         """Return the complete message."""
@@ -344,15 +319,15 @@ class MessageRenderer(ChoiceRenderer):
 
 
 def _regions(text: str) -> list[Entry]:
-    """Return the points and boxes that an answer names, in its order."""
-    return [{"label": each.label, "kind": each.kind, "points": each.points} for each in regions_in(text)]
+    """Return the points and boxes that a text names, in order."""
+    return [{"label": region.label, "kind": region.kind, "points": region.points} for region in regions_in(text)]
 
 
 def _call(event: ToolCallDelta) -> Entry:
-    """Return a delta of a call: name and id with its first, arguments with any."""
-    function = {"name": event.call.name} if event.begins else {}
-    opening = {"id": event.call.id, "type": "function"} if event.call.id else {}
-    return {"index": event.index, **opening, "function": {**function, "arguments": event.call.arguments}}
+    """Return a delta of a call: with its name if it is the first, and its id if it has one."""
+    name = {"name": event.call.name} if event.begins else {}
+    identity = {"id": event.call.id, "type": "function"} if event.call.id else {}
+    return {"index": event.index, **identity, "function": {**name, "arguments": event.call.arguments}}
 
 
 def _joined_calls(deltas: Sequence[Entry]) -> list[Entry]:
@@ -374,8 +349,8 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> Entry:
 def token_logprobs(tokens: Sequence[TokenLogprob]) -> list[Entry]:
     """Return the log probabilities of tokens and of their alternatives."""
     return [
-        {**token_document(each.token), "top_logprobs": [token_document(other) for other in each.alternatives]}
-        for each in tokens
+        {**token_document(scored.token), "top_logprobs": list(map(token_document, scored.alternatives))}
+        for scored in tokens
     ]
 
 

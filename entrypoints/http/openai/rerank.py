@@ -1,7 +1,7 @@
-"""``POST /v1/rerank`` and its other paths: documents in the order of their relevance to a query.
+"""``POST /v1/rerank`` and its other paths: ranks documents by their relevance to a query.
 
-The body is that of Jina's and of Cohere's API, in either version, or the shorter one of text-embeddings-inference with
-``texts``; each gets its own form of the response.
+The body is that of Jina's API or of either version of Cohere's, or, with ``texts``, the shorter one of
+text-embeddings-inference, which gets its own form of response.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ _WITHOUT_EFFECT = {
     "priority": Unsupported("requests are served in the order they come"),
 }
 Query = str | dict[str, Any]
-_DIRECTION = ("right", "Right", "RIGHT")
+_RIGHT = ("right", "Right", "RIGHT")
 _SEARCH_UNIT = 100
-"""Documents in one of the units that Cohere counts."""
+"""Documents in one of Cohere's search units."""
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +47,7 @@ class RerankBody:
     """The body of a request."""
 
     aliases: ClassVar[Mapping[str, str]] = {"top_k": "top_n", "truncation": "truncate"}
-    """Of Voyage's API, and of Jina's."""
+    """Field names of Voyage's and Jina's APIs."""
 
     model: Annotated[str, Range(1, None)]
     query: Query
@@ -71,16 +71,16 @@ class RerankBody:
         faults = [FieldError("query", "is empty")] if isinstance(self.query, str) and not self.query.strip() else []
         faults += [
             FieldError(f"documents[{index}]", "must be a string, or an object with a string 'text'")
-            for index, each in enumerate(self.documents or ())
-            if not isinstance(_text(each), str) and not _has_image(each)
+            for index, document in enumerate(self.documents or ())
+            if not isinstance(_text(document), str) and not _has_image(document)
         ]
-        if self.truncation_direction not in (None, *_DIRECTION):
+        if self.truncation_direction not in (None, *_RIGHT):
             faults.append(FieldError("truncation_direction", "must be 'right': documents are cut at their end"))
         return faults
 
     @property
-    def given(self) -> list[Any]:
-        """The documents as they were sent."""
+    def sent_documents(self) -> list[Any]:
+        """The documents as sent."""
         return self.texts if self.documents is None else self.documents  # type: ignore[return-value]
 
     @property
@@ -90,7 +90,7 @@ class RerankBody:
 
 
 def register_query(converter: StrictConverter) -> None:
-    """Register the kinds of query with a converter."""
+    """Register the union of query types with a converter."""
     converter.union(Query, _query_kind)
 
 
@@ -107,16 +107,15 @@ def _has_image(item: object) -> bool:
 
 
 def _text(document: object) -> object:
-    """Return the text of a document, which is in its parts where it has no ``text``; None where it is none alone."""
-    if not isinstance(document, dict) or document.get("text") is not None:
-        return document.get("text") if isinstance(document, dict) else document
+    """Return the text of a document, from its parts if it has no ``text``; None if a part is not a text."""
+    if not isinstance(document, dict):
+        return document
+    if document.get("text") is not None:
+        return document["text"]
     content = document.get("content")
-    parts = [_text(each) for each in content] if isinstance(content, list) else [content]
-    return "\n".join(each for each in parts if isinstance(each, str)) if all(_is_text(each) for each in parts) else None
-
-
-def _is_text(part: object) -> bool:
-    return isinstance(part, str) and not is_image_url(part)
+    parts = [_text(part) for part in content] if isinstance(content, list) else [content]
+    texts = [part for part in parts if isinstance(part, str) and not is_image_url(part)]
+    return "\n".join(texts) if len(texts) == len(parts) else None
 
 
 class RerankResource:
@@ -143,13 +142,15 @@ class RerankResource:
         model = self._services.catalogue.find(body.model, require_reranker)
         media = self._media.of_request() if model.description.can(Capability.VISION) else None
         query = _item(body.query, "query", media)
-        documents = tuple(_item(each, f"documents[{index}]", media) for index, each in enumerate(body.given))
+        documents = tuple(
+            _item(document, f"documents[{index}]", media) for index, document in enumerate(body.sent_documents)
+        )
         trace = trace_of(request)
         trace.model = model.id
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
         try:
-            found = self._services.rerank(model.description, query, documents, body.settings)
+            relevances = self._services.rerank(model.description, query, documents, body.settings)
         except ContextLengthError as error:
             index = (error.detail or {}).get("index")
             request.context.prompt_field = "query" if index is None else f"documents[{index}]"
@@ -157,28 +158,30 @@ class RerankResource:
         finally:
             release()
         seconds = clock.monotonic() - began
-        trace.tokens = found.tokens
-        self._metrics.reranking(model.id, api_of(request.uri_template), found.tokens, seconds)
-        if found.truncations:
+        trace.tokens = relevances.tokens
+        self._metrics.reranking(model.id, api_of(request.uri_template), relevances.tokens, seconds)
+        if relevances.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
-        best = ranked(found.documents, body.top_n)
+        best = ranked(relevances.documents, body.top_n)
         if body.documents is None:
-            send_json(response, [_short(body, each) for each in best])
+            send_json(response, [_short(body, relevance) for relevance in best])
         else:
             version = "2" if (request.uri_template or "").startswith("/v2/") else "1"
-            send_json(response, _document(body, found, best, model.id, request_id(request), version))
+            send_json(response, _document(body, relevances, best, model.id, request_id(request), version))
 
 
-def _item(given: object, path: str, media: PartReader | None) -> str | ImageInput:
-    """Return a query or a document; of models that read texts the text, whatever else the client keeps beside it.
+def _item(value: object, path: str, media: PartReader | None) -> str | ImageInput:
+    """Return a query or a document; for a model that reads texts only (``media`` is None) its text.
 
     Raises:
-        ValidationError, CapabilityError: Its image cannot be had, or the model reads none.
+        ValidationError: Its image cannot be read.
+        CapabilityError: It has no text, and the model reads no images.
     """
-    text = _text(given)
-    if media is not None and (not isinstance(given, str) or is_image_url(given)):
-        return read_item(given, path, media)
-    if not isinstance(text, str):
+    text = _text(value)
+    is_image = isinstance(value, str) and is_image_url(value)
+    if media is not None and (is_image or not isinstance(value, str)):
+        return read_item(value, path, media)
+    if is_image or not isinstance(text, str):
         raise CapabilityError.in_field(path, "this reranker reads texts, not images")
     return text
 
@@ -188,34 +191,34 @@ def _number(body: RerankBody, relevance: Relevance) -> float:
 
 
 def _short(body: RerankBody, relevance: Relevance) -> dict[str, object]:
-    text = {"text": body.given[relevance.index]} if body.return_text else {}
+    text = {"text": body.sent_documents[relevance.index]} if body.return_text else {}
     return {"index": relevance.index, "score": _number(body, relevance), **text}
 
 
 def _document(
     body: RerankBody,
-    found: Relevances,
+    relevances: Relevances,
     best: tuple[Relevance, ...],
     model: str,
     identity: str,
     version: str,
 ) -> dict[str, object]:
     results = []
-    for each in best:
-        sent = body.given[each.index]
+    for relevance in best:
+        sent = body.sent_documents[relevance.index]
         document = {"document": sent if isinstance(sent, dict) else {"text": sent}} if body.return_documents else {}
-        results.append({"index": each.index, "relevance_score": _number(body, each), **document})
-    cut = [attrs.asdict(each) for each in found.truncations]
+        results.append({"index": relevance.index, "relevance_score": _number(body, relevance), **document})
+    truncated = [attrs.asdict(truncation) for truncation in relevances.truncations]
     return {
         "id": identity,
         "object": "list",
         "model": model,
         "results": results,
-        "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
+        "usage": {"prompt_tokens": relevances.tokens, "total_tokens": relevances.tokens},
         "meta": {
             "api_version": {"version": version},
-            "billed_units": {"search_units": -(-len(body.given) // _SEARCH_UNIT)},
-            "tokens": {"input_tokens": found.tokens},
+            "billed_units": {"search_units": -(-len(body.sent_documents) // _SEARCH_UNIT)},
+            "tokens": {"input_tokens": relevances.tokens},
         },
-        **({"truncated": cut} if cut else {}),
+        **({"truncated": truncated} if truncated else {}),
     }

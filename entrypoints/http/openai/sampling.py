@@ -1,4 +1,4 @@
-"""The fields that chat and completions share: sampling, stop strings, limits."""
+"""The fields that chat and text completions share: sampling, stop strings, limits."""
 
 from typing import Annotated
 
@@ -8,19 +8,20 @@ from mlxk.domain.generation.settings import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES
 from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter
 
 MAX_CHOICES = 128
-"""Completions of each prompt, as in OpenAI's API."""
+"""Most completions of each prompt, as in OpenAI's API."""
 
 MAX_STOP_CHARACTERS = 1024
-"""Length of one stop string."""
+"""Most characters of a stop string."""
 
-MAX_METADATA = 16
-"""Entries of ``metadata``, as in OpenAI's API."""
+MetadataEntries = Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, 16)]
+"""OpenAI's metadata with its limits: 16 entries, 512 characters each."""
+
+Metadata = bool | MetadataEntries | None
+"""OpenAI's entries, which the response returns; or whether the answer begins with the metadata of images."""
 
 StopString = Annotated[str, Range(0, MAX_STOP_CHARACTERS)]
-Metadata = bool | Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)] | None
-"""OpenAI's entries, which are returned; or whether the answer begins with the metadata of images."""
-
-Stop = StopString | Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)] | None
+StopList = Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)]
+Stop = StopString | StopList | None
 Count = Annotated[int, Range(1)]
 Temperature = Annotated[float, Range(0, 2)]
 Share = Annotated[float, Range(0, 1)]
@@ -39,7 +40,7 @@ class StreamOptions:
 
 @attrs.frozen(kw_only=True)
 class SamplingFields:
-    """Fields of both requests. A field with a null value counts as absent."""
+    """The shared fields. Null counts as absent."""
 
     model: Annotated[str, Range(1, 4096)]
     stream: bool | None = None
@@ -49,7 +50,7 @@ class SamplingFields:
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Range(-1)] | None = None
-    """-1 and 0 keep all tokens."""
+    """-1 and 0 mean no limit."""
     min_p: Share | None = None
     repetition_penalty: Annotated[float, Range(0.1, 10)] | None = None
     presence_penalty: Penalty | None = None
@@ -58,7 +59,7 @@ class SamplingFields:
     seed: Seed | None = None
     stop: Stop = None
     ignore_eos: bool | None = None
-    """Whether the answer goes on to its limit, as clients that measure servers ask for."""
+    """Whether to generate up to the limit of tokens, as benchmarking clients request."""
     user: str | None = None
 
     @property
@@ -97,7 +98,7 @@ class SamplingFields:
 
 
 _TOKEN_DIGITS = 9
-"""Digits of the largest token id."""
+"""Most digits of a token id."""
 
 
 def register_sampling(converter: StrictConverter) -> None:
@@ -110,7 +111,7 @@ def _stop_kind(value: object) -> object:
     if isinstance(value, str):
         return StopString
     if isinstance(value, list):
-        return Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)]
+        return StopList
     raise TypeError("must be a string or an array of strings")
 
 
@@ -118,7 +119,7 @@ def _metadata_kind(value: object) -> object:
     if isinstance(value, bool):
         return bool
     if isinstance(value, dict):
-        return Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]
+        return MetadataEntries
     raise TypeError("must be an object, true or false")
 
 
@@ -127,4 +128,4 @@ NEUTRAL: Neutral = {
     "logit_bias": ([],),
     "stream_options": ({}, []),
 }
-"""Common spellings of no limit, and of empty objects in languages whose empty object is an empty list."""
+"""Values that mean "not set": no limit, and the empty list that some languages write for an empty object."""

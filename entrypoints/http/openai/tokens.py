@@ -1,7 +1,7 @@
-"""``POST /tokenize``, ``/detokenize`` and ``/apply-template``, also below ``/v1``: prompts and tokens without weights.
+"""``POST /tokenize``, ``/detokenize`` and ``/apply-template``, also below ``/v1``: they load no weights.
 
-The fields are those of llama.cpp's server and of vLLM's, side by side; responses have the fields of both. Messages are
-rendered as ``/v1/chat/completions`` renders them, and a body of that address is accepted.
+Requests may use the fields of llama.cpp's server or of vLLM's; responses have both. Messages are rendered as by
+``/v1/chat/completions``, whose bodies are accepted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,16 +57,16 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
 
 @attrs.frozen(kw_only=True)
 class TemplateRequest(ChatRequest):
-    """A chat request whose prompt is shown."""
+    """A chat request whose rendered prompt is returned."""
 
     model: ModelName | None = None  # type: ignore[assignment]
-    """None means the only model that is loaded."""
+    """None for the only loaded model."""
     add_generation_prompt: bool | None = None
 
 
 @attrs.frozen(kw_only=True)
 class TokenizeRequest(TemplateRequest):
-    """A text, or a chat request whose prompt is tokenized."""
+    """A text, or a chat request whose rendered prompt is tokenized."""
 
     messages: Annotated[list[MessageParam], Range(1, MAX_MESSAGES)] = attrs.field(factory=list)
     content: str | None = None
@@ -79,10 +79,10 @@ class TokenizeRequest(TemplateRequest):
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
         faults = super().faults()
-        given = [name for name in ("content", "prompt", "messages") if getattr(self, name) not in (None, [])]
-        if not given:
+        sources = [name for name in ("content", "prompt", "messages") if getattr(self, name) not in (None, [])]
+        if not sources:
             faults.append(FieldError("content", "is required (or prompt, or messages)"))
-        faults += [FieldError(name, f"contradicts {given[0]}; send one of them") for name in given[1:]]
+        faults += [FieldError(name, f"contradicts {sources[0]}; send one of them") for name in sources[1:]]
         if len({self.add_special, self.add_special_tokens} - {None}) > 1:
             faults.append(FieldError("add_special_tokens", "contradicts add_special; send one of them"))
         return faults
@@ -93,26 +93,26 @@ class TokenizeRequest(TemplateRequest):
         return self.content if self.prompt is None else self.prompt
 
     @property
-    def begins(self) -> bool:
-        """Whether the tokens begin as those of a prompt do; by default for ``prompt``, not for ``content``."""
-        asked = self.add_special if self.add_special_tokens is None else self.add_special_tokens
-        return self.prompt is not None if asked is None else asked
+    def adds_special(self) -> bool:
+        """Whether to add the special tokens of a prompt, such as BOS; by default for ``prompt``, not ``content``."""
+        choice = self.add_special if self.add_special_tokens is None else self.add_special_tokens
+        return self.prompt is not None if choice is None else choice
 
 
 @attrs.frozen(kw_only=True)
 class DetokenizeRequest:
-    """Tokens."""
+    """Token ids to decode."""
 
     tokens: list[TokenId]
     model: ModelName | None = None
 
     def faults(self) -> list[FieldError]:
-        """Return the faults of combinations of fields: none."""
+        """Return no faults."""
         return []
 
 
 class _TokenResource:
-    """What the three resources share."""
+    """Base of the three resources."""
 
     def __init__(self, server: ServerContext) -> None:
         self._services = server.services
@@ -126,7 +126,7 @@ class _TokenResource:
         return catalogue.only() if name is None else catalogue.find(name)
 
     def _rendered(self, chat: TemplateRequest, model: ServedModel) -> TokenizedText:
-        """Return the prompt of a chat request; of several chunks of images, that of the first.
+        """Return the rendered prompt of a chat request; with several chunks of images, that of the first.
 
         Raises:
             MlxkError: See ``TokenizeText``.
@@ -159,22 +159,25 @@ class Tokenize(_TokenResource):
         request.context.prompt_field = "messages" if body.messages else "content" if body.prompt is None else "prompt"
         model = self._model(body.model)
         if body.text is None:
-            found = self._rendered(body, model)
+            text = self._rendered(body, model)
         else:
-            parse_special = body.parse_special is not False
-            found = self._services.tokenize.encode(
-                model.handle, body.text, add_special=body.begins, parse_special=parse_special
+            text = self._services.tokenize.encode(
+                model.handle,
+                body.text,
+                add_special=body.adds_special,
+                parse_special=body.parse_special is not False,
             )
-        tokens: Sequence[object] = found.tokens
-        document: dict[str, object] = {"model": model.id, "count": len(tokens), "max_model_len": found.context_length}
+        tokens: Sequence[object] = text.tokens
+        document: dict[str, object] = {"model": model.id, "count": len(tokens), "max_model_len": text.context_length}
         if body.with_pieces or body.return_token_strs:
-            spellings = self._services.tokenize.spell(model.handle, found.tokens)
+            spellings = self._services.tokenize.spell(model.handle, text.tokens)
             if body.with_pieces:
-                tokens = [{"id": token, "piece": _piece(each)} for token, each in zip(tokens, spellings, strict=True)]
+                pieces = map(_piece, spellings)
+                tokens = [{"id": token, "piece": piece} for token, piece in zip(tokens, pieces, strict=True)]
             if body.return_token_strs:
-                document["token_strs"] = [each.name for each in spellings]
-        send_json(response, {"tokens": list(tokens), **document, **_notes(found)})
-        report_adaptations(response, found.adaptations)
+                document["token_strs"] = [spelling.name for spelling in spellings]
+        send_json(response, {"tokens": list(tokens), **document, **_notes(text)})
+        report_adaptations(response, text.adaptations)
 
 
 class Detokenize(_TokenResource):
@@ -205,9 +208,9 @@ class ApplyTemplate(_TokenResource):
         request.context.prompt_field = "messages"
         body = self._reader.read(request, response)
         model = self._model(body.model)
-        found = self._rendered(body, model)
-        send_json(response, {"prompt": found.text, "model": model.id, **_notes(found)})
-        report_adaptations(response, found.adaptations)
+        prompt = self._rendered(body, model)
+        send_json(response, {"prompt": prompt.text, "model": model.id, **_notes(prompt)})
+        report_adaptations(response, prompt.adaptations)
 
 
 RESOURCES: Mapping[str, Callable[[ServerContext], object]] = {
@@ -215,15 +218,15 @@ RESOURCES: Mapping[str, Callable[[ServerContext], object]] = {
     "/detokenize": Detokenize,
     "/apply-template": ApplyTemplate,
 }
-"""The resources by their paths, which exist below ``/v1`` too."""
+"""Resources by path; the paths exist below ``/v1`` too."""
 
 
-def _notes(found: TokenizedText) -> dict[str, object]:
-    return {"notes": list(found.notes)} if found.notes else {}
+def _notes(text: TokenizedText) -> dict[str, object]:
+    return {"notes": list(text.notes)} if text.notes else {}
 
 
 def _piece(spelling: TokenSpelling) -> str | list[int]:
-    """Return the text of a token; its bytes when they are no whole characters, as llama.cpp does."""
+    """Return the text of a token; its bytes if they are not complete characters, as llama.cpp does."""
     try:
         return spelling.utf8.decode()
     except UnicodeDecodeError:

@@ -8,13 +8,14 @@ from typing import Any
 
 import attrs
 
-from mlxk.entrypoints.http.openai.chat.file_part import FilePart
-from mlxk.entrypoints.http.openai.chat.messages import FILE_TYPES, FunctionCall, MessageParam, ToolCallParam
+from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, ToolCallParam
 from mlxk.entrypoints.http.openai.chat.parts import (
     AUDIO_TYPES,
+    FILE_TYPES,
     IMAGE_TYPES,
     VIDEO_TYPES,
     AudioPart,
+    FilePart,
     ImagePart,
     Part,
     RefusalPart,

@@ -8,8 +8,8 @@ import attrs
 from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields, ReasoningParam
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest, JsonSchema, ResponseFormat
-from mlxk.entrypoints.http.openai.sampling import MAX_METADATA, Count
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
+from mlxk.entrypoints.http.openai.sampling import Count, MetadataEntries
 from mlxk.entrypoints.http.requests.body import FieldNames
 from mlxk.entrypoints.http.requests.validation import (
     FieldError,
@@ -88,7 +88,6 @@ class TextConfig:
 
 Input = str | Annotated[list[AnyItem], Range(0, MAX_ITEMS)] | None
 Include = Annotated[list[str], Range(0, 64)]
-Entries = Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "access_programs": Unsupported("there are none"),
@@ -157,7 +156,7 @@ class ResponseRequest(ReasoningFields):
     max_output_tokens: Count | None = None
     max_tool_calls: Annotated[int, Range(1)] | None = None
     """Bounds the calls of tools that a server runs; there are none."""
-    metadata: Entries | None = None
+    metadata: MetadataEntries | None = None
     include: Include | None = None
     top_logprobs: Annotated[int, Range(0, MAX_LOGPROB_ALTERNATIVES)] | None = None
     tools: Tools | None = None

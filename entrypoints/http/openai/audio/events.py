@@ -1,16 +1,21 @@
-"""The events of a request that is computed in its own thread, one step at a time, and the body of a streamed response.
+"""The events of speech and transcription requests, computed in the thread of the request, and their streamed body.
 
-Between steps a disconnect and the shutdown of the server are checked.
+Between events the thread checks for a disconnect and for the shutdown of the server.
 """
 
 import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
+import falcon
+
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.renderer import SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle
-from mlxk.entrypoints.http.request_scope import Trace, Tracer
+from mlxk.entrypoints.http.openai.errors import error_document
+from mlxk.entrypoints.http.request_scope import Trace, Tracer, request_id, trace_of
 
 E = TypeVar("E")
 
@@ -19,10 +24,10 @@ class ServedEvents(Generic[E]):
     """The events of one request; ``close`` releases its resources, and may be called twice.
 
     Args:
-        events: Those of the use case.
-        lifecycle: Says whether the server is shutting down.
+        events: Events of the use case.
+        lifecycle: Knows whether the server is shutting down.
         releases: Called by ``close``.
-        notice: Called with each event before it is served.
+        notice: Called with each event before it is yielded.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class ServedEvents(Generic[E]):
         self._releases = releases
         self._notice = notice
         self.first: E | None = None
-        """After ``begin``: the first event, which iterating yields again."""
+        """The first event, after ``begin``; iteration yields it, too."""
         self._client_gone = threading.Event()
 
     def disconnected(self) -> None:
@@ -45,10 +50,10 @@ class ServedEvents(Generic[E]):
         self._client_gone.set()
 
     def begin(self) -> None:
-        """Compute the first event, so that an error before it has a status of its own.
+        """Compute the first event, so that an error before it still sets the status of the response.
 
         Raises:
-            MlxkError: It failed.
+            MlxkError: The computation failed.
         """
         self.first = next(self._events, None)
 
@@ -56,7 +61,7 @@ class ServedEvents(Generic[E]):
         """Yield the events.
 
         Raises:
-            MlxkError: The computation failed, the server shuts down, or the client has disconnected.
+            MlxkError: The computation failed, the server is shutting down, or the client has disconnected.
         """
         if self.first is not None:
             self._notice(self.first)
@@ -79,15 +84,15 @@ class ServedEvents(Generic[E]):
 
 
 class StreamedBody:
-    """The body of a streamed response. WSGI servers close it, even when its iteration never started.
+    """The body of a streamed response. WSGI servers close it, even if they never iterated over it.
 
     Args:
-        frames: The bytes, made from events.
-        close: Releases everything.
-        failed: Returns the frame of an error; None where the format has none, and the connection is to break off.
+        frames: The frames of the events.
+        close: Releases the resources of the request.
+        failed: Returns the frame of an error; None if the format has none, so that the connection breaks off.
         log: Receives faults.
         trace: Ends with the body.
-        tracer: Records it.
+        tracer: Records the trace.
     """
 
     def __init__(
@@ -123,8 +128,39 @@ class StreamedBody:
         yield self._failed(error)
 
     def close(self) -> None:
-        """Release everything."""
+        """Release the resources of the request, and end its trace."""
         self._close()
         trace, self._trace = self._trace, None
         if trace is not None:
             self._tracer.end(trace)
+
+
+def send_stream(
+    server: ServerContext,
+    request: falcon.Request,
+    response: falcon.Response,
+    frames: Iterator[bytes],
+    close: Callable[[], None],
+    content_type: str | None = None,
+) -> None:
+    """Stream frames as the body of a response.
+
+    Args:
+        server: Provides log and tracer.
+        request: The request.
+        response: The response.
+        frames: The frames.
+        close: Releases the resources of the request at the end.
+        content_type: Content type of a stream of plain bytes; None for server-sent events, which report errors.
+    """
+    trace, identity = trace_of(request), request_id(request)
+    trace.ends_later = True
+    server.tracer.identify(request, trace, identity)
+
+    def error_frame(error: MlxkError) -> bytes:
+        return sse_frame(error_document(error, identity))
+
+    for name, value in SSE_HEADERS.items() if content_type is None else (("Content-Type", content_type),):
+        response.set_header(name, value)
+    failed = error_frame if content_type is None else None
+    response.stream = StreamedBody(frames, close, failed, server.services.log, trace, server.tracer)

@@ -1,6 +1,6 @@
-"""The multipart bodies of ``POST /v1/audio/transcriptions`` and ``/v1/audio/translations``, and forms of speech.
+"""Multipart forms, and the bodies of ``POST /v1/audio/transcriptions`` and ``/v1/audio/translations``.
 
-The file is written to disk while it is received, since it may be large and is decoded from there.
+The file is written to disk while it is received: it may be large, and is decoded from there.
 """
 
 import json
@@ -27,13 +27,13 @@ MAX_FIELDS = 32
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 _NOTHING = frozenset({"", "null", "undefined", "none", "[]", "{}"})
-"""What languages without a type for absent fields write into forms."""
+"""Values that clients write into forms for absent fields."""
 
 _TEXTS = frozenset({"file", "input", "instructions", "model", "prompt", "ref_text"})
-"""Fields whose text is taken as it is."""
+"""Fields of free text, whose values are always kept."""
 
 _LISTS = frozenset({"include", "timestamp_granularities"})
-"""Fields with several values, which clients repeat, number, separate with commas or write as JSON."""
+"""Fields with several values, which clients repeat, number, separate with commas, or write as JSON."""
 
 _INDEX = re.compile(r"\[\d*\]$")
 
@@ -55,14 +55,14 @@ KNOWN = frozenset(
 
 @attrs.frozen
 class AudioRequest:
-    """The fields of a request; its file is an ``Upload``."""
+    """The fields of a request; the file is in an ``Upload``."""
 
     model: str
     settings: TranscriptionSettings
     response_format: str
     stream: bool
     granularities: tuple[str, ...]
-    """Requested timestamps; empty for the default, segments."""
+    """Requested kinds of timestamps; empty for the default, segments."""
     ignored: tuple[str, ...]
     """Names of unknown fields."""
 
@@ -80,11 +80,11 @@ class AudioRequest:
 def read_audio(
     request: falcon.Request, upload: Upload, task: SpeechTask, default_model: str | None = None
 ) -> AudioRequest:
-    """Read a form: its file onto disk, its fields into a request.
+    """Read a form: write its file into the upload, and return its fields.
 
     Raises:
         UnsupportedMediaTypeError: The body is not a form.
-        PayloadTooLargeError: The file is too large, or there are too many fields.
+        PayloadTooLargeError: The file or a field is too large, or there are too many fields.
         ValidationError, ParameterNotSupportedError: Names every field at fault.
     """
     fields = read_form(request, upload)
@@ -106,7 +106,7 @@ def read_audio(
         temperature=_number(fields, faults),
         words="word" in granularities,
     )
-    faults += [FieldError(name, wrong) for name, wrong in settings.faults().items()]
+    faults += [FieldError(name, message) for name, message in settings.faults().items()]
     sampling = {"temperature": settings.temperature} if "temperature" in fields else {}
     trace_of(request).asks({"model": model, **sampling})
     raise_for(faults)
@@ -120,10 +120,10 @@ def read_form(request: falcon.Request, upload: Upload, file: str = "file") -> di
     Args:
         request: The request.
         upload: Receives the file.
-        file: The field of the file.
+        file: Name of the file's field.
 
     Raises:
-        UnsupportedMediaTypeError, PayloadTooLargeError, ValidationError: As ``read_audio``.
+        UnsupportedMediaTypeError, PayloadTooLargeError, ValidationError: As in ``read_audio``.
     """
     fields: dict[str, list[str]] = {}
     try:
@@ -141,28 +141,29 @@ def read_form(request: falcon.Request, upload: Upload, file: str = "file") -> di
 
 
 def _values(name: str, text: str) -> list[str]:
-    """Return the values that one part of a form has for a field; none where it asks for nothing."""
+    """Return the values of a field in one part of a form; none if it means "not set"."""
     if name in _TEXTS:
         return [text]
     if name not in _LISTS:
         return [] if text.strip().lower() in _NOTHING else [text]
     try:
-        listed = json.loads(text)
-    except ValueError:
-        listed = text.split(",")
-    entries = listed if isinstance(listed, list) else [] if listed is None else [listed]
-    return [value for each in entries if (value := str(each).strip()) and value.lower() not in _NOTHING]
+        parsed = json.loads(text)
+        entries = parsed if isinstance(parsed, list) else [] if parsed is None else [parsed]
+        values = [str(entry).strip() for entry in entries]
+    except (ValueError, RecursionError):
+        values = [value.strip() for value in text.split(",")]
+    return [value for value in values if value.lower() not in _NOTHING]
 
 
 def _form(request: falcon.Request) -> MultipartForm:
     # request.get_media() accepts the media type in lower case only.
-    kind = request.content_type or ""
-    if kind.partition(";")[0].strip().lower() != falcon.MEDIA_MULTIPART:
+    content_type = request.content_type or ""
+    if content_type.partition(";")[0].strip().lower() != falcon.MEDIA_MULTIPART:
         raise UnsupportedMediaTypeError(
             "The body must be a form with a file.", hint="Send the header Content-Type: multipart/form-data"
         )
     try:
-        return MultipartFormHandler().deserialize(request.bounded_stream, kind, request.content_length)
+        return MultipartFormHandler().deserialize(request.bounded_stream, content_type, request.content_length)
     except falcon.HTTPInvalidHeader as error:
         raise ValidationError(
             "The form is malformed: its Content-Type names no boundary of 1 to 70 characters.",
@@ -192,14 +193,14 @@ def _text(part: Any, name: str) -> str:  # noqa: ANN401 - Falcon's part of a for
 
 
 def _unsupported(fields: Mapping[str, list[str]]) -> list[FieldError]:
-    """Return a fault for every field with a value that is not supported."""
-    found = [
+    """Return a fault for every field with an unsupported value."""
+    faults = [
         fault
         for name, values in fields.items()
         for value in values
         for fault in unsupported_faults({name: value}, UNSUPPORTED)
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(faults))
 
 
 def _one(fields: Mapping[str, list[str]], name: str, faults: list[FieldError]) -> str | None:

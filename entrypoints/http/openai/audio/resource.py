@@ -1,4 +1,4 @@
-"""The resources of ``POST /v1/audio/transcriptions`` and ``POST /v1/audio/translations``.
+"""The resource of ``POST /v1/audio/transcriptions`` and ``POST /v1/audio/translations``.
 
 A recording is transcribed in the thread of its request, one segment at a time.
 """
@@ -15,18 +15,16 @@ from mlxk.domain import transcription
 from mlxk.domain.errors import (
     CapabilityError,
     ExecutionError,
-    MlxkError,
     StorageError,
     ValidationError,
 )
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENING_COMMENT, sse_frame
 from mlxk.entrypoints.http.lifecycle import api_of
-from mlxk.entrypoints.http.openai.audio.events import ServedEvents, StreamedBody
+from mlxk.entrypoints.http.openai.audio.events import ServedEvents, send_stream
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
-from mlxk.entrypoints.http.openai.errors import error_document
-from mlxk.entrypoints.http.request_scope import request_id, trace_of
+from mlxk.entrypoints.http.request_scope import trace_of
 from mlxk.entrypoints.http.requests.body import report_ignored
 from mlxk.entrypoints.http.requests.media import Upload
 from mlxk.entrypoints.http.requests.validation import located
@@ -37,7 +35,7 @@ TEXT_TYPE = "text/plain; charset=utf-8"
 VTT_TYPE = "text/vtt; charset=utf-8"
 
 UNKNOWN_LANGUAGE = "unknown"
-"""Language when the model reports none; clients expect a string."""
+"""Language if the model reports none; clients expect a string."""
 
 
 class AudioResource:
@@ -49,16 +47,13 @@ class AudioResource:
     """
 
     def __init__(self, server: ServerContext, task: SpeechTask) -> None:
+        self._server = server
         self._services = server.services
-        self._lifecycle = server.lifecycle
-        self._limit = server.limit
-        self._metrics = server.metrics
-        self._tracer = server.tracer
         self._task = task
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Transcribe an uploaded file."""
-        self._lifecycle.require_open()
+        self._server.lifecycle.require_open()
         upload = Upload()
         release: Callable[[], None] = upload.close
         try:
@@ -66,14 +61,14 @@ class AudioResource:
             report_ignored(response, body.ignored)
             transcription = self._begin(request, body, upload)
             release = transcription.close
-            # Errors before the first segment have a status of their own; later ones are events.
+            # Errors before the first segment set the status of the response; later ones are events.
             try:
                 transcription.begin()
             except (ValidationError, StorageError) as error:
                 raise located(error, "file") from error
             if body.stream:
-                self._stream(request, response, transcription)
-                release = _nothing
+                send_stream(self._server, request, response, _frames(transcription), transcription.close)
+                release = _no_release
             else:
                 self._answer(response, body, _whole(transcription))
         finally:
@@ -84,17 +79,17 @@ class AudioResource:
             body.model, functools.partial(require_speech_model, needed=self._task.capability)
         )
         trace_of(request).model = model.id
-        release_slot, clock = self._limit.enter(1), self._services.clock
+        release_slot, clock = self._server.limit.enter(1), self._services.clock
         began = clock.monotonic()
 
         def notice(event: TranscriptEvent) -> None:
             if isinstance(event, Transcript):
-                self._metrics.transcription(model.id, api_of(request.uri_template), clock.monotonic() - began)
+                self._server.metrics.transcription(model.id, api_of(request.uri_template), clock.monotonic() - began)
 
         try:
             recording = Recording(upload.path, upload.name)
             events = self._services.transcribe(model.description, recording, body.settings)
-            transcription = ServedEvents(events, self._lifecycle, (release_slot, upload.close), notice)
+            transcription = ServedEvents(events, self._server.lifecycle, (release_slot, upload.close), notice)
         except BaseException:
             release_slot()
             raise
@@ -110,24 +105,12 @@ class AudioResource:
             kind, data = _rendered(transcript, body.response_format)
         response.content_type, response.data = kind, data
 
-    def _stream(
-        self, request: falcon.Request, response: falcon.Response, transcription: ServedEvents[TranscriptEvent]
-    ) -> None:
-        for name, value in SSE_HEADERS.items():
-            response.set_header(name, value)
-        trace, identity = trace_of(request), request_id(request)
-        trace.ends_later = True
-        self._tracer.identify(request, trace, identity)
-        failed = functools.partial(_failure, identity)
-        frames, log = _frames(transcription), self._services.log
-        response.stream = StreamedBody(frames, transcription.close, failed, log, trace, self._tracer)
-
 
 def _whole(events: ServedEvents[TranscriptEvent]) -> Transcript:
     """Return the transcript.
 
     Raises:
-        MlxkError: As iterating the events does.
+        MlxkError: As raised by iterating over the events.
     """
     for event in events:
         if isinstance(event, Transcript):
@@ -149,16 +132,12 @@ def _frames(events: ServedEvents[TranscriptEvent]) -> Iterator[bytes]:
             yield KEEP_ALIVE_COMMENT
 
 
-def _nothing() -> None:
-    """Release nothing: the body of the response does it."""
-
-
-def _failure(identity: str, error: MlxkError) -> bytes:
-    return sse_frame(error_document(error, identity))
+def _no_release() -> None:
+    """Do nothing: the body of the response releases the resources."""
 
 
 def _rendered(transcript: Transcript, response_format: str) -> tuple[str, bytes]:
-    """Return the type and the bytes of a response in any format but ``verbose_json``."""
+    """Return media type and body of a response in any format but ``verbose_json``."""
     match response_format:
         case "text":
             return TEXT_TYPE, f"{transcript.text}\n".encode()
@@ -171,7 +150,7 @@ def _rendered(transcript: Transcript, response_format: str) -> tuple[str, bytes]
 
 
 def _verbose(transcript: Transcript, task: SpeechTask, *, words: bool, segments: bool) -> tuple[str, bytes]:
-    """Return the type and the bytes of a ``verbose_json`` response."""
+    """Return media type and body of a ``verbose_json`` response."""
     document: dict[str, object] = {
         "task": task.value,
         "language": transcript.language or UNKNOWN_LANGUAGE,
@@ -179,19 +158,17 @@ def _verbose(transcript: Transcript, task: SpeechTask, *, words: bool, segments:
         "text": transcript.text,
     }
     if segments:
-        document["segments"] = [_segment(number, each) for number, each in enumerate(transcript.segments)]
+        document["segments"] = [_segment(number, segment) for number, segment in enumerate(transcript.segments)]
     if words:
-        document["words"] = [_word(each) for each in transcript.words]
+        document["words"] = [_word(word) for word in transcript.words]
     return JSON_TYPE, _encoded({**document, "usage": _usage(transcript)})
 
 
 def _delta_event(text: str) -> bytes:
-    """Return the event of new text."""
     return sse_frame({"type": "transcript.text.delta", "delta": text})
 
 
 def _done_event(transcript: Transcript) -> bytes:
-    """Return the event of the complete transcript."""
     return sse_frame({"type": "transcript.text.done", "text": transcript.text, "usage": _usage(transcript)})
 
 
@@ -200,7 +177,7 @@ def _usage(transcript: Transcript) -> dict[str, object]:
 
 
 def _segment(number: int, segment: Segment) -> dict[str, object]:
-    """Return a segment; numbers that the model does not report are 0, since clients expect numbers."""
+    """Return a segment; numbers that the model does not report are 0: clients expect numbers."""
     fields: dict[str, object] = {
         "id": number,
         "seek": segment.offset,

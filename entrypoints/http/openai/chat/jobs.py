@@ -1,4 +1,4 @@
-"""Generation jobs of chat requests, for the chat API and for every API whose requests become chat requests.
+"""Generation jobs for chat requests, of the chat API and of every API that translates its requests into chat requests.
 
 Transcription-only models respond with the transcript.
 """
@@ -23,9 +23,8 @@ from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
-from mlxk.entrypoints.http.openai.chat.file_part import FilePart
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam
-from mlxk.entrypoints.http.openai.chat.parts import AudioPart, ImagePart, TextPart, VideoPart
+from mlxk.entrypoints.http.openai.chat.parts import AudioPart, FilePart, ImagePart, TextPart, VideoPart
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.renderer import MessageOptions
 from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames
@@ -35,13 +34,13 @@ from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, l
 SHORTENED = Adaptation("oldest-turns-dropped", "The oldest turns were left out, since the context window is too small.")
 
 ROOM = 0.75
-"""Share of the context window that a shortened conversation takes at most; the rest is for the answer."""
+"""Share of the context window for a shortened conversation; the rest is for the answer."""
 
 Start = Callable[[Sequence[MessageParam]], Sequence[TextStream]]
 
 
 def start_shortened(messages: Sequence[MessageParam], start: Start) -> Sequence[TextStream]:
-    """Start a response, with as many turns left out as is needed.
+    """Start the response to a conversation, dropping its oldest turns until it fits the context window.
 
     Args:
         messages: The conversation.
@@ -49,26 +48,26 @@ def start_shortened(messages: Sequence[MessageParam], start: Start) -> Sequence[
 
     Raises:
         ContextLengthError: The last turn alone is too long.
-        MlxkError: As ``start`` raises it.
+        MlxkError: As raised by ``start``.
     """
-    left = list(messages)
+    kept = list(messages)
     while True:
         try:
-            streams = start(left)
+            streams = start(kept)
         except ContextLengthError as error:
-            shorter = _without_oldest(left, _share_too_much(error))
-            if len(shorter) == len(left):
+            shorter = _without_oldest(kept, _excess_share(error))
+            if len(shorter) == len(kept):
                 raise
-            left = shorter
+            kept = shorter
             continue
-        if len(left) < len(messages):
+        if len(kept) < len(messages):
             for stream in streams:
                 stream.adaptations = (*stream.adaptations, SHORTENED)
         return streams
 
 
-def _share_too_much(error: ContextLengthError) -> float:
-    """Return the share of a conversation that is to go."""
+def _excess_share(error: ContextLengthError) -> float:
+    """Return the share of a conversation, from 0 to 1, that has to be dropped."""
     facts = error.detail or {}
     window = facts.get("context_length")
     tokens = facts.get("prompt_tokens") or facts.get("counted_tokens")
@@ -78,21 +77,22 @@ def _share_too_much(error: ContextLengthError) -> float:
 
 
 def _without_oldest(messages: list[MessageParam], share: float) -> list[MessageParam]:
-    """Return a conversation without so many of its oldest turns as hold a share of its text.
+    """Return a conversation without its oldest turns: at least one, and as many as hold the given share of its text.
 
-    A turn begins with a message of the user. What comes before the first one, and the last turn, stay.
+    A turn begins with a user message. The messages before the first turn, and the last turn, are kept.
     """
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
-    dropped, wanted = 0, share * sum(map(_length, messages))
+    dropped, target = 0, share * sum(map(_length, messages))
     first = starts[0] if starts else 0
     for begin, end in itertools.pairwise(starts):
-        if dropped >= wanted and begin > first:
+        if dropped >= target and begin > first:
             return messages[:first] + messages[begin:]
         dropped += sum(map(_length, messages[begin:end]))
     return messages[:first] + messages[starts[-1] :] if starts else messages
 
 
 def _length(message: MessageParam) -> int:
+    """Return the characters of a message and its calls, at least 1."""
     calls = message.tool_calls or ()
     return len(message.to_message().content) + sum(len(call.function.arguments) for call in calls) + 1
 
@@ -130,14 +130,14 @@ TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
 
 
 class ChatRendererFactory(Protocol):
-    """Makes the renderer of a response to a chat request."""
+    """Builds the renderer of a response to a chat request."""
 
     def __call__(self, context: ResponseContext, options: MessageOptions) -> ResponseRenderer:
         """Return the renderer."""
 
 
 class TranscriptionChat:
-    """Makes generation jobs of chat requests to transcription-only models.
+    """Makes generation jobs for chat requests to transcription-only models.
 
     Args:
         transcribe: Transcribes the recording.
@@ -151,12 +151,12 @@ class TranscriptionChat:
     def job(
         self, chat: ChatRequest, model: ServedModel, renderer: ChatRendererFactory, max_tokens: int | None
     ) -> GenerationJob:
-        """Return the job of a chat request.
+        """Return the job for a chat request.
 
         Args:
             chat: The request.
             model: The model of the request.
-            renderer: Makes the renderer of the response.
+            renderer: Builds the renderer of the response.
             max_tokens: The operator's limit, for requests without one.
 
         Raises:
@@ -196,41 +196,43 @@ class _TranscriptionRequest:
     settings: TranscriptionSettings
     limits: TranscriptLimits
     audio: str = attrs.field(repr=False)
-    """The recording, as the client sent it."""
+    """The recording as sent: a reference, or base64."""
     audio_field: str
     """Its field."""
     hint_field: str
-    """The field of its hint."""
+    """The field of the hint."""
 
 
 def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _TranscriptionRequest:
-    place = f"messages[{len(chat.messages) - 1}].content"
+    content_path = f"messages[{len(chat.messages) - 1}].content"
     content = chat.messages[-1].content
-    parts = [(f"{place}[{index}]", part) for index, part in enumerate(content if isinstance(content, list) else ())]
+    parts = [
+        (f"{content_path}[{index}]", part) for index, part in enumerate(content if isinstance(content, list) else ())
+    ]
     recordings = [(path, *part.located) for path, part in parts if isinstance(part, AudioPart)]
     if not recordings:
         raise CapabilityError.in_field(
-            place,
+            content_path,
             f"'{model.id}' only transcribes; the last message has no input_audio",
             hint="Send a recording as a part of the type input_audio, or use /v1/audio/transcriptions.",
         )
     texts = [(f"{path}.text", part.text) for path, part in parts if isinstance(part, TextPart) and part.text.strip()]
-    begin, audio, below = recordings[0]
-    audio_field, hint_field = f"{begin}.{below}", texts[0][0] if texts else place
+    audio_path, audio, field = recordings[0]
+    hint_field = texts[0][0] if texts else content_path
     settings = TranscriptionSettings(
         hint=" ".join(text for _, text in texts).strip() or None, temperature=chat.temperature or 0.0
     )
     names = {"prompt": hint_field}
-    faults = [FieldError(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
+    faults = [FieldError(names.get(name, name), message) for name, message in settings.faults().items()]
     faults += [*unsupported_faults(_settings_of(chat), TRANSCRIPTION_UNSUPPORTED), *_other_content(chat)]
     raise_for(faults, unsupported=CapabilityError)
-    asked = chat.generation_settings(max_tokens)
-    limits = TranscriptLimits(asked.max_tokens, asked.stop)
-    return _TranscriptionRequest(settings, limits, audio, audio_field, hint_field)
+    generation = chat.generation_settings(max_tokens)
+    limits = TranscriptLimits(generation.max_tokens, generation.stop)
+    return _TranscriptionRequest(settings, limits, audio, f"{audio_path}.{field}", hint_field)
 
 
 def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
-    """Return the values of the unsupported fields; the response format as its type."""
+    """Return the values of the fields that may be unsupported; of the response format, its type."""
     values = {name: getattr(chat, name) for name in TRANSCRIPTION_UNSUPPORTED}
     return {
         **values,
@@ -240,7 +242,7 @@ def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
 
 
 def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
-    """Yield a fault for everything except one recording and text in one message."""
+    """Yield a fault for all content except one message with one recording and text."""
     *earlier, last = chat.messages
     if earlier:
         reason = "a transcription model takes one message, without what was said before; send the last one alone"
@@ -263,10 +265,10 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
 
 
 class ChatJobs:
-    """Makes generation jobs of chat requests.
+    """Makes generation jobs for chat requests.
 
     Args:
-        server: The services and settings.
+        server: Services and settings.
     """
 
     def __init__(self, server: ServerContext) -> None:
@@ -284,25 +286,25 @@ class ChatJobs:
         *,
         shortens: bool = False,
     ) -> GenerationJob:
-        """Return the job of a chat request.
+        """Return the job for a chat request.
 
         Args:
-            chat: The request: checked when it was read, or translated, with each field by itself valid.
-            renderer: Makes the renderer of the response.
-            adjust: Changes the options of the generation, for what a chat request cannot say.
-            names: The fields of the API that a request was translated from, for errors.
-            shortens: Whether the oldest turns are left out where the context window is too small.
+            chat: The request. If it was translated (``names`` is given), combinations of its fields are checked here.
+            renderer: Builds the renderer of the response.
+            adjust: Changes the generation options, for settings that a chat request cannot express.
+            names: Field names of the API that the request was translated from, for errors.
+            shortens: Whether to drop the oldest turns if the context window is too small.
 
         Raises:
             MlxkError: The request is refused; the error names the API's field. The job's ``start`` raises the same.
         """
 
-        def make() -> GenerationJob:
+        def build() -> GenerationJob:
             if names is not SAME_NAMES:
                 raise_for(chat.faults())
             return self._job(chat, renderer, adjust, shortens=shortens)
 
-        job = names.naming(make)
+        job = names.naming(build)
         return attrs.evolve(job, start=lambda client: names.naming(lambda: job.start(client)))
 
     def _job(
@@ -319,11 +321,11 @@ class ChatJobs:
             return self._transcription.job(chat, model, renderer, settings.max_tokens)
         chat.require_abilities(model, settings)
         options = adjust(chat.generation_options(model, settings, chat.forced_call))
-        shown = MessageOptions(
+        message_options = MessageOptions(
             one_call=chat.parallel_tool_calls is False,
             stops=bool(options.settings.stop),
             json_text=options.settings.grammar is not None,
-            shows=any(message.first_image is not None for message in chat.messages),
+            has_images=any(message.first_image is not None for message in chat.messages),
         )
 
         def start(client: Client) -> Sequence[TextStream]:
@@ -339,7 +341,7 @@ class ChatJobs:
             model=model,
             model_name=chat.model,
             start=start,
-            renderer=functools.partial(renderer, options=shown),
+            renderer=functools.partial(renderer, options=message_options),
             stream=bool(chat.stream),
             alternatives=options.choices,
         )
@@ -349,7 +351,7 @@ def _require_chat_model(description: ModelDescription) -> None:
     """Refuse a model that neither generates text nor transcribes speech.
 
     Raises:
-        UnhealthyModelError, IncompatibleModelError: It cannot be loaded here.
+        UnhealthyModelError, IncompatibleModelError: It cannot be loaded.
         CapabilityError: It does neither.
     """
     if description.operation is Capability.AUDIO:

@@ -1,4 +1,4 @@
-"""The messages of a chat request, with all roles and content parts, as a conversation."""
+"""The messages of a chat request, with all roles and content parts, as messages of the domain."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -9,10 +9,10 @@ from mlxk.application.generation_input import IncomingMessage
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage
 from mlxk.domain.generation.video import Clip
-from mlxk.entrypoints.http.openai.chat.file_part import FilePart
 from mlxk.entrypoints.http.openai.chat.parts import (
     PART_KINDS,
     AudioPart,
+    FilePart,
     ImagePart,
     MediaPart,
     Part,
@@ -38,7 +38,7 @@ ROLES = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
 }
-"""Roles by their names in requests; ``developer`` is the later name of ``system``."""
+"""Roles by name; ``developer`` is OpenAI's newer name of ``system``."""
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "audio": Unsupported("answers are text only, so there is none to refer to"),
@@ -49,18 +49,12 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 PART_SEPARATOR = "\n"
 """Joins the text parts of one message."""
 
-
-FILE_TYPES = ("file", "input_file")
-"""Names of the types of parts with a file of text."""
-
-KINDS: Mapping[str, type[Any]] = {**PART_KINDS, **dict.fromkeys(FILE_TYPES, FilePart)}
-
-Content = str | list[Part | FilePart] | None
+Content = str | list[Part] | None
 
 
 @attrs.frozen(kw_only=True)
 class FunctionCall:
-    """The function of a call, and its arguments as JSON text."""
+    """The called function, and its arguments as JSON text."""
 
     name: Annotated[str, Range(1, 256)]
     arguments: str
@@ -86,19 +80,19 @@ class MessageParam:
     tool_calls: list[ToolCallParam] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
-    """What the assistant thought, as this server and others send it; for the chat template."""
+    """Reasoning of the assistant, as returned by this and other servers; passed to the chat template."""
     reasoning: str | None = None
-    """The same by another name; the first counts."""
+    """Another name of ``reasoning_content``, which takes precedence."""
     audio: Any = None
-    """Not supported, as ``function_call``; declared so that they are refused by name."""
+    """Not supported, like ``function_call``; both are declared to be refused by name."""
     function_call: Any = None
 
     def faults(self, path: str) -> list[FieldError]:
         """Return the faults of combinations of fields."""
         refused = unsupported_faults(attrs.asdict(self, recurse=False), UNSUPPORTED)
         faults = [attrs.evolve(fault, path=f"{path}.{fault.path}") for fault in refused]
-        said = self.tool_calls or self.refusal or self.reasoning_content or self.reasoning or refused
-        if self.content is None and not (self.role == "assistant" and said):
+        has_other = self.tool_calls or self.refusal or self.reasoning_content or self.reasoning or refused
+        if self.content is None and not (self.role == "assistant" and has_other):
             faults.append(FieldError(f"{path}.content", "is required"))
         for name in ("tool_calls", "refusal"):
             if getattr(self, name) and self.role != "assistant":
@@ -117,13 +111,13 @@ class MessageParam:
 
     @property
     def first_audio(self) -> int | None:
-        """Index of the first audio part; None without any."""
+        """Index of the first audio part, if any."""
         parts = self.content if isinstance(self.content, list) else ()
         return next((index for index, part in enumerate(parts) if isinstance(part, AudioPart)), None)
 
     @property
     def first_image(self) -> int | None:
-        """Index of the first part with an image or a clip; None without any."""
+        """Index of the first part with an image or a clip, if any."""
         parts = self.content if isinstance(self.content, list) else ()
         return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart | VideoPart)), None)
 
@@ -135,7 +129,7 @@ class MessageParam:
             media: Reads them.
 
         Raises:
-            ValidationError: One of them is malformed or too large, or cannot be had.
+            ValidationError: One of them is malformed, too large, or cannot be read.
         """
         message = self.to_message()
         if not isinstance(self.content, list) or (self.first_image is None and self.first_audio is None):
@@ -171,7 +165,7 @@ _PARTS_OF_ROLE = {"user": (TextPart, FilePart, ImagePart, AudioPart, VideoPart),
 
 def register_messages(converter: StrictConverter) -> None:
     """Register the unions of these classes with a converter."""
-    converter.union(Part | FilePart, _part_kind)
+    converter.union(Part, _part_kind)
     converter.union(Content, _content_kind)
     register_references(converter)
 
@@ -180,15 +174,15 @@ def _part_kind(value: object) -> object:
     if not isinstance(value, dict):
         raise TypeError("must be an object")
     kind = value.get("type")
-    found = KINDS.get(kind) if isinstance(kind, str) else None
-    if found is None:
-        raise ValueError(f"must have a type of {', '.join(KINDS)}")
-    return found
+    part = PART_KINDS.get(kind) if isinstance(kind, str) else None
+    if part is None:
+        raise ValueError(f"must have a type of {', '.join(PART_KINDS)}")
+    return part
 
 
 def _content_kind(value: object) -> object:
     if isinstance(value, str):
         return str
     if isinstance(value, list):
-        return list[Part | FilePart]
+        return list[Part]
     raise TypeError("must be a string or an array of parts")

@@ -1,4 +1,4 @@
-"""The fields of a chat request that are about reasoning, in the spellings of several servers; they may not disagree."""
+"""The reasoning fields of a chat request, in the spellings of several servers; they must not contradict each other."""
 
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ TemplateOptions = Annotated[dict[str, Any], Range(0, 64)]
 
 @attrs.frozen(kw_only=True)
 class ReasoningParam:
-    """How much to reason, as some clients write it."""
+    """How much to reason, as some clients spell it."""
 
     effort: Annotated[str, OneOf(_EFFORTS)] | None = None
     max_tokens: Annotated[int, Range(0)] | None = None
@@ -29,7 +29,7 @@ class ReasoningParam:
 
 @attrs.frozen(kw_only=True)
 class ThinkingParam:
-    """Whether to reason, as other clients write it."""
+    """Whether to reason, as other clients spell it."""
 
     type: Annotated[str, OneOf(("enabled", "disabled", "adaptive"))]
     budget_tokens: Annotated[int, Range(0)] | None = None
@@ -37,7 +37,7 @@ class ThinkingParam:
 
 @attrs.frozen(kw_only=True)
 class ReasoningFields(SamplingFields):
-    """Fields of a chat request. A field with a null value counts as absent."""
+    """Reasoning and sampling fields of a chat request. Null counts as absent."""
 
     reasoning_effort: Annotated[str, OneOf(_EFFORTS)] | None = None
     enable_thinking: bool | None = None
@@ -53,12 +53,12 @@ class ReasoningFields(SamplingFields):
     def reasoning_faults(self) -> list[FieldError]:
         """Return the faults of combinations of these fields."""
         faults = []
-        for stated in (self._switches, self._efforts, self._budgets):
-            (first, value), *others = [*stated.items()] or [("", None)]
+        for fields in (self._switches, self._efforts, self._budgets):
+            (first, value), *others = [*fields.items()] or [("", None)]
             faults += [FieldError(name, f"contradicts {first}") for name, other in others if other != value]
-        reasons = _REASONS.get(next(iter(self._efforts.values()), ""))
-        switch, switched = next(iter(self._switches.items()), ("", None))
-        if None not in {reasons, switched} and reasons is not switched:
+        effort_reasons = _REASONS.get(next(iter(self._efforts.values()), ""))
+        switch, switch_reasons = next(iter(self._switches.items()), ("", None))
+        if None not in {effort_reasons, switch_reasons} and effort_reasons is not switch_reasons:
             faults.append(FieldError(switch, f"contradicts {next(iter(self._efforts))}"))
         for name, value in (self.chat_template_kwargs or {}).items():
             if name in RESERVED_VARIABLES:
@@ -69,66 +69,68 @@ class ReasoningFields(SamplingFields):
         return faults
 
     def reasons(self, default: bool | None = None, *, can_reason: bool = True) -> bool | None:
-        """Return whether the model reasons first; None is the default of the chat template.
+        """Return whether the model reasons first; None for the default of the chat template.
 
         Args:
-            default: The operator's, for requests that say nothing about it.
-            can_reason: Whether the model can be told to; if not, the default does not tell it.
+            default: The operator's default, for requests without any such field.
+            can_reason: Whether the model can reason; the default applies only then.
         """
-        stated = next(iter(self._switches.values()), None)
-        named = any(name in self.template_options for name in ("enable_thinking", "thinking"))
-        if stated is not None or named or self.effort is not None:
-            return False if stated is None and self.effort is Effort.NONE else stated
+        switch = next(iter(self._switches.values()), None)
+        in_template = any(name in self.template_options for name in ("enable_thinking", "thinking"))
+        if switch is not None or in_template or self.effort is not None:
+            return False if switch is None and self.effort is Effort.NONE else switch
         return default if can_reason else None
 
     @property
     def effort(self) -> Effort | None:
-        """Reasoning effort; None is the default of the chat template."""
+        """Reasoning effort; None for the default of the chat template."""
         return next(map(Effort, self._efforts.values()), None)
 
     @property
     def budget(self) -> int | None:
-        """Most tokens of reasoning, by whichever field says so; None sets no limit."""
+        """Most tokens of reasoning, from the first field that sets it; None for no limit."""
         return next(iter(self._budgets.values()), None)
 
     @property
     def _switches(self) -> dict[str, bool]:
-        """Whether the model reasons, by each field that says so."""
+        """Whether to reason, by the fields that are set."""
         thinks = None if self.thinking is None or self.thinking.type == "adaptive" else self.thinking.type == "enabled"
         reasons = None if self.reasoning is None else self.reasoning.enabled
-        stated = {"enable_thinking": self.enable_thinking, "thinking.type": thinks, "reasoning.enabled": reasons}
-        return {name: value for name, value in stated.items() if value is not None}
+        fields = {"enable_thinking": self.enable_thinking, "thinking.type": thinks, "reasoning.enabled": reasons}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def _efforts(self) -> dict[str, str]:
-        stated = {
+        """Efforts by the fields that are set."""
+        fields = {
             "reasoning_effort": self.reasoning_effort,
             "reasoning.effort": None if self.reasoning is None else self.reasoning.effort,
         }
-        return {name: value for name, value in stated.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def _budgets(self) -> dict[str, int]:
-        stated = {
+        """Most tokens of reasoning, by the fields that are set."""
+        fields = {
             "thinking_budget": self.thinking_budget,
             "thinking_budget_tokens": self.thinking_budget_tokens,
             "reasoning_budget_tokens": self.reasoning_budget_tokens,
             "reasoning.max_tokens": None if self.reasoning is None else self.reasoning.max_tokens,
             "thinking.budget_tokens": None if self.thinking is None else self.thinking.budget_tokens,
         }
-        return {name: value for name, value in stated.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def template_options(self) -> dict[str, Any]:
-        """Variables for the chat template, by its own names."""
+        """Variables for the chat template."""
         return {name: value for name, value in (self.chat_template_kwargs or {}).items() if value is not None}
 
     def thinking_tags(self, start: str | None, end: str | None) -> tuple[str, str] | None:
-        """Return the texts that begin and end the reasoning; None as they are known of the model.
+        """Return the texts that begin and end the reasoning; None for those of the model.
 
         Args:
-            start: The operator's, for requests without one.
-            end: The operator's, for requests without one.
+            start: The operator's start text, for requests without one.
+            end: The operator's end text, for requests without one.
         """
         start, end = self.thinking_start_token or start, self.thinking_end_token or end
         if start is None and end is None:

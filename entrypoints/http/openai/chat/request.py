@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/chat/completions``: its fields, among them the response format, and faults."""
+"""The body of ``POST /v1/chat/completions``: its fields, their faults, and what it requires of a model."""
 
 import functools
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, OneOf
 from mlxk.entrypoints.settings import ServerSettings
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
-"""The field of the schema in a request."""
+"""Path of the schema in a request."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +46,7 @@ class JsonSchema:
 
 @attrs.frozen(kw_only=True)
 class ResponseFormat:
-    """Text, any JSON object, or JSON by a schema; the latter two are enforced by a grammar."""
+    """Plain text, any JSON object, or JSON by a schema; a grammar enforces the latter two."""
 
     type: Annotated[str, OneOf(("text", "json_object", "json_schema"))]
     json_schema: JsonSchema | None = None
@@ -96,10 +96,10 @@ NEUTRAL: Neutral = {
     "response_format": ({}, [], ""),
     "top_logprobs": (0,),
 }
-"""Values with which a field asks for nothing."""
+"""Values that mean "not set"."""
 
 MAX_MESSAGES = 4096
-"""Messages of a conversation."""
+"""Most messages in a conversation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -147,64 +147,37 @@ class ChatRequest(ReasoningFields):
 
     @property
     def forced_call(self) -> ForcedCall | None:
-        """The enforced tool call, if there is one."""
+        """The enforced tool call, if any."""
         return forced_call(self.tools or (), self.tool_choice)
 
-    def require_vision_input(self, model: ServedModel) -> None:
-        """Refuse a model without vision for images in the last message; earlier images become a note in the prompt.
-
-        Raises:
-            CapabilityError: The model lacks the capability.
-        """
-        place, content = self.messages[-1].first_image, self.messages[-1].content
-        if place is not None and isinstance(content, list):
-            require = functools.partial(require_vision, clips=isinstance(content[place], VideoPart))
-            _require_in(f"messages[{len(self.messages) - 1}].content[{place}]", require, model)
-
-    def require_audio_input(self, model: ServedModel) -> None:
-        """Refuse a model without audio input for audio in the conversation.
-
-        Raises:
-            CapabilityError: The model lacks the capability.
-        """
-        for index, message in enumerate(self.messages):
-            if message.first_audio is not None:
-                _require_in(f"messages[{index}].content[{message.first_audio}]", require_audio_input, model)
-
-    def require_tools(self, model: ServedModel) -> None:
-        """Refuse optional tools when the chat template omits them; an enforced call needs no template.
-
-        Raises:
-            CapabilityError: The template omits them.
-        """
-        if self.offered and not forces(self.tool_choice):
-            require_tools(model.details)
-
-    def require_reasoning(self, model: ServedModel) -> None:
-        """Refuse a request for reasoning from a model that cannot reason.
-
-        Raises:
-            CapabilityError: The model cannot reason.
-        """
-        if self.enable_thinking:
-            require_reasoning(model.details, "enable_thinking")
-
     def require_abilities(self, model: ServedModel, settings: ServerSettings) -> None:
-        """Refuse a model that lacks what the request needs.
+        """Refuse a model that lacks a capability the request needs.
 
         Args:
             model: The model of the request.
-            settings: The operator's.
+            settings: The operator's settings.
 
         Raises:
-            CapabilityError: It lacks something; the error names the field.
+            CapabilityError: It lacks one; the error names the field.
         """
-        self.require_vision_input(model)
-        self.require_audio_input(model)
-        if settings.strict_capabilities:
-            self.require_tools(model)
-        self.require_reasoning(model)
+        self._require_media(model)
+        # An enforced call needs no tools in the chat template.
+        if settings.strict_capabilities and self.offered and not forces(self.tool_choice):
+            require_tools(model.details)
+        if self.enable_thinking:
+            require_reasoning(model.details, "enable_thinking")
         require_chat(model.description)
+
+    def _require_media(self, model: ServedModel) -> None:
+        """Require vision for images in the last message (earlier ones become a note), and audio input for any audio."""
+        last = len(self.messages) - 1
+        index, content = self.messages[last].first_image, self.messages[last].content
+        if index is not None and isinstance(content, list):
+            require = functools.partial(require_vision, clips=isinstance(content[index], VideoPart))
+            _require_in(f"messages[{last}].content[{index}]", require, model)
+        for place, message in enumerate(self.messages):
+            if message.first_audio is not None:
+                _require_in(f"messages[{place}].content[{message.first_audio}]", require_audio_input, model)
 
     def generation_options(
         self, model: ServedModel, settings: ServerSettings, forced: ForcedCall | None = None
@@ -213,10 +186,9 @@ class ChatRequest(ReasoningFields):
 
         Args:
             model: The model of the request.
-            settings: The operator's, for what the request leaves out.
+            settings: The operator's defaults.
             forced: The enforced tool call.
         """
-        special = settings.special_tokens_in_content if self.parse_special is None else self.parse_special
         can_reason = model.details.may_reason
         budget = settings.thinking_budget if can_reason else None
         return GenerationOptions(
@@ -231,21 +203,20 @@ class ChatRequest(ReasoningFields):
             image_tables=settings.exif_metadata
             and (self.metadata if isinstance(self.metadata, bool) else settings.image_metadata),
             image_facts=self.metadata is not False,
-            parse_special=special,
+            parse_special=settings.special_tokens_in_content if self.parse_special is None else self.parse_special,
         )
 
     def incoming(self, media: PartReader) -> IncomingConversation:
-        """Return the conversation, with encoded images and decoded audio.
+        """Return the conversation with its media.
 
         Args:
             media: Reads them.
 
         Raises:
-            ValidationError: An image or audio is malformed or too large, or cannot be had.
+            ValidationError: One of them is malformed, too large, or cannot be read.
         """
-        messages = enumerate(self.messages)
         return IncomingConversation(
-            tuple(message.to_incoming(f"messages[{index}]", media) for index, message in messages),
+            tuple(message.to_incoming(f"messages[{index}]", media) for index, message in enumerate(self.messages)),
             tuple(tool.to_json() for tool in self.offered),
         )
 
@@ -260,19 +231,21 @@ class ChatRequest(ReasoningFields):
         Args:
             default_max_tokens: The operator's limit, for requests without one.
             forced: The enforced tool call.
-            default_budget: The operator's limit of reasoning, for requests without one.
+            default_budget: The operator's limit of reasoning tokens, for requests without one.
         """
-        budget = default_budget if self.budget is None else self.budget
-        asked = self.max_completion_tokens or self.max_tokens
-        settings = self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
-        form = self.response_format.grammar if self.response_format else None
+        max_tokens = self.max_completion_tokens or self.max_tokens or default_max_tokens
+        settings = self.settings(max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+        text_grammar = self.response_format.grammar if self.response_format else None
         return attrs.evolve(
-            settings, grammar=forced.grammar if forced else form, forced_call=forced, thinking_budget=budget
+            settings,
+            grammar=forced.grammar if forced else text_grammar,
+            forced_call=forced,
+            thinking_budget=default_budget if self.budget is None else self.budget,
         )
 
 
 def _require_in(path: str, requirement: Requirement, model: ServedModel) -> None:
-    """Refuse a model that lacks what one field of a request needs; the error names the field."""
+    """Refuse a model that lacks a capability one field needs; the error names the field."""
     try:
         requirement(model.description)
     except CapabilityError as error:

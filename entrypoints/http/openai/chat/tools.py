@@ -1,4 +1,4 @@
-"""The fields of a chat request about tools: their definitions, and the choice among them."""
+"""The tool fields of a chat request: tool definitions and the tool choice."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class ToolParam:
 Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]
 
 MAX_DEFINITIONS = 1024
-"""Tools of APIs whose clients send many at once."""
+"""Most tools in requests of the APIs whose clients send many."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +62,7 @@ class NamedTool:
 
 @attrs.frozen(kw_only=True)
 class AllowedToolList:
-    """The tools that may be called, and whether one must be."""
+    """The tools that may be called, and whether one must be called."""
 
     tools: Annotated[list[NamedTool], Range(1, MAX_TOOLS)]
     mode: Annotated[str, OneOf(("auto", "required"))] = "auto"
@@ -70,7 +70,7 @@ class AllowedToolList:
 
 @attrs.frozen(kw_only=True)
 class AllowedTools:
-    """A choice among some of the tools."""
+    """A choice that allows some of the tools."""
 
     allowed_tools: AllowedToolList
     type: Annotated[str, OneOf(("allowed_tools",))] = "allowed_tools"
@@ -82,42 +82,39 @@ class AllowedTools:
 
 
 Preference = Annotated[str, OneOf(("none", "auto", "required", "any"))]
-"""``any`` is another word for ``required``."""
+"""``any`` is a synonym of ``required``."""
 ToolChoice = Preference | NamedTool | AllowedTools | None
 
 
 def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | None:
-    """Return the call that a choice enforces; None when it enforces none."""
-    if isinstance(choice, NamedTool):
-        places = [index for index, tool in enumerate(tools) if tool.function.name == choice.function.name]
-    elif _requires(choice):
-        names = choice.names if isinstance(choice, AllowedTools) else None
-        places = [index for index, tool in enumerate(tools) if names is None or tool.function.name in names]
-    else:
-        places = []
-    if not places:
+    """Return the call that a choice enforces; None if it enforces none."""
+    if not forces(choice):
         return None
-    schemas = {place: tools[place].arguments_schema for place in places}
-    parts = tuple(
-        Grammar.json_schema(schema, f"tools[{place}].function.parameters") for place, schema in schemas.items()
+    names: frozenset[str] | None = None
+    if isinstance(choice, NamedTool):
+        names = frozenset({choice.function.name})
+    elif isinstance(choice, AllowedTools):
+        names = choice.names
+    schemas = {
+        index: tool.arguments_schema for index, tool in enumerate(tools) if names is None or tool.function.name in names
+    }
+    if not schemas:
+        return None
+    grammars = tuple(
+        Grammar.json_schema(schema, f"tools[{index}].function.parameters") for index, schema in schemas.items()
     )
-    if len(places) == 1:
-        return ForcedCall(tools[places[0]].function.name, parts[0])
-    calls = [call_schema(tools[place].function.name, str(place)) for place in places]
-    definitions = {str(place): moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
-    return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", parts))
+    if len(schemas) == 1:
+        return ForcedCall(tools[next(iter(schemas))].function.name, grammars[0])
+    calls = [call_schema(tools[index].function.name, str(index)) for index in schemas]
+    definitions = {str(index): moved(schema, f"#/$defs/{index}") for index, schema in schemas.items()}
+    return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", grammars))
 
 
 def forces(choice: ToolChoice) -> bool:
-    """Whether a choice enforces a call of one of the tools on offer."""
-    return isinstance(choice, NamedTool) or _requires(choice)
-
-
-def _requires(choice: ToolChoice) -> bool:
-    """Whether one of the tools on offer must be called."""
-    return (
-        choice.allowed_tools.mode == "required" if isinstance(choice, AllowedTools) else choice in {"required", "any"}
-    )
+    """Whether a choice enforces a call of one of the offered tools."""
+    if isinstance(choice, AllowedTools):
+        return choice.allowed_tools.mode == "required"
+    return isinstance(choice, NamedTool) or choice in {"required", "any"}
 
 
 def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldError]:
@@ -140,7 +137,7 @@ def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldErr
 
 
 def register_tool_choice(converter: StrictConverter) -> None:
-    """Register the kinds of choice with a converter."""
+    """Register the union of tool choices with a converter."""
     converter.union(ToolChoice, _choice_kind)
 
 

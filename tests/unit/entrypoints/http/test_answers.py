@@ -257,3 +257,11 @@ def test_a_stop_string_that_cuts_a_call_nobody_sees_cuts_nothing() -> None:
     for one_call, reason in ((True, "tool_calls"), (False, "length")):
         renderer = chat(one_call=one_call, stops=True)
         assert collected(renderer, [[whole, part, finished()]])["choices"][0]["finish_reason"] == reason
+
+
+def test_offsets_of_tokens_count_reasoning_and_calls_as_the_text_that_they_are() -> None:
+    token = TokenLogprob(TokenAlternative("x", b"x", -0.5))
+    call = ToolCallDelta(0, ToolCall("f", "{}", "c1"))
+    events: list[GenerationEvent] = [ReasoningDelta("ab"), call, TextDelta("x", (token,)), finished()]
+    (choice,) = collected(partial(CompletionRenderer, echoes=[""]), [events])["choices"]
+    assert (choice["text"], choice["logprobs"]["text_offset"]) == ("ab{}x", [4])
