@@ -1,6 +1,6 @@
-"""The Anthropic-compatible API: its paths and their resources, and its requests as chat requests.
+"""The Anthropic-compatible API: its paths and resources, and the translation of its requests into chat requests.
 
-An error about a chat request reports the block of the message that it was made of.
+An error about a chat request names the field of this API that it was translated from.
 """
 
 import functools
@@ -32,7 +32,7 @@ from mlxk.entrypoints.http.requests.validation import raise_for
 from mlxk.entrypoints.http.resources import send_json
 
 _EFFORTS = {"max": "xhigh"}
-"""Efforts by other names than ours."""
+"""Efforts of chat requests by this API's names, where they differ."""
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class MessagesTranslation:
     names: FieldNames
     """The fields of this API by those of the chat request."""
     ignored: Sequence[str]
-    """What was left out, as paths for the header."""
+    """Paths of the ignored fields and skipped blocks, for the header."""
 
 
 def translate(body: CountRequest, *, takes_images: bool, reasons: bool) -> MessagesTranslation:
@@ -51,8 +51,8 @@ def translate(body: CountRequest, *, takes_images: bool, reasons: bool) -> Messa
 
     Args:
         body: The request.
-        takes_images: Whether the model takes images; if not, a note stands in their place.
-        reasons: Whether the model can reason; if not, a request for it has no effect.
+        takes_images: Whether the model takes images; if not, a note replaces them.
+        reasons: Whether the model can reason; if not, a reasoning budget has no effect.
     """
     conversation = ChatConversation(takes_images=takes_images)
     conversation.add_system(body.system)
@@ -70,7 +70,7 @@ def translate(body: CountRequest, *, takes_images: bool, reasons: bool) -> Messa
         **reasoning,
         **(_sampling(body) if isinstance(body, MessagesRequest) else {}),
     )
-    built_in = [f"tools[].{tool.type}" for _, tool in body.built_in_tools]
+    built_in = [f"tools[].{tool.type}" for tool in body.built_in_tools]
     ignored = dict.fromkeys([*conversation.ignored, *without_effect, *built_in])
     return MessagesTranslation(
         request, FieldNames({**conversation.names, **tool_names, **_FIXED_NAMES}), tuple(ignored)
@@ -98,22 +98,22 @@ def _sampling(body: MessagesRequest) -> dict[str, Any]:
 
 
 def _tools(body: CountRequest) -> tuple[list[chat_tools.ToolParam], dict[str, str]]:
-    """Return the tools that the client runs, and the names of their fields."""
+    """Return the tools that the client runs, and their field names."""
     tools: list[chat_tools.ToolParam] = []
     names: dict[str, str] = {}
-    for place, tool in body.own_tools:
-        described = chat_tools.FunctionDefinition(
+    for index, tool in body.own_tools:
+        function = chat_tools.FunctionDefinition(
             name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
         )
-        own = f"tools[{len(tools)}]"
-        names |= {own: f"tools[{place}]", f"{own}.function": f"tools[{place}]"}
-        names[f"{own}.function.parameters"] = f"tools[{place}].input_schema"
-        tools.append(chat_tools.ToolParam(function=described))
+        path, chat_path = f"tools[{index}]", f"tools[{len(tools)}]"
+        names |= {chat_path: path, f"{chat_path}.function": path}
+        names[f"{chat_path}.function.parameters"] = f"{path}.input_schema"
+        tools.append(chat_tools.ToolParam(function=function))
     return tools, names
 
 
 def _reasoning(body: CountRequest, *, reasons: bool) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields for reasoning, and what has no effect."""
+    """Return the reasoning fields of the chat request, and the fields without effect."""
     fields: dict[str, Any] = {}
     ignored = []
     effort = body.output_config.effort if body.output_config is not None else None
@@ -158,15 +158,15 @@ def anthropic_api(server: ServerContext) -> HttpApi:
         resources={PATH: Messages(server), COUNT_PATH: CountTokens(server)},
         error_body=error_body,
         error_statuses=ERROR_STATUSES,
-        claims=is_meant,
+        claims=_claims,
         request_id_header=REQUEST_ID_HEADER,
     )
 
 
-def is_meant(request: falcon.Request) -> bool:
-    """Whether a request is meant for this API: by its path, or by the version that its clients state.
+def _claims(request: falcon.Request) -> bool:
+    """Whether a request is for this API, by its path or its version header.
 
-    The version decides for the list of models, which several APIs have, and where there is no such path.
+    The header decides for the list of models, which several APIs share, and for unknown paths.
     """
     if request.path == PATH or request.path.startswith(f"{PATH}/"):
         return True
@@ -175,7 +175,7 @@ def is_meant(request: falcon.Request) -> bool:
 
 
 class _MessagesResource:
-    """What both resources share."""
+    """Base of both resources."""
 
     def __init__(self, server: ServerContext) -> None:
         self._server = server
@@ -217,14 +217,13 @@ class Messages(_MessagesResource):
         shown = ShownParts(
             thinking=body.thinking is None or body.thinking.display != "omitted", answer=body.max_tokens > 0
         )
-        job = self._jobs.job(
-            translation.chat, functools.partial(MessagesRenderer, shown=shown), names=translation.names
-        )
+        renderer = functools.partial(MessagesRenderer, shown=shown)
+        job = self._jobs.job(translation.chat, renderer, names=translation.names)
         self._server.responder.respond(request, response, job)
 
 
 class CountTokens(_MessagesResource):
-    """Counts the tokens of a conversation, with the tokenizer alone."""
+    """Counts the tokens of a conversation, without loading weights."""
 
     def __init__(self, server: ServerContext) -> None:
         super().__init__(server)
@@ -232,7 +231,7 @@ class CountTokens(_MessagesResource):
         self._media = server.media
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Return the number of tokens that the prompt of a message would have."""
+        """Return the number of prompt tokens that a message request would have."""
         response.set_header(REQUEST_ID_HEADER, request_id(request))
         body = self._read(request, response)
         self._server.lifecycle.require_open()
@@ -247,7 +246,7 @@ class CountTokens(_MessagesResource):
         chat.require_abilities(model, settings)
         options = chat.generation_options(model, settings, chat.forced_call)
         prompts = self._services.tokenize(model.details, chat.incoming(self._media.of_request()), options)
-        report_adaptations(response, (each for prompt in prompts for each in prompt.adaptations))
+        report_adaptations(response, (adaptation for prompt in prompts for adaptation in prompt.adaptations))
         notes = [prompt.approximation for prompt in prompts if prompt.approximation is not None]
         count = sum(len(prompt.tokens) for prompt in prompts)
         return {"input_tokens": count, **({"notes": notes} if notes else {})}

@@ -1,11 +1,10 @@
-"""The content blocks of messages: text, media, reasoning, tool calls and their results, and what is skipped."""
+"""The content blocks of messages: text, media, reasoning, tool calls and results, and skipped blocks."""
 
 from typing import Annotated, Any, ClassVar
 
 import attrs
 
 from mlxk.entrypoints.http.openai.chat import parts as chat
-from mlxk.entrypoints.http.openai.chat.parts import FILE_TYPES, FilePart
 from mlxk.entrypoints.http.requests.validation import Range, StrictConverter
 
 
@@ -19,14 +18,14 @@ class TextBlock:
 
 @attrs.frozen(kw_only=True)
 class ImageBlock(chat.ImagePart):
-    """An image, in the form of this API or of another one."""
+    """An image, in the form of this API or another."""
 
     fields: ClassVar[tuple[str, ...]] = ("source", *chat.ImagePart.fields)
 
 
 @attrs.frozen(kw_only=True)
 class VideoBlock(chat.VideoPart):
-    """A clip, in the form of an image, since Anthropic has none, or as other APIs have it."""
+    """A clip, in this API's form of an image, since it has none for clips, or in the form of another API."""
 
     fields: ClassVar[tuple[str, ...]] = ("source", *chat.VideoPart.fields)
 
@@ -57,7 +56,7 @@ DocumentSource = TextSource | ContentSource
 
 @attrs.frozen(kw_only=True)
 class DocumentBlock:
-    """A document, which becomes text."""
+    """A document, converted to text."""
 
     source: DocumentSource
     title: str | None = None
@@ -67,7 +66,7 @@ class DocumentBlock:
 
 @attrs.frozen(kw_only=True)
 class SearchResultBlock:
-    """A passage that the client has found, which becomes text."""
+    """A search result of the client, converted to text."""
 
     content: list[TextBlock]
     source: str
@@ -100,13 +99,13 @@ class ToolUseBlock:
     id: str
     name: Annotated[str, Range(1, 256)]
     input: Any = None
-    """An object; what a client made of arguments that are none is passed on."""
+    """Arguments: an object, or any other value that a client sends for a broken call."""
     type: str = "tool_use"
 
 
 @attrs.frozen(kw_only=True)
 class ToolReferenceBlock:
-    """The name of a tool that a search of the client has found."""
+    """The name of a tool found by a search of the client."""
 
     tool_name: str
     type: str = "tool_reference"
@@ -114,11 +113,11 @@ class ToolReferenceBlock:
 
 @attrs.frozen(kw_only=True)
 class SkippedBlock:
-    """A block that is left out: what a server ran, or only its maker can read."""
+    """A block that is left out: run by a server, or readable only by its maker."""
 
     type: str
     id: Any = None
-    """Declared, as the others, so that the block is reported as a whole instead of each field."""
+    """Declared, like the other fields, so that the block is reported as ignored as a whole."""
     name: Any = None
     input: Any = None
     data: Any = None
@@ -146,7 +145,7 @@ Block = (
     TextBlock
     | ImageBlock
     | chat.AudioPart
-    | FilePart
+    | chat.FilePart
     | DocumentBlock
     | SearchResultBlock
     | ThinkingBlock
@@ -170,19 +169,22 @@ BLOCKS: dict[str, type[Any]] = {
     "tool_use": ToolUseBlock,
     "tool_result": ToolResultBlock,
 }
-"""Blocks that are read, by their types."""
-_AS_ELSEWHERE: dict[str, type[Any]] = {
+"""Supported blocks by ``type``."""
+
+_FOREIGN_BLOCKS: dict[str, type[Any]] = {
     "input_text": TextBlock,
     **dict.fromkeys(chat.IMAGE_TYPES, ImageBlock),
     **dict.fromkeys(chat.AUDIO_TYPES, chat.AudioPart),
     **dict.fromkeys(chat.VIDEO_TYPES, VideoBlock),
-    **dict.fromkeys(FILE_TYPES, FilePart),
+    **dict.fromkeys(chat.FILE_TYPES, chat.FilePart),
 }
-"""Those of other APIs."""
+"""Blocks of other APIs by ``type``."""
+
 _RESULT_PARTS: dict[str, type[Any]] = {
     **{name: BLOCKS[name] for name in ("text", "image", "document", "search_result")},
     "tool_reference": ToolReferenceBlock,
 }
+
 SKIPPED = frozenset(
     {
         "browser_state",
@@ -195,9 +197,10 @@ SKIPPED = frozenset(
         "tool_removal",
     }
 )
-"""Types of blocks that are left out, beside those whose names end as below."""
+"""Types of blocks that are left out, in addition to those that end in ``SERVER_RESULT``."""
+
 SERVER_RESULT = "_tool_result"
-"""How the types of results end that a server's tools have."""
+"""Ends the types of results of server tools."""
 
 
 def register_blocks(converter: StrictConverter) -> None:
@@ -241,7 +244,7 @@ def _block_kind(value: object) -> object:
         return SkippedBlock
     if kind == "container_upload":
         raise ValueError("files of a container are not supported: there is none; send the content itself")
-    return _AS_ELSEWHERE[kind] if kind in _AS_ELSEWHERE else _kind_of(value, BLOCKS)
+    return _FOREIGN_BLOCKS[kind] if kind in _FOREIGN_BLOCKS else _kind_of(value, BLOCKS)
 
 
 def _result_kind(value: object) -> object:

@@ -1,7 +1,7 @@
-"""Conversations of this API as messages of a chat request, with the fields that they come from.
+"""Translates conversations of this API into messages of a chat request, and tracks the fields that they come from.
 
-Results of tools come before everything else of their message, and system messages after them, since nothing may stand
-between a call and its result.
+Nothing may come between a call and its result: tool results precede everything else in their message, and system
+messages are moved behind them.
 """
 
 import json
@@ -31,8 +31,8 @@ from mlxk.entrypoints.http.openai.chat import messages as chat
 from mlxk.entrypoints.http.openai.chat.parts import AudioPart, FilePart, ImagePart, Part, TextPart
 
 BILLING = "x-anthropic-billing-header:"
-"""Begins a line that a client puts before its system prompt; it differs between conversations, so it would keep the
-prompt cache from being shared by them, and says nothing to a model."""
+"""Begins a line that a client puts before its system prompt; it is removed, because it differs between conversations,
+which would keep them from sharing cached prompts."""
 
 UNWATCHED = "[A video was left out here: this model takes no video.]"
 UNSEEN = "[An image was left out here: this model takes no images.]"
@@ -44,20 +44,20 @@ _PREFIX = "toolu_"
 
 
 def shown_call_id(identity: str) -> str:
-    """Return the id of a call as this API has it."""
+    """Return the id of a call in the form of this API."""
     return identity if identity.startswith(_PREFIX) else _PREFIX + identity.removeprefix("call_")
 
 
 def own_call_id(identity: str) -> str:
-    """Return the id of a call that was shown, as the model has it; ids of others stay as they are."""
+    """Return the engine's id of a call from that of ``shown_call_id``; ids of other servers are returned unchanged."""
     rest = identity.removeprefix(_PREFIX)
     if rest == identity:
         return identity
     return f"call_{rest}" if _OWN_ID.fullmatch(rest) else rest if _SHORT_ID.fullmatch(rest) else identity
 
 
-_Placed = tuple[str, Part]
-"""A part of a chat message, and the field that it comes from."""
+_LocatedPart = tuple[str, Part]
+"""The path of a field, and the part of a chat message that it becomes."""
 
 
 class ChatConversation:
@@ -73,15 +73,15 @@ class ChatConversation:
         self.ignored: list[str] = []
         self._takes_images = takes_images
         self._tools: dict[str, str] = {}
-        """Names of the tools called, by the ids of the calls."""
-        self._held: list[tuple[str, list[_Placed]]] = []
-        """System messages that stand between a call and its results."""
+        """Names of the called tools, by call id."""
+        self._deferred: list[tuple[str, list[_LocatedPart]]] = []
+        """System messages that were sent between a call and its results."""
 
     @property
     def chunk(self) -> int | None:
-        """How many images the last message has, to be shown together; None for the usual."""
+        """Number of images in the last message, so that one prompt holds all of them; None for the default."""
         content = self.messages[-1].content
-        count = sum(isinstance(part, ImagePart) for part in content if isinstance(content, list)) if content else 0
+        count = sum(isinstance(part, ImagePart) for part in content) if isinstance(content, list) else 0
         return count if count > 1 else None
 
     def add_system(self, content: SystemContent) -> None:
@@ -90,45 +90,45 @@ class ChatConversation:
 
     def add_all(self, messages: Sequence[AnthropicMessage]) -> None:
         """Add the messages."""
-        last_user = max((index for index, each in enumerate(messages) if each.role == "user"), default=0)
+        last_user = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
         for index, message in enumerate(messages):
             path = f"messages[{index}]"
             if message.role == "assistant":
-                self._release()
+                self._append_deferred()
                 self._add_assistant(message, path)
             elif message.role == "user":
                 self._add_user(message, path)
             elif message.clear_at != "next_user_message" or index > last_user:
-                self._add_late_system(message, path)
-        self._release()
+                self._add_system_message(message, path)
+        self._append_deferred()
 
-    def _add_late_system(self, message: AnthropicMessage, path: str) -> None:
+    def _add_system_message(self, message: AnthropicMessage, path: str) -> None:
         parts = self._system_parts(message.content, f"{path}.content")
         if self.messages and self.messages[-1].tool_calls:
-            self._held.append((path, parts))
+            self._deferred.append((path, parts))
         else:
             self._append_system(path, parts)
 
-    def _release(self) -> None:
-        """Add the system messages that wait for results."""
-        held, self._held = self._held, []
-        for path, parts in held:
+    def _append_deferred(self) -> None:
+        """Append the deferred system messages."""
+        deferred, self._deferred = self._deferred, []
+        for path, parts in deferred:
             self._append_system(path, parts)
 
-    def _append_system(self, path: str, parts: list[_Placed]) -> None:
+    def _append_system(self, path: str, parts: list[_LocatedPart]) -> None:
         if parts:
             self._append_parts(path, "system", parts)
 
-    def _system_parts(self, content: SystemContent | Content, path: str) -> list[_Placed]:
-        found: list[_Placed] = []
+    def _system_parts(self, content: SystemContent | Content, path: str) -> list[_LocatedPart]:
+        parts: list[_LocatedPart] = []
         texts = [(path, content)] if isinstance(content, str) else self._texts(content or [], path)
-        for place, text in texts:
+        for text_path, text in texts:
             if text.startswith(BILLING):
                 text = text.partition("\n")[2]
-                self.ignored.append(f"{place.partition('[')[0]}[].{BILLING.removesuffix(':')}")
+                self.ignored.append(f"{text_path.partition('[')[0]}[].{BILLING.removesuffix(':')}")
             if text:
-                found.append((place, TextPart(text=text)))
-        return found
+                parts.append((text_path, TextPart(text=text)))
+        return parts
 
     def _texts(self, blocks: Sequence[object], path: str) -> Iterator[tuple[str, str]]:
         for index, block in enumerate(blocks):
@@ -149,7 +149,6 @@ class ChatConversation:
         calls: list[chat.ToolCallParam] = []
         names: dict[str, str] = {}
         for index, block in enumerate(message.content):
-            place = f"{path}.content[{index}]"
             if isinstance(block, TextBlock):
                 text += block.text
             elif isinstance(block, CompactionBlock):
@@ -157,16 +156,16 @@ class ChatConversation:
             elif isinstance(block, ThinkingBlock):
                 reasoning += block.thinking
             elif isinstance(block, ToolUseBlock):
-                names[f"tool_calls[{len(calls)}]"] = place
-                names[f"tool_calls[{len(calls)}].function"] = place
-                names[f"tool_calls[{len(calls)}].function.arguments"] = f"{place}.input"
+                block_path, call_path = f"{path}.content[{index}]", f"tool_calls[{len(calls)}]"
+                names |= {call_path: block_path, f"{call_path}.function": block_path}
+                names[f"{call_path}.function.arguments"] = f"{block_path}.input"
                 calls.append(self._call(block))
             else:
                 self._skip(block)
-        said = chat.MessageParam(
+        assistant = chat.MessageParam(
             role="assistant", content=text, tool_calls=calls or None, reasoning_content=reasoning or None
         )
-        self._append(path, said, names)
+        self._append(path, assistant, names)
 
     def _call(self, block: ToolUseBlock) -> chat.ToolCallParam:
         identity = own_call_id(block.id)
@@ -176,13 +175,13 @@ class ChatConversation:
         )
 
     def _add_user(self, message: AnthropicMessage, path: str) -> None:
-        """Add the results first, since nothing may stand between a call and its result, then the rest."""
+        """Add the tool results, then the deferred system messages, then the other blocks."""
         blocks = message.content if isinstance(message.content, list) else []
-        parts: list[_Placed] = []
+        parts: list[_LocatedPart] = []
         for index, block in enumerate(blocks):
             if isinstance(block, ToolResultBlock):
                 parts += self._add_result(block, f"{path}.content[{index}]")
-        self._release()
+        self._append_deferred()
         for index, block in enumerate(blocks):
             if not isinstance(block, ToolResultBlock):
                 parts += self._parts(block, f"{path}.content[{index}]")
@@ -192,20 +191,20 @@ class ChatConversation:
             for group in _groups(parts):
                 self._append_parts(path, "user", group)
 
-    def _add_result(self, block: ToolResultBlock, path: str) -> list[_Placed]:
-        """Add the text of a result; return its images for the user's message that follows."""
+    def _add_result(self, block: ToolResultBlock, path: str) -> list[_LocatedPart]:
+        """Add the text of a result; return its images, for the user message that follows."""
         identity = own_call_id(block.tool_use_id)
         content = block.content
         texts = [content] if isinstance(content, str) else []
-        images: list[_Placed] = []
-        for index, each in enumerate(content if isinstance(content, list) else ()):
-            for place, part in self._parts(each, f"{path}.content[{index}]"):
+        images: list[_LocatedPart] = []
+        for index, result_part in enumerate(content if isinstance(content, list) else ()):
+            for part_path, part in self._parts(result_part, f"{path}.content[{index}]"):
                 if isinstance(part, TextPart):
                     texts.append(part.text)
                 else:
-                    images.append((place, part))
+                    images.append((part_path, part))
         text = chat.PART_SEPARATOR.join(texts) or (FOLLOWING if images else "")
-        if block.is_error and "error" not in text[:_ERROR_BEGINS].lower():
+        if block.is_error and "error" not in text[:_ERROR_PREFIX].lower():
             text = f"Error: {text}"
         result = chat.MessageParam(role="tool", content=text, tool_call_id=identity)
         self._append(path, result, {"tool_call_id": f"{path}.tool_use_id"})
@@ -214,8 +213,8 @@ class ChatConversation:
         title = f"[Image in the result of {self._tools.get(identity, identity)}:]"
         return [(path, TextPart(text=title)), *images]
 
-    def _parts(self, block: object, path: str) -> Iterator[_Placed]:
-        """Yield what a block of the user becomes."""
+    def _parts(self, block: object, path: str) -> Iterator[_LocatedPart]:
+        """Yield the parts of a chat message for a block of the user; none for a skipped block."""
         if isinstance(block, TextBlock):
             yield path, TextPart(text=block.text)
         elif isinstance(block, ImageBlock | VideoBlock):
@@ -227,64 +226,65 @@ class ChatConversation:
         elif isinstance(block, DocumentBlock):
             yield from self._document(block, path)
         elif isinstance(block, SearchResultBlock):
-            texts = [f"[Search result: {block.title} ({block.source})]", *(each.text for each in block.content)]
+            texts = [f"[Search result: {block.title} ({block.source})]", *(part.text for part in block.content)]
             yield path, TextPart(text=chat.PART_SEPARATOR.join(texts))
         elif isinstance(block, ToolReferenceBlock):
             yield path, TextPart(text=f"[The tool {block.tool_name} can be called.]")
         else:
             self._skip(block)
 
-    def _document(self, block: DocumentBlock, path: str) -> Iterator[_Placed]:
+    def _document(self, block: DocumentBlock, path: str) -> Iterator[_LocatedPart]:
         source = block.source
         title = f"[Document: {block.title}]" if block.title else "[Document]"
         content = source.data if isinstance(source, TextSource) else source.content
         texts = [title, *([block.context] if block.context else []), *([content] if isinstance(content, str) else [])]
         yield path, TextPart(text=chat.PART_SEPARATOR.join(texts))
-        for index, each in enumerate(content if isinstance(content, list) else ()):
-            yield from self._parts(each, f"{path}.source.content[{index}]")
+        for index, part in enumerate(content if isinstance(content, list) else ()):
+            yield from self._parts(part, f"{path}.source.content[{index}]")
 
     def _left_out(self, block: ImageBlock | VideoBlock, path: str) -> TextPart:
         field = block.located[1].partition(".")[0]
         self.ignored.append(re.sub(r"\[\d+\]", "[]", f"{path}.{field}"))
         return TextPart(text=UNSEEN if isinstance(block, ImageBlock) else UNWATCHED)
 
-    def _append_parts(self, path: str, role: str, placed: Sequence[_Placed]) -> None:
-        names = {f"content[{index}]": field for index, (field, _) in enumerate(placed)}
-        self._append(path, chat.MessageParam(role=role, content=[part for _, part in placed]), names)
+    def _append_parts(self, path: str, role: str, parts: Sequence[_LocatedPart]) -> None:
+        names = {f"content[{index}]": field for index, (field, _) in enumerate(parts)}
+        self._append(path, chat.MessageParam(role=role, content=[part for _, part in parts]), names)
 
     def _append(self, path: str, message: chat.MessageParam, names: Mapping[str, str] = MappingProxyType({})) -> None:
         """Append a message, and the names of its fields."""
-        place = f"messages[{len(self.messages)}]"
-        self.names |= {place: path, **{f"{place}.{name}": field for name, field in names.items()}}
+        chat_path = f"messages[{len(self.messages)}]"
+        self.names |= {chat_path: path, **{f"{chat_path}.{name}": field for name, field in names.items()}}
         self.messages.append(message)
 
 
-_ERROR_BEGINS = 64
-"""Characters of a result in which it may say itself that it is an error."""
+_ERROR_PREFIX = 64
+"""Characters at the start of a result that are searched for the word error."""
 
 
-def _groups(parts: Sequence[_Placed]) -> Iterator[list[_Placed]]:
-    """Yield parts in messages with no more images than a model gets of one message at a time."""
-    group: list[_Placed] = []
+def _groups(parts: Sequence[_LocatedPart]) -> Iterator[list[_LocatedPart]]:
+    """Split parts into messages of at most ``MAX_CHUNK`` images, the most in one prompt."""
+    group: list[_LocatedPart] = []
     images = 0
-    for each in parts:
-        if isinstance(each[1], ImagePart):
+    for path, part in parts:
+        if isinstance(part, ImagePart):
             if images == MAX_CHUNK:
                 yield group
                 group, images = [], 0
             images += 1
-        group.append(each)
+        group.append((path, part))
     yield group
 
 
-def _arguments(given: object) -> str:
-    """Return the arguments of an earlier call as JSON text: those of a broken call as they are, or in an object."""
-    if isinstance(given, str):
-        try:
-            parsed = json.loads(given)
-        except (ValueError, RecursionError):
-            return given
-        return given if isinstance(parsed, dict) else json.dumps({"input": parsed}, ensure_ascii=False)
-    if given is None:
+def _arguments(value: object) -> str:
+    """Return the arguments of an earlier call as JSON text of an object; invalid JSON text is returned unchanged."""
+    if value is None:
         return "{}"
-    return json.dumps(given if isinstance(given, dict) else {"input": given}, ensure_ascii=False)
+    if isinstance(value, str):
+        try:
+            if isinstance(json.loads(value), dict):
+                return value
+        except (ValueError, RecursionError):
+            return value
+        return f'{{"input": {value}}}'
+    return json.dumps(value if isinstance(value, dict) else {"input": value}, ensure_ascii=False)

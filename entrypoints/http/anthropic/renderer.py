@@ -1,4 +1,4 @@
-"""Renders messages: content blocks, the events in which a stream sends them, and errors in this API's form."""
+"""Renders messages as content blocks, whole or as the events of a stream, and errors in this API's form."""
 
 import json
 import uuid
@@ -12,7 +12,15 @@ from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, Usage
 from mlxk.entrypoints.http.anthropic.conversation import shown_call_id
 from mlxk.entrypoints.http.errors import status_of
-from mlxk.entrypoints.http.generation.blocks import Block, BlockBegan, BlockChange, BlockGrew, BlockKind, BlockReader
+from mlxk.entrypoints.http.generation.blocks import (
+    Block,
+    BlockBegan,
+    BlockChange,
+    BlockGrew,
+    BlockKind,
+    BlockReader,
+    parsed_json,
+)
 from mlxk.entrypoints.http.generation.renderer import (
     SSE_HEADERS,
     ResponseContext,
@@ -33,8 +41,8 @@ ERROR_STATUSES: Mapping[str, int] = {
     "server_shutdown": 529,
     "rank_lost": 529,
 }
-"""Statuses by the code of an error, where they are others than usual: clients send a request again for 409 and for
-everything from 500 on, so what no repetition helps against is 400."""
+"""HTTP statuses by error code, where they differ from the usual ones: clients retry 409 and everything from 500 on, so
+errors that no retry can help are 400."""
 
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -47,7 +55,7 @@ _TYPES: Mapping[int, str] = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-"""Types of errors by status; others are ``api_error`` from 500 on, and ``invalid_request_error`` below."""
+"""Error types by status; the others are ``api_error`` from 500 on and ``invalid_request_error`` below."""
 
 
 def error_document(error: MlxkError, request_id: str) -> Mapping[str, object]:
@@ -55,7 +63,7 @@ def error_document(error: MlxkError, request_id: str) -> Mapping[str, object]:
 
     Args:
         error: The error.
-        request_id: Of the request.
+        request_id: Id of the request.
     """
     status = ERROR_STATUSES.get(error.code, status_of(error))
     kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
@@ -71,7 +79,7 @@ def _message(error: MlxkError) -> str:
     facts = error.detail or {}
     tokens, window = facts.get("prompt_tokens") or facts.get("counted_tokens"), facts.get("context_length")
     if error.code == "context_length_exceeded" and isinstance(tokens, int) and isinstance(window, int):
-        # Clients read both numbers from these words. A prompt that fills the window leaves no room for an answer.
+        # Clients parse both numbers and expect the first to be larger; a prompt that fills the window is refused, too.
         return f"prompt is too long: {tokens} tokens > {min(window, tokens - 1)} maximum"
     message, hint = http_error(error)
     if not hint:
@@ -80,28 +88,28 @@ def _message(error: MlxkError) -> str:
 
 
 SIGNATURE = "bWx4aw=="
-"""Of all reasoning; clients drop reasoning without one, and none of them can check it."""
+"""Signature of all reasoning; clients drop reasoning without one, and cannot verify it."""
 
 _DELTAS = {
     BlockKind.REASONING: ("thinking_delta", "thinking"),
     BlockKind.TEXT: ("text_delta", "text"),
     BlockKind.TOOL_CALL: ("input_json_delta", "partial_json"),
 }
-"""Type of a delta, and its field, by the kind of its block."""
+"""Type and field of a delta by the kind of its block."""
 
 
 @attrs.frozen
 class ShownParts:
-    """What a request wants to see of an answer."""
+    """The parts of an answer that the response contains."""
 
     thinking: bool = True
-    """Whether the text of the reasoning is shown."""
+    """Whether it has the text of the reasoning."""
     answer: bool = True
-    """Whether there is an answer at all."""
+    """Whether it has any content; False for ``max_tokens`` 0."""
 
 
 def frame(kind: str, **fields: object) -> bytes:
-    """Return an event of a stream, with its name on a line of its own."""
+    """Return an event of a stream."""
     return named_frame({"type": kind, **fields})
 
 
@@ -112,9 +120,9 @@ class MessagesRenderer(ResponseRenderer):
     """Renders a response of ``POST /v1/messages``.
 
     Args:
-        context: Facts about the response.
+        context: Metadata of the response.
         options: How to render messages.
-        shown: What the request wants to see.
+        shown: The parts of the answer to render.
     """
 
     media_type = "application/json"
@@ -131,9 +139,10 @@ class MessagesRenderer(ResponseRenderer):
         self._id = f"msg_{uuid.uuid4().hex[:24]}"
         self._reader = BlockReader(one_call=options.one_call)
         self._delta_frame: tuple[bytes, bytes] = (b"", b"")
+        """Bytes of the open block's delta frame before and after the text; built once for each block."""
 
     def opening(self) -> bytes:
-        """Return the message without content and what is known of its usage, and a ping."""
+        """Return the message without content, with the usage of the prompt, and a ping."""
         usage = _usage(Usage(self._context.prompt_tokens, 0))
         return frame("message_start", message=self._message([], None, None, usage)) + PING
 
@@ -142,7 +151,7 @@ class MessagesRenderer(ResponseRenderer):
         return PING
 
     def progress(self, done: int, total: int) -> bytes:
-        """Return a comment and a ping: clients count events only, not comments, as signs of life."""
+        """Return a comment and a ping: for the timeouts of clients, comments do not count."""
         return progress_comment(done, total) + PING
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
@@ -151,10 +160,10 @@ class MessagesRenderer(ResponseRenderer):
 
     def closing(self, finished: Sequence[Finished]) -> bytes:
         """Return the end of the last block, and of the message."""
-        ended = b"".join(map(self._frames, self._reader.end()))
+        last_block = b"".join(map(self._frames, self._reader.end()))
         reason, stop = self._stop(finished[0])
         delta = {"stop_reason": reason, "stop_sequence": stop}
-        return ended + frame("message_delta", delta=delta, usage=self._usage(finished[0])) + frame("message_stop")
+        return last_block + frame("message_delta", delta=delta, usage=self._usage(finished[0])) + frame("message_stop")
 
     def error(self, error: MlxkError) -> bytes:
         """Return an error event."""
@@ -162,9 +171,7 @@ class MessagesRenderer(ResponseRenderer):
 
     def whole(self, choices: Sequence[Sequence[GenerationEvent]], finished: Sequence[Finished]) -> bytes:
         """Return the message as one JSON document."""
-        for event in choices[0] if self._shown.answer else ():
-            for _ in self._reader.read(event):
-                pass
+        self._reader.collect(choices[0] if self._shown.answer else ())
         content = [self._content(block) for block in self._reader.blocks]
         message = self._message(content, *self._stop(finished[0]), self._usage(finished[0]))
         return json.dumps(message, ensure_ascii=False).encode()
@@ -189,28 +196,27 @@ class MessagesRenderer(ResponseRenderer):
             before, after = self._delta_frame
             return before + json.dumps(change.text, ensure_ascii=False).encode() + after
         if isinstance(change, BlockBegan):
-            # Its frame is built once; each delta then replaces only the text.
             kind, field = _DELTAS[block.kind]
-            made = frame("content_block_delta", index=block.index, delta={"type": kind, field: "text"})
-            before, _, after = made.rpartition(b'"text"')
+            template = frame("content_block_delta", index=block.index, delta={"type": kind, field: "text"})
+            before, _, after = template.rpartition(b'"text"')
             self._delta_frame = before, after
-            return frame("content_block_start", index=block.index, content_block=_opened(block))
-        signed = b""
+            return frame("content_block_start", index=block.index, content_block=_empty_content(block))
+        signature = b""
         if block.kind is BlockKind.REASONING:
             delta = {"type": "signature_delta", "signature": SIGNATURE}
-            signed = frame("content_block_delta", index=block.index, delta=delta)
-        return signed + frame("content_block_stop", index=block.index)
+            signature = frame("content_block_delta", index=block.index, delta=delta)
+        return signature + frame("content_block_stop", index=block.index)
 
     def _content(self, block: Block) -> object:
-        opened = _opened(block)
+        content = _empty_content(block)
         if block.kind is BlockKind.REASONING:
-            return {**opened, "thinking": block.text if self._shown.thinking else "", "signature": SIGNATURE}
+            return {**content, "thinking": block.text if self._shown.thinking else "", "signature": SIGNATURE}
         if block.kind is BlockKind.TEXT:
-            return {**opened, "text": block.text}
-        return {**opened, "input": arguments_of(block.text)}
+            return {**content, "text": block.text}
+        return {**content, "input": arguments_of(block.text)}
 
     def _stop(self, finished: Finished) -> tuple[str, str | None]:
-        """Return why the message ended, and the stop string that ended it."""
+        """Return the stop reason, and the stop string that ended the message."""
         if not self._shown.answer:
             return "max_tokens", None
         if finished.reason is FinishReason.LENGTH:
@@ -225,8 +231,8 @@ class MessagesRenderer(ResponseRenderer):
         return _usage(usage if self._shown.answer else attrs.evolve(usage, completion_tokens=0, reasoning_tokens=0))
 
 
-def _opened(block: Block) -> dict[str, Any]:
-    """Return a block without its content."""
+def _empty_content(block: Block) -> dict[str, Any]:
+    """Return the content block for an empty block of the same kind."""
     if block.kind is BlockKind.REASONING:
         return {"type": "thinking", "thinking": "", "signature": ""}
     if block.kind is BlockKind.TEXT:
@@ -244,25 +250,26 @@ def _usage(usage: Usage) -> dict[str, object]:
     }
 
 
-_MOST_NESTED = 500
-"""Levels of arguments that were cut off; versions of Python read more or fewer."""
+_MAX_DEPTH = 500
+"""Nesting of truncated arguments that is read; the parser's limit differs between versions of Python."""
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """Return the arguments of a call; those of a call that was cut off as far as they are complete."""
+    """Return the arguments of a call; of truncated JSON, the complete members."""
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        value = parsed_json(text or "{}")
+    except ValueError:
         value = _complete_part(text)
     return value if isinstance(value, dict) else {}
 
 
 def _complete_part(text: str) -> object:
-    """Return the complete members of JSON text that was cut off."""
-    open_at: list[str] = []
+    """Return the complete members of truncated JSON text."""
+    closers: list[str] = []
+    """Closing brackets of the open containers, outermost first."""
     end, closing = 0, ""
     in_string = escaped = False
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         if in_string:
             in_string = escaped or character != '"'
             escaped = not escaped and character == "\\"
@@ -271,15 +278,15 @@ def _complete_part(text: str) -> object:
             in_string = True
             continue
         if character in "{[":
-            open_at.append("}" if character == "{" else "]")
-            if len(open_at) > _MOST_NESTED:
+            closers.append("}" if character == "{" else "]")
+            if len(closers) > _MAX_DEPTH:
                 return {}
         elif character in "}]":
-            del open_at[-1:]
+            del closers[-1:]
         elif character != ",":
             continue
-        end, closing = place + (character != ","), "".join(reversed(open_at))
+        end, closing = index + (character != ","), "".join(reversed(closers))
     try:
-        return json.loads(text[:end] + closing)
-    except (ValueError, RecursionError):
+        return parsed_json(text[:end] + closing)
+    except ValueError:
         return {}

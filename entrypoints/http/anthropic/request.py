@@ -92,7 +92,7 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "tools[].eager_input_streaming": Unsupported("a call is sent when it is complete", (False,)),
     "tools[].input_examples": Unsupported("chat templates know no examples; put them into the description"),
 }
-"""Documented fields that are accepted and reported as ignored, by their paths; the values beside are not reported."""
+"""Documented fields that are accepted and reported as ignored, by their paths; neutral values are not reported."""
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +102,7 @@ class AnthropicMessage:
     role: Annotated[str, OneOf(tuple(_BLOCKS_OF_ROLE))]
     content: Content = None
     clear_at: Annotated[str, OneOf(("next_user_message", "never"))] | None = None
-    """How long a message of the role system is shown."""
+    """How long a system message stays in the conversation."""
 
     def faults(self, path: str) -> Iterator[FieldError]:
         """Yield the faults of combinations of fields."""
@@ -116,18 +116,18 @@ class AnthropicMessage:
 
     @property
     def is_continuable(self) -> bool:
-        """Whether the message, as the last one of the assistant, can be continued."""
+        """Whether the message can be continued, as the last one of the assistant: it has text only."""
         blocks = self.content if isinstance(self.content, list) else ()
         return all(isinstance(block, (TextBlock, SkippedBlock)) for block in blocks)
 
 
 def _media_faults(block: object, path: str) -> Iterator[FieldError]:
-    """Yield the faults of an image, a recording or a clip, and of those in the result of a call."""
+    """Yield the faults of a media or file block, and of those in a tool result."""
     if isinstance(block, MediaPart | FilePart):
         yield from block.faults(path)
     elif isinstance(block, ToolResultBlock) and isinstance(block.content, list):
-        for index, each in enumerate(block.content):
-            yield from _media_faults(each, f"{path}.content[{index}]")
+        for index, part in enumerate(block.content):
+            yield from _media_faults(part, f"{path}.content[{index}]")
 
 
 @attrs.frozen(kw_only=True)
@@ -138,7 +138,7 @@ class ToolDefinition:
     input_schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
-    """Without effect on its own: a call that ``tool_choice`` forces obeys the schema, any other may not."""
+    """No effect: only a call that ``tool_choice`` forces is held to the schema."""
     type: str | None = None
     defer_loading: bool | None = None
     eager_input_streaming: bool | None = None
@@ -146,7 +146,7 @@ class ToolDefinition:
 
 @attrs.frozen(kw_only=True)
 class AnthropicBuiltInTool:
-    """A tool of which only its maker knows the definition; left out."""
+    """A tool defined by Anthropic; left out."""
 
     type: str
     name: str | None = None
@@ -157,7 +157,7 @@ Tool = ToolDefinition | AnthropicBuiltInTool
 
 @attrs.frozen(kw_only=True)
 class ToolChoice:
-    """Whether tools are called, and which."""
+    """Whether tools are called, and which one."""
 
     type: Annotated[str, OneOf(("auto", "any", "tool", "none"))]
     name: str | None = None
@@ -166,7 +166,7 @@ class ToolChoice:
 
 @attrs.frozen(kw_only=True)
 class Thinking:
-    """Whether the model reasons first, and whether that is shown."""
+    """Whether the model reasons first, and whether the reasoning is shown."""
 
     type: Annotated[str, OneOf((*_THINKING_TYPES, "between_tools"))]
     budget_tokens: Annotated[int, Range(0)] | None = None
@@ -183,7 +183,7 @@ class OutputFormat:
 
 @attrs.frozen(kw_only=True)
 class OutputConfig:
-    """The form of the answer, and the effort."""
+    """The format of the answer, and the reasoning effort."""
 
     effort: Annotated[str, OneOf(("low", "medium", "high", "xhigh", "max"))] | None = None
     format: OutputFormat | None = None
@@ -191,7 +191,7 @@ class OutputConfig:
 
 @attrs.frozen(kw_only=True)
 class CountRequest:
-    """The body of a request for a count, and what both requests share. A field with a null value counts as absent."""
+    """The body of a token count request, and the base of a message request. Null counts as absent."""
 
     model: Annotated[str, Range(1, 4096)]
     messages: Annotated[list[AnthropicMessage], Range(1, MAX_MESSAGES)]
@@ -201,16 +201,18 @@ class CountRequest:
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
-    """The former place of ``output_config.format``."""
+    """Older name of ``output_config.format``."""
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
-        faults = [fault for index, each in enumerate(self.messages) for fault in each.faults(f"messages[{index}]")]
+        faults: list[FieldError] = []
+        for index, message in enumerate(self.messages):
+            faults += message.faults(f"messages[{index}]")
         last = self.messages[-1]
         if last.role == "assistant" and not last.is_continuable:
             reason = "is the assistant's and the last one, so it would be continued; only text can be"
             faults.append(FieldError(f"messages[{len(self.messages) - 1}].content", reason))
-        if all(each.role == "system" for each in self.messages):
+        if all(message.role == "system" for message in self.messages):
             faults.append(FieldError("messages", "must have a message of the role user"))
         return [*faults, *self._choice_faults()]
 
@@ -222,7 +224,7 @@ class CountRequest:
             yield FieldError("tool_choice", "needs tools to choose from")
         elif choice.type == "tool" and choice.name is None:
             yield FieldError("tool_choice.name", "is required for the type tool")
-        elif choice.type == "tool" and any(tool.name == choice.name for _, tool in self.built_in_tools):
+        elif choice.type == "tool" and any(tool.name == choice.name for tool in self.built_in_tools):
             reason = "names a tool that Anthropic's servers run or define; there is none here"
             yield FieldError("tool_choice.name", reason, unsupported=True)
         elif choice.type == "tool" and choice.name not in {tool.name for _, tool in self.own_tools}:
@@ -230,19 +232,19 @@ class CountRequest:
 
     @property
     def own_tools(self) -> list[tuple[int, ToolDefinition]]:
-        """The tools that the client runs, with their places."""
-        return [(place, tool) for place, tool in enumerate(self.tools or ()) if isinstance(tool, ToolDefinition)]
+        """The tools that the client runs, with their indices in ``tools``."""
+        return [(index, tool) for index, tool in enumerate(self.tools or ()) if isinstance(tool, ToolDefinition)]
 
     @property
-    def built_in_tools(self) -> list[tuple[int, AnthropicBuiltInTool]]:
-        """The other tools, with their places."""
-        return [(place, tool) for place, tool in enumerate(self.tools or ()) if isinstance(tool, AnthropicBuiltInTool)]
+    def built_in_tools(self) -> list[AnthropicBuiltInTool]:
+        """The tools defined by Anthropic."""
+        return [tool for tool in self.tools or () if isinstance(tool, AnthropicBuiltInTool)]
 
     @property
     def format(self) -> OutputFormat | None:
-        """The form of the answer."""
-        stated = self.output_config.format if self.output_config is not None else None
-        return stated or self.output_format
+        """The format of the answer."""
+        configured = self.output_config.format if self.output_config is not None else None
+        return configured or self.output_format
 
 
 @attrs.frozen(kw_only=True)
@@ -250,7 +252,7 @@ class MessagesRequest(CountRequest):
     """The body of a request for a message."""
 
     max_tokens: Annotated[int, Range(0)]
-    """A ceiling; 0 computes the prompt, for the cache, and answers nothing."""
+    """Most tokens of the answer; 0 only computes the prompt, for the prompt cache."""
     stop_sequences: Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)] | None = None
     stream: bool | None = None
     temperature: Temperature | None = None

@@ -188,6 +188,12 @@ def test_arguments_that_were_cut_have_what_is_complete() -> None:
     assert arguments_of("nothing") == {}
 
 
+def test_half_a_surrogate_pair_in_arguments_is_replaced() -> None:
+    for arguments in (r'{"a": "\ud83d"}', r'{"a": "\ud83d", "b": "cut'):
+        message = whole(renderer(), [ToolCallDelta(0, ToolCall("look", arguments, "c")), finished()])
+        assert message["content"][0]["input"] == {"a": "\ufffd"}
+
+
 def is_part_of(part: Any, known: Any) -> bool:
     """Whether a value has nothing that another has not; a client may keep numbers that could go on."""
     if isinstance(part, dict):

@@ -49,6 +49,25 @@ def test_nothing_stands_between_a_call_and_its_result() -> None:
     assert turns_of(ASKED, CALLING, answered, LATE) == [*expected, ("system", "note")]
 
 
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        ({"a": "é"}, '{"a": "é"}'),
+        (None, "{}"),
+        ([1], '{"input": [1]}'),
+        ('{"a": 1}', '{"a": 1}'),
+        ("[1]", '{"input": [1]}'),
+        ('{"a": "cut', '{"a": "cut'),
+        (r'"\ud800"', r'{"input": "\ud800"}'),
+    ],
+)
+def test_arguments_of_an_earlier_call_are_an_object_in_valid_unicode(given: Any, arguments: str) -> None:
+    called = {"role": "assistant", "content": [{**CALLED, "input": given}]}
+    answered = {"role": "user", "content": [result(text())]}
+    (call,) = conversation(messages=[ASKED, called, answered]).messages[1].tool_calls
+    assert call.arguments == arguments
+
+
 def test_a_system_message_for_one_turn_is_left_out_later() -> None:
     once = {**LATE, "clear_at": "next_user_message"}
     assert turns_of(ASKED, once) == [("user", "question"), ("system", "note")]
