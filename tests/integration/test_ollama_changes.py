@@ -14,7 +14,7 @@ from serving.ollama import lines_of, stream
 from serving.running import RunningServer, eventually, read_all
 from serving.whole_program import WholeProgram
 
-from mlxk.entrypoints.http.ollama.pull import MOST_PULLS
+from mlxk.entrypoints.http.ollama.pull import MAX_PULLS
 from mlxk.entrypoints.settings import ServerSettings
 
 MEGABYTE = 1024 * 1024
@@ -135,19 +135,19 @@ def partial(cache: Path) -> list[Path]:
 
 
 def test_so_many_pulls_at_a_time(hub: LoopbackHub, served: RunningServer) -> None:
-    names = [f"org/slow-{index}" for index in range(MOST_PULLS)]
+    names = [f"org/slow-{index}" for index in range(MAX_PULLS)]
     for seed, name in enumerate(names):
         hub.add(name, small_model(MEGABYTE, seed))
     hub.fault("/cdn/", rate=MEGABYTE // 8, times=-1)
     connections = [served.raw("/api/pull", {"model": name}) for name in names]
-    assert eventually(lambda: len(hub.calls("/cdn/")) == MOST_PULLS)
+    assert eventually(lambda: len(hub.calls("/cdn/")) == MAX_PULLS)
     status, _, body = served.post("/api/pull", {"model": "org/another"})
     assert (status, list(body)) == (429, ["error"])
     for connection in connections:
         connection.close()
     hub.heal()
     program: Any = served.parts
-    assert eventually(lambda: len(program.log.named("a pull was interrupted: its client has gone")) == MOST_PULLS)
+    assert eventually(lambda: len(program.log.named("a pull was interrupted: its client has gone")) == MAX_PULLS)
 
 
 @pytest.mark.parametrize(

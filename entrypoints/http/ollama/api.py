@@ -1,4 +1,4 @@
-"""Ollama's API: its paths and their resources."""
+"""Ollama's API: its paths and resources."""
 
 import falcon
 
@@ -13,14 +13,14 @@ from mlxk.entrypoints.http.ollama.renderer import ERROR_STATUSES, error_body
 from mlxk.entrypoints.http.resources import Readable, send_json
 
 VERSION = "0.32.0"
-"""The version of Ollama whose API this is; clients compare it."""
+"""The version of Ollama whose API is implemented; clients check it."""
 
 
 class Version(Readable):
-    """The version of the API."""
+    """The version of Ollama's API."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Return it, and that of this program."""
+        """Return the version, and that of mlxk."""
         send_json(response, {"version": VERSION, "mlxk": __version__})
 
 

@@ -1,4 +1,4 @@
-"""``POST /api/chat``: its body, and the resource."""
+"""``POST /api/chat``: its body and resource."""
 
 import functools
 import json
@@ -36,12 +36,12 @@ from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, report_i
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 
 Arguments = dict[str, Any] | str | None
-"""Arguments of an earlier call: an object, or JSON text as other clients send it."""
+"""Arguments of an earlier call: an object, or JSON text as in other APIs."""
 
 
 @attrs.frozen(kw_only=True)
 class CalledFunction:
-    """The function of an earlier call, and its arguments."""
+    """The called function, and its arguments."""
 
     name: Annotated[str, Range(1, 256)]
     arguments: Arguments = None
@@ -50,9 +50,9 @@ class CalledFunction:
     @property
     def arguments_text(self) -> str:
         """The arguments as JSON text."""
-        return (
-            self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments or {}, ensure_ascii=False)
-        )
+        if isinstance(self.arguments, str):
+            return self.arguments
+        return json.dumps(self.arguments or {}, ensure_ascii=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,19 +70,19 @@ class ChatMessage:
 
     role: Annotated[str, OneOf(("system", "developer", "user", "assistant", "tool"))]
     content: Content = None
-    """Text, or parts as other APIs have them."""
+    """Text, or content parts as in other APIs."""
     thinking: str | None = None
-    """What the assistant thought, for the chat template."""
+    """Reasoning of the assistant, for the chat template."""
     images: Annotated[list[str], Range(0, MAX_IMAGES)] | None = None
-    """Each in base64."""
+    """Images in base64."""
     tool_calls: list[OllamaCall] | None = None
     tool_name: str | None = None
-    """The function whose result this is."""
+    """The function that returned this result."""
     tool_call_id: str | None = None
 
     @property
-    def places(self) -> range:
-        """Where its images stand among the parts of its chat message."""
+    def image_parts(self) -> range:
+        """Indices of the images among the parts of the chat message."""
         first = len(self.content) if isinstance(self.content, list) else 1
         return range(first, first + len(self.images or ()))
 
@@ -108,18 +108,18 @@ class ChatBody(GenerationFields):
         """Return the chat request.
 
         Args:
-            model: The name by which the catalogue finds the model.
+            model: Name of the model in the catalogue.
         """
         messages = list(_messages(self.messages or ()))
         return ChatRequest(model=model, messages=messages, tools=self.tools, **self.chat_fields())
 
     @property
     def field_names(self) -> FieldNames:
-        """The paths of the fields, by those of the chat request."""
+        """Paths of this API's fields by those of the chat request."""
         images = {
-            f"messages[{index}].content[{part}]": f"messages[{index}].images[{place}]"
+            f"messages[{index}].content[{part}]": f"messages[{index}].images[{image}]"
             for index, message in enumerate(self.messages or ())
-            for place, part in enumerate(message.places)
+            for image, part in enumerate(message.image_parts)
         }
         urls = {f"{path}.image_url.url": name for path, name in images.items()}
         texts = {
@@ -131,12 +131,12 @@ class ChatBody(GenerationFields):
 
 
 class _CallIds:
-    """Ids of tool calls: those that the client sent, and made-up ones where it sent none."""
+    """Assigns ids to tool calls and results that the client sent without."""
 
     def __init__(self) -> None:
-        self._made = 0
+        self._assigned = 0
         self._open: list[tuple[str, str]] = []
-        """Function and id of each call without a result."""
+        """Function name and id of each call without a result."""
 
     def of_call(self, call: OllamaCall) -> str:
         """Return the id of a call."""
@@ -145,20 +145,20 @@ class _CallIds:
         return identity
 
     def of_result(self, message: ChatMessage) -> str:
-        """Return the id of the call that a result belongs to: by its id, else by its function, else the oldest one."""
+        """Return the id of the call of a result: by its id, else the oldest open call of its function, else of any."""
         if message.tool_call_id:
-            self._open = [each for each in self._open if each[1] != message.tool_call_id]
+            self._open = [call for call in self._open if call[1] != message.tool_call_id]
             return message.tool_call_id
-        named = [each for each in self._open if each[0] == message.tool_name]
-        found = next(iter(named or (self._open if message.tool_name is None else ())), None)
-        if found is None:
+        name = message.tool_name
+        open_call = next((call for call in self._open if name is None or call[0] == name), None)
+        if open_call is None:
             return self._new()
-        self._open.remove(found)
-        return found[1]
+        self._open.remove(open_call)
+        return open_call[1]
 
     def _new(self) -> str:
-        self._made += 1
-        return f"call_{self._made}"
+        self._assigned += 1
+        return f"call_{self._assigned}"
 
 
 def _messages(messages: Iterable[ChatMessage]) -> Iterator[MessageParam]:
@@ -173,8 +173,8 @@ def _messages(messages: Iterable[ChatMessage]) -> Iterator[MessageParam]:
         ]
         content: Any = message.content or ""
         if message.images:
-            begin = message.content if isinstance(message.content, list) else [TextPart(text=message.content or "")]
-            content = [*begin, *map(image_part, message.images)]
+            parts = message.content if isinstance(message.content, list) else [TextPart(text=message.content or "")]
+            content = [*parts, *map(image_part, message.images)]
         yield MessageParam(
             role=message.role,
             content=content,
@@ -216,10 +216,10 @@ class ChatResource:
         if not body.messages:
             self._loading.respond(response, body, {"message": {"role": "assistant", "content": ""}})
             return
-        found = self._names.find(body)
-        body.require_thinking(found.served, found.name)
-        report_ignored(response, body.excess(found.served))
-        chat = body.request(found.reference)
+        model = self._names.find(body)
+        body.require_thinking(model.served, model.name)
+        report_ignored(response, body.excess(model.served))
+        chat = body.request(model.reference)
         renderer = functools.partial(ChatLines, clock=self._clock)
         job = self._jobs.job(chat, renderer, body.adjusted, body.field_names, shortens=bool(body.truncate))
-        self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))
+        self._responder.respond(request, response, attrs.evolve(job, model_name=model.name))

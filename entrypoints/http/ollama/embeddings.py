@@ -1,4 +1,4 @@
-"""``POST /api/embed``, and ``POST /api/embeddings`` as it was before: their bodies and resources."""
+"""``POST /api/embed``, and its predecessor ``POST /api/embeddings``: their bodies and resources."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -13,14 +13,14 @@ from mlxk.domain.errors import CapabilityError, FeatureGateError
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
-from mlxk.entrypoints.http.ollama.fields import KeepAlive, keep_alive_kind, keep_alive_seconds
+from mlxk.entrypoints.http.ollama.fields import KeepAlive, KeepAliveFields, keep_alive_kind
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel
 from mlxk.entrypoints.http.ollama.renderer import nanoseconds
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers
 from mlxk.entrypoints.http.request_scope import Trace, trace_of
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.http.requests.validation import Neutral, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
 
 Inputs = str | list[str] | None
@@ -37,52 +37,37 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
 
 
 @attrs.frozen(kw_only=True)
-class _EmbeddingFields(ModelFields):
-    """What both requests have."""
+class _EmbeddingFields(KeepAliveFields):
+    """The fields of both requests."""
 
     options: dict[str, Any] | None = None
-    keep_alive: KeepAlive = None
-
-    def faults(self) -> list[FieldError]:
-        """Return the faults of combinations of fields."""
-        faults = super().faults()
-        try:
-            keep_alive_seconds(self.keep_alive)
-        except ValueError:
-            faults.append(FieldError("keep_alive", "must be a number of seconds, or a duration such as 5m or 1h30m"))
-        return faults
-
-    @property
-    def unloads(self) -> bool:
-        """Whether the model is unloaded after the answer."""
-        return keep_alive_seconds(self.keep_alive) == 0
 
 
 @attrs.frozen(kw_only=True)
 class EmbedBody(_EmbeddingFields):
-    """The body of a request for vectors."""
+    """The body of ``/api/embed``."""
 
     input: Inputs = None
     truncate: bool | None = None
-    """Whether inputs beyond the context window are cut, which is the default, and reported."""
+    """Whether inputs beyond the context window are truncated, and that is reported; absent means yes."""
     dimensions: Annotated[int, Range(1)] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The inputs."""
+        """The inputs; none if all are empty."""
         texts = [self.input] if isinstance(self.input, str) else self.input or []
         return tuple(texts) if any(texts) else ()
 
 
 @attrs.frozen(kw_only=True)
 class EmbeddingsBody(_EmbeddingFields):
-    """The body of a request for one vector."""
+    """The body of ``/api/embeddings``."""
 
     prompt: str | None = None
 
 
 class _Embedding:
-    """Computes vectors for both resources."""
+    """Computes embeddings for both resources."""
 
     def __init__(self, server: ServerContext) -> None:
         self._services = server.services
@@ -94,10 +79,10 @@ class _Embedding:
         self._loading = ModelLoading(server)
 
     def find(self, body: _EmbeddingFields) -> NamedModel:
-        """Return the model of a request; the operator's, where there is only one for vectors.
+        """Return the model of a request; the operator's embedding model, if one is set.
 
         Raises:
-            MlxkError: There is none, it computes no vectors, or another server computes them.
+            MlxkError: There is none, it computes no embeddings, or another server does.
         """
         if self._settings.embed_backend is not None:
             raise FeatureGateError(
@@ -105,37 +90,37 @@ class _Embedding:
                 hint="Ask /v1/embeddings.",
             )
         if self._settings.embed_model is not None:
-            found = self._names.find(ModelFields(model=self._settings.embed_model), require_embedding_model)
-            return attrs.evolve(found, name=body.named or found.name)
+            model = self._names.find(ModelFields(model=self._settings.embed_model), require_embedding_model)
+            return attrs.evolve(model, name=body.named or model.name)
         return self._names.find(body, require_embedding_model)
 
     def embed(
-        self, trace: Trace, response: falcon.Response, found: NamedModel, inputs: tuple[str, ...], body: EmbedBody
+        self, trace: Trace, response: falcon.Response, model: NamedModel, inputs: tuple[str, ...], body: EmbedBody
     ) -> EmbeddingResult:
-        """Compute the vectors; inputs that had to be cut are reported in a header.
+        """Compute the embeddings, and report truncated inputs in a header.
 
         Raises:
             MlxkError: See ``EmbedText``.
         """
         self._lifecycle.require_open()
-        trace.model = found.served.id
-        if found.served.description.can(Capability.MULTI_VECTOR):
+        trace.model = model.served.id
+        if model.served.description.can(Capability.MULTI_VECTOR):
             raise CapabilityError(
-                f"'{found.name}' makes several vectors of a text, for which this API has no form.",
+                f"'{model.name}' makes several vectors of a text, for which this API has no form.",
                 hint="Ask /v1/embeddings.",
             )
         settings = EmbeddingSettings(dimensions=body.dimensions, truncate=body.truncate is not False)
         release, clock = self._limit.enter(1), self._services.clock
         began = clock.monotonic()
         try:
-            result = self._services.embed(found.served.description, inputs, settings)
+            result = self._services.embed(model.served.description, inputs, settings)
         finally:
             release()
             seconds = clock.monotonic() - began
-            if body.unloads:
-                self._loading.unload(found.served)
+            if body.keep_alive_seconds == 0:
+                self._loading.unload(model.served)
         trace.tokens = result.embeddings.tokens
-        self._metrics.embeddings(found.served.id, "ollama", result.embeddings.tokens, seconds)
+        self._metrics.embeddings(model.served.id, "ollama", result.embeddings.tokens, seconds)
         if result.embeddings.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
         return result
@@ -153,16 +138,16 @@ class EmbedResource:
         """Return the vectors."""
         began = self._clock.monotonic()
         body = self._reader.read(request, response)
-        found = self._embedding.find(body)
+        model = self._embedding.find(body)
         vectors: list[list[float]] = []
         tokens = 0
         if body.inputs:
-            embeddings = self._embedding.embed(trace_of(request), response, found, body.inputs, body).embeddings
-            vectors, tokens = [as_numbers(each) for each in embeddings.vectors], embeddings.tokens
+            embeddings = self._embedding.embed(trace_of(request), response, model, body.inputs, body).embeddings
+            vectors, tokens = list(map(as_numbers, embeddings.vectors)), embeddings.tokens
         send_json(
             response,
             {
-                "model": found.name,
+                "model": model.name,
                 "embeddings": vectors,
                 "total_duration": nanoseconds(self._clock.monotonic() - began),
                 "prompt_eval_count": tokens,
@@ -180,11 +165,11 @@ class OllamaEmbeddings:
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return the vector."""
         body = self._reader.read(request, response)
-        found = self._embedding.find(body)
+        model = self._embedding.find(body)
         vector: list[float] = []
         if body.prompt:
-            asked = EmbedBody(keep_alive=body.keep_alive)
-            result = self._embedding.embed(trace_of(request), response, found, (body.prompt,), asked)
+            options = EmbedBody(keep_alive=body.keep_alive)
+            result = self._embedding.embed(trace_of(request), response, model, (body.prompt,), options)
             vector = as_numbers(result.embeddings.vectors[0])
         send_json(response, {"embedding": vector})
 

@@ -1,6 +1,6 @@
 """The fields that ``/api/chat`` and ``/api/generate`` share: stream, format, options, think, keep_alive, logprobs.
 
-Of the ``options`` some are honoured, some have no effect here, and some are refused.
+Some ``options`` have an effect, some are ignored, and some are refused.
 """
 
 import datetime
@@ -24,24 +24,26 @@ from mlxk.entrypoints.http.requests.media import is_data_url, names_file
 from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter, Unsupported
 
 KeepAlive = float | str | None
-"""Seconds, or a duration such as ``1h30m``; negative for ever, 0 until the end of the response, None says nothing."""
+"""Seconds, or a duration such as ``1h30m``; negative: forever, 0: unload after the response, None: not set."""
 
 FOREVER = datetime.timedelta(microseconds=(2**63 - 1) // 1000)
-"""The time until a model that stays in memory is unloaded: the longest duration of Ollama."""
+"""Time until a model that stays in memory forever is unloaded: Ollama's longest duration."""
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
-_LONGEST_CHARACTERS = 64
+_MAX_CHARACTERS = 64
+
+_KEEP_ALIVE_FAULT = "must be a number of seconds, or a duration such as 5m or 1h30m"
 
 
 def keep_alive_seconds(value: KeepAlive) -> float | None:
-    """Return how long an idle model stays in memory, seconds: infinity for ever; None when nothing is said.
+    """Return how long an idle model stays in memory, in seconds: infinity for forever, None if not set.
 
     Raises:
-        ValueError: It is no duration.
+        ValueError: The text is not a duration.
     """
     if value is None:
         return None
@@ -51,85 +53,80 @@ def keep_alive_seconds(value: KeepAlive) -> float | None:
 
 def _parsed(text: str) -> float:
     text = text.strip()
-    if len(text) <= _LONGEST_CHARACTERS:
+    if len(text) <= _MAX_CHARACTERS:
         if _NUMBER.fullmatch(text):
             return float(text)
-        if found := _DURATION.fullmatch(text):
-            seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(found[2]))
-            return -seconds if found[1] == "-" else seconds
+        if match := _DURATION.fullmatch(text):
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match[2]))
+            return -seconds if match[1] == "-" else seconds
     raise ValueError("no duration")
 
 
 MAX_IMAGES = 64
-"""Images of one message."""
+"""Most images in one message."""
 
-_OF_THE_RUNNER = Unsupported("the engine takes care of it")
+_RUNNER = Unsupported("the engine takes care of it")
 _OLD_SAMPLING = Unsupported("is gone from Ollama, too")
 
 OPTIONS_WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "repeat_last_n": Unsupported("penalties apply to the whole answer; 0 switches them off", (0, -1)),
     "num_keep": Unsupported("a conversation is never cut"),
-    "num_batch": _OF_THE_RUNNER,
-    "num_gpu": _OF_THE_RUNNER,
-    "main_gpu": _OF_THE_RUNNER,
-    "num_thread": _OF_THE_RUNNER,
-    "use_mmap": _OF_THE_RUNNER,
-    "use_mlock": _OF_THE_RUNNER,
-    "low_vram": _OF_THE_RUNNER,
-    "numa": _OF_THE_RUNNER,
-    "f16_kv": _OF_THE_RUNNER,
-    "vocab_only": _OF_THE_RUNNER,
-    "logits_all": _OF_THE_RUNNER,
-    "embedding_only": _OF_THE_RUNNER,
-    "draft_num_predict": _OF_THE_RUNNER,
+    "num_batch": _RUNNER,
+    "num_gpu": _RUNNER,
+    "main_gpu": _RUNNER,
+    "num_thread": _RUNNER,
+    "use_mmap": _RUNNER,
+    "use_mlock": _RUNNER,
+    "low_vram": _RUNNER,
+    "numa": _RUNNER,
+    "f16_kv": _RUNNER,
+    "vocab_only": _RUNNER,
+    "logits_all": _RUNNER,
+    "embedding_only": _RUNNER,
+    "draft_num_predict": _RUNNER,
     "mirostat": _OLD_SAMPLING,
     "mirostat_tau": _OLD_SAMPLING,
     "mirostat_eta": _OLD_SAMPLING,
     "tfs_z": _OLD_SAMPLING,
     "penalize_newline": _OLD_SAMPLING,
 }
-"""Options that are accepted and reported as ignored; the values beside them ask for nothing."""
+"""Options that are accepted and reported as ignored; neutral values are not reported."""
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The options that have an effect. What a request leaves out has the model's value, not Ollama's."""
+    """The options that have an effect. Defaults are the model's, not Ollama's."""
 
     temperature: Annotated[float, Range(0, 5)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Range(-1)] | None = None
-    """-1 and 0 keep all tokens."""
+    """-1 and 0 mean no limit."""
     min_p: Share | None = None
     typical_p: float | None = None
-    """Refused unless 1, which changes nothing."""
+    """Refused unless 1, which has no effect."""
     seed: Seed | None = None
-    """-1 draws a random one."""
+    """-1 for a random seed."""
     stop: Stop = None
     repeat_penalty: Annotated[float, Range(0.1, 10)] | None = None
     repeat_last_n: int | None = None
-    """0 switches the penalties off; they apply to the whole answer otherwise."""
+    """0 disables all penalties; otherwise they apply to the whole answer."""
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     num_predict: Annotated[int, Range(-2)] | None = None
-    """Most tokens of the answer; 0 and less set no limit."""
+    """Most tokens of the answer; 0 and less mean no limit."""
     num_ctx: Annotated[int, Range(0)] | None = None
-    """Most tokens of prompt and answer together; 0 sets no limit beside the model's."""
+    """Most tokens of prompt and answer together; 0 for the model's context window."""
 
     def faults(self) -> list[FieldError]:
-        """Return the faults of combinations, and of values that are not supported."""
+        """Return the faults of unsupported values."""
         if self.typical_p not in {None, 1.0}:
             reason = "is not supported: there is no such sampling; leave it out, or use top_p or min_p"
             return [FieldError("options.typical_p", reason, unsupported=True)]
         return []
 
     @property
-    def context_limit(self) -> int | None:
-        """Most tokens of prompt and answer together; None for the model's window."""
-        return self.num_ctx or None
-
-    @property
     def sampling(self) -> dict[str, Any]:
-        """The fields of a chat request that say the same."""
+        """The corresponding fields of a chat request."""
         penalties = {
             "repetition_penalty": self.repeat_penalty,
             "presence_penalty": self.presence_penalty,
@@ -156,25 +153,19 @@ _OPTION_NAMES: Mapping[str, str] = {
     "frequency_penalty": "options.frequency_penalty",
     "max_tokens": "options.num_predict",
 }
-"""The paths of options, by the fields of a chat request."""
-
-
-def register_options(converter: StrictConverter) -> None:
-    """Register the unions of these fields with a converter."""
-    register_sampling(converter)
-
+"""Paths of options by the fields of a chat request."""
 
 Format = str | dict[str, Any] | None
 """``json``, or a JSON Schema."""
 
 Think = bool | str | None
-"""Whether the model reasons, or how much."""
+"""Whether the model reasons, or the effort."""
 
 EFFORTS = {"low": Effort.LOW, "medium": Effort.MEDIUM, "high": Effort.HIGH, "max": Effort.XHIGH}
-"""Efforts by the levels of ``think``."""
+"""Efforts by the values of ``think``."""
 
 NEUTRAL: Neutral = {"format": ("",), "keep_alive": ("",), "think": ("",), "top_logprobs": (0,)}
-"""Values with which a field asks for nothing."""
+"""Values that mean "not set"."""
 
 WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "shift": Unsupported("an answer ends where the context window does", (False,)),
@@ -189,23 +180,43 @@ FIELD_NAMES: Mapping[str, str] = {
     "enable_thinking": "think",
     "reasoning_effort": "think",
 }
-"""The paths of these fields, by the fields of a chat request."""
+"""Paths of these fields by the fields of a chat request."""
 
 
 @attrs.frozen(kw_only=True)
-class GenerationFields(ModelFields):
-    """The shared fields. A field with a null value counts as absent."""
+class KeepAliveFields(ModelFields):
+    """The model of a request, and how long it stays in memory."""
+
+    keep_alive: KeepAlive = None
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields, and of the duration."""
+        faults = super().faults()
+        try:
+            keep_alive_seconds(self.keep_alive)
+        except ValueError:
+            faults.append(FieldError("keep_alive", _KEEP_ALIVE_FAULT))
+        return faults
+
+    @property
+    def keep_alive_seconds(self) -> float | None:
+        """How long the idle model stays in memory, in seconds; None for the operator's setting."""
+        return keep_alive_seconds(self.keep_alive)
+
+
+@attrs.frozen(kw_only=True)
+class GenerationFields(KeepAliveFields):
+    """The shared fields. Null counts as absent."""
 
     stream: bool | None = None
-    """Absent means to stream."""
+    """Absent means yes."""
     format: Format = None
     options: Options | None = None
     think: Think = None
-    keep_alive: KeepAlive = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Range(0, MAX_LOGPROB_ALTERNATIVES)] | None = None
     truncate: bool | None = None
-    """Whether the oldest turns are left out of a conversation beyond the context window, and that is reported."""
+    """Whether to drop the oldest turns of a conversation beyond the context window, and report it."""
     shift: bool | None = None
 
     def faults(self) -> list[FieldError]:
@@ -217,10 +228,6 @@ class GenerationFields(ModelFields):
             faults.append(FieldError("think", f"must be true, false or one of {', '.join(EFFORTS)}"))
         if self.top_logprobs is not None and not self.logprobs:
             faults.append(FieldError("top_logprobs", "needs logprobs to be true"))
-        try:
-            keep_alive_seconds(self.keep_alive)
-        except ValueError:
-            faults.append(FieldError("keep_alive", "must be a number of seconds, or a duration such as 5m or 1h30m"))
         return [*faults, *(self.options.faults() if self.options is not None else ())]
 
     @property
@@ -229,27 +236,26 @@ class GenerationFields(ModelFields):
         return self.stream is not False
 
     @property
-    def keep_alive_seconds(self) -> float | None:
-        """How long the model stays in memory when it is idle; None as the operator says."""
-        return keep_alive_seconds(self.keep_alive)
-
-    @property
     def thinks(self) -> bool:
-        """Whether the model is to reason."""
+        """Whether reasoning is requested."""
         return self.think not in {None, False}
 
+    @property
+    def _context_limit(self) -> int | None:
+        """Most tokens of prompt and answer together; None for the model's context window."""
+        return (self.options or Options()).num_ctx or None
+
     def adjusted(self, options: GenerationOptions) -> GenerationOptions:
-        """Return the options of a generation with what a chat request cannot say."""
-        limit = self.options.context_limit if self.options is not None else None
-        return attrs.evolve(options, context_limit=limit, keep_alive_seconds=self.keep_alive_seconds)
+        """Return generation options with the settings that a chat request cannot express."""
+        return attrs.evolve(options, context_limit=self._context_limit, keep_alive_seconds=self.keep_alive_seconds)
 
     def excess(self, model: ServedModel) -> Sequence[str]:
-        """Return the fields that ask for more than a model has."""
-        window, limit = model.description.context_length, self.options.num_ctx if self.options is not None else None
+        """Return the fields whose values exceed a model's limits."""
+        window, limit = model.description.context_length, self._context_limit
         return ("options.num_ctx",) if window is not None and limit is not None and limit > window else ()
 
     def require_thinking(self, model: ServedModel, name: str) -> None:
-        """Refuse to reason with a model that cannot.
+        """Refuse a request for reasoning if the model cannot reason.
 
         Args:
             model: The model.
@@ -262,7 +268,7 @@ class GenerationFields(ModelFields):
             raise CapabilityError(f'"{name}" does not support thinking')
 
     def chat_fields(self) -> dict[str, Any]:
-        """Return the fields of a chat request that say the same."""
+        """Return the corresponding fields of a chat request."""
         effort = EFFORTS[self.think].value if isinstance(self.think, str) else None
         return {
             **(self.options or Options()).sampling,
@@ -284,14 +290,14 @@ class GenerationFields(ModelFields):
 
 
 def image_part(encoded: str) -> ImagePart:
-    """Return the part of a message for an image in base64, or by its address or path; its content says its format."""
-    named = is_data_url(encoded) or is_address(encoded) or names_file(encoded)
-    return ImagePart(image_url=MediaObject(url=encoded if named else f"data:;base64,{encoded}"))
+    """Return the message part for an image in base64 or as a data URL, address or path."""
+    is_reference = is_data_url(encoded) or is_address(encoded) or names_file(encoded)
+    return ImagePart(image_url=MediaObject(url=encoded if is_reference else f"data:;base64,{encoded}"))
 
 
 def register_fields(converter: StrictConverter) -> None:
     """Register the unions of these fields with a converter."""
-    register_options(converter)
+    register_sampling(converter)
     converter.union(Format, _format_kind)
     converter.union(Think, _think_kind)
     converter.union(KeepAlive, keep_alive_kind)
@@ -314,7 +320,7 @@ def _think_kind(value: object) -> object:
 
 
 def keep_alive_kind(value: object) -> object:
-    """Return the kind of a value of ``keep_alive``.
+    """Return the type that a value of ``keep_alive`` is structured as.
 
     Raises:
         TypeError: It is neither a number nor a string.
@@ -323,4 +329,4 @@ def keep_alive_kind(value: object) -> object:
         return str
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float
-    raise TypeError("must be a number of seconds, or a duration such as 5m or 1h30m")
+    raise TypeError(_KEEP_ALIVE_FAULT)

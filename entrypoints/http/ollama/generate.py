@@ -1,7 +1,7 @@
-"""``POST /api/generate``: its body, and the resource.
+"""``POST /api/generate``: its body and resource.
 
-A prompt is a conversation of one message, unless the request says ``raw``, has a suffix, or the model has no chat
-template: then the model gets the text as it is.
+A prompt becomes a conversation of one message, unless the request has ``raw`` or a suffix, or the model has no chat
+template: then the model gets the plain text.
 """
 
 import functools
@@ -64,12 +64,12 @@ class GenerateBody(GenerationFields):
 
     prompt: str | None = None
     suffix: str | None = None
-    """The text after the one to generate."""
+    """Text that follows the generated text."""
     system: str | None = None
     raw: bool | None = None
-    """Whether the model gets the prompt as it is."""
+    """Whether the model gets the prompt as plain text."""
     images: Annotated[list[str], Range(0, MAX_IMAGES)] | None = None
-    """Each in base64."""
+    """Images in base64."""
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
@@ -84,14 +84,14 @@ class GenerateBody(GenerationFields):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to generate from."""
+        """Whether there is no prompt to generate from."""
         return not (self.prompt or self.suffix or self.images)
 
     def request(self, model: str) -> ChatRequest:
         """Return the chat request.
 
         Args:
-            model: The name by which the catalogue finds the model.
+            model: Name of the model in the catalogue.
         """
         content: Any = self.prompt or ""
         if self.images:
@@ -102,20 +102,20 @@ class GenerateBody(GenerationFields):
 
     @property
     def field_names(self) -> FieldNames:
-        """The paths of the fields, by those of the chat request."""
+        """Paths of this API's fields by those of the chat request."""
         user = 1 if self.system else 0
         images = {
-            f"messages[{user}].content[{place + 1}]": f"images[{place}]" for place in range(len(self.images or ()))
+            f"messages[{user}].content[{index + 1}]": f"images[{index}]" for index in range(len(self.images or ()))
         }
         urls = {f"{path}.image_url.url": name for path, name in images.items()}
         texts = {"messages[0]": "system" if self.system else "prompt", f"messages[{user}]": "prompt"}
         return FieldNames({**FIELD_NAMES, **texts, **images, **urls})
 
     def text_options(self, model: str, default_max_tokens: int | None, *, strict_memory: bool) -> GenerationOptions:
-        """Return how to generate from a text as it is.
+        """Return the options for generating from plain text.
 
         Args:
-            model: The name by which the catalogue finds the model.
+            model: Name of the model in the catalogue.
             default_max_tokens: The operator's limit, for requests without one.
             strict_memory: Whether a model beyond the memory budget is refused.
         """
@@ -144,49 +144,52 @@ class GenerateResource:
         if body.is_empty:
             self._loading.respond(response, body, {"response": ""})
             return
-        found = self._names.find(body)
-        report_ignored(response, body.excess(found.served))
-        plain = body.raw or bool(body.suffix) or not found.served.can_chat
-        job = self._text_job(body, found) if plain else self._chat_job(body, found)
-        self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))
+        model = self._names.find(body)
+        report_ignored(response, body.excess(model.served))
+        is_plain = body.raw or body.suffix or not model.served.can_chat
+        job = self._text_job(body, model) if is_plain else self._chat_job(body, model)
+        self._responder.respond(request, response, attrs.evolve(job, model_name=model.name))
 
-    def _chat_job(self, body: GenerateBody, found: NamedModel) -> GenerationJob:
-        body.require_thinking(found.served, found.name)
+    def _chat_job(self, body: GenerateBody, model: NamedModel) -> GenerationJob:
+        body.require_thinking(model.served, model.name)
         renderer = functools.partial(GenerateLines, clock=self._services.clock)
-        return self._jobs.job(body.request(found.reference), renderer, body.adjusted, body.field_names)
+        return self._jobs.job(body.request(model.reference), renderer, body.adjusted, body.field_names)
 
-    def _text_job(self, body: GenerateBody, found: NamedModel) -> GenerationJob:
-        """Return the job of a text as it is.
+    def _text_job(self, body: GenerateBody, named: NamedModel) -> GenerationJob:
+        """Return the job for plain text.
 
         Raises:
-            CapabilityError: The request needs a chat template, or tokens, that the model does not have.
+            CapabilityError: The request needs a chat template or insertion tokens that the model does not have.
         """
-        model = found.served
+        model = named.served
         if not body.raw and not body.suffix:
             _require_no_template(body, model)
         prompt = body.prompt or ""
         if body.suffix:
-            prompt = self._insertion(model, found.name).prompt(prompt, body.suffix)
-        strict = self._settings.strict_memory
-        options = body.text_options(found.reference, self._settings_for(model).max_tokens, strict_memory=strict)
+            prompt = self._insertion(named).prompt(prompt, body.suffix)
+        options = body.text_options(
+            named.reference, self._settings_for(model).max_tokens, strict_memory=self._settings.strict_memory
+        )
 
         def start(client: Client) -> Sequence[TextStream]:
             return self._services.generate(model.details, [prompt], client.add_to(options))
 
-        shown = MessageOptions(stops=bool(options.settings.stop), json_text=options.settings.grammar is not None)
+        message_options = MessageOptions(
+            stops=bool(options.settings.stop), json_text=options.settings.grammar is not None
+        )
         return GenerationJob(
             model=model,
-            model_name=found.name,
+            model_name=named.name,
             start=lambda client: body.field_names.naming(lambda: start(client)),
-            renderer=functools.partial(GenerateLines, options=shown, clock=self._services.clock, raw=True),
+            renderer=functools.partial(GenerateLines, options=message_options, clock=self._services.clock, raw=True),
             stream=body.streams,
         )
 
-    def _insertion(self, model: ServedModel, name: str) -> InsertionFormat:
-        found = insertion_format(functools.partial(_is_one_token, self._services.tokenize, model))
-        if found is None:
-            raise CapabilityError(f'"{name}" does not support insert')
-        return found
+    def _insertion(self, model: NamedModel) -> InsertionFormat:
+        markers = insertion_format(functools.partial(_is_one_token, self._services.tokenize, model.served))
+        if markers is None:
+            raise CapabilityError(f'"{model.name}" does not support insert')
+        return markers
 
 
 def _is_one_token(tokenize: TokenizeText, model: ServedModel, text: str) -> bool:
@@ -194,10 +197,10 @@ def _is_one_token(tokenize: TokenizeText, model: ServedModel, text: str) -> bool
 
 
 def _require_no_template(body: GenerateBody, model: ServedModel) -> None:
-    """Refuse what only a chat template can place in a prompt, for a model without one.
+    """Refuse fields that only a chat template can render, for a model without one.
 
     Raises:
-        CapabilityError: The request has it.
+        CapabilityError: The request has such a field.
     """
     for name, value in (("system", body.system), ("images", body.images), ("think", body.thinks)):
         if value:

@@ -1,4 +1,4 @@
-"""Requests without content, which load a model, unload it, or change how long it stays in memory."""
+"""Requests without a prompt, which load a model, unload it, or change how long it stays in memory."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ class ModelLoading:
     """Loads and unloads models.
 
     Args:
-        server: The services and settings.
+        server: Services and settings.
     """
 
     def __init__(self, server: ServerContext) -> None:
@@ -28,29 +28,31 @@ class ModelLoading:
         self._names = ModelNames(server.services.catalogue)
 
     def respond(self, response: falcon.Response, body: GenerationFields, content: Mapping[str, object]) -> None:
-        """Do what a request without content asks for, and say so in one document, also to a client that streams.
+        """Load or unload the model of a request, and send one document, also if the request is for a stream.
 
         Args:
             response: Receives the document.
             body: The request.
-            content: The empty content of a response in its API.
+            content: Fields for the empty content of the response.
 
         Raises:
             MlxkError: There is no such model, or it cannot be loaded.
         """
         self._lifecycle.require_open()
         unloads = body.keep_alive_seconds == 0
-        found = self._names.find(body, require_any if unloads else require_text_model)
+        model = self._names.find(body, require_any if unloads else require_text_model)
         release = self._limit.enter(1)
         try:
             if unloads:
-                self.unload(found.served)
+                self.unload(model.served)
             else:
-                self._load(found.served, body.keep_alive_seconds)
+                self._services.load(
+                    model.served.description, body.keep_alive_seconds, strict_memory=self._settings.strict_memory
+                )
         finally:
             release()
         document = {
-            "model": found.name,
+            "model": model.name,
             "created_at": timestamp(self._services.clock.now()),
             **content,
             "done": True,
@@ -59,11 +61,7 @@ class ModelLoading:
         send_json(response, document)
 
     def unload(self, model: ServedModel) -> None:
-        """Unload a model; one that answers requests is unloaded when it has answered them."""
+        """Unload a model once its requests have ended."""
         handle = self._services.catalogue.loaded().get(model.id)
         if handle is not None:
             self._services.generator.unload(handle, once_idle=True)
-
-    def _load(self, model: ServedModel, keep_alive_seconds: float | None) -> None:
-        strict = self._settings.strict_memory
-        self._services.load(model.description, keep_alive_seconds, strict_memory=strict)

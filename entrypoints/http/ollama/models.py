@@ -1,6 +1,6 @@
-"""``/api/tags``, ``/api/ps``, ``/api/show``: the models, those in memory, one of them; and ``DELETE /api/delete``.
+"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/delete``: list, describe and delete models.
 
-Models are deleted where the operator allows it; operations that are not here are refused by name.
+Models are deleted only if the operator allows it. Unsupported operations are refused by name.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from mlxk.domain.models.snapshot import text_section
 from mlxk.entrypoints.http.api import ServerContext, Services
 from mlxk.entrypoints.http.ollama.fields import FOREVER
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel, not_found, require_any, tagged
-from mlxk.entrypoints.http.ollama.pull import NoTerminal, Silence, on_hub
+from mlxk.entrypoints.http.ollama.pull import NoProgress, NoTerminal, on_hub
 from mlxk.entrypoints.http.ollama.renderer import require_changes, timestamp
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import Unsupported
@@ -43,7 +43,7 @@ SHOW_WITHOUT_EFFECT: Mapping[str, Unsupported] = {
 """Documented fields of ``/api/show`` that are accepted and reported as ignored."""
 
 _SUFFIX_MARK = "{# .Suffix #}"
-"""Begins the template of a model that takes a suffix: editors look for the name of Ollama's variable."""
+"""Prefix of the template of a model that supports a suffix: editors search templates for this variable of Ollama."""
 
 _MODEL_INFO = MappingProxyType(
     {
@@ -55,7 +55,7 @@ _MODEL_INFO = MappingProxyType(
         "vocab_size": "vocab_size",
     }
 )
-"""Names of the facts of ``model_info``, by those of the config."""
+"""Names of the facts in ``model_info`` by their names in the config."""
 
 
 class Tags(Readable):
@@ -65,7 +65,7 @@ class Tags(Readable):
         self._catalogue = services.catalogue
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """List them, those in memory first."""
+        """List the models, those in memory first."""
         send_json(response, {"models": [tag_document(served) for served in self._catalogue()]})
 
 
@@ -76,19 +76,18 @@ class Running(Readable):
         self._services = services
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """List them, with the moment when each is unloaded if nothing uses it."""
+        """List the models, with the time at which each is unloaded if it stays idle."""
         state = self._services.generator.state(STATE_SECONDS)
-        known = {each.handle: each for each in state.residents}
-        models = list(self._documents(state.models, known))
-        send_json(response, {"models": models})
+        residents = {resident.handle: resident for resident in state.residents}
+        send_json(response, {"models": list(self._documents(state.models, residents))})
 
     def _documents(
-        self, handles: tuple[ModelHandle, ...], known: Mapping[ModelHandle, ResidentModel]
+        self, handles: tuple[ModelHandle, ...], residents: Mapping[ModelHandle, ResidentModel]
     ) -> Iterator[Mapping[str, object]]:
         for handle in handles:
-            with contextlib.suppress(MlxkError):  # removed a moment ago
+            with contextlib.suppress(MlxkError):  # its files have just been removed
                 served = self._services.catalogue.find(served_id(handle), require_any)
-                yield self._document(served, known.get(handle))
+                yield self._document(served, residents.get(handle))
 
     def _document(self, served: ServedModel, resident: ResidentModel | None) -> Mapping[str, object]:
         document = tag_document(served)
@@ -101,7 +100,7 @@ class Running(Readable):
 
 @attrs.frozen(kw_only=True)
 class ShowBody(ModelFields):
-    """The body of a request for the description of a model."""
+    """The body of ``/api/show``."""
 
     verbose: bool | None = None
 
@@ -120,7 +119,7 @@ class Show:
 
 
 def tag_document(served: ServedModel) -> dict[str, object]:
-    """Return the JSON document of a model in a listing."""
+    """Return the JSON document of a model in a list."""
     description = served.description
     return {
         "name": tagged(served.id),
@@ -134,9 +133,9 @@ def tag_document(served: ServedModel) -> dict[str, object]:
     }
 
 
-def show_document(found: NamedModel) -> Mapping[str, object]:
-    """Return the JSON document of a model by itself."""
-    served, details = found.served, found.served.details
+def show_document(model: NamedModel) -> Mapping[str, object]:
+    """Return the JSON document of one model."""
+    served, details = model.served, model.served.details
     window = served.description.context_length
     return {
         "license": details.license or "",
@@ -152,28 +151,28 @@ def show_document(found: NamedModel) -> Mapping[str, object]:
 
 
 def capabilities(served: ServedModel) -> list[str]:
-    """Return what a model can do, in Ollama's words."""
+    """Return Ollama's names of a model's capabilities."""
     description, details = served.description, served.details
-    writes = description.operation is Capability.TEXT_GENERATION
-    found = {
-        "completion": writes,
-        "tools": writes and served.can_chat and details.supports_tools,
-        "insert": writes and details.inserts,
-        "vision": writes and description.can(Capability.VISION),
+    generates = description.operation is Capability.TEXT_GENERATION
+    has = {
+        "completion": generates,
+        "tools": generates and served.can_chat and details.supports_tools,
+        "insert": generates and details.inserts,
+        "vision": generates and description.can(Capability.VISION),
         "embedding": description.operation is Capability.EMBEDDINGS,
-        "thinking": writes and details.supports_reasoning,
+        "thinking": generates and details.supports_reasoning,
         "audio": description.can(Capability.AUDIO),
     }
-    return [name for name, holds in found.items() if holds]
+    return [name for name, has_capability in has.items() if has_capability]
 
 
 def _digest(served: ServedModel) -> str:
-    """Return 64 hexadecimal digits that identify the content: its hash where that is known."""
-    known = served.description.content_hash or ""
-    if known.startswith("sha256:"):
-        return known.removeprefix("sha256:")
+    """Return 64 hexadecimal digits that identify the content: its SHA-256, or one of its name, commit and size."""
+    content_hash = served.description.content_hash or ""
+    if content_hash.startswith("sha256:"):
+        return content_hash.removeprefix("sha256:")
     return hashlib.sha256(
-        f"{served.alias_of or served.id}\n{known}\n{served.description.size_bytes}".encode()
+        f"{served.alias_of or served.id}\n{content_hash}\n{served.description.size_bytes}".encode()
     ).hexdigest()
 
 
@@ -190,8 +189,7 @@ def _details(served: ServedModel) -> Mapping[str, object]:
 
 
 def _family(served: ServedModel) -> str:
-    config = served.details.config or {}
-    family = config.get("model_type")
+    family = (served.details.config or {}).get("model_type")
     return family if isinstance(family, str) else "unknown"
 
 
@@ -209,8 +207,8 @@ def _quantization(served: ServedModel) -> str:
     quantization, config = served.details.quantization, served.details.config or {}
     if quantization is not None:
         return f"{quantization.bits}bit"
-    stated = config.get("dtype", config.get("torch_dtype"))
-    return _FLOATS.get(stated, "") if isinstance(stated, str) else ""
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    return _FLOATS.get(dtype, "") if isinstance(dtype, str) else ""
 
 
 def _model_info(served: ServedModel) -> Mapping[str, object]:
@@ -221,8 +219,8 @@ def _model_info(served: ServedModel) -> Mapping[str, object]:
         "general.parameter_count": served.details.parameters,
         f"{family}.context_length": served.description.context_length,
     }
-    for stated, name in _MODEL_INFO.items():
-        value = config.get(stated, inner.get(stated))
+    for key, name in _MODEL_INFO.items():
+        value = config.get(key, inner.get(key))
         if isinstance(value, int):
             facts[f"{family}.{name}"] = value
     return {name: value for name, value in facts.items() if value is not None}
@@ -237,36 +235,36 @@ class Delete:
         self._allowed = server.settings.allow_model_changes
 
     def on_delete(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Remove the model of exactly this name, in any case of letters.
+        """Remove the model with exactly this name, ignoring case.
 
         Raises:
-            FeatureGateError: The operator has not allowed it.
-            ModelNotFoundError, RevisionNotFoundError: There is none.
-            ValidationError: The name is a part of one.
+            FeatureGateError: The operator has not allowed changes.
+            ModelNotFoundError, RevisionNotFoundError: There is no such model.
+            ValidationError: The name is only a part of a name.
             WorkspaceModelError: It is a workspace or a built-in model.
             LocksPresentError: It is in use.
         """
         require_changes(self._allowed)
         name = self._reader.read(request, response).required_name
-        reference = self._whole_name(on_hub(name), name)
+        reference = self._cached_reference(on_hub(name), name)
         self._unload(reference.partition("@")[0])
-        with _in_words_of_the_api(name):
-            self._services.remove()(RemoveRequest(reference), NoTerminal(), Silence())
+        with _translated_errors(name):
+            self._services.remove()(RemoveRequest(reference), NoTerminal(), NoProgress())
         self._services.catalogue.forget()
 
-    def _whole_name(self, reference: str, name: str) -> str:
-        """Return the name as the cache spells it.
+    def _cached_reference(self, reference: str, name: str) -> str:
+        """Return the reference with the name as spelled in the cache.
 
         Raises:
-            MlxkError: As of ``on_delete``.
+            MlxkError: As in ``on_delete``.
         """
         if is_path(reference) or is_pattern(reference):
             raise not_found(name)
-        with _in_words_of_the_api(name):
-            plan = self._services.remove()(RemoveRequest(reference, dry_run=True), NoTerminal(), Silence())
+        with _translated_errors(name):
+            plan = self._services.remove()(RemoveRequest(reference, dry_run=True), NoTerminal(), NoProgress())
         removal = plan.removals[0]
-        wanted, at, revision = reference.partition("@")
-        if removal.name.lower() != wanted.lower():
+        model, at, revision = reference.partition("@")
+        if removal.name.lower() != model.lower():
             raise ValidationError(
                 f"'{name}' is a part of the name of '{removal.name}'", hint="Write the whole name to delete it."
             )
@@ -276,7 +274,7 @@ class Delete:
         """Unload the model.
 
         Raises:
-            LocksPresentError: It answers requests.
+            LocksPresentError: It is in use.
         """
         loaded = self._services.catalogue.loaded().get(name)
         if loaded is None:
@@ -287,7 +285,8 @@ class Delete:
 
 
 @contextlib.contextmanager
-def _in_words_of_the_api(name: str) -> Iterator[None]:
+def _translated_errors(name: str) -> Iterator[None]:
+    """Replace errors about a name with those of this API."""
     try:
         yield
     except (ModelNotFoundError, RevisionNotFoundError) as error:
@@ -295,7 +294,7 @@ def _in_words_of_the_api(name: str) -> Iterator[None]:
     except RequiresConfirmationError as error:
         raise ValidationError(f"'{name}' is a part of a name", hint="Write the whole name to delete it.") from error
     except WorkspaceModelError as error:
-        raise WorkspaceModelError(error.message) from error  # the hint has a directory of this machine
+        raise WorkspaceModelError(error.message) from error  # the hint names a local directory
 
 
 class Refused:

@@ -1,4 +1,4 @@
-"""Model names as Ollama's clients write them: with a tag, in any case of letters, in ``model`` or in ``name``."""
+"""Model names as Ollama's clients write them: with a tag, in any case, in ``model`` or ``name``."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from mlxk.domain.models.reference import is_path
 from mlxk.entrypoints.http.requests.validation import FieldError
 
 LATEST = "latest"
-"""The tag that is meant without one."""
+"""The default tag."""
 
-_NOT_THIS = (ModelNotFoundError, RevisionNotFoundError)
-_NOT_THIS_TAG = (*_NOT_THIS, AmbiguousModelError, ValidationError)
-"""What the catalogue raises for a name that means nothing, and for a tag."""
+_NOT_FOUND = (ModelNotFoundError, RevisionNotFoundError)
+_TAG_NOT_FOUND = (*_NOT_FOUND, AmbiguousModelError, ValidationError)
+"""What the catalogue raises for an unknown name, and for a reference with an unknown tag."""
 
 _HUBS = ("hf.co/", "huggingface.co/")
 
 
 @attrs.frozen(kw_only=True)
 class ModelFields:
-    """The model of a request; older clients call it ``name``."""
+    """The model of a request; older clients send it as ``name``."""
 
     model: str | None = None
     name: str | None = None
@@ -59,22 +59,22 @@ class ModelFields:
 
 @attrs.frozen
 class NamedModel:
-    """The model that a name means."""
+    """The model that a name resolves to."""
 
     name: str
-    """As the client wrote it; that of the model, for one that answers to names that no model has."""
+    """Name in the request; the id of the model that answers in place of an unknown one."""
     reference: str
-    """A name by which the catalogue finds it."""
+    """Name of the model in the catalogue."""
     served: ServedModel
 
 
 def tagged(name: str) -> str:
-    """Return the name of a model with its tag, as listings have it."""
+    """Return the name of a model with the default tag, as in lists."""
     return f"{name}:{LATEST}"
 
 
 def parts_of(name: str) -> tuple[str, str | None]:
-    """Return a name without the address of the hub, and its tag; None for no tag, or the one that is meant anyway."""
+    """Return a name without the host of the hub and the tag, and its tag; None for none or the default one."""
     plain = name.strip()
     for hub in _HUBS:
         if plain.lower().startswith(hub):
@@ -90,60 +90,61 @@ def require_any(description: ModelDescription) -> None:
 
 
 class ModelNames:
-    """Finds the models that clients mean.
+    """Resolves the model names of clients.
 
     Args:
-        catalogue: Has the models of the server.
+        catalogue: The models of the server.
     """
 
     def __init__(self, catalogue: ServeCatalogue) -> None:
         self._catalogue = catalogue
 
     def find(self, body: ModelFields, require: Requirement = require_text_model) -> NamedModel:
-        """Return the model of a request; without a name, the one that the operator named.
+        """Return the model of a request; without a name, the operator's default.
 
         Args:
             body: The request.
-            require: Refuses a model that cannot do what the request needs; by default, to generate text.
+            require: Refuses a model that lacks what the request needs; by default, text generation.
 
         Raises:
-            ModelNotFoundError: There is none of this name; the message is Ollama's.
+            ModelNotFoundError: There is no such model; the message is Ollama's.
             ValidationError: There is no name, or it is malformed.
-            AmbiguousModelError: It means several models.
-            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do that.
+            AmbiguousModelError: The name matches several models.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: Raised by ``require``.
         """
         name = body.named or self._catalogue.default
         if name is None:
             raise ValidationError("model is required")
         base, tag = parts_of(name)
         references = [base] if tag is None else self._tagged(base, tag)
-        other: NamedModel | None = None
+        stand_in: NamedModel | None = None
         for reference in references:
-            with contextlib.suppress(*(_NOT_THIS if tag is None else _NOT_THIS_TAG)):
+            with contextlib.suppress(*(_NOT_FOUND if tag is None else _TAG_NOT_FOUND)):
                 served = self._catalogue.find(reference, require)
                 if not served.stands_in:
                     return NamedModel(name, reference, served)
-                other = other or NamedModel(served.id, reference, served)
-        if other is None:
+                stand_in = stand_in or NamedModel(served.id, reference, served)
+        if stand_in is None:
             raise not_found(name)
-        return other
+        return stand_in
 
     def _tagged(self, base: str, tag: str) -> Iterator[str]:
-        """Yield what a name with a tag may mean, the likeliest first: a revision, a variant, or a part of one name."""
+        """Yield references for a name with a tag: the name, a revision, a variant, or the only name with both parts."""
         yield f"{base}:{tag}"
         yield f"{base}@{tag}"
         yield f"{base}-{tag}"
-        alike = [served.id for served in self._catalogue() if _is_variant(served.id.lower(), base.lower(), tag.lower())]
-        if len(alike) == 1:
-            yield alike[0]
+        ids = [served.id for served in self._catalogue()]
+        variants = [model for model in ids if _is_variant(model.lower(), base.lower(), tag.lower())]
+        if len(variants) == 1:
+            yield variants[0]
 
 
 def not_found(name: str) -> ModelNotFoundError:
-    """Return the error for a name that nothing has, in Ollama's words."""
+    """Return the error for an unknown name, with Ollama's message."""
     return ModelNotFoundError(f"model '{name}' not found")
 
 
-def _is_variant(known: str, base: str, tag: str) -> bool:
-    """Whether a name contains the base, and the tag after it as a word of its own."""
-    _, found, rest = known.partition(base)
-    return bool(found) and tag in rest.replace("_", "-").split("-")
+def _is_variant(model: str, base: str, tag: str) -> bool:
+    """Whether a name contains the base, and behind it the tag as a separate word."""
+    _, match, rest = model.partition(base)
+    return bool(match) and tag in rest.replace("_", "-").split("-")

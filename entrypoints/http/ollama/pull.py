@@ -1,4 +1,4 @@
-"""``POST /api/pull``, for servers whose operator allows it."""
+"""``POST /api/pull``, if the operator allows it."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ from mlxk.entrypoints.http.requests.validation import Unsupported
 from mlxk.entrypoints.http.resources import send_json
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH
 
-MOST_PULLS = 4
-"""Downloads at the same time."""
+MAX_PULLS = 4
+"""Most downloads at the same time."""
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "insecure": Unsupported("the certificate of the hub is always checked", (False,)),
@@ -35,19 +35,19 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 """Documented fields of ``/api/pull`` that are not supported."""
 
 DIGEST_DIGITS = 12
-"""Digits of a digest in the text of a status."""
+"""Digits of a digest in ``status``."""
 
 
 @attrs.frozen(kw_only=True)
 class PullBody(ModelFields):
-    """The body of a request for a download."""
+    """The body of ``/api/pull``."""
 
     stream: bool | None = None
-    """Absent means to stream."""
+    """Absent means yes."""
 
 
 class NoTerminal(Confirmation):
-    """Without a person to ask."""
+    """Confirms nothing: there is no one to ask."""
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
         """Return None."""
@@ -55,17 +55,17 @@ class NoTerminal(Confirmation):
 
 
 def on_hub(name: str) -> str:
-    """Return the reference of a model on the hub: a tag is a revision."""
+    """Return the reference of a model on the hub, with the tag as its revision."""
     base, tag = parts_of(name)
     return base if tag is None else f"{base}@{tag}"
 
 
 class PullProgress(Progress):
-    """Reports the bytes of each file whose number has changed.
+    """Reports the progress of each file as status documents.
 
     Args:
-        report: Receives a status; returns False once the client has gone.
-        require_open: Raises when the server is shutting down.
+        report: Receives a status; returns False once the client has disconnected.
+        require_open: Raises if the server is shutting down.
     """
 
     def __init__(
@@ -74,26 +74,26 @@ class PullProgress(Progress):
         require_open: Callable[[], None],
     ) -> None:
         self._report = report
-        self._files: Mapping[str, RemoteFile] = {}
         self._require_open = require_open
+        self._files: Mapping[str, RemoteFile] = {}
         self._sizes: Mapping[str, int] = {}
         self._done: Mapping[str, int] = {}
 
     def planned(self, plan: DownloadPlan) -> None:
-        """Take the digests of the files of a download."""
+        """Store the files of the download, for their digests."""
         self._files = {file.path: file for file in plan.files}
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        """Report each file once, without bytes."""
+        """Report each file once, without a count of bytes."""
         self._sizes, self._done = sizes, {}
         for path in sizes:
             self._send(path, {})
 
     def advance(self, done: Mapping[str, int]) -> None:
-        """Report the files whose number of bytes has changed.
+        """Report the files with new bytes.
 
         Raises:
-            InterruptedRunError: The client has gone.
+            InterruptedRunError: The client has disconnected.
             ServerShutdownError: The server is shutting down.
         """
         self._require_open()
@@ -103,21 +103,21 @@ class PullProgress(Progress):
             self._send(path, {"completed": count})
 
     def end(self) -> None:
-        """Report that everything has arrived and was compared with its digest, if it has."""
+        """Report the check of the digests, if all files are complete."""
         if all(self._done.get(path, 0) >= size for path, size in self._sizes.items()):
             self._send_status({"status": "verifying sha256 digest"})
 
     def note(self, message: str) -> None:
-        """Report one sentence."""
+        """Report a sentence."""
         self._send_status({"status": message})
 
-    def _send(self, path: str, more: Mapping[str, object]) -> None:
+    def _send(self, path: str, progress: Mapping[str, object]) -> None:
         file = self._files.get(path)
         status = {"status": f"pulling {path}"}
         if file is not None:
             kind = "sha256" if file.sha256 else "sha1"
             status = {"status": f"pulling {file.digest[:DIGEST_DIGITS]}", "digest": f"{kind}:{file.digest}"}
-        self._send_status({**status, "total": self._sizes.get(path, 0), **more})
+        self._send_status({**status, "total": self._sizes.get(path, 0), **progress})
 
     def _send_status(self, status: Mapping[str, object]) -> None:
         if not self._report(status):
@@ -132,7 +132,7 @@ class Pull:
         self._services = server.services
         self._lifecycle = server.lifecycle
         self._allowed = server.settings.allow_model_changes
-        self._places = threading.BoundedSemaphore(MOST_PULLS)
+        self._slots = threading.BoundedSemaphore(MAX_PULLS)
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Download the model, and report the progress."""
@@ -140,15 +140,15 @@ class Pull:
         body = self._reader.read(request, response)
         reference = on_hub(body.required_name)
         self._lifecycle.require_open()
-        if not self._places.acquire(blocking=False):
-            raise QueueFullError(f"{MOST_PULLS} models are being pulled; wait until one of them is done")
+        if not self._slots.acquire(blocking=False):
+            raise QueueFullError(f"{MAX_PULLS} models are being pulled; wait until one of them is done")
         if body.stream is not False:
             self._stream(request, response, reference)
             return
         try:
             self._pull(reference, lambda _: True)
         finally:
-            self._places.release()
+            self._slots.release()
         send_json(response, {"status": "success"})
 
     def _stream(self, request: falcon.Request, response: falcon.Response, reference: str) -> None:
@@ -167,7 +167,7 @@ class Pull:
             response.stream, body = iter(()), detach(start)
 
     def _write(self, reference: str, body: ResponseBody) -> None:
-        """Pull, and write each status as a line; the last one is the success or the error."""
+        """Pull, and write each status as a line; the last line is the success or the error."""
         try:
             self._pull(reference, lambda status: body.write(line(status)))
             body.write(line({"status": "success"}))
@@ -176,18 +176,17 @@ class Pull:
         except MlxkError as error:
             self._services.log.warning("a pull failed", error=error.code)
             body.write(line(error_document(error)))
-        except Exception as fault:  # noqa: BLE001 - the client would wait for ever
+        except Exception as fault:  # noqa: BLE001 - the client would wait forever
             where = raised_at(fault.__traceback__)
             self._services.log.error("a pull failed unexpectedly", error=type(fault).__name__, where=where)
-            body.write(
-                line(error_document(InternalError("The server met an unexpected condition; its log says more.")))
-            )
+            internal = InternalError("The server met an unexpected condition; its log says more.")
+            body.write(line(error_document(internal)))
         finally:
-            self._places.release()
+            self._slots.release()
             body.finish()
 
     def _pull(self, reference: str, report: Callable[[Mapping[str, object]], bool]) -> None:
-        """Pull a model; a partial or damaged one is completed.
+        """Pull a model, or complete a partial or damaged one.
 
         Raises:
             MlxkError: See ``PullModel``.
@@ -204,7 +203,7 @@ class Pull:
             raise ServerShutdownError("The server is shutting down; what arrived is kept.")
 
 
-class Silence(Progress):
+class NoProgress(Progress):
     """Reports nothing."""
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:

@@ -1,6 +1,6 @@
-"""Renders responses of ``/api/chat`` and ``/api/generate``, and errors of this API.
+"""Renders responses of ``/api/chat`` and ``/api/generate``, and the errors of this API.
 
-A stream is one JSON object a line. An error is one text, with what to do next at its end.
+A stream has one JSON object on each line. An error is a single text that ends with its hint.
 """
 
 import datetime
@@ -22,13 +22,21 @@ from mlxk.domain.generation.request import (
     TokenLogprob,
     ToolCallDelta,
 )
-from mlxk.entrypoints.http.generation.blocks import Block, BlockChange, BlockEnded, BlockGrew, BlockKind, BlockReader
+from mlxk.entrypoints.http.generation.blocks import (
+    Block,
+    BlockChange,
+    BlockEnded,
+    BlockGrew,
+    BlockKind,
+    BlockReader,
+    parsed_json,
+)
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.openai.renderer import MessageOptions, finish_reason, token_document
 from mlxk.entrypoints.wording import HTTP, hint, http_error
 
 ERROR_STATUSES: Mapping[str, int] = {"capability_not_supported": 400}
-"""HTTP statuses that differ from the usual ones."""
+"""HTTP statuses by error code, where they differ from the usual ones."""
 
 _SENTENCES: Mapping[Remedy, str] = {
     **HTTP,
@@ -48,18 +56,18 @@ _SENTENCES: Mapping[Remedy, str] = {
 
 
 def timestamp(moment: datetime.datetime) -> str:
-    """Return a moment in UTC as RFC 3339 writes it, to the microsecond: some clients read no more digits."""
+    """Return a time in UTC in RFC 3339 format, to the microsecond: some clients parse no more digits."""
     text = moment.astimezone(datetime.UTC).isoformat(timespec="microseconds")
     return text.removesuffix("+00:00") + "Z"
 
 
 def nanoseconds(seconds: float) -> int:
-    """Return a duration in nanoseconds, at least one, since clients divide by it."""
+    """Return a duration in nanoseconds, at least 1, since clients divide by it."""
     return max(1, round(seconds * 1e9))
 
 
 def error_text(error: MlxkError) -> str:
-    """Return what an error says, in one text."""
+    """Return the message, matches and hint of an error as one text."""
     if error.code == "model_not_found":
         return error.message  # clients compare it
     message, _ = http_error(error)
@@ -81,7 +89,7 @@ def error_body(error: MlxkError, request_id: str, parameter: str | None = None) 
 
 
 def require_changes(allowed: bool) -> None:
-    """Refuse changes of the models of this machine where the operator has not allowed them.
+    """Refuse changes to the models of this machine unless the operator allows them.
 
     Raises:
         FeatureGateError: They are not allowed.
@@ -94,16 +102,16 @@ def require_changes(allowed: bool) -> None:
 
 
 def _overflow(error: MlxkError) -> str | None:
-    """Return the sentence for a prompt beyond the context window, which begins with Ollama's words; else None."""
+    """Return the sentence for a prompt beyond the context window, beginning as Ollama's; None for other errors."""
     facts = error.detail or {}
     if error.code != "context_length_exceeded" or "context_length" not in facts:
         return None
-    what = "the prompt" if "index" not in facts else f"input[{facts['index']}]"
+    text = "the prompt" if "index" not in facts else f"input[{facts['index']}]"
     if "counted_tokens" in facts:
-        has = f"the first {facts['counted_characters']} characters of {what} have {facts['counted_tokens']} tokens"
+        count = f"the first {facts['counted_characters']} characters of {text} have {facts['counted_tokens']} tokens"
     else:
-        has = f"{what} has {facts['prompt_tokens']} tokens"
-    return f"the input length exceeds the context length: {has}, the context window holds {facts['context_length']}"
+        count = f"{text} has {facts['prompt_tokens']} tokens"
+    return f"the input length exceeds the context length: {count}, the context window holds {facts['context_length']}"
 
 
 MEDIA_TYPE = "application/json; charset=utf-8"
@@ -114,7 +122,7 @@ LINES_HEADERS = MappingProxyType(
 
 @attrs.frozen
 class Piece:
-    """A part of a response."""
+    """Content of one line of a stream, or of a whole response."""
 
     content: str = ""
     thinking: str = ""
@@ -123,7 +131,7 @@ class Piece:
 
     @classmethod
     def joined(cls, pieces: Sequence["Piece"]) -> "Piece":
-        """Return consecutive parts as one."""
+        """Join consecutive pieces."""
         return cls(
             "".join(piece.content for piece in pieces),
             "".join(piece.thinking for piece in pieces),
@@ -133,25 +141,25 @@ class Piece:
 
 
 def line(document: object) -> bytes:
-    """Return a document as a line."""
+    """Return a JSON document as a line."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 class OllamaRenderer(ResponseRenderer):
     """The base of both renderers.
 
-    Silence is filled with parts without content: clients read every line as a document.
+    A keep-alive frame is a line without content: clients parse every line as a document.
 
     Args:
-        context: Facts about the response.
-        options: How the request changes the rendering.
-        clock: Says when each part was made.
+        context: Metadata of the response.
+        options: How to render messages.
+        clock: Provides the creation time of each line.
     """
 
     media_type = MEDIA_TYPE
     stream_headers = LINES_HEADERS
     text_path: ClassVar[bytes]
-    """What stands before and after the text of a part, around ``%s``."""
+    """JSON of a text line after the time, with ``%s`` for the text."""
 
     def __init__(self, context: ResponseContext, options: MessageOptions, *, clock: Clock) -> None:
         self._context = context
@@ -159,33 +167,33 @@ class OllamaRenderer(ResponseRenderer):
         self._reader = BlockReader(one_call=options.one_call)
         self._options = options
         self._plain = not (options.stops and options.json_text)
-        """Whether text need not be collected."""
+        """Whether text does not have to be collected by the block reader."""
         self._calls = 0
-        self._calling = False
-        """Whether a tool call is being collected."""
+        self._in_call = False
+        """Whether a tool call is open."""
         self._opening = b'{"model":' + json.dumps(context.model, ensure_ascii=False).encode() + b',"created_at":"'
         self._before, _, self._after = self.text_path.partition(b"%s")
 
     @abstractmethod
     def content(self, piece: Piece) -> dict[str, object]:
-        """Return the fields with the content of a part."""
+        """Return the fields for the content of a piece."""
 
     def opening(self) -> bytes:
-        """Return a part without content, so that the headers leave."""
+        """Return a line without content."""
         return self._text_line("")
 
     def keep_alive(self) -> bytes:
-        """Return a part without content."""
+        """Return a line without content."""
         return self._text_line("")
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the lines of an event."""
-        if isinstance(event, TextDelta) and not event.logprobs and not self._calling and self._plain:
+        if isinstance(event, TextDelta) and not event.logprobs and not self._in_call and self._plain:
             return self._text_line(event.text)
         return b"".join(map(self._line, self._pieces(event)))
 
     def closing(self, finished: Sequence[Finished]) -> bytes:
-        """Return the last line, with the counts."""
+        """Return the last line, with token counts and durations."""
         return line(self._document(Piece(), finished[0]))
 
     def error(self, error: MlxkError) -> bytes:
@@ -198,8 +206,8 @@ class OllamaRenderer(ResponseRenderer):
         return json.dumps(self._document(Piece.joined(pieces), finished[0]), ensure_ascii=False).encode()
 
     def _pieces(self, event: GenerationEvent) -> Iterator[Piece]:
-        """Yield the parts of an event: tool calls when they are complete."""
-        self._calling = isinstance(event, ToolCallDelta)
+        """Yield the pieces of an event; a tool call once it is complete."""
+        self._in_call = isinstance(event, ToolCallDelta)
         changes = self._reader.end() if isinstance(event, Finished) else self._reader.read(event)
         for change in changes:
             piece = self._piece(change)
@@ -222,9 +230,10 @@ class OllamaRenderer(ResponseRenderer):
         return line(self._document(piece, None))
 
     def _text_line(self, text: str) -> bytes:
-        """Return a line with nothing but text, which most lines are: joined, not built anew."""
-        middle = timestamp(self._clock.now()).encode() + self._before
-        return self._opening + middle + json.dumps(text, ensure_ascii=False).encode() + self._after
+        """Return a line with text only; built from bytes, since most lines are such."""
+        created_at = timestamp(self._clock.now()).encode()
+        encoded = json.dumps(text, ensure_ascii=False).encode()
+        return self._opening + created_at + self._before + encoded + self._after
 
     def _document(self, piece: Piece, finished: Finished | None) -> dict[str, object]:
         document: dict[str, object] = {
@@ -258,13 +267,13 @@ class ChatLines(OllamaRenderer):
 
 
 class GenerateLines(OllamaRenderer):
-    """Renders a response of ``/api/generate``; what a model writes beyond text and reasoning is text.
+    """Renders a response of ``/api/generate``; tool calls are rendered as text.
 
     Args:
-        context: Facts about the response.
-        options: How the request changes the rendering.
-        clock: Says when each part was made.
-        raw: Whether reasoning is text, too.
+        context: Metadata of the response.
+        options: How to render messages.
+        clock: Provides the creation time of each line.
+        raw: Whether reasoning is rendered as text, too.
     """
 
     text_path = b'","response":%s,"done":false}\n'
@@ -286,7 +295,7 @@ class GenerateLines(OllamaRenderer):
 
 
 def _counts(finished: Finished) -> dict[str, int]:
-    """Return the numbers of tokens, and the durations in nanoseconds; decoding alone is ``eval_duration``."""
+    """Return token counts, and durations in nanoseconds; ``eval_duration`` is that of decoding alone."""
     usage, timings = finished.usage, finished.timings
     total = timings.first_token_seconds + timings.generation_seconds
     return {
@@ -300,10 +309,10 @@ def _counts(finished: Finished) -> dict[str, int]:
 
 
 def _call(block: Block, index: int) -> Mapping[str, Any]:
-    """Return a call, with its arguments as an object; those that are none are its only entry."""
+    """Return a call with its arguments as an object; other arguments become the only entry of one."""
     try:
-        arguments = json.loads(block.text or "{}")
-    except (ValueError, RecursionError):
+        arguments = parsed_json(block.text or "{}")
+    except ValueError:
         arguments = block.text
     if not isinstance(arguments, dict):
         arguments = {"arguments": arguments}
@@ -313,8 +322,8 @@ def _call(block: Block, index: int) -> Mapping[str, Any]:
 def _logprobs(tokens: Sequence[TokenLogprob]) -> Sequence[Mapping[str, Any]]:
     return [
         {
-            **token_document(each.token),
-            **({"top_logprobs": list(map(token_document, each.alternatives))} if each.alternatives else {}),
+            **token_document(scored.token),
+            **({"top_logprobs": list(map(token_document, scored.alternatives))} if scored.alternatives else {}),
         }
-        for each in tokens
+        for scored in tokens
     ]

@@ -171,6 +171,11 @@ def test_a_call_comes_whole_with_its_arguments_as_an_object() -> None:
     assert streamed(CHAT, events)[-1]["done_reason"] == "stop"
 
 
+def test_half_a_surrogate_pair_in_arguments_is_replaced() -> None:
+    events: list[GenerationEvent] = [ToolCallDelta(0, ToolCall("add", r'{"a": "\ud83d"}', "c1")), END]
+    assert whole(CHAT, events)["message"]["tool_calls"][0]["function"]["arguments"] == {"a": "\ufffd"}
+
+
 @pytest.mark.parametrize(("arguments", "shown"), [('{"a": ', {"arguments": '{"a": '}), ("[1]", {"arguments": [1]})])
 def test_arguments_that_are_no_object_are_the_only_entry_of_one(arguments: str, shown: Any) -> None:
     events: list[GenerationEvent] = [ToolCallDelta(0, ToolCall("add", arguments, "c1")), END]
