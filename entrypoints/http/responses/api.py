@@ -20,14 +20,14 @@ from mlxk.entrypoints.http.requests.body import BodyReader, read_object, report_
 from mlxk.entrypoints.http.requests.validation import StrictConverter, raise_for
 from mlxk.entrypoints.http.resources import Readable, page_size, send_json
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, ItemReference, register_items
-from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer, request_fields
+from mlxk.entrypoints.http.responses.renderer import RequestContext, ResponsesRenderer, request_fields
 from mlxk.entrypoints.http.responses.request import (
     NEUTRAL,
     UNSUPPORTED,
     WITHOUT_EFFECT,
     ResponseRequest,
     register_request,
-    translated,
+    translate,
 )
 from mlxk.entrypoints.http.responses.store import PREVIOUS, ResponseStore, listed, text_item
 from mlxk.entrypoints.http.responses.tools import register_tools
@@ -36,10 +36,10 @@ Json = dict[str, Any]
 
 
 class Responses:
-    """Answers a list of items with a list of items.
+    """Generates responses: lists of items for lists of items.
 
     Args:
-        server: The services and settings.
+        server: Services and settings.
         store: Keeps responses.
     """
 
@@ -65,86 +65,92 @@ class Responses:
         """Generate a response."""
         request.context.prompt_field = "input"
         body = read_object(request)
-        asked = self._reader.structured(body, response)
+        fields = self._reader.structured(body, response)
         owner = owner_of(request)
-        history = self._history(asked, owner)
-        own, sent = self._own(asked, body, owner)
+        history = self._history(fields, owner)
+        own, documents = self._own(fields, body, owner)
         left_out = [path for path, item in own if isinstance(item, dict)]
         items = [(path, item) for path, item in (*history, *own) if isinstance(item, Item)]
-        translation = translated(asked, items, left_out)
+        translation = translate(fields, items, left_out)
         report_ignored(response, translation.ignored)
-        # Here, not at the end: there it would keep the thread that writes all streams.
-        inputs = () if asked.store is False else listed(sent)
-        answering = Answering(
-            fields=request_fields(asked, body),
+        # Encoded here: at the end of the response it would block the thread that writes all streams.
+        inputs = () if fields.store is False else listed(documents)
+        request_context = RequestContext(
+            fields=request_fields(fields, body),
             toolbox=translation.toolbox,
             keep=functools.partial(self._store.keep, owner, inputs),
             clock=self._clock,
             response_id=f"resp_{uuid.uuid4().hex}",
         )
-        renderer = functools.partial(ResponsesRenderer, answering=answering)
-        shortens = asked.truncation == "auto"
+        renderer = functools.partial(ResponsesRenderer, request=request_context)
+        shortens = fields.truncation == "auto"
         job = self._jobs.job(translation.chat, renderer, names=translation.names, shortens=shortens)
         self._responder.respond(request, response, job)
 
-    def _history(self, asked: ResponseRequest, owner: str) -> list[tuple[str, AnyItem]]:
-        """Return the items of the responses that a request goes on from."""
-        if asked.previous_response_id is None:
+    def _history(self, fields: ResponseRequest, owner: str) -> list[tuple[str, AnyItem]]:
+        """Return the items of the previous responses."""
+        if fields.previous_response_id is None:
             return []
         return [
-            (PREVIOUS, self._structured(item)) for item in self._store.conversation(owner, asked.previous_response_id)
+            (PREVIOUS, self._structured(item)) for item in self._store.conversation(owner, fields.previous_response_id)
         ]
 
     def _own(
-        self, asked: ResponseRequest, body: Mapping[str, Any], owner: str
+        self, fields: ResponseRequest, body: Mapping[str, Any], owner: str
     ) -> tuple[list[tuple[str, AnyItem]], list[Json]]:
-        """Return the items of the request itself, those that are referred to included; and the same as JSON."""
-        items: list[tuple[str, AnyItem]] = []
-        sent: list[Json] = []
-        given = body.get(asked.items_field)
-        for (path, item), document in zip(asked.items, given if isinstance(given, list) else (), strict=False):
+        """Return the items of the request, with references resolved, and the same items as JSON."""
+        if fields.plain_input is not None:
+            return [], [text_item(fields.plain_input)]
+        references: dict[str, str] = {}
+        for path, item in fields.items:
             if isinstance(item, ItemReference):
-                document = self._store.item(owner, item.id, f"{path}.id")
+                references.setdefault(item.id, f"{path}.id")
+        stored = self._store.items(owner, references)
+        items: list[tuple[str, AnyItem]] = []
+        documents: list[Json] = []
+        for (path, item), document in zip(fields.items, body.get(fields.items_field) or (), strict=True):
+            if isinstance(item, ItemReference):
+                document = stored[item.id]
                 items.append((path, self._structured(document)))
             else:
                 items.append((path, item))
-            sent.append(document)
-        return items, sent if asked.plain_input is None else [text_item(asked.plain_input)]
+            documents.append(document)
+        return items, documents
 
     def _structured(self, document: Json) -> AnyItem:
-        """Return an item that was structured once before, or that was an answer."""
+        """Return a stored item, which was valid when it was stored."""
         items, faults = self._converter.structure([document], list[AnyItem])
         raise_for(faults)
         return (items or [])[0]
 
 
 class KeptResponse(Readable):
-    """A response that is kept."""
+    """A stored response."""
 
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
 
     def on_get(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
-        """Send it."""
+        """Send the response."""
         if request.get_param_as_bool("stream"):
             reason = "is not supported: what is kept is complete; leave it out"
             raise ParameterNotSupportedError.in_field("stream", reason)
         send_json(response, self._store.find(owner_of(request), response_id).response())
 
     def on_delete(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
-        """Forget it."""
+        """Delete the response."""
         self._store.forget(owner_of(request), response_id)
         send_json(response, {"id": response_id, "object": "response", "deleted": True})
 
 
 class InputItems(Readable):
-    """The items that a kept response was the answer to."""
+    """The input items of a stored response."""
 
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
 
     def on_get(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
-        """Send a page of them, the latest first unless another order is asked for."""
+        """Send a page of the items, by default the latest first."""
         items = self._store.find(owner_of(request), response_id).inputs
         order = request.get_param("order") or "desc"
         if order not in ("asc", "desc"):
@@ -152,10 +158,10 @@ class InputItems(Readable):
         ordered = items if order == "asc" else items[::-1]
         after = request.get_param("after")
         if after:
-            places = [index for index, (item_id, _) in enumerate(ordered) if item_id == after]
-            if not places:
+            ids = [item_id for item_id, _ in ordered]
+            if after not in ids:
                 raise NotFoundError.in_field("after", "there is no such item")
-            ordered = ordered[places[0] + 1 :]
+            ordered = ordered[ids.index(after) + 1 :]
         page = ordered[: page_size(request, USUAL_PAGE, MAX_PAGE)]
         ids = [item_id for item_id, _ in page]
         send_json(
@@ -171,17 +177,17 @@ class InputItems(Readable):
 
 
 MAX_PAGE, USUAL_PAGE = 100, 20
-"""Most items of a page, and how many it has unless another number is asked for."""
+"""Most items on a page, and the default."""
 
 
 def owner_of(request: falcon.Request) -> str:
-    """Return who sends a request, by the keys in it: what was kept for other keys cannot be read."""
+    """Return the owner of a request's responses: a hash of its API keys, so that other keys cannot read them."""
     keys = "\n".join(given_keys(request))
     return hashlib.sha256(keys.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def error_body(error: MlxkError, request_id: str, parameter: str | None = None) -> tuple[str, bytes]:
-    """Return content type and body of an error response: OpenAI's, with its code for a response that is gone."""
+    """Return content type and body of an error response: OpenAI's, with its code for an unknown previous response."""
     document: Any = error_document(error, request_id, parameter)
     if error.code == "not_found" and document["error"]["param"] == PREVIOUS:
         document["error"]["code"] = "previous_response_not_found"
@@ -189,11 +195,11 @@ def error_body(error: MlxkError, request_id: str, parameter: str | None = None) 
 
 
 def responses_api(server: ServerContext) -> HttpApi:
-    """Build the API; its paths are served with and without the version."""
+    """Build the API; its paths exist with and without ``/v1``."""
     store = ResponseStore()
     resources: dict[str, object] = {
         "/responses": Responses(server, store),
         "/responses/{response_id}": KeptResponse(store),
         "/responses/{response_id}/input_items": InputItems(store),
     }
-    return HttpApi({**{f"/v1{path}": each for path, each in resources.items()}, **resources}, error_body)
+    return HttpApi({**{f"/v1{path}": resource for path, resource in resources.items()}, **resources}, error_body)

@@ -1,6 +1,6 @@
-"""The messages of a conversation and their content, built of the items of a request, with their fields.
+"""Builds the messages of a chat request from the items of a request, and tracks the fields that they come from.
 
-What the assistant said between two other turns is one message: its reasoning, its text and its calls.
+The reasoning, text and calls of the assistant between two other turns become one message.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,52 +26,52 @@ from mlxk.entrypoints.http.openai.chat.parts import (
 from mlxk.entrypoints.http.requests.validation import FieldError, StrictConverter
 
 IMAGES_FOLLOW = "See the image in the next message."
-"""The text of a tool's result that is an image: chat templates know images in user messages only."""
+"""The text of a tool result without text: chat templates accept images in user messages only."""
 
 
 @attrs.frozen
 class LocatedPart:
-    """A content part and the fields that it comes from."""
+    """A content part and the field of the request that it comes from."""
 
     part: Part
-    names: dict[str, str]
-    """Fields of the request by paths below the part; the empty path is the part itself."""
+    path: str
 
 
 class ConversationBuilder:
     """Collects the turns of a conversation.
 
     Args:
-        name_of: Returns the name by which the model knows a tool, from its name and namespace.
+        name_of: Returns the model's name of a tool for its name and namespace.
     """
 
     def __init__(self, name_of: Callable[[str, str | None], str]) -> None:
         self.name_of = name_of
         self.messages: list[MessageParam] = []
         self.names: dict[str, str] = {}
-        """Fields of the request by paths of the messages."""
+        """Fields of the request by paths of the chat request."""
         self._reasoning: list[str] = []
         self._texts: list[str] = []
         self._calls: list[ToolCallParam] = []
         self._path = ""
-        """Field of the assistant's turn that is being collected."""
+        """Field of the first item of the open assistant turn."""
         self._images: list[tuple[str, LocatedPart]] = []
+        """Images of the last results, each with the field of its result."""
 
     def message(self, role: str, content: str | Sequence[LocatedPart], path: str) -> None:
-        """Add a message of the user or the developer."""
+        """Add a message of the user, system or developer."""
         self._end_turn()
         self._end_results()
         self._add(role, content, path)
 
     def text(self, texts: Sequence[str], path: str) -> None:
-        """Add what the assistant said."""
+        """Add text of the assistant."""
         if self._texts and not self._calls:
             self._end_turn()
         self._begin_turn(path)
         self._texts += texts or [""]
 
     def reasoning(self, text: str, path: str) -> None:
-        """Add what the assistant thought before what follows."""
+        """Add reasoning of the assistant, which precedes its text and calls."""
         if self._texts and not self._calls:
             self._end_turn()
         if text:
@@ -79,25 +79,24 @@ class ConversationBuilder:
             self._reasoning.append(text)
 
     def call(self, name: str, arguments: str, call_id: str, path: str) -> None:
-        """Add a call of a tool, by the name that the model knows."""
+        """Add a call of a tool, by the model's name of it."""
         self._begin_turn(path)
-        place = f"messages[{len(self.messages)}].tool_calls[{len(self._calls)}]"
-        self.names |= {place: path, f"{place}.function": path}
+        call_path = f"messages[{len(self.messages)}].tool_calls[{len(self._calls)}]"
+        self.names |= {call_path: path, f"{call_path}.function": path}
         self._calls.append(ToolCallParam(id=call_id, function=FunctionCall(name=name, arguments=arguments)))
 
     def result(self, call_id: str, content: str | Sequence[LocatedPart], path: str) -> None:
         """Add the result of a call; its images follow the results of all calls of the turn."""
         self._end_turn()
         parts = () if isinstance(content, str) else content
-        text = "\n".join(texts_of(content))
-        images = [(path, each) for each in parts if isinstance(each.part, ImagePart | VideoPart)]
+        images = [(path, entry) for entry in parts if isinstance(entry.part, ImagePart | VideoPart)]
+        text = "\n".join(texts_of(content)) or (IMAGES_FOLLOW if images else "")
         self.names[f"messages[{len(self.messages)}]"] = path
-        shown = text or (IMAGES_FOLLOW if images else "")
-        self.messages.append(MessageParam(role="tool", content=shown, tool_call_id=call_id))
+        self.messages.append(MessageParam(role="tool", content=text, tool_call_id=call_id))
         self._images += images
 
     def end(self) -> None:
-        """Add what is not added yet."""
+        """Add the open turn and the images of the last results."""
         self._end_turn()
         self._end_results()
 
@@ -126,27 +125,25 @@ class ConversationBuilder:
             self._add("user", images, path)
 
     def _add(self, role: str, content: str | Sequence[LocatedPart], path: str) -> None:
-        place = f"messages[{len(self.messages)}]"
-        self.names[place] = path
+        message_path = f"messages[{len(self.messages)}]"
+        self.names[message_path] = path
         if isinstance(content, str):
             self.messages.append(MessageParam(role=role, content=content))
             return
-        for index, each in enumerate(content):
-            for below, field in each.names.items():
-                self.names[f"{place}.content[{index}]{below}"] = field
-        self.messages.append(MessageParam(role=role, content=[each.part for each in content]))
+        for index, entry in enumerate(content):
+            self.names[f"{message_path}.content[{index}]"] = entry.path
+        self.messages.append(MessageParam(role=role, content=[entry.part for entry in content]))
 
 
 def texts_of(content: str | Sequence[LocatedPart]) -> list[str]:
     """Return the texts and refusals of a message's content."""
     if isinstance(content, str):
         return [content]
-    found = (
-        each.part.text if isinstance(each.part, TextPart) else each.part.refusal
-        for each in content
-        if isinstance(each.part, TextPart | RefusalPart)
-    )
-    return list(found)
+    return [
+        entry.part.text if isinstance(entry.part, TextPart) else entry.part.refusal
+        for entry in content
+        if isinstance(entry.part, TextPart | RefusalPart)
+    ]
 
 
 TEXT_TYPES = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
@@ -163,8 +160,8 @@ class TextContent:
     prompt_cache_breakpoint: Any = None
 
     def located_part(self, path: str) -> LocatedPart:
-        """Return the part of a chat message."""
-        return LocatedPart(TextPart(text=self.text), {"": path})
+        """Return the part for a chat message."""
+        return LocatedPart(TextPart(text=self.text), path)
 
     def faults(self, path: str) -> Iterator[FieldError]:
         """Yield the faults of combinations of fields."""
@@ -180,8 +177,8 @@ class RefusalContent(TextContent):
     type: str = "refusal"
 
     def located_part(self, path: str) -> LocatedPart:
-        """Return the part of a chat message."""
-        return LocatedPart(RefusalPart(refusal=self.refusal), {"": path})
+        """Return the part for a chat message."""
+        return LocatedPart(RefusalPart(refusal=self.refusal), path)
 
 
 @attrs.frozen(kw_only=True)
@@ -194,8 +191,8 @@ class ImageContent(ImagePart):
     prompt_cache_breakpoint: Any = None
 
     def located_part(self, path: str) -> LocatedPart:
-        """Return the part of a chat message."""
-        return LocatedPart(self, {"": path})
+        """Return the part for a chat message."""
+        return LocatedPart(self, path)
 
     def faults(self, path: str) -> Iterator[FieldError]:
         """Yield the faults of combinations of fields."""
@@ -211,8 +208,8 @@ class AudioContent(AudioPart):
     """A part with audio, as in a chat message."""
 
     def located_part(self, path: str) -> LocatedPart:
-        """Return the part of a chat message."""
-        return LocatedPart(self, {"": path})
+        """Return the part for a chat message."""
+        return LocatedPart(self, path)
 
 
 @attrs.frozen(kw_only=True)
@@ -222,8 +219,8 @@ class VideoContent(VideoPart):
     prompt_cache_breakpoint: Any = None
 
     def located_part(self, path: str) -> LocatedPart:
-        """Return the part of a chat message."""
-        return LocatedPart(self, {"": path})
+        """Return the part for a chat message."""
+        return LocatedPart(self, path)
 
 
 @attrs.frozen(kw_only=True)
@@ -233,12 +230,12 @@ class FileContent(FilePart):
     prompt_cache_breakpoint: Any = None
 
     def located_part(self, path: str) -> LocatedPart:
-        """Return the part of a chat message."""
-        return LocatedPart(TextPart(text=self.text), {"": path})
+        """Return the part for a chat message."""
+        return LocatedPart(TextPart(text=self.text), path)
 
 
 ContentPart = TextContent | RefusalContent | ImageContent | AudioContent | VideoContent | FileContent | dict[str, Any]
-"""The last is a part that is not supported."""
+"""A dictionary is an unsupported part."""
 Content = str | list[ContentPart]
 
 PART_KINDS: Mapping[str, object] = {
@@ -252,21 +249,20 @@ PART_KINDS: Mapping[str, object] = {
 
 
 def located(content: Content, path: str) -> str | list[LocatedPart]:
-    """Return a content as that of a chat message, each part with its fields."""
+    """Return content as that of a chat message, each part with its field."""
     if isinstance(content, str):
         return content
-    parts = ((index, each) for index, each in enumerate(content) if not isinstance(each, dict))
-    return [each.located_part(f"{path}[{index}]") for index, each in parts]
+    return [part.located_part(f"{path}[{index}]") for index, part in enumerate(content) if not isinstance(part, dict)]
 
 
 def content_faults(content: Content, path: str) -> Iterator[FieldError]:
-    """Yield the faults of a content."""
+    """Yield the faults of content."""
     for index, part in enumerate(content if isinstance(content, list) else ()):
-        place = f"{path}[{index}]"
+        part_path = f"{path}[{index}]"
         if not isinstance(part, dict):
-            yield from part.faults(place)
+            yield from part.faults(part_path)
         else:
-            yield FieldError(f"{place}.type", f"must be one of {', '.join(PART_KINDS)}")
+            yield FieldError(f"{part_path}.type", f"must be one of {', '.join(PART_KINDS)}")
 
 
 def register_content(converter: StrictConverter) -> None:
@@ -284,7 +280,7 @@ def _part_kind(value: object) -> object:
 
 
 def content_kind(value: object) -> object:
-    """Return the kind of a content."""
+    """Return the type that a value of content is structured as."""
     if isinstance(value, str):
         return str
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The items of a request's input: messages, calls of tools and their results, reasoning, further tools."""
+"""The items of a request's input: messages, tool calls and their results, reasoning, additional tools."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from mlxk.entrypoints.http.responses.tools import CustomTool, FunctionTool, Name
 
 @attrs.frozen(kw_only=True)
 class Item:
-    """What all items have in common; their ids and states are for the client."""
+    """The base of all items; their ids and states have no effect."""
 
     type: str
     id: str | None = None
@@ -46,7 +46,7 @@ class Item:
         """
 
     def further_tools(self, path: str) -> list[tuple[str, Tool]]:
-        """Return the tools that can be called from here on, with their fields."""
+        """Return the tools that can be called from here on, each with its field."""
         return []
 
 
@@ -77,7 +77,7 @@ class MessageItem(Item):
 
 @attrs.frozen(kw_only=True)
 class FunctionCallItem(Item):
-    """A call of a function, whose arguments may be broken."""
+    """A call of a function; its arguments may be invalid JSON."""
 
     name: str
     arguments: str
@@ -109,7 +109,7 @@ class CustomCallItem(Item):
 
 @attrs.frozen(kw_only=True)
 class BuiltInCallItem(Item):
-    """A call of a tool that is known by its type: a shell, a patch, the search for tools."""
+    """A call of a tool defined by its type: a shell, a patch, the search for tools."""
 
     call_id: str | None = None
     action: dict[str, Any] | None = None
@@ -121,10 +121,10 @@ class BuiltInCallItem(Item):
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
         """Add the call."""
-        name = self.type.removesuffix("_call")
-        given = self.action or self.operation or self.arguments or {}
-        arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-        conversation.call(conversation.name_of(name, None), arguments, self.call_id or self.id or "", path)
+        name = conversation.name_of(self.type.removesuffix("_call"), None)
+        value = self.action or self.operation or self.arguments or {}
+        arguments = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        conversation.call(name, arguments, self.call_id or self.id or "", path)
 
 
 ShellResults = list[dict[str, Any]]
@@ -151,7 +151,7 @@ class OutputItem(Item):
                 yield FieldError(f"{path}.output[{index}]", "sound is for messages of the user", unsupported=True)
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
-        """Add the result; that of a patch may be its state alone."""
+        """Add the result; a patch without output has its status as the result."""
         content = located(self.output if self.output is not None else self.status or "", f"{path}.output")
         conversation.result(self.call_id or self.id or "", content, path)
 
@@ -166,26 +166,26 @@ class ShellOutputItem(Item):
     caller: Any = None
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
-        """Add the results as JSON."""
+        """Add the results as JSON text."""
         conversation.result(self.call_id, json.dumps(self.output, ensure_ascii=False), path)
 
 
 @attrs.frozen(kw_only=True)
 class ReasoningItem(Item):
-    """What the assistant thought; the summary counts where the thoughts are not given."""
+    """Reasoning of the assistant; the summary is used if there is no content."""
 
     summary: list[TextContent] | None = None
     content: list[TextContent] | None = None
     encrypted_content: str | None = None
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
-        """Add it to the turn that it belongs to."""
+        """Add the reasoning."""
         conversation.reasoning("\n".join(part.text for part in self.content or self.summary or ()), path)
 
 
 @attrs.frozen(kw_only=True)
 class AdditionalToolsItem(Item):
-    """Further tools."""
+    """Additional tools."""
 
     tools: Tools
     role: str | None = None
@@ -197,26 +197,26 @@ class AdditionalToolsItem(Item):
 
 @attrs.frozen(kw_only=True)
 class ToolSearchOutputItem(AdditionalToolsItem):
-    """The tools that a search has found."""
+    """The tools found by a search."""
 
     call_id: str | None = None
     execution: str | None = None
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
-        """Add the names of the tools as the result of the call; the tools themselves are shown with the others."""
-        named: list[tuple[str, str | None]] = []
+        """Add the names of the tools as the result of the call; their definitions are in the list of tools."""
+        names: list[str] = []
         for tool in self.tools:
             if isinstance(tool, NamespaceTool):
-                named += [(each.name, tool.name) for each in tool.tools]
+                names += [conversation.name_of(member.name, tool.name) for member in tool.tools]
             elif isinstance(tool, FunctionTool | CustomTool):
-                named.append((tool.name, None))
-        names = ", ".join(conversation.name_of(name, namespace) for name, namespace in named)
-        conversation.result(self.call_id or "", f"Found: {names}" if names else "Nothing was found.", path)
+                names.append(conversation.name_of(tool.name, None))
+        result = f"Found: {', '.join(names)}" if names else "Nothing was found."
+        conversation.result(self.call_id or "", result, path)
 
 
 @attrs.frozen(kw_only=True)
 class McpCallItem(Item):
-    """A call that a server made elsewhere, with its result."""
+    """A call made by another server, with its result."""
 
     name: str
     arguments: str
@@ -241,7 +241,7 @@ class ItemReference:
 
 
 AnyItem = Item | ItemReference | dict[str, Any]
-"""The last is an item without a meaning here."""
+"""A dictionary is an unsupported item."""
 
 LEFT_OUT = frozenset(
     {
@@ -254,7 +254,7 @@ LEFT_OUT = frozenset(
         "web_search_call",
     }
 )
-"""Types of items that only record what a server did elsewhere."""
+"""Types of items that record actions of another server; they are left out."""
 
 UNREADABLE = frozenset(
     {
@@ -267,7 +267,7 @@ UNREADABLE = frozenset(
         "program_output",
     }
 )
-"""Types of items that are refused, since a conversation without them would be another one."""
+"""Types of items that are refused: only their maker can read them, and the conversation needs them."""
 
 ITEM_KINDS: Mapping[str, object] = {
     "message": MessageItem,

@@ -1,4 +1,4 @@
-"""Renders responses: items as events of a stream, or all of them in one document with its state and usage."""
+"""Renders responses: items as events of a stream, or one document with all items, the status and the usage."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ from mlxk.entrypoints.http.responses.request import ResponseRequest
 from mlxk.entrypoints.http.responses.tools import Toolbox
 
 IN_PROGRESS, COMPLETED, INCOMPLETE, FAILED = "in_progress", "completed", "incomplete", "failed"
-"""States of responses and of items."""
+"""``status`` of responses and items."""
 
 Document = dict[str, Any]
 
@@ -42,7 +42,7 @@ def request_fields(request: ResponseRequest, body: Mapping[str, Any]) -> Documen
 
     Args:
         request: The request.
-        body: The same as JSON, for what is repeated as it was sent.
+        body: Its JSON, for the fields that are repeated as sent.
     """
     text = body.get("text") or {}
     return {
@@ -85,7 +85,7 @@ _ERROR_CODES = {
     "queue_full": "rate_limit_exceeded",
     "validation_error": "invalid_prompt",
 }
-"""The API's codes of errors; all others are ``server_error``."""
+"""The API's error codes by ours; all others are ``server_error``."""
 
 
 def failure_document(error: MlxkError) -> Document:
@@ -100,29 +100,29 @@ def text_part(text: str, logprobs: list[TokenLogprob]) -> Document:
 
 
 def prefix_of(block: Block, toolbox: Toolbox) -> str:
-    """Return what the id of a block's item begins with."""
+    """Return the prefix of the id of a block's item."""
     if block.kind is BlockKind.TOOL_CALL:
         return toolbox.called(block.name).kind.prefix
     return "rs" if block.kind is BlockKind.REASONING else "msg"
 
 
 def item_document(block: Block, identity: str, status: str, toolbox: Toolbox) -> Document:
-    """Return the item of a block; one that is in progress is empty.
+    """Return the item of a block; without content while it is in progress.
 
     Args:
         block: The block.
-        identity: The id of the item.
-        status: The state of the item.
+        identity: Id of the item.
+        status: Status of the item.
         toolbox: The tools of the conversation.
     """
-    begun = status == IN_PROGRESS
+    in_progress = status == IN_PROGRESS
     item: Document = {"id": identity, "status": status}
     if block.kind is BlockKind.TEXT:
-        content = [] if begun else [text_part(block.text, block.logprobs)]
+        content = [] if in_progress else [text_part(block.text, block.logprobs)]
         return {"type": "message", **item, "role": "assistant", "content": content}
     if block.kind is BlockKind.REASONING:
-        thoughts = [] if begun else [{"type": "reasoning_text", "text": block.text}]
-        return {"type": "reasoning", **item, "summary": [], "content": thoughts}
+        reasoning = [] if in_progress else [{"type": "reasoning_text", "text": block.text}]
+        return {"type": "reasoning", **item, "summary": [], "content": reasoning}
     tool = toolbox.called(block.name)
     call_id = block.call_id or f"call_{identity.partition('_')[2]}"
     item = {"type": tool.kind.item, **item, "call_id": call_id}
@@ -133,21 +133,16 @@ def item_document(block: Block, identity: str, status: str, toolbox: Toolbox) ->
     if tool.kind is TOOL_SEARCH:
         item["execution"] = "client"
     empty = "" if tool.kind.event is not None else field_value(tool.kind, "{}")
-    item[tool.kind.field] = empty if begun else field_value(tool.kind, block.text)
+    item[tool.kind.field] = empty if in_progress else field_value(tool.kind, block.text)
     return item
 
 
-def grows(block: Block, toolbox: Toolbox) -> bool:
-    """Whether the parts of a call are sent as they are generated: those of a function are what the item holds."""
-    return toolbox.called(block.name).kind is FUNCTION
-
-
 @attrs.frozen(kw_only=True)
-class Answering:
-    """What the rendering of a response needs of its request."""
+class RequestContext:
+    """What the renderer needs from the request."""
 
     fields: Document
-    """The fields that the response repeats."""
+    """Fields that the response repeats."""
     toolbox: Toolbox
     keep: Callable[[Document], bool]
     """Stores a finished response; returns whether it is stored."""
@@ -159,42 +154,42 @@ class ResponsesRenderer(ResponseRenderer):
     """Renders one response.
 
     Args:
-        context: Facts about the response.
-        options: How to render the message.
-        answering: See the class.
+        context: Metadata of the response.
+        options: How to render messages.
+        request: Data of the request.
     """
 
     media_type = "application/json"
     stream_headers = SSE_HEADERS
 
-    def __init__(self, context: ResponseContext, options: MessageOptions, answering: Answering) -> None:
+    def __init__(self, context: ResponseContext, options: MessageOptions, request: RequestContext) -> None:
         self._context = context
-        self._answering = answering
-        self._toolbox = answering.toolbox
+        self._request = request
+        self._toolbox = request.toolbox
         self._reader = BlockReader(one_call=options.one_call)
         self._options = options
         self._number = 0
         self._text_frame: tuple[bytes, bytes] | None = None
-        """What surrounds a piece of the open message in its frame, built once for each message."""
+        """Parts of the delta frame of the open message, see ``_text_surroundings``; None if no message is open."""
 
     def opening(self) -> bytes:
-        """Return the response without output, as created and as in progress."""
+        """Return the response without output, in the events for created and in progress."""
         snapshot = self._document(IN_PROGRESS)
         created = self._frame("response.created", response=snapshot)
         return created + self._frame("response.in_progress", response=snapshot)
 
     def keep_alive(self) -> bytes:
-        """Return the state again: clients count events only, not comments, as signs of life."""
+        """Return the event for in progress: for the timeouts of clients, comments do not count."""
         return self._frame("response.in_progress", response=self._document(IN_PROGRESS))
 
     def progress(self, done: int, total: int) -> bytes:
-        """Return a comment and the state."""
+        """Return a comment and the keep-alive event."""
         return progress_comment(done, total) + self.keep_alive()
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the frames of an event."""
         if self._text_frame is not None and isinstance(event, TextDelta) and not event.logprobs:
-            self._reader.blocks[-1].parts.append(event.text)  # it is open: the short way, for most tokens
+            self._reader.blocks[-1].parts.append(event.text)  # the open message: a fast path for most tokens
             return self._text(event.text)
         return b"".join([frame for change in self._reader.read(event) for frame in self._frames(change)])
 
@@ -206,16 +201,14 @@ class ResponsesRenderer(ResponseRenderer):
         return b"".join(frames) + self._frame(f"response.{status}", response=document)
 
     def error(self, error: MlxkError) -> bytes:
-        """Return the response as failed, with the items that there are."""
+        """Return the failed response, with the items so far."""
         output = self._output(INCOMPLETE)
         document = {**self._document(FAILED, output), "error": failure_document(error)}
         return self._frame("response.failed", response=document)
 
     def whole(self, choices: Sequence[Sequence[GenerationEvent]], finished: Sequence[Finished]) -> bytes:
         """Return the response as one document."""
-        for event in choices[0]:
-            for _ in self._reader.read(event):
-                pass
+        self._reader.collect(choices[0])
         status = self._status(finished[0])
         for _ in self._last_changes(status):
             pass
@@ -227,27 +220,27 @@ class ResponsesRenderer(ResponseRenderer):
         return INCOMPLETE if cut else COMPLETED
 
     def _last_changes(self, status: str) -> Iterator[BlockChange]:
-        """Yield the end of the last block; an answer of nothing, or of thoughts alone, gets an empty message."""
+        """Yield the end of the last block; an empty answer, or a complete one of reasoning only, gets a message."""
         blocks = self._reader.blocks
-        silent = all(block.kind is BlockKind.REASONING for block in blocks)
-        if not blocks or (silent and status == COMPLETED):
+        only_reasoning = all(block.kind is BlockKind.REASONING for block in blocks)
+        if not blocks or (only_reasoning and status == COMPLETED):
             yield from self._reader.read(TextDelta(""))
         yield from self._reader.end()
 
     def _finished(self, status: str, usage: Usage) -> Document:
-        """Return the complete response, and store it."""
+        """Return the final response, and store it."""
         document = self._document(status, self._output(status))
         document["usage"] = usage_document(usage)
         if status == INCOMPLETE:
             document["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
-            document["completed_at"] = int(self._answering.clock.now().timestamp())
-        document["store"] = document["store"] and self._answering.keep(document)
+            document["completed_at"] = int(self._request.clock.now().timestamp())
+        document["store"] = document["store"] and self._request.keep(document)
         return document
 
     def _document(self, status: str, output: Sequence[Document] = ()) -> Document:
         return {
-            "id": self._answering.response_id,
+            "id": self._request.response_id,
             "object": "response",
             "created_at": int(self._context.created.timestamp()),
             "completed_at": None,
@@ -257,20 +250,19 @@ class ResponsesRenderer(ResponseRenderer):
             "error": None,
             "incomplete_details": None,
             "usage": None,
-            **self._answering.fields,
+            **self._request.fields,
         }
 
     def _output(self, status: str) -> list[Document]:
-        """Return all items; the last one has the state of the response."""
+        """Return all items; the last one has the status of the response."""
         blocks = self._reader.blocks
-        states = [COMPLETED] * (len(blocks) - 1) + [status]
-        return [self._item(block, state) for block, state in zip(blocks, states, strict=False)]
+        return [self._item(block, status if block is blocks[-1] else COMPLETED) for block in blocks]
 
     def _item(self, block: Block, status: str) -> Document:
         return item_document(block, self._item_id(block), status, self._toolbox)
 
     def _item_id(self, block: Block) -> str:
-        unique = self._answering.response_id.partition("_")[2]
+        unique = self._request.response_id.partition("_")[2]
         return f"{prefix_of(block, self._toolbox)}_{unique}_{block.index}"
 
     def _frames(self, change: BlockChange, status: str = COMPLETED) -> Iterator[bytes]:
@@ -278,7 +270,7 @@ class ResponsesRenderer(ResponseRenderer):
 
         Args:
             change: The change.
-            status: The state of an item that ends.
+            status: Status of an item that ends.
         """
         block = change.block
         if isinstance(change, BlockBegan):
@@ -303,8 +295,9 @@ class ResponsesRenderer(ResponseRenderer):
             return self._block_frame(block, "response.output_text.delta", delta=change.text, logprobs=tokens)
         if block.kind is BlockKind.REASONING:
             return self._block_frame(block, "response.reasoning_text.delta", delta=change.text)
-        event = self._toolbox.called(block.name).kind.event
-        return self._block_frame(block, f"{event}.delta", delta=change.text) if grows(block, self._toolbox) else b""
+        kind = self._toolbox.called(block.name).kind
+        # Arguments of other kinds are converted for the item once they are complete.
+        return self._block_frame(block, f"{kind.event}.delta", delta=change.text) if kind is FUNCTION else b""
 
     def _ending(self, block: Block) -> Iterator[bytes]:
         if block.kind is BlockKind.TEXT:
@@ -323,7 +316,7 @@ class ResponsesRenderer(ResponseRenderer):
             return
         item = self._item(block, COMPLETED)
         value = item[kind.field]
-        if not grows(block, self._toolbox) and value:
+        if kind is not FUNCTION and value:
             yield self._block_frame(block, f"{kind.event}.delta", delta=value)
         yield self._block_frame(block, f"{kind.event}.done", **{"name": item["name"], kind.field: value})
 
@@ -339,7 +332,7 @@ class ResponsesRenderer(ResponseRenderer):
         return named_frame({"type": event, "sequence_number": number, **fields})
 
     def _text_surroundings(self, block: Block) -> tuple[bytes, bytes]:
-        """Return the bytes before the number of a message's delta, and those between it and the text."""
+        """Return the bytes of a message's delta frame before the sequence number, and those between it and the text."""
         name = "response.output_text.delta"
         place = {"item_id": self._item_id(block), "output_index": block.index, "content_index": 0, "logprobs": []}
         head = b"event: " + name.encode() + b'\ndata: {"type":"' + name.encode() + b'","sequence_number":'

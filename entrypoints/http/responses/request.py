@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/responses``: its fields, their faults, and the chat request that it becomes."""
+"""The body of ``POST /v1/responses``: its fields, their faults, and its translation into a chat request."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -22,41 +22,41 @@ from mlxk.entrypoints.http.requests.validation import (
 )
 from mlxk.entrypoints.http.responses.conversation import ConversationBuilder
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, item_faults
-from mlxk.entrypoints.http.responses.tools import Toolbox, ToolChoice, Tools, chosen
+from mlxk.entrypoints.http.responses.tools import Toolbox, ToolChoice, Tools, translate_choice
 
 MAX_ITEMS = 8192
-"""Items of one request."""
+"""Most items in one request."""
 
 LOGPROBS = "message.output_text.logprobs"
-"""The entry of ``include`` that asks for log probabilities."""
+"""The entry of ``include`` that requests log probabilities."""
 
-SHOWN_ANYWAY = "message.input_image.image_url"
-"""The entry of ``include`` that asks for what stored items have anyway."""
+IMAGE_URLS = "message.input_image.image_url"
+"""The entry of ``include`` for the URLs of images, which stored items always have."""
 
 _EFFORTS = tuple(effort.value for effort in Effort)
-MOST_EFFORT = "max"
-"""The same as the most effort that there is."""
+MAX_EFFORT = "max"
+"""Another name of the highest effort."""
 
 
 @attrs.frozen(kw_only=True)
 class ReasoningConfig(ReasoningParam):
     """How much to reason."""
 
-    effort: Annotated[str, OneOf((*_EFFORTS, MOST_EFFORT))] | None = None
+    effort: Annotated[str, OneOf((*_EFFORTS, MAX_EFFORT))] | None = None
     summary: str | None = None
     generate_summary: str | None = None
     context: str | None = None
     mode: str | None = None
 
     def to_chat(self) -> ReasoningParam:
-        """Return the same for a chat request."""
-        effort = Effort.XHIGH.value if self.effort == MOST_EFFORT else self.effort
+        """Return the field of the chat request."""
+        effort = Effort.XHIGH.value if self.effort == MAX_EFFORT else self.effort
         return ReasoningParam(effort=effort, max_tokens=self.max_tokens, enabled=self.enabled)
 
 
 @attrs.frozen(kw_only=True)
 class TextFormat:
-    """Text, any JSON object, or JSON by a schema, here or in an object of its own as in chat requests."""
+    """Plain text, any JSON object, or JSON by a schema, which is inline or, as in chat requests, in ``json_schema``."""
 
     type: Annotated[str, OneOf(("text", "json_object", "json_schema"))]
     name: Annotated[str, Range(1, 64)] | None = None
@@ -71,7 +71,7 @@ class TextFormat:
             yield FieldError("text.format.schema", "is required for the type json_schema")
 
     def to_chat(self) -> ResponseFormat:
-        """Return the same for a chat request."""
+        """Return the field of the chat request."""
         schema = self.json_schema
         if schema is None and self.type == "json_schema":
             schema = JsonSchema(name=self.name or "answer", schema=self.schema, strict=self.strict)
@@ -80,7 +80,7 @@ class TextFormat:
 
 @attrs.frozen(kw_only=True)
 class TextConfig:
-    """The form of the text."""
+    """The format of the text."""
 
     format: TextFormat | None = None
     verbosity: Annotated[str, OneOf(("low", "medium", "high"))] | None = None
@@ -88,6 +88,7 @@ class TextConfig:
 
 Input = str | Annotated[list[AnyItem], Range(0, MAX_ITEMS)] | None
 Include = Annotated[list[str], Range(0, 64)]
+
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "access_programs": Unsupported("there are none"),
@@ -140,12 +141,12 @@ NEUTRAL: Neutral = {
     "reasoning": ({},),
     "text": ({},),
 }
-"""Values with which a field asks for nothing."""
+"""Values that mean "not set"."""
 
 
 @attrs.frozen(kw_only=True)
 class ResponseRequest(ReasoningFields):
-    """The body of a request. A field with a null value counts as absent."""
+    """The body of a request. Null counts as absent."""
 
     input: Input = None
     messages: Input = None
@@ -155,7 +156,7 @@ class ResponseRequest(ReasoningFields):
     store: bool | None = None
     max_output_tokens: Count | None = None
     max_tool_calls: Annotated[int, Range(1)] | None = None
-    """Bounds the calls of tools that a server runs; there are none."""
+    """No effect: it limits calls of tools that the server runs, and there are none."""
     metadata: MetadataEntries | None = None
     include: Include | None = None
     top_logprobs: Annotated[int, Range(0, MAX_LOGPROB_ALTERNATIVES)] | None = None
@@ -188,32 +189,31 @@ class ResponseRequest(ReasoningFields):
 
     @property
     def items_field(self) -> str:
-        """The field with the items."""
+        """The field that holds the input."""
         return "input" if self.messages is None else "messages"
 
     @property
     def items(self) -> list[tuple[str, AnyItem]]:
-        """The items, each with its field; those of a plain text come from ``text_items``."""
-        given = self.input if self.messages is None else self.messages
-        field = self.items_field
-        return [(f"{field}[{index}]", item) for index, item in enumerate(given if isinstance(given, list) else ())]
+        """The items, each with its field; empty for a plain text."""
+        value, field = getattr(self, self.items_field), self.items_field
+        return [(f"{field}[{index}]", item) for index, item in enumerate(value if isinstance(value, list) else ())]
 
     @property
     def plain_input(self) -> str | None:
-        """The input where it is a plain text."""
-        given = self.input if self.messages is None else self.messages
-        return given if isinstance(given, str) else None
+        """The input if it is a plain text."""
+        value = getattr(self, self.items_field)
+        return value if isinstance(value, str) else None
 
     @property
     def logprobs(self) -> bool:
-        """Whether log probabilities are asked for."""
+        """Whether log probabilities are requested."""
         return LOGPROBS in (self.include or ()) or bool(self.top_logprobs)
 
     @property
     def ignored_includes(self) -> list[str]:
-        """The fields of what cannot be included."""
-        known = (LOGPROBS, SHOWN_ANYWAY)
-        return [f"include[{index}]" for index, each in enumerate(self.include or ()) if each not in known]
+        """The fields of entries of ``include`` without effect."""
+        supported = (LOGPROBS, IMAGE_URLS)
+        return [f"include[{index}]" for index, entry in enumerate(self.include or ()) if entry not in supported]
 
 
 @attrs.frozen
@@ -225,23 +225,23 @@ class Translation:
     """The fields of the request by those of the chat request."""
     toolbox: Toolbox
     ignored: tuple[str, ...]
-    """The fields that have no effect, beyond those that the reader reports."""
+    """Paths of ignored fields, in addition to those that the reader reports."""
 
 
-def translated(request: ResponseRequest, items: Sequence[tuple[str, Item]], left_out: Sequence[str]) -> Translation:
-    """Return a request as a chat request.
+def translate(request: ResponseRequest, items: Sequence[tuple[str, Item]], left_out: Sequence[str]) -> Translation:
+    """Translate a request into a chat request.
 
     Args:
         request: The request.
-        items: The whole conversation, each item with its field.
-        left_out: The fields of items without a meaning here.
+        items: All items of the conversation, each with its field.
+        left_out: The fields of unsupported items.
 
     Raises:
-        ValidationError, ParameterNotSupportedError: The choice of tools is at fault, or there is no message.
+        ValidationError, ParameterNotSupportedError: The tool choice is invalid, or there is no message.
     """
-    own = [(f"tools[{index}]", tool) for index, tool in enumerate(request.tools or ())]
-    toolbox = Toolbox([*own, *(tool for path, item in items for tool in item.further_tools(path))])
-    choice = chosen(request.tool_choice, toolbox)
+    tools = [(f"tools[{index}]", tool) for index, tool in enumerate(request.tools or ())]
+    toolbox = Toolbox([*tools, *(tool for path, item in items for tool in item.further_tools(path))])
+    choice = translate_choice(request.tool_choice, toolbox)
     raise_for(choice.faults)
     conversation = ConversationBuilder(toolbox.name_of)
     if request.instructions:
@@ -253,19 +253,19 @@ def translated(request: ResponseRequest, items: Sequence[tuple[str, Item]], left
     conversation.end()
     if not conversation.messages:
         raise_for([FieldError(request.items_field, "has no message")])
-    inherited = {field.name: getattr(request, field.name) for field in attrs.fields(ReasoningFields)}
-    changed = {
+    shared = {field.name: getattr(request, field.name) for field in attrs.fields(ReasoningFields)}
+    translated = {
         "max_tokens": request.max_output_tokens or request.max_tokens,
         "n": None,
         "reasoning": request.reasoning.to_chat() if request.reasoning else None,
         "stream_options": None,
     }
     chat = ChatRequest(
-        **{**inherited, **changed},
+        **{**shared, **translated},
         messages=conversation.messages,
         logprobs=request.logprobs or None,
         top_logprobs=request.top_logprobs if request.logprobs else None,
-        tools=toolbox.shown or None,
+        tools=toolbox.definitions or None,
         tool_choice=choice.choice,
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=request.text.format.to_chat() if request.text and request.text.format else None,

@@ -1,4 +1,4 @@
-"""The responses that clients may come back to, in memory: bounded, separate for each API key, lost at the end."""
+"""The store of responses that later requests may refer to: in memory, bounded, separate for each API key."""
 
 import json
 import threading
@@ -12,13 +12,13 @@ import attrs
 from mlxk.domain.errors import NotFoundError
 
 MAX_RESPONSES = 1000
-"""Responses of all owners together."""
+"""Most responses of all owners together."""
 
 MAX_BYTES = 64 * 2**20
-"""Size of all responses together, as JSON."""
+"""Most bytes of all responses together, as JSON."""
 
 PREVIOUS = "previous_response_id"
-"""The field that names a response to go on from."""
+"""The field with the id of the response that a request continues."""
 
 LOST = "Send the whole conversation in input; what is kept is bounded, and lost when the server restarts."
 
@@ -32,20 +32,21 @@ _PREFIXES = {
 }
 
 Items = tuple[tuple[str, bytes], ...]
-"""Items in order, each with its id, as JSON."""
+"""Items in order: their ids and their JSON."""
 
 
 @attrs.frozen
 class StoredResponse:
-    """A response and the items that it was the answer to."""
+    """A response and the items of its request."""
 
     document: bytes
-    """Without its output."""
+    """JSON of the response, without its output."""
     inputs: Items
-    """The items of the request."""
+    """Items of the request."""
     outputs: Items
-    """The items of the answer."""
+    """Items of the response."""
     previous: str | None
+    """Id of the response that it continues."""
 
     @property
     def size(self) -> int:
@@ -59,15 +60,15 @@ class StoredResponse:
 
     def response(self) -> dict[str, Any]:
         """Return the response."""
-        return {**json.loads(self.document), "output": [json.loads(each) for _, each in self.outputs]}
+        return {**json.loads(self.document), "output": [json.loads(item) for _, item in self.outputs]}
 
 
 class ResponseStore:
-    """Keeps responses; those that were used least recently go first. Safe to share between threads.
+    """Keeps responses, and evicts the least recently used of the largest owner. Safe to share between threads.
 
     Args:
-        max_responses: Responses of all owners together.
-        max_bytes: Size of all responses together.
+        max_responses: Most responses of all owners together.
+        max_bytes: Most bytes of all responses together.
     """
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
@@ -78,17 +79,17 @@ class ResponseStore:
         self._sizes: dict[str, int] = {}
 
     def keep(self, owner: str, inputs: Items, document: Mapping[str, Any]) -> bool:
-        """Store a response; return whether there is room for it.
+        """Store a response unless it is too large; return whether it is stored.
 
         Args:
-            owner: Whose it is.
-            inputs: The items of the request, without those of earlier responses; see ``listed``.
+            owner: Owner of the response.
+            inputs: The items of the request, without those of previous responses; see ``listed``.
             document: The response.
         """
         entry = StoredResponse(
             _json({name: value for name, value in document.items() if name != "output"}),
             inputs,
-            tuple((each["id"], _json(each)) for each in document["output"]),
+            tuple((item["id"], _json(item)) for item in document["output"]),
             document[PREVIOUS],
         )
         if entry.size > self._max_bytes // 2:
@@ -103,8 +104,8 @@ class ResponseStore:
         """Return a response.
 
         Args:
-            owner: Whose it is.
-            response_id: Its id.
+            owner: Owner of the response.
+            response_id: Id of the response.
             field: The field with the id, for the error.
 
         Raises:
@@ -128,10 +129,10 @@ class ResponseStore:
             self._remove(owner, response_id)
 
     def conversation(self, owner: str, response_id: str) -> list[dict[str, Any]]:
-        """Return the items of a response and of all those that it goes on from, oldest first.
+        """Return the items of a response and of all previous ones, oldest first.
 
         Raises:
-            NotFoundError: The response or one before it is not there.
+            NotFoundError: The response or a previous one is not stored.
         """
         entries: list[StoredResponse] = []
         current: str | None = response_id
@@ -140,27 +141,30 @@ class ResponseStore:
             current = entries[-1].previous
         return [json.loads(item) for entry in reversed(entries) for _, item in entry.items]
 
-    def item(self, owner: str, item_id: str, field: str) -> dict[str, Any]:
-        """Return an item of any response.
+    def items(self, owner: str, fields: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Return items of any responses by their ids.
 
         Args:
-            owner: Whose it is.
-            item_id: Its id.
-            field: The field with the id, for the error.
+            owner: Owner of the responses.
+            fields: Fields that refer to the items, by item id, for the error.
 
         Raises:
-            NotFoundError: No response of the owner has it.
+            NotFoundError: No response of the owner has one of the items.
         """
-        with self._lock:
-            for entry in self._owners.get(owner, OrderedDict()).values():
-                for each_id, found in entry.items:
-                    if each_id == item_id:
-                        item: dict[str, Any] = json.loads(found)
-                        return item
-        raise NotFoundError.in_field(field, "there is no such item, or it is no longer kept", hint=LOST)
+        found: dict[str, bytes] = {}
+        if fields:
+            with self._lock:
+                for entry in self._owners.get(owner, OrderedDict()).values():
+                    for item_id, item in entry.items:
+                        if item_id in fields:
+                            found.setdefault(item_id, item)
+        for item_id, field in fields.items():
+            if item_id not in found:
+                raise NotFoundError.in_field(field, "there is no such item, or it is no longer kept", hint=LOST)
+        return {item_id: json.loads(item) for item_id, item in found.items()}
 
     def _shrink(self) -> None:
-        """Make room at the expense of the client with the most."""
+        """Evict responses of the owner with the most bytes until the bounds hold."""
         while self._excess():
             largest = max(self._sizes, key=lambda owner: self._sizes[owner])
             self._remove(largest, next(iter(self._owners[largest])))
@@ -180,25 +184,26 @@ class ResponseStore:
 
 
 def text_item(text: str) -> dict[str, Any]:
-    """Return the item of a plain text."""
+    """Return the item for a plain text."""
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 def listed(items: Sequence[Mapping[str, Any]]) -> Items:
-    """Return the items of a request as they are kept."""
-    return tuple((each["id"], _json(each)) for each in map(_with_id, items))
+    """Return the items of a request as they are stored and listed."""
+    return tuple((item["id"], _json(item)) for item in map(_listed_item, items))
 
 
-def _with_id(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an item as it is listed: with an id and a type, and the text of a message as a part."""
+def _listed_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item with an id and a type, and with the text of a message as a part."""
     kind = item.get("type") or "message"
-    given = item.get("id")
-    identity = given if isinstance(given, str) and given else f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
-    listed = {**item, "id": identity, "type": kind}
+    identity = item.get("id")
+    if not (isinstance(identity, str) and identity):
+        identity = f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
+    listed_item = {**item, "id": identity, "type": kind}
     if kind == "message" and isinstance(item.get("content"), str):
         part = "output_text" if item.get("role") == "assistant" else "input_text"
-        listed["content"] = [{"type": part, "text": item["content"]}]
-    return listed
+        listed_item["content"] = [{"type": part, "text": item["content"]}]
+    return listed_item
 
 
 def _json(value: object) -> bytes:

@@ -1,7 +1,7 @@
-"""The fields of a request about tools: which of them the model is shown, and the choice among them.
+"""The tool fields of a request, and their translation: the tools in the model's prompt and the tool choice.
 
-A tool in a namespace is shown as ``NAMESPACE__NAME``, since names with other separators break chat templates, and its
-calls get name and namespace back. Tools that a server would run are left out.
+The model knows a tool of a namespace as ``NAMESPACE__NAME``, since other separators break chat templates; its calls
+get name and namespace back. Tools that a server would run are left out.
 """
 
 import re
@@ -35,7 +35,7 @@ from mlxk.entrypoints.http.responses.calls import (
 )
 
 MAX_TOOL_NAME = 128
-"""Most characters of a name."""
+"""Most characters of a tool's name."""
 
 ToolName = Annotated[str, Range(1, MAX_TOOL_NAME)]
 
@@ -56,7 +56,7 @@ class FunctionTool:
 
 @attrs.frozen(kw_only=True)
 class InputFormat:
-    """The form of a custom tool's input: any text, or text by a grammar."""
+    """The format of a custom tool's input: any text, or text by a grammar."""
 
     type: Annotated[str, OneOf(("text", "grammar"))]
     syntax: str | None = None
@@ -76,11 +76,10 @@ class CustomTool:
 
     @property
     def explanation(self) -> str:
-        """What the model is told: the description, and the grammar of the input."""
-        form = self.format
-        if form is None or not form.definition:
+        """The description for the model: that of the tool, and the grammar of the input."""
+        if self.format is None or not self.format.definition:
             return self.description or ""
-        grammar = f"The input must match this {form.syntax or ''} grammar:\n{form.definition}"
+        grammar = f"The input must match this {self.format.syntax or ''} grammar:\n{self.format.definition}"
         return "\n\n".join(filter(None, (self.description, grammar)))
 
 
@@ -89,7 +88,7 @@ NamespacedTool = FunctionTool | CustomTool
 
 @attrs.frozen(kw_only=True)
 class NamespaceTool:
-    """Tools of the client under one name, such as those of an MCP server."""
+    """Tools of the client in a namespace, such as those of an MCP server."""
 
     name: ToolName
     tools: Annotated[list[NamespacedTool], Range(0, MAX_TOOLS)]
@@ -109,7 +108,7 @@ class SearchTool:
 
 @attrs.frozen(kw_only=True)
 class BuiltInTool:
-    """A tool with a meaning known to the client: a shell, or patches."""
+    """A tool defined by its type and run by the client: a shell, or patches."""
 
     type: str
     environment: Any = None
@@ -117,7 +116,7 @@ class BuiltInTool:
 
 
 Tool = FunctionTool | CustomTool | NamespaceTool | SearchTool | BuiltInTool | ToolParam | dict[str, Any]
-"""The last is a tool that a server would run."""
+"""A dictionary is a tool that a server would run."""
 
 Tools = Annotated[list[Tool], Range(0, MAX_TOOLS)]
 
@@ -129,17 +128,17 @@ class ClientTool:
     """A tool that the client runs."""
 
     path: str
-    """Its field."""
-    shown: ToolParam
-    """What the model is shown."""
+    """Field of the tool."""
+    definition: ToolParam
+    """Definition in the chat request, with the model's name of the tool."""
     kind: CallKind
     name: str
-    """As the client knows it."""
+    """The client's name of the tool."""
     namespace: str | None = None
 
 
 def shown_name(name: str, namespace: str | None) -> str:
-    """Return the name by which the model knows a tool."""
+    """Return the model's name of a tool."""
     if namespace is None:
         return name
     joined = f"{namespace}{name}" if namespace.endswith("__") else f"{namespace}__{name}"
@@ -150,42 +149,45 @@ class Toolbox:
     """The tools of a conversation.
 
     Args:
-        tools: Each with its field; the first of those with the same name counts.
+        tools: The tools, each with its field. Of several with the same kind, namespace and name, the first is used.
     """
 
     def __init__(self, tools: Sequence[tuple[str, Tool]]) -> None:
         self.tools: dict[str, ClientTool] = {}
-        """Those that the client runs, by the names by which the model knows them."""
+        """Tools that the client runs, by the model's names of them."""
         self.left_out: list[str] = []
-        """The fields of those that a server would run."""
+        """Fields of tools that a server would run."""
         self._names: dict[tuple[str, str | None], str] = {}
-        """The names by which the model knows them, by name and namespace."""
+        """The model's names of tools, by name and namespace."""
         known: set[tuple[CallKind, str | None, str]] = set()
         for path, tool in tools:
-            for each in self._client_tools(path, tool):
-                if (each.kind, each.namespace, each.name) in known:
-                    continue
-                known.add((each.kind, each.namespace, each.name))
-                name = each.shown.function.name
-                while name in self.tools:
-                    name += "_"
-                function = attrs.evolve(each.shown.function, name=name)
-                self.tools[name] = attrs.evolve(each, shown=attrs.evolve(each.shown, function=function))
-                self._names.setdefault((each.name, each.namespace), name)
-                if len(self.tools) > MAX_DEFINITIONS:
-                    raise_for([FieldError("tools", f"and their namespaces hold more than {MAX_DEFINITIONS} functions")])
+            for client_tool in self._client_tools(path, tool):
+                key = (client_tool.kind, client_tool.namespace, client_tool.name)
+                if key not in known:
+                    known.add(key)
+                    self._add(client_tool)
+
+    def _add(self, tool: ClientTool) -> None:
+        name = tool.definition.function.name
+        while name in self.tools:
+            name += "_"
+        function = attrs.evolve(tool.definition.function, name=name)
+        self.tools[name] = attrs.evolve(tool, definition=attrs.evolve(tool.definition, function=function))
+        self._names.setdefault((tool.name, tool.namespace), name)
+        if len(self.tools) > MAX_DEFINITIONS:
+            raise_for([FieldError("tools", f"and their namespaces hold more than {MAX_DEFINITIONS} functions")])
 
     @property
-    def shown(self) -> list[ToolParam]:
-        """What the model is shown, in order."""
-        return [tool.shown for tool in self.tools.values()]
+    def definitions(self) -> list[ToolParam]:
+        """Definitions of the tools for the chat request, in order."""
+        return [tool.definition for tool in self.tools.values()]
 
     def name_of(self, name: str, namespace: str | None = None) -> str:
-        """Return the name by which the model knows a tool; for an unknown one, that which it would have."""
+        """Return the model's name of a tool; for an unknown tool, the name that it would have."""
         return self._names.get((name, namespace)) or shown_name(name, namespace)
 
     def called(self, name: str) -> ClientTool:
-        """Return the tool that the model means by a name; a function of that name when there is none."""
+        """Return the tool that the model calls by a name, also in other spellings; an unknown name is a function."""
         if name in self.tools:
             return self.tools[name]
         spellings = [
@@ -199,9 +201,9 @@ class Toolbox:
 
     def _client_tools(self, path: str, tool: Tool) -> Iterator[ClientTool]:
         if isinstance(tool, NamespaceTool):
-            for index, each in enumerate(tool.tools):
+            for index, member in enumerate(tool.tools):
                 about = tool.description if index == 0 else None
-                yield _named(f"{path}.tools[{index}]", each, tool.name, about)
+                yield _named(f"{path}.tools[{index}]", member, tool.name, about)
         elif isinstance(tool, FunctionTool | CustomTool):
             yield _named(path, tool)
         elif isinstance(tool, ToolParam):
@@ -217,7 +219,7 @@ class Toolbox:
 
 
 def _is_local(tool: BuiltInTool) -> bool:
-    """Whether the client runs a tool; a shell may be one of a container that a server runs."""
+    """Whether the client runs a tool: a shell may also belong to a container of a server."""
     return not isinstance(tool.environment, dict) or tool.environment.get("type", "local") == "local"
 
 
@@ -227,7 +229,7 @@ def _described(path: str, kind: CallKind, name: str, description: str, parameter
 
 
 def _named(path: str, tool: NamespacedTool, namespace: str | None = None, about: str | None = None) -> ClientTool:
-    """Return a tool with a name of its own; the first of a namespace says what the namespace is."""
+    """Return a function or custom tool; ``about`` describes its namespace."""
     own = tool.explanation if isinstance(tool, CustomTool) else tool.description
     function = FunctionDefinition(
         name=shown_name(tool.name, namespace),
@@ -249,21 +251,21 @@ class NamedChoice:
     server_label: str | None = None
 
     def among(self, tools: Mapping[str, ClientTool]) -> list[ClientTool]:
-        """Return the tools that are meant; several for a namespace."""
-        return [tool for key, tool in tools.items() if self._means(key, tool)]
+        """Return the chosen tools; several for a namespace."""
+        return [tool for key, tool in tools.items() if self._matches(key, tool)]
 
-    def _means(self, key: str, tool: ClientTool) -> bool:
+    def _matches(self, key: str, tool: ClientTool) -> bool:
         if self.type == "namespace":
             return tool.namespace == self.name
         if tool.kind not in (FUNCTION, CUSTOM):
-            return tool.shown.function.name == self.type
+            return tool.definition.function.name == self.type
         same_kind = tool.kind is (CUSTOM if self.type == "custom" else FUNCTION) and self.type in ("function", "custom")
         return same_kind and self.name in {tool.name, key} and self.namespace in {None, tool.namespace}
 
 
 @attrs.frozen(kw_only=True)
 class AllowedChoice:
-    """The tools that may be called, and whether one must be."""
+    """The tools that may be called, and whether one must be called."""
 
     tools: Annotated[list[NamedChoice], Range(1, MAX_TOOLS)]
     type: str = "allowed_tools"
@@ -280,49 +282,49 @@ SERVER_RUN = "names a tool that a server would run, and this one runs none"
 
 
 @attrs.frozen
-class Chosen:
-    """A choice among the tools of a conversation."""
+class TranslatedChoice:
+    """A tool choice as that of a chat request."""
 
     choice: ChatToolChoice
     faults: tuple[FieldError, ...] = ()
     left_out: tuple[str, ...] = ()
-    """The fields of tools that a server would run."""
+    """Fields of tools that a server would run."""
 
 
-def chosen(choice: ToolChoice, toolbox: Toolbox) -> Chosen:
-    """Return a choice as that of a chat request."""
+def translate_choice(choice: ToolChoice, toolbox: Toolbox) -> TranslatedChoice:
+    """Translate a tool choice into that of a chat request."""
     if isinstance(choice, NamedChoice):
         found = choice.among(toolbox.tools)
         if choice.type not in CLIENT_RUN:
-            return Chosen(None, (FieldError("tool_choice.type", SERVER_RUN, unsupported=True),))
+            return TranslatedChoice(None, (FieldError("tool_choice.type", SERVER_RUN, unsupported=True),))
         if not found:
-            return Chosen(None, (FieldError("tool_choice.name", "must be one of the tools"),))
-        return Chosen(_named_tool(found[0]) if len(found) == 1 else _allowed(found, "required"))
+            return TranslatedChoice(None, (FieldError("tool_choice.name", "must be one of the tools"),))
+        return TranslatedChoice(_named_tool(found[0]) if len(found) == 1 else _allowed(found, "required"))
     if isinstance(choice, AllowedChoice):
-        return _chosen_of_several(choice, toolbox)
-    return Chosen(choice)
+        return _allowed_choice(choice, toolbox)
+    return TranslatedChoice(choice)
 
 
-def _chosen_of_several(choice: AllowedChoice, toolbox: Toolbox) -> Chosen:
+def _allowed_choice(choice: AllowedChoice, toolbox: Toolbox) -> TranslatedChoice:
     found: list[ClientTool] = []
     faults, left_out = [], []
-    for index, each in enumerate(choice.tools):
+    for index, named in enumerate(choice.tools):
         path = f"tool_choice.tools[{index}]"
-        means = each.among(toolbox.tools)
-        if each.type not in CLIENT_RUN:
+        tools = named.among(toolbox.tools)
+        if named.type not in CLIENT_RUN:
             left_out.append(path)
-        elif not means:
+        elif not tools:
             faults.append(FieldError(path, "must be one of the tools"))
-        found += means
+        found += tools
     if not found and not faults:
         if choice.mode == "required":
             faults.append(FieldError("tool_choice.tools", SERVER_RUN, unsupported=True))
-        return Chosen("none", tuple(faults), tuple(left_out))
-    return Chosen(_allowed(found, choice.mode) if found else None, tuple(faults), tuple(left_out))
+        return TranslatedChoice("none", tuple(faults), tuple(left_out))
+    return TranslatedChoice(_allowed(found, choice.mode) if found else None, tuple(faults), tuple(left_out))
 
 
 def _named_tool(tool: ClientTool) -> NamedTool:
-    return NamedTool(function=FunctionName(name=tool.shown.function.name))
+    return NamedTool(function=FunctionName(name=tool.definition.function.name))
 
 
 def _allowed(tools: Sequence[ClientTool], mode: str) -> AllowedTools:

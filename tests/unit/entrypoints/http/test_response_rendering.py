@@ -27,7 +27,7 @@ from mlxk.domain.generation.request import (
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.openai.renderer import MessageOptions
-from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer, request_fields
+from mlxk.entrypoints.http.responses.renderer import RequestContext, ResponsesRenderer, request_fields
 from mlxk.entrypoints.http.responses.request import ResponseRequest
 from mlxk.entrypoints.http.responses.tools import (
     BuiltInTool,
@@ -61,7 +61,9 @@ def renderer(options: MessageOptions = PLAIN, keep: Callable[[Any], bool] = lamb
     return ResponsesRenderer(
         context,
         options,
-        Answering(fields=fields, toolbox=TOOLBOX, keep=keep, clock=InMemoryClock(), response_id=f"resp_{'0' * 32}"),
+        RequestContext(
+            fields=fields, toolbox=TOOLBOX, keep=keep, clock=InMemoryClock(), response_id=f"resp_{'0' * 32}"
+        ),
     )
 
 

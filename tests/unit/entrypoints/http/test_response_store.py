@@ -10,6 +10,8 @@ from mlxk.entrypoints.http.responses.store import ResponseStore, listed, text_it
 
 Json = dict[str, Any]
 
+MISSING = "there is no such item, or it is no longer kept"
+
 
 def document(name: str, previous: str | None = None, text: str = "hi") -> Json:
     """Return a response."""
@@ -89,7 +91,19 @@ def test_items_of_the_same_id_are_all_kept() -> None:
     first, second, _ = store.conversation("ada", "r")
     assert first["content"] == [{"type": "input_text", "text": "a"}]
     assert second["content"] == [{"type": "output_text", "text": "b"}]
-    assert store.item("ada", "m", "input[0].id") == first
+    assert store.items("ada", {"m": "input[0].id"}) == {"m": first}
+
+
+def test_items_are_found_by_id_for_their_owner_alone() -> None:
+    store = ResponseStore()
+    for name in "ab":
+        keep(store, name)
+    found = store.items("ada", {"msg_b": "input[0].id", "msg_a": "input[1].id"})
+    assert {name: item["id"] for name, item in found.items()} == {"msg_a": "msg_a", "msg_b": "msg_b"}
+    for owner, name in (("ada", "msg_c"), ("bob", "msg_a")):
+        with pytest.raises(NotFoundError) as caught:
+            store.items(owner, {name: "input[1].id"})
+        assert caught.value.detail == {"problems": [{"param": "input[1].id", "message": MISSING}]}
 
 
 def test_many_threads_keep_and_forget_at_once() -> None:
