@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,6 +264,22 @@ def test_a_full_disk_is_logged_once_and_served_on(machine: Machine, llama: Model
     assert machine.state.refusals >= 3
     assert machine.files == []
     assert len(machine.log.named("prompts are not kept on disk for now")) == 1
+
+
+def test_a_snapshot_is_written_once_a_thread_can_be_started(
+    machine: Machine, llama: ModelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refusals = threading.Thread.start, iter([RuntimeError("can't start new thread")])
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "mlxk-prefix-writer" and (error := next(refusals, None)) is not None:
+            raise error
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    machine.answer(llama)
+    assert next(refusals, None) is None, "the first start was refused"
+    assert machine.files
 
 
 def test_what_is_read_at_once_fits_into_the_cache_in_memory(machine: Machine, llama: ModelHandle) -> None:

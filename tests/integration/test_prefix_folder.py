@@ -54,7 +54,7 @@ def test_a_folder_that_was_deleted_is_used_again(tmp_path: Path, remade: bool) -
     folders = [folder_at(tmp_path) for _ in range(2)]
     assert keep(folders[0], b"abcd", 2**10)
     shutil.rmtree(tmp_path / FOLDER)
-    assert folders[0].held(None) == (0, 0)
+    assert folders[0].usage(None) == (0, 0)
     if remade:
         folders.append(folder_at(tmp_path))
         assert keep(folders[2], b"abcd", 2**10)
@@ -66,7 +66,7 @@ def test_a_folder_that_was_deleted_is_used_again(tmp_path: Path, remade: bool) -
         label = folder.label("", {"model": "m"})
         found = [folder.longest(label, tokens) is not None for tokens in (b"abcd", b"efgh", b"ijkl")]
         assert found == [True, True, remade]
-        assert folder.held(None)[0] == 2 + remade
+        assert folder.usage(None)[0] == 2 + remade
 
 
 DYING = """
@@ -114,7 +114,7 @@ def test_two_servers_share_a_folder_within_one_budget(tmp_path: Path) -> None:
     def write(folder: PrefixFolder, first: int) -> None:
         for number in range(first, first + 20):
             keep(folder, number.to_bytes(4, "little"), 2**16 - 2048)
-            sizes.append(folder_at(tmp_path, budget).held(None)[1])
+            sizes.append(folder_at(tmp_path, budget).usage(None)[1])
 
     threads = [threading.Thread(target=write, args=(folder, 100 * index)) for index, folder in enumerate(folders)]
     for each in threads:
@@ -137,7 +137,7 @@ def test_files_of_another_version_go_first(tmp_path: Path) -> None:
     assert keep(new, b"new3", 2**16)
     label = new.label("", {"model": "m"})
     assert [new.longest(label, tokens) is not None for tokens in (b"new1", b"new2", b"new3")] == [True, True, True]
-    assert new.held(None)[0] == 3
+    assert new.usage(None)[0] == 3
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:

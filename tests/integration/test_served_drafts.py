@@ -12,7 +12,7 @@ from models.answers import oracle, read
 from models.tiny_models import build
 from serving.settings_home import Machine
 
-from mlxk.adapters.mlx.engine.proposers import MOST_SKIPPED, PLAIN_STEPS, WINDOW, DraftRecord
+from mlxk.adapters.mlx.engine.proposers import MAX_SKIPPED, PLAIN_STEPS, WINDOW, DraftRecord
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.grammar import Grammar
@@ -121,7 +121,7 @@ def test_a_draft_model_that_did_not_pay_is_tried_again_ever_less_often() -> None
             tried.append(number)
             record.judge(pays=False)
     assert tried[:4] == [0, 3, 8, 17]
-    assert tried[-1] - tried[-2] == MOST_SKIPPED + 1
+    assert tried[-1] - tried[-2] == MAX_SKIPPED + 1
     record.judge(pays=True)
     assert record.tries()
 

@@ -81,7 +81,7 @@ def test_kept_prompts_are_quantized_where_that_makes_enough_room(tmp_path: Path)
         workshop.run()
     held = workshop.prefixes.size_bytes
     machine.free = held // 2 + 34 * 2**20
-    assert workshop.memory.lets_grow(34 * 2**20)
+    assert workshop.memory.can_grow(34 * 2**20)
     assert (workshop.memory.decisions.evictions, len(workshop.prefixes)) == (0, 3)
     assert workshop.prefixes.quantizations > 0
     assert workshop.prefixes.size_bytes <= held // 2

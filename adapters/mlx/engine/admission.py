@@ -1,8 +1,9 @@
-"""The queue of sequences that have not started: when each is admitted.
+"""The admission queue: sequences that have not started, and when each may start.
 
 Admission is first in, first out. A sequence starts when fewer than ``max_rows`` run and its estimated KV cache fits
-beside the running ones and into what the machine has free, the prefix cache making room; with nothing running the next
-one always starts. The estimate is the model's measured size of a token, or an upper bound from its config.
+into the cache budget and the machine's free memory; the prefix cache is shrunk for it. When nothing runs, the next
+sequence always starts. The estimate uses the measured cache bytes a token of the model, or an upper bound from its
+config.
 """
 
 from collections import deque
@@ -11,7 +12,7 @@ from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 
 _EXPECTED_GENERATED_TOKENS = 512
-"""Upper bound of the generated tokens in the estimate; few sequences use all they are allowed."""
+"""Upper bound of the generated tokens in the estimate; few sequences reach their limit."""
 
 
 class AdmissionQueue:
@@ -20,7 +21,7 @@ class AdmissionQueue:
     Args:
         max_rows: Sequences that run at the same time.
         cache_budget_bytes: Limit of the running sequences' KV caches and the prefix cache together; None: no limit.
-        memory: Makes room.
+        memory: Says whether memory is free, and shrinks the prefix cache.
     """
 
     def __init__(self, max_rows: int, cache_budget_bytes: int | None, memory: WorkingMemory) -> None:
@@ -28,8 +29,8 @@ class AdmissionQueue:
         self._budget = cache_budget_bytes
         self._memory = memory
         self._queue: deque[Sequence] = deque()
-        self._waited: Sequence | None = None
-        """The first of the queue, once it was counted as waiting for memory."""
+        self._counted: Sequence | None = None
+        """The last sequence that was counted as waiting for memory; each is counted once."""
 
     @property
     def waiting(self) -> int:
@@ -54,7 +55,7 @@ class AdmissionQueue:
         return sequences
 
     def put_back(self, sequence: Sequence) -> None:
-        """Have a sequence that was running be the next one to start."""
+        """Put a preempted sequence at the front of the queue."""
         self._queue.appendleft(sequence)
 
     def admit(self, running: int, used_bytes: int, growth: int, prefilling: list[Sequence]) -> list[Sequence]:
@@ -62,24 +63,29 @@ class AdmissionQueue:
 
         Args:
             running: Sequences that have started.
-            used_bytes: The size of the caches of all batches.
-            growth: What these will take soon, bytes.
-            prefilling: Sequences whose prompts are computed.
+            used_bytes: Size of the KV caches of all batches.
+            growth: Bytes by which these will grow next.
+            prefilling: Sequences in prefill.
         """
         admitted: list[Sequence] = []
         while self._queue and running + len(admitted) < self._max_rows:
             first = self._queue[0]
             fits = self.make_room(used_bytes, [*prefilling, *admitted, first])
-            fits = fits and self._memory.has_room(_estimated_cache_bytes(first) + growth)
+            fits = fits and self._memory.can_admit(_estimated_cache_bytes(first) + growth)
             if running + len(admitted) and not fits:
-                self._memory.decisions.waits += first is not self._waited
-                self._waited = first
+                self._memory.decisions.waits += first is not self._counted
+                self._counted = first
                 break
             admitted.append(self._queue.popleft())
         return admitted
 
     def make_room(self, used_bytes: int, prefilling: list[Sequence]) -> bool:
-        """Evict as many prefixes as the caches of batches and of prefilling sequences need; return whether all fits."""
+        """Shrink the prefix cache until all KV caches fit into the budget; return whether they do.
+
+        Args:
+            used_bytes: Size of the KV caches of all batches.
+            prefilling: Sequences in prefill, whose caches are estimated.
+        """
         if self._budget is None:
             return True
         needed = used_bytes + sum(map(_estimated_cache_bytes, prefilling))
@@ -88,7 +94,7 @@ class AdmissionQueue:
 
 
 def _estimated_cache_bytes(sequence: Sequence) -> int:
-    """Return the estimated size of a sequence's KV cache, bytes; 0 when neither measured nor in the config."""
+    """Return the estimated size of a sequence's KV cache, bytes; 0 when neither measurement nor config tells it."""
     expected = min(sequence.limits.max_tokens, len(sequence.generated) + _EXPECTED_GENERATED_TOKENS)
     tokens = len(sequence.prompt) + expected
     return int(tokens * (sequence.model.bytes_per_token or sequence.model.model.cache_bytes_per_token))

@@ -1,7 +1,7 @@
-"""Batches: sequences of one model that step together, and one sequence for which a drafter proposes tokens.
+"""Decoding batches: sequences of one model that step together, or one sequence with speculative decoding.
 
-A batch owns the merged KV cache and the tokens in flight. A step starts the computation of the next token of every
-sequence before it waits for the previous one, so that the host works while the device computes.
+A batch owns the merged KV cache and the tokens in flight. A step starts computing the next token of every sequence
+before it waits for the previous one, so that the host works while the device computes.
 
 Shapes: B sequences, V tokens in the vocabulary; logits [B, V], or [L, V] of L positions; tokens in flight [B].
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from mlxk.adapters.mlx.engine.proposers import DraftTrial, Proposer, can_rewind
-from mlxk.adapters.mlx.engine.quantized_cache import growth_bytes, held_bytes, kept_state
+from mlxk.adapters.mlx.engine.quantized_cache import cache_bytes, growth_bytes, kept_state
 from mlxk.adapters.mlx.engine.sampling import (
     NOT_FINITE,
     BatchSampler,
@@ -29,7 +29,7 @@ from mlxk.adapters.mlx.engine.sequence import Sequence
 
 
 class Sampled(NamedTuple):
-    """One token sampled for one sequence; a named tuple, since one is made for every token."""
+    """One sampled token; a named tuple, which is cheap to create for every token."""
 
     sequence: Sequence
     token: int
@@ -38,11 +38,11 @@ class Sampled(NamedTuple):
 
 
 class Batch(Protocol):
-    """Sequences that step together; decoding and speculative decoding implement it."""
+    """Sequences that step together."""
 
     network: Any
     alone: bool
-    """Whether it holds a single sequence and accepts no other."""
+    """Whether the batch holds a single sequence and accepts no other."""
     sequences: list[Sequence]
     _cache: list[Any]
 
@@ -53,14 +53,14 @@ class Batch(Protocol):
 
     @property
     def growth_bytes(self) -> int:
-        """What the KV cache takes more soon."""
-        held = max((len(each.cache_tokens) for each in self.sequences), default=0)
+        """By how many bytes the KV cache grows next."""
+        tokens = max((len(each.cache_tokens) for each in self.sequences), default=0)
         further = max((each.limits.max_tokens - len(each.generated) for each in self.sequences), default=0)
-        return growth_bytes(self._cache, held, further)
+        return growth_bytes(self._cache, tokens, further)
 
     @abstractmethod
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:
-        """Add sequences whose prompts are computed except for their last tokens; takes ownership of the caches."""
+        """Add sequences whose prompts are computed except for their last tokens; the batch then owns the caches."""
 
     @abstractmethod
     def remove(self, sequences: Iterable[Sequence]) -> None:
@@ -72,7 +72,7 @@ class Batch(Protocol):
 
     @abstractmethod
     def step(self) -> list[Sampled]:
-        """Start the next tokens and return the previous ones, each sequence's in order."""
+        """Start computing the next tokens and return the previous ones, those of a sequence in order."""
 
     @abstractmethod
     def collect(self) -> list[Sampled]:
@@ -97,19 +97,19 @@ class DecodeBatch(Batch):
         self._tokens: Any = None
         """Tokens in flight, shape [B]."""
         self._log_normalizer: Any = None
-        """Of the logits they were sampled from, shape [B, 1]; not finite when the logits were unusable."""
+        """Log-normalizer of the logits of ``_tokens``, shape [B, 1]; not finite when the logits were unusable."""
         self._collected: list[int] | None = None
-        """The tokens in flight after ``collect``."""
+        """Values of ``_tokens`` once ``collect`` has returned them; None before."""
         self._logprobs: dict[Sequence, LogprobArrays] = {}
         self._sampler: BatchSampler | None = None
 
     @property
     def size_bytes(self) -> int:
         """Size of the KV cache, padding included."""
-        return held_bytes(self._cache)
+        return cache_bytes(self._cache)
 
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:
-        """Add at least one sequence; the caches are one list of layers each."""
+        """Add at least one sequence; each cache is a list of layers."""
         tokens, log_normalizer = mx.array(last_tokens, dtype=mx.uint32), mx.zeros((len(sequences), 1))
         if not self.sequences and len(sequences) == 1:
             self._cache, self._merged = caches[0], False
@@ -165,8 +165,8 @@ class DecodeBatch(Batch):
     def step(self) -> list[Sampled]:
         """Start the next token of every sequence and return the previous one, unless it was collected.
 
-        Sequences that were just added have no previous token. When every sequence ends with its token in flight, no
-        further one is started.
+        Sequences that were just added have no previous token. No token is started when every sequence ends with the
+        one in flight.
         """
         if self._collected is None and all(each.ends_with_token_in_flight for each in self.sequences):
             return self.collect()
@@ -212,7 +212,7 @@ class DecodeBatch(Batch):
         return sequence.random.at(len(sequence.generated) + in_flight)
 
     def _processed(self, logits: mx.array, inputs: mx.array) -> mx.array:
-        """Apply each sequence's logits processors; one that raises fails its own sequence only."""
+        """Apply the logits processors of each sequence; an exception fails that sequence only."""
         if not any(sequence.processors for sequence in self.sequences):
             return logits
         processed = []
@@ -235,28 +235,28 @@ class DecodeBatch(Batch):
         return mx.concatenate(processed, axis=0)
 
     def _top_logprobs(self, logits: mx.array) -> dict[Sequence, LogprobArrays]:
-        """Start the log probabilities of the sequences that report them."""
-        found = {}
+        """Start computing the log probabilities of the sequences that report them."""
+        started = {}
         for index, sequence in enumerate(self.sequences):
             count = sequence.settings.logprobs
             if count is not None:
                 logprobs = logits[index] - self._log_normalizer[index]
-                found[sequence] = top_logprobs(logprobs, self._tokens[index], count)
-        return found
+                started[sequence] = top_logprobs(logprobs, self._tokens[index], count)
+        return started
 
 
 class SpeculativeBatch(Batch):
-    """One sequence for which tokens are proposed; the model verifies them all in one pass.
+    """Speculative decoding of one sequence: the target model verifies all proposed tokens in one pass.
 
-    The text is the one the model would have generated alone, for a given seed too: every position has its own random
-    number, and a proposal is accepted when sampling the model with that number gives the same token. Such a sequence
-    cannot share steps with others.
+    The text is the one that the target would generate alone, with a seed too: every position has its own random number,
+    and a proposal is accepted when the target, sampled with that number, gives the same token. Such a sequence cannot
+    share steps with others.
 
     Args:
-        network: The model.
-        proposer: Has the prompt except for its last token.
-        width: Tokens proposed at a time.
-        trial: Decides whether to propose; None always does.
+        network: The target model.
+        proposer: Has processed the prompt except for its last token.
+        width: Tokens proposed a step.
+        trial: Decides whether to propose; None to propose always.
     """
 
     alone = True
@@ -275,15 +275,15 @@ class SpeculativeBatch(Batch):
         self._cache: list[Any] = []
         self._width = width
         self._last = 0
-        """The newest token, which the model has not computed."""
+        """The newest token, which the target has not processed."""
 
     @property
     def size_bytes(self) -> int:
         """Size of both KV caches."""
-        return held_bytes(self._cache) + (self._proposer.size_bytes if self._proposer is not None else 0)
+        return cache_bytes(self._cache) + (self._proposer.size_bytes if self._proposer is not None else 0)
 
     def add(self, sequences: list[Sequence], caches: list[list[Any]], last_tokens: list[int]) -> None:
-        """Take the one sequence."""
+        """Add the only sequence."""
         self.sequences = list(sequences)
         self._cache = caches[0]
         self._last = last_tokens[0]
@@ -296,20 +296,20 @@ class SpeculativeBatch(Batch):
             self._cache, self._proposer = [], None
 
     def extract(self, sequence: Sequence) -> list[Any]:
-        """Return the sequence's cache; the proposer's is not kept."""
+        """Return the target's cache; that of the proposer is dropped."""
         return self._cache
 
     def step(self) -> list[Sampled]:
-        """Propose, verify, and return the accepted tokens and the model's next one."""
+        """Propose, verify, and return the accepted tokens and the target's next one."""
         sequence, trial, proposer = self.sequences[0], self.trial, self._proposer
         if proposer is None:
             return []
         began, start, last = sequence.clock.monotonic(), len(sequence.generated), self._last
         proposes = (trial is None or trial.proposes) and proposer.is_ready(self._width + 1)
-        ahead = [sequence.random.at(start + index) for index in range(self._width if proposes else 0)]
-        proposed = proposer.propose(sequence.sampling, ahead, last) if proposes else []
+        proposal_draws = [sequence.random.at(start + index) for index in range(self._width if proposes else 0)]
+        proposed = proposer.propose(sequence.sampling, proposal_draws, last) if proposes else []
         width = len(proposed)
-        before = _Checkpoint(self._cache, width + 1) if proposed else None
+        checkpoint = _Checkpoint(self._cache, width + 1) if proposed else None
         logits = exact_logits(proposer.network, mx.array([[last, *proposed]]), self._cache)[0, -(width + 1) :, :]
         logits = self._processed(sequence, logits, proposed)
         sampler = BatchSampler([sequence.sampling] * (width + 1))
@@ -319,8 +319,8 @@ class SpeculativeBatch(Batch):
         accepted = 0
         while accepted < width and tokens[accepted] == proposed[accepted]:
             accepted += 1
-        if before is not None and accepted < width:
-            before.keep(self.network, [last, *proposed[:accepted]])
+        if checkpoint is not None and accepted < width:
+            checkpoint.rewind(self.network, [last, *proposed[:accepted]])
         sequence.cache_tokens += [last, *proposed[:accepted]]
         self._last = max(tokens[accepted], 0)
         proposer.settle(last, proposed, accepted, self._last)
@@ -334,7 +334,7 @@ class SpeculativeBatch(Batch):
         ]
 
     def collect(self) -> list[Sampled]:
-        """Return nothing: a step leaves no token in flight."""
+        """Return no tokens, since a step leaves none in flight."""
         return []
 
     def _processed(self, sequence: Sequence, logits: mx.array, proposed: list[int]) -> mx.array:
@@ -361,14 +361,14 @@ class SpeculativeBatch(Batch):
 
 
 class _Checkpoint:
-    """A KV cache before some tokens, of which only the first may turn out right.
+    """The state of a KV cache before a verification pass, whose last tokens may be rejected.
 
-    Layers that can forget their last tokens do so. A sliding window has evicted what it would need, and a recurrent
-    state holds all tokens at once: such layers are as before, and the tokens that were right are computed again.
+    ``rewind`` trims the layers that can be trimmed. Others, such as sliding windows that have evicted older tokens and
+    recurrent states, are restored from a copy, and the accepted tokens are computed again.
 
     Args:
         cache: One object a layer; not merged.
-        tokens: How many are computed, at least two.
+        tokens: Number of tokens in the pass, at least two.
     """
 
     def __init__(self, cache: list[Any], tokens: int) -> None:
@@ -376,23 +376,23 @@ class _Checkpoint:
         self._tokens = tokens
         self._copies = {index: _copied(each) for index, each in enumerate(cache) if not can_rewind(each, tokens)}
 
-    def keep(self, network: Any, right: list[int]) -> None:  # noqa: ANN401
-        """Have the cache hold the tokens that were right, and no others."""
-        surplus = self._tokens - (0 if self._copies else len(right))
+    def rewind(self, network: Any, accepted: list[int]) -> None:  # noqa: ANN401
+        """Leave only the accepted tokens of the pass in the cache."""
+        surplus = self._tokens - (0 if self._copies else len(accepted))
         for index, layer in enumerate(self._cache):
             if index in self._copies:
                 self._cache[index] = self._copies[index]
             else:
                 layer.trim(surplus)
         if self._copies:
-            exact_logits(network, mx.array([right]), self._cache)
+            exact_logits(network, mx.array([accepted]), self._cache)
             mx.eval([kept_state(layer) for layer in self._cache])
 
 
 def _copied(layer: Any) -> Any:  # noqa: ANN401
-    """Return a copy of a layer's cache that shares its arrays; more than one token replaces arrays, or adds to them."""
-    found = copy.copy(layer)
+    """Return a copy of a layer that shares its arrays: a pass of several tokens replaces arrays or appends to them."""
+    duplicate = copy.copy(layer)
     for name, value in vars(layer).items():
         if isinstance(value, list | tuple):
-            setattr(found, name, type(value)(_copied(each) if hasattr(each, "state") else each for each in value))
-    return found
+            setattr(duplicate, name, type(value)(_copied(each) if hasattr(each, "state") else each for each in value))
+    return duplicate

@@ -24,12 +24,7 @@ from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.application.ports.system import Clock
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.errors import (
-    CapabilityError,
-    ContextLengthError,
-    IncompatibleModelError,
-    ValidationError,
-)
+from mlxk.domain.errors import CapabilityError, ContextLengthError, IncompatibleModelError, ValidationError
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_arguments import Tools
@@ -39,7 +34,7 @@ from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, PRODUCT_DEFAULTS, EngineOptions, GenerationSettings
 
 MAX_VOCABULARY_SIZE = 2**31
-"""Of a model whose config does not state it: as many tokens as MLX can number."""
+"""Assumed where a model's config does not state the vocabulary size: the number of token ids that MLX can represent."""
 
 DEFAULT_MAX_TOKENS = 4096
 """Tokens generated at most when neither the request nor the model's config sets a limit."""
@@ -47,7 +42,7 @@ DEFAULT_MAX_TOKENS = 4096
 
 @attrs.frozen(eq=False)
 class Constraints:
-    """Builds the logits processors of one sequence that depend on its text; called again after a failed batch."""
+    """Builds the logits processors of a sequence that depend on its text; called again after a failed batch."""
 
     grammar: CompiledGrammar | None
     thinking_budget: int | None
@@ -56,7 +51,7 @@ class Constraints:
     opening: tuple[int, ...]
     """The tokens that begin reasoning."""
     calls: Callable[[], CallOpenings] | None
-    """Returns the tool calls that the answer may be instead of text by the grammar; None without any."""
+    """Returns the openings of tool calls, each an alternative to text that matches the grammar; None without any."""
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], OutputParser]
     """Builds the parser that separates reasoning from text."""
@@ -71,28 +66,28 @@ class Constraints:
             begins = answer_begins(self.detokenizer(), self.parser())
             constraint = self.grammar.constrain(begins, calls=self.calls() if self.calls is not None else None)
             if generated:
-                # The first call sets where counting begins; the next one then reads the generated tokens.
+                # The constraint ignores the tokens of its first call, so that must have none.
                 constraint(mx.array([], dtype=mx.int32), mx.zeros((1, 1)))
             processors.append(_raising(constraint))
         return tuple(processors)
 
 
-def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegins | None:
+def answer_begins(detokenizer: Detokenizer, parser: OutputParser) -> AnswerBegins | None:
     """Return a function that detects where the reasoning ends and the answer begins.
 
     Args:
-        detokenizer: Fresh.
-        answer: Fresh, with the model's reasoning format and the prompt's tail.
+        detokenizer: New.
+        parser: New, with the model's reasoning format and the prompt's tail.
 
     Returns:
         None when the answer begins with the first token.
     """
-    if answer.answering:
+    if parser.answering:
         return None
 
     def begins(token: int) -> bool:
-        answer.feed(detokenizer.feed(token))
-        return answer.answering
+        parser.feed(detokenizer.feed(token))
+        return parser.answering
 
     return begins
 
@@ -101,8 +96,8 @@ class ReasoningReader:
     """Detects in the generated tokens where the reasoning begins and ends.
 
     Args:
-        detokenizer: Fresh.
-        parser: Fresh, initialised with the prompt's tail.
+        detokenizer: New.
+        parser: New, initialised with the prompt's tail.
     """
 
     def __init__(self, detokenizer: Detokenizer, parser: OutputParser) -> None:
@@ -112,7 +107,7 @@ class ReasoningReader:
         self.thinking_since: int | None = 0 if parser.thinking else None
         """Number of generated tokens before the reasoning; None while there is no reasoning."""
         self.over = False
-        """Whether the reasoning has ended or cannot begin any more; reading, which waits for the device, can stop."""
+        """Whether the reasoning has ended or can no longer begin: no need to ``read``, which waits for the device."""
 
     def read(self, generated: mx.array) -> None:
         """Read the tokens generated since the last call."""
@@ -130,13 +125,13 @@ class ReasoningReader:
 class ThinkingBudget:
     """A logits processor that ends the reasoning after a number of tokens.
 
-    A model that is cut short often begins to reason again; where a single token begins reasoning, it is masked.
+    Models often begin to reason again after that; where a single token begins reasoning, it is masked from then on.
 
     Args:
         budget: Maximum number of reasoning tokens.
         closing: The tokens that end reasoning.
         opening: The tokens that begin reasoning.
-        reader: Fresh.
+        reader: New.
     """
 
     def __init__(
@@ -149,7 +144,7 @@ class ThinkingBudget:
         self._closing_since: int | None = None
 
     def __call__(self, generated: mx.array, logits: mx.array) -> mx.array:
-        """Return the logits unchanged within the budget, then allow only the closing tokens, one after the other."""
+        """Return the logits unchanged within the budget; then allow only the closing tokens, one after the other."""
         count = generated.size
         if self._closing_since is None:
             if self._reader.over or count < self._budget:
@@ -166,7 +161,7 @@ class ThinkingBudget:
 
 
 def _raising(constraint: GrammarConstraint) -> LogitsProcessor:
-    """Return a processor that fails the sequence when its grammar cannot be followed any further."""
+    """Return a logits processor that raises when llguidance fails, which fails the sequence."""
 
     def process(generated: mx.array, logits: mx.array) -> mx.array:
         logits = constraint(generated, logits)
@@ -194,18 +189,18 @@ def build_sequence(
         models: The model, and the draft model when there is one; leased.
         stream: Receives the events.
         clock: For the timings.
-        rendered: The prompt, when it is rendered already.
+        rendered: The rendered prompt of a request with media; None to render it here.
 
     Raises:
         ValidationError: The prompt is empty or cannot be rendered, a biased token does not exist, the grammar cannot be
             used, or options exclude each other.
         ContextLengthError: The prompt leaves no room for generated tokens.
-        CapabilityError: The draft model has another vocabulary, or the reasoning cannot be cut short beside it.
+        CapabilityError: A required draft model has another vocabulary, or excludes a reasoning budget that is needed.
         InterruptedRunError: The client has gone.
         IncompatibleModelError: The tokenizer has tokens that the model does not have.
     """
     model = models[0].model
-    request, cut = request.within_limits()
+    request, reductions = request.within_limits()
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
     excluded = draft_exclusion(request, settings, models) if len(models) > 1 else None
     drafted = len(models) > 1 and excluded is None
@@ -217,7 +212,7 @@ def build_sequence(
         settings = _without_reasoning(settings, model, drafted=drafted and request.engine_options.draft_required)
         if drafted:
             excluded, drafted = "its reasoning is cut short", False
-    _check_given_tokens(request.prompt, model)
+    _check_token_prompt(request.prompt, model)
     if not rendered.tokens:
         field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
@@ -225,7 +220,7 @@ def build_sequence(
     ends = model.turn_ends() if isinstance(request.prompt, Conversation) else model.end_tokens
     limits = _limits(len(rendered.tokens), settings.max_tokens, _window(request, model), ends, model)
     parser = _parser(request, settings, model, reasoning, rendered)
-    stream.adaptations, stream.prompt_tokens = (*rendered.adaptations, *cut), len(rendered.tokens)
+    stream.adaptations, stream.prompt_tokens = (*rendered.adaptations, *reductions), len(rendered.tokens)
     return Sequence(
         prompt=list(rendered.tokens),
         settings=settings,
@@ -234,23 +229,25 @@ def build_sequence(
         clock=clock,
         models=models,
         engine_options=request.engine_options,
-        constraints=_constraints(settings, model, reasoning, rendered, _offered(request)),
+        constraints=_constraints(settings, model, reasoning, rendered, _tools(request)),
         drafted=drafted,
         notes=[*_notes(request.engine_options, excluded), *(each.sentence for each in stream.adaptations)],
         tenant=request.tenant,
-        boundaries=boundaries(rendered.tokens, model.message_ends) if isinstance(request.prompt, Conversation) else (),
+        boundaries=boundaries(rendered.tokens, model.message_ends())
+        if isinstance(request.prompt, Conversation)
+        else (),
     )
 
 
 def _reasoning(request: GenerationRequest, settings: GenerationSettings, model: LoadedModel) -> ReasoningFormat | None:
-    """Return how the reasoning is marked: as the request says, as it is known of the model, or in the usual way.
+    """Return the format of the reasoning: the request's tags, the model's format, or the usual tags.
 
-    With a budget, a model that is not known to reason may still begin to.
+    The usual tags serve a reasoning budget of a model without a known format, which may still begin to reason.
     """
     if request.thinking_tags is not None:
-        known, (start, end) = model.reasoning, request.thinking_tags
-        if known is not None and (known.start, known.end) == (start, end):
-            return known
+        detected, (start, end) = model.reasoning, request.thinking_tags
+        if detected is not None and (detected.start, detected.end) == (start, end):
+            return detected
         return ReasoningFormat(ReasoningStyle.TAGS, start, end)
     if model.reasoning is None and settings.thinking_budget is not None:
         return ReasoningFormat(ReasoningStyle.TAGS, *DEFAULT_THINKING_TAGS)
@@ -265,15 +262,15 @@ def _parser(
     rendered: RenderedPrompt,
 ) -> OutputParser | None:
     """Return the parser of the generated text; None when there is nothing to find in it."""
-    offered = _offered(request)
-    tools = ToolCallFormat(model.call_syntaxes, Tools(offered), rendered.new_call_id) if offered else None
+    tools = _tools(request)
+    calls = ToolCallFormat(model.call_syntaxes, Tools(tools), rendered.new_call_id) if tools else None
     forced = ForcedCallSplitter(settings.forced_call.name, rendered.new_call_id()) if settings.forced_call else None
-    if not settings.stop and reasoning is None and tools is None and forced is None:
+    if not settings.stop and reasoning is None and calls is None and forced is None:
         return None
-    return OutputParser(settings.stop, reasoning, tools, rendered.tail, forced)
+    return OutputParser(settings.stop, reasoning, calls, rendered.tail, forced)
 
 
-def _offered(request: GenerationRequest) -> tuple[str, ...]:
+def _tools(request: GenerationRequest) -> tuple[str, ...]:
     return request.prompt.tools if isinstance(request.prompt, Conversation) else ()
 
 
@@ -287,9 +284,9 @@ def _constraints(
     if settings.thinking_budget is None and settings.grammar is None:
         return None
     grammar = None
-    free = settings.grammar is not None and settings.forced_call is None and bool(tools)
+    allows_calls = settings.grammar is not None and settings.forced_call is None and bool(tools)
     if settings.grammar is not None:
-        grammar = model.grammars.compile(settings.grammar.or_calls(tools) if free else settings.grammar)
+        grammar = model.grammars.compile(settings.grammar.or_calls(tools) if allows_calls else settings.grammar)
     closing, opening = [], []
     if reasoning is not None and settings.thinking_budget is not None:
         text = reasoning.closing
@@ -304,16 +301,16 @@ def _constraints(
         thinking_budget=settings.thinking_budget,
         closing=tuple(closing),
         opening=tuple(opening),
-        calls=_call_openings(model, tools) if free else None,
+        calls=_call_openings(model, tools) if allows_calls else None,
         detokenizer=model.decoder.stream,
         parser=lambda: OutputParser((), reasoning, None, rendered.tail),
     )
 
 
 def _call_openings(model: LoadedModel, tools: tuple[str, ...]) -> Callable[[], CallOpenings]:
-    """Return the builder of the openings of the model's own tool calls."""
+    """Return a function that builds the openings of the model's own tool calls."""
     texts = [text for syntax in model.call_syntaxes for text in syntax.beginnings]
-    # Without markers of its own a model may write Python; JSON is allowed by the grammar.
+    # A model without markers for calls may write them as Python; JSON calls are part of the grammar.
     texts = texts or [f"[{json.loads(tool)['function']['name']}(" for tool in tools]
     with model.lock:
         vocabulary = model.grammars.token_ids
@@ -348,7 +345,7 @@ def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
     return notes if excluded is None else [*notes, f"Computed without the draft model: {excluded.rstrip('.')}."]
 
 
-def _check_given_tokens(prompt: Conversation | str | TokenIds, model: LoadedModel) -> None:
+def _check_token_prompt(prompt: Conversation | str | TokenIds, model: LoadedModel) -> None:
     if not isinstance(prompt, tuple):
         return
     size = MAX_VOCABULARY_SIZE if model.vocabulary_size is None else model.vocabulary_size
@@ -369,15 +366,15 @@ def _check_tokens(tokens: tuple[int, ...], settings: GenerationSettings, model: 
 
 
 def _window(request: GenerationRequest, model: LoadedModel) -> int | None:
-    """Return the context window for a request, tokens; None when it is not known."""
-    known = (model.context_length, request.context_limit)
-    return min((tokens for tokens in known if tokens is not None), default=None)
+    """Return the context window for a request, tokens; None when it is unknown."""
+    limits = (model.context_length, request.context_limit)
+    return min((tokens for tokens in limits if tokens is not None), default=None)
 
 
 def _limits(
     prompt_tokens: int, max_tokens: int | None, window: int | None, ends: frozenset[int], model: LoadedModel
 ) -> SequenceLimits:
-    """Return when a sequence ends at the latest.
+    """Return the limits of a sequence.
 
     Raises:
         ContextLengthError: The prompt leaves no room for generated tokens.
@@ -392,7 +389,7 @@ def _limits(
             detail={"prompt_tokens": prompt_tokens, "context_length": window},
         )
     if model.encodes_prompts:
-        room = window  # the encoder has one of its own
+        room = window  # the prompt is in the encoder's own window
     if max_tokens is None or max_tokens > room:
         return SequenceLimits(room, ends, by_window=True)
     return SequenceLimits(max_tokens, ends)

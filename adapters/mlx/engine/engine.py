@@ -1,7 +1,7 @@
 """The engine: models, queued and running sequences, and counters, on the one thread that owns MLX.
 
 Arrays, streams and random state of MLX belong to the thread that created them. So one thread loads, computes and frees;
-all others post work to it and receive plain Python values.
+all other threads post work to it and receive plain Python values.
 """
 
 import atexit
@@ -43,12 +43,12 @@ class Worker(Protocol):
         """Do one small unit of work; return whether there is more to do at once.
 
         Args:
-            interrupted: Whether work was posted meanwhile.
+            interrupted: Returns whether work was posted meanwhile.
         """
 
     @abstractmethod
     def idle_seconds(self) -> float | None:
-        """Return how long the thread may sleep without work; None: until something is posted."""
+        """Return how long the thread may sleep without work; None to sleep until work is posted."""
 
     @abstractmethod
     def fail_all(self, error: Exception) -> None:
@@ -66,8 +66,8 @@ Work = Callable[[W], None]
 class OwnerThread(Generic[W]):
     """Runs a worker in its own thread, started by the first post.
 
-    ``close`` joins the thread, which frees its MLX streams. It also runs at exit: a thread that is still running then
-    aborts the process, since its forced end crashes C++ code.
+    ``close`` joins the thread, which frees its MLX streams. It also runs at exit: the interpreter would end a running
+    thread by force, which crashes C++ code and aborts the process.
 
     Args:
         build: Builds the worker, in the thread of the first post; must not use MLX yet.
@@ -116,12 +116,12 @@ class OwnerThread(Generic[W]):
 
     @property
     def started(self) -> bool:
-        """Whether anything was posted."""
+        """Whether anything was posted yet."""
         return self._thread is not None
 
     @property
     def has_posted(self) -> bool:
-        """Whether work was posted that the thread has not begun."""
+        """Whether posted work is queued."""
         return not self._inbox.empty()
 
     @property
@@ -131,8 +131,7 @@ class OwnerThread(Generic[W]):
 
     def _run(self, worker: W) -> None:
         self._serve(worker)
-        # Last statement of the thread: MLX streams that outlive it make the process crash at exit.
-        _clear_streams()
+        _clear_streams()  # the thread's last statement: MLX streams that outlive it crash the process at exit
 
     def _serve(self, worker: W) -> None:
         busy, running = False, True
@@ -162,14 +161,14 @@ class OwnerThread(Generic[W]):
 def _clear_streams() -> None:
     """Free the streams that MLX keeps for the current thread."""
     gc.collect()
-    with contextlib.suppress(RuntimeError):  # MLX has nothing to free when it could not begin
+    with contextlib.suppress(RuntimeError):  # raised where MLX could not be initialised
         mx.clear_cache()
         mx.clear_streams()
 
 
 _SECONDS_BEFORE_TRIM = 0.2
-"""Idle time after which free memory is returned to the system: it takes about a millisecond, too much after each of
-many short sequences."""
+"""Idle time after which free memory is returned to the system, which takes about a millisecond: too long to do after
+every short sequence."""
 
 
 class Engine(Worker):
@@ -177,11 +176,11 @@ class Engine(Worker):
 
     Args:
         log: Receives loads, unloads and failures.
-        clock: Measures.
-        limits: Of sequences and memory.
-        hold: Entered while a model is loaded.
-        judge: Decides how the weights of a model are held.
-        disk: Keeps prompts on disk, too.
+        clock: Times everything.
+        limits: Limits of sequences and memory.
+        hold: See ``ModelPool``.
+        judge: See ``ModelPool``.
+        disk: The prefix cache's disk tier; None without one.
     """
 
     def __init__(
@@ -197,7 +196,7 @@ class Engine(Worker):
         self._failed_at: float | None = None
         """When a step last failed and ended every sequence."""
         self._trim_at: float | None = None
-        """When free memory is due to be returned; None when nothing was done since it was."""
+        """When to return free memory to the system; None when it was returned and nothing has run since."""
         self._disk = disk
         self.prefixes = PrefixCache(limits.prefix_cache_bytes, None if disk is None else disk.offer)
         self._pool = ModelPool(log, clock, limits, self.prefixes.forget, hold, judge)
@@ -217,13 +216,13 @@ class Engine(Worker):
         self._pool.add(request)
 
     def release(self, models: tuple[PooledModel, ...]) -> None:
-        """Return leases that no sequence took over."""
+        """Return leases that no sequence owns."""
         self._pool.release(models)
 
     def start(self, sequence: Sequence) -> None:
-        """Queue a sequence; its leases are returned when it ends."""
+        """Queue a sequence; the engine returns its leases when it ends."""
         if self._wired_limit is None:
-            # The GPU keeps models in memory, as mlx-lm has it while it generates.
+            # Wired memory keeps models resident for the GPU, as in mlx-lm during generation.
             self._wired_limit = maybe_set_recommended_wired_limit()
         if self._disk is not None and sequence.kept is not None:
             self._disk.restore(sequence.kept, self.prefixes)
@@ -235,13 +234,13 @@ class Engine(Worker):
         self._scheduler.cancel(sequence)
 
     def forget_prompts(self, tenant: str | None) -> None:
-        """Drop what is kept of a tenant's prompts; None: of all."""
+        """Delete a tenant's prompts, or all, from the prefix cache and the disk tier."""
         self.prefixes.forget_tenant(tenant)
         if self._disk is not None:
             self._disk.forget(tenant)
 
     def unload(self, model: ModelHandle | None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
-        """Unload idle models and return them."""
+        """Unload idle models and return them; see ``ModelPool.unload``."""
         unloaded = self._pool.unload(model, once_idle=once_idle)
         mx.clear_cache()
         return_freed_memory()
@@ -263,9 +262,9 @@ class Engine(Worker):
         return tuple(sorted({each.model.handle for each in self._pool.models}, key=lambda handle: handle.name))
 
     def state(self) -> EngineState:
-        """Return a snapshot for probes and metrics."""
-        learned = [each.costs for each in self._pool.models if each.costs.pass_seconds]
-        # A model takes its counts with it when it is unloaded; only text models can have vision.
+        """Return the current state for probes and metrics."""
+        measured = [each.costs for each in self._pool.models if each.costs.pass_seconds]
+        # These counts belong to the loaded models and go with them; only text models have the attribute.
         vision = [getattr(each.model, "vision", None) for each in self._pool.models]
         features = [each.features for each in vision if each is not None]
         return EngineState(
@@ -287,8 +286,8 @@ class Engine(Worker):
             vision_cache_misses=sum(each.computed for each in features),
             active_bytes=mx.get_active_memory(),
             peak_bytes=max(self._counters.peak_bytes, mx.get_peak_memory()),
-            step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),
-            chunk_tokens=min(map(self._scheduler.shared_chunk, learned), default=0),
+            step_seconds=max((costs.pass_seconds for costs in measured), default=0.0),
+            chunk_tokens=min(map(self._scheduler.shared_chunk, measured), default=0),
             matrix_library=blas.in_use(),
             **{f"memory_{name}": count for name, count in attrs.asdict(self._memory.decisions).items()},
             fault_seconds=None if self._failed_at is None else self._clock.monotonic() - self._failed_at,
@@ -301,7 +300,7 @@ class Engine(Worker):
         )
 
     def _resident(self, pooled: list[PooledModel]) -> ResidentModel:
-        """Return a model: by one loader or several, and with its adapters, as one."""
+        """Summarize the pool's entries of one model: of several loaders, with and without adapters."""
         first = pooled[0].model
         left = [self._pool.seconds_left(each) for each in pooled]
         return ResidentModel(
@@ -309,7 +308,7 @@ class Engine(Worker):
             sum(each.model.weight_bytes for each in pooled),
             None if None in left else max(seconds for seconds in left if seconds is not None),
             in_use=any(each.leases > 0 for each in pooled),
-            # Only text models have one; speech and embedding models lack the attribute.
+            # Speech and embedding models lack the attribute.
             context_length=getattr(first, "context_length", None),
             tokens_per_second=next((each.tokens_per_second for each in pooled if each.tokens_per_second), None),
             widened=any(each.form.widened for each in pooled),
@@ -353,7 +352,7 @@ class Engine(Worker):
             mx.set_wired_limit(self._wired_limit)
 
     def _trim_when_due(self) -> None:
-        """Return free memory once idle for long enough; only posted or due work makes the thread do another step."""
+        """Return free memory after ``_SECONDS_BEFORE_TRIM`` of idleness; ``idle_seconds`` wakes the thread for it."""
         now = self._clock.monotonic()
         if self._trim_at is None:
             self._trim_at = now + _SECONDS_BEFORE_TRIM

@@ -1,8 +1,8 @@
 """The model pool: loaded models within a memory budget.
 
-The least recently used idle model is unloaded first; a model with leases is never unloaded: a request for another one
-that does not fit waits until sequences have ended. Requests are served first in, first out, so that one that waits for
-memory is not overtaken indefinitely.
+The least recently used idle model is unloaded first. A model with leases is never unloaded: a request for another model
+that does not fit waits until sequences have ended. Requests are served first in, first out, so that a request that
+waits for memory is not overtaken indefinitely.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ from mlxk.domain.generation.request import nobody_left
 from mlxk.domain.models.footprint import MemoryVerdict, WeightForm
 from mlxk.domain.models.model import ModelHandle
 
-_LOOK_SECONDS = 0.2
-"""Interval of the check whether the client has gone."""
+_POLL_SECONDS = 0.2
+"""Interval of checking whether the client has gone."""
 
 Hold = Callable[[ModelHandle], AbstractContextManager[None]] | None
-"""Shows that a model is in use, as long as its context lasts; None shows nothing."""
+"""Returns a context that marks a model's files as in use; None marks nothing."""
 
 Loader = Callable[[ModelHandle, WeightForm], Any]
-"""Loads a model, given a handle and how to hold its weights, on the owner thread; it has handle, name and size."""
+"""Loads a model with its weights in a form, on the owner thread; the result has handle, name and weight_bytes."""
 
 Judge = Callable[[ModelHandle], MemoryVerdict] | None
-"""Says before a model is loaded what it takes, and in which form; without one, all are held as they are stored."""
+"""Returns the size of a model's weights and the form to load them in; None loads all weights as they are stored."""
 
 
 @attrs.frozen
@@ -52,9 +52,9 @@ class WantedModel:
     adapter: str | None = None
     """Absolute directory of a LoRA adapter to apply."""
     load: Loader = load_model
-    """Models of other loaders than the one for text are used through a ``ModelLease`` only."""
+    """Its loader; models of other loaders than ``load_model`` are used through a ``ModelLease`` only."""
     keep_alive_seconds: float | None = None
-    """Idle time after which it is unloaded; None leaves what holds for it."""
+    """Idle time after which it is unloaded; infinite for never, None to leave the current value."""
 
     @property
     def identity(self) -> str:
@@ -69,7 +69,7 @@ class WantedModel:
 
     @property
     def plain(self) -> "WantedModel | None":
-        """The model without its adapter; None where it has none."""
+        """The base model, without the adapter; None where there is no adapter."""
         return None if self.adapter is None else WantedModel(self.handle, load=self.load)
 
 
@@ -80,11 +80,11 @@ class LoadRequest:
         self.wanted = wanted
         self.abandoned = False
         self._lock = threading.Lock()
-        """Held while models are delivered, so that none are to a thread that has gone."""
+        """Held while models are delivered, so that an abandoned request gets none."""
         self.reply: queue.SimpleQueue[tuple[PooledModel, ...] | MlxkError] = queue.SimpleQueue()
 
     def unreadable(self) -> WantedModel:
-        """Return the first model whose files cannot be read now."""
+        """Return the first model whose files cannot be read."""
         for each in self.wanted:
             try:
                 each.identity  # noqa: B018 - reads the files
@@ -109,7 +109,7 @@ class LoadRequest:
                 self.abandoned = True
             if not isinstance(error, InterruptedRunError) or self.reply.empty():
                 raise
-            # They came in the last moment, leased; the next step finds out that the client has gone.
+            # Leased models arrived at the last moment; the caller's next step finds out that the client has gone.
             outcome = self.reply.get()
         if isinstance(outcome, MlxkError):
             raise outcome
@@ -125,7 +125,7 @@ class LoadRequest:
     def _outcome(self, is_abandoned: Callable[[], bool]) -> tuple[PooledModel, ...] | MlxkError:
         while True:
             with contextlib.suppress(queue.Empty):
-                return self.reply.get(timeout=_LOOK_SECONDS)
+                return self.reply.get(timeout=_POLL_SECONDS)
             if is_abandoned():
                 raise InterruptedRunError("interrupted")
 
@@ -136,10 +136,10 @@ class ModelPool:
     Args:
         log: Receives loads, unloads and failures.
         clock: Measures idle time.
-        limits: Of all weights together, and of the idle time after which a model is unloaded.
+        limits: Has the limit of all weights together and the default idle time after which a model is unloaded.
         on_unload: Called with the identity of an unloaded model.
-        hold: Entered when a model is loaded, and left when it is unloaded.
-        judge: Decides how the weights of a model are held, where no GPU computes.
+        hold: Its context is entered when a model is loaded, and left when it is unloaded.
+        judge: Decides the form of a model's weights where MLX computes on the CPU.
     """
 
     def __init__(
@@ -186,8 +186,7 @@ class ModelPool:
         except OSError:
             return None
         with self._lock:
-            found = [self._models.get(identity) for identity in identities]
-            models = tuple(model for model in found if model is not None)
+            models = tuple(filter(None, map(self._models.get, identities)))
             if self._requests or len(models) < len(wanted):
                 return None
             self._lease(models, wanted)
@@ -201,17 +200,17 @@ class ModelPool:
                 model.used_at = self._clock.monotonic()
 
     def unload(self, handle: ModelHandle | None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
-        """Unload all idle models, or the one of this handle if it is idle; return the unloaded ones.
+        """Unload idle models and return them.
 
         Args:
-            handle: The model; None for all.
-            once_idle: Whether those in use are unloaded when their use has ended.
+            handle: The model to unload; None for all.
+            once_idle: Whether models in use are unloaded when they become idle.
         """
         unloaded = []
         with self._lock:
-            meant = [each for each in self._models.items() if handle in (None, each[1].model.handle)]
-            # Those with adapters first: they hold the one without.
-            for identity, pooled in sorted(meant, key=lambda each: each[1].adapts is None):
+            selected = [each for each in self._models.items() if handle in (None, each[1].model.handle)]
+            # Models with adapters first, since they keep their base model in use.
+            for identity, pooled in sorted(selected, key=lambda each: each[1].adapts is None):
                 if self._is_idle(pooled):
                     unloaded.append(pooled.model.handle)
                     self._unload(identity)
@@ -220,7 +219,7 @@ class ModelPool:
         return tuple(dict.fromkeys(unloaded))
 
     def _is_idle(self, pooled: PooledModel) -> bool:
-        """Whether nothing uses a model, neither a lease nor a loaded model that shares its arrays."""
+        """Whether a model has no lease, and no loaded model with an adapter shares its arrays."""
         return pooled.leases == 0 and not any(each.adapts is pooled for each in self._models.values())
 
     @property
@@ -229,7 +228,7 @@ class ModelPool:
         return len(self._requests)
 
     def step(self) -> None:
-        """Serve as many requests as possible, in order, and unload the models whose idle time is over."""
+        """Serve as many requests as possible, in order, and unload models whose keep-alive time is over."""
         while self._requests and self._serve(self._requests[0]):
             self._requests.popleft()
         with self._lock:
@@ -262,10 +261,10 @@ class ModelPool:
             return True
         try:
             wanted = [(each.identity, each) for each in request.wanted]
-            wanted_too = [(each.plain.identity, each.plain) for _, each in wanted if each.plain is not None]
-            missing = {identity: each for identity, each in [*wanted, *wanted_too] if identity not in self._models}
+            bases = [(each.plain.identity, each.plain) for _, each in wanted if each.plain is not None]
+            missing = {identity: each for identity, each in [*wanted, *bases] if identity not in self._models}
             needed = sum(map(_bytes_on_disk, missing.values()))
-            if missing and not self._make_room(needed, [identity for identity, _ in [*wanted, *wanted_too]]):
+            if missing and not self._make_room(needed, [identity for identity, _ in [*wanted, *bases]]):
                 return False
             models = tuple(self._loaded(each, identity) for identity, each in wanted)
         except OSError as error:
@@ -289,9 +288,9 @@ class ModelPool:
                 model.keep_alive_seconds = None if each.keep_alive_seconds == math.inf else each.keep_alive_seconds
 
     def _loaded(self, wanted: WantedModel, identity: str) -> PooledModel:
-        found = self._models.get(identity)
-        if found is not None:
-            return found
+        """Return a model of the pool, after loading it, and its base model, where it is missing."""
+        if identity in self._models:
+            return self._models[identity]
         plain = None if wanted.plain is None else self._loaded(wanted.plain, wanted.plain.identity)
         began = self._clock.monotonic()
         with contextlib.ExitStack() as stack:
@@ -316,14 +315,14 @@ class ModelPool:
         return self._models[identity]
 
     def _form(self, handle: ModelHandle) -> WeightForm:
-        """Decide how the weights of a model are held; models that are loaded are never unloaded for it."""
+        """Decide the form of a model's weights; no loaded model is unloaded for a wider form."""
         if self._judge is None or mx.default_device() != mx.Device(mx.cpu):
             return WeightForm.STORED
         verdict = self._judge(handle)
         free = math.inf if self._budget is None else self._budget - self._total()
         form = verdict.form if verdict.weights <= free else WeightForm.STORED
         if verdict.form is WeightForm.PLAIN and not form.widened and 2 * weight_bytes(handle.directory) <= free:
-            form = WeightForm.WIDE  # which takes no more than twice the files
+            form = WeightForm.WIDE  # takes at most twice the size of the files
         if verdict.widening_bytes and not form.widened:
             self._log.warning(
                 "the weights stay in 16 bits, in which this CPU computes many times slower: no memory for 32",
@@ -333,7 +332,7 @@ class ModelPool:
         return form
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:
-        """Unload idle models until so many bytes fit; return False when models in use prevent it."""
+        """Unload idle models, but not ``kept``, until so many bytes fit; return False to wait for models in use."""
         if self._budget is None:
             return True
         with self._lock:
@@ -341,7 +340,7 @@ class ModelPool:
                 others = {identity: each for identity, each in self._models.items() if identity not in kept}
                 idle = [(each.used_at, identity) for identity, each in others.items() if self._is_idle(each)]
                 if not idle:
-                    # Without another model in memory waiting is pointless; refusing by size is the caller's policy.
+                    # Without other models waiting is pointless, so it is loaded: refusing it is the caller's policy.
                     return not others
                 self._unload(min(idle)[1])
         return True
@@ -353,7 +352,7 @@ class ModelPool:
         pooled = self._models.pop(identity)
         pooled.held.close()
         if pooled.adapts is not None:
-            # What it shared was in use as long as it was.
+            # The base model was in use as long as this one.
             pooled.adapts.used_at = max(pooled.adapts.used_at, pooled.used_at)
         self._on_unload(identity)
         self._log.info("unloaded a model", model=pooled.model.name)
@@ -366,7 +365,7 @@ def _bytes_on_disk(wanted: WantedModel) -> int:
 
 
 def _load(wanted: WantedModel, form: WeightForm, plain: PooledModel | None) -> Any:  # noqa: ANN401 - by the loader
-    """Load a model; the result is a model or a typed error, whatever a library does meanwhile."""
+    """Load a model; any failure in a library becomes a typed error."""
     name = wanted.handle.name
     try:
         with contained(name):
@@ -374,8 +373,8 @@ def _load(wanted: WantedModel, form: WeightForm, plain: PooledModel | None) -> A
                 loaded = adapted(plain.model, wanted.adapter, form)
             else:
                 loaded = wanted.load(wanted.handle, form)
-            # A network draws random weights before the real ones replace them. These are never computed, and without
-            # this evaluation the random state would reference every draw since the process began.
+            # Networks start with random weights, which the loaded ones replace before they are computed. Unevaluated,
+            # the random state would reference every draw since the process began.
             mx.eval(mx.random.state)
             return_freed_memory()
             return loaded
@@ -386,7 +385,7 @@ def _load(wanted: WantedModel, form: WeightForm, plain: PooledModel | None) -> A
 
 
 def _reason(error: MlxkError, request: LoadRequest) -> str:
-    """Return a library's message about a failure, with directories replaced by the models' names."""
+    """Return the cause's message for the log, with directories replaced by the models' names."""
     reason = str(error if error.__cause__ is None else error.__cause__)
     for each in request.wanted:
         reason = reason.replace(each.handle.directory, each.handle.name)

@@ -1,6 +1,6 @@
-"""Prefill of prompts into KV caches, in chunks or several in one pass, and the kinds of caches.
+"""Prefill: computes prompts into KV caches, in chunks or several prompts in one pass; and the kinds of caches.
 
-Everything but the prompt's last token is computed here; that one is the first input of the decoding batch.
+Prefill leaves out the prompt's last token, which is the first input of the decoding batch.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity, ShownMedia, snapshot
+from mlxk.adapters.mlx.engine.prefix_cache import MediaIdentity, PrefixCache, PrefixIdentity, snapshot
 from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for, kept_state, quantizable_layers
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
 from mlxk.adapters.mlx.engine.turbo_cache import TurboCache
@@ -20,25 +20,25 @@ from mlxk.domain.errors import CapabilityError, MlxkError
 from mlxk.domain.generation.settings import EngineOptions
 
 _KEPT_FROM_START = 4
-"""Tokens a rotating cache never evicts: attention depends strongly on the first ones."""
+"""First tokens that a rotating cache never evicts (attention sinks): attention depends strongly on them."""
 
 
 @runtime_checkable
 class FollowedNetwork(Protocol):
-    """A network whose calls other processes repeat on their parts of it, and which evaluates what it begins at once."""
+    """A distributed network: other processes repeat each call on their shards. Calls evaluate their result at once."""
 
     @abstractmethod
     def read(self, tokens: mx.array, cache: list[Any]) -> None:
-        """Compute tokens, shape [B, L], into the cache, without logits, of which a long prompt has many."""
+        """Compute tokens, shape [B, L], into the cache, without the logits, which are large for a long prompt."""
 
     @abstractmethod
     def give_up(self) -> None:
-        """Have nothing further computed: after a failure here the others may wait for what they have not been sent."""
+        """Refuse all further calls: after a failure here, the other processes may wait for data that never comes."""
 
 
 @attrs.define(eq=False)
 class Prefill:
-    """The computation of one prompt."""
+    """The prefill of one prompt."""
 
     network: Any
     tokens: list[int]
@@ -47,42 +47,42 @@ class Prefill:
     """Holds the first ``position`` tokens; one object a layer."""
     position: int = 0
     stops: tuple[int, ...] = ()
-    """Where to take snapshots, ascending; see ``PrefixCache.stops``."""
+    """Positions at which to take snapshots, ascending; see ``PrefixCache.stops``."""
     draft: "Prefill | None" = None
-    """The same prompt for the draft model."""
-    reading: Any = None
-    """The network, called through what keeps hidden states for a drafter; None without one."""
+    """Prefill of the same prompt by the draft model; None without one."""
+    recorder: Any = None
+    """A ``HiddenStateRecorder`` around the network; None without a drafter."""
     alternatives: int | None = None
     """Number of alternatives when the prompt's tokens are scored; None when they are not."""
     scores: list[TopLogprobs] = attrs.field(factory=list)
-    """Of the computed tokens' successors."""
+    """Log probabilities of the prompt's tokens from the second on, as far as computed."""
 
     @property
-    def drafts(self) -> bool:
-        """Whether it prepares proposals."""
-        return self.draft is not None or self.reading is not None
+    def is_drafted(self) -> bool:
+        """Whether it prepares speculative decoding."""
+        return self.draft is not None or self.recorder is not None
 
     def end_draft(self) -> None:
-        """Go on without preparing proposals."""
-        self.draft = self.reading = None
+        """Continue without preparing speculative decoding."""
+        self.draft = self.recorder = None
 
     @property
     def remaining(self) -> int:
-        """Tokens still to compute, the draft model's included."""
+        """Tokens still to compute, including those of the draft model."""
         return len(self.tokens) - 1 - self.position + (self.draft.remaining if self.draft is not None else 0)
 
     def advance(self, max_tokens: int) -> int:
-        """Compute the next chunk of at most so many tokens, wait for it, and return its size."""
+        """Compute the next chunk of at most ``max_tokens``, wait for it, and return its size."""
         if self.position == len(self.tokens) - 1 and self.draft is not None:
             return self.draft.advance(max_tokens)
         end = min(self.position + max_tokens, len(self.tokens) - 1)
         end = next((stop for stop in self.stops if self.position < stop < end), end)
         chunk = self.tokens[self.position : end]
         if chunk:
-            network = self.reading or self.network
+            network = self.recorder or self.network
             if self.alternatives is None:
-                read = network.read if isinstance(network, FollowedNetwork) else network
-                read(mx.array([chunk]), cache=self.cache)
+                compute = network.read if isinstance(network, FollowedNetwork) else network
+                compute(mx.array([chunk]), cache=self.cache)
                 mx.eval([kept_state(layer) for layer in self.cache])
             else:
                 logits = exact_logits(network, mx.array([chunk]), self.cache)
@@ -91,16 +91,16 @@ class Prefill:
             self.position = end
         return len(chunk)
 
-    def store(self, prefixes: PrefixCache, identity: PrefixIdentity, *, exact: bool, offered: bool = True) -> None:
-        """Put a copy of the computed part into the prefix cache, and offer it to whoever keeps them elsewhere."""
-        keep = prefixes.keep if offered else prefixes.put
-        keep(identity, self.tokens[: self.position], snapshot(self.cache), exact=exact)
+    def store(self, prefixes: PrefixCache, identity: PrefixIdentity, *, exact: bool, to_disk: bool = True) -> None:
+        """Store a snapshot of the computed prefix in the prefix cache, and pass it to the disk tier if there is one."""
+        put = prefixes.put_snapshot if to_disk else prefixes.put
+        put(identity, self.tokens[: self.position], snapshot(self.cache), exact=exact)
 
 
 def advance_together(prefills: Sequence[Prefill]) -> int:
-    """Compute all that remains of some prompts in one pass, and wait for it; return its tokens, padding included.
+    """Complete several prefills in one pass, wait for it, and return its number of tokens, padding included.
 
-    Their caches must be plain (``is_plain``). When it raises, nothing of them has changed.
+    The caches must be plain (``is_plain``). An exception leaves every prefill unchanged.
     """
     chunks = [each.tokens[each.position : -1] for each in prefills]
     lengths = [len(chunk) for chunk in chunks]
@@ -120,7 +120,7 @@ def advance_together(prefills: Sequence[Prefill]) -> int:
 
 
 def give_up(network: Any, error: Exception) -> None:  # noqa: ANN401
-    """Tell a network that other processes follow of a failure, unless it has raised the error itself."""
+    """Have a distributed network refuse further calls after a failure, unless it raised the error itself."""
     if not isinstance(error, MlxkError) and isinstance(network, FollowedNetwork):
         network.give_up()
 
@@ -128,16 +128,15 @@ def give_up(network: Any, error: Exception) -> None:  # noqa: ANN401
 class Media(Protocol):
     """The images and audio of a prompt, and how the model computes a prompt with them."""
 
-    shown: ShownMedia
-    """What stands for some of its tokens."""
+    identity: MediaIdentity
     kind: str
-    """What else must be equal for a cache to be used; empty for most models."""
+    """Suffix of ``PrefixIdentity.kind`` for what else a cache depends on; empty for most models."""
 
     @abstractmethod
     def encode_with(self, others: Sequence["Media"]) -> None:
-        """Encode what this prompt and others show together, where that pays; ``prefill`` encodes what is left.
+        """Encode the media of this prompt and of others together, where that pays; ``prefill`` encodes the rest.
 
-        On the owner thread; it raises nothing that is wrong with one of them.
+        On the owner thread. A fault of one prompt's media is not raised here, but by its own ``prefill``.
         """
 
     @abstractmethod
@@ -156,7 +155,7 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
 
     Args:
         network: The model.
-        engine_options: Its kind and size.
+        engine_options: Kind and size of the cache.
         head_size: Dimensions of one attention head; None when unknown.
 
     Raises:
@@ -186,21 +185,21 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
 
 
 def usable_options(network: Any, engine_options: EngineOptions, head_size: int | None) -> EngineOptions:  # noqa: ANN401
-    """Return options without what a model's cache cannot be, where that is not required: groups of a size, or its kind.
+    """Return options that the model's cache supports: unless required, group size and then kind of cache are dropped.
 
     Args:
         network: The model.
-        engine_options: As asked for.
+        engine_options: The requested options.
         head_size: Dimensions of one attention head; None when unknown.
     """
     if engine_options.cache_required:
         return engine_options
-    in_other_groups = attrs.evolve(engine_options, kv_group_size=None)
-    for options in (engine_options, in_other_groups):
+    any_group_size = attrs.evolve(engine_options, kv_group_size=None)
+    for options in (engine_options, any_group_size):
         with contextlib.suppress(CapabilityError):
             make_cache(network, options, head_size)
             return options
-    return attrs.evolve(in_other_groups, kv_bits=None, kv_scheme=None, max_kv_size=None)
+    return attrs.evolve(any_group_size, kv_bits=None, kv_scheme=None, max_kv_size=None)
 
 
 def quantize_cache(cache: list[Any], bits: float, group_size: int | None) -> None:
@@ -208,8 +207,8 @@ def quantize_cache(cache: list[Any], bits: float, group_size: int | None) -> Non
 
     Args:
         cache: One object a layer.
-        bits: Of a number.
-        group_size: Numbers that share a scale; None finds that of each layer.
+        bits: Bits a number.
+        group_size: Numbers that share a scale; None chooses one for each layer.
 
     Raises:
         CapabilityError: A layer's keys and values cannot be quantized.
@@ -224,7 +223,7 @@ def is_plain(cache: list[Any]) -> bool:
 
 
 def cache_kind(engine_options: EngineOptions) -> str:
-    """Return a suffix for the identity of a cache of another kind than the usual one, for which it is empty."""
+    """Return the part of ``PrefixIdentity.kind`` that names a quantized or bounded cache; empty for the usual one."""
     if engine_options.is_turboquant:
         return f"#turboquant={engine_options.kv_bits:g}"
     if engine_options.kv_bits is not None:
@@ -234,11 +233,11 @@ def cache_kind(engine_options: EngineOptions) -> str:
 
 
 def _without_last(layers: list[int], cache: list[Any]) -> list[int]:
-    """Return layers without the model's last one where it has more than two, whose numbers matter most, as mlx-vlm."""
-    count = sum(hasattr(layer, "empty") for layer in cache)  # positions of a vision model are no layer
+    """Remove the last of more than two layers, as mlx-vlm does: quantization harms it most."""
+    count = sum(hasattr(layer, "empty") for layer in cache)  # a vision model's entry of positions is no layer
     return [index for index in layers if count <= 2 or index != count - 1]
 
 
 def _boundable_layers(cache: list[Any]) -> list[int]:
-    """Return the indices of those among them that may forget tokens: not of images, which are never forgotten."""
+    """Return the indices of mlx-lm's plain layers, which may evict tokens; mlx-vlm's may hold images."""
     return [index for index in quantizable_layers(cache) if isinstance(cache[index], KVCache)]

@@ -1,4 +1,4 @@
-"""The prompts of sequences: begun with what the prefix cache has of them, computed, and kept for later ones."""
+"""Prefills of sequences: started from the prefix cache, computed in chunks, and stored in the prefix cache."""
 
 import functools
 from collections.abc import Iterable
@@ -9,8 +9,8 @@ import mlx.core as mx
 from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, SMALLEST_CHUNK, ChunkPolicy
 from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache, usable_options
 from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH
-from mlxk.adapters.mlx.engine.proposers import ReadNetwork
-from mlxk.adapters.mlx.engine.quantized_cache import held_bytes
+from mlxk.adapters.mlx.engine.proposers import HiddenStateRecorder
+from mlxk.adapters.mlx.engine.quantized_cache import cache_bytes
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.loading.drafter import LoadedDrafter
@@ -37,7 +37,7 @@ class EngineCounters:
     ended: int = 0
     failed: int = 0
     peak_bytes: int = 0
-    """Most memory of all arrays before the last chunk of a prompt; MLX counts from there."""
+    """Peak memory of all arrays up to the last prefill chunk, at which MLX's own peak counter was reset."""
 
 
 class Prefiller:
@@ -45,8 +45,8 @@ class Prefiller:
 
     Args:
         log: Receives failures.
-        clock: Measures what chunks take.
-        memory: Has the prefix cache, and says how much of a prompt fits.
+        clock: Times the chunks.
+        memory: Limits the size of chunks; has the prefix cache.
         counters: Updated by every chunk.
     """
 
@@ -60,17 +60,17 @@ class Prefiller:
     @functools.cached_property
     def policy(self) -> ChunkPolicy[Sequence]:
         """Decides which prompt is computed next, and how much of it."""
-        # Built on the owner thread, since it asks for MLX's device.
+        # Built on the owner thread, since it reads MLX's device.
         cpu = mx.default_device() == mx.Device(mx.cpu)
         return ChunkPolicy(SINGLE_CHUNK_CPU if cpu else SINGLE_CHUNK_GPU)
 
     def begin(self, sequence: Sequence, waiting: Iterable[Sequence] = (), *, drafted: bool) -> None:
-        """Begin the prefill of a sequence with what is known of its prompt.
+        """Begin the prefill of a sequence with the longest prefix in the prefix cache.
 
         Args:
-            sequence: Not begun.
-            waiting: Others whose prompts are not computed: what they show may be encoded now, too.
-            drafted: Whether its draft model reads the prompt, too.
+            sequence: A sequence without a prefill.
+            waiting: Other sequences in prefill; their media may be encoded together with those of this one.
+            drafted: Whether to prefill the draft model, too.
 
         Raises:
             CapabilityError: The model's layers do not support the kind of cache.
@@ -110,29 +110,29 @@ class Prefiller:
     def _begin_draft(self, sequence: Sequence, prefill: Prefill) -> None:
         draft, tokens = sequence.models[1].model, prefill.tokens
         if isinstance(draft, LoadedDrafter):
-            prefill.reading = ReadNetwork(prefill.network, draft.read_modules(prefill.network))
+            prefill.recorder = HiddenStateRecorder(prefill.network, draft.read_modules(prefill.network))
             return
-        known = self._prefixes.find(sequence.draft_identity, tokens)
-        empty = known.cache or make_cache(draft.network, EngineOptions(), None)
-        prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
+        match = self._prefixes.find(sequence.draft_identity, tokens)
+        cache = match.cache or make_cache(draft.network, EngineOptions(), None)
+        prefill.draft = Prefill(draft.network, tokens, cache, match.tokens)
 
     def advance(self, sequence: Sequence, prefill: Prefill, *, alone: bool) -> None:
         """Compute the next chunk of a prompt.
 
         Args:
-            sequence: Whose prompt it is.
-            prefill: Begun.
+            sequence: The sequence.
+            prefill: Its prefill.
             alone: Whether no other sequence runs.
 
         Raises:
-            InsufficientMemoryError: No chunk fits into the memory, and there is nothing to wait for.
+            InsufficientMemoryError: Not even the smallest chunk fits, and there is nothing to wait for.
         """
-        max_tokens = self._memory.fitting(
+        max_tokens = self._memory.fit_chunk(
             self.policy.tokens(sequence), sequence.model.chunk_bytes_per_token, alone=alone
         )
         self._counters.peak_bytes = max(self._counters.peak_bytes, mx.get_peak_memory())
         mx.reset_peak_memory()
-        held = mx.get_active_memory()
+        memory_before = mx.get_active_memory()
         done, began, position = 0, self._clock.monotonic(), prefill.position
         while done < max_tokens and prefill.remaining > 0:
             done += prefill.advance(max_tokens - done)
@@ -142,8 +142,8 @@ class Prefiller:
         seconds = self._clock.monotonic() - began
         self.policy.spend(sequence, done, seconds)
         if done >= SMALLEST_CHUNK:
-            sequence.model.chunk_bytes_per_token = max(0, mx.get_peak_memory() - held) / done
-        if sequence.media is None and not prefill.drafts:
+            sequence.model.chunk_bytes_per_token = max(0, mx.get_peak_memory() - memory_before) / done
+        if sequence.media is None and not prefill.is_drafted:
             sequence.costs.observe_chunk(done, position, seconds)
         self._counters.prompt_tokens += done
         if prefill.remaining:
@@ -152,7 +152,7 @@ class Prefiller:
             self._end_prompt(sequence, prefill)
 
     def advance_together(self, sequences: list[Sequence]) -> bool:
-        """Compute several prompts in one pass; return False when it failed, so that each is computed by itself."""
+        """Complete several prefills in one pass; return False when that failed: each must then be computed alone."""
         began = self._clock.monotonic()
         prefills = [sequence.prefill for sequence in sequences if sequence.prefill is not None]
         try:
@@ -163,7 +163,7 @@ class Prefiller:
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._log.warning("prompts are not computed together", rows=len(sequences), error=type(error).__name__)
             for sequence in sequences:
-                sequence.passed_alone = True
+                sequence.joint_prefill_failed = True
             return False
         self.policy.spend(sequences[0], computed, self._clock.monotonic() - began)
         self._counters.prompt_tokens += remaining
@@ -173,12 +173,12 @@ class Prefiller:
         _quantize(sequence, prefill)
         prefill.store(self._prefixes, sequence.cache_identity, exact=sequence.exact)
         if prefill.draft is not None:
-            prefill.draft.store(self._prefixes, sequence.draft_identity, exact=True, offered=False)
-        sequence.model.measure_cache(held_bytes(prefill.cache), prefill.position)
+            prefill.draft.store(self._prefixes, sequence.draft_identity, exact=True, to_disk=False)
+        sequence.model.measure_cache(cache_bytes(prefill.cache), prefill.position)
 
 
 def _quantize(sequence: Sequence, prefill: Prefill) -> None:
     options = sequence.engine_options
-    # In TurboQuant's form they are kept from the first token on.
+    # A TurboQuant cache quantizes every token itself.
     if options.kv_bits is not None and not options.is_turboquant:
         quantize_cache(prefill.cache, options.kv_bits, options.kv_group_size)

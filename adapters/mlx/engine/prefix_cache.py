@@ -1,17 +1,16 @@
-"""The prefix cache: KV caches of earlier prompts and completions, for prompts that begin with the same tokens.
+"""The prefix cache: KV caches of earlier prompts and completions, reused by prompts that begin with the same tokens.
 
-Entries of the prefix cache are keyed by model, kind of cache and tenant, and hold the KV cache of a token sequence.
-Tokens that stand for an image or a sound are the same as far as they stand for the same one. A prompt uses the entry
-with the longest common prefix: a *shorter* entry unchanged, a *longer* or *equal* one trimmed to the common prefix,
-without the prompt's last token. Caches that cannot be trimmed (a recurrent state, a sliding window that has moved) can
-be used only as shorter entries. For these, snapshots are taken where a conversation's messages end, since a later
-prompt may continue there in another way, and where ``find`` says that prompt and entry diverge. Limited in bytes, with
-eviction of the least recently used entry. Copies share memory until one of them is written to.
+An entry holds the KV cache of a token sequence; model, kind of cache and tenant separate the entries. Placeholder
+tokens of images and audio match only where their media are equal. A prompt uses the entry with the longest common
+prefix: a *shorter* entry unchanged, a *longer* or *equal* one trimmed to the common prefix, always without the prompt's
+last token. Caches that cannot be trimmed (a recurrent state, a sliding window that has moved) serve as shorter entries
+only. For these, snapshots are taken at message ends, since a later prompt may continue there differently, and at the
+divergence that ``find`` reports. The cache is limited in bytes and evicts the least recently used entry first. Copies
+share memory until one of them is written to.
 
-Where that is asked for (``stored_bits``), entries are quantized before any is evicted, the least recently used first;
-those that would be evicted in any case are not. A copy for a prompt is dequantized, so that all that computes with it
-has the kind of cache that it knows. What such a copy continues is *inexact*: it stays in memory, and is never offered
-to who keeps prompts elsewhere.
+With ``stored_bits``, entries are quantized, the least recently used first, before any is evicted; entries that must be
+evicted anyway are not quantized. A copy for a prompt is dequantized, so that models and batches see the usual kind of
+cache. A cache computed from such a copy is *inexact*: it stays in memory and is never passed to the disk tier.
 """
 
 import copy
@@ -29,8 +28,8 @@ from mlxk.adapters.mlx.engine.quantized_cache import (
     QuantizedCache,
     StoredLayer,
     is_trimmable,
-    kept_bytes,
     kept_state,
+    layer_bytes,
     quantizable_layers,
 )
 
@@ -44,64 +43,64 @@ BYTES_PER_TOKEN = 4
 
 
 @attrs.frozen
-class ShownMedia:
-    """The media of a prompt, which stand for some of its tokens."""
+class MediaIdentity:
+    """The images and audio behind the placeholder tokens of a prompt."""
 
     digests: tuple[tuple[str, ...], ...] = ()
-    """Those of each kind, in the order of the prompt."""
-    first: int = 0
-    """Index of the first token that stands for one; 0 when it is not known, or without media."""
-    whole: int = 0
-    """Tokens that are computed in one go, up to the last that stands for one; 0 where any part may be in the cache."""
-    kept: bool = True
-    """Whether anything that is computed of the prompt is of use for another one."""
+    """One tuple for each kind of media, in prompt order."""
+    first_token: int = 0
+    """Index of the first placeholder token; 0 when it is unknown, or without media."""
+    atomic_tokens: int = 0
+    """Tokens up to the last placeholder, which must be computed in one pass; 0 where the cache may hold any part."""
+    reusable: bool = True
+    """Whether another prompt can use a cache of this one."""
 
     def __bool__(self) -> bool:
         return any(self.digests)
 
-    def continues(self, other: "ShownMedia") -> bool:
+    def continues(self, other: "MediaIdentity") -> bool:
         """Whether it begins with the media of another prompt."""
         pairs = itertools.zip_longest(self.digests, other.digests, fillvalue=())
         return all(mine[: len(theirs)] == theirs for mine, theirs in pairs)
 
-    def shared(self, other: "ShownMedia", tokens: int) -> int:
-        """Return how many of the first tokens, which are the same, another prompt can use of what is kept for this one.
+    def reusable_tokens(self, other: "MediaIdentity", tokens: int) -> int:
+        """Return how many tokens of a common prefix another prompt can reuse from a cache of this one.
 
-        Where one begins with the media of the other, equal tokens stand for equal media: those of the same kind come in
-        their order, and each has its number of tokens.
+        Where one prompt begins with the media of the other, equal tokens mean equal media: media of a kind keep their
+        order, and each has a fixed number of placeholders. Otherwise the prefix ends at the first placeholder.
         """
         if bool(self) is not bool(other) or not (self.continues(other) or other.continues(self)):
-            tokens = min(tokens, *(each.first for each in (self, other) if each))
-        return tokens if tokens >= other.whole else 0
+            tokens = min(tokens, *(each.first_token for each in (self, other) if each))
+        return tokens if tokens >= other.atomic_tokens else 0
 
 
 @attrs.frozen
 class PrefixIdentity:
-    """What must be equal for a cache to be used for another prompt that begins with the same tokens."""
+    """What two prompts with a common token prefix must share for one to reuse the cache of the other."""
 
     model: str
     """The loaded model: its files with their state, and its adapter."""
     kind: str
-    """The kind of cache."""
+    """The kind of cache; see ``cache_kind``."""
     tenant: str
-    """Whose prompt it is; see ``GenerationRequest``."""
-    shown: ShownMedia = ShownMedia()
-    """What some of its tokens stand for; only as much of another prompt is used as stands for the same."""
+    """Owner of the prompt; see ``GenerationRequest``."""
+    media: MediaIdentity = MediaIdentity()
+    """The media behind the placeholder tokens; a prefix is reused only as far as they are equal."""
     stored_bits: int | None = None
-    """Bits of its keys and values once memory is short; None leaves them as they are."""
+    """Bits of the stored keys and values once memory is short; None never quantizes them."""
 
-    def is_akin(self, other: "PrefixIdentity") -> bool:
-        """Whether all is equal but for the media."""
+    def equals_except_media(self, other: "PrefixIdentity") -> bool:
+        """Whether every other field is equal."""
         mine = (self.model, self.kind, self.tenant, self.stored_bits)
         return mine == (other.model, other.kind, other.tenant, other.stored_bits)
 
-    def shared(self, other: "PrefixIdentity", tokens: int) -> int:
-        """Return how many of the first tokens, which are the same, a cache of one holds for the other."""
-        return self.shown.shared(other.shown, tokens) if self.is_akin(other) else 0
+    def reusable_tokens(self, other: "PrefixIdentity", tokens: int) -> int:
+        """Return how many tokens of a common prefix another prompt can reuse from a cache of this one."""
+        return self.media.reusable_tokens(other.media, tokens) if self.equals_except_media(other) else 0
 
 
 OnSnapshot = Callable[[PrefixIdentity, bytes, list[Any]], None] | None
-"""Called with each snapshot of a prompt, on the owner thread: its identity, packed tokens, and cache."""
+"""Callback for each stored snapshot of a prompt, on the owner thread: identity, packed tokens, and cache."""
 
 
 @attrs.define(eq=False)
@@ -110,17 +109,17 @@ class _Entry:
     tokens: bytes
     """Four bytes a token, so that a comparison is one memory comparison."""
     cache: list[Any]
-    """Its own; layers are replaced when it is quantized."""
+    """One object a layer, owned by the entry; quantization replaces layers in this list."""
     size_bytes: int
     least_bytes: int
-    """What it takes once it is quantized; ``size_bytes`` where that is not asked for, or impossible."""
+    """Size after quantization; ``size_bytes`` where ``stored_bits`` is None or no layer can be quantized."""
     trimmable: bool
     exact: bool
-    """Whether it is as it was computed from tokens alone."""
+    """Whether the cache was computed from tokens alone, never from a dequantized copy."""
     quantized: bool = False
 
-    def covers(self, tokens: int) -> bool:
-        """Whether a prompt can use so many tokens that it shares with this entry."""
+    def can_serve(self, tokens: int) -> bool:
+        """Whether a prompt that shares so many tokens with this entry can use the entry."""
         return self.trimmable or tokens == len(self.tokens) // BYTES_PER_TOKEN
 
 
@@ -133,9 +132,9 @@ class PrefixMatch:
     tokens: int
     """Prompt tokens in ``cache``."""
     divergence: int
-    """Where a snapshot would have matched more, in tokens from the start; 0: nowhere."""
+    """Position at which a snapshot would have matched more, in tokens from the start; 0 for none."""
     exact: bool = True
-    """Whether it is as it was computed: neither quantized at any time, nor continued from what was."""
+    """False when ``cache`` was quantized, or computed from a quantized cache."""
 
 
 NO_MATCH = PrefixMatch(None, 0, 0)
@@ -146,62 +145,65 @@ class PrefixCache:
 
     Args:
         max_bytes: Limit of all entries together; 0 disables the cache.
-        on_snapshot: Called with each snapshot of a prompt that is kept; None takes those only that this cache needs.
+        on_snapshot: Called with each stored snapshot of a prompt. Without it, prompts get snapshots only where this
+            cache itself needs them.
     """
 
     def __init__(self, max_bytes: int, on_snapshot: OnSnapshot = None) -> None:
         self.max_bytes = max_bytes
         self._on_snapshot = on_snapshot
         self._entries: OrderedDict[tuple[PrefixIdentity, bytes], _Entry] = OrderedDict()
-        self._listed: tuple[_Entry, ...] = ()
-        """The entries, for other threads."""
+        self._entries_copy: tuple[_Entry, ...] = ()
+        """Copy of the entries that other threads may read."""
         self.size_bytes = 0
         self.quantizations = self.quantized_hits = 0
-        """Entries that were quantized, and prompts that used one, since the start."""
+        """Entries quantized since the start, and prompts that used one."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def find(self, identity: PrefixIdentity, tokens: Sequence[int]) -> PrefixMatch:
-        """Look a prompt up.
+        """Find the entry with the longest usable prefix of a prompt.
 
         Args:
             identity: Of the prompt.
             tokens: The prompt, at least one token.
         """
         packed = pack(tokens)
-        most = len(tokens) - 1
+        usable = len(tokens) - 1
         best: _Entry | None = None
         matched = divergence = 0
         for entry in self._entries.values():
-            if not entry.identity.is_akin(identity):
+            if not entry.identity.equals_except_media(identity):
                 continue
-            shared = min(entry.identity.shared(identity, _common_prefix(entry.tokens, packed)), most)
-            if entry.covers(shared):
+            shared = min(entry.identity.reusable_tokens(identity, _common_prefix(entry.tokens, packed)), usable)
+            if entry.can_serve(shared):
                 if shared > matched:
                     best, matched = entry, shared
             else:
                 divergence = max(divergence, shared)
         divergence = divergence if divergence - matched >= MIN_SAVED_TOKENS else 0
-        if best is None or matched < min(MIN_SAVED_TOKENS, most):
+        if best is None or matched < min(MIN_SAVED_TOKENS, usable):
             return PrefixMatch(None, 0, divergence)
         self._entries.move_to_end((best.identity, best.tokens))
         self.quantized_hits += best.quantized
         return PrefixMatch(_trimmed(best, matched), matched, divergence, best.exact)
 
     def covered(self, identity: PrefixIdentity, packed: bytes) -> int:
-        """Return how many tokens of a packed prompt can be used from here; on any thread, and only likely true."""
-        entries = [entry for entry in self._listed if entry.identity.is_akin(identity)]
-        shared = ((entry, entry.identity.shared(identity, _common_prefix(entry.tokens, packed))) for entry in entries)
-        return max((tokens for entry, tokens in shared if entry.covers(tokens)), default=0)
+        """Return how many tokens of a packed prompt an entry holds. On any thread, so the answer may be outdated."""
+        entries = [entry for entry in self._entries_copy if entry.identity.equals_except_media(identity)]
+        shared = (
+            (entry, entry.identity.reusable_tokens(identity, _common_prefix(entry.tokens, packed))) for entry in entries
+        )
+        return max((tokens for entry, tokens in shared if entry.can_serve(tokens)), default=0)
 
     def stops(self, match: PrefixMatch, boundaries: Sequence[int], cache: list[Any]) -> tuple[int, ...]:
-        """Return where snapshots of a prompt are taken, ascending, in tokens from its start.
+        """Return the positions at which to take snapshots of a prompt, ascending, in tokens from its start.
 
         Args:
-            match: The prompt's.
-            boundaries: Where its messages end.
-            cache: With which it begins.
+            match: Result of ``find`` for the prompt.
+            boundaries: Ends of the prompt's messages.
+            cache: The prompt's cache before its prefill.
         """
         if not self.max_bytes:
             return ()
@@ -210,14 +212,16 @@ class PrefixCache:
         stops = {*(boundaries if needed else ()), match.divergence}
         return tuple(sorted(stop for stop in stops if stop > match.tokens))
 
-    def keep(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any], *, exact: bool = True) -> None:
-        """Store a snapshot of a prompt, and offer one without media to whoever keeps them elsewhere; see ``put``.
+    def put_snapshot(
+        self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any], *, exact: bool = True
+    ) -> None:
+        """Store a snapshot of a prompt and report it to ``on_snapshot``; see ``put``.
 
-        An inexact one is not offered, nor one that would not fit into the limit as it was computed.
+        Not reported are snapshots with media, inexact ones, and those that fit the limit only once quantized.
         """
-        lasting = exact and sum(map(kept_bytes, cache)) <= self.max_bytes
+        reportable = exact and not identity.media and sum(map(layer_bytes, cache)) <= self.max_bytes
         stored = self.put(identity, tokens, cache, exact=exact)
-        if stored and lasting and self._on_snapshot is not None and not identity.shown:
+        if stored and reportable and self._on_snapshot is not None:
             self._on_snapshot(identity, pack(tokens), cache)
 
     def put(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any], *, exact: bool = True) -> bool:
@@ -230,11 +234,11 @@ class PrefixCache:
             exact: Whether it was computed from tokens alone, or from an exact match.
 
         Returns:
-            Whether it was stored; one larger than the limit is not, nor one that is of use for no other prompt.
+            Whether it was stored. Caches larger than the limit, and those that no other prompt can use, are not.
         """
-        size = sum(map(kept_bytes, cache))
+        size = sum(map(layer_bytes, cache))
         least = size - _savings(cache, identity.stored_bits)
-        if not tokens or least > self.max_bytes or not identity.shown.kept:
+        if not tokens or least > self.max_bytes or not identity.media.reusable:
             return False
         mx.async_eval([kept_state(each) for each in cache])  # type: ignore[no-untyped-call]
         trimmable = all(map(is_trimmable, cache))
@@ -242,15 +246,15 @@ class PrefixCache:
         self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
         self._entries[entry.identity, entry.tokens] = entry
         self.size_bytes += size
-        self._listed = tuple(self._entries.values())
+        self._entries_copy = tuple(self._entries.values())
         self.shrink(self.max_bytes)
         return True
 
     def shrink(self, max_bytes: int) -> None:
-        """Quantize the least recently used entries down to a size, after evicting those that have to go.
+        """Evict entries that would not fit even quantized, then quantize the least recently used ones.
 
         Args:
-            max_bytes: What is left at most.
+            max_bytes: Size to reach, of all entries together.
         """
         least = sum(entry.least_bytes for entry in self._entries.values())
         while self._entries and (least > max_bytes or len(self._entries) > MAX_ENTRIES):
@@ -270,19 +274,19 @@ class PrefixCache:
         """Drop all entries of a tenant, or of every one."""
         self._remove([key for key in self._entries if tenant in (None, key[0].tenant)])
 
-    def held(self, tenant: str | None, *, quantized: bool = False) -> tuple[int, int]:
-        """Return the number of entries of a tenant, or of all, and their size in bytes.
+    def usage(self, tenant: str | None, *, quantized: bool = False) -> tuple[int, int]:
+        """Return the number of entries and their size in bytes.
 
         Args:
-            tenant: Whose.
-            quantized: Whether only quantized ones count.
+            tenant: Owner of the entries; None for all.
+            quantized: Whether to count quantized entries only.
         """
         entries = [entry for entry in self._entries.values() if tenant in (None, entry.identity.tenant)]
         sizes = [entry.size_bytes for entry in entries if entry.quantized or not quantized]
         return len(sizes), sum(sizes)
 
     def _quantize(self, entry: _Entry) -> None:
-        """Quantize an entry where that makes it smaller, a layer after the other: that takes memory as well."""
+        """Quantize an entry where that makes it smaller; layer by layer, since quantizing itself takes memory."""
         bits = entry.identity.stored_bits
         if bits is None or entry.least_bytes >= entry.size_bytes:
             return
@@ -291,7 +295,7 @@ class PrefixCache:
                 layer = StoredLayer(entry.cache[index], bits)
                 mx.eval(layer.arrays)
                 entry.cache[index] = layer
-        size = sum(map(kept_bytes, entry.cache))
+        size = sum(map(layer_bytes, entry.cache))
         self.size_bytes += size - entry.size_bytes
         entry.size_bytes = entry.least_bytes = size
         entry.quantized, entry.exact = True, False
@@ -300,21 +304,20 @@ class PrefixCache:
     def _remove(self, keys: list[tuple[PrefixIdentity, bytes]]) -> None:
         for key in keys:
             self.size_bytes -= self._entries.pop(key).size_bytes
-        self._listed = tuple(self._entries.values())
+        self._entries_copy = tuple(self._entries.values())
 
 
-def boundaries(tokens: Sequence[int], ends: Callable[[], frozenset[int]]) -> tuple[int, ...]:
+def boundaries(tokens: Sequence[int], message_ends: frozenset[int]) -> tuple[int, ...]:
     """Return where the first and the last message of a conversation end, in tokens from its start.
 
-    The first is the system prompt where there is one, which other conversations share; what follows the last may be
-    rendered in another way once the answer has been given.
+    The first message is often a system prompt that other conversations share; the tokens after the last message may be
+    rendered differently once the answer has been given.
 
     Args:
-        tokens: The conversation's.
-        ends: Returns the tokens that end messages.
+        tokens: The rendered conversation.
+        message_ends: The tokens that end a message.
     """
-    known = ends()
-    found = [place for place, token in enumerate(tokens[:-2], 1) if token in known]
+    found = [position for position, token in enumerate(tokens[:-2], 1) if token in message_ends]
     return tuple(sorted({found[0], found[-1]})) if found else ()
 
 
@@ -333,7 +336,7 @@ def _trimmed(entry: _Entry, tokens: int) -> list[Any]:
 
 
 def _savings(cache: list[Any], bits: int | None) -> int:
-    """Return how many bytes less a cache takes once it is quantized."""
+    """Return by how many bytes quantization shrinks a cache."""
     if bits is None:
         return 0
     layers = (cache[index] for index in quantizable_layers(cache))
@@ -343,9 +346,10 @@ def _savings(cache: list[Any], bits: int | None) -> int:
 
 
 def _subsumes(entry: _Entry, other: _Entry) -> bool:
-    """Whether every match of another entry is one of this entry, too."""
-    akin = entry.identity.is_akin(other.identity) and entry.identity.shown.continues(other.identity.shown)
-    if not akin or not entry.tokens.startswith(other.tokens):
+    """Whether this entry serves every prompt that another one serves."""
+    if not entry.identity.equals_except_media(other.identity) or not entry.tokens.startswith(other.tokens):
+        return False
+    if not entry.identity.media.continues(other.identity.media):
         return False
     return entry.trimmable or len(entry.tokens) == len(other.tokens)
 

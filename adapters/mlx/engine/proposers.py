@@ -1,15 +1,15 @@
-"""What proposes tokens to a sequence: a draft model, or a drafter; and whether it can be used, and is worth its time.
+"""Speculative decoding: draft models and drafters that propose tokens, and the decision whether to use them.
 
-A draft model reads tokens, like the model itself. A drafter is a small network that was trained for one model: it reads
-what chosen layers of that model give (EAGLE-3, DFlash), or its last one (MTP). Drafters are mlx-vlm's; which of them
-fit is ``loading.drafter``'s matter.
+A draft model reads tokens, like the target model. A drafter is a small network trained for one target model: it reads
+hidden states of several layers (EAGLE-3, DFlash) or of the last one (MTP). Drafters are mlx-vlm's; ``loading.drafter``
+checks that they fit the target.
 
-A draft model that is a default, not a wish of the request, is used while its sequence is the only one of its model, and
-as long as a token takes less time with it than without, measured on its sequences. The text is the same either way, so
-that the clock decides about speed only.
+A draft model that is the server's default, not required by the request, is used only while its sequence is the only one
+of the target model, and while it makes tokens faster, as measured on that model's sequences. The generated text is the
+same either way: the measurement affects speed only.
 
-Shapes: L tokens of one sequence; V tokens in the vocabulary; hidden states [1, L, H], H the sizes of all layers that
-are read together.
+Shapes: L tokens of one sequence; V tokens in the vocabulary; hidden states [1, L, H], H the sum of the recorded layers'
+sizes.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ from mlxk.domain.errors import CapabilityError, MlxkError, ValidationError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, GenerationSettings
 
-MOST_READ = 2048
-"""Hidden states of a prompt that are kept for a drafter: those of its last tokens."""
+MAX_HIDDEN_STATES = 2048
+"""Tokens whose hidden states are kept for a drafter: the last ones of a prompt."""
 
 
 class Proposer(Protocol):
     """Proposes the next tokens of one sequence."""
 
     network: Any
-    """The model, which is to be called through this."""
+    """The target model, possibly wrapped; verification must call it through this attribute."""
     usual_width: int
-    """Tokens that it proposes at a time where nothing says otherwise."""
+    """Default number of proposed tokens a step."""
 
     @property
     @abstractmethod
@@ -50,32 +50,32 @@ class Proposer(Protocol):
 
     @abstractmethod
     def is_ready(self, width: int) -> bool:
-        """Whether it can propose so many tokens, and go on whichever of them are right."""
+        """Whether it can process so many tokens and rewind to any of them."""
 
     @abstractmethod
     def propose(self, sampling: SamplingParameters, draws: list[float], last: int) -> list[int]:
         """Propose tokens.
 
         Args:
-            sampling: How the sequence is sampled.
+            sampling: Sampling parameters of the sequence.
             draws: The sequence's random number for each token to propose.
-            last: The newest token, which the model has not computed.
+            last: The newest token, which the target model has not processed.
         """
 
     @abstractmethod
     def settle(self, last: int, proposed: list[int], accepted: int, token: int) -> None:
-        """Note what came of a step.
+        """Update the state after the verification of a step.
 
         Args:
-            last: The newest token before it.
-            proposed: None when the step had no proposals.
-            accepted: How many of them were right.
-            token: The newest token now.
+            last: The newest token before the step.
+            proposed: Empty when the step had no proposals.
+            accepted: Number of accepted proposals.
+            token: The newest token after the step.
         """
 
 
 def can_rewind(layer: Any, tokens: int) -> bool:  # noqa: ANN401
-    """Whether a layer's cache can compute so many tokens, and forget any number of them."""
+    """Whether a layer's cache can take so many tokens and be trimmed by any number of them."""
     offset, max_size = getattr(layer, "offset", None), getattr(layer, "max_size", math.inf)
     return layer.is_trimmable() and offset is not None and offset + tokens < max_size
 
@@ -84,10 +84,10 @@ class DraftModel(Proposer):
     """A smaller model with the same vocabulary.
 
     Args:
-        network: The model.
+        network: The target model.
         draft: The draft model.
-        cache: Its KV cache, holding the prompt except for its last token.
-        last: That token.
+        cache: KV cache of the draft model, holding the prompt except for its last token.
+        last: The last token of the prompt.
     """
 
     usual_width = DEFAULT_DRAFT_TOKENS
@@ -97,7 +97,7 @@ class DraftModel(Proposer):
         self._draft = draft
         self._cache = cache
         self._inputs = [last]
-        """What it computes before it proposes: the newest token, and sometimes the previous one."""
+        """Tokens to process before proposing: the newest one, and sometimes the one before it."""
 
     @property
     def size_bytes(self) -> int:
@@ -105,11 +105,11 @@ class DraftModel(Proposer):
         return sum(layer.nbytes for layer in self._cache)
 
     def is_ready(self, width: int) -> bool:
-        """Whether so many tokens could be computed and removed again; a sliding window evicts what it leaves."""
+        """Whether every layer can be trimmed afterwards; a full sliding window has evicted older tokens."""
         return all(can_rewind(layer, width) for layer in self._cache)
 
     def propose(self, sampling: SamplingParameters, draws: list[float], last: int) -> list[int]:
-        """Propose what it would generate itself, by the random numbers of the sequence."""
+        """Propose the tokens that the draft model would generate with the random numbers of the sequence."""
         proposed: list[int] = []
         sampler = BatchSampler([sampling])
         for draw in draws:
@@ -120,23 +120,23 @@ class DraftModel(Proposer):
         return proposed
 
     def settle(self, last: int, proposed: list[int], accepted: int, token: int) -> None:
-        """Remove what was rejected from its cache."""
+        """Trim rejected tokens from the draft model's cache."""
         surplus = len(proposed) - accepted - 1
         for layer in self._cache:
             if surplus > 0:
                 layer.trim(surplus)
         if proposed:
-            # It has not computed its own last proposal; when that was accepted, it still must.
+            # The last proposal was never an input of the draft model; once accepted, it must become one.
             self._inputs = [proposed[-1]] if accepted == len(proposed) else []
         self._inputs.append(token)
 
 
-class ReadNetwork:
-    """A model that keeps the hidden states of the tokens that it computes, for a drafter.
+class HiddenStateRecorder:
+    """Calls a model and records hidden states of the tokens, for a drafter.
 
     Args:
-        network: The model.
-        modules: What of it to read, in order.
+        network: The target model.
+        modules: Modules of the model whose outputs are recorded, in this order.
     """
 
     def __init__(self, network: Any, modules: list[nn.Module]) -> None:  # noqa: ANN401
@@ -146,71 +146,71 @@ class ReadNetwork:
         self._states: list[mx.array] = []
 
     def __call__(self, inputs: mx.array, cache: list[Any]) -> mx.array:
-        """Compute logits, shape [1, L, V], of tokens, shape [1, L]."""
-        found: dict[int, mx.array] = {}
+        """Return the logits, shape [1, L, V], of tokens, shape [1, L]."""
+        outputs: dict[int, mx.array] = {}
         with contextlib.ExitStack() as stack:
-            for identity, module in {id(each): each for each in self._modules}.items():  # one may be read twice
-                stack.enter_context(_read(module, functools.partial(found.__setitem__, identity)))
+            for identity, module in {id(each): each for each in self._modules}.items():  # one may be listed twice
+                stack.enter_context(_recorded(module, functools.partial(outputs.__setitem__, identity)))
             logits: mx.array = self.network(inputs, cache=cache)
-        state = mx.concatenate([found[id(each)] for each in self._modules], axis=-1)
-        # Else it would hold on to all that led to it.
+        state = mx.concatenate([outputs[id(each)] for each in self._modules], axis=-1)
+        # A lazy array would keep the whole graph that leads to it.
         mx.async_eval(state)  # type: ignore[no-untyped-call]
         tokens: Any = inputs[0].tolist()
-        self._tokens = (self._tokens + tokens)[-MOST_READ:]
+        self._tokens = (self._tokens + tokens)[-MAX_HIDDEN_STATES:]
         self._states.append(state)
-        while self._states[0].shape[1] <= sum(each.shape[1] for each in self._states) - MOST_READ:
+        while self._states[0].shape[1] <= sum(each.shape[1] for each in self._states) - MAX_HIDDEN_STATES:
             self._states.pop(0)
         return logits
 
     def take(self) -> tuple[list[int], Any]:
-        """Return the tokens since the last call, and their hidden states, shape [1, L, H]; None without any."""
+        """Return the tokens since the last call and their hidden states, shape [1, L, H]; None without tokens."""
         tokens, states = self._tokens, self._states
         self._tokens, self._states = [], []
         return tokens, mx.concatenate(states, axis=1)[:, -len(tokens) :] if states else None
 
 
 @contextlib.contextmanager
-def _read(module: nn.Module, note: Callable[[mx.array], None]) -> Iterator[None]:
-    """Have a module hand over what it returns; on the owner thread, which alone computes with it."""
+def _recorded(module: nn.Module, record: Callable[[mx.array], None]) -> Iterator[None]:
+    """Pass a module's output to a callback within the block; on the owner thread, which alone calls the module."""
     kind: Any = type(module)
-    module.__class__, module.note = _reading(kind), note
+    module.__class__, module.record_output = _recording_class(kind), record
     try:
         yield
     finally:
         module.__class__ = kind
-        del module.note
+        del module.record_output
 
 
 @functools.cache
-def _reading(kind: Any) -> Any:  # noqa: ANN401 - a class of modules
+def _recording_class(kind: Any) -> Any:  # noqa: ANN401 - a class of modules
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        found = kind.__call__(module, *args, **kwargs)
-        module.note(found[0] if isinstance(found, tuple) else found)
-        return found
+        output = kind.__call__(module, *args, **kwargs)
+        module.record_output(output[0] if isinstance(output, tuple) else output)
+        return output
 
     return type(kind.__name__, (kind,), {"__call__": call})
 
 
 class Drafter(Proposer):
-    """A drafter, which continues what it has read of its model.
+    """A drafter, which continues from the recorded hidden states of its target model.
 
-    The text does not depend on it, so that it may begin with a part of the context: what the prefix cache had of the
-    prompt is not computed, and was never read.
+    The generated text does not depend on the drafter, so it may start with a part of the context: the prefix that came
+    from the prefix cache was not computed, and has no recorded hidden states.
 
     Args:
-        reading: The model, which has computed the prompt except for its last token.
-        drafter: Made for it.
+        recorder: The target model, which has computed the prompt except for its last token.
+        drafter: Trained for that model.
     """
 
-    def __init__(self, reading: ReadNetwork, drafter: LoadedDrafter) -> None:
-        self.network = reading
+    def __init__(self, recorder: HiddenStateRecorder, drafter: LoadedDrafter) -> None:
+        self.network = recorder
         self.usual_width = drafter.draft_tokens
         self._in_blocks = drafter.in_blocks
-        # Shallow: weights are shared, what belongs to a sequence is not.
+        # A shallow copy shares the weights and has its own state for this sequence.
         self._drafter = copy.copy(drafter.network)
-        self._cache = self._drafter.reset(reading.network)
-        self._tokens, self._states = reading.take()
-        self._begun = self._lost = False
+        self._cache = self._drafter.reset(recorder.network)
+        self._tokens, self._states = recorder.take()
+        self._prefilled = self._has_gap = False
 
     @property
     def size_bytes(self) -> int:
@@ -218,28 +218,28 @@ class Drafter(Proposer):
         return sum(layer.nbytes for layer in self._cache if getattr(layer, "keys", None) is not None)
 
     def is_ready(self, width: int) -> bool:
-        """Whether it has read something, and all since it began."""
-        return self._states is not None and not self._lost
+        """Whether there are hidden states, without a gap since the first proposal."""
+        return self._states is not None and not self._has_gap
 
     def propose(self, sampling: SamplingParameters, draws: list[float], last: int) -> list[int]:
-        """Propose its likeliest tokens."""
-        if not self._in_blocks and not self._begun:
-            read = mx.array([self._tokens])
-            self._drafter.prefill_from_target_hidden(read, self._states, last, _likeliest, mx.int32, greedy=True)
-        self._begun = True
+        """Propose the drafter's likeliest tokens."""
+        if not self._in_blocks and not self._prefilled:
+            context = mx.array([self._tokens])
+            self._drafter.prefill_from_target_hidden(context, self._states, last, _likeliest, mx.int32, greedy=True)
+        self._prefilled = True
         options = {} if self._in_blocks else {"greedy": True}
         block = (last, self._states, self._cache, len(draws) + 1, _likeliest, mx.int32)
-        found: Any = self._drafter.draft_block(*block, **options)[0].tolist()
-        return list(found)
+        proposed: Any = self._drafter.draft_block(*block, **options)[0].tolist()
+        return list(proposed)
 
     def settle(self, last: int, proposed: list[int], accepted: int, token: int) -> None:
-        """Read what the model has computed of the tokens that are right."""
+        """Take over the hidden states of the accepted tokens."""
         tokens, states = self.network.take()
         if not proposed:
-            self._lost = self._begun
+            self._has_gap = self._prefilled
             self._tokens += tokens
-            known = [each for each in (self._states, states) if each is not None]
-            self._states = mx.concatenate(known, axis=1)
+            recorded = [each for each in (self._states, states) if each is not None]
+            self._states = mx.concatenate(recorded, axis=1)
         elif self._in_blocks:
             self._states = states[:, : accepted + 1]
         else:
@@ -253,38 +253,38 @@ def _likeliest(logits: mx.array) -> mx.array:
 
 
 PLAIN_STEPS = 4
-"""Steps without proposals at the beginning; the first step of either kind is not counted: it compiles and warms up."""
+"""Steps without proposals at the beginning; the first step of either kind is a warm-up and not measured."""
 
 WINDOW = 8
-"""Steps with proposals after which their speed is judged, again and again."""
+"""Steps with proposals between two comparisons of their speed."""
 
-MOST_SKIPPED = 32
-"""Most sequences that are computed before the draft model is tried again."""
+MAX_SKIPPED = 32
+"""Maximum number of sequences that skip the draft model before it is tried again."""
 
 
 class DraftRecord:
-    """How often a draft model did not pay for a model: the next sequences then do without, twice as many each time."""
+    """Backs off from a draft model that did not pay: each further loss doubles the sequences that skip it."""
 
     def __init__(self) -> None:
         self._losses = 0
-        self._skipped = 0
+        self._to_skip = 0
 
     def tries(self) -> bool:
-        """Return whether the next sequence tries the draft model; called once for each."""
-        skips, self._skipped = self._skipped > 0, max(0, self._skipped - 1)
+        """Return whether the next sequence tries the draft model; call once for each sequence."""
+        skips, self._to_skip = self._to_skip > 0, max(0, self._to_skip - 1)
         return not skips
 
     def judge(self, *, pays: bool) -> None:
-        """Note a judgement of a sequence's draft model."""
+        """Record whether proposals made a sequence faster."""
         self._losses = 0 if pays else self._losses + 1
-        self._skipped = 0 if pays else min(2**self._losses, MOST_SKIPPED)
+        self._to_skip = 0 if pays else min(2**self._losses, MAX_SKIPPED)
 
 
 class DraftTrial:
-    """Compares the seconds of a token with and without proposals, for one sequence.
+    """Compares the time a token takes with and without proposals, for one sequence.
 
     Args:
-        record: Of its model.
+        record: Record of the target and the draft model.
     """
 
     def __init__(self, record: DraftRecord) -> None:
@@ -293,15 +293,15 @@ class DraftTrial:
         self._drafted: list[tuple[float, int]] = []
         self._warm = False
         self.pays = True
-        """Whether proposals have not been slower than none, as far as is known."""
+        """Whether the last comparison favoured proposals; True before the first one."""
 
     @property
     def proposes(self) -> bool:
-        """Whether the next step has proposals; the first ones have none."""
+        """Whether the next step has proposals; the first ``PLAIN_STEPS`` have none."""
         return len(self._plain) >= PLAIN_STEPS
 
     def observe(self, seconds: float, tokens: int) -> None:
-        """Note the duration of a step and how many tokens it gave."""
+        """Record the duration of a step and the number of tokens it produced."""
         if not self.proposes:
             self._plain.append(seconds)
         elif not self._warm:
@@ -309,7 +309,7 @@ class DraftTrial:
         else:
             self._drafted.append((seconds, tokens))
         if len(self._drafted) == WINDOW:
-            # Medians: another process that takes the device for a moment must not decide.
+            # Medians, so that another process using the device for a moment does not decide.
             step = statistics.median(each[0] for each in self._drafted)
             tokens_a_step = sum(each[1] for each in self._drafted) / WINDOW
             self.pays = step / tokens_a_step < statistics.median(self._plain[1:])
@@ -320,24 +320,24 @@ class DraftTrial:
 def draft_exclusion(
     request: GenerationRequest, settings: GenerationSettings, models: tuple[PooledModel, ...]
 ) -> str | None:
-    """Return why a draft model that is a default cannot be used for a request; None when it can.
+    """Return why the default draft model cannot be used for a request; None when it can.
 
     Args:
         request: The request.
         settings: Its settings, filled in.
-        models: The model, and the draft model.
+        models: The target model and the draft model.
 
     Raises:
-        CapabilityError: One that the request wishes has another vocabulary, or the model takes none.
-        ValidationError: Settings exclude it.
+        CapabilityError: The draft model is required, but has another vocabulary, or the target supports none.
+        ValidationError: The draft model is required, but a setting excludes it.
     """
     model, draft = (each.model for each in models)
     options = request.engine_options
     error: MlxkError | None = None
-    given = {"grammar": settings.grammar, "thinking_budget": settings.thinking_budget}
-    if not options.draft_required:  # else it is a fault of the options
-        given["max_kv_size"] = options.max_kv_size
-    name = next((name for name, value in given.items() if value is not None), None)
+    excluding = {"grammar": settings.grammar, "thinking_budget": settings.thinking_budget}
+    if not options.draft_required:  # where it is required, the options' own validation refuses the pair
+        excluding["max_kv_size"] = options.max_kv_size
+    name = next((name for name, value in excluding.items() if value is not None), None)
     if model.vision is not None:
         error = CapabilityError("draft_model: vision models take no draft model.")
     elif isinstance(draft, LoadedDrafter):

@@ -1,11 +1,11 @@
 """Sampling: one pass over the logits of all rows of a batch, with individual settings for every row.
 
 Random numbers are drawn on the host, one uniform number a token from the sequence's own seeded generator, and mapped to
-a token by inverse transform sampling. So a seed gives the same text alone or in any batch, the position of a token
+a token by inverse transform sampling. So a seed gives the same text alone or in any batch: the position of a token
 determines its number, and MLX's random state is not used.
 
-A row whose logits are not finite is detected on the host, in ``materialize_tokens``, by its log-normalizer: a check on
-the device would cost a small model a noticeable part of each step.
+Rows with logits that are not finite are detected on the host, in ``materialize_tokens``, by their log-normalizer: a
+check on the device would take a noticeable part of each step of a small model.
 """
 
 import math
@@ -19,16 +19,16 @@ import mlx.core as mx
 from mlxk.domain.generation.settings import GenerationSettings
 
 NOT_FINITE = -1
-"""In place of a token: the logits held NaN or infinity, or a mask left no token."""
+"""Returned in place of a token when the logits hold NaN or infinity, or a mask left no token."""
 
 MIN_TEMPERATURE = 1e-4
 """Below this temperature decoding is greedy; dividing by less overflows."""
 
 _MAX_DRAW = 1 - 2**-20
-"""The largest random number: far enough from 1 that a product with a rounded sum stays below that sum."""
+"""The largest random number: its product with a rounded sum must stay below that sum."""
 
 _BLOCK = 512
-"""Tokens summed at a time: on a CPU, MLX adds one after the other, and loses up to 0.03 % over 150,000 at once."""
+"""Tokens summed at a time: on a CPU, MLX adds them one by one, and loses up to 0.03 % over 150,000 tokens at once."""
 
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 """Maps the generated tokens and the logits, shape [1, V], fp32, to new logits."""
@@ -47,9 +47,9 @@ class TopLogprobs:
 
 
 def exact_logits(network: Any, tokens: mx.array, cache: list[Any]) -> mx.array:  # noqa: ANN401
-    """Start computing the logits that follow each token, in fp32 whatever the model's type.
+    """Start computing the logits after each token, converted to fp32.
 
-    Everything later is computed in their type, and bf16 has no log probability between 0 and that of 0.997.
+    All later arithmetic uses the dtype of the logits, and bf16 has no value between log(1) and log(0.997).
 
     Args:
         network: The model.
@@ -64,20 +64,20 @@ def exact_logits(network: Any, tokens: mx.array, cache: list[Any]) -> mx.array: 
 
 
 def log_normalizer(logits: mx.array) -> mx.array:
-    """Return what logits, shape [B, V], must be reduced by to be log probabilities; shape [B, 1].
+    """Return the logarithm of the summed exponentials of logits, shape [B, V]; shape [B, 1].
 
-    Not finite where the logits hold NaN or infinity, or no token is left.
+    Logits minus it are log probabilities. Not finite where the logits hold NaN or infinity, or no token is left.
     """
     if logits.shape[-1] <= _BLOCK:
         return mx.logsumexp(logits, axis=-1, keepdims=True)
-    rest = -logits.shape[-1] % _BLOCK
-    padded = mx.pad(logits, [(0, 0), (0, rest)], constant_values=-math.inf) if rest else logits
+    padding = -logits.shape[-1] % _BLOCK
+    padded = mx.pad(logits, [(0, 0), (0, padding)], constant_values=-math.inf) if padding else logits
     blocks = mx.logsumexp(mx.unflatten(padded, -1, (-1, _BLOCK)), axis=-1)
     return mx.logsumexp(blocks, axis=-1, keepdims=True)
 
 
 class RandomStream:
-    """The uniform random numbers of one sequence by position; the same position always gives the same number."""
+    """The uniform random numbers of one sequence by token position; a position always gives the same number."""
 
     def __init__(self, seed: int | None) -> None:
         self._random = random.Random(seed)
@@ -91,12 +91,12 @@ class RandomStream:
 
 
 _SMALLEST_TOP_P = 1e-6
-"""Keeps the likeliest token only, as 0 means."""
+"""In place of 0: keeps the likeliest token only."""
 
 
 @attrs.frozen
 class SamplingParameters:
-    """The sampling settings of one row, without values that MLX cannot compute with."""
+    """The sampling settings of one row, with None and 0 replaced by numbers that MLX can compute with."""
 
     temperature: float
     top_p: float
@@ -166,14 +166,14 @@ class BatchSampler:
         """Return the minimum log probability of a token in each row; filters apply before the temperature."""
         floors = []
         if self._filters_top_p or self._filters_top_k:
-            # Where each row keeps so many tokens at most, none below them matters: sorting all takes long.
+            # Sorting the whole vocabulary is slow; where every row has a top_k, only the largest of these matters.
             size = logprobs.shape[-1]
-            most = min(max(self._top_k), size) if all(self._top_k) else size
-            ascending = mx.sort(mx.topk(logprobs, most, axis=-1) if most < size else logprobs, axis=-1)
+            count = min(max(self._top_k), size) if all(self._top_k) else size
+            ascending = mx.sort(mx.topk(logprobs, count, axis=-1) if count < size else logprobs, axis=-1)
             if self._filters_top_p:
                 floors.append(self._top_p_floor(ascending))
             if self._filters_top_k:
-                ranks = mx.array([[most - k if 0 < k < most else 0] for k in self._top_k])
+                ranks = mx.array([[count - k if 0 < k < count else 0] for k in self._top_k])
                 floors.append(mx.take_along_axis(ascending, ranks, axis=-1))
         if self._filters_min_p:
             floors.append(mx.max(logprobs, axis=-1, keepdims=True) + self._min_p)
@@ -189,7 +189,7 @@ class BatchSampler:
 
 
 def materialize_tokens(tokens: mx.array, log_normalizer: mx.array) -> list[int]:
-    """Wait for the result of ``sample`` and return the tokens, ``NOT_FINITE`` for rows with unusable logits."""
+    """Wait for the result of ``sample`` and return the tokens; ``NOT_FINITE`` for rows with unusable logits."""
     values: Any = tokens.tolist()
     normalizers: Any = log_normalizer.tolist()
     return [token if math.isfinite(each) else NOT_FINITE for token, (each,) in zip(values, normalizers, strict=True)]
@@ -215,16 +215,16 @@ def materialize_logprobs(arrays: LogprobArrays) -> TopLogprobs:
 
 
 def _ranked(logprob: float, tokens: Sequence[int], values: Sequence[float]) -> TopLogprobs:
-    """Return the likeliest tokens in order, without those that are impossible."""
+    """Sort the alternatives, likeliest first, without those of probability 0."""
     pairs = (pair for pair in zip(tokens, values, strict=True) if math.isfinite(pair[1]))
     return TopLogprobs(logprob, tuple(sorted(pairs, key=lambda pair: -pair[1])))
 
 
 def score(logits: mx.array, tokens: Sequence[int], count: int) -> list[TopLogprobs]:
-    """Return the log probability of each token of a prompt, and the likeliest tokens in its place.
+    """Return the log probability of each prompt token, and the likeliest tokens at its position.
 
     Args:
-        logits: What precedes each token makes of it; shape [tokens, V], fp32.
+        logits: Those computed at the position before each token; shape [tokens, V], fp32.
         tokens: The tokens.
         count: Number of alternatives.
     """

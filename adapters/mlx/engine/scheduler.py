@@ -1,11 +1,11 @@
-"""The scheduler: computes prompts and decoding steps in turns.
+"""The scheduler: alternates decoding steps and prefill chunks (continuous batching with chunked prefill).
 
-One step is one decoding step of every running batch, then some chunks of prompts: ``chunk_policy`` states the rule of
-fairness and decides which. Requests are admitted between chunks, not only between steps, and a sequence whose prompt is
-computed starts to decode at once.
+One step is one decoding step of every running batch, then some prefill chunks; ``chunk_policy`` states the fairness
+rule and chooses the chunks. Requests are admitted between chunks, not only between steps, and a sequence that finished
+prefill starts to decode at once.
 
-When a step of a batch fails, its sequences are computed again, each from its own tokens in a batch of its own: the
-faulty one fails by itself, and the others continue with the tokens they had generated.
+When a step of a batch fails, each of its sequences is computed again from its own tokens, in a batch of its own: the
+faulty sequence fails alone, and the others continue after the tokens they had generated.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,8 +33,8 @@ from mlxk.domain.generation.request import FinishReason
 _STEPS_BETWEEN_TRIMS = 512
 """Steps after which the buffers that MLX keeps for reuse are freed."""
 
-_STEPS_BETWEEN_LOOKS = 16
-"""Steps after which it is looked whether the caches of running sequences can grow."""
+_STEPS_BETWEEN_MEMORY_CHECKS = 16
+"""Steps between two checks that the caches of running sequences can grow."""
 
 _UNMERGEABLE_NOTE = "Computed outside the common batch because this model's cache cannot be shared."
 
@@ -46,9 +46,9 @@ class Scheduler:
 
     Args:
         log: Receives failures.
-        clock: Measures what steps and chunks take.
+        clock: Times the steps and chunks.
         admission: The queue of sequences that have not started.
-        memory: Has the prefix cache, and says how much of a prompt fits.
+        memory: Grants memory; has the prefix cache.
         counters: Updated by every step.
         release: Returns the model leases of a sequence that has ended.
     """
@@ -75,8 +75,8 @@ class Scheduler:
         self._draft_records: WeakKeyDictionary[PooledModel, dict[str, DraftRecord]] = WeakKeyDictionary()
         self._steps = 0
         self._step_began: float | None = None
-        """When the last tokens of the batch came, later by what prompts took since; None when a step is not comparable
-        with the ones before it."""
+        """Time of the batch's last tokens, moved forward by the time that prefill chunks have taken since; None when
+        the next step's duration must not be recorded."""
 
     @property
     def running(self) -> int:
@@ -88,7 +88,7 @@ class Scheduler:
         return sum(batch.size_bytes for batch in self._batches)
 
     def shared_chunk(self, costs: PassCosts) -> int:
-        """Return the tokens of a prompt that are computed at a time beside other sequences."""
+        """Return the size of a prefill chunk beside other sequences, tokens."""
         return self._prefiller.policy.shared_chunk(costs)
 
     def add(self, sequence: Sequence) -> None:
@@ -104,17 +104,17 @@ class Scheduler:
         """Do one step; return whether anything is left to do.
 
         Args:
-            interrupted: Whether work was posted to the owner thread, so that the step should end soon.
+            interrupted: Returns whether work was posted to the owner thread, so that the step should end soon.
         """
         self._steps += 1
         for batch in list(self._batches):
             self._decode(batch, batch.step)
-        self._look_at_memory()
+        self._check_memory()
         growth = sum(batch.growth_bytes for batch in self._batches) if self._admission.waiting else 0
         self._prefilling += self._admission.admit(self.running, self._used_bytes, growth, self._prefilling)
         self._end_drafts()
         if self._prefilling:
-            # No finished token waits for a prefill chunk.
+            # Finished tokens must not wait for a prefill chunk.
             for batch in list(self._batches):
                 self._decode(batch, batch.collect)
             self._prefill(interrupted)
@@ -136,23 +136,23 @@ class Scheduler:
         for sequence in sequences:
             self._end(sequence, error or FinishReason.CANCELLED)
 
-    def _look_at_memory(self) -> None:
-        """Have caches grow only into what is free: prefixes go, the youngest step back, and the last one ends."""
-        self._memory.look()
-        if self._steps % _STEPS_BETWEEN_LOOKS or not self._decoding:
+    def _check_memory(self) -> None:
+        """Make room for growing caches: evict prefixes, preempt the youngest sequences, or fail the only one."""
+        self._memory.poll_swap()
+        if self._steps % _STEPS_BETWEEN_MEMORY_CHECKS or not self._decoding:
             return
         self._admission.make_room(self._used_bytes, self._prefilling)
-        while self._decoding and not self._memory.lets_grow(growth := sum(each.growth_bytes for each in self._batches)):
+        while self._decoding and not self._memory.can_grow(growth := sum(each.growth_bytes for each in self._batches)):
             youngest = self._prefilling[-1] if self._prefilling else next(reversed(self._decoding))
             if self.running > 1:
-                self._step_back(youngest)
+                self._preempt(youngest)
             elif self._memory.can_refuse:
                 self._end(youngest, self._memory.refusal("There is no memory left for this answer.", growth))
             else:
                 break
 
-    def _step_back(self, sequence: Sequence) -> None:
-        """Have a sequence wait, and give its memory back: it is computed again from its prompt and its tokens."""
+    def _preempt(self, sequence: Sequence) -> None:
+        """Put a running sequence back into the queue and free its cache, which is computed again from its tokens."""
         batch = self._decoding.get(sequence)
         if batch is None:
             self._prefilling.remove(sequence)
@@ -160,7 +160,7 @@ class Scheduler:
         else:
             self._decode(batch, batch.collect)
             if self._decoding.get(sequence) is not batch:
-                return  # it ended, or its batch failed
+                return  # the collected token ended it, or its batch failed
             del self._decoding[sequence]
             batch.remove([sequence])
             if not batch.sequences:
@@ -192,11 +192,11 @@ class Scheduler:
             self._step_began += self._clock.monotonic() - began
 
     def _compute(self, sequence: Sequence, others: list[Sequence]) -> list[Sequence]:
-        """Compute a chunk of a prompt, or several prompts in one pass; return those that are computed."""
-        if not self._has_begun(sequence):
+        """Compute a chunk of a prompt, or several prompts in one pass; return the sequences that finished prefill."""
+        if not self._begin_prefill(sequence):
             return []
         candidates = self._prefiller.policy.together(sequence, others) if sequence.shares_passes else []
-        group = [each for each in candidates if self._has_begun(each) and each.shares_passes]
+        group = [each for each in candidates if self._begin_prefill(each) and each.shares_passes]
         if len(group) > 1 and self._prefiller.advance_together(group):
             return group
         if (prefill := sequence.prefill) is None:
@@ -209,19 +209,19 @@ class Scheduler:
             return []
         return [] if prefill.remaining else [sequence]
 
-    def _has_begun(self, sequence: Sequence) -> bool:
+    def _begin_prefill(self, sequence: Sequence) -> bool:
         """Begin a prefill unless it has begun; return False when that failed, which ends the sequence."""
         try:
             if sequence.prefill is None:
-                asked = sequence.engine_options.draft_required
-                drafted = self._drafts(sequence) and (asked or self._record(sequence).tries())
+                required = sequence.engine_options.draft_required
+                drafted = self._may_draft(sequence) and (required or self._record(sequence).tries())
                 self._prefiller.begin(sequence, self._prefilling, drafted=drafted)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
         return sequence.prefill is not None
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:
-        drafted = [sequence for sequence in sequences if sequence.own_draft and self._drafts(sequence)]
+        drafted = [each for each in sequences if each.prefill and each.prefill.is_drafted and self._may_draft(each)]
         for sequence in sequences:
             self._prefilling.remove(sequence)
             sequence.end_prefill()
@@ -235,7 +235,7 @@ class Scheduler:
                 self._add(self._own_batch(sequence, drafts=sequence in drafted), [sequence])
 
     def _own_batch(self, sequence: Sequence, *, drafts: bool) -> Batch:
-        """Return a batch for a single sequence whose prompt is computed."""
+        """Return a batch for a single sequence that finished prefill."""
         network, options = sequence.model.model.network, sequence.engine_options
         proposer = _proposer(sequence) if drafts else None
         if proposer is None:
@@ -247,24 +247,24 @@ class Scheduler:
         records = self._draft_records.setdefault(sequence.model, {})
         return records.setdefault(sequence.models[1].model.identity, DraftRecord())
 
-    def _drafts(self, sequence: Sequence) -> bool:
-        """Whether a draft model is used: one that is a default, only for a sequence without others of its model."""
+    def _may_draft(self, sequence: Sequence) -> bool:
+        """Whether to use the draft model; a default one only while no other sequence of the target model runs."""
         if sequence.engine_options.draft_required or not sequence.drafted:
             return sequence.drafted
         others = (each for each in (*self._prefilling, *self._decoding) if each is not sequence)
         return not sequence.alone and all(each.model is not sequence.model for each in others)
 
     def _end_drafts(self) -> None:
-        """Go on without the draft models that do not pay, and without those of sequences that got company."""
+        """Stop using default draft models that do not pay, or whose sequence is no longer the only one of its model."""
         for batch in [each for each in self._batches if isinstance(each, SpeculativeBatch)]:
-            if batch.trial is not None and not (batch.trial.pays and self._drafts(batch.sequences[0])):
+            if batch.trial is not None and not (batch.trial.pays and self._may_draft(batch.sequences[0])):
                 self._stop_drafting(batch)
         for sequence in self._prefilling:
-            if sequence.prefill is not None and not self._drafts(sequence):
-                sequence.prefill.end_draft()  # whose prompt would only delay it
+            if sequence.prefill is not None and not self._may_draft(sequence):
+                sequence.prefill.end_draft()  # the draft model's prefill would only delay it
 
     def _stop_drafting(self, batch: SpeculativeBatch) -> None:
-        """Have the sequence of a batch continue without its draft model, with others of its model if there are any."""
+        """Move the sequence of a batch into the shared batch of its model, without its draft model."""
         (sequence,), tokens = batch.sequences, batch.sequences[0].tokens
         sequence.prefill = Prefill(batch.network, tokens, batch.extract(sequence), len(tokens) - 1)
         sequence.renew_context()
@@ -311,14 +311,14 @@ class Scheduler:
                 self._end(sequence, outcome)
 
     def _observe_step(self, batch: Batch) -> None:
-        """Note what the tokens that have just come took, where nothing but this batch and prompts was computed."""
+        """Record the duration of a step, where only this batch and prefill chunks were computed since the last one."""
         now = self._clock.monotonic()
         if self._step_began is not None:
             batch.sequences[0].costs.observe_step(len(batch.sequences), now - self._step_began)
         self._step_began = now if len(self._batches) == 1 else None
 
     def _remove(self, batch: Batch, sequences: Iterable[Sequence]) -> None:
-        """Remove sequences from a batch; their caches go to the prefix cache unless they failed."""
+        """Remove sequences from a batch; the caches of those without an error go to the prefix cache."""
         sequences = list(sequences)
         for sequence in sequences:
             if sequence.error is None:
@@ -331,11 +331,11 @@ class Scheduler:
         self._admission.make_room(self._used_bytes, self._prefilling)
 
     def _rebuild(self, batch: Batch, error: Exception) -> None:
-        """Compute every sequence of a failed batch again, each alone; a second failure ends a sequence."""
+        """Compute every sequence of a failed batch again, each alone; its second failure ends a sequence."""
         self._log.warning("a batch failed and is rebuilt", rows=len(batch.sequences), error=type(error).__name__)
         give_up(batch.network, error)
         if is_compile_failure(error):
-            mx.disable_compile()  # the sequences are computed again without
+            mx.disable_compile()  # the sequences are computed again without compiled kernels
         self._batches.remove(batch)
         for sequence in [each for each, its_batch in self._decoding.items() if its_batch is batch]:
             del self._decoding[sequence]
@@ -356,7 +356,7 @@ class Scheduler:
         if isinstance(outcome, FinishReason):
             try:
                 sequence.finish(outcome)
-            except Exception as error:  # noqa: BLE001 - boundary: a reader must get an end in any case
+            except Exception as error:  # noqa: BLE001 - boundary: the stream must get a final event in any case
                 outcome = _failure(error)
         if isinstance(outcome, MlxkError):
             sequence.fail(outcome)
@@ -367,13 +367,13 @@ class Scheduler:
 
 
 def _proposer(sequence: Sequence) -> Proposer | None:
-    """Return what proposes tokens to a sequence whose prompt is computed; None where nothing has read the prompt."""
+    """Return the proposer of a sequence that finished prefill; None where no draft model or drafter took part in it."""
     prefill = sequence.prefill
     if prefill is None:
         return None
-    if prefill.reading is not None:
+    if prefill.recorder is not None:
         drafter: Any = sequence.models[1].model
-        return Drafter(prefill.reading, drafter)
+        return Drafter(prefill.recorder, drafter)
     if prefill.draft is None:
         return None
     return DraftModel(prefill.network, prefill.draft.network, prefill.draft.cache, prefill.tokens[-1])
@@ -393,7 +393,7 @@ def _accept(sampled: Sampled) -> Outcome | None:
 
 def _failure(error: Exception) -> MlxkError:
     if isinstance(error, MlxkError):
-        # Without traceback: its frames hold arrays, which must not leave the owner thread.
+        # Without traceback, whose frames hold arrays, which must not leave the owner thread.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
     return failed(error, "Generation")

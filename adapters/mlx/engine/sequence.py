@@ -1,4 +1,4 @@
-"""One sequence: a request on its way through the engine, from the queue to its last event."""
+"""One sequence: the state of a request in the engine, from the queue to its last event."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from mlx_lm.models.cache import TokenBuffer
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind, is_plain
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixIdentity, ShownMedia
+from mlxk.adapters.mlx.engine.prefix_cache import MediaIdentity, PrefixIdentity
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
     RandomStream,
@@ -38,7 +38,7 @@ from mlxk.domain.generation.request import (
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 
 _PROGRESS_SECONDS = 1.0
-"""Interval in which it is reported how much of a prompt is computed; a prompt that takes less is not reported on."""
+"""Interval of the prompt progress events; a prompt that takes less time has none."""
 
 _MIN_LOGPROB = -9999.0
 """Reported in place of minus infinity, which JSON cannot represent."""
@@ -72,9 +72,9 @@ class SequenceOutput:
         self._pending: list[TokenLogprob] = []
         """Log probabilities of tokens whose text has not been emitted yet."""
         self.stop_sequence: str | None = None
-        """The stop string that was found; set with the end."""
+        """The stop string that ended the text; set by ``flush``."""
         self.reasoning_tokens = 0
-        """Tokens of reasoning so far."""
+        """Reasoning tokens so far."""
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> bool:
         """Emit the text that a token completes; return whether a stop string was found in it."""
@@ -85,14 +85,14 @@ class SequenceOutput:
         if parser is None:
             self._emit_text(text)
             return False
-        thought = parser.thinking
+        was_thinking = parser.thinking
         stopped = bool(text) and self._parse(parser, text)
-        if thought or parser.thinking:
+        if was_thinking or parser.thinking:
             self.reasoning_tokens += 1
         return stopped
 
     def flush(self, reason: FinishReason) -> FinishReason:
-        """Emit the buffered text of a sequence that ends; return the reason, which a stop string may change."""
+        """Emit the buffered text of a sequence that ends; return the finish reason, which a stop string may change."""
         text = self._detokenizer.flush()
         parser = self._parser
         if parser is None:
@@ -148,11 +148,11 @@ class Sequence:
     media: Media | None = None
     """The images and audio of the prompt."""
     tenant: str = ""
-    """Whose prompt it is."""
+    """Owner of the prompt."""
     boundaries: tuple[int, ...] = ()
-    """Where messages of the prompt end that a later prompt is likely to begin with, in tokens from its start."""
+    """Ends of the messages that a later prompt is likely to begin with, in tokens from the prompt's start."""
     kept: Any = None
-    """What was read from disk for its prompt; taken when it is started."""
+    """A ``FetchedSnapshot`` of the prompt from the disk tier; consumed when the sequence starts."""
     load_seconds: float = 0.0
     notes: list[str] = attrs.field(factory=list)
     """Reported with the end."""
@@ -160,28 +160,28 @@ class Sequence:
     reused_tokens: int = 0
     """Prompt tokens whose keys and values came from the prefix cache."""
     exact: bool = True
-    """Whether these are as they were computed; see ``PrefixMatch``."""
+    """Whether those keys and values were never quantized; see ``PrefixMatch``."""
     ended: bool = False
     alone: bool = False
-    """Whether it was moved into a batch of its own after its batch failed."""
-    passed_alone: bool = False
-    """Whether a pass with other prompts has failed."""
+    """Whether it needs a batch of its own, after its batch failed."""
+    joint_prefill_failed: bool = False
+    """Whether a prefill pass with other prompts has failed."""
     failures: int = 0
-    """How many batches have failed with it."""
+    """Number of batches that have failed with it."""
     error: Exception | None = None
-    """The exception of one of its logits processors."""
+    """An exception of one of its logits processors."""
     prefill: Prefill | None = None
     """Set while the prompt is computed."""
     cache_tokens: list[int] = attrs.field(factory=list)
-    """The tokens whose keys and values are in the cache; kept while decoding."""
+    """The tokens whose keys and values are in the cache; updated while decoding."""
     drafted: bool = False
-    """Whether its draft model may propose tokens; a default that the request excludes must not."""
+    """Whether its draft model may propose tokens; False for a default draft model that the request excludes."""
     proposed_tokens: int = 0
     """Tokens that its draft model has proposed."""
     accepted_tokens: int = 0
-    """Those of them that were right."""
+    """Proposed tokens that were accepted."""
     primed: bool = False
-    """Whether the token in flight is a generated one; the first one is the prompt's last."""
+    """Whether the token in flight is a generated one; the first token in flight is the prompt's last."""
     processors: tuple[LogitsProcessor, ...] = ()
     context: Any = None
     """Buffer of the generated tokens for the processors; None without processors."""
@@ -203,7 +203,7 @@ class Sequence:
 
     @property
     def model(self) -> PooledModel:
-        """The model, without the draft model."""
+        """The model; the target model where there is a draft model."""
         return self.models[0]
 
     @property
@@ -220,37 +220,37 @@ class Sequence:
 
     @property
     def prefill_position(self) -> int:
-        """Tokens that are computed, of the prompt and of those generated before a batch failed."""
+        """Tokens computed so far by the prefill."""
         return self.prefill.position if self.prefill is not None else 0
 
     @property
     def costs(self) -> PassCosts:
-        """What passes of its model cost."""
+        """The measured costs of the model's passes."""
         return self.model.costs
 
     @property
     def cache_identity(self) -> PrefixIdentity:
-        """The key of its entries in the prefix cache."""
+        """Identity of its entries in the prefix cache."""
         media = self.media
         form = f"#{self.model.form.name}" if self.model.form.widened else ""
         kind = f"{cache_kind(self.engine_options)}{form}{media.kind if media is not None else ''}"
-        shown = media.shown if media is not None else ShownMedia()
+        shown = media.identity if media is not None else MediaIdentity()
         return PrefixIdentity(self.model.model.identity, kind, self.tenant, shown, self.engine_options.stored_bits)
 
     @property
     def draft_identity(self) -> PrefixIdentity:
-        """The key of its draft model's entries."""
+        """Identity of its draft model's entries in the prefix cache."""
         stored = self.engine_options.stored_bits
         return PrefixIdentity(self.models[1].model.identity, "", self.tenant, stored_bits=stored)
 
     @property
     def batch_kind(self) -> tuple[object, str]:
-        """Equal for sequences that may share a batch: the network, and how it keeps keys and values."""
+        """Equal for sequences that may share a batch: the network and the kind of KV cache."""
         return (id(self.model.model.network), cache_kind(self.engine_options))
 
     @property
     def can_share(self) -> bool:
-        """Whether its model and its options allow that it is computed with others."""
+        """Whether its model and its options allow sharing a batch."""
         return self.engine_options.batchable and self.model.model.shares_batches
 
     @property
@@ -263,25 +263,20 @@ class Sequence:
     @property
     def shares_passes(self) -> bool:
         """Whether its prompt may be computed in one pass with others; known once its prefill has begun."""
-        if self.prefill is None or self.alone or self.media is not None or self.own_draft:
+        if self.prefill is None or self.alone or self.media is not None or self.prefill.is_drafted:
             return False
         if any(stop > self.prefill.position for stop in self.prefill.stops):
             return False
         plain = self.can_share and self.scored_alternatives is None and is_plain(self.prefill.cache)
-        return plain and not self.passed_alone
+        return plain and not self.joint_prefill_failed
 
     @property
     def ends_with_token_in_flight(self) -> bool:
         """Whether the token in flight is the last one allowed."""
         return self.primed and len(self.generated) + 1 >= self.limits.max_tokens
 
-    @property
-    def own_draft(self) -> bool:
-        """Whether its computed prompt includes that of its draft model."""
-        return self.prefill is not None and self.prefill.drafts
-
     def start(self, reused_tokens: int) -> None:
-        """Note that the prefill begins, and build the logits processors; after a failed batch, only the latter."""
+        """Build the logits processors; at the first call, also note the start time and the reused tokens."""
         self.processors = logits_processors(self.settings)
         if self.constraints is not None:
             self.processors += self.constraints(self.generated)
@@ -291,16 +286,16 @@ class Sequence:
             self.reused_tokens = reused_tokens
 
     def renew_context(self) -> None:
-        """Have the processors' buffer hold the tokens generated so far."""
+        """Fill the processors' buffer with the tokens generated so far."""
         self.context = TokenBuffer(self.generated) if self.processors else None
 
     @property
     def scored_alternatives(self) -> int | None:
-        """Alternatives for each token of the prompt, all of which is then computed; None when none is scored."""
+        """Alternatives a prompt token when the prompt is scored, which excludes the prefix cache; None otherwise."""
         return self.settings.logprobs if self.settings.echo else None
 
     def report_progress(self) -> None:
-        """Emit how much of the prompt is computed; not more often than a reader wants to know."""
+        """Emit the progress of the prefill, at most once every ``_PROGRESS_SECONDS``."""
         if self.prefill is None or self.generated:
             return
         now = self.clock.monotonic()
@@ -311,7 +306,7 @@ class Sequence:
             self.output.stream.put(PromptProgress(self.prefill.position, len(self.prompt)))
 
     def end_prefill(self) -> None:
-        """Note that the prompt is computed, and emit it once when the request asks for it."""
+        """Note that the prompt is computed; with ``echo``, emit it once."""
         self.cache_tokens = self.tokens[:-1]
         if not self.settings.echo or self._prompt_emitted:
             return
@@ -320,7 +315,7 @@ class Sequence:
         text = b"".join(map(decoder.spell, self.prompt)).decode("utf-8", "replace")
         tokens: tuple[TokenLogprob, ...] = ()
         if self.prefill is not None and self.scored_alternatives is not None:
-            scores = zip(self.prompt[1:], self.prefill.scores, strict=False)  # beyond it are generated tokens
+            scores = zip(self.prompt[1:], self.prefill.scores, strict=False)  # further scores are of generated tokens
             first = TokenLogprob(_alternative(decoder, self.prompt[0], 0.0))
             tokens = (first, *(_token_logprob(decoder, token, each) for token, each in scores))
         self.output.stream.put(PromptDelta(text, tokens))
@@ -375,7 +370,7 @@ class Sequence:
             self.output.stream.put(error)
 
     def release_arrays(self) -> None:
-        """Drop every reference to MLX: a stream may outlive its sequence and must not keep a model in memory."""
+        """Drop every reference to MLX: a stream may outlive its sequence, but must not keep a model in memory."""
         self.models, self.media, self.prefill = (), None, None
         self.processors, self.context, self.constraints, self.error = (), None, None, None
 

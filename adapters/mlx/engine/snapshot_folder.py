@@ -1,15 +1,15 @@
 """A folder of snapshots: one file each, found by keyed hashes, within a budget of bytes.
 
-A file is called ``VERSIONS-TENANT-FACTS-TOKENS-PROMPT.safetensors``: the number of its tokens, and hashes of what must
-be equal, all keyed with a secret of the folder, so that nothing about prompts and keys can be learned from a name. What
-hashes promise is verified in the file: facts and tokens are in it, and a keyed checksum of all of it.
+A file is called ``VERSIONS-TENANT-FACTS-TOKENS-PROMPT.safetensors``: the number of its tokens, and hashes of versions,
+tenant, facts and prompt. The hashes are keyed with a secret of the folder, so that a name tells nothing about prompts
+and API keys. Readers verify them: the file holds the facts and the tokens, and a keyed checksum of the whole file.
 
-Several processes may share a folder. Readers need no lock: files appear whole by renaming and are never changed.
-Writers hold the lock of the folder from the check of the budget to the renaming; it ends with its process, so that a
-temporary file seen by whoever holds the lock is a leftover.
+Several processes may share a folder. Readers need no lock: files appear by renaming and never change. Writers hold the
+folder's lock from the check of the budget to the renaming; the lock ends with its process, so any temporary file that
+its holder sees is left over from a process that died.
 
-Only files with names of this form are counted and deleted; those written by other versions are evicted first, then the
-least recently used.
+Only files with names of this form are counted and deleted. Files of other versions are evicted first, then the least
+recently used.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import StorageError
 
 FOLDER = "mlxk-prefixes"
-"""Its name in the folder that the operator names, which may hold other things."""
+"""Name of our folder within the configured directory, which may hold other files."""
 
 _SECRET_BYTES = 32
 
@@ -43,11 +43,11 @@ _NAME = re.compile(
 
 @attrs.frozen
 class Label:
-    """The snapshots that a prompt may use."""
+    """Selects the snapshots that a prompt may use."""
 
     facts: Mapping[str, str]
     prefix: str
-    """With what the names of their files begin."""
+    """Beginning of their file names: the hashes of versions, tenant and facts."""
 
 
 @attrs.define
@@ -57,9 +57,9 @@ class FolderCounters:
     writes: int = 0
     evictions: int = 0
     refusals: int = 0
-    """Snapshots that were not written, for lack of space."""
+    """Snapshots not written, for lack of space."""
     faults: int = 0
-    """Files that did not hold what they should, and were deleted."""
+    """Damaged files, which were deleted."""
 
 
 @attrs.frozen
@@ -75,14 +75,14 @@ class PrefixFolder:
     """The folder; thread-safe.
 
     Args:
-        parent: The folder it is made in; absolute.
-        max_bytes: Limit of all snapshots in it.
-        versions: Of the programs whose snapshots can be used.
+        parent: Absolute path of the directory in which it is created.
+        max_bytes: Limit of all snapshots together.
+        versions: Versions of the programs that wrote usable snapshots.
         log: Receives failures.
-        free_share: Least share of the file system that stays free.
+        free_share: Share of the file system that must stay free.
 
     Raises:
-        StorageError: It cannot be made, or belongs to another user.
+        StorageError: The folder cannot be created, or belongs to another user.
     """
 
     def __init__(self, parent: str, max_bytes: int, versions: str, log: EventLog, free_share: float) -> None:
@@ -92,13 +92,13 @@ class PrefixFolder:
         self._log = log
         self._free_share = free_share
         self._failing = False
-        """Whether the last write failed, which is logged once."""
-        self._seen: tuple[int, list[_Entry]] = (0, [])
-        """When the folder had last changed as it was last read, nanoseconds, and what was in it."""
-        self._stated_versions = f"{SCHEMA} {versions}".encode()
+        """Whether the last write failed; a series of failures is logged once."""
+        self._listing: tuple[int, list[_Entry]] = (0, [])
+        """The last listing of the folder: its modification time, nanoseconds, and its entries."""
+        self._versions_text = f"{SCHEMA} {versions}".encode()
         self._secret = secrets.token_bytes(_SECRET_BYTES)
         try:
-            self._begin()
+            self._open_folder()
         except OSError as error:
             raise StorageError(
                 f"prefix_cache_dir: '{self._path}' cannot be used: {error.strerror}",
@@ -106,40 +106,40 @@ class PrefixFolder:
             ) from error
 
     def label(self, tenant: str, facts: Mapping[str, str]) -> Label:
-        """Return what the snapshots of a tenant with these facts have in common."""
-        stated = json.dumps(facts, sort_keys=True).encode()
-        return Label(facts, f"{self._versions}-{self._tenant(tenant)}-{self._keyed(stated, 16)}-")
+        """Return the label of the snapshots of a tenant with these facts."""
+        text = json.dumps(facts, sort_keys=True).encode()
+        return Label(facts, f"{self._versions}-{self._tenant(tenant)}-{self._keyed(text, 16)}-")
 
     def name(self, label: Label, tokens: bytes) -> str:
-        """Return the name of the file of a snapshot."""
+        """Return the file name of a snapshot."""
         return f"{label.prefix}{len(tokens) // 4}-{self._keyed(tokens, 16)}.safetensors"
 
     def longest(self, label: Label, tokens: bytes, pending: Sequence[str] = ()) -> str | None:
-        """Return the name of the file with the most of the first tokens of a prompt; None when there is none.
+        """Return the name of the file with the longest prefix of a prompt; None when there is none.
 
         Args:
-            label: Of the prompt.
-            tokens: Four bytes each.
+            label: Label of the prompt.
+            tokens: The packed prompt, four bytes a token.
             pending: Names of files that are being written.
         """
         names = [name for name in (*self._names(), *pending) if name.startswith(label.prefix)]
-        known = {name: tokens_in(name) for name in names if _is_whole(name)}
-        hashed, position, found = blake2b(key=self._secret, digest_size=16), 0, None
-        for count in sorted({count for count in known.values() if count * 4 <= len(tokens)}):
-            hashed.update(tokens[position : count * 4])
+        counts = {name: token_count(name) for name in names if _is_complete(name)}
+        digest, position, longest = blake2b(key=self._secret, digest_size=16), 0, None
+        for count in sorted({count for count in counts.values() if count * 4 <= len(tokens)}):
+            digest.update(tokens[position : count * 4])
             position = count * 4
-            name = f"{label.prefix}{count}-{hashed.hexdigest()}.safetensors"
-            found = name if name in known else found
-        return found
+            name = f"{label.prefix}{count}-{digest.hexdigest()}.safetensors"
+            longest = name if name in counts else longest
+        return longest
 
     def read(self, name: str, label: Label) -> Snapshot | None:
-        """Read a file and verify all of it; one that is not what its name says is deleted, and None returned."""
+        """Read a file and verify all of it; a damaged file is deleted, and None returned."""
         path = os.path.join(self._path, name)
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 snapshot = read_snapshot(file, self._secret)
         except (FileNotFoundError, MemoryError):
-            return None  # evicted meanwhile, or no room for it
+            return None  # evicted meanwhile, or too large for memory
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.discard(name, type(error).__name__)
             return None
@@ -150,24 +150,24 @@ class PrefixFolder:
         return snapshot
 
     def discard(self, name: str, reason: str) -> None:
-        """Delete a file that cannot be used."""
+        """Delete a damaged file."""
         self.counters.faults += 1
         self._log.warning("a kept prompt on disk is damaged; it is deleted and computed again", reason=reason)
         self._delete(os.path.join(self._path, name))
 
     def write(self, name: str, snapshot: Snapshot) -> bool:
-        """Write a file within the budget, evicting others; return whether it is there now.
+        """Write a file within the budget, evicting others; return whether it exists now.
 
-        What fails is counted and logged once, until a write succeeds.
+        A failure is counted; the first one after a success is logged.
         """
         path, secret = os.path.join(self._path, name), self._secret
         header = header_of(snapshot, secret)
         needed = len(header) + snapshot.size_bytes
         try:
             if self._stored_secret() != secret:
-                self._begin()  # somebody has deleted it
+                self._open_folder()  # it was deleted
                 if self._secret != secret:
-                    return False  # and another process has made it anew: the name is one of its own no more
+                    return False  # another process has created it anew, and ``name`` was made with the old secret
             with self._locked():
                 if os.path.exists(path):
                     os.utime(path)
@@ -184,15 +184,15 @@ class PrefixFolder:
         self._failing = False
         return True
 
-    def held(self, tenant: str | None) -> tuple[int, int]:
+    def usage(self, tenant: str | None) -> tuple[int, int]:
         """Return the number of files of a tenant, or of all, and their size in bytes."""
         try:
             changed = os.stat(self._path).st_mtime_ns
         except OSError:
             return 0, 0
-        if self._seen[0] != changed:
-            self._seen = (changed, self._scan())
-        sizes = [entry.size for entry in self._seen[1] if self._belongs(entry, tenant)]
+        if self._listing[0] != changed:
+            self._listing = (changed, self._scan())
+        sizes = [entry.size for entry in self._listing[1] if self._belongs(entry, tenant)]
         return len(sizes), sum(sizes)
 
     def clear(self, tenant: str | None) -> None:
@@ -200,17 +200,17 @@ class PrefixFolder:
         for entry in self._scan():
             if self._belongs(entry, tenant):
                 self._delete(entry.path)
-        self._seen = (0, [])
+        self._listing = (0, [])
 
     def size_of(self, name: str) -> int:
-        """Return the size of a file, bytes; 0 when it has gone."""
+        """Return the size of a file, bytes; 0 when it is gone."""
         try:
             return os.stat(os.path.join(self._path, name)).st_size
         except OSError:
             return 0
 
     def touch(self, name: str) -> None:
-        """Note that a file would have been used."""
+        """Mark a file as recently used."""
         with contextlib.suppress(OSError):
             os.utime(os.path.join(self._path, name))
 
@@ -225,15 +225,15 @@ class PrefixFolder:
     def _keyed(self, data: bytes, size: int) -> str:
         return blake2b(data, key=self._secret, digest_size=size).hexdigest()
 
-    def _begin(self) -> None:
-        """Make the folder if need be, with this process's secret if it has none."""
-        self._make()
+    def _open_folder(self) -> None:
+        """Create the folder where it is missing, read its secret, and delete leftover files."""
+        self._create_folder()
         with self._locked():
             self._secret = self._shared_secret()
-            self._versions = self._keyed(self._stated_versions, 4)
+            self._versions = self._keyed(self._versions_text, 4)
             self._delete_leftovers()
 
-    def _make(self) -> None:
+    def _create_folder(self) -> None:
         with contextlib.suppress(FileExistsError):
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             os.mkdir(self._path, 0o700)
@@ -254,7 +254,7 @@ class PrefixFolder:
             os.close(descriptor)
 
     def _shared_secret(self) -> bytes:
-        """Return the secret of the folder, which is this process's if it has none; under the lock."""
+        """Return the secret of the folder, after storing this process's secret where it has none; under the lock."""
         stored = self._stored_secret()
         if stored is not None:
             return stored
@@ -280,7 +280,7 @@ class PrefixFolder:
             return []
 
     def _delete_leftovers(self) -> None:
-        """Delete what writers that have died had begun; under the lock."""
+        """Delete the temporary files of processes that died; under the lock."""
         for name in self._names():
             match = _NAME.fullmatch(name)
             if name == "secret.tmp" or (match is not None and match["temporary"]):
@@ -298,22 +298,22 @@ class PrefixFolder:
         return entries
 
     def _make_room(self, needed: int) -> str | None:
-        """Evict until so many bytes fit; return what is lacking if they never do. Under the lock."""
+        """Evict files until so many bytes fit; return what is lacking if they never fit. Under the lock."""
         self._delete_leftovers()
         entries = sorted(self._scan(), key=lambda entry: (not entry.stale, entry.used))
         surplus = sum(entry.size for entry in entries) + needed - self.max_bytes
         if needed > self.max_bytes:
             return "budget"
-        going, freed = [], 0
+        evicted, freed = [], 0
         for entry in entries:
             if freed >= surplus:
                 break
-            going.append(entry)
+            evicted.append(entry)
             freed += entry.size
         disk = shutil.disk_usage(self._path)
         if disk.free + freed - needed < self._free_share * disk.total:
             return "free space"
-        for entry in going:
+        for entry in evicted:
             self._delete(entry.path)
             self.counters.evictions += 1
         return None
@@ -339,17 +339,17 @@ class PrefixFolder:
             os.unlink(path)
 
 
-def tokens_in(name: str) -> int:
-    """Return the number of tokens of a snapshot, by the name of its file."""
+def token_count(name: str) -> int:
+    """Return the number of tokens of a snapshot by its file name; 0 for other names."""
     match = _NAME.fullmatch(name)
     return 0 if match is None else int(match["tokens"])
 
 
-def _is_whole(name: str) -> bool:
+def _is_complete(name: str) -> bool:
     match = _NAME.fullmatch(name)
     return match is not None and match["temporary"] is None
 
 
 def _created(path: str) -> Any:  # noqa: ANN401 - a binary file
-    """Create a file that only this user may read."""
+    """Open a new file that only this user may read."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")

@@ -1,7 +1,7 @@
-"""Snapshots of KV caches as files, in the safetensors format with our own JSON in its metadata.
+"""Snapshots of KV caches as files in the safetensors format, with our own JSON in its metadata.
 
-Caches of every class of mlx-lm are their ``state``: arrays, numbers, texts and lists of them; ``layout`` is that tree,
-with arrays replaced by their numbers. Of keys and values only those of tokens are stored, not what is reserved.
+The ``state`` of an mlx-lm cache is a tree of arrays, numbers and strings. ``layout`` is that tree with each array
+replaced by its index. Keys and values are stored without the space reserved for further tokens.
 """
 
 import json
@@ -30,9 +30,9 @@ from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, kept_state
 from mlxk.adapters.mlx.engine.turbo_cache import TurboCache
 
 SCHEMA = 1
-"""Of the files; others are not read."""
+"""Version of the file format; files of other versions are not read."""
 
-_MOST_HEADER_BYTES = 64 * 2**20
+_MAX_HEADER_BYTES = 64 * 2**20
 _METADATA = "mlxk"
 """The key of our JSON in the metadata of a file."""
 
@@ -42,37 +42,37 @@ class Tensor:
     """One array of a snapshot."""
 
     kind: str
-    """Of its numbers, as safetensors calls it."""
+    """The dtype, as safetensors names it."""
     shape: tuple[int, ...]
     data: bytes
-    """In the order of the machine, row by row."""
+    """Row-major, in the byte order of the machine."""
 
 
 @attrs.frozen
 class Snapshot:
-    """What a file holds."""
+    """The content of a file."""
 
     facts: Mapping[str, str]
-    """What has to be equal for it to be used, by name; the same for all snapshots of one label."""
+    """Facts that a prompt must share to use the snapshot: model, kind of cache, versions, device."""
     tokens: bytes
-    """Four bytes each."""
+    """The packed tokens, four bytes each."""
     layout: Any
-    """How its tensors make up a cache, JSON."""
+    """The cache as a JSON tree with indices of ``tensors``."""
     tensors: tuple[Tensor, ...]
 
     @property
     def data(self) -> tuple[bytes, ...]:
-        """What follows the header in a file."""
+        """The parts of the file after its header."""
         return (self.tokens, *(each.data for each in self.tensors))
 
     @property
     def size_bytes(self) -> int:
-        """Its data without the header, bytes."""
+        """Size of ``data``, bytes."""
         return sum(map(len, self.data))
 
 
 def header_of(snapshot: Snapshot, secret: bytes) -> bytes:
-    """Return what precedes the data of a snapshot in its file.
+    """Return the header of a snapshot's file.
 
     Args:
         snapshot: The snapshot.
@@ -83,12 +83,12 @@ def header_of(snapshot: Snapshot, secret: bytes) -> bytes:
     parts = [Tensor("U32", (len(snapshot.tokens) // 4,), snapshot.tokens), *snapshot.tensors]
     for number, each in enumerate(parts):
         end = position + len(each.data)
-        # The first is the prompt; the others are named by their places in the layout.
+        # The first part is the prompt; the others are named by their indices in the layout.
         name = str(number - 1) if number else "tokens"
         document[name] = {"dtype": each.kind, "shape": list(each.shape), "data_offsets": [position, end]}
         position = end
-    stated = {"schema": SCHEMA, "facts": dict(snapshot.facts), "layout": snapshot.layout}
-    metadata = document["__metadata__"] = {_METADATA: json.dumps(stated, sort_keys=True)}
+    content = {"schema": SCHEMA, "facts": dict(snapshot.facts), "layout": snapshot.layout}
+    metadata = document["__metadata__"] = {_METADATA: json.dumps(content, sort_keys=True)}
     metadata["checksum"] = _checksum(secret, document, [each.data for each in parts])
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 8)
@@ -96,10 +96,10 @@ def header_of(snapshot: Snapshot, secret: bytes) -> bytes:
 
 
 def _checksum(secret: bytes, document: dict[str, Any], data: Sequence[bytes]) -> str:
-    hashed = blake2b(json.dumps(document, sort_keys=True).encode(), key=secret, digest_size=32)
+    digest = blake2b(json.dumps(document, sort_keys=True).encode(), key=secret, digest_size=32)
     for each in data:
-        hashed.update(each)
-    return hashed.hexdigest()
+        digest.update(each)
+    return digest.hexdigest()
 
 
 def read_snapshot(file: Any, secret: bytes) -> Snapshot:  # noqa: ANN401 - a binary file
@@ -110,10 +110,10 @@ def read_snapshot(file: Any, secret: bytes) -> Snapshot:  # noqa: ANN401 - a bin
         secret: Key of the checksum.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, OSError: It is not as it was written.
+        ValueError, KeyError, TypeError, AttributeError, OSError: The file is damaged.
     """
     (size,) = struct.unpack("<Q", _exactly(file, 8))
-    if size > _MOST_HEADER_BYTES:
+    if size > _MAX_HEADER_BYTES:
         raise ValueError("header")
     document = json.loads(_exactly(file, size))
     checksum = document["__metadata__"].pop("checksum")
@@ -126,13 +126,13 @@ def read_snapshot(file: Any, secret: bytes) -> Snapshot:  # noqa: ANN401 - a bin
         data.append(_exactly(file, end - begin))
     if file.read(1) or not secrets.compare_digest(checksum, _checksum(secret, document, data)):
         raise ValueError("checksum")
-    stated = json.loads(document["__metadata__"][_METADATA])
+    content = json.loads(document["__metadata__"][_METADATA])
     tokens, *others = data
     entries = [document[str(number)] for number in range(len(others))]
     return Snapshot(
-        stated["facts"],
+        content["facts"],
         tokens,
-        stated["layout"],
+        content["layout"],
         tuple(Tensor(entry["dtype"], tuple(entry["shape"]), each) for entry, each in zip(entries, others, strict=True)),
     )
 
@@ -157,7 +157,7 @@ _CLASSES: Mapping[str, Any] = {
         TurboCache,
     )
 }
-"""Kinds of layers, by name; ``CacheList`` is made of them."""
+"""Classes of layers that can be stored, by name; a ``CacheList`` of these can be stored, too."""
 
 _KINDS = {
     mx.bool_: "BOOL",
@@ -178,7 +178,7 @@ _TYPES = {kind: each for each, kind in _KINDS.items()}
 
 
 def can_be_stored(cache: Sequence[Any]) -> bool:
-    """Whether every layer of a cache is of a class of mlx-lm, or of ours."""
+    """Whether every layer of a cache is of a class in ``_CLASSES``."""
     return all(
         can_be_stored(layer.caches) if type(layer) is CacheList else _CLASSES.get(type(layer).__name__) is type(layer)
         for layer in cache
@@ -189,11 +189,11 @@ def stored_layer(layer: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401 - JS
     """Copy a layer of a cache; on the owner thread.
 
     Args:
-        layer: Of a class that can be stored.
-        tensors: Its arrays are appended.
+        layer: A layer of a class that can be stored.
+        tensors: Copies of its arrays are appended to this list.
 
     Returns:
-        How it is made of them, JSON.
+        The layer's part of the layout, JSON.
     """
     if type(layer) is CacheList:
         return {"class": "CacheList", "layers": [stored_layer(each, tensors) for each in layer.caches]}
@@ -221,7 +221,7 @@ def restored_cache(snapshot: Snapshot) -> list[Any]:
     """Build the cache of a snapshot; on the owner thread.
 
     Raises:
-        ValueError, KeyError, TypeError, IndexError, AttributeError: It is none of this version.
+        ValueError, KeyError, TypeError, IndexError, AttributeError: Its layout does not fit these classes.
     """
     arrays = [_array(each) for each in snapshot.tensors]
     mx.eval(arrays)
@@ -234,7 +234,7 @@ def _restored_layer(stored: Any, arrays: Sequence[mx.array]) -> Any:  # noqa: AN
     return _CLASSES[stored["class"]].from_state(_restored(stored["state"], arrays))
 
 
-def _restored(stored: Any, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401 - a tree
+def _restored(stored: Any, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401 - a state tree
     if isinstance(stored, dict):
         return arrays[stored["tensor"]]
     return [_restored(each, arrays) for each in stored] if isinstance(stored, list) else stored

@@ -1,12 +1,13 @@
-"""Memory while sequences are computed: what gives way when it is short.
+"""Memory pressure while sequences are computed: what gives way, in which order.
 
-Nothing is decided once and for all: what is free is read anew for each decision. When it is too little, prefixes are
-quantized, where that was asked for, or evicted; then queued sequences wait; then chunks of prompts get smaller, and the
-youngest of the running sequences step back into the queue; and one is refused only when it is alone and not even the
-smallest chunk of it fits, or its cache cannot grow, since the system would end the process.
+Every decision reads the free memory anew. When it is too little, prefix cache entries are quantized, where the server
+is set so, or evicted; then queued sequences wait; then prefill chunks get smaller, and the youngest running sequences
+are preempted back into the queue. A sequence fails only when it is alone and not even the smallest chunk fits, or its
+KV cache cannot grow: otherwise the system would end the process.
 
-Where the system moves memory to swap while sequences are computed, nothing is free, whatever it says: prefixes go,
-sequences wait and chunks are small. Nothing that runs is stopped by it: it may be another program's memory that moves.
+While the system moves memory to swap during computation, free memory counts as none, whatever the system reports:
+prefixes are evicted, sequences wait and chunks are small. Running sequences continue, since the swapped memory may be
+another program's.
 """
 
 import math
@@ -23,45 +24,45 @@ from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import InsufficientMemoryError
 
 _NEGLIGIBLE_BYTES = 32 * 1024**2
-"""What needs less than this is computed without asking the system what is free."""
+"""Requests for less memory than this are granted without reading the system's free memory."""
 
 
 @attrs.define
 class MemoryDecisions:
-    """What lack of memory has decided since the engine started; written on the owner thread, readable from any."""
+    """Counts of what memory pressure caused since the engine started; written on the owner thread, read on any."""
 
     waits: int = 0
-    """Sequences that had to wait though fewer than the most were running."""
+    """Sequences that waited for memory, not for the limit of running sequences."""
     evictions: int = 0
-    """Prefixes that made room for sequences."""
+    """Prefixes evicted to make room for sequences."""
     smaller_chunks: int = 0
-    """Chunks of prompts that were smaller than they would have been."""
+    """Prefill chunks that were made smaller."""
     step_backs: int = 0
-    """Running sequences that stepped back into the queue, to be computed again from their tokens."""
+    """Running sequences preempted back into the queue, to be computed again from their tokens."""
     swaps: int = 0
     """Times that the system began to move memory to swap while sequences were computed."""
     refusals: int = 0
-    """Sequences that were ended, since nothing else was left."""
+    """Sequences that failed for lack of memory."""
 
 
-_SECONDS_BETWEEN_LOOKS = 2.0
-"""At swap, for which macOS takes some milliseconds."""
+_POLL_SECONDS = 2.0
+"""Interval of reading the swap usage, which takes some milliseconds on macOS."""
 
-_SECONDS_OF_GROWTH = 10.0
-"""Swap that has grown within these grows."""
+_GROWTH_WINDOW_SECONDS = 10.0
+"""Swap growth is measured over this time."""
 
 _LEAST_GROWTH_BYTES = 128 * 1024**2
-"""Systems also move what nobody has used for long, little by little."""
+"""Growth below this is ignored: systems also swap out idle memory, little by little."""
 
 
 class SwapWatch:
-    """Whether swap grows while sequences are computed; used on the owner thread only.
+    """Detects that swap grows while sequences are computed; used on the owner thread only.
 
     Args:
-        used_bytes: Returns what lies in swap; None where that is unknown.
-        clock: Tells when to look again.
-        log: Is told when it begins to grow.
-        decisions: Counts that.
+        used_bytes: Returns the swap in use; None where that is unknown.
+        clock: Times the readings.
+        log: Receives a warning when swap begins to grow.
+        decisions: Its ``swaps`` counts these times.
     """
 
     def __init__(
@@ -71,25 +72,25 @@ class SwapWatch:
         self._clock = clock
         self._log = log
         self._decisions = decisions
-        self._seen: deque[tuple[float, int]] = deque()
-        """When, and what lay in swap; the newest last."""
-        self._look_at = -math.inf
+        self._readings: deque[tuple[float, int]] = deque()
+        """Time and swap in use, oldest first."""
+        self._next_poll = -math.inf
         self.grown_bytes = 0
-        """What has been moved to swap in the last seconds; 0 where that is little."""
+        """Growth of swap within the last ``_GROWTH_WINDOW_SECONDS``; 0 where it is small."""
 
-    def looks(self) -> bool:
-        """Look at swap where that is due, and return whether it was; call it while sequences are computed."""
+    def poll(self) -> bool:
+        """Read the swap usage when due, and return whether it was read; call while sequences are computed."""
         now = self._clock.monotonic()
-        if now < self._look_at:
+        if now < self._next_poll:
             return False
-        self._look_at = now + _SECONDS_BETWEEN_LOOKS
+        self._next_poll = now + _POLL_SECONDS
         used = self._used_bytes()
         if used is None:
             return False
-        while self._seen and now - self._seen[0][0] > _SECONDS_OF_GROWTH:
-            self._seen.popleft()  # so that what was moved while nothing was computed does not count
-        self._seen.append((now, used))
-        before, grown = self.grown_bytes, used - min(each for _, each in self._seen)
+        while self._readings and now - self._readings[0][0] > _GROWTH_WINDOW_SECONDS:
+            self._readings.popleft()  # growth during an idle time does not count
+        self._readings.append((now, used))
+        before, grown = self.grown_bytes, used - min(each for _, each in self._readings)
         self.grown_bytes = grown if grown >= _LEAST_GROWTH_BYTES else 0
         if self.grown_bytes and not before:
             self._decisions.swaps += 1
@@ -98,13 +99,13 @@ class SwapWatch:
 
 
 class WorkingMemory:
-    """Decides with what is free now; used on the owner thread only.
+    """Grants memory to sequences by what is free now; used on the owner thread only.
 
     Args:
-        limits: Say what the machine has free, more than which would end the process, and what lies in swap.
-        prefixes: The prefix cache, which makes room.
-        clock: Tells when to look at swap.
-        log: Is told that swap grows.
+        limits: Has the functions that read the machine's free memory and swap.
+        prefixes: The prefix cache, which is shrunk to make room.
+        clock: Times the readings of swap.
+        log: Receives a warning when swap begins to grow.
     """
 
     def __init__(self, limits: EngineLimits, prefixes: PrefixCache, clock: Clock, log: EventLog) -> None:
@@ -114,28 +115,28 @@ class WorkingMemory:
         self.swap = SwapWatch(limits.swap_used_bytes, clock, log, self.decisions)
 
     def evict(self, max_bytes: int) -> None:
-        """Have prefixes take no more than a size: quantized, or evicted, which is counted."""
+        """Shrink the prefix cache to a size by quantizing or evicting entries; evictions are counted."""
         before = len(self.prefixes)
         self.prefixes.shrink(max(0, max_bytes))
         self.decisions.evictions += before - len(self.prefixes)
 
-    def look(self) -> None:
-        """Look at swap where that is due; prefixes make room for what has been moved there."""
-        if self.swap.looks() and self.swap.grown_bytes:
+    def poll_swap(self) -> None:
+        """Read the swap usage when due; where swap has grown, shrink the prefix cache by as many bytes."""
+        if self.swap.poll() and self.swap.grown_bytes:
             self.evict(self.prefixes.size_bytes - self.swap.grown_bytes)
             return_freed_memory()
 
-    def has_room(self, needed: int) -> bool:
+    def can_admit(self, needed: int) -> bool:
         """Whether a further sequence can have so many bytes, after making room for them as far as possible."""
-        return not self.swap.grown_bytes and self.lets_grow(needed)
+        return not self.swap.grown_bytes and self.can_grow(needed)
 
-    def lets_grow(self, needed: int) -> bool:
-        """Whether what is computed can have so many bytes more, after making room for them as far as possible."""
-        free = self._room(needed)
+    def can_grow(self, needed: int) -> bool:
+        """Whether the running sequences can have so many more bytes, after making room as far as possible."""
+        free = self._make_room(needed)
         return free is None or free >= needed
 
     def refusal(self, message: str, needed: int) -> InsufficientMemoryError:
-        """Count a sequence that is ended for lack of memory, and return its error."""
+        """Count a sequence that fails for lack of memory, and return its error."""
         self.decisions.refusals += 1
         return InsufficientMemoryError(
             message,
@@ -145,11 +146,11 @@ class WorkingMemory:
 
     @property
     def can_refuse(self) -> bool:
-        """Whether the system ends a process that uses more than is free."""
+        """Whether the machine's free memory is known, so that exceeding it would end the process."""
         return self._free_bytes() is not None
 
-    def _room(self, needed: int) -> int | None:
-        """Return what is free after making room for so many bytes, as far as possible; None when nothing limits it."""
+    def _make_room(self, needed: int) -> int | None:
+        """Evict prefixes where so many bytes are not free; return the free bytes, None without a limit."""
         if needed < _NEGLIGIBLE_BYTES:
             return None
         free = self._free()
@@ -160,34 +161,34 @@ class WorkingMemory:
         return_freed_memory()
         return self._free()
 
-    def fitting(self, tokens: int, each: float, *, alone: bool) -> int:
-        """Return how many of so many tokens of a prompt can be computed at once.
+    def fit_chunk(self, tokens: int, bytes_per_token: float, *, alone: bool) -> int:
+        """Return the largest size of a prefill chunk that fits into memory.
 
         Args:
-            tokens: At least one.
-            each: Bytes that each of them takes.
+            tokens: Size of the chunk if memory allows it, at least one.
+            bytes_per_token: Memory that each token of the chunk takes.
             alone: Whether no other sequence runs whose end would free memory.
 
         Raises:
-            InsufficientMemoryError: Not even a few fit, and there is nothing to wait for.
+            InsufficientMemoryError: ``SMALLEST_CHUNK`` tokens do not fit, and there is nothing to wait for.
         """
-        wanted = min(tokens, FIRST_CHUNK) if self.swap.grown_bytes else tokens
-        free = self._room(int(wanted * each))
-        if free is not None and free < wanted * each:
-            fitting, least = int(free / each), min(wanted, SMALLEST_CHUNK)
+        size = min(tokens, FIRST_CHUNK) if self.swap.grown_bytes else tokens
+        free = self._make_room(int(size * bytes_per_token))
+        if free is not None and free < size * bytes_per_token:
+            fitting, least = int(free / bytes_per_token), min(size, SMALLEST_CHUNK)
             if fitting < least and alone and self.can_refuse:
-                raise self.refusal("There is no memory left for this prompt.", int(least * each))
-            wanted = max(fitting, least)
-        self.decisions.smaller_chunks += wanted < tokens
-        return wanted
+                raise self.refusal("There is no memory left for this prompt.", int(least * bytes_per_token))
+            size = max(fitting, least)
+        self.decisions.smaller_chunks += size < tokens
+        return size
 
     def _free(self) -> int | None:
-        known = (self._free_bytes(), _working_set_left())
-        return min((each for each in known if each is not None), default=None)
+        readings = (self._free_bytes(), _working_set_left())
+        return min((each for each in readings if each is not None), default=None)
 
 
 def _working_set_left() -> int | None:
-    """Return what is left of the memory that a GPU uses without becoming slow; None where there is no such limit."""
+    """Return the unused part of the GPU's recommended working set, bytes; None where there is no Metal GPU."""
     if not mx.metal.is_available():
         return None
     return int(mx.device_info()["max_recommended_working_set_size"]) - mx.get_active_memory()

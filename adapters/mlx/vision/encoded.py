@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_vlm.models.cache import CacheList, KVCache, SimpleKVCache
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
-from mlxk.adapters.mlx.engine.prefix_cache import ShownMedia
+from mlxk.adapters.mlx.engine.prefix_cache import MediaIdentity
 from mlxk.adapters.mlx.engine.quantized_cache import kept_state
 from mlxk.adapters.mlx.vision.network import (
     RowFeatures,
@@ -85,7 +85,7 @@ class EncodedPrompt(Media):
         prompt: The processed prompt.
     """
 
-    shown = ShownMedia(kept=False)
+    identity = MediaIdentity(reusable=False)
     kind = ""
 
     def __init__(self, parts: VisionParts, network: EncodedNetwork, prompt: ProcessedPrompt) -> None:

@@ -47,7 +47,7 @@ class VisionPrompt(Media):
 
     def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
         in_one_go = parts.type in _IN_ONE_GO and prompt.last_media >= 0
-        self.shown = attrs.evolve(prompt.shown, whole=prompt.last_media + 1) if in_one_go else prompt.shown
+        self.identity = attrs.evolve(prompt.shown, atomic_tokens=prompt.last_media + 1) if in_one_go else prompt.shown
         # Expanded, the tokens do not tell what stands between images.
         exact = parts.type in _SHOWN_TO_ALL or len(prompt.given) != len(prompt.tokens)
         self.kind = prompt.identity if exact else ""

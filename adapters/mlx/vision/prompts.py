@@ -15,7 +15,7 @@ import numpy as np
 from mlx.utils import tree_map
 from mlx_vlm import prompt_utils, utils
 
-from mlxk.adapters.mlx.engine.prefix_cache import ShownMedia
+from mlxk.adapters.mlx.engine.prefix_cache import MediaIdentity
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, LoadedTokenizer
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, rendering_job
@@ -51,7 +51,7 @@ class ProcessedPrompt:
     """Index of the last media token; -1 without media."""
     identity: str
     """Distinguishes it from a prompt of the same tokens with other media; empty without media."""
-    shown: ShownMedia = attrs.field(factory=ShownMedia)
+    shown: MediaIdentity = attrs.field(factory=MediaIdentity)
     """Its media."""
     given: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda self: self.tokens, takes_self=True))
     """The processor's; fewer than ``tokens`` where the model has a marker take the place of all an image's features."""
@@ -372,9 +372,9 @@ def _identity(conversation: Conversation) -> str:
     return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _shown(conversation: Conversation, first: int) -> ShownMedia:
+def _shown(conversation: Conversation, first: int) -> MediaIdentity:
     kinds = (conversation.images, conversation.audio, conversation.videos)
-    return ShownMedia(tuple(tuple(each.digest for each in kind) for kind in kinds), first)
+    return MediaIdentity(tuple(tuple(each.digest for each in kind) for kind in kinds), first)
 
 
 def _token_ids(ids: Any) -> list[list[int]]:  # noqa: ANN401

@@ -11,9 +11,9 @@ from mlx_vlm.models.cache import KVCache as VisionCache
 from mlxk.adapters.mlx.engine.prefix_cache import (
     MAX_ENTRIES,
     MIN_SAVED_TOKENS,
+    MediaIdentity,
     PrefixCache,
     PrefixIdentity,
-    ShownMedia,
     boundaries,
     pack,
 )
@@ -40,8 +40,8 @@ def whole() -> list[Any]:
 
 def test_a_prompt_that_is_computed_in_one_go_up_to_its_last_image_uses_nothing_that_ends_before() -> None:
     cache = PrefixCache(ROOM)
-    first = attrs.evolve(ANN, shown=ShownMedia((("a",),), first=10, whole=30))
-    second = attrs.evolve(ANN, shown=ShownMedia((("a", "b"),), first=10, whole=60))
+    first = attrs.evolve(ANN, media=MediaIdentity((("a",),), first_token=10, atomic_tokens=30))
+    second = attrs.evolve(ANN, media=MediaIdentity((("a", "b"),), first_token=10, atomic_tokens=60))
     assert cache.put(first, TOKENS[:50], kept(50))
     assert cache.find(second, TOKENS).tokens == 0
     assert cache.find(first, TOKENS).tokens == 50
@@ -83,7 +83,7 @@ def test_a_longer_entry_stands_for_shorter_ones_of_its_beginning() -> None:
     for length in (20, 30, 30):
         uncut.put(ANN, TOKENS[:length], whole())
     assert len(uncut) == 2
-    assert uncut.held(None) == (2, uncut.size_bytes)
+    assert uncut.usage(None) == (2, uncut.size_bytes)
 
 
 def test_the_entry_used_longest_ago_makes_room() -> None:
@@ -94,7 +94,7 @@ def test_the_entry_used_longest_ago_makes_room() -> None:
     cache.put(ANN, two, kept(20))
     assert cache.find(ANN, [*one, 0]).tokens == 20
     cache.put(ANN, three, kept(20))
-    assert (cache.size_bytes, cache.held("ann")) == (2 * size, (2, 2 * size))
+    assert (cache.size_bytes, cache.usage("ann")) == (2 * size, (2, 2 * size))
     assert [cache.find(ANN, [*tokens, 0]).tokens for tokens in (one, two, three)] == [20, 0, 20]
     assert [cache.covered(ANN, pack(tokens)) for tokens in (one, two, three)] == [20, 0, 20]
     cache.shrink(size)
@@ -119,10 +119,10 @@ def test_the_entry_used_longest_ago_is_quantized_first_and_found_in_its_usual_fo
     seen: list[Any] = []
     cache = PrefixCache(3 * size, lambda identity, tokens, kept: seen.append(kept))
     for tokens, each in zip(prompts, caches, strict=True):
-        cache.keep(lossy, tokens, each)
+        cache.put_snapshot(lossy, tokens, each)
     cache.find(lossy, [*prompts[0], 0])
     cache.shrink(3 * size - 1)
-    assert (len(cache), cache.quantizations, cache.held(None, quantized=True)[0]) == (3, 1, 1)
+    assert (len(cache), cache.quantizations, cache.usage(None, quantized=True)[0]) == (3, 1, 1)
     matches = [cache.find(lossy, [*tokens[:80], 0]) for tokens in prompts]
     assert [match.exact for match in matches] == [True, False, True]
     assert cache.quantized_hits == 1
@@ -158,13 +158,13 @@ def test_what_continues_a_quantized_entry_is_offered_to_nobody() -> None:
     lossy = attrs.evolve(ANN, stored_bits=8)
     offered: list[int] = []
     cache = PrefixCache(ROOM, lambda identity, tokens, kept: offered.append(len(tokens) // 4))
-    cache.keep(lossy, TOKENS[:50], numbers(KVCache(), 50))
+    cache.put_snapshot(lossy, TOKENS[:50], numbers(KVCache(), 50))
     cache.shrink(cache.size_bytes - 1)
     exact = cache.find(lossy, TOKENS).exact
-    cache.keep(lossy, TOKENS[:60], numbers(KVCache(), 60), exact=exact)
+    cache.put_snapshot(lossy, TOKENS[:60], numbers(KVCache(), 60), exact=exact)
     assert (exact, cache.find(lossy, TOKENS).exact, offered) == (False, False, [50])
     small = PrefixCache(numbers(KVCache(), 50)[0].nbytes - 1, lambda identity, tokens, kept: offered.append(0))
-    small.keep(lossy, TOKENS[:50], numbers(KVCache(), 50))
+    small.put_snapshot(lossy, TOKENS[:50], numbers(KVCache(), 50))
     assert (len(small), small.quantizations, offered) == (1, 1, [50])  # a file of it could not be read
 
 
@@ -185,13 +185,13 @@ def test_what_is_dropped_is_gone_for_every_thread() -> None:
     assert [cache.covered(each, pack(TOKENS)) for each in (ANN, BEN, other)] == [20, 20, 0]
     cache.forget_tenant("ann")
     assert [cache.covered(each, pack(TOKENS)) for each in (ANN, BEN)] == [0, 20]
-    assert cache.held("ann") == (0, 0)
+    assert cache.usage("ann") == (0, 0)
     cache.forget_tenant(None)
     assert (len(cache), cache.size_bytes, cache.covered(BEN, pack(TOKENS))) == (0, 0, 0)
 
 
 def test_the_first_and_the_last_message_end_before_the_answer() -> None:
-    assert boundaries([1, 9, 2, 9, 3, 9, 4, 5], lambda: frozenset({9})) == (2, 6)
-    assert boundaries([1, 9, 2, 3], lambda: frozenset({9})) == (2,)
-    assert boundaries([1, 2, 9, 3], lambda: frozenset({9})) == ()
-    assert boundaries([], lambda: frozenset({9})) == ()
+    assert boundaries([1, 9, 2, 9, 3, 9, 4, 5], frozenset({9})) == (2, 6)
+    assert boundaries([1, 9, 2, 3], frozenset({9})) == (2,)
+    assert boundaries([1, 2, 9, 3], frozenset({9})) == ()
+    assert boundaries([], frozenset({9})) == ()
