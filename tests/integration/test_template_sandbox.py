@@ -117,7 +117,7 @@ def test_who_waits_for_the_rendering_of_another_gets_a_text_and_who_has_gone_wai
     ]
     for thread in waiting:
         thread.start()
-    time.sleep(3 * template_sandbox._LOOK_SECONDS)
+    time.sleep(3 * template_sandbox._POLL_SECONDS)
     assert said == []
     going.set()
     waiting[1].join(60)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob
-from mlxk.adapters.mlx.prompting.template_inputs import AskedSwitches, choose_switches
+from mlxk.adapters.mlx.prompting.template_inputs import RequestedSwitches, choose_switches
 from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
@@ -55,7 +55,7 @@ def _tokenizer(template: str | None, begins: bool = False, ends: bool = False) -
 
 
 def _asking(thinking: bool | None = None, effort: Effort | None = None) -> RenderingJob:
-    return RenderingJob(AskedSwitches(thinking, effort))
+    return RenderingJob(RequestedSwitches(thinking, effort))
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, prompt: Conversation | str, thinking: bool | None = None) -> str:
@@ -117,10 +117,10 @@ def test_thinking_is_left_to_the_template_unless_asked_for() -> None:
 )
 def test_a_template_is_told_about_thinking_under_the_names_that_it_reads(template: object, read: set[str]) -> None:
     for thinking in (True, False):
-        chosen = choose_switches(template, AskedSwitches(thinking))
+        chosen = choose_switches(template, RequestedSwitches(thinking))
         assert chosen.variables == dict.fromkeys(read, thinking)
         assert chosen.has_switch is bool(read)
-    assert choose_switches(template, AskedSwitches()).variables == {}
+    assert choose_switches(template, RequestedSwitches()).variables == {}
 
 
 @pytest.mark.parametrize("effort", [Effort.LOW, Effort.MEDIUM, Effort.HIGH])

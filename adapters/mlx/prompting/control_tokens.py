@@ -1,11 +1,11 @@
-"""Control tokens that messages spell out, such as ``<|im_end|>`` typed by a user: they stay text.
+"""Control tokens that messages spell, such as ``<|im_end|>`` typed by a user, are kept as text.
 
-A tokenizer turns the text of a control token into the token, whatever its author. So a user could end a turn and begin
-another one. The contents of a conversation are therefore told apart from the template's own markup: where a content
-spells control tokens, the conversation is rendered a second time with private characters in their place, which shows
-where they end up. Then the text is tokenized in pieces that end within these, or, where pieces have other tokens than
-the whole, at once by a copy of the tokenizer that knows the template's control tokens under secret names. Prompts whose
-contents spell none, which are nearly all, are tokenized as ever.
+A tokenizer turns the text of a control token into the token, whoever wrote it: a user could end a turn and begin
+another one. So contents must be distinguished from the template's own markup. Where contents spell control tokens, the
+conversation is rendered a second time with private-use characters in their place, which locates them in the text. The
+text is then tokenized in pieces that are cut within the spelled tokens. Where this changes other tokens, it is
+tokenized as a whole by a copy of the tokenizer that knows its control tokens under secret names. Prompts whose contents
+spell no control tokens, which are nearly all, are tokenized as usual.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from mlxk.domain.formats.regions import is_task_mark
 from mlxk.domain.generation.conversation import Adaptation
 
 Spans = tuple[tuple[int, int], ...]
-"""Beginnings and ends within a text, in order, without overlaps."""
+"""Start and end offsets in a text, in order, without overlaps."""
 
 Render = Callable[[list[dict[str, Any]], list[dict[str, Any]]], str]
 """Renders messages and tools."""
 
 _SHORTEST = 3
-"""Characters of a control token; shorter special tokens are ordinary characters, such as a padding of ``!``."""
+"""Fewest characters of a control token; shorter special tokens are ordinary text, such as the padding token ``!``."""
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
-"""Tokens of single bytes, which texts are made of."""
+"""Matches byte-fallback tokens, which are ordinary text."""
 
 _BRACKETS = (("<", ">"), ("[", "]"))
-"""Ends of the markup that vocabularies do not declare special, such as ``<tool_call>``."""
+"""Brackets of markup that vocabularies do not declare special, such as ``<tool_call>``."""
 
 SPELLED_AS_TEXT = Adaptation(
     "special-tokens-as-text", "Control tokens that messages spell out are text for the model, and no control tokens."
@@ -48,14 +48,14 @@ SPELLED_AS_TEXT = Adaptation(
 _WIDTHLESS = "\u200b"
 
 _PRIVATE = range(0xF0000, 0x10FFFE)
-"""Private-use characters: no template changes them, and hardly any text has them."""
+"""Private-use characters: templates do not change them, and hardly any text has them."""
 
 
 class _Finder:
-    """Finds texts within a text: the leftmost ones, the longest at each place, as tokenizers do.
+    """Finds control tokens in a text: leftmost first, the longest at each position, as tokenizers do.
 
     Args:
-        texts: What to find.
+        texts: The texts of the control tokens.
     """
 
     def __init__(self, texts: frozenset[str]) -> None:
@@ -65,7 +65,7 @@ class _Finder:
         self._beginning = re.compile(f"(?={beginnings})") if texts else None
 
     def find(self, text: str) -> Spans:
-        """Return where they are."""
+        """Return the spans of the control tokens."""
         spans: list[tuple[int, int]] = []
         for match in self._beginning.finditer(text) if self._beginning else ():
             start = match.start()
@@ -83,23 +83,23 @@ class Rendering:
 
     text: str
     spelled: Spans = ()
-    """Where contents spell control tokens."""
+    """Spans of the control tokens that contents spell."""
 
 
 def broken_up(rendering: Rendering) -> str:
-    """Return a rendered text in which no spelled control token can be taken for one, by a space without width."""
+    """Return the text with a zero-width space in each spelled control token, so that no tokenizer recognizes it."""
     text, cuts = rendering.text, [start + 1 for start, _ in rendering.spelled]
     pieces = zip([0, *cuts], [*cuts, len(text)], strict=True)
     return _WIDTHLESS.join(text[start:end] for start, end in pieces)
 
 
 class ControlTokens:
-    """The control tokens of one tokenizer, and how to keep those out of contents.
+    """The control tokens of one tokenizer; renders and encodes conversations whose contents spell them as text.
 
     Args:
         tokenizer: A tokenizer as mlx-lm or transformers loads it.
         template: The text of its chat template.
-        reasoning: How the model marks its reasoning; None when it does not.
+        reasoning: The markup of the model's reasoning; None without any.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class ControlTokens:
         self._ids = {str(token): index for index, token in added.items() if _is_control(token, template or "")}
         self._control = frozenset(self._ids.values())
         self._all = _Finder(frozenset(self._ids))
-        # An assistant's message may hold the model's own reasoning, with its marks, as clients send it back.
+        # Clients send back assistant messages with the model's own reasoning and tool calls, whose markup is genuine.
         marks = {reasoning.start, reasoning.end} if reasoning else set()
         special = {str(token) for token in added.values() if token.special and str(token) in self._ids}
-        self._turns = _Finder(frozenset(special - marks))
+        self._in_answers = _Finder(frozenset(special - marks))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -124,51 +124,51 @@ class ControlTokens:
         return tuple(sorted(self._ids))
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], render: Render) -> Rendering:
-        """Render a conversation, and find the control tokens that its contents spell.
+        """Render a conversation, and locate the control tokens that its contents spell.
 
         Args:
-            messages: As the template expects them.
-            tools: As the template expects them.
+            messages: Messages in the template's form.
+            tools: Tools in the template's form.
             render: Renders both; called a second time where contents spell control tokens.
 
         Raises:
-            ValidationError: There are too few private characters that the conversation does not use.
+            ValidationError: The conversation uses nearly all private-use characters.
         """
         text = render(messages, tools)
-        found: dict[str, str] = {}
-        note = functools.partial(self._replaced, replace=lambda token: found.setdefault(token, token))
+        spelled: dict[str, str] = {}
+        collect = functools.partial(self._replaced, replace=lambda token: spelled.setdefault(token, token))
         for message in messages:
-            self._walked(message, note)
-        note(tools, self._all)
-        if not found:
+            self._replaced_message(message, collect)
+        collect(tools, self._all)
+        if not spelled:
             return Rendering(text)
         used = set(text)
         unused = (char for char in map(chr, _PRIVATE) if char not in used)
-        marks = dict(zip(found, unused, strict=False))
-        if len(marks) < len(found):
+        masks = dict(zip(spelled, unused, strict=False))
+        if len(masks) < len(spelled):
             raise ValidationError.in_field("messages", "use nearly all private characters of Unicode")
-        mask = functools.partial(self._replaced, replace=marks.__getitem__)
+        mask = functools.partial(self._replaced, replace=masks.__getitem__)
         try:
-            masked = render([self._walked(each, mask) for each in messages], mask(tools, self._all))
+            masked = render([self._replaced_message(each, mask) for each in messages], mask(tools, self._all))
         except (ValidationError, *LIBRARY_ERRORS):
-            # The template reads something into these texts and takes no other; they are its own markup.
+            # The template interprets these texts and accepts no others, so they are its own markup.
             return Rendering(text)
-        return self._restored(text, masked, {mark: token for token, mark in marks.items()})
+        return self._restored(text, masked, {char: token for token, char in masks.items()})
 
     def encode(self, rendering: Rendering) -> list[int]:
-        """Return the tokens of a rendered conversation in which contents spell control tokens."""
-        text, found = rendering.text, self._all.find(rendering.text)
-        marks = [span for span in found if not _within(span, rendering.spelled)]
+        """Return the tokens of a rendered conversation; control tokens that contents spell are encoded as text."""
+        text, spans = rendering.text, self._all.find(rendering.text)
+        markup = [span for span in spans if not _overlaps(span, rendering.spelled)]
         plain = self._plain(text)
         cut = self._encode_cut(text, [start + 1 for start, _ in rendering.spelled])
-        safe = sum(token in self._control for token in cut) <= len(marks)
+        safe = sum(token in self._control for token in cut) <= len(markup)
         if safe and self._tokenizer.decode(cut) == self._tokenizer.decode(plain):
             return cut
-        # Such as tokenizers that begin every text with a space.
-        apart = self._apart
-        if apart is not None and apart.encode(text, found) == plain:
-            return apart.encode(text, marks)
-        # The rest of a token may begin another one; its single characters do not.
+        # Some tokenizers change pieces, for example by a space at the beginning of every text.
+        renamed = self._renamed
+        if renamed is not None and renamed.encode(text, spans) == plain:
+            return renamed.encode(text, markup)
+        # The rest of a spelled token may itself begin with a control token; its single characters cannot.
         return (
             cut
             if safe
@@ -176,15 +176,15 @@ class ControlTokens:
         )
 
     def all_spelled(self, text: str) -> Rendering:
-        """Return a text in which nothing is a control token."""
+        """Return a rendering of plain text, in which every control token is spelled."""
         return Rendering(text, self._all.find(text))
 
-    def _walked(self, message: dict[str, Any], replaced: Callable[[Any, _Finder], Any]) -> dict[str, Any]:
-        turns = self._turns if message.get("role") == "assistant" else self._all
-        return {key: replaced(value, turns if key == "content" else self._all) for key, value in message.items()}
+    def _replaced_message(self, message: dict[str, Any], replaced: Callable[[Any, _Finder], Any]) -> dict[str, Any]:
+        in_content = self._in_answers if message.get("role") == "assistant" else self._all
+        return {key: replaced(value, in_content if key == "content" else self._all) for key, value in message.items()}
 
     def _replaced(self, value: Any, finder: _Finder, replace: Callable[[str], str]) -> Any:  # noqa: ANN401 - JSON
-        """Return a value in which every control token that a text spells is replaced."""
+        """Return a JSON value with every control token in its strings replaced."""
         if isinstance(value, str):
             parts, end = [], 0
             for start, after in finder.find(value):
@@ -199,7 +199,7 @@ class ControlTokens:
         return [self._replaced(each, finder, replace) for each in value] if isinstance(value, list) else value
 
     def _restored(self, text: str, masked: str, tokens: Mapping[str, str]) -> Rendering:
-        """Return the rendering with the spelled tokens in place of their marks."""
+        """Return the rendering with the control tokens in place of their masks."""
         parts: list[str] = []
         spans, length, end = [], 0, 0
         for match in re.finditer(f"[{''.join(tokens)}]", masked):
@@ -211,7 +211,7 @@ class ControlTokens:
             end = match.end()
         restored = "".join([*parts, masked[end:]])
         if restored != text and len(self._all.find(text)) == len(self._all.find(masked)):
-            # The template escapes or drops them, so that none is left.
+            # The template escapes or drops them, so the text spells none.
             return Rendering(text)
         return Rendering(restored, tuple(spans))
 
@@ -219,7 +219,7 @@ class ControlTokens:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     @functools.cached_property
-    def _apart(self) -> "_RenamedTokenizer | None":
+    def _renamed(self) -> "_RenamedTokenizer | None":
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             return None
@@ -228,13 +228,13 @@ class ControlTokens:
         return None
 
     def _encode_cut(self, text: str, cuts: Sequence[int]) -> list[int]:
-        """Return the tokens of the pieces of a text."""
+        """Return the tokens of a text that is tokenized in pieces, cut at these offsets."""
         pieces = zip([0, *cuts], [*cuts, len(text)], strict=True)
         return [token for start, end in pieces for token in self._plain(text[start:end])]
 
 
 class _RenamedTokenizer:
-    """A copy of a tokenizer that knows its control tokens under secret names only.
+    """A copy of a tokenizer in which the control tokens have secret texts.
 
     Args:
         backend: The tokenizer.
@@ -250,14 +250,14 @@ class _RenamedTokenizer:
             token["content"] = self._names.get(token["content"], token["content"])
         _rename(document["model"], self._names)
         self._copy = Tokenizer.from_str(json.dumps(document))
-        # Tokens that the model itself has keep their numbers; the others may get new ones.
+        # Tokens in the model's vocabulary keep their ids; other added tokens may get new ones.
         renamed = ((self._copy.token_to_id(self._names.get(token, token)), index) for token, index in originals.items())
         self._ids = {copied: index for copied, index in renamed if copied is not None}
 
-    def encode(self, text: str, marks: Sequence[tuple[int, int]]) -> list[int]:
-        """Return the tokens of a text in which only those at ``marks`` are control tokens."""
+    def encode(self, text: str, markup: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the tokens of a text in which only the spans in ``markup`` are control tokens."""
         parts, end = [], 0
-        for start, after in marks:
+        for start, after in markup:
             parts += [text[end:start], self._names[text[start:after]]]
             end = after
         ids = self._copy.encode("".join([*parts, text[end:]]), add_special_tokens=False).ids
@@ -265,7 +265,7 @@ class _RenamedTokenizer:
 
 
 def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename tokens in a serialized model, so that no text is merged or looked up into one of them."""
+    """Rename tokens in a serialized model, so that no text is merged or looked up to one of them."""
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
         model["vocab"] = {names.get(token, token): index for token, index in vocabulary.items()}
@@ -279,7 +279,7 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
 
 
 def _is_control(token: Any, template: str) -> bool:  # noqa: ANN401 - tokenizers' AddedToken
-    """Whether a token of the vocabulary is markup, and not a piece of ordinary text such as a run of spaces."""
+    """Whether an added token is markup, not ordinary text such as a run of spaces."""
     text = str(token)
     if is_task_mark(text) or len(text) < _SHORTEST or text.isspace() or text.isalnum() or _BYTE.fullmatch(text):
         return False
@@ -290,5 +290,5 @@ def _is_control(token: Any, template: str) -> bool:  # noqa: ANN401 - tokenizers
     return enclosed and (text in template or partner in template)
 
 
-def _within(span: tuple[int, int], others: Spans) -> bool:
+def _overlaps(span: tuple[int, int], others: Spans) -> bool:
     return any(start < span[1] and span[0] < end for start, end in others)

@@ -1,9 +1,9 @@
-"""Fits conversations to chat templates that refuse them or leave a part of them out.
+"""Fits conversations to chat templates that refuse them or leave out a part of them.
 
-Whether a template takes a conversation is found by rendering an outline of it: the same roles, calls and kinds of
-content, with a marker in place of every text. The template takes it when it raises nothing and writes every marker.
-Otherwise the steps of ``repair_steps`` are tried, and those without which it would not succeed are kept. So no template
-is named here, and no step is taken that the template does not need.
+To test a template, an outline of the conversation is rendered: the same roles, calls and kinds of content, with a
+marker in place of every text. The template accepts it when it raises nothing and writes every marker. Otherwise the
+steps of ``repair_steps`` are tried, and only necessary ones are kept. So no template is named here, and no conversation
+is changed without need.
 """
 
 import itertools
@@ -22,11 +22,11 @@ from mlxk.domain.generation.conversation import Adaptation
 
 @attrs.frozen
 class Plan:
-    """The steps for conversations of one outline."""
+    """The steps for all conversations with one outline."""
 
     steps: tuple[Step, ...] = ()
     lost: tuple[int, ...] = ()
-    """Indices of the messages that are left out, wholly or in part, whatever is done."""
+    """Indices of the messages that the template leaves out, wholly or in part, in spite of the steps."""
 
     def apply(self, prompt: WirePrompt) -> WirePrompt:
         """Return the conversation after the steps."""
@@ -36,28 +36,28 @@ class Plan:
 
     @property
     def adaptations(self) -> tuple[Adaptation, ...]:
-        """What there is to say about it."""
-        said = [step.adaptation for step in self.steps if step.adaptation is not None]
+        """The changes to report to the client."""
+        adaptations = [step.adaptation for step in self.steps if step.adaptation is not None]
         if self.lost:
             names = ", ".join(f"messages[{index}]" for index in self.lost)
-            said.append(
+            adaptations.append(
                 Adaptation("text-left-out", f"The model's chat template leaves out the text, or a part, of {names}.")
             )
-        return tuple(dict.fromkeys(said))
+        return tuple(dict.fromkeys(adaptations))
 
 
 def make_plan(
     prompt: WirePrompt, render: Callable[[WirePrompt], str], last_resorts: Sequence[Step] = LAST_RESORTS
 ) -> Plan:
-    """Return the steps with which a template takes conversations like this one; none if no steps help.
+    """Return the steps with which a template accepts conversations like this one; an empty plan if none help.
 
     Args:
         prompt: The conversation.
-        render: Renders a conversation of the same kind.
+        render: Renders an outline of it.
         last_resorts: The steps to try where no others help.
 
     Raises:
-        TemplateFault: The template is no valid one, or exceeds its limits.
+        TemplateFault: The template is invalid, or exceeds its limits.
     """
     outline, markers = outlined(prompt)
     trial = _Trial(outline, markers, render)
@@ -66,12 +66,12 @@ def make_plan(
     for form in forms:
         if trial.missing(best) != 0 and not trial.is_as_good(best, form):
             best = form
-    for some in (REPAIRS, (*REPAIRS, *last_resorts)):
-        best = trial.improved(best, some)
-        # Several may be needed before the template takes anything.
+    for steps in (REPAIRS, (*REPAIRS, *last_resorts)):
+        best = trial.improve(best, steps)
+        # Several may be needed before the template accepts anything.
         for form in ((), *forms):
             if trial.missing(best) is None or (form == () and trial.missing(best) != 0):
-                best = trial.improved(best, some, form)
+                best = trial.improve(best, steps, form)
     for step in reversed(best):
         fewer = tuple(each for each in best if each is not step)
         if trial.is_as_good(fewer, best):
@@ -83,7 +83,7 @@ _MARKER = re.compile(r"Kq\d+vz")
 
 
 class _Trial:
-    """Renders an outline with different steps, each combination once."""
+    """Renders an outline after different steps; each combination once."""
 
     def __init__(
         self, outline: WirePrompt, markers: Sequence[tuple[str, int, bool]], render: Callable[[WirePrompt], str]
@@ -91,107 +91,109 @@ class _Trial:
         self._outline = outline
         self._markers = markers
         self._render = render
-        self._written: dict[tuple[Step, ...], frozenset[str] | None] = {}
-        """The markers in the text with some steps; None where the template refuses."""
+        self._rendered_markers: dict[tuple[Step, ...], frozenset[str] | None] = {}
+        """The markers in the rendered text, by steps; None where the template raises."""
 
     def missing(self, steps: tuple[Step, ...]) -> int | None:
-        """Return how many needed markers the text lacks; None where the template refuses."""
-        written = self._found(steps)
-        return None if written is None else sum(marker not in written for marker, _, needed in self._markers if needed)
+        """Return how many required markers the text lacks; None where the template raises."""
+        found = self._markers_after(steps)
+        return None if found is None else sum(marker not in found for marker, _, required in self._markers if required)
 
     def lost(self, steps: tuple[Step, ...]) -> tuple[int, ...]:
-        """Return the messages with a marker that the text lacks."""
-        written = self._found(steps) or frozenset()
-        return tuple(sorted({index for marker, index, _ in self._markers if marker not in written}))
+        """Return the indices of the messages with a marker that the text lacks."""
+        found = self._markers_after(steps) or frozenset()
+        return tuple(sorted({index for marker, index, _ in self._markers if marker not in found}))
 
     def is_as_good(self, steps: tuple[Step, ...], others: tuple[Step, ...]) -> bool:
-        """Whether the text with some steps lacks no more than with others."""
-        missing, most = self.missing(steps), self.missing(others)
-        return most is None or (missing is not None and missing <= most)
+        """Whether the text after ``steps`` lacks no more required markers than after ``others``."""
+        missing, missing_after_others = self.missing(steps), self.missing(others)
+        return missing_after_others is None or (missing is not None and missing <= missing_after_others)
 
-    def improved(
-        self, best: tuple[Step, ...], steps: Sequence[Step], at_once: tuple[Step, ...] | None = None
+    def improve(
+        self, best: tuple[Step, ...], steps: Sequence[Step], start: tuple[Step, ...] | None = None
     ) -> tuple[Step, ...]:
-        """Return the best steps after trying some more.
+        """Return the best combination of steps after trying more.
 
         Args:
-            best: The best ones so far.
-            steps: What to try.
-            at_once: What to begin with, to try each step with all before it, also with those that have not helped;
-                None adds each to the best ones alone.
+            best: The best combination so far.
+            steps: The steps to try.
+            start: First combination of a chain in which every further step is added, whether it helps or not. None
+                tries each step with the best combination only.
         """
-        taken = at_once or ()
+        chain = start or ()
         for step in steps:
             if self.missing(best) == 0:
                 break
-            before = best if at_once is None else taken
-            made = Plan(before).apply(self._outline)
-            if step in before or step.change(made) == made:
+            before = best if start is None else chain
+            outline = Plan(before).apply(self._outline)
+            if step in before or step.change(outline) == outline:
                 continue
-            taken = (*before, step)
-            if not self.is_as_good(best, taken):
-                best = taken
+            chain = (*before, step)
+            if not self.is_as_good(best, chain):
+                best = chain
         return best
 
-    def _found(self, steps: tuple[Step, ...]) -> frozenset[str] | None:
-        if steps not in self._written:
+    def _markers_after(self, steps: tuple[Step, ...]) -> frozenset[str] | None:
+        if steps not in self._rendered_markers:
+            markers = None
             try:
                 # One pass for all markers: searching for each takes seconds with a thousand messages.
-                self._written[steps] = frozenset(_MARKER.findall(self._render(Plan(steps).apply(self._outline))))
+                markers = frozenset(_MARKER.findall(self._render(Plan(steps).apply(self._outline))))
             except TemplateFault as fault:
                 if fault.kind in {FaultKind.INVALID, FaultKind.LIMIT}:
                     raise
-                self._written[steps] = None
-        return self._written[steps]
+            self._rendered_markers[steps] = markers
+        return self._rendered_markers[steps]
 
 
 def outlined(prompt: WirePrompt) -> tuple[WirePrompt, list[tuple[str, int, bool]]]:
-    """Return the outline of a conversation, and its markers: each with its message's index and whether it is needed.
+    """Return the outline of a conversation and its markers: marker, index of the message, and whether it is required.
 
-    A text beside calls is not needed: many templates have no place for it.
+    The marker of a text beside tool calls is not required, since many templates have no place for such a text.
     """
     markers: list[tuple[str, int, bool]] = []
 
-    def mark(index: int, is_needed: bool = True) -> str:
+    def mark(index: int, required: bool = True) -> str:
         marker = f"Kq{len(markers):04d}vz"
-        markers.append((marker, index, is_needed))
+        markers.append((marker, index, required))
         return marker
 
     messages = []
     for index, message in enumerate(prompt.messages):
-        made = dict(message)
+        outline = dict(message)
         content, calls = message["content"], message.get("tool_calls", ())
         if isinstance(content, list):
-            made["content"] = [
+            outline["content"] = [
                 _outlined_part(part, mark(index, not calls)) if str(part.get("text") or "").strip() else part
                 for part in content
             ]
         elif content and content.strip():
-            made["content"] = mark(index, not calls)
+            outline["content"] = mark(index, not calls)
         for key in REASONING_KEYS:
             if key in message:
-                made[key] = "thought"
+                outline[key] = "thought"
         if calls:
-            made["tool_calls"] = [_outlined_call(call, mark(index)) for call in calls]
-        messages.append(made)
+            outline["tool_calls"] = [_outlined_call(call, mark(index)) for call in calls]
+        messages.append(outline)
     return WirePrompt(tuple(messages), prompt.tools), markers
 
 
 def _outlined_part(part: Mapping[str, Any], marker: str) -> dict[str, Any]:
-    # Some formats have the text under two names.
-    return {key: marker if key in {"text", "content"} else each for key, each in part.items()}
+    # Some formats repeat the text under "content".
+    return {key: marker if key in {"text", "content"} else value for key, value in part.items()}
 
 
 def _outlined_call(call: Mapping[str, Any], marker: str) -> dict[str, Any]:
     function = call["function"]
-    given = function["arguments"]
-    name = next(iter(given), "value") if isinstance(given, dict) else "value"
-    arguments: Any = {name: marker} if isinstance(given, dict) else json.dumps({name: marker})[:-1]
+    original = function["arguments"]
+    name = next(iter(original), "value") if isinstance(original, dict) else "value"
+    # Arguments as text are incomplete JSON, and so is their outline.
+    arguments: Any = {name: marker} if isinstance(original, dict) else json.dumps({name: marker})[:-1]
     return {**call, "function": {**function, "arguments": arguments}}
 
 
 def last_resorts_for(template: object) -> tuple[Step, ...]:
-    """Return the last steps to try for a template: its text, or its texts by name."""
+    """Return the last steps to try for a template, which is its text or a mapping of texts by name."""
     texts = template.values() if isinstance(template, Mapping) else (template,)
     if any(isinstance(text, str) and TAG in text for text in texts):
         return LAST_RESORTS

@@ -1,4 +1,4 @@
-"""Detokenization, one token at a time, and access to the Hugging Face tokenizer below the libraries' wrappers."""
+"""Streaming detokenization, and access to the Hugging Face tokenizer inside the libraries' wrappers."""
 
 import codecs
 import copy
@@ -9,10 +9,7 @@ from typing import Any, Protocol
 
 
 def unwrapped(tokenizer: Any) -> Any:  # noqa: ANN401 - transformers has no types to name
-    """Return the Hugging Face tokenizer of mlx-lm's wrapper; any other tokenizer is returned as it is.
-
-    The wrapper adds behaviour of its own to some calls.
-    """
+    """Return the Hugging Face tokenizer inside mlx-lm's wrapper, which changes some calls; others as they are."""
     inner = getattr(tokenizer, "_tokenizer", None)
     # The Rust tokenizer inside a Hugging Face tokenizer has the same attribute name.
     return inner if hasattr(inner, "apply_chat_template") else tokenizer
@@ -22,8 +19,8 @@ def disable_word_cache(tokenizer: Any) -> None:  # noqa: ANN401
     """Disable the word cache of a tokenizer, or of a processor's tokenizer.
 
     tokenizers 0.23 has one cache a thread, which is freed with the thread, not with the tokenizer: a server would keep
-    the words of every model it ever loaded. Without the cache tokenizing takes a sixth longer, about half a millisecond
-    for 2,000 tokens in all.
+    the words of every model it ever loaded. Without the cache tokenizing takes a sixth longer: 2,000 tokens take about
+    half a millisecond in all.
     """
     inner = unwrapped(getattr(tokenizer, "tokenizer", tokenizer))
     model: Any = getattr(getattr(inner, "backend_tokenizer", None), "model", None)
@@ -34,28 +31,28 @@ def disable_word_cache(tokenizer: Any) -> None:  # noqa: ANN401
 _SPACE_MARKER = "\u2581"
 _REPLACEMENT = "\ufffd"
 _MAX_PENDING = 16
-"""Tokens without returned text in a window; no character has more, so that longer text is not an incomplete one."""
+"""Maximum number of tokens in a window whose text is withheld; no character has more tokens."""
 
 
 class TextTokenizer(Protocol):
     """The interface used of a tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself."""
 
     def decode(self, token_ids: list[int]) -> str:
-        """Return the text of some tokens, special ones included."""
+        """Return the text of tokens, special ones included."""
 
 
 class Detokenizer(Protocol):
-    """Decodes one sequence incrementally; the returned texts, joined, are the tokenizer's decoding of all tokens.
+    """Decodes one sequence incrementally; the returned texts, joined, equal the tokenizer's decoding of all tokens.
 
-    Where tokens are bytes of invalid UTF-8, each malformed part becomes one U+FFFD and complete characters beside it
-    remain; SentencePiece's own decoder drops those.
+    In invalid UTF-8, each malformed part becomes one U+FFFD and complete characters beside it remain, which
+    SentencePiece's own decoder drops.
     """
 
     def feed(self, token: int) -> str:
-        """Return the text that this token completes, in full characters; often empty, or of several tokens."""
+        """Return the text that this token completes, in whole characters: of no token, of one, or of several."""
 
     def flush(self) -> str:
-        """Return the remaining text after the last token: U+FFFD for an incomplete character."""
+        """Return the remaining text after the last token; an incomplete character becomes U+FFFD."""
 
 
 class TokenDecoder:
@@ -76,16 +73,16 @@ class TokenDecoder:
         self._decode = lambda ids: str(backend.decode(ids, skip_special_tokens=False))
         steps = _steps(backend.decoder)
         if steps == [{"type": "ByteLevel"}]:
-            self._spell = _Spelling(backend.id_to_token, _byte_level())
+            self._spell = _TokenBytes(backend.id_to_token, _byte_level())
         elif steps[:3] == _SENTENCEPIECE and steps[3:] in ([], [_STRIP]):
-            self._spell = _Spelling(backend.id_to_token, _byte_fallback)
+            self._spell = _TokenBytes(backend.id_to_token, _byte_fallback)
             self._strips_first_space = bool(steps[3:])
 
     def without(self, token: int | None) -> "TokenDecoder":
-        """Return it for answers that begin with a token which is no part of them; None is no token."""
-        found = copy.copy(self)
-        found._silent = token
-        return found
+        """Return a decoder whose answers omit this token at their beginning; None omits nothing."""
+        decoder = copy.copy(self)
+        decoder._silent = token
+        return decoder
 
     def stream(self) -> Detokenizer:
         """Return a detokenizer for a new sequence."""
@@ -94,19 +91,19 @@ class TokenDecoder:
         return _ByteDetokenizer(self._spell, self._strips_first_space)
 
     def answer(self) -> Detokenizer:
-        """Return a detokenizer for an answer, of which a first token may be no part."""
+        """Return a detokenizer for an answer; see ``without``."""
         plain = self.stream()
-        return plain if self._silent is None else _Beginning(self._silent, plain)
+        return plain if self._silent is None else _LeadingTokenFilter(self._silent, plain)
 
     def spell(self, token: int) -> bytes:
-        """Return the bytes of one token within a text: possibly part of a character, empty if unknown."""
+        """Return the bytes of one token within a text: possibly a part of a character; empty for an unknown token."""
         if self._spell is not None:
             return self._spell(token)
         return self._decode([token]).encode()
 
 
-class _Beginning:
-    """Leaves out a token at the beginning of a sequence, as often as it comes there."""
+class _LeadingTokenFilter:
+    """Omits all repetitions of a token at the beginning of a sequence."""
 
     def __init__(self, silent: int, plain: Detokenizer) -> None:
         self._silent: int | None = silent
@@ -142,7 +139,7 @@ class _ByteDetokenizer:
 
 
 class _WindowDetokenizer:
-    """Decodes a window of the last tokens with and without the newest one; time and memory a token are bounded."""
+    """Decodes a bounded window of the last tokens, and returns the text by which it grows."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
@@ -150,20 +147,20 @@ class _WindowDetokenizer:
         self._returned = 0
         """Tokens at the window's beginning whose text was returned; they remain as context."""
         self._context = ""
-        """The text of those."""
+        """The text of these tokens."""
 
     def feed(self, token: int) -> str:
         self._window.append(token)
         text = self._decode(self._window)
-        waiting = len(self._window) - self._returned < _MAX_PENDING
-        return "" if text.endswith(_REPLACEMENT) and waiting else self._advance(text)
+        may_be_incomplete = len(self._window) - self._returned < _MAX_PENDING
+        return "" if text.endswith(_REPLACEMENT) and may_be_incomplete else self._advance(text)
 
     def flush(self) -> str:
         return self._advance(self._decode(self._window))
 
     def _advance(self, text: str) -> str:
-        known = text.startswith(self._context)
-        new = text[len(self._context) :] if known else self._decode(self._window[self._returned :])
+        extends = text.startswith(self._context)
+        new = text[len(self._context) :] if extends else self._decode(self._window[self._returned :])
         if new:
             self._window = self._window[self._returned :]
             self._returned, self._context = len(self._window), self._decode(self._window)
@@ -172,19 +169,19 @@ class _WindowDetokenizer:
         return new
 
 
-class _Spelling:
-    """Caches the bytes of each token."""
+class _TokenBytes:
+    """Converts tokens to bytes, and caches them."""
 
     def __init__(self, name: Callable[[int], str | None], convert: Callable[[str], bytes]) -> None:
         self._name = name
         self._convert = convert
-        self._known: dict[int, bytes] = {}
+        self._cache: dict[int, bytes] = {}
 
     def __call__(self, token: int) -> bytes:
-        spelling = self._known.get(token)
+        spelling = self._cache.get(token)
         if spelling is None:
             name = self._name(token)
-            spelling = self._known[token] = self._convert(name) if name is not None else b""
+            spelling = self._cache[token] = self._convert(name) if name is not None else b""
         return spelling
 
 
@@ -197,20 +194,20 @@ _STRIP: dict[str, object] = {"type": "Strip", "content": " ", "start": 1, "stop"
 
 
 def _decodes_by_itself(tokenizer: TextTokenizer) -> bool:
-    """Whether a tokenizer class does more in ``decode`` than to call the tokenizers library."""
+    """Whether a tokenizer class has its own ``decode``, which does more than calling the tokenizers library."""
     kind = type(unwrapped(tokenizer))
-    homes = [getattr(getattr(kind, name, None), "__module__", "") for name in ("decode", "_decode")]
-    return homes != ["transformers.tokenization_utils_base", "transformers.tokenization_utils_tokenizers"]
+    modules = [getattr(getattr(kind, name, None), "__module__", "") for name in ("decode", "_decode")]
+    return modules != ["transformers.tokenization_utils_base", "transformers.tokenization_utils_tokenizers"]
 
 
 class _Decoder(Protocol):
-    """A decoder of the tokenizers library; its pickle is its description without the vocabulary."""
+    """A decoder of the tokenizers library; its pickled state is its description without the vocabulary."""
 
     def __getstate__(self) -> bytes: ...
 
 
 def _steps(decoder: _Decoder | None) -> list[dict[str, object]]:
-    """The decoder's description as the tokenizers library serialises it, sequences flattened."""
+    """Return the decoder's steps as the tokenizers library serialises them."""
     if decoder is None:
         return []
     description = json.loads(decoder.__getstate__())
@@ -220,7 +217,7 @@ def _steps(decoder: _Decoder | None) -> list[dict[str, object]]:
 
 @functools.cache
 def _byte_table() -> dict[str, int]:
-    """Return GPT-2's spelling: printable Latin-1 characters are themselves, the other bytes follow from U+0100 on."""
+    """Return GPT-2's bytes by character: printable Latin-1 is itself, the other bytes are characters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if chr(byte) not in table)
@@ -228,7 +225,7 @@ def _byte_table() -> dict[str, int]:
 
 
 def byte_level_name(text: str) -> str:
-    """Return the name of a text in a vocabulary of bytes."""
+    """Return a text as byte-level vocabularies spell it, with one character a byte."""
     names = {byte: char for char, byte in _byte_table().items()}
     return "".join(names[byte] for byte in text.encode())
 
@@ -237,7 +234,7 @@ def _byte_level() -> Callable[[str], bytes]:
     table = _byte_table()
 
     def convert(name: str) -> bytes:
-        # A token with any other character, such as an added token, is its own text.
+        # A token with other characters, such as an added token, is plain text.
         return bytes(table[char] for char in name) if table.keys() >= set(name) else name.encode()
 
     return convert

@@ -1,6 +1,6 @@
-"""Constrained decoding: llguidance computes the mask of the tokens allowed next on the host, MLX applies it.
+"""Constrained decoding: llguidance computes the mask of allowed tokens on the host, and MLX applies it.
 
-Compiles grammars for a tokenizer, caches them, and has the logits processor that applies one to a sequence. It needs no
+Compiles and caches grammars for a tokenizer, and has the logits processor that applies one to a sequence. It needs no
 Metal kernel and works the same on a CPU.
 
 Cost: compiling takes milliseconds, in the caller's thread. While decoding, a constrained sequence waits for its last
@@ -35,62 +35,62 @@ _MESSAGE_LENGTH = 400
 """Characters of llguidance's message that are quoted."""
 
 AnswerBegins = Callable[[int], bool]
-"""Called with every generated token until it returns True: the grammar applies from the next token on."""
+"""Called with every generated token until it returns True; the grammar applies from the next token on."""
 
 
 class CallOpenings:
-    """The alternative to a grammar: a tool call, in the model's own syntax.
+    """An alternative to a grammar: a tool call in the model's own syntax.
 
-    It is open until the first token of the answer. When that one begins the opening of a call, the opening is
-    completed, and what follows is free.
+    The first token of the answer decides. When it begins the opening of a call, only tokens that complete an opening
+    are allowed, and then every token.
 
     Args:
         openings: The texts that begin a call, none of them empty.
-        vocabulary: Every token by its text, with one character a byte where the tokenizer has bytes.
+        vocabulary: Token ids by token text, in byte-level tokenizers with one character a byte.
     """
 
     def __init__(self, openings: Sequence[str], vocabulary: Mapping[str, int]) -> None:
-        self._left = list(openings)
-        """What is still to be written of each opening."""
+        self._rests = list(openings)
+        """The rest of each opening that is still possible."""
         self._vocabulary = vocabulary
-        self._steps: dict[int, list[str]] = {}
-        """What each allowed token leaves of the openings."""
+        self._rests_after: dict[int, list[str]] = {}
+        """For each allowed token, the rests of the openings after it."""
         self.chosen = False
         """Whether the answer begins like a call."""
         self.free = False
-        """Whether an opening is complete."""
+        """Whether an opening is complete, so that every token is allowed."""
 
     def allowed(self) -> Iterable[int]:
         """Return the tokens that begin or continue an opening."""
-        if not self._steps:
-            for left in self._left:
-                for length in range(1, len(left) + 1):
-                    self._step(left[:length], left[length:])
-                    self._step(byte_level_name(left[:length]), left[length:])
+        if not self._rests_after:
+            for rest in self._rests:
+                for length in range(1, len(rest) + 1):
+                    self._allow(rest[:length], rest[length:])
+                    self._allow(byte_level_name(rest[:length]), rest[length:])
                 if self.chosen:
-                    # A token may hold the end of an opening and what follows; no answer begins with such a one.
-                    names = (left, byte_level_name(left))
-                    for token in [each for each in self._vocabulary if each.startswith(names)]:
-                        self._step(token, "")
-        return self._steps.keys()
+                    # A token may hold the end of an opening and further text; not as the first token of an answer.
+                    names = (rest, byte_level_name(rest))
+                    for text in [each for each in self._vocabulary if each.startswith(names)]:
+                        self._allow(text, "")
+        return self._rests_after.keys()
 
-    def _step(self, text: str, left: str) -> None:
+    def _allow(self, text: str, rest: str) -> None:
         token = self._vocabulary.get(text)
         if token is not None:
-            self._steps.setdefault(token, []).append(left)
+            self._rests_after.setdefault(token, []).append(rest)
 
     def advance(self, token: int) -> None:
-        """Take the next token, one of those that are allowed."""
-        self._left, self._steps = self._steps.get(token, []), {}
-        self.chosen, self.free = True, "" in self._left or not self._left
+        """Consume the next token, one of ``allowed``."""
+        self._rests, self._rests_after = self._rests_after.get(token, []), {}
+        self.chosen, self.free = True, "" in self._rests or not self._rests
 
 
 class GrammarConstraint:
     """The logits processor of one sequence; used by one thread.
 
     Call it for each token, in order, with the tokens so far and the logits of the next one. When the grammar is
-    complete and allows no more, only the model's end tokens are allowed. It never raises: when llguidance fails,
-    ``error`` says why, and only the end tokens are allowed as well.
+    complete and allows no further text, only the model's end tokens are allowed. It never raises: when llguidance
+    fails, ``error`` has the reason, and again only the end tokens are allowed.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class GrammarConstraint:
             self._check()
 
     def _choose(self, calls: CallOpenings, token: int) -> None:
-        """Decide with the first token between the grammar and a call."""
+        """Decide by the first token between the grammar and a tool call."""
         if calls.free:
             return
         if not calls.chosen and (token not in calls.allowed() or self._matcher.validate_tokens([token]) == 1):
@@ -165,13 +165,13 @@ class GrammarConstraint:
                 self._bytes[0, token // 8] |= 1 << (token % 8)
         for token in self._calls.allowed() if self._calls is not None else ():
             self._bytes[0, token // 8] |= 1 << (token % 8)
-        # Zeros for the logits beyond the tokenizer's vocabulary, which pad the model's.
+        # Logits beyond the tokenizer's vocabulary, which pad that of the model, get zeros.
         bits = np.unpackbits(self._bytes, axis=1, count=width, bitorder="little")
         return bits.view(np.bool_)
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            # The following lines quote the text.
+            # The further lines of the message quote the text.
             self.error = str(self._matcher.get_error()).partition("\n")[0][:_MESSAGE_LENGTH]
 
 
@@ -192,11 +192,10 @@ class CompiledGrammar:
         """Return the constraint of one sequence.
 
         Args:
-            begins: Detects where the grammar begins to apply; None means at the first token.
-            prompt_tokens: Number of prompt tokens among those that the constraint is called with; later ones are
-                consumed even at the first call, so that a sequence can be continued. None means all tokens of the
-                first call.
-            calls: The tool calls that the answer may be instead.
+            begins: Detects where the grammar begins to apply; None for the first token.
+            prompt_tokens: Number of prompt tokens among the tokens of each call; the first call consumes those after
+                them, so that a sequence can be continued. None for all tokens of the first call.
+            calls: Tool calls that the answer may be instead; None without any.
         """
         return GrammarConstraint(self._matcher.deep_copy(), self._words, self._ends, begins, prompt_tokens, calls)
 
@@ -205,8 +204,8 @@ class GrammarCompiler:
     """Compiles grammars for one model's tokenizer; used from any thread.
 
     Args:
-        tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself. Read at the first grammar, which takes about
-            a second for a large vocabulary.
+        tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself. Converted at the first grammar, which takes
+            about a second for a large vocabulary.
         ends: Returns the end-of-sequence tokens, at least one; called at the first grammar.
         capacity: Number of compiled grammars to cache.
     """
@@ -225,7 +224,7 @@ class GrammarCompiler:
 
     @functools.cached_property
     def token_ids(self) -> Mapping[str, int]:
-        """Every token by its text, with one character a byte where the tokenizer has bytes; reads the tokenizer."""
+        """Token ids by token text, in byte-level tokenizers with one character a byte."""
         vocabulary: Mapping[str, int] = unwrapped(self._tokenizer).get_vocab()
         return vocabulary
 
@@ -234,9 +233,9 @@ class GrammarCompiler:
 
         Raises:
             ValidationError: The grammar is malformed, or llguidance does not support it; the message has the reason.
-            CapabilityError: The model's tokenizer cannot be constrained.
+            CapabilityError: llguidance cannot use the model's tokenizer.
             BackendNotInstalledError: llguidance is not installed.
-            ExecutionError: It cannot be imported.
+            ExecutionError: llguidance cannot be imported.
         """
         with self._lock:
             if grammar in self._compiled:
@@ -252,7 +251,7 @@ class GrammarCompiler:
         return compiled
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Compile a grammar; of a composed one, the part at fault is refused."""
+        """Compile a grammar; where a composed one fails, raise the error of the part at fault."""
         try:
             return self._compile_one(grammar)
         except ValidationError:
@@ -266,7 +265,7 @@ class GrammarCompiler:
             matcher = _llguidance().LLMatcher(self._vocabulary, translated, log_level=0)
         except ValueError as error:
             raise _refusal(grammar, str(error)) from error
-        # A grammar that allows no first token fails only when the first mask is computed.
+        # The error of a grammar that allows no first token shows when the first mask is computed.
         trial = matcher.deep_copy()
         trial.compute_bitmask()
         if trial.is_error():
@@ -275,7 +274,7 @@ class GrammarCompiler:
 
 
 def _llguidance() -> ModuleType:
-    """Return the library. Imported with the first grammar: without it, requests without a grammar still work."""
+    """Import the library at the first grammar: requests without a grammar work without it."""
     try:
         import llguidance.hf
     except ImportError as error:
@@ -295,12 +294,17 @@ def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
 
 
 def _translated(grammar: Grammar) -> str:
-    """Return the grammar in llguidance's notation; raises ValidationError where that cannot express it."""
+    """Return the grammar in llguidance's notation.
+
+    Raises:
+        ValidationError: llguidance cannot express it.
+    """
     library = _llguidance()
     grammar.validate()
     schema = enforceable(grammar) if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'
-    # Overrides need a schema object; the empty one allows anything, too.
-    schema = "{}" if schema.strip() == "true" else schema
+    schema = (
+        "{}" if schema.strip() == "true" else schema
+    )  # overrides need an object; the empty one also allows anything
     try:
         if grammar.kind is GrammarKind.CHOICE:
             return str(library.grammar_from("choice", grammar.text))
@@ -310,7 +314,7 @@ def _translated(grammar: Grammar) -> str:
 
 
 def _refusal(grammar: Grammar, explanation: str) -> ValidationError:
-    # After a failed start the message continues with the parser's state.
+    # The error of a failed start ends with the parser's state.
     return grammar.refused(f"cannot be used: {_one_line(explanation.partition(_STATE)[0])}")
 
 

@@ -1,9 +1,9 @@
-"""Preparing JSON Schemas for llguidance.
+"""Preparation of JSON Schemas for llguidance.
 
-llguidance stores every number of a schema as a 64-bit float: a bound or a constant without an exact float would be
-enforced as another number, and one at the lower end of 64-bit integers aborts the process. Circular references are
-detected only while decoding. So bounds are rounded to at least as strict ones, and other such schemas are refused;
-llguidance itself refuses everything else that it does not support.
+llguidance stores every number of a schema as a 64-bit float: a bound or constant without an exact float would be
+enforced as another number, and one at the lower end of 64-bit integers aborts the process. It detects circular
+references only while decoding. So such bounds are rounded to bounds at least as strict, and such constants and
+references are refused; llguidance itself refuses everything else that it does not support.
 """
 
 import json
@@ -56,13 +56,13 @@ def enforceable(grammar: Grammar) -> str:
 
 def _numbers(value: object) -> Iterator[float]:
     """Yield every number in a JSON value."""
-    waiting = [value]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, (list, dict)):
-            waiting += each.values() if isinstance(each, dict) else each
-        elif isinstance(each, (int, float)):
-            yield each
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (list, dict)):
+            pending += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, (int, float)):
+            yield item
 
 
 def _is_number(value: object) -> bool:
@@ -77,8 +77,8 @@ def _rounded(grammar: Grammar, keyword: str, bound: float) -> float:
     limited = max(-MAX_BOUND, min(bound, MAX_BOUND))
     rounded = float(limited)
     # Floats of this size are more than 1 apart, so an exclusive bound becomes the next float as an inclusive one.
-    short = rounded < bound if keyword in _LOWER else rounded > bound
-    if short or keyword.startswith("exclusive") or rounded == -MAX_BOUND:
+    too_lenient = rounded < bound if keyword in _LOWER else rounded > bound
+    if too_lenient or keyword.startswith("exclusive") or rounded == -MAX_BOUND:
         rounded = math.nextafter(rounded, inwards)
     if not -MAX_BOUND < rounded < MAX_BOUND:
         raise grammar.refused(f"cannot be used: its {keyword} is beyond 64 bits, where it cannot be enforced")
@@ -86,44 +86,44 @@ def _rounded(grammar: Grammar, keyword: str, bound: float) -> float:
 
 
 def _refuse_circular_references(grammar: Grammar, schema: object) -> None:
-    """Refuse schemas that refer only to each other."""
-    circular, origins = _references(schema)
-    arrived = [place for place in origins if place not in circular]
-    while arrived:
-        for origin in origins[arrived.pop()]:
-            if circular.pop(origin, None) is not None:
-                arrived.append(origin)
+    """Refuse schemas whose references lead only to each other, never to a description of the instance."""
+    circular, referrers = _references(schema)
+    resolved = [node for node in referrers if node not in circular]
+    while resolved:
+        for referrer in referrers[resolved.pop()]:
+            if circular.pop(referrer, None) is not None:
+                resolved.append(referrer)
     target = next(filter(None, map(_target, circular.values())), None)
     if target is not None:
         raise grammar.refused(f"cannot be used: following {target[:100]} leads in a circle and to nothing else")
 
 
 def _references(schema: object) -> tuple[dict[int, Any], Mapping[int, list[int]]]:
-    """Return the schemas that refer to others for the same instance, and the schemas that refer to each.
+    """Return the schemas that refer to others for the same instance, and for each target its referrers.
 
-    Both are keyed by identity, since equal schemas may occur in several places.
+    Both are keyed by ``id``, since equal schemas may occur in several places.
     """
-    waiting: list[Any] = list(subschemas(schema))
-    anchors = {node["$anchor"]: node for node in waiting if isinstance(node.get("$anchor"), str)}
+    pending: list[Any] = list(subschemas(schema))
+    anchors = {node["$anchor"]: node for node in pending if isinstance(node.get("$anchor"), str)}
     referring: dict[int, Any] = {}
-    origins: defaultdict[int, list[int]] = defaultdict(list)
-    while waiting:
-        node = waiting.pop()
+    referrers: defaultdict[int, list[int]] = defaultdict(list)
+    while pending:
+        node = pending.pop()
         targets = [] if id(node) in referring else _targets(node, schema, anchors)
         if targets:
             referring[id(node)] = node
-            waiting += targets
-        for found in targets:
-            origins[id(found)].append(id(node))
-    return referring, origins
+            pending += targets
+        for target in targets:
+            referrers[id(target)].append(id(node))
+    return referring, referrers
 
 
 def _targets(node: object, schema: object, anchors: Mapping[str, object]) -> list[object]:
-    """Return the schemas that one refers to for the same instance; none when it describes the instance itself."""
+    """Return the schemas that a schema refers to for the same instance, by ``$ref`` or as alternatives."""
     if not isinstance(node, dict):
         return []
     target = _target(node)
-    targets = [] if target is None else [_found(schema, target, anchors)]
+    targets = [] if target is None else [_resolved(schema, target, anchors)]
     for keyword in _ALTERNATIVES:
         value = node.get(keyword)
         targets += value if isinstance(value, list) else []
@@ -136,16 +136,16 @@ def _target(node: object) -> str | None:
     return target if isinstance(target, str) and target.startswith("#") else None
 
 
-def _found(schema: object, target: str, anchors: Mapping[str, object]) -> object:
-    """Return the schema that a reference leads to; None when there is none."""
+def _resolved(schema: object, target: str, anchors: Mapping[str, object]) -> object:
+    """Return the schema that a reference points to; None when there is none."""
     if target[1:2] not in ("", "/"):
         return anchors.get(target[1:])
     node = schema
     for step in urllib.parse.unquote(target).split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(node, list):
-            known = name.isdecimal() and len(name) <= _INDEX_DIGITS and int(name) < len(node)
-            node = node[int(name)] if known else None
+            exists = name.isdecimal() and len(name) <= _INDEX_DIGITS and int(name) < len(node)
+            node = node[int(name)] if exists else None
         else:
             node = node.get(name) if isinstance(node, dict) else None
     return node

@@ -1,4 +1,4 @@
-"""The ways to change a conversation so that a chat template takes it; ``conversation_repair`` chooses among them."""
+"""Ways to change a conversation so that a chat template accepts it; ``conversation_repair`` chooses among them."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from mlxk.adapters.mlx.prompting.template_inputs import REASONING_KEYS, WireMess
 from mlxk.domain.generation.conversation import Adaptation
 
 SEPARATOR = "\n\n"
-"""Between texts that are joined."""
+"""Separates joined texts."""
 
 _ID_LENGTH = 9
 _ALPHANUMERIC = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -24,13 +24,13 @@ class Step:
 
     change: Callable[[WirePrompt], WirePrompt]
     adaptation: Adaptation | None = None
-    """None where only the form of a value changes, without effect on its content."""
+    """Reported to the client; None where only the form of a value changes, not its content."""
     form: str = ""
-    """The name of that form."""
+    """Name of the form; empty for steps with an adaptation."""
 
 
 def short_id(identity: str) -> str:
-    """Return the id of nine letters and digits that replaces another; one of that form is its own."""
+    """Return an id of nine letters and digits for any id, always the same; an id of that form is returned as it is."""
     if len(identity) == _ID_LENGTH and identity.isalnum() and identity.isascii():
         return identity
     number = int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -61,19 +61,19 @@ def _text_arguments(message: WireMessage) -> WireMessage:
 
 def arguments_text(call: Mapping[str, Any]) -> str:
     """Return the arguments of a call as JSON text."""
-    given = call["function"]["arguments"]
-    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    arguments = call["function"]["arguments"]
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _wrapped_arguments(message: WireMessage) -> WireMessage:
-    """Make an object of arguments that are no complete JSON object."""
+    """Wrap arguments that are not a complete JSON object in an object."""
     if not message.get("tool_calls"):
         return message
     calls = []
     for call in message["tool_calls"]:
-        given = call["function"]["arguments"]
-        function = {**call["function"], "arguments": {"arguments": given} if isinstance(given, str) else given}
-        calls.append({**call, "function": function})
+        arguments = call["function"]["arguments"]
+        wrapped = {"arguments": arguments} if isinstance(arguments, str) else arguments
+        calls.append({**call, "function": {**call["function"], "arguments": wrapped}})
     return {**message, "tool_calls": calls}
 
 
@@ -91,12 +91,12 @@ def _empty_lists(prompt: WirePrompt) -> WirePrompt:
 
 
 def _flat_tools(prompt: WirePrompt) -> WirePrompt:
-    """Give functions the older form as well, without an object around them."""
+    """Repeat the fields of each function beside it, as in the older form without the ``function`` object."""
     return attrs.evolve(prompt, tools=tuple({**tool["function"], **tool} for tool in prompt.tools))
 
 
 def _complete_tools(prompt: WirePrompt) -> WirePrompt:
-    """Give functions the description and parameters that they lack."""
+    """Add an empty description and empty parameters where a function lacks them."""
     return attrs.evolve(prompt, tools=tuple(_complete_tool(tool) for tool in prompt.tools))
 
 
@@ -107,7 +107,7 @@ def _complete_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _typed_tools(prompt: WirePrompt) -> WirePrompt:
-    """Give the parameters of functions the types and descriptions that they lack."""
+    """Add types and descriptions where the parameters of a function lack them."""
     changed = []
     for tool in prompt.tools:
         function = dict(tool["function"])
@@ -118,19 +118,19 @@ def _typed_tools(prompt: WirePrompt) -> WirePrompt:
 
 
 def _typed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    made = {"type": "", **schema} | {"type": _one_type(schema.get("type", _type_of(schema)))}
+    typed = {"type": "", **schema} | {"type": _one_type(schema.get("type", _inferred_type(schema)))}
     for name in ("properties", "$defs"):
-        if isinstance(made.get(name), dict):
-            made[name] = {
+        if isinstance(typed.get(name), dict):
+            typed[name] = {
                 key: {"description": "", **_typed(each)} if isinstance(each, dict) else each
-                for key, each in made[name].items()
+                for key, each in typed[name].items()
             }
-    if isinstance(made.get("items"), dict):
-        made["items"] = _typed(made["items"])
-    return made
+    if isinstance(typed.get("items"), dict):
+        typed["items"] = _typed(typed["items"])
+    return typed
 
 
-def _type_of(schema: Mapping[str, Any]) -> str:
+def _inferred_type(schema: Mapping[str, Any]) -> str:
     if "properties" in schema:
         return "object"
     if "items" in schema:
@@ -143,39 +143,39 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 
 def _one_type(stated: object) -> str:
-    """Return a type that is stated, or the first of several that is not null; string where none is a text."""
+    """Return the type as a single name: of a list the first but null; ``string`` where there is no name."""
     types = stated if isinstance(stated, list) else ()
-    found = next((each for each in types if isinstance(each, str) and each != "null"), "string")
-    return stated if isinstance(stated, str) else found
+    first = next((each for each in types if isinstance(each, str) and each != "null"), "string")
+    return stated if isinstance(stated, str) else first
 
 
-def _texts_of(content: Any) -> list[Any]:  # noqa: ANN401 - text, parts, or nothing
+def _parts_of(content: Any) -> list[Any]:  # noqa: ANN401 - text, parts, or nothing
     if isinstance(content, list):
         return content
     return [{"type": "text", "text": content}] if content else []
 
 
 def joined(contents: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return several contents as one: text, or parts where one has parts."""
+    """Join several contents: into a text, or into parts where any content has parts."""
     if any(isinstance(content, list) for content in contents):
-        *earlier, last = [parts for content in contents if (parts := _texts_of(content))] or [[]]
+        *earlier, last = [parts for content in contents if (parts := _parts_of(content))] or [[]]
         return [part for parts in earlier for part in _separated(parts)] + last
     return SEPARATOR.join(content for content in contents if content)
 
 
 def _separated(parts: list[Any]) -> list[Any]:
-    """Return parts before others, with the separator at the end of their text."""
+    """Append the separator to the last part if it is text."""
     *before, last = parts
     return [*before, {**last, "text": f"{last['text']}{SEPARATOR}"}] if last.get("type") == "text" else parts
 
 
-def _opening(messages: Sequence[WireMessage]) -> int:
+def _leading_system_messages(messages: Sequence[WireMessage]) -> int:
     """Return the number of system messages at the front."""
     return next((index for index, each in enumerate(messages) if each["role"] != "system"), len(messages))
 
 
 def _join_opening(prompt: WirePrompt) -> WirePrompt:
-    count = _opening(prompt.messages)
+    count = _leading_system_messages(prompt.messages)
     if count < 2:
         return prompt
     first = {**prompt.messages[0], "content": joined([each["content"] for each in prompt.messages[:count]])}
@@ -183,11 +183,11 @@ def _join_opening(prompt: WirePrompt) -> WirePrompt:
 
 
 def _late_as_user(prompt: WirePrompt) -> WirePrompt:
-    """Make system messages after the first turn the user's; after a tool's result, a part of that result.
+    """Turn later system messages into user messages; after a tool's result, append them to that result.
 
-    A turn of the user there would be taken for a new question, for which many templates drop the reasoning before it.
+    A user message there would look like a new question, before which many templates drop the reasoning.
     """
-    count = _opening(prompt.messages)
+    count = _leading_system_messages(prompt.messages)
     messages = list(prompt.messages[:count])
     for each in prompt.messages[count:]:
         if each["role"] != "system":
@@ -201,8 +201,8 @@ def _late_as_user(prompt: WirePrompt) -> WirePrompt:
 
 
 def _opening_as_user(prompt: WirePrompt) -> WirePrompt:
-    """Put the system messages at the front into the user message that follows, or make them one."""
-    count = _opening(prompt.messages)
+    """Prepend the leading system messages to the user message after them, or turn them into a user message."""
+    count = _leading_system_messages(prompt.messages)
     if not count:
         return prompt
     opening, rest = prompt.messages[:count], prompt.messages[count:]
@@ -214,8 +214,8 @@ def _opening_as_user(prompt: WirePrompt) -> WirePrompt:
 
 
 def _open_with_user(prompt: WirePrompt) -> WirePrompt:
-    """Put an empty user message before a message of the assistant that opens the conversation."""
-    count = _opening(prompt.messages)
+    """Insert an empty user message before an assistant message that opens the conversation."""
+    count = _leading_system_messages(prompt.messages)
     if prompt.messages[count:] and prompt.messages[count]["role"] != "assistant":
         return prompt
     before, after = prompt.messages[:count], prompt.messages[count:]
@@ -225,18 +225,18 @@ def _open_with_user(prompt: WirePrompt) -> WirePrompt:
 def _split_calls(prompt: WirePrompt) -> WirePrompt:
     """Turn several calls in one message into messages of one call, each followed by its result."""
     messages: list[WireMessage] = []
-    waiting = list(prompt.messages)
-    while waiting:
-        message = waiting.pop(0)
+    pending = list(prompt.messages)
+    while pending:
+        message = pending.pop(0)
         calls = message.get("tool_calls", ())
         if len(calls) < 2:
             messages.append(message)
             continue
-        count = next((index for index, each in enumerate(waiting) if each["role"] != "tool"), len(waiting))
-        results, waiting = waiting[:count], waiting[count:]
-        for place, call in enumerate(calls):
+        count = next((index for index, each in enumerate(pending) if each["role"] != "tool"), len(pending))
+        results, pending = pending[:count], pending[count:]
+        for index, call in enumerate(calls):
             plain = {key: each for key, each in message.items() if key not in REASONING_KEYS}
-            messages.append({**(message if not place else {**plain, "content": ""}), "tool_calls": [call]})
+            messages.append({**({**plain, "content": ""} if index else message), "tool_calls": [call]})
             own = [each for each in results if each.get("tool_call_id") == call["id"]]
             if not own and all("tool_call_id" not in each for each in results):
                 own = results[:1]
@@ -247,7 +247,7 @@ def _split_calls(prompt: WirePrompt) -> WirePrompt:
 
 
 def _join_turns(prompt: WirePrompt) -> WirePrompt:
-    """Join messages of the user, or of the assistant, that follow one another."""
+    """Join consecutive messages of the user, and of the assistant unless they have tool calls."""
     messages: list[WireMessage] = []
     for role, group in groupby(prompt.messages, key=lambda each: (each["role"], bool(each.get("tool_calls")))):
         turns = list(group)
@@ -259,7 +259,7 @@ def _join_turns(prompt: WirePrompt) -> WirePrompt:
 
 
 def _as_parts(message: WireMessage) -> WireMessage:
-    return {**message, "content": _texts_of(message["content"])} if isinstance(message["content"], str) else message
+    return {**message, "content": _parts_of(message["content"])} if isinstance(message["content"], str) else message
 
 
 def _as_text(message: WireMessage) -> WireMessage:
@@ -270,7 +270,7 @@ def _as_text(message: WireMessage) -> WireMessage:
 
 
 def _calls_as_text(start: str = "", end: str = "") -> Callable[[WireMessage], WireMessage]:
-    """Return the change that writes calls into the assistant's text, between the model's own marks if it has some."""
+    """Return a change that writes tool calls as JSON into the assistant's text, each between ``start`` and ``end``."""
 
     def change(message: WireMessage) -> WireMessage:
         if not message.get("tool_calls"):
@@ -279,8 +279,8 @@ def _calls_as_text(start: str = "", end: str = "") -> Callable[[WireMessage], Wi
             f'{start}{{"name": {json.dumps(call["function"]["name"])}, "arguments": {arguments_text(call)}}}{end}'
             for call in message["tool_calls"]
         ]
-        kept = {key: each for key, each in message.items() if key != "tool_calls"}
-        return {**kept, "content": joined([message["content"], "\n".join(calls)])}
+        others = {key: each for key, each in message.items() if key != "tool_calls"}
+        return {**others, "content": joined([message["content"], "\n".join(calls)])}
 
     return change
 
@@ -299,7 +299,7 @@ SHORT_IDS = Step(
         "tool-call-ids", "Tool call ids were replaced: the model's chat template wants nine letters and digits."
     ),
 )
-"""Needed by templates of Mistral's."""
+"""For Mistral's templates."""
 
 FORMS = (
     Step(_empty_lists, form="empty-lists"),
@@ -315,7 +315,7 @@ FORMS = (
     Step(_each(_as_parts), form="content-parts"),
     Step(_each(_as_text), form="content-text"),
 )
-"""Other forms of the same content, most of which have no visible effect; tried first, alone and in pairs."""
+"""Other forms of the same content, most of them without visible effect; tried first, alone and in pairs."""
 
 JOIN_TURNS = Step(
     _join_turns,
@@ -354,14 +354,14 @@ REPAIRS = (
     ),
     JOIN_TURNS,
 )
-"""In the order in which they are tried: those that change the least first."""
+"""In the order in which they are tried: small changes first."""
 
 CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were written as text.")
 
 TAG = "<tool_call>"
 
 TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), CALLS_AS_TEXT)
-"""For models that write calls between these tags, though their templates leave that to the author of the history."""
+"""For models that write calls between these tags, but whose templates do not write the calls of earlier messages."""
 
 LAST_RESORTS = (
     TAGGED_CALLS,
@@ -372,7 +372,7 @@ LAST_RESORTS = (
     ),
     Step(_join_turns, JOIN_TURNS.adaptation),
 )
-"""For templates that know no tools."""
+"""For templates without support for tools."""
 
 GENERIC_TOOLS = Adaptation(
     "tools-in-system-prompt", "The model's chat template does not read tools: they were described in the system prompt."
@@ -394,7 +394,7 @@ def describe_tools(prompt: WirePrompt) -> WirePrompt:
     """Put the tools into the system prompt, for a template that does not read them."""
     definitions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in prompt.tools)
     text = _TOOLS_INTRODUCTION.format(definitions=definitions)
-    count = _opening(prompt.messages)
+    count = _leading_system_messages(prompt.messages)
     contents = [each["content"] for each in prompt.messages[:count]]
     opening = {"role": "system", "content": joined([*contents, text])}
     return attrs.evolve(prompt, messages=(opening, *prompt.messages[count:]), tools=())

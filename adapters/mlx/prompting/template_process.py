@@ -1,10 +1,10 @@
-"""The program that renders chat templates: a process of its own, run by path, with nothing but Jinja's sandbox.
+"""The program that renders chat templates: a separate process, run by path, that imports only Jinja's sandbox.
 
-A template comes with a model, so it may be endless, or make endless text. Here the system ends it: by processor time,
-also within one operation of the interpreter, and by memory. ``template_sandbox`` starts this program and talks to it
-through its standard input and output: frames of a length (8 bytes, big-endian) and a JSON document.
+A template comes with a model and may loop forever or write endless text. Here the system limits its processor time,
+also within one operation of the interpreter, and its memory. ``template_sandbox`` starts this program and talks to it
+through standard input and output, in frames of a length (8 bytes, big-endian) and a JSON document.
 
-What templates are given is what transformers gives them, so that texts are equal to its own.
+Templates get the same functions and filters as in transformers, so that the rendered texts are equal.
 """
 
 import datetime
@@ -26,20 +26,20 @@ from jinja2.sandbox import SandboxedEnvironment
 from jinja2.utils import Namespace
 
 EXIT_MEMORY = 3
-"""Exit status after too much memory."""
+"""Exit status when the memory limit is exceeded."""
 
 _MEMORY_CHECK_SECONDS = 0.05
 """Processor time between two checks of the memory used."""
 
 _MAX_SEQUENCE = 10_000_000
-"""Items, or characters, of a product with a number."""
+"""Maximum number of items or characters of a sequence multiplied by a number."""
 
 _MAX_BITS = 65_536
-"""Size of a number."""
+"""Maximum size of a power, and of a factor in a product of integers."""
 
 
 class GenerationTag(Extension):
-    """The block tag that transformers adds for marking the assistant's text; it changes no text."""
+    """The block tag that transformers adds to mark the assistant's text; it does not change the text."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own attribute
 
@@ -51,9 +51,9 @@ class GenerationTag(Extension):
 
 
 class _Dictionary:
-    """The global ``dict``, without the attributes of the class."""
+    """The global ``dict``, without the other attributes of the class."""
 
-    def __call__(self, *args: Any, **entries: Any) -> dict[Any, Any]:  # noqa: ANN401 - what templates hold
+    def __call__(self, *args: Any, **entries: Any) -> dict[Any, Any]:  # noqa: ANN401 - values of templates
         return dict(*args, **entries)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:  # noqa: ANN401
@@ -68,11 +68,11 @@ class _Namespace(Namespace):
 
 
 class _Environment(SandboxedEnvironment):
-    # Not transformers' immutable one: what a template can change here is its own copy, and some append to lists.
+    # Not immutable, as in transformers: templates change only this process's copies, and some append to lists.
     intercepted_binops = frozenset({"*", "**"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
-        """Compute a product or a power, unless it is too large to compute within the limits."""
+        """Compute a product or a power, unless it would exceed the limits."""
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
             if left.bit_length() * abs(right) > _MAX_BITS:
                 raise OverflowError("a power is too large")
@@ -101,12 +101,12 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_listed
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_as_list
     )
 
 
-def _listed(value: object) -> list[object]:
-    """Return what a filter such as ``map`` yields, which transformers refuses."""
+def _as_list(value: object) -> list[object]:
+    """Convert a generator, such as the result of the filter ``map``; transformers refuses it."""
     if isinstance(value, Generator):
         return list(value)
     raise TypeError(f"{type(value).__name__} is no JSON value")
@@ -114,34 +114,34 @@ def _listed(value: object) -> list[object]:
 
 def environment() -> Environment:
     """Return the sandbox that templates are compiled in."""
-    made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"])
-    made.filters["tojson"] = _to_json
-    made.globals["raise_exception"] = _raise_exception
-    made.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    made.globals["dict"] = _Dictionary()
-    made.globals["namespace"] = _Namespace
-    return made
+    sandbox = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"])
+    sandbox.filters["tojson"] = _to_json
+    sandbox.globals["raise_exception"] = _raise_exception
+    sandbox.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    sandbox.globals["dict"] = _Dictionary()
+    sandbox.globals["namespace"] = _Namespace
+    return sandbox
 
 
-def render(template: Template, variables: dict[str, Any], most_characters: int) -> dict[str, Any]:
-    """Return the text, or how the template failed."""
+def render(template: Template, variables: dict[str, Any], max_characters: int) -> dict[str, Any]:
+    """Return the reply document: the text, or how the template failed."""
     pieces: list[str] = []
     length = 0
     try:
         for piece in template.generate(variables):
             pieces.append(piece)
             length += len(piece)
-            if length > most_characters:
+            if length > max_characters:
                 return {"fault": "output"}
         text = "".join(pieces)
         text.encode()
-    except Exception as error:  # noqa: BLE001 - a template may raise whatever Python can
+    except Exception as error:  # noqa: BLE001 - a template may raise any exception
         return _failure(error)
     return {"text": text}
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    # A template that refuses a conversation raises exactly this class, no subclass.
+    # ``raise_exception`` raises exactly this class; Jinja's own errors are subclasses.
     if type(error) is TemplateError:
         return {"fault": "refused", "message": str(error)}
     if isinstance(error, TemplateSyntaxError):
@@ -152,52 +152,52 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def _memory_used() -> int:
-    """Return the resident memory, bytes; where the system does not tell it, the largest so far."""
+    """Return the resident memory, bytes; on systems without ``/proc``, its maximum so far."""
     with suppress(OSError, ValueError, IndexError), open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def _limit(seconds: float, most_bytes: int) -> Callable[[], None]:
-    """Limit the memory of this process; return a function that begins the time of one rendering."""
-    # The largest size so far may be that of the process that started this one, which has a model in memory.
+def _set_limits(seconds: float, max_bytes: int) -> Callable[[], None]:
+    """Limit the memory of this process; return a function that starts the timers of one rendering."""
+    # The maximum so far may include that of the parent process, which has a model in memory.
     start = _memory_used()
 
-    def look(*_: object) -> None:
-        if _memory_used() - start > most_bytes:
+    def check_memory(*_: object) -> None:
+        if _memory_used() - start > max_bytes:
             os._exit(EXIT_MEMORY)
 
-    # Where this limit is not enforced (macOS), only the check of what is in use applies.
+    # macOS does not enforce this limit; there only the timed check applies.
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (2 * most_bytes, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGVTALRM, look)
+        resource.setrlimit(resource.RLIMIT_AS, (2 * max_bytes, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGVTALRM, check_memory)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def begin() -> None:
+    def start_timers() -> None:
         # The default action of this signal ends the process, whatever it is doing.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_VIRTUAL, _MEMORY_CHECK_SECONDS, _MEMORY_CHECK_SECONDS)
 
-    return begin
+    return start_timers
 
 
-def _serve(requests: BinaryIO, replies: BinaryIO, seconds: float, most_bytes: int) -> None:
-    begin = _limit(seconds, most_bytes)
+def _serve(requests: BinaryIO, replies: BinaryIO, seconds: float, max_bytes: int) -> None:
+    start_timers = _set_limits(seconds, max_bytes)
     sandbox, templates = environment(), dict[str, Template]()
     while len(header := requests.read(8)) == 8:
-        begin()
-        asked = json.loads(requests.read(int.from_bytes(header, "big")))
-        text = asked["template"]
+        start_timers()
+        request = json.loads(requests.read(int.from_bytes(header, "big")))
+        text = request["template"]
         try:
             template = templates.get(text)
             if template is None:
                 template = templates[text] = sandbox.from_string(text)
-            reply = render(template, asked["variables"], asked["most_characters"])
-        except Exception as error:  # noqa: BLE001 - the compiler may fail like the template
+            reply = render(template, request["variables"], request["max_characters"])
+        except Exception as error:  # noqa: BLE001 - compiling a template may raise any exception
             reply = _failure(error)
-        written = json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        replies.write(len(written).to_bytes(8, "big") + written)
+        body = json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        replies.write(len(body).to_bytes(8, "big") + body)
         replies.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)

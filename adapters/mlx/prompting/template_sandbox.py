@@ -1,8 +1,8 @@
-"""Who renders the conversations of a model: its template, in a process of its own, or a library with code of its own.
+"""Rendering of a model's conversations: by its chat template in a separate process, or by a library's own code.
 
-No template can hold up, or fill, the process that serves. One process renders the templates of one model; it is started
-at the first rendering, or ahead of it while the model loads, and again after it was ended. ``template_process`` is what
-runs in it. It ends when its pipe does, whatever ends the process that holds the other end.
+A template cannot block the server or exhaust its memory. One process renders the templates of one model; it is started
+at the first rendering, or earlier while the model loads, and again after it ended. It runs ``template_process``, and
+ends when its pipe is closed, also when the server is killed.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ from mlxk.domain.errors import InterruptedRunError
 from mlxk.domain.generation.request import nobody_left
 
 SECONDS = 3.0
-"""Processor time of one rendering; ordinary ones take milliseconds."""
+"""Limit of the processor time of one rendering; usual renderings take milliseconds."""
 
 MEMORY_BYTES = 1024**3
-"""Memory in use while rendering."""
+"""Limit of the memory that rendering takes."""
 
 EXTRA_CHARACTERS = 16 * 1024**2
-"""Characters that a rendered text may have beyond four times those of the conversation."""
+"""A rendered text may have so many characters more than four times those of the conversation."""
 
-_LOOK_SECONDS = 0.2
-"""Interval of the check whether the client has gone."""
+_POLL_SECONDS = 0.2
+"""Interval of checking whether the client has gone."""
 
 _ATTEMPTS = 2
-"""Processes that a rendering may lose to something else than its limits."""
+"""Attempts at a rendering whose process ends for another reason than its limits."""
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def waiting_lock(lock: threading.Lock, is_abandoned: Callable[[], bool]) -> Iter
     Raises:
         InterruptedRunError: The client has gone.
     """
-    while not lock.acquire(timeout=_LOOK_SECONDS):
+    while not lock.acquire(timeout=_POLL_SECONDS):
         if is_abandoned():
             raise InterruptedRunError("interrupted")
     try:
@@ -62,21 +62,21 @@ class FaultKind(enum.Enum):
     REFUSED = "refused"
     """The template raised an exception of its own, with a message."""
     INVALID = "invalid"
-    """The template is no valid one."""
+    """The template has a syntax error."""
     FAILED = "failed"
-    """An operation failed for these values."""
+    """An operation in the template failed for these values."""
     LIMIT = "limit"
     """It took too much time or memory, or wrote too much text."""
     UNCONTINUED = "uncontinued"
-    """The text does not end within the last message."""
+    """The text of the last message, which is to be continued, is missing from the rendered text."""
 
 
 class TemplateFault(Exception):  # noqa: N818 - never leaves this package
     """A rendering failed.
 
     Args:
-        kind: How.
-        message: The template's own words, or the limit; may quote what the template does, not the conversation.
+        kind: How it failed.
+        message: The template's own message, or the limit; may quote the template, but not the conversation.
     """
 
     def __init__(self, kind: FaultKind, message: str) -> None:
@@ -89,8 +89,8 @@ class TemplateSandbox:
     """Renders the templates of one model. Thread-safe: one rendering at a time.
 
     Args:
-        seconds: Processor time of one rendering.
-        memory_bytes: Memory in use while rendering.
+        seconds: Limit of the processor time of one rendering.
+        memory_bytes: Limit of the memory that rendering takes.
     """
 
     def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
@@ -105,18 +105,18 @@ class TemplateSandbox:
         """Return the rendered text.
 
         Args:
-            template: Its text.
-            variables: What it may read; JSON values.
-            is_abandoned: Whether the client has gone; the process is then ended.
+            template: The text of the template.
+            variables: Its variables; JSON values.
+            is_abandoned: Returns whether the client has gone; the process is then ended.
 
         Raises:
             TemplateFault: See ``FaultKind``.
             InterruptedRunError: The client has gone.
         """
-        written = json.dumps(variables, ensure_ascii=False)
-        limit = EXTRA_CHARACTERS + 4 * len(written)
-        head = f'{{"template": {json.dumps(template)}, "most_characters": {limit}, "variables": '
-        request = f"{head}{written}}}".encode("utf-8", "surrogatepass")
+        serialized = json.dumps(variables, ensure_ascii=False)
+        limit = EXTRA_CHARACTERS + 4 * len(serialized)
+        head = f'{{"template": {json.dumps(template)}, "max_characters": {limit}, "variables": '
+        request = f"{head}{serialized}}}".encode("utf-8", "surrogatepass")
         with waiting_lock(self._lock, is_abandoned):
             reply = self._ask(request, is_abandoned)
         if "text" in reply:
@@ -128,7 +128,7 @@ class TemplateSandbox:
     def _ask(self, request: bytes, is_abandoned: Callable[[], bool]) -> Mapping[str, Any]:
         for _ in range(_ATTEMPTS):
             if self._process is None or not self._process.alive:
-                self._process = _taken(self._seconds, self._memory_bytes)
+                self._process = _new_process(self._seconds, self._memory_bytes)
             try:
                 reply = self._process.ask(request, is_abandoned)
             except BaseException:
@@ -136,15 +136,15 @@ class TemplateSandbox:
                 self._process = None
                 raise
             if reply is not None:
-                found: Mapping[str, Any] = json.loads(reply)
-                return found
+                document: Mapping[str, Any] = json.loads(reply)
+                return document
             status, self._process = self._process.end(), None
             if status == template_process.EXIT_MEMORY:
                 megabytes = self._memory_bytes // 1024**2
                 raise TemplateFault(FaultKind.LIMIT, f"it takes more than {megabytes} MiB of memory")
             if status == -signal.SIGPROF:
                 raise TemplateFault(FaultKind.LIMIT, f"it takes more than {self._seconds:g} seconds")
-        # Somebody else may have ended it once, such as the system when memory was short.
+        # Something else may end it once, such as the system when memory is short.
         raise TemplateFault(FaultKind.LIMIT, "it ends the process that renders it")
 
 
@@ -152,7 +152,7 @@ class _Process:
     def __init__(self, seconds: float, memory_bytes: int) -> None:
         # Isolated from the environment and the current directory; its standard error is discarded.
         command = [sys.executable, "-I", template_process.__file__, str(seconds), str(memory_bytes)]
-        # In a group of its own: Ctrl-C is for the process that started it, which may still answer requests.
+        # In a process group of its own, so that Ctrl-C does not end it while its parent still answers requests.
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -187,7 +187,7 @@ class _Process:
     def _read(self, count: int, is_abandoned: Callable[[], bool]) -> bytes | None:
         parts: list[bytes] = []
         while count and self._child.stdout is not None:
-            while not self._selector.select(_LOOK_SECONDS):
+            while not self._selector.select(_POLL_SECONDS):
                 if is_abandoned():
                     self._child.kill()
                     raise InterruptedRunError("interrupted")
@@ -205,19 +205,19 @@ class _Process:
 
 
 _ahead: list[_Process] = []
-"""The process that was started ahead, with the usual limits; no more than one."""
+"""At most one process with the default limits, started before it is needed."""
 
 _ahead_lock = threading.Lock()
 
 
 def start_ahead() -> None:
-    """Start the process that the next sandbox will use, unless one waits already; returns at once."""
+    """Start the process for the next sandbox, unless one is ready; returns at once."""
     with _ahead_lock:
         if not (_ahead and _ahead[0].alive):
             _ahead[:] = [_Process(SECONDS, MEMORY_BYTES)]
 
 
-def _taken(seconds: float, memory_bytes: int) -> _Process:
+def _new_process(seconds: float, memory_bytes: int) -> _Process:
     """Return the process that was started ahead, or a new one."""
     with _ahead_lock:
         if _ahead and (seconds, memory_bytes) == (SECONDS, MEMORY_BYTES) and _ahead[0].alive:
@@ -232,7 +232,7 @@ def _end(child: "subprocess.Popen[bytes]", selector: selectors.BaseSelector) -> 
             with contextlib.suppress(OSError):
                 pipe.close()
     try:
-        child.wait(_LOOK_SECONDS)
+        child.wait(_POLL_SECONDS)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
@@ -248,7 +248,7 @@ LIBRARY_ERRORS = (
     RecursionError,
     MemoryError,
 )
-"""Raised by libraries' renderers for unexpected values."""
+"""Exceptions that libraries' renderers raise for unexpected values."""
 
 
 class TemplateEngine(Protocol):
@@ -256,7 +256,7 @@ class TemplateEngine(Protocol):
 
     @property
     def template(self) -> object:
-        """The text of the template, or its texts by name; None where a library has code instead."""
+        """The text of the template, or a mapping of texts by name; None where a library has code instead."""
 
     def render(
         self, prompt: WirePrompt, variables: Mapping[str, object], is_abandoned: Callable[[], bool] = nobody_left
@@ -273,8 +273,8 @@ class SandboxedTemplate(TemplateEngine):
     """The template of a tokenizer or processor, rendered in the sandbox.
 
     Args:
-        holder: Has the template: ``chat_template``.
-        tokenizer: Has the special tokens, which templates may write.
+        holder: Tokenizer or processor; its ``chat_template`` is the template.
+        tokenizer: Its special tokens are variables of the template.
     """
 
     def __init__(self, holder: Any, tokenizer: Any) -> None:  # noqa: ANN401 - transformers has no types to name
@@ -292,27 +292,27 @@ class SandboxedTemplate(TemplateEngine):
     def render(
         self, prompt: WirePrompt, variables: Mapping[str, object], is_abandoned: Callable[[], bool] = nobody_left
     ) -> str:
-        nothing: list[object] | None = [] if prompt.has_empty_lists else None
-        given = {"messages": prompt.messages, "tools": prompt.tools or nothing, "documents": nothing}
-        text = self._chosen(has_tools=bool(prompt.tools))
-        return self._sandbox.render(text, {**self._tokens, **given, **variables}, is_abandoned)
+        empty: list[object] | None = [] if prompt.has_empty_lists else None
+        inputs = {"messages": prompt.messages, "tools": prompt.tools or empty, "documents": empty}
+        text = self._template_text(has_tools=bool(prompt.tools))
+        return self._sandbox.render(text, {**self._tokens, **inputs, **variables}, is_abandoned)
 
-    def _chosen(self, *, has_tools: bool) -> str:
+    def _template_text(self, *, has_tools: bool) -> str:
         """Return the template for a conversation with or without tools, as transformers chooses it."""
-        known = self.template
-        if not isinstance(known, Mapping):
-            return str(known)
-        name = "tool_use" if has_tools and "tool_use" in known else "default"
-        if name not in known:
+        template = self.template
+        if not isinstance(template, Mapping):
+            return str(template)
+        name = "tool_use" if has_tools and "tool_use" in template else "default"
+        if name not in template:
             raise TemplateFault(FaultKind.INVALID, "there are several, and none is the default")
-        return str(known[name])
+        return str(template[name])
 
 
 class LibraryTemplate(TemplateEngine):
     """A library's own code in place of a template.
 
     Args:
-        holder: Has ``apply_chat_template``.
+        holder: Tokenizer or processor with its own ``apply_chat_template``.
     """
 
     def __init__(self, holder: Any) -> None:  # noqa: ANN401

@@ -1,8 +1,8 @@
-"""Prompts to token ids, with the model's own chat template and its switches for reasoning.
+"""Renders prompts to token ids with the model's own chat template.
 
-Ensures a single beginning-of-sequence token, and refuses texts that are certainly too long before all of their tokens
-are counted, which could take minutes. How a conversation becomes text is in ``conversation_rendering``; a template
-without a reasoning switch is handled in ``engine.build_sequence``.
+Ensures a single beginning-of-sequence token, and refuses texts that are certainly too long without tokenizing all of
+them, which could take minutes. ``conversation_rendering`` renders conversations to text; ``engine.build_sequence``
+handles templates without a reasoning switch.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from mlxk.domain.generation.request import TokenIds
 from mlxk.domain.generation.settings import Effort
 
 TAIL_LENGTH = 256
-"""Characters at the end of a rendered prompt that are kept for the parser."""
+"""Characters at the end of a rendered prompt that the parser of the answer gets."""
 
 CHARACTERS_PER_TOKEN = 16
-"""Characters for each token of the context window that are tokenized first; prose has about four a token."""
+"""Of a longer text, so many characters for each token of the context window are tokenized; prose has about four."""
 
 _PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
 
 
 _PLAIN_RENDERERS = ("transformers.tokenization_utils_base", "transformers.processing_utils")
-"""Modules whose ``apply_chat_template`` does no more than to render the template."""
+"""Modules whose ``apply_chat_template`` only renders the template."""
 
 
 class PromptTokenizer(Protocol):
@@ -59,11 +59,11 @@ class RenderedPrompt:
     tail: str
     """The last characters of the rendered text: the generated text may begin inside a block that they open."""
     has_reasoning_switch: bool = False
-    """Whether the template was given a variable that switches reasoning on or off."""
+    """Whether the template got a variable that switches reasoning on or off."""
     adaptations: tuple[Adaptation, ...] = ()
-    """How the conversation was fitted to the template."""
+    """Changes made to fit the conversation to the template."""
     new_call_id: Callable[[], str] = new_call_id
-    """Makes the id of a tool call in a form that the template takes back."""
+    """Returns a new tool call id, in a form that the template accepts in later messages."""
     text: str = ""
     """The rendered text; empty for a prompt given as tokens."""
 
@@ -86,7 +86,7 @@ class RenderedText:
 
     @property
     def changes(self) -> tuple[Adaptation, ...]:
-        """The adaptations, and that contents spell control tokens, where they do."""
+        """The adaptations, including one for spelled control tokens where there are any."""
         return (*self.adaptations, *((SPELLED_AS_TEXT,) if self.rendering.spelled else ()))
 
 
@@ -95,7 +95,7 @@ _DEFAULT_JOB = RenderingJob()
 _QUESTION = "mlxk: a question"
 _ANSWER = "mlxk: an answer"
 _TURNS = Conversation((Message(Role.USER, _QUESTION), Message(Role.ASSISTANT, _ANSWER), Message(Role.USER, "Hi")))
-"""Turns that show how the template ends a question and an answer."""
+"""Rendered to find the tokens with which the template ends a question and an answer."""
 
 
 class PromptRenderer:
@@ -103,18 +103,18 @@ class PromptRenderer:
 
     Args:
         tokenizer: The model's tokenizer as mlx-lm or transformers loads it.
-        context_length: Of the model, tokens; None when unknown.
+        context_length: Context length of the model, tokens; None when unknown.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, context_length: int | None = None) -> None:
         self._context_length = context_length
-        # mlx-lm's wrapper would switch reasoning on, except for models that it renders with code of its own.
+        # mlx-lm's wrapper would switch reasoning on, so it is bypassed, except for models that it renders by code.
         self._custom = getattr(tokenizer, "_chat_template", None) is not None
         self._inner: PromptTokenizer = tokenizer if self._custom else unwrapped(tokenizer)
         self._conversations = conversation_renderer(self._inner, custom=self._custom)
         self._others: dict[int, ConversationRenderer] = {}
-        begin = self._inner.bos_token_id
-        self._begin = begin if begin is not None and begin in self._encode("", add_special_tokens=True) else None
+        bos = self._inner.bos_token_id
+        self._bos = bos if bos is not None and bos in self._encode("", add_special_tokens=True) else None
 
     @functools.cached_property
     def control(self) -> ControlTokens:
@@ -123,12 +123,12 @@ class PromptRenderer:
 
     @functools.cached_property
     def reasoning(self) -> ReasoningFormat | None:
-        """How the model marks its reasoning; None when it does not."""
+        """The markup of the model's reasoning; None when it has none."""
         return detect_reasoning(self.template, self._inner.get_vocab())
 
     @property
     def template(self) -> str | None:
-        """The text of the chat template; None without one, or when mlx-lm has code instead."""
+        """The text of the chat template; None without one, or where mlx-lm has code instead."""
         template = getattr(self._inner, "chat_template", None)
         if isinstance(template, dict):
             return "\n".join(str(text) for text in template.values())
@@ -137,32 +137,32 @@ class PromptRenderer:
     def render(self, prompt: Conversation | str | TokenIds, job: RenderingJob = _DEFAULT_JOB) -> RenderedPrompt:
         """Render and tokenize a prompt.
 
-        The template alone adds the beginning-of-sequence token of a conversation. Plain text gets one if the tokenizer
+        Only the template adds the beginning-of-sequence token of a conversation. Plain text gets one if the tokenizer
         adds one to plain text, and never a second.
 
         Args:
-            prompt: A conversation, or text or tokens that are used unchanged. Without a template, a conversation of a
-                single user message is plain text.
+            prompt: A conversation; or text or tokens, which are used unchanged. Without a template, a conversation of a
+                single user message is used as plain text.
             job: How to render.
 
         Raises:
             ValidationError: The template refuses the conversation (the message quotes its reason), the model has no
-                template for it, or a tool's definition or arguments are no JSON object.
+                template for it, or a tool's definition or arguments are not a JSON object.
             CapabilityError: See ``require_no_template_options``.
             ContextLengthError: See ``require_plausible_length``.
             InterruptedRunError: The client has gone.
         """
-        ineffective = (NO_EFFORT,) if job.asked.effort not in {None, Effort.NONE} else ()
+        ineffective = (NO_EFFORT,) if job.switches.effort not in {None, Effort.NONE} else ()
         if isinstance(prompt, tuple):
             return RenderedPrompt(prompt, "", adaptations=ineffective)
         if isinstance(prompt, str):
             return attrs.evolve(self._plain(prompt), adaptations=ineffective)
         if self.template is None and not self._custom:
-            require_no_template_options(prompt, job.asked.thinking)
+            require_no_template_options(prompt, job.switches.thinking)
             return attrs.evolve(self._plain(_single_message(prompt)), adaptations=ineffective)
-        made = self.rendered(prompt, wire_prompt(prompt), self._conversations, job)
-        self.require_plausible_length(made.rendering.text)
-        return made.with_tokens(self.encode(made.rendering))
+        rendered = self.rendered(prompt, wire_prompt(prompt), self._conversations, job)
+        self.require_plausible_length(rendered.rendering.text)
+        return rendered.with_tokens(self.encode(rendered.rendering))
 
     def rendered(
         self,
@@ -172,45 +172,44 @@ class PromptRenderer:
         job: RenderingJob,
         formatted: Callable[[WirePrompt], WirePrompt] = lambda prompt: prompt,
     ) -> RenderedText:
-        """Render a conversation, with the control tokens that its contents spell told apart.
+        """Render a conversation, and locate the control tokens that its contents spell.
 
         Args:
             conversation: The conversation.
             prompt: The same, as the template expects it.
             renderer: Has the template.
             job: How to render.
-            formatted: Turns a conversation into the form of a family of models.
+            formatted: Converts the conversation to the form of a family of models before it is rendered.
 
         Raises:
             ValidationError, InterruptedRunError: See ``render``.
         """
-        done: list[RenderedConversation] = []
+        results: list[RenderedConversation] = []
 
         def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
-            made = renderer.render(formatted(WirePrompt(tuple(messages), tuple(tools))), job)
-            done.append(made)
-            return made.text
+            results.append(renderer.render(formatted(WirePrompt(tuple(messages), tuple(tools))), job))
+            return results[-1].text
 
         tools = [dict(tool) for tool in prompt.tools]
         if job.parse_special:
             rendering = Rendering(render(list(prompt.messages), tools))
         else:
             rendering = self.control.render(list(prompt.messages), tools, render)
-        return RenderedText(rendering, done[0].has_switch, done[0].adaptations, call_ids(conversation, renderer))
+        return RenderedText(rendering, results[0].has_switch, results[0].adaptations, call_ids(conversation, renderer))
 
     def encode(self, rendering: Rendering, *, begins: bool = False) -> list[int]:
-        """Return the tokens of a rendered text; with ``begins`` after a beginning-of-sequence token, never two."""
+        """Return the tokens of a rendered text; with ``begins``, one beginning-of-sequence token comes first."""
         if rendering.spelled:
             tokens = self.control.encode(rendering)
         else:
             tokens = self._encode(rendering.text, add_special_tokens=False)
-        if begins and self._begin is not None and tokens[:1] != [self._begin]:
-            tokens.insert(0, self._begin)
+        if begins and self._bos is not None and tokens[:1] != [self._bos]:
+            tokens.insert(0, self._bos)
         return tokens
 
     @functools.cached_property
     def turn_ends(self) -> frozenset[int]:
-        """The tokens that end the assistant's turn by the chat template, whatever the model's config names."""
+        """The tokens with which the chat template ends the assistant's turn; the model's config is not read."""
         reasoning, added = self.reasoning, self._added
         texts = [text for text in CALL_ENDS if text in added]
         if reasoning is not None and reasoning.turn_ends:
@@ -221,23 +220,23 @@ class PromptRenderer:
 
     @functools.cached_property
     def message_ends(self) -> frozenset[int]:
-        """The tokens that end a message of any role by the chat template; some templates begin the next one instead."""
+        """The tokens with which the template ends, or else begins, a message of any role."""
         end = turn_end(None, self._turns.partition(_QUESTION)[2], self._added)
         return self.turn_ends.union([] if end is None else [self._added[end]])
 
     @functools.cached_property
     def _added(self) -> dict[str, int]:
-        """The tokens that are no ordinary text."""
+        """The ids of added tokens by their text."""
         added: dict[str, int] = getattr(self._inner, "get_added_vocab", dict)()
         return added
 
     @functools.cached_property
     def _turns(self) -> str:
-        """The text of some turns; empty without a template, or where it refuses them."""
+        """The rendered text of ``_TURNS``; empty without a template, or where it refuses them."""
         if self.template is not None:
+            job = RenderingJob(parse_special=True)
             with contextlib.suppress(MlxkError):
-                made = self.rendered(_TURNS, wire_prompt(_TURNS), self._conversations, RenderingJob(parse_special=True))
-                return made.rendering.text
+                return self.rendered(_TURNS, wire_prompt(_TURNS), self._conversations, job).rendering.text
         return ""
 
     @property
@@ -246,7 +245,7 @@ class PromptRenderer:
         return self._conversations
 
     def conversations_of(self, holder: Any) -> ConversationRenderer:  # noqa: ANN401 - untyped
-        """Return the renderer with the template of a processor, or of another tokenizer of this model; made once."""
+        """Return the renderer with the template of a processor, or of another tokenizer of this model; cached."""
         if id(holder) not in self._others:
             self._others[id(holder)] = conversation_renderer(holder)
         return self._others[id(holder)]
@@ -255,7 +254,7 @@ class PromptRenderer:
         """Refuse a rendered text whose beginning alone exceeds the context window, without tokenizing all of it.
 
         Raises:
-            ContextLengthError: It exceeds it.
+            ContextLengthError: The beginning has more tokens than the context window.
         """
         window = self._context_length
         if window is None or len(text) <= window * CHARACTERS_PER_TOKEN:
@@ -288,7 +287,7 @@ def conversation_renderer(holder: Any, *, custom: bool = False) -> ConversationR
         custom: Whether mlx-lm has code in place of a template.
     """
     if custom:
-        # Its code has the first of the switches, and nothing can be read from it.
+        # mlx-lm's code takes the first switch; other variables cannot be found in it.
         return ConversationRenderer(LibraryTemplate(holder), unnamed_switch="enable_thinking")
     home = getattr(getattr(type(holder), "apply_chat_template", None), "__module__", "")
     if home in _PLAIN_RENDERERS:
@@ -297,13 +296,13 @@ def conversation_renderer(holder: Any, *, custom: bool = False) -> ConversationR
 
 
 def _switch_in(holder: Any) -> str | None:  # noqa: ANN401
-    """Return the switch of reasoning that a library's own code has an argument for; None without one."""
-    named = inspect.signature(holder.apply_chat_template).parameters
-    return next((name for name in SWITCHES if name in named), None)
+    """Return the reasoning switch that is a parameter of a library's own renderer; None without one."""
+    parameters = inspect.signature(holder.apply_chat_template).parameters
+    return next((name for name in SWITCHES if name in parameters), None)
 
 
 def call_ids(conversation: Conversation, renderer: ConversationRenderer) -> Callable[[], str]:
-    """Return the maker of ids for the tool calls of an answer."""
+    """Return a function that returns new tool call ids in a form that the template accepts."""
     return _short_call_id if conversation.tools and renderer.wants_short_ids else new_call_id
 
 
@@ -315,12 +314,12 @@ def require_no_template_options(conversation: Conversation, thinking: bool | Non
     """Refuse tools and reasoning for a model without a chat template.
 
     Raises:
-        CapabilityError: There are tools, or reasoning is switched on.
+        CapabilityError: The conversation has tools, or reasoning is switched on.
     """
     if conversation.tools:
         raise CapabilityError.in_field("tools", "the model has no chat template, so it cannot be told about tools")
     if thinking:
-        # Names no field: a request and the command line have different names for it.
+        # Without a field name, since APIs and the command line name it differently.
         raise CapabilityError(
             "The model has no chat template, so it cannot be told to reason.",
             hint="Do not ask it to think first, or choose a model that reasons.",
