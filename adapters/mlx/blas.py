@@ -1,10 +1,10 @@
-"""An optimised BLAS of this machine in place of the plain one that MLX's library for CPUs comes with.
+"""An optimised BLAS of this machine, in place of the plain one that comes with MLX's CPU library.
 
-MLX multiplies matrices of 32 bits by the standard functions of BLAS. A library that is loaded for all others before
-MLX is, and has these functions, is the one that they come from. Names without a path are found as the system finds
-libraries of any program; nothing is looked for elsewhere, and none comes with this program.
+MLX multiplies fp32 matrices with the standard BLAS functions. A library with these functions that is loaded globally
+before MLX takes precedence. Libraries are loaded by name, so the system's loader searches its usual directories; this
+program contains none, and does not search elsewhere.
 
-It does not import MLX.
+This module does not import MLX.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 CANDIDATES = (
-    # OpenBLAS: of Fedora with threads and with OpenMP; of the others, and of Fedora without threads.
+    # OpenBLAS: Fedora's with threads, Fedora's with OpenMP, then other distributions' and Fedora's without threads.
     "libopenblasp.so.0",
     "libopenblaso.so.0",
     "libopenblas.so.0",
@@ -24,19 +24,19 @@ CANDIDATES = (
     "libmkl_rt.so.2",
     "libmkl_rt.so",
 )
-"""Names of libraries, the first choice first."""
+"""Names of libraries in order of preference."""
 
 _FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
-"""What MLX takes of a BLAS."""
+"""The BLAS functions that MLX calls."""
 
 _TRIAL_SECONDS = 30
 
 
 def take(candidates: Sequence[str] = CANDIDATES) -> str | None:
-    """Load the first of some libraries that is here and fits; call before MLX is imported.
+    """Load the first usable library; call before MLX is imported.
 
-    Nothing is loaded where a library is there already, such as a preloaded one, where it would be too late, or where
-    the process may not have all the address space it wants: these libraries end the process that refuses them memory.
+    Nothing is loaded when such a library is in use already (preloaded, for example), when MLX is already imported, or
+    when the process's address space is limited: these libraries end the process when they get no memory.
 
     Args:
         candidates: Names as the system's loader takes them.
@@ -53,11 +53,11 @@ def take(candidates: Sequence[str] = CANDIDATES) -> str | None:
 
 
 def in_use() -> str | None:
-    """Return the optimised BLAS that all libraries of this process see, such as "OpenBLAS 0.3.21"; None without one."""
+    """Return the optimised BLAS that is loaded globally in the process, such as "OpenBLAS 0.3.21"; None without one."""
     everything = ctypes.CDLL(None)
     config = _text_of(everything, "openblas_get_config")
     if config is not None:
-        return " ".join(config.split()[:2])  # then come the options that it was built with
+        return " ".join(config.split()[:2])  # build options follow
     version = _text_of(everything, "bli_info_get_version_str")
     if version is not None:
         return f"BLIS {version}"
@@ -65,19 +65,19 @@ def in_use() -> str | None:
 
 
 def multiplies(name: str) -> bool:
-    """Whether a library multiplies two small matrices; it may end the process."""
+    """Whether a library multiplies two small matrices correctly; the call may end the process."""
     matrix = (ctypes.c_float * 4)(1, 2, 3, 4)
     product = (ctypes.c_float * 4)()
     one, zero, size = ctypes.c_float(1), ctypes.c_float(0), 2
-    row_major, as_it_is = 101, 111
+    row_major, no_transpose = 101, 111
     multiply = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL).cblas_sgemm
-    shape = (row_major, as_it_is, as_it_is, size, size, size)
+    shape = (row_major, no_transpose, no_transpose, size, size, size)
     multiply(*shape, one, matrix, size, matrix, size, zero, product, size)
     return list(product) == [7, 10, 15, 22]
 
 
 def _fits(name: str) -> bool:
-    """Whether a library is here, and has the functions for integers of 32 bits."""
+    """Whether a library is installed, and has the functions with 32-bit integers."""
     try:
         library = ctypes.CDLL(name)
     except OSError:
@@ -89,7 +89,7 @@ def _fits(name: str) -> bool:
 
 
 def _succeeds_elsewhere(name: str) -> bool:
-    """Whether a library works in a process of its own: MKL ends its process when parts of it are not installed."""
+    """Test a library in a separate process, since MKL ends its process when parts of it are not installed."""
     trial = f"import sys; from {__name__} import multiplies; sys.exit(not multiplies({name!r}))"
     try:
         done = subprocess.run(
@@ -101,10 +101,10 @@ def _succeeds_elsewhere(name: str) -> bool:
 
 
 def _text_of(library: ctypes.CDLL, function: str) -> str | None:
-    """Return what a function without arguments returns; None where the library has no such function."""
+    """Call a function without arguments that returns text; None where the library has no such function."""
     if not hasattr(library, function):
         return None
-    called = library[function]  # of its own, so that its type changes for no one else
-    called.restype = ctypes.c_char_p
-    text: bytes = called()
+    foreign = library[function]  # a new object, unlike an attribute, so that the return type changes for this call only
+    foreign.restype = ctypes.c_char_p
+    text: bytes = foreign()
     return text.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Compatibility: which MLX library runs a model, and the first reason when none does.
+"""Compatibility: which MLX library runs a model, or the first reason why none can.
 
     text              mlx-lm, or mlx-vlm when it alone knows the architecture; mlx-vlm for vision models in any case, so
                       that text and images share one copy of the weights and one batch
@@ -7,10 +7,10 @@
     text to speech    mlx-audio, the families of ``spoken_families``
     embeddings        mlx-vlm
 
-Pure functions of a model's facts and of what is installed. A model whose loading would execute code that came with it
-is refused by the library that would do so: ``model_file`` by all, ``auto_map`` by mlx-vlm and mlx-audio, whose
-processors follow it, but for a few. mlx-lm ignores ``auto_map`` in ``config.json``, so it is harmless there. Of the
-weights that other libraries have quantized, those methods and forms are taken that the library loads.
+Pure functions of a model's facts and the installed libraries. A model is refused where loading it would execute code
+that came with it: ``model_file`` for all libraries; ``auto_map`` for mlx-vlm and mlx-audio, whose processors follow it
+except for ``OWN_PROCESSORS``. mlx-lm ignores ``auto_map`` in ``config.json``, so it is harmless there. Weights that
+other libraries have quantized are accepted in the methods and forms that the MLX library loads.
 """
 
 import enum
@@ -35,7 +35,7 @@ from mlxk.domain.models.snapshot import (
 
 
 class Library(enum.Enum):
-    """An MLX library; values are the names of the distributions."""
+    """An MLX library; the values are the names of the distributions."""
 
     MLX_LM = "mlx-lm"
     MLX_VLM = "mlx-vlm"
@@ -75,7 +75,7 @@ _FOREIGN_TOKENIZERS = frozenset({"moondream1", "moondream2"})
 """Architectures whose processors in mlx-vlm load the tokenizer of another repository, and let its code run."""
 
 OWN_PROCESSORS = frozenset({"florence2", "nemotron_parse"})
-"""Architectures that are published with ``auto_map``, which mlx-vlm does not follow: it has their processors itself."""
+"""Architectures published with ``auto_map`` that mlx-vlm does not follow, since it implements their processors."""
 
 _LEGACY = ("weights.", "pytorch_model-")
 _HARMLESS: tuple[object, ...] = (None, {}, [])
@@ -87,39 +87,39 @@ class InstalledSupport:
     """Support of the installed libraries for one architecture."""
 
     installed: frozenset[Library]
-    """The libraries that are installed."""
+    """The installed libraries."""
     loading: frozenset[Library]
-    """Those of them that implement the architecture."""
+    """The libraries that implement the architecture."""
     fp8: frozenset[Library] = frozenset()
-    """Those of them that implement it for weights in FP8."""
+    """The libraries that implement it for weights in FP8."""
     speaks: bool = False
     """Whether mlx-audio implements it as text to speech, and no library as anything else."""
     lacking: tuple[str, ...] = ()
     """Packages that its text to speech needs and that are not installed."""
     writes: bool = False
-    """Whether mlx-vlm, and mlx-lm not, implements it with a language model, which may be all it has."""
+    """Whether only mlx-vlm implements it, with a language model that generates text."""
     instead: str | None = None
-    """What it does in mlx-vlm instead of writing text, after its name; None when it writes, or mlx-lm implements it."""
+    """What it does in mlx-vlm instead of writing text, as a predicate; None when it writes, or mlx-lm implements it."""
 
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
     """Return which installed libraries can run a model, or the first reason why none can."""
     if facts.model_type is ModelType.ADAPTER:
-        return _of_adapter(snapshot)
+        return _adapter_runtime(snapshot)
     if facts.framework is not Framework.MLX and not _is_loaded_from_pytorch(snapshot, facts):
-        of_others = f"Incompatible framework: {facts.framework.value}"
-        return Runtime(compatible=False, reason=of_others, remedy=Remedy.FIND_CONVERSION)
+        reason = f"Incompatible framework: {facts.framework.value}"
+        return Runtime(compatible=False, reason=reason, remedy=Remedy.FIND_CONVERSION)
     own_code = _own_code(snapshot, ("model_file",), (CONFIG,))
     if own_code:
         return Runtime(compatible=False, reason=own_code)
-    libraries, reason = _RULES.get(facts.model_type, _text_rule)(snapshot, facts, support)
-    refused_weights = reason is not None and reason in _weight_refusals(snapshot, libraries, support)
-    remedy = Remedy.FIND_CONVERSION if refused_weights else None
-    return Runtime(reason is None, reason, tuple(library.value for library in libraries), remedy)
+    libraries, refusal = _RULES.get(facts.model_type, _text_rule)(snapshot, facts, support)
+    refuses_weights = refusal is not None and refusal in _weight_refusals(snapshot, libraries, support)
+    remedy = Remedy.FIND_CONVERSION if refuses_weights else None
+    return Runtime(refusal is None, refusal, tuple(library.value for library in libraries), remedy)
 
 
-def _of_adapter(snapshot: ModelSnapshot) -> Runtime:
-    """Judge an adapter, which runs where its base does."""
+def _adapter_runtime(snapshot: ModelSnapshot) -> Runtime:
+    """Judge an adapter; it runs wherever its base model does."""
     if snapshot.adapter_base is None:
         return Runtime(compatible=False, reason=f"{ADAPTER_CONFIG} does not say which model it was trained on")
     if snapshot.origin is Origin.CACHE and is_path(snapshot.adapter_base):
@@ -130,7 +130,7 @@ def _of_adapter(snapshot: ModelSnapshot) -> Runtime:
 def _weight_refusals(
     snapshot: ModelSnapshot, libraries: tuple[Library, ...], support: InstalledSupport
 ) -> list[str | None]:
-    """Return why libraries do not load the form of the weights, which another publication may not have."""
+    """Return the refusals that concern the form of the weights: another conversion of the model may not have them."""
     return [
         refusal
         for library in libraries
@@ -139,29 +139,24 @@ def _weight_refusals(
 
 
 def _is_loaded_from_pytorch(snapshot: ModelSnapshot, facts: Facts) -> bool:
-    """Whether the weights are safetensors as most makers publish them: the loaders take PyTorch's names and layouts.
+    """Whether the weights are PyTorch safetensors, whose names and layouts the loaders convert.
 
-    Of speech models only Whisper and Qwen3-TTS are published in a form that mlx-audio takes.
+    Of speech models, mlx-audio loads only Whisper and Qwen3-TTS in that form.
     """
-    of_sound = facts.model_type in (ModelType.AUDIO, ModelType.VOICE)
-    taken = not of_sound or (facts.architecture or "").lower() in ("whisper", "qwen3_tts")
-    return facts.framework is Framework.PYTORCH and bool(snapshot.top_level(".safetensors")) and taken
+    is_speech = facts.model_type in (ModelType.AUDIO, ModelType.VOICE)
+    loadable = not is_speech or (facts.architecture or "").lower() in ("whisper", "qwen3_tts")
+    return facts.framework is Framework.PYTORCH and bool(snapshot.top_level(".safetensors")) and loadable
 
 
 def dedicated_to(support: InstalledSupport) -> Capability | None:
-    """Return the one operation for which the libraries implement an architecture; None if it is not exactly one."""
+    """Return speech to text or text to speech where an architecture is implemented for that alone; else None."""
     if support.speaks:
         return Capability.TEXT_TO_SPEECH
     return Capability.AUDIO if support.loading == {Library.MLX_AUDIO} else None
 
 
 def text_libraries(facts: Facts, support: InstalledSupport) -> tuple[Library, ...]:
-    """Return the libraries that can generate text with a model, the preferred one first.
-
-    Args:
-        facts: What the model is.
-        support: Of its architecture.
-    """
+    """Return the libraries that can generate text with a model, the preferred one first."""
     loading, media = support.loading, _takes_media(facts)
     if Library.MLX_VLM not in loading or not (media or (support.writes and Library.MLX_LM not in loading)):
         return (Library.MLX_LM,)
@@ -172,7 +167,7 @@ def text_libraries(facts: Facts, support: InstalledSupport) -> tuple[Library, ..
 
 
 _Verdict = tuple[tuple[Library, ...], str | None]
-"""The libraries for a model, and why they cannot run it; None when they can."""
+"""The libraries for a model, and the reason why they cannot run it; None when they can."""
 
 
 def _speech_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
@@ -204,10 +199,10 @@ def _embedding_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSup
 
 
 def _reranker_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
-    named = (facts.architecture or "").lower()
-    if named == "qwen3":
+    architecture = (facts.architecture or "").lower()
+    if architecture == "qwen3":
         return _text_rule(snapshot, facts, support)
-    if named not in _CROSS_ENCODERS and named != "qwen3_vl":
+    if architecture not in _CROSS_ENCODERS and architecture != "qwen3_vl":
         return (), f"Reranker architecture not supported: {facts.architecture}"
     return (Library.MLX_VLM,), _media_refusal(snapshot, facts, support)
 
@@ -236,18 +231,18 @@ _RULES: dict[ModelType, Callable[[ModelSnapshot, Facts, InstalledSupport], _Verd
 
 
 def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> str | None:
-    own = (facts.architecture or "").lower() in OWN_PROCESSORS
+    has_own_processor = (facts.architecture or "").lower() in OWN_PROCESSORS
     return (
         _unavailable(Library.MLX_VLM, facts, support)
         or _weights_refusal(snapshot, Library.MLX_VLM)
         or _quantization_refusal(snapshot, Library.MLX_VLM, support)
-        or (None if own else _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES))
+        or (None if has_own_processor else _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES))
         or foreign_tokenizer(facts.architecture)
     )
 
 
 def foreign_tokenizer(architecture: str | None) -> str | None:
-    """Return why an architecture is refused whose processor would run code of another model; None when it does not."""
+    """Return the refusal of an architecture whose processor would run code of another model; None for all others."""
     if architecture is None or architecture.lower() not in _FOREIGN_TOKENIZERS:
         return None
     return f"Model type {architecture} takes its tokenizer from another model, with code of that model"
@@ -270,8 +265,8 @@ def _weights_refusal(snapshot: ModelSnapshot, library: Library) -> str | None:
     """Return why a library's file pattern does not match the weights; None when it does."""
     names = snapshot.top_level(".safetensors")
     if library is not Library.MLX_LM:
-        found = any(not name.endswith("consolidated.safetensors") for name in names)
-        return None if found else f"No *.safetensors that {library.value} would load"
+        matches = any(not name.endswith("consolidated.safetensors") for name in names)
+        return None if matches else f"No *.safetensors that {library.value} would load"
     if any(name.startswith("model") for name in names):
         return None
     if any(name.startswith(_LEGACY) for name in names):
@@ -280,15 +275,15 @@ def _weights_refusal(snapshot: ModelSnapshot, library: Library) -> str | None:
 
 
 def _own_code(snapshot: ModelSnapshot, keys: tuple[str, ...], paths: tuple[str, ...]) -> str | None:
-    """Return the JSON file that names code of the model to execute, at any depth; None when there is none."""
+    """Return the refusal for a JSON file that names code of the model, at any depth; None when there is none."""
     for path in paths:
         pending: list[object] = [snapshot.document(path).value]
         while pending:
             value = pending.pop()
             if isinstance(value, dict):
-                found = next((key for key in keys if value.get(key) not in _HARMLESS), None)
-                if found:
-                    return f"requires executing model-supplied code ({path}: {found})"
+                key = next((key for key in keys if value.get(key) not in _HARMLESS), None)
+                if key:
+                    return f"requires executing model-supplied code ({path}: {key})"
                 pending.extend(child for child in value.values() if isinstance(child, (dict, list)))
             elif isinstance(value, list):
                 pending.extend(child for child in value if isinstance(child, (dict, list)))
@@ -302,25 +297,25 @@ def _takes_media(facts: Facts) -> bool:
 def _quantization_refusal(snapshot: ModelSnapshot, library: Library, support: InstalledSupport) -> str | None:
     """Return why a library cannot load weights that another library has quantized; None when it can.
 
-    What MLX has quantized says so under ``quantization``; the key of the others is ``quantization_config``, or they
-    have a file of their own.
+    MLX states its own quantization under ``quantization``; other libraries use ``quantization_config`` or a separate
+    file.
     """
     fp8 = library in support.fp8
     if isinstance(snapshot.config.get("quantization"), dict):
         return None
-    stated = _foreign_quantization(snapshot)
-    if stated is None:
-        narrow = next((dtype for dtype in _dtypes(snapshot) if dtype.startswith("F8_E")), None)
-        held = narrow is None or fp8
-        return None if held else f"Weights in {narrow} without a quantization that {library.value} loads"
-    method = stated.get("quant_method")
+    quantization = _foreign_quantization(snapshot)
+    if quantization is None:
+        fp8_dtype = next((dtype for dtype in _dtypes(snapshot) if dtype.startswith("F8_E")), None)
+        loads = fp8_dtype is None or fp8
+        return None if loads else f"Weights in {fp8_dtype} without a quantization that {library.value} loads"
+    method = quantization.get("quant_method")
     if not isinstance(method, str):
         return "Quantized by a method that its config does not name"
-    form = _form(stated)
+    form = _form(quantization)
     accepted = _METHODS[library].get(method.lower().replace("_", "-"))
     if accepted is None or (accepted and form not in accepted):
         return f"Quantized by {method}{f' ({form})' if form else ''}, which {library.value} does not load"
-    if method.lower() == "fp8" and not fp8 and not _is_mxfp8(stated):
+    if method.lower() == "fp8" and not fp8 and not _is_mxfp8(quantization):
         return f"Quantized by fp8, which {library.value} does not load for this architecture"
     if method.lower() in {"awq", "gptq"} and not _is_packed_by_outputs(snapshot):
         return f"Quantized by {method} in a packing that {library.value} does not load"
@@ -346,33 +341,33 @@ _METHODS: dict[Library, dict[str, frozenset[str]]] = {
     },
     Library.MLX_AUDIO: {},
 }
-"""The methods that each library loads, with their forms; empty where it loads every form."""
+"""The quantization methods that each library loads, with their forms; an empty set stands for every form."""
 
 
 def _foreign_quantization(snapshot: ModelSnapshot) -> Mapping[str, object] | None:
-    stated = foreign_quantization(snapshot.config)
-    if stated:
-        return stated
+    quantization = foreign_quantization(snapshot.config)
+    if quantization:
+        return quantization
     separate = snapshot.document(MODELOPT_CONFIG).mapping.get("quantization")
     return {"quant_method": "modelopt", **separate} if isinstance(separate, dict) else None
 
 
-def _form(stated: Mapping[str, object]) -> str:
-    """Return what distinguishes the forms of a method: a format, an algorithm, or the bits."""
-    settings = stated.get("quantization")
-    for part in (stated, settings if isinstance(settings, dict) else {}):
+def _form(quantization: Mapping[str, object]) -> str:
+    """Return the form of a quantization method: its format, algorithm or bits; empty where none is stated."""
+    settings = quantization.get("quantization")
+    for part in (quantization, settings if isinstance(settings, dict) else {}):
         for key in ("format", "quant_algo", "bits"):
             if isinstance(part.get(key), (str, int)):
                 return str(part[key])
-    return "4" if stated.get("quant_method") in {"awq", "gptq"} else ""
+    return "4" if quantization.get("quant_method") in {"awq", "gptq"} else ""
 
 
-def _is_mxfp8(stated: Mapping[str, object]) -> bool:
-    return stated.get("scale_fmt") == "ue8m0" and stated.get("weight_block_size") == [32, 32]
+def _is_mxfp8(quantization: Mapping[str, object]) -> bool:
+    return quantization.get("scale_fmt") == "ue8m0" and quantization.get("weight_block_size") == [32, 32]
 
 
 def _is_packed_by_outputs(snapshot: ModelSnapshot) -> bool:
-    """Whether eight outputs share a word, as in AWQ; GPTQ packs inputs, and may reorder them."""
+    """Whether eight outputs share a word, as AWQ packs them; GPTQ packs inputs, and may reorder them."""
     shapes = {name: _shape(tensor) for header in snapshot.headers.values() for name, tensor in header.tensors.items()}
     if any(name.endswith(".g_idx") for name in shapes):
         return False
@@ -389,7 +384,7 @@ def _shape(tensor: object) -> tuple[int, ...]:
 
 
 def _dtypes(snapshot: ModelSnapshot) -> Iterator[str]:
-    """Return the types of the weights, without scales."""
+    """Yield the dtypes of the weights, without those of scales."""
     for header in snapshot.headers.values():
         for name, tensor in header.tensors.items():
             if isinstance(tensor, dict) and name.endswith("weight"):

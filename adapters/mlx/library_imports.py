@@ -1,13 +1,13 @@
-"""The first import of mlx-lm, without its side effects; what fails in the libraries is contained, and summarized.
+"""The first import of mlx-lm, without its side effects; and errors for exceptions of the libraries.
 
 Importing this module imports mlx-lm. The packages ``engine``, ``prompting``, ``loading``, ``vision``, ``speech`` and
 ``embedding`` import it before anything else, so that their modules can import the libraries at the top.
 
 ``import mlx_lm`` lowers the process's limit on open files, permanently where the process may not raise it again, and
-fails where the hard limit is lower than it expects. The import here only raises it: each file of a model's weights is
-open until it has been read, and macOS allows 256 of them.
+fails where the hard limit is lower than it expects. The import here only raises the limit: each file of a model's
+weights stays open until it has been read, and macOS allows 256 open files.
 
-The summary of an unexpected exception is its type and place, which are safe to report; its message may quote text.
+An unexpected exception is reported by its type and place; its message is not, since it may quote user text.
 
 Raises:
     BackendNotInstalledError: mlx or mlx-lm is not installed.
@@ -41,19 +41,19 @@ _EXHAUSTED = (
     "Unable to allocate",
     "failed to map segment",
 )
-"""Parts of messages of MLX, NumPy and the system for too little memory or too few threads."""
+"""Substrings of the messages of MLX, NumPy and the system for lack of memory or threads."""
 
 _COMPILING = ("[Compile::eval_cpu]", "temp_directory_path")
-"""Parts of messages of MLX when a kernel cannot be compiled in the folder for temporary files."""
+"""Substrings of MLX's messages when a kernel cannot be compiled in the folder for temporary files."""
 
 
 def is_compile_failure(error: BaseException) -> bool:
-    """Whether MLX could not compile a kernel; it can do without."""
+    """Whether MLX failed to compile a kernel, which it can do without."""
     return isinstance(error, RuntimeError) and any(part in str(error) for part in _COMPILING)
 
 
 def exhaustion(error: BaseException) -> MlxkError | None:
-    """Return the error for an exception that says what the process ran out of; None for others."""
+    """Return the error for an exception caused by lack of memory, threads or temporary space; None for others."""
     if isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, OSError, ImportError)) and any(part in str(error) for part in _EXHAUSTED)
     ):
@@ -70,7 +70,7 @@ def exhaustion(error: BaseException) -> MlxkError | None:
 
 
 _RING = "[ring]"
-"""Begins what MLX says when a process that computes with this one has gone."""
+"""Beginning of MLX's message when another process of a distributed model has gone."""
 
 
 def failed(error: BaseException, work: str) -> MlxkError:
@@ -116,7 +116,7 @@ class ExceptionSummary:
 
 
 _MAX_REASON_LENGTH = 300
-"""Characters of a library's output that are repeated in an error."""
+"""Characters of a library's output that an error quotes."""
 
 
 def import_failure(error: ImportError, purpose: str, *packages: str) -> MlxkError:
@@ -124,8 +124,8 @@ def import_failure(error: ImportError, purpose: str, *packages: str) -> MlxkErro
 
     Args:
         error: The exception of the import.
-        purpose: What the libraries are needed for; the beginning of a sentence.
-        packages: Packages whose pip name is their module's name, with a hyphen for an underscore.
+        purpose: What needs the libraries, as the beginning of a sentence.
+        packages: Packages whose name on PyPI is their module's name, with a hyphen for an underscore.
     """
     if (limit := exhaustion(error)) is not None:
         return type(limit)(f"{purpose} is not possible. {limit.message}", hint=limit.hint)
@@ -150,10 +150,10 @@ def contained(model: str) -> Iterator[None]:
     Loading a model may print, and importing some architectures exits when a package is missing.
 
     Args:
-        model: Name of the model that the block is about.
+        model: Name of the model, for the error.
 
     Raises:
-        IncompatibleModelError: A library called ``exit``; repeats what it printed before.
+        IncompatibleModelError: A library called ``exit``; quotes what it printed before.
     """
     printed = io.StringIO()
     try:
@@ -165,15 +165,15 @@ def contained(model: str) -> Iterator[None]:
 
 
 FILES_OF_A_MODEL = 4096
-"""Files that may be open at once, where the system lets a process raise its limit that far."""
+"""Wanted limit of open files; the system may allow less."""
 
 
 def raise_file_limit() -> None:
-    """Raise the limit of open files of this process as far as it may; never lower it."""
+    """Raise this process's limit of open files as far as allowed, up to ``FILES_OF_A_MODEL``; never lower it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES_OF_A_MODEL if hard == resource.RLIM_INFINITY else min(FILES_OF_A_MODEL, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
-        with contextlib.suppress(OSError, ValueError):  # the kernel of macOS may allow less than the limit says
+        with contextlib.suppress(OSError, ValueError):  # the kernel of macOS may allow less than the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 

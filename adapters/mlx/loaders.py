@@ -1,4 +1,4 @@
-"""The library that runs a request, and the function that loads its models."""
+"""Chooses the library that runs a request and the function that loads its models."""
 
 import functools
 from typing import Any
@@ -40,13 +40,13 @@ def draft_loader(draft: ModelHandle) -> Loader:
 
 @functools.cache
 def quantizing_activations(load: Loader) -> Loader:
-    """Return a function that loads a model as another one does, and has its inputs of quantized layers quantized.
+    """Return a loader that calls another one and makes quantized layers quantize their inputs, too.
 
-    A model that is loaded so is another one to the pool and to the prefix cache.
+    The pool and the prefix cache treat such a model as a different one.
     """
     name = f"{load.__module__}|{__name__}"
 
-    def loading(handle: ModelHandle, form: WeightForm) -> Any:  # noqa: ANN401 - what the loader returns
+    def load_quantizing(handle: ModelHandle, form: WeightForm) -> Any:  # noqa: ANN401 - the loader's result
         model = load(handle, form)
         try:
             quantize_activations(whole_network(model))
@@ -54,29 +54,31 @@ def quantizing_activations(load: Loader) -> Loader:
             raise CapabilityError(f"quantize_activations: '{handle.name}' has layers without it: {error}") from error
         return attrs.evolve(model, identity=f"{identity_of(handle)}|{name}")
 
-    loading.__module__ = name  # by which the pool tells loaders apart
-    return loading
+    load_quantizing.__module__ = name  # the pool distinguishes loaders by it
+    return load_quantizing
 
 
 def quantize_activations(network: Any) -> None:  # noqa: ANN401 - of either library
-    """Have mlx-vlm replace the quantized layers of a network by those that quantize their inputs; weights stay.
+    """Replace the quantized layers of a network by mlx-vlm's layers that quantize their inputs; weights stay.
 
     Raises:
-        ValueError: A layer has a bias, or is quantized in another way.
+        ValueError: A layer has a bias, or an unsupported quantization.
     """
     from mlx_vlm import utils
 
     weights = tree_flatten(network.parameters())
-    utils.quantize_activations(network)  # the new layers have random weights
+    utils.quantize_activations(network)  # creates layers with random weights
     network.load_weights(weights)
 
 
 def library_for(request: GenerationRequest) -> Library:
-    """Return the library that runs a request: mlx-vlm for images and audio, mlx-lm for options that it alone has."""
+    """Return the library that runs a request: mlx-vlm for images and audio, mlx-lm for options that only it has."""
     if not request.backends:
         return Library.MLX_LM
     if request.has_images or request.has_audio:
         return Library.MLX_VLM
     options = request.engine_options
-    special = options.cache_required and not options.batchable
-    return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])
+    needs_mlx_lm = options.cache_required and not options.batchable
+    if needs_mlx_lm and Library.MLX_LM.value in request.backends:
+        return Library.MLX_LM
+    return Library(request.backends[0])

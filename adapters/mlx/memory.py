@@ -1,8 +1,8 @@
-"""Memory of the engine: the limits that it keeps, and returning freed memory to the system. It does not import MLX.
+"""Limits of the engine, and returning freed memory to the system; does not import MLX.
 
-The C library's allocator (glibc) keeps freed memory for reuse; with small and large, short-lived and long-lived
-allocations of many threads the amount grows over time. MLX's arrays are among them where there is no GPU. By default
-threads get arenas of their own, up to eight a core, whose freed memory is returned only in part.
+glibc's allocator keeps freed memory for reuse. With small and large, short-lived and long-lived allocations of many
+threads the amount grows over time; without a GPU, MLX's arrays are among them. By default threads have arenas of their
+own, up to eight a core, whose freed memory is returned only in part.
 """
 
 import ctypes
@@ -14,13 +14,13 @@ import attrs
 
 @attrs.frozen
 class DiskLimits:
-    """Where prompts are kept on disk, and how much of it they may take."""
+    """The directory of the disk tier, and its limits."""
 
     directory: str
-    """Absolute; it gets a folder of ours."""
+    """Absolute path; our folder is created in it."""
     max_bytes: int
     free_share: float = 0.1
-    """Least share of the file system that stays free."""
+    """Share of the file system that must stay free."""
 
 
 def _unknown() -> int | None:
@@ -34,38 +34,38 @@ class EngineLimits:
     max_rows: int = 32
     """Sequences computed at the same time."""
     prefix_cache_bytes: int = 1024**3
-    """0: no prefix cache."""
+    """Size of the prefix cache; 0 disables it."""
     disk: DiskLimits | None = None
-    """The prefix cache's tier on disk; None: none."""
+    """Limits of the prefix cache's disk tier; None disables it."""
     cache_budget_bytes: int | None = None
-    """KV caches of running sequences and the prefix cache together; None: no limit."""
+    """KV caches of running sequences and the prefix cache together; None for no limit."""
     free_bytes: Callable[[], int | None] = _unknown
-    """Returns what the machine has free at the moment without swapping; None where that is not to be asked."""
+    """Returns the machine's free memory without swapping; None where it must not limit anything."""
     swap_used_bytes: Callable[[], int | None] = _unknown
-    """Returns what the system has moved out of memory; None where that is not known."""
+    """Returns the swap in use; None where it is unknown."""
     vision_cache_bytes: int = 512 * 1024**2
-    """Features of images that one model keeps for later prompts; 0: none."""
+    """Image features that one model caches for later prompts; 0 disables the cache."""
     model_budget_bytes: int | None = None
-    """Weights of all loaded models together; None: no limit."""
+    """Weights of all loaded models together; None for no limit."""
     keep_alive_seconds: float | None = None
-    """Idle time after which a model is unloaded; None: never."""
+    """Idle time after which a model is unloaded; None for never."""
 
 
 _M_ARENA_MAX = -8
-"""The parameter of ``mallopt``."""
+"""Number of the parameter ``M_ARENA_MAX`` of ``mallopt``."""
 
 
 def return_freed_memory() -> None:
-    """Return free memory to the system; does nothing with other C libraries."""
+    """Return freed memory to the system; does nothing with other C libraries than glibc."""
     malloc_trim = _library_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 def use_single_arena() -> None:
-    """Have all threads share one arena, so that all freed memory can be returned; call before threads start.
+    """Make all threads share one arena, so that all freed memory can be returned; call before threads start.
 
-    Does nothing with other C libraries.
+    Does nothing with other C libraries than glibc.
     """
     mallopt = _library_function("mallopt")
     if mallopt is not None:

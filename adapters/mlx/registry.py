@@ -1,8 +1,8 @@
-"""Which architectures the installed MLX libraries can load, read from their files.
+"""Finds which architectures the installed MLX libraries can load, by reading their files.
 
-mlx-lm has one module an architecture, mlx-vlm and mlx-audio one package; each has a table of other names for them.
-Tables are read as text, and a module counts when its text names a ``Model``. Importing one library would take a
-second; this takes about a millisecond per library, once per process.
+mlx-lm has one module for each architecture, mlx-vlm and mlx-audio have one package; each has tables of aliases. The
+tables are read as text, and a module counts when its text has a ``Model``. Importing one library would take a second;
+this takes about a millisecond a library, once a process.
 """
 
 import ast
@@ -34,11 +34,11 @@ class _Layout:
 
     package: str
     models: str
-    """Directory of the architectures, below the package."""
+    """Directory of the architectures within the package."""
     tables: tuple[tuple[str, str], ...]
-    """Modules with a table from alias to architecture, and the table's name."""
+    """Modules with a table of architectures by alias, and the names of the tables."""
     aliases: Mapping[str, str] = attrs.field(factory=dict)
-    """Names that the library's code, not its table, maps."""
+    """Further aliases, which the library maps in code."""
     lowercase: bool = False
     """Whether the library looks up a model type in lower case."""
 
@@ -60,32 +60,32 @@ _LAYOUTS = {
 }
 
 _SPOKEN = _Layout("mlx_audio", "tts/models", (("tts/utils.py", "MODEL_REMAPPING"),))
-"""mlx-audio's text to speech; in ``Library.MLX_AUDIO`` is its speech to text."""
+"""mlx-audio's text to speech; ``_LAYOUTS`` has its speech to text."""
 
 _BACKBONES = frozenset({"dense", "llama", "qwen3"})
-"""Language models in that folder, which are parts of voices and mostly something else."""
+"""Language models in that directory, which are parts of voices; models of these architectures are no voices."""
 
 _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Model = ", re.MULTILINE)
-"""Matches a module that has the class the loaders instantiate: defined, imported or assigned."""
+"""Matches a module that defines, imports or assigns ``Model``, the class that the loaders instantiate."""
 
 
 _FP8 = re.compile(rb"weight_scale_inv|\bfrom_fp8\b")
-"""Matches a module that converts weights in FP8."""
+"""Matches a module that converts FP8 weights."""
 
 _WRITING = re.compile(rb"\b(?:self\.|def )language_model\b")
-"""Matches a module with a language model, as all architectures have that mlx-vlm generates text with."""
+"""Matches a module with a language model, which mlx-vlm needs to generate text."""
 
 _INHERITING = re.compile(rb"^class Model\((?!nn\.)", re.MULTILINE)
-"""Matches a module whose model is that of another architecture, and may have its language model."""
+"""Matches a module whose ``Model`` inherits from another architecture, and possibly its language model."""
 
 _DIFFUSING = re.compile(rb"^    def generate\(", re.MULTILINE)
-"""Matches a module with a way of its own to generate, which writes no token after another."""
+"""Matches a module with its own ``generate``, which does not generate one token after the other."""
 
 _INSTEAD = (
     (re.compile(rb"^    decision_types\b", re.MULTILINE), "chooses among given options, and writes no text"),
     (re.compile(rb"^    def get_detections\(", re.MULTILINE), "finds boxes and masks, of which its text has none"),
 )
-"""What modules match whose models have something else to say than their text."""
+"""Patterns of modules whose models do something else than writing text, and what they do."""
 
 _SIBLING = re.compile(rb"^from \.(\w+) import", re.MULTILINE)
 
@@ -104,7 +104,7 @@ class MlxBackendRegistry(BackendRegistry):
     """Reads the libraries that Python would import, without importing them.
 
     Args:
-        search_path: Directories to look for the libraries in; None means where Python would find them.
+        search_path: Directories in which to search for the libraries; None for those of Python.
     """
 
     def __init__(self, search_path: Sequence[str] | None = None) -> None:
@@ -113,7 +113,7 @@ class MlxBackendRegistry(BackendRegistry):
         self._supports: dict[str | None, InstalledSupport] = {}
 
     def dedicated_to(self, architecture: str) -> Capability | None:
-        """Return speech to text or text to speech when mlx-audio implements an architecture as that alone."""
+        """Return speech to text or text to speech where an architecture is implemented for that alone; else None."""
         return compatibility.dedicated_to(self._support(architecture))
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
@@ -130,7 +130,11 @@ class MlxBackendRegistry(BackendRegistry):
         return any(library.value == backend for library in self._support(architecture).loading)
 
     def require_quantized_activations(self) -> None:
-        """Refuse them without a GPU of NVIDIA: MLX has no such product elsewhere."""
+        """Raise without an NVIDIA GPU: MLX multiplies quantized activations only there.
+
+        Raises:
+            CapabilityError: MLX does not compute on an NVIDIA GPU here.
+        """
         if sys.platform == "darwin" or computes_on_cpu(sys.platform):
             raise CapabilityError(
                 "quantize_activations: only CUDA has products of quantized activations, and no GPU of it computes here",
@@ -138,11 +142,11 @@ class MlxBackendRegistry(BackendRegistry):
             )
 
     def base_of(self, directory: str) -> str | None:
-        """Return the base that an adapter names; a directory with a model of its own is none."""
+        """Return the base model that the adapter in a directory names; None for a directory with a model."""
         return base_of(directory)
 
     def adapter(self, directory: str) -> Adapter:
-        """Return the adapter in a directory, which is one of mlx-lm."""
+        """Return the base model and the digest of the adapter in a directory."""
         files = read_adapter(directory)
         return Adapter(files.trained_on, files.digest)
 
@@ -161,9 +165,9 @@ class MlxBackendRegistry(BackendRegistry):
                 fp8 = frozenset(library for library in loading if self._loads_fp8(library, architecture))
             speaks = bool(architecture) and not loading and self._speaks(architecture or "")
             lacking = self._lacking(architecture or "") if speaks else ()
-            # What mlx-lm implements is run by it, or asked about images: no more needs to be known of it.
-            alone = Library.MLX_VLM in loading and Library.MLX_LM not in loading
-            text = self._package_text(architecture or "") if alone else b""
+            # These matter only where mlx-vlm alone implements the architecture.
+            only_vlm = Library.MLX_VLM in loading and Library.MLX_LM not in loading
+            text = self._package_text(architecture or "") if only_vlm else b""
             self._supports[architecture] = InstalledSupport(
                 installed,
                 loading,
@@ -176,7 +180,7 @@ class MlxBackendRegistry(BackendRegistry):
         return self._supports[architecture]
 
     def _package_text(self, architecture: str) -> bytes:
-        """Return the text of the modules of mlx-vlm's package for an architecture."""
+        """Return the joined text of all modules of mlx-vlm's package for an architecture."""
         installation = self._installation(_LAYOUTS[Library.MLX_VLM])
         if installation is None:
             return b""
@@ -188,10 +192,10 @@ class MlxBackendRegistry(BackendRegistry):
         return architecture not in _BACKBONES and self._implements(_SPOKEN, architecture)
 
     def _lacking(self, architecture: str) -> tuple[str, ...]:
-        """Return the packages that a family of voices needs and that are not installed."""
+        """Return the names of packages that a text-to-speech family needs and that are not installed."""
         family = FAMILIES.get(architecture)
-        needed = () if family is None else family.packages
-        return tuple(each.name for each in needed if _package_directory(each.module, self._search_path) is None)
+        packages = () if family is None else family.packages
+        return tuple(each.name for each in packages if _package_directory(each.module, self._search_path) is None)
 
     def _implements(self, layout: _Layout, architecture: str) -> bool:
         installation = self._installation(layout)
@@ -202,7 +206,7 @@ class MlxBackendRegistry(BackendRegistry):
         return module in installation.architectures and _defines_model(installation.directory, module)
 
     def _loads_fp8(self, library: Library, architecture: str) -> bool:
-        """Whether a library's module for an architecture, or one that it imports, converts weights in FP8."""
+        """Whether a library's module for an architecture, or a sibling that it imports, converts FP8 weights."""
         installation = self._installation(_LAYOUTS[library])
         if installation is None or library is Library.MLX_AUDIO:
             return False
@@ -227,10 +231,10 @@ class MlxBackendRegistry(BackendRegistry):
 
 
 def _instead(text: bytes) -> str | None:
-    """Return what an architecture does instead of writing text, by the text of its modules; None when it writes."""
-    found = next((what for pattern, what in _INSTEAD if pattern.search(text)), None)
+    """Return what an architecture does instead of writing text, given the text of its modules; None when it writes."""
+    predicate = next((predicate for pattern, predicate in _INSTEAD if pattern.search(text)), None)
     writes = _WRITING.search(text) or _INHERITING.search(text)
-    return found or (None if writes else "writes no text")
+    return predicate or (None if writes else "writes no text")
 
 
 def _package_directory(package: str, search_path: Sequence[str] | None) -> str | None:
@@ -266,7 +270,7 @@ def _architecture(entry: "os.DirEntry[str]") -> str | None:
 
 
 def _table(path: str, name: str) -> dict[str, str]:
-    """Return a table of strings from a module's text; empty when there is none."""
+    """Parse a table of strings in a module's text; empty when there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -281,7 +285,7 @@ def _table(path: str, name: str) -> dict[str, str]:
 
 
 def _defines_model(directory: str, architecture: str) -> bool:
-    """Whether a module has a model, not only the building blocks of others."""
+    """Whether a module has a ``Model``, and not only building blocks of other modules."""
     return _MODEL.search(_module_text(directory, architecture)) is not None
 
 
@@ -291,7 +295,7 @@ def _module_text(directory: str, architecture: str) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    """Return the bytes of a file; none when it cannot be read."""
+    """Return the content of a file; empty when it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -300,24 +304,24 @@ def _read(path: str) -> bytes:
 
 
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
-"""What the driver of a GPU that MLX supports creates on Linux, and in a Linux machine of Windows."""
+"""Device files of NVIDIA's driver, on Linux and in Windows' subsystem for Linux."""
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether there is a GPU that MLX supports on Linux, with its driver."""
+    """Whether an NVIDIA driver is present, and so a GPU that MLX supports on Linux."""
     return any(map(os.path.exists, _GPU_DEVICES))
 
 
 def computes_on_cpu(platform: str) -> bool:
-    """Whether MLX computes on the CPU here, found without importing it.
+    """Whether MLX computes on the CPU here; does not import MLX.
 
     Args:
-        platform: As in ``sys.platform``. On macOS it computes on the GPU.
+        platform: Value of ``sys.platform``; on macOS MLX computes on the GPU.
     """
     if platform == "darwin":
         return False
     found = PathFinder.find_spec("mlx")
-    # The library and its backends lie side by side; the one for GPUs of NVIDIA is a distribution of its own.
+    # The backend for NVIDIA GPUs is a separate distribution, installed beside the library.
     places = {os.path.dirname(folder) for folder in (found.submodule_search_locations if found else None) or ()}
     for_gpu = any(name.startswith("mlx_cuda") for place in places for name in os.listdir(place))
     return not (for_gpu and has_nvidia_gpu())

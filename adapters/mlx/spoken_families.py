@@ -1,8 +1,8 @@
-"""The families of mlx-audio's text to speech that load from their own folder, as data; imports no model library.
+"""Families of mlx-audio's text to speech that load from their own folder alone, as data; imports no model library.
 
-Most other families fetch a codec, a tokenizer or voices from other repositories while they are loaded or used, and are
-refused with the reason. Of those that load, Soprano, Qwen3-TTS and VoxCPM were loaded without a network, as tiny
-models; the code of the others was read.
+Most other families fetch a codec, a tokenizer or voices from other repositories when they are loaded or used, and are
+refused with that reason. Soprano, Qwen3-TTS and VoxCPM were tested without a network, with tiny models; the code of the
+other families was read.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,19 +17,21 @@ class Package:
 
     module: str
     name: str
-    """What it is called where it is installed from."""
+    """Its name in messages: the distribution, or the model of a package."""
 
 
 @attrs.frozen
 class Cloning:
-    """How a family is given the recording whose voice it imitates: the keywords of its ``generate``."""
+    """Keywords of a family's ``generate`` for voice cloning."""
 
     sound: tuple[str, ...] = ("ref_audio",)
+    """For the recording, without a transcript."""
     sound_with_text: tuple[str, ...] = ("ref_audio",)
-    """The same where it is known what is said in the recording."""
+    """For the recording, with a transcript."""
     text: str = "ref_text"
+    """For the transcript."""
     needs_text: bool = False
-    """Whether it imitates nothing without it."""
+    """Whether cloning needs the transcript."""
 
 
 @attrs.frozen
@@ -37,21 +39,21 @@ class SpokenFamily:
     """One family."""
 
     tokens_per_second: float
-    """How much it generates for a second of sound, in its own units; 0 for the whole at once and for patches."""
+    """Generated tokens for a second of sound; 0 for families that generate all sound at once, or patches."""
     packages: tuple[Package, ...] = ()
-    """What its text front end needs; without it some front ends fetch it themselves."""
+    """Packages that its text front end needs; some front ends would fetch missing ones themselves."""
     folders: tuple[str, ...] = ()
-    """Folders without which the model cannot make sound, ending in ``/``."""
+    """Folders that the model needs to make sound, ending in ``/``."""
     own_speed: bool = False
-    """Whether it speaks faster and slower by itself."""
+    """Whether the model itself can speak faster and slower."""
     instructions: bool = False
-    """Whether it reads how to speak."""
+    """Whether it follows instructions on how to speak."""
     streams: bool = False
-    """Whether it yields sound while it generates, each part continuing the one before."""
+    """Whether it yields sound while it generates, in parts that continue each other."""
     cloning: Cloning | None = None
-    """For the models of it that imitate voices, which ``domain.models.detection.clones_voices`` tells."""
+    """Keywords for those of its models that clone voices; see ``domain.models.detection.clones_voices``."""
     patches: bool = False
-    """Whether it generates patches of sound of a size that its config says, and does not count them."""
+    """Whether it generates patches of sound, of a size stated in its config, without counting them."""
 
 
 _MISAKI = (Package("misaki", "misaki[en]"), Package("en_core_web_sm", "en-core-web-sm (a model of spaCy)"))
@@ -79,7 +81,7 @@ FAMILIES: Mapping[str, SpokenFamily] = MappingProxyType(
         ),
     }
 )
-"""By architecture."""
+"""The families by architecture."""
 
 _NOT_TRIED = "it was not tried"
 _CODEC, _TOKENIZER, _BOTH = (
@@ -123,21 +125,21 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "zonos2": _CODEC,
     }
 )
-"""Why the other families are not loaded, by architecture."""
+"""Reasons why the other families are refused, by architecture."""
 
 
 def voice_refusal(architecture: str, files: Collection[str], lacking: tuple[str, ...]) -> str | None:
     """Return why a voice cannot be loaded from its folder alone; None when it can.
 
     Args:
-        architecture: Of the model.
+        architecture: Architecture of the model.
         files: Paths in its folder.
-        lacking: Packages that it needs and that are not installed.
+        lacking: Names of needed packages that are not installed.
     """
     family = FAMILIES.get(architecture)
     if family is None:
-        known, why = ", ".join(sorted(FAMILIES)), REFUSED.get(architecture, "it is not known")
-        return f"Text to speech of '{architecture}' is not supported: {why}; supported are: {known}"
+        supported, reason = ", ".join(sorted(FAMILIES)), REFUSED.get(architecture, "it is not known")
+        return f"Text to speech of '{architecture}' is not supported: {reason}; supported are: {supported}"
     if lacking:
         return f"Text to speech of '{architecture}' needs the Python package {lacking[0]}, not installed"
     for folder in family.folders:

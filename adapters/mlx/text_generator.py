@@ -1,8 +1,8 @@
-"""The text generator port on MLX, and leases of its engine's models, by which the other ports use them.
+"""The text generator port on MLX, and model leases, through which the other ports use the engine's models.
 
-``submit`` validates, leases the model, renders and counts the prompt in the caller's thread, then hands the sequence to
-the engine on the owner thread. No MLX array leaves that thread. The engine's model pool loads, keeps and unloads models
-of every kind; between two calls of a lease the engine continues to generate.
+``submit`` validates the request, leases the model, renders and counts the prompt in the caller's thread, then posts the
+sequence to the engine on the owner thread. No MLX array leaves that thread. The engine's model pool loads, keeps and
+unloads models of every kind; between two calls of a lease the engine continues to generate.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
 
-_LOOK_SECONDS = 0.005
-"""Time between two checks for waiting work."""
+_POLL_SECONDS = 0.005
+"""Interval of checking for waiting work."""
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -45,7 +45,7 @@ M = TypeVar("M")
 
 @attrs.frozen
 class _Failure:
-    """An error on the owner thread without its traceback, which would keep arrays alive."""
+    """An error raised on the owner thread, without its traceback, which would keep arrays alive."""
 
     error: MlxkError
 
@@ -57,26 +57,24 @@ class ModelLease(Generic[M]):
         thread: The owner thread.
         model: The loader's result; may be used inside ``call`` only.
         log: Receives failures.
-        turns: Those of every lease; its own when not given.
+        turns: The turns that all leases share; None for turns of its own.
     """
 
-    def __init__(
-        self, thread: OwnerThread[Engine], model: M, log: EventLog, turns: "TurnsOfLeases | None" = None
-    ) -> None:
+    def __init__(self, thread: OwnerThread[Engine], model: M, log: EventLog, turns: "LeaseTurns | None" = None) -> None:
         self.model = model
         self._thread = thread
         self._log = log
-        self._turns = turns or TurnsOfLeases()
+        self._turns = turns or LeaseTurns()
         self.seconds = 0.0
         """Duration of the last call."""
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run a function on the owner thread and return its result; it should take no more than a second or so.
+        """Run a function on the owner thread and return its result; it should take at most about a second.
 
-        The result must hold nothing of MLX.
+        The result must not hold MLX objects.
 
         Raises:
-            MlxkError: Raised by the function; any other exception becomes an ``ExecutionError``.
+            MlxkError: Raised by the function; other exceptions become an ``ExecutionError``.
         """
         reply: queue.SimpleQueue[T | _Failure] = queue.SimpleQueue()
         self._thread.post(lambda _: reply.put(self._outcome(work)))
@@ -86,23 +84,22 @@ class ModelLease(Generic[M]):
         return outcome
 
     def call_in_turn(self, work: Callable[[], T]) -> T:
-        """Run a function as ``call`` does that may take many seconds, when it is this lease's turn.
+        """Like ``call``, for functions that may take many seconds: waits for this lease's turn.
 
-        Before it whatever else waits for the owner thread is served: sequences, loads and short calls get at least as
-        much time as the last such function took, of whichever lease. So several recordings at once leave the others
-        the same half of the time as one.
+        Before the turn, other work for the owner thread (sequences, loads, short calls) gets at least as much time as
+        the last turn of any lease took. So several recordings at once leave the others half of the time, as one does.
         """
         return self._in_turn(work, self._turns.windows)
 
     def call_batch(self, work: Callable[[], T]) -> T:
-        """Run a function as ``call_in_turn`` does, among those that take a fraction of a second: batches of texts."""
+        """Like ``call_in_turn``, for functions that take a fraction of a second, such as batches of texts."""
         return self._in_turn(work, self._turns.batches)
 
     def _in_turn(self, work: Callable[[], T], turns: "Turns") -> T:
         with turns.take():
             until = turns.ended + turns.seconds
             while time.monotonic() < until and self.others_wait:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             began = time.monotonic()
             try:
                 return self.call(work)
@@ -112,7 +109,7 @@ class ModelLease(Generic[M]):
 
     @property
     def others_wait(self) -> bool:
-        """Whether anything waits for the owner thread, or is being generated on it."""
+        """Whether any other work waits for the owner thread or runs on it."""
         engine = self._thread.worker
         return self._thread.has_posted or (engine is not None and engine.running + engine.waiting > 0)
 
@@ -137,41 +134,41 @@ class ModelLease(Generic[M]):
 
 
 class Turns:
-    """Who may keep the owner thread for many seconds: one lease at a time, in the order in which they asked."""
+    """A fair lock for the owner thread: one lease has its turn at a time, first in, first out."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._queue: deque[threading.Event] = deque()
         self.ended = 0.0
-        """When the last turn ended, by the monotonic clock; changed by the holder of a turn only."""
+        """End of the last turn, monotonic time; written by the holder of a turn only."""
         self.seconds = 0.0
-        """How long the last turn took."""
+        """Duration of the last turn."""
 
     @property
     def waiting(self) -> tuple[threading.Event, ...]:
-        """The one that has its turn, and those that wait for theirs."""
+        """The holder of the turn, and those waiting."""
         with self._lock:
             return tuple(self._queue)
 
     @contextlib.contextmanager
     def take(self) -> Iterator[None]:
-        """Wait for a turn, and have it for the length of the block."""
-        mine = threading.Event()
+        """Wait for a turn, and hold it for the length of the block."""
+        own = threading.Event()
         with self._lock:
-            self._queue.append(mine)
+            self._queue.append(own)
             self._queue[0].set()
         try:
-            mine.wait()
+            own.wait()
             yield
         finally:
             with self._lock:
-                self._queue.remove(mine)
+                self._queue.remove(own)
                 if self._queue:
                     self._queue[0].set()
 
 
-class TurnsOfLeases:
-    """The turns of all leases: those of many seconds and the short ones do not wait for each other."""
+class LeaseTurns:
+    """The turns of all leases; long calls (windows of audio) and short ones (batches) do not wait for each other."""
 
     def __init__(self) -> None:
         self.windows = Turns()
@@ -179,7 +176,7 @@ class TurnsOfLeases:
 
 
 class ModelLeases:
-    """Leases models that are used on the owner thread.
+    """Leases models for use on the owner thread.
 
     Args:
         thread: The owner thread.
@@ -189,7 +186,7 @@ class ModelLeases:
     def __init__(self, thread: OwnerThread[Engine], log: EventLog) -> None:
         self._thread = thread
         self._log = log
-        self._turns = TurnsOfLeases()
+        self._turns = LeaseTurns()
 
     @contextlib.contextmanager
     def lease(self, wanted: WantedModel, kind: type[M]) -> Iterator[ModelLease[M]]:
@@ -217,27 +214,27 @@ class ModelLeases:
 
     @contextlib.contextmanager
     def loaded(self, wanted: Iterable[WantedModel], kind: type[M]) -> Iterator[M | None]:
-        """Lease the first of some models that is loaded, for the length of the block; never load one, never wait.
+        """Lease the first model that is already loaded, for the length of the block; never loads or waits.
 
         Args:
-            wanted: A model, by each of its loaders.
+            wanted: The same model with different loaders, in order of preference.
             kind: The type of the loaders' result.
 
         Yields:
-            The model, for what may be used on any thread; None when none is loaded.
+            The model, of which only thread-safe parts may be used; None when none is loaded.
         """
         engine = self._thread.worker
-        found = None if engine is None else next(filter(None, (engine.lease_now((each,)) for each in wanted)), None)
-        if found is None:
+        leased = None if engine is None else next(filter(None, (engine.lease_now((each,)) for each in wanted)), None)
+        if leased is None:
             yield None
             return
         try:
-            model: object = found[0].model
+            model: object = leased[0].model
             yield model if isinstance(model, kind) else None
         finally:
-            # On its thread, which may wait for the lease to end.
+            # Posted, so that the owner thread wakes up: a request may wait for this model to be unloaded.
             with contextlib.suppress(ExecutionError):
-                self._thread.post(lambda engine: engine.release(found))
+                self._thread.post(lambda engine: engine.release(leased))
 
 
 class MlxTextGenerator(TextGenerator):
@@ -245,10 +242,10 @@ class MlxTextGenerator(TextGenerator):
 
     Args:
         log: Receives loads, unloads and failures.
-        clock: Measures.
-        limits: Of sequences and memory.
-        hold: Entered while a model is in memory.
-        judge: Decides before a model is loaded whether its 16-bit numbers are held in 32 bits.
+        clock: Times everything.
+        limits: Limits of sequences and memory.
+        hold: Returns a context that is entered while a model is in memory.
+        judge: Decides before a model is loaded whether its 16-bit weights are converted to 32 bits.
 
     Raises:
         StorageError: The folder of the disk tier cannot be used.
@@ -269,7 +266,7 @@ class MlxTextGenerator(TextGenerator):
 
     @property
     def leases(self) -> ModelLeases:
-        """Leases of other kinds of models, in the same memory and on the same thread, until this is closed."""
+        """Leases of models of any kind, in the same pool and on the same thread, until this generator is closed."""
         return ModelLeases(self._thread, self._log)
 
     def submit(self, request: GenerationRequest) -> TextStream:
@@ -300,8 +297,8 @@ class MlxTextGenerator(TextGenerator):
         self._thread.post(lambda engine: engine.release(models))
 
     def state(self, timeout_seconds: float) -> EngineState:
-        found = self._engine_state(timeout_seconds)
-        return found if self._disk is None else attrs.evolve(found, disk=self._disk.state(None))
+        state = self._engine_state(timeout_seconds)
+        return state if self._disk is None else attrs.evolve(state, disk=self._disk.state(None))
 
     def _engine_state(self, timeout_seconds: float) -> EngineState:
         if not self._thread.started:
@@ -311,7 +308,7 @@ class MlxTextGenerator(TextGenerator):
             self._thread.post(lambda engine: reply.put(engine.state()))
             self._last_state = reply.get(timeout=timeout_seconds)
             return self._last_state
-        # The thread is in one long computation: what is loaded is known without it.
+        # The thread is busy with one long computation; the loaded models can be read without it.
         engine = self._thread.worker
         models = self._last_state.models if engine is None or self._thread.closed else engine.resident
         return attrs.evolve(self._last_state, responding=False, models=models)
@@ -319,25 +316,25 @@ class MlxTextGenerator(TextGenerator):
     def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         if not self._thread.started or self._thread.closed:
             return ()
-        reply: queue.SimpleQueue[tuple[ModelHandle, ...]] = queue.SimpleQueue()
-        self._thread.post(lambda engine: reply.put(engine.unload(model, once_idle=once_idle)))
-        return reply.get()
+        return self._call(lambda engine: engine.unload(model, once_idle=once_idle))
 
     def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
-        prefixes = self._reply(lambda engine: [engine.prefixes.held(tenant, quantized=x) for x in (False, True)])
+        every, quantized = self._call(
+            lambda engine: (engine.prefixes.usage(tenant), engine.prefixes.usage(tenant, quantized=True))
+        )
         disk = None if self._disk is None else self._disk.state(tenant)
-        return KeptPrompts(*prefixes[0], self._limits.prefix_cache_bytes, *prefixes[1], disk)
+        return KeptPrompts(*every, self._limits.prefix_cache_bytes, *quantized, disk)
 
     def forget_prompts(self, tenant: str | None = None) -> None:
-        self._reply(lambda engine: engine.forget_prompts(tenant))
+        self._call(lambda engine: engine.forget_prompts(tenant))
 
     def close(self) -> None:
         self._thread.close()
 
-    def _reply(self, ask: Callable[[Engine], T]) -> T:
-        """Return what a quick function finds out on the owner thread."""
+    def _call(self, work: Callable[[Engine], T]) -> T:
+        """Run a short function on the owner thread and return its result."""
         reply: queue.SimpleQueue[T] = queue.SimpleQueue()
-        self._thread.post(lambda engine: reply.put(ask(engine)))
+        self._thread.post(lambda engine: reply.put(work(engine)))
         return reply.get()
 
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
@@ -356,7 +353,7 @@ class MlxTextGenerator(TextGenerator):
         if engine is not None and (models := engine.lease_now(wanted)) is not None:
             return models
         if isinstance(request.prompt, Conversation):
-            template_sandbox.start_ahead()  # It takes as long to start as a small model to load.
+            template_sandbox.start_ahead()  # takes as long as loading a small model
         load_request = LoadRequest(wanted)
         self._thread.post(lambda engine: engine.load(load_request))
         return load_request.wait(request.is_abandoned)
@@ -364,7 +361,7 @@ class MlxTextGenerator(TextGenerator):
     def _process_media(
         self, request: GenerationRequest, models: tuple[PooledModel, ...]
     ) -> tuple[RenderedPrompt | None, Media | None]:
-        """Render a prompt, and process it on the owner thread, for a vision-language model; None for any other."""
+        """Render the prompt of a vision-language model and process its media on the owner thread; None for others."""
         model = models[0].model
         if model.vision is None:
             if request.has_images or request.has_audio:

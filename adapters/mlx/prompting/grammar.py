@@ -302,9 +302,8 @@ def _translated(grammar: Grammar) -> str:
     library = _llguidance()
     grammar.validate()
     schema = enforceable(grammar) if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'
-    schema = (
-        "{}" if schema.strip() == "true" else schema
-    )  # overrides need an object; the empty one also allows anything
+    # Overrides need a schema object; the empty one allows anything, too.
+    schema = "{}" if schema.strip() == "true" else schema
     try:
         if grammar.kind is GrammarKind.CHOICE:
             return str(library.grammar_from("choice", grammar.text))

@@ -12,7 +12,7 @@ from mlxk.adapters.mlx.chunk_policy import (
     WAIT_SECONDS,
     ChunkPolicy,
     PassCosts,
-    most_wait,
+    max_wait,
 )
 
 every_machine = pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
@@ -38,7 +38,7 @@ def test_an_answer_waits_no_longer_than_the_rule_says(machine: Machine, answers:
         engine.step()
     prompts = [engine.prompt(length) for length in lengths]
     engine.run_until(lambda: all(prompt.done for prompt in prompts))
-    assert 0 < engine.worst_wait <= most_wait(machine.step(answers)) * 1.01
+    assert 0 < engine.worst_wait <= max_wait(machine.step(answers)) * 1.01
 
 
 @every_machine
@@ -133,7 +133,7 @@ def test_a_machine_that_becomes_slower_is_noticed(machine: Machine) -> None:
     engine.answer(1)
     prompt = engine.prompt(100_000)
     engine.run_until(lambda: len(prompt.chunks) > 100)
-    assert max(engine.waits[-20:]) <= slow * most_wait(machine.step(1))
+    assert max(engine.waits[-20:]) <= slow * max_wait(machine.step(1))
 
 
 @every_machine
@@ -141,7 +141,7 @@ def test_chunks_shrink_as_a_prompt_grows_long(machine: Machine) -> None:
     engine = experienced(machine)
     prompt = engine.prompt(20_000)
     engine.run_until(lambda: prompt.done)
-    assert engine.worst_wait <= most_wait(machine.step(1)) * 1.01
+    assert engine.worst_wait <= max_wait(machine.step(1)) * 1.01
     assert prompt.chunks[-2][0] < prompt.chunks[5][0]
 
 
@@ -167,7 +167,7 @@ def test_short_prompts_share_passes_where_that_pays(machine: Machine, length: in
     shared, engine = burst(machine, length, together=True)
     assert alone / shared >= gain
     assert (alone / shared > 1.0) == (gain > 1.0)
-    assert engine.worst_wait <= most_wait(machine.step(1)) * 1.01
+    assert engine.worst_wait <= max_wait(machine.step(1)) * 1.01
 
 
 def test_many_waiting_prompts_get_several_pieces_between_two_tokens() -> None:
