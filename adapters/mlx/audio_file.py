@@ -1,4 +1,4 @@
-"""Audio files as samples: format detection, limits, decoding and resampling. Uses no MLX."""
+"""Decodes audio files to samples: format detection, limits, decoding and resampling. Uses no MLX."""
 
 import contextlib
 import hashlib
@@ -9,13 +9,13 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import attrs
 import numpy as np
 
-from mlxk.adapters.mlx.unfinished_wav import finished
 from mlxk.application.ports.media import AudioDecoder
 from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
 from mlxk.domain.generation.media import AUDIO_RATE, MAX_AUDIO_BYTES, DecodedAudio
@@ -27,7 +27,7 @@ IN_PROCESS = frozenset({"WAV", "MP3", "FLAC"})
 """Formats that are decoded without ffmpeg."""
 
 _FFMPEG_SECONDS = 900
-"""Longest time that ffmpeg may take, by the clock and of the processor."""
+"""Limit of ffmpeg's time, both wall-clock and processor time."""
 
 _FRAME_SYNC = 0xE0
 _MAX_TAGS = 8
@@ -35,17 +35,17 @@ _HEADER_BYTES = 64 * 1024
 
 _EXTENSIBLE = 0xFFFE
 _WAV_ENCODINGS = frozenset({0x0, 0x1, 0x2, 0x3, 0x6, 0x7, 0x11})
-"""Encodings of WAV files that are decoded without ffmpeg; 0 is left to the decoder to refuse."""
+"""Encodings of WAV files that are decoded without ffmpeg; the decoder itself refuses 0."""
 
 _MAX_CHANNELS = 64
 _CHUNK_FRAMES = 192_000
-"""Frames that are decoded at a time, at most."""
+"""Maximum number of frames decoded at a time."""
 
 _MIN_SAMPLE_RATE = 1_000
-"""Hz; no speech is left below, and resampling takes longer the lower the rate."""
+"""Hz. Lower rates leave no speech, and resampling takes longer the lower the rate."""
 
 _MAX_FILTER_STEPS = 50_000
-"""Size of the resampling filter, the larger rate over the common divisor; at this size it takes 50 MB."""
+"""Limit of the resampling filter's size: the larger rate over the common divisor. At the limit it takes 50 MB."""
 
 
 @attrs.frozen(eq=False)
@@ -69,16 +69,16 @@ def read_audio(path: str, name: str, rate: int, longest: int = MAX_AUDIO_SECONDS
         path: The file.
         name: Its name in error messages.
         rate: Sample rate of the result, Hz.
-        longest: Seconds that it may take; little more is decoded.
+        longest: Maximum duration, seconds; little more is decoded.
 
     Raises:
         ValidationError: It is missing, empty, too large, too long, or not audio.
         StorageError: It cannot be read.
         BackendNotInstalledError: Its format needs ffmpeg, which is not installed.
     """
-    kind, is_ours = _format_of_file(path, name)
-    with finished(path) if kind == "WAV" else contextlib.nullcontext(path) as whole:
-        samples = (_in_process if is_ours else _with_ffmpeg)(whole, name, kind, rate, longest)
+    kind, in_process = _format_of_file(path, name)
+    with _with_data_size(path) if kind == "WAV" else contextlib.nullcontext(path) as complete:
+        samples = (_in_process if in_process else _with_ffmpeg)(complete, name, kind, rate, longest)
     audio = AudioSamples(samples, rate)
     if len(samples) == 0:
         raise ValidationError(f"The audio file holds no sound: {name}")
@@ -89,21 +89,20 @@ def read_audio(path: str, name: str, rate: int, longest: int = MAX_AUDIO_SECONDS
 
 
 def _format_of_file(path: str, name: str) -> tuple[str, bool]:
-    """Return the format by the first bytes, and whether it is decoded without ffmpeg; refuse what cannot be read."""
+    """Return the format by the first bytes, and whether it is decoded without ffmpeg; see ``read_audio`` for errors."""
     try:
-        found = os.stat(path)
-        size = found.st_size
-        if stat.S_ISDIR(found.st_mode):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             raise ValidationError(f"Audio file not found: {name}", hint="That is a directory; name a file.")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise ValidationError(f"No regular file, such as a pipe or a device: {name}", hint="Save the sound first.")
-        if size > MAX_AUDIO_BYTES:
+        if status.st_size > MAX_AUDIO_BYTES:
             raise ValidationError(f"Audio file too large (>{MAX_AUDIO_BYTES // 1000**2}MB): {name}")
         with open(path, "rb") as file:
             head = file.read(_HEADER_BYTES)
         kind = format_of(head)
         if head.startswith(b"ID3"):
-            kind = _behind_tags(path) or kind
+            kind = _format_after_tags(path) or kind
     except FileNotFoundError as error:
         raise ValidationError(f"Audio file not found: {name}") from error
     except (OSError, ValueError) as error:
@@ -115,8 +114,47 @@ def _format_of_file(path: str, name: str) -> tuple[str, bool]:
         raise ValidationError(
             f"No known sound format: {name}", hint=f"WAV, MP3 and FLAC are read; with ffmpeg also {others}."
         )
-    is_ours = kind in IN_PROCESS and (kind != "WAV" or _WavFormat.of(head).tag in _WAV_ENCODINGS)
-    return kind, is_ours
+    return kind, kind in IN_PROCESS and (kind != "WAV" or _WavFormat.of(head).tag in _WAV_ENCODINGS)
+
+
+@contextlib.contextmanager
+def _with_data_size(path: str) -> Iterator[str]:
+    """Yield the path of a WAV file, or of a temporary copy with the size of the sound where the file states none.
+
+    Writers that were stopped, or wrote to a pipe, could not go back and state the size.
+
+    Raises:
+        StorageError: The file cannot be read, or there is no room for the copy.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            offset = _missing_size_offset(path)
+            if offset is not None:
+                copy = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxk-wav-")), "sound")
+                shutil.copyfile(path, copy)
+                with open(copy, "r+b") as file:
+                    file.seek(offset)
+                    file.write((os.path.getsize(copy) - offset - 4).to_bytes(4, "little"))
+                path = copy
+        except OSError as error:
+            raise StorageError(f"The recording cannot be completed: {error.strerror}.") from error
+        yield path
+
+
+def _missing_size_offset(path: str) -> int | None:
+    """Return the offset of the data chunk's size where that is 0 though sound follows; None for other files."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if head[:4] != b"RIFF" or int.from_bytes(head[4:8], "little") + 8 >= size:
+        return None
+    position = 12
+    while position + 8 <= len(head):
+        chunk_size = int.from_bytes(head[position + 4 : position + 8], "little")
+        if head[position : position + 4] == b"data":
+            return position + 4 if chunk_size == 0 and position + 8 < size else None
+        position += 8 + chunk_size + chunk_size % 2
+    return None
 
 
 _SIGNATURES = (
@@ -136,7 +174,7 @@ _SIGNATURES = (
     (4, b"mdat", "M4A"),
     (4, b"wide", "M4A"),
 )
-"""Offset and bytes that mark a format; the riff in lower case is Sony Wave64."""
+"""Offset and bytes that identify each format; the lower-case riff is Sony Wave64."""
 
 _DEMUXERS = {
     "AAC": "aac",
@@ -153,14 +191,14 @@ _DEMUXERS = {
     "WMA": "asf",
     "WebM": "matroska",
 }
-"""The one demuxer of ffmpeg that may read a format. None of them is a playlist, which could name other files."""
+"""The only ffmpeg demuxer that may read each format. None reads playlists, which can name other files."""
 
 _NEEDS_SEEKING = frozenset({"AIFF", "CAF", "M4A"})
 """Formats whose index may come after the sound."""
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the audio format of a file's first bytes; None when unknown."""
+    """Return the audio format by a file's first bytes; None when unknown."""
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return "WAV"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
@@ -171,8 +209,8 @@ def format_of(head: bytes) -> str | None:
     return found
 
 
-def _behind_tags(path: str) -> str | None:
-    """Return the format of what follows the ID3 tags at the beginning of a file; None when unknown."""
+def _format_after_tags(path: str) -> str | None:
+    """Return the format of the content after the ID3 tags at the beginning of a file; None when unknown."""
     with open(path, "rb") as file:
         for _ in range(_MAX_TAGS):
             head = file.read(12)
@@ -184,7 +222,7 @@ def _behind_tags(path: str) -> str | None:
 
 
 def _in_process(path: str, name: str, kind: str, rate: int, longest: int) -> Samples:
-    # Not at the top: mlx-audio, which brings miniaudio, may be absent.
+    # Not at the top, since mlx-audio, which depends on miniaudio, may be absent.
     import miniaudio
     from mlx_audio.resample import resample_audio_chunks
 
@@ -195,39 +233,40 @@ def _in_process(path: str, name: str, kind: str, rate: int, longest: int) -> Sam
     }[kind]
     damaged = f"The audio file is damaged, or not what it says it is: {name}"
     try:
-        stated = inspect(path)
-        _require_supported(stated.sample_rate, stated.nchannels, rate, name)
-        # The readers of one format each give the channels as they are; miniaudio's own mixing reorders some layouts.
-        weights = _mono_weights(path, kind, stated.nchannels)
+        info = inspect(path)
+        _require_supported(info.sample_rate, info.nchannels, rate, name)
+        # These readers yield the channels unchanged; miniaudio's own mixing to mono reorders some layouts.
+        weights = _mono_weights(path, kind, info.nchannels)
         chunks = (
-            np.asarray(chunk, np.float32).reshape(-1, stated.nchannels) @ weights
-            for chunk in stream(path, min(stated.sample_rate, _CHUNK_FRAMES))
+            np.asarray(chunk, np.float32).reshape(-1, info.nchannels) @ weights
+            for chunk in stream(path, min(info.sample_rate, _CHUNK_FRAMES))
         )
-        most = (longest + 1) * rate
-        if stated.sample_rate != rate:
-            samples = resample_audio_chunks(chunks, stated.sample_rate, rate, stated.num_frames, max_output_frames=most)
+        limit = (longest + 1) * rate
+        if info.sample_rate != rate:
+            samples = resample_audio_chunks(chunks, info.sample_rate, rate, info.num_frames, max_output_frames=limit)
         else:
-            samples = _first_samples(chunks, most)
+            samples = _first_samples(chunks, limit)
     except (miniaudio.MiniaudioError, ValueError, RuntimeError, ArithmeticError, EOFError, MemoryError) as error:
         raise ValidationError(damaged) from error
     return np.nan_to_num(np.asarray(samples, dtype=np.float32).reshape(-1))
 
 
-def _require_supported(stated: int, channels: int, rate: int, name: str) -> None:
-    if stated < _MIN_SAMPLE_RATE or max(stated, rate) // math.gcd(stated, rate) > _MAX_FILTER_STEPS:
-        raise ValidationError(f"The sample rate of {stated} Hz is not supported: {name}")
+def _require_supported(source_rate: int, channels: int, rate: int, name: str) -> None:
+    filter_steps = max(source_rate, rate) // math.gcd(source_rate, rate)
+    if source_rate < _MIN_SAMPLE_RATE or filter_steps > _MAX_FILTER_STEPS:
+        raise ValidationError(f"The sample rate of {source_rate} Hz is not supported: {name}")
     if not 1 <= channels <= _MAX_CHANNELS:
         raise ValidationError(f"{channels} channels are not supported, at most {_MAX_CHANNELS} are: {name}")
 
 
-def _first_samples(chunks: Iterable[Samples], most: int) -> Samples:
-    kept, count = [np.zeros(0, np.float32)], 0
+def _first_samples(chunks: Iterable[Samples], limit: int) -> Samples:
+    taken, count = [np.zeros(0, np.float32)], 0
     for chunk in chunks:
-        kept.append(chunk)
+        taken.append(chunk)
         count += len(chunk)
-        if count >= most:
+        if count >= limit:
             break
-    return np.concatenate(kept)[:most]
+    return np.concatenate(taken)[:limit]
 
 
 _FRONT, _CENTER, _SURROUND = math.sqrt(0.5), 1.0, 0.5
@@ -236,22 +275,22 @@ _WEIGHTS = (
     *(_FRONT, _FRONT, _SURROUND, _SURROUND, _SURROUND),  # left and right of centre, back centre, side left and right
     *(0.0, _FRONT, 0.0, _FRONT),  # above: middle, front left, front centre, front right
 )
-"""Share of each speaker in mono, in the order of the bits of a channel mask, before they are scaled to a sum of one.
+"""Weight of each speaker in the mono mix, in the order of a channel mask's bits; used weights are scaled to a sum of 1.
 
-These are the usual ones (ITU-R BS.775), so that a voice in any layout is as loud as alone.
+The ratios are those of ITU-R BS.775, so that a voice is equally loud in every layout.
 """
 
 _MASKS = {2: 0x3, 3: 0xB, 4: 0x107, 5: 0x37, 6: 0x3F, 7: 0x70F, 8: 0x63F}
 """Channel masks by number of channels, for files that state none."""
 
 _FLAC_MASKS = {**_MASKS, 3: 0x7, 4: 0x33}
-"""Those that the FLAC format defines."""
+"""The same as the FLAC format defines them."""
 
 _STATED_MASK = re.compile(rb"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9A-Fa-f]{1,8})", re.IGNORECASE)
 
 
 def _mono_weights(path: str, kind: str, channels: int) -> Samples:
-    """Return the share of each channel in the mono mix of 16-bit samples."""
+    """Return the weight of each channel in the mono mix, scaled from 16-bit samples to the range from -1 to 1."""
     mask = (_FLAC_MASKS if kind == "FLAC" else _MASKS).get(channels, 0)
     with open(path, "rb") as file:
         head = file.read(_HEADER_BYTES)
@@ -269,19 +308,19 @@ def _mono_weights(path: str, kind: str, channels: int) -> Samples:
 
 @attrs.frozen
 class _WavFormat:
-    """The fields of a WAV file's ``fmt`` chunk that decide how it is read."""
+    """Fields of a WAV file's ``fmt`` chunk."""
 
     tag: int = 0
-    """The encoding; 0 when there is no such chunk."""
+    """The encoding; 0 without such a chunk."""
     mask: int = 0
-    """The speaker of each channel, a bit each; 0 when it is not stated."""
+    """The channel mask, one bit for the speaker of each channel; 0 where none is stated."""
 
     @classmethod
     def of(cls, head: bytes) -> "_WavFormat":
-        """Return the format by the first bytes of the file."""
+        """Parse the first bytes of a file."""
         start = head.find(b"fmt ")
         order: Literal["little", "big"] = "big" if head.startswith(b"RIFX") else "little"
-        # Sony's form names its chunks by identifiers of 16 bytes and states sizes in 8.
+        # Sony Wave64 has chunk identifiers of 16 bytes, and sizes of 8.
         begin = start + (24 if head.startswith(b"riff") else 8)
         body = head[begin : begin + 40] if start >= 0 else b""
         tag = int.from_bytes(body[:2], order)
@@ -294,8 +333,8 @@ def _with_ffmpeg(path: str, name: str, kind: str, rate: int, longest: int) -> Sa
     program = shutil.which("ffmpeg")
     if program is None:
         raise _needs_ffmpeg(name, f"{kind} in this encoding" if kind in IN_PROCESS else kind)
-    # Containers can refer to other files and addresses. ffmpeg gets the bytes alone, and may open nothing else; its
-    # cache holds the file again where it has to be read in another order.
+    # Containers can refer to other files and addresses, so ffmpeg gets the bytes by a pipe and may open nothing else.
+    # Formats that need seeking are cached by ffmpeg in a temporary file.
     protocols, source = ("cache,pipe", "cache:pipe:0") if kind in _NEEDS_SEEKING else ("pipe", "pipe:0")
     command = [program, "-nostdin", "-v", "error", "-timelimit", str(_FFMPEG_SECONDS), "-threads", "1"]
     command += ["-protocol_whitelist", protocols, "-f", _DEMUXERS[kind], "-i", source, "-map", "0:a:0", "-vn"]
@@ -303,15 +342,15 @@ def _with_ffmpeg(path: str, name: str, kind: str, rate: int, longest: int) -> Sa
     command += ["-f", "s16le", "-ac", "1", "-ar", str(rate), "pipe:1"]
     try:
         with open(path, "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True, timeout=_FFMPEG_SECONDS)
+            result = subprocess.run(command, stdin=file, capture_output=True, timeout=_FFMPEG_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise ValidationError(f"ffmpeg took longer than {_FFMPEG_SECONDS} s to decode: {name}") from error
     except OSError as error:
         raise BackendNotInstalledError(f"The program ffmpeg cannot be run: {error.strerror}.") from error
-    if done.returncode != 0 and not done.stdout:
+    if result.returncode != 0 and not result.stdout:
         raise ValidationError(f"The audio file is damaged, or not what it says it is: {name}")
-    complete = done.stdout[: len(done.stdout) // 2 * 2]
-    return np.frombuffer(complete, dtype="<i2").astype(np.float32) / 32768.0
+    whole_samples = result.stdout[: len(result.stdout) // 2 * 2]
+    return np.frombuffer(whole_samples, dtype="<i2").astype(np.float32) / 32768.0
 
 
 def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
@@ -324,7 +363,7 @@ def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
 
 
 class MlxAudioDecoder(AudioDecoder):
-    """Decodes with mlx-audio's reader, and the formats that it does not support with ffmpeg."""
+    """Decodes with mlx-audio's readers, and formats that they do not support with ffmpeg."""
 
     def decode(self, path: str, name: str) -> DecodedAudio:
         if importlib.util.find_spec("mlx_audio") is None:

@@ -1,4 +1,4 @@
-"""Weight conversion with mlx-lm and mlx-vlm: their loaders and their choice of layers; shards are written here.
+"""Weight conversion with the loaders of mlx-lm and mlx-vlm and their choice of layers; shards are written here.
 
 Models are loaded lazily, so that memory holds one shard at a time. No code of a model is executed, and no processor or
 tokenizer is loaded: the use case copies their files. Runs on the calling thread; nothing stays loaded.
@@ -41,7 +41,7 @@ class MlxWeightConverter(WeightConverter):
     def quantize(
         self, source: ModelHandle, target: str, backend: str, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
-        """Write the weights, their index and ``config.json`` of a model in fewer bits."""
+        """Write a model's weights in fewer bits, with their index and ``config.json``."""
         with _translated(source), _clean_memory(source):
             network, config = load_lazily(source, backend)
             if "quantization" in config:
@@ -65,11 +65,11 @@ class MlxWeightConverter(WeightConverter):
                 )
             config |= dict.fromkeys(("quantization", "quantization_config"), changed_config["quantization"])
             size = write_weights(network, config, target, "Quantizing", progress)
-        unfit = (name for name, shape in after.items() if shape[-1] % scheme.group_size or _is_odd(shape))
-        return ConvertedWeights(len(changed), tuple(sorted(unfit)), size)
+        unquantizable = (name for name, shape in after.items() if shape[-1] % scheme.group_size or _is_odd(shape))
+        return ConvertedWeights(len(changed), tuple(sorted(unquantizable)), size)
 
     def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
-        """Write the weights, their index and ``config.json`` of a quantized model in full precision."""
+        """Write a quantized model's weights in full precision, with their index and ``config.json``."""
         with _translated(source), _clean_memory(source):
             network, config = load_lazily(source, backend)
             before = _quantizable(network)
@@ -80,20 +80,20 @@ class MlxWeightConverter(WeightConverter):
         return ConvertedWeights(changed, (), size)
 
     def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
-        """Return the tensors that a model needs and does not hold, sorted; reads headers only."""
+        """Return the names of tensors that the network needs and the files lack, sorted; reads headers only."""
         with _translated(model), _clean_memory(model):
             try:
                 load_lazily(model, backend)
             except ValueError as error:
-                found = _MISSING.search(str(error))
-                if not found:
+                match = _MISSING.search(str(error))
+                if not match:
                     raise
-                return tuple(sorted(name.strip() for name in found[1].split(",")))
+                return tuple(sorted(name.strip() for name in match[1].split(",")))
         return ()
 
 
 def load_lazily(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network, lazily, and ``config.json`` as it is on disk."""
+    """Return the network with lazy weights, and the content of ``config.json``."""
     require_regular(source)
     with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
@@ -107,7 +107,7 @@ def load_lazily(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str,
     config.pop("_name_or_path", None)  # a path on its author's machine
     with loading_directory(source) as directory:
         if backend == Library.MLX_VLM.value:
-            # Not at the top: mlx-vlm takes a second to import, and text models do not need it.
+            # Not at the top, since mlx-vlm takes a second to import, and text models do not need it.
             from mlx_vlm import utils as vision
 
             network = vision.load_model(directory, lazy=True, trust_remote_code=False)
@@ -122,7 +122,7 @@ def library_of(backend: str) -> ModuleType:
 
 
 def _predicate(network: nn.Module, backend: str) -> Callable[[str, nn.Module], object] | None:
-    """Return the library's choice of layers; image and audio towers are left as they are."""
+    """Return a predicate for the layers to quantize: the network's own, without image and audio towers."""
     own: Callable[[str, nn.Module], object] | None = getattr(network, "quant_predicate", None)
     if backend != Library.MLX_VLM.value:
         return own
@@ -137,12 +137,12 @@ def _predicate(network: nn.Module, backend: str) -> Callable[[str, nn.Module], o
 
 
 def _is_odd(shape: tuple[int, ...]) -> bool:
-    """Whether mlx-vlm's loader would not expect weights of this shape to be quantized."""
+    """Whether mlx-vlm's loader expects weights of this shape to be unquantized."""
     return math.prod(shape) % 64 != 0
 
 
 def _quantizable(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the layers that are in full precision and could be quantized, with the shape of their weights."""
+    """Return the shapes of the weights by name of layer, for quantizable layers in full precision."""
     return {
         name: tuple(module.weight.shape)
         for name, module in network.named_modules()
@@ -151,13 +151,13 @@ def _quantizable(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def forget_quantization(config: dict[str, Any]) -> None:
-    """Remove what a config says of quantization."""
+    """Remove the quantization from a config."""
     for key in ("quantization", "quantization_config"):
         config.pop(key, None)
 
 
 def write_weights(network: nn.Module, config: dict[str, Any], target: str, activity: str, progress: Progress) -> int:
-    """Write weights in shards with an index, then the config; returns the bytes of the weights."""
+    """Write the weights in shards with an index, and then the config; return the size of the weights, bytes."""
     weights = dict(tree_flatten(network.parameters()))
     size = int(sum(value.nbytes for value in weights.values()))
     shards = text_utils.make_shards(weights)
@@ -214,7 +214,7 @@ def _sync(path: str) -> None:
 
 @contextlib.contextmanager
 def _clean_memory(source: ModelHandle) -> Iterator[None]:
-    """Contain the side effects of the libraries, and release the memory."""
+    """Contain the side effects of the libraries, and free MLX's buffers afterwards."""
     try:
         with contained(source.label):
             yield
@@ -235,8 +235,10 @@ def _translated(source: ModelHandle) -> Iterator[None]:
             f"'{source.label}' cannot be converted: {error.strerror or 'input or output failed'}"
         ) from error
     except Exception as error:
-        # The text of these says nothing to a user; that of others does.
-        coded = isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError))
-        told = f"its files do not fit together: {in_words(error)}" if coded else " ".join(str(error).split())[:300]
-        reason = mismatch(error) or told or in_words(error)
+        # The messages of these classes tell a user nothing; those of others do.
+        internal = isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError))
+        message = (
+            f"its files do not fit together: {in_words(error)}" if internal else " ".join(str(error).split())[:300]
+        )
+        reason = mismatch(error) or message or in_words(error)
         raise ConversionFailedError(f"'{source.label}' cannot be converted: {reason}") from error

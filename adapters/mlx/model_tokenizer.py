@@ -1,10 +1,10 @@
 """The model tokenizer port on mlx-lm's and mlx-vlm's tokenizers.
 
-Reads the tokenizer of a model that the engine has loaded, or loads the tokenizer alone, in the caller's thread; the
-last few of those stay in memory. Computes nothing with MLX and never waits for the owner thread.
+Uses the tokenizer of a model that the engine has loaded, or loads the tokenizer alone, in the caller's thread; the last
+few of these stay in memory. Computes nothing with MLX and never waits for the owner thread.
 
-The report of formats tries out what chat template and tokenizer do: conversations of every kind are rendered, as
-requests would be, and a call that the template writes is read by the parser that reads the model's own.
+The format report tests chat template and tokenizer: it renders conversations of every kind like requests, and has the
+parser of answers read a tool call that the template wrote.
 """
 
 import json
@@ -51,25 +51,25 @@ from mlxk.domain.generation.request import GenerationRequest, TokenIds, ToolCall
 from mlxk.domain.models.model import ModelHandle
 
 KEPT_TOKENIZERS = 2
-"""Tokenizers in memory without their models; a large one takes 100 MB."""
+"""Tokenizers kept in memory without their models; a large one takes 100 MB."""
 
 _UNEXPANDED = "Each image or recording counts as its marker here; the model gets more tokens for it."
 
 
 @attrs.frozen(eq=False)
 class _Tokenizer:
-    """A tokenizer, and the template of a vision-language model."""
+    """A tokenizer, with the processor and template of a vision-language model."""
 
     text: LoadedTokenizer
     vision: Any = None
-    """A ``vision.network.VisionTemplate``; None for any other model."""
+    """A ``vision.network.VisionTemplate``; None for a text model."""
 
 
 class MlxModelTokenizer(ModelTokenizer):
-    """Renders and tokenizes.
+    """Renders, tokenizes and detokenizes.
 
     Args:
-        leases: Of the engine, whose loaded models are used.
+        leases: Leases of the engine's loaded models.
     """
 
     def __init__(self, leases: ModelLeases) -> None:
@@ -84,7 +84,7 @@ class MlxModelTokenizer(ModelTokenizer):
             if isinstance(tokens, tuple):
                 return self._decoded(text, tokens, "prompt")
             if found.vision is not None and isinstance(request.prompt, Conversation):
-                return self._looking(request, found, opens_answer)
+                return self._render_vision(request, found, opens_answer)
             with text.lock:
                 rendered = text.renderer.render(request.prompt, job=rendering_job(request, opens_answer=opens_answer))
             return TokenizedText(rendered.text, rendered.tokens, text.context_length, rendered.adaptations)
@@ -108,12 +108,12 @@ class MlxModelTokenizer(ModelTokenizer):
     def report(self, model: ModelHandle) -> FormatReport:
         with self._tokenizer(model) as found, found.text.lock:
             tokenizer, renderer = found.text.tokenizer, found.text.renderer
-            named = {
-                "generation_config": _tokens(object_in(model, "generation_config.json") or {}),
-                "config": _tokens(read_config(model)),
+            ends_by_source = {
+                "generation_config": _end_tokens_in(object_in(model, "generation_config.json") or {}),
+                "config": _end_tokens_in(read_config(model)),
                 "tokenizer": [each for each in [unwrapped(tokenizer).eos_token_id] if each is not None],
             }
-            return format_report(renderer, renderer.conversations, tokenizer.get_vocab(), named)
+            return format_report(renderer, renderer.conversations, tokenizer.get_vocab(), ends_by_source)
 
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
         with self._tokenizer(model) as found, found.text.lock:
@@ -131,7 +131,7 @@ class MlxModelTokenizer(ModelTokenizer):
             text = "".join([*map(stream.feed, tokens), stream.flush()])
         return TokenizedText(text, tokens, tokenizer.context_length)
 
-    def _looking(self, request: GenerationRequest, found: _Tokenizer, opens_answer: bool) -> TokenizedText:
+    def _render_vision(self, request: GenerationRequest, found: _Tokenizer, opens_answer: bool) -> TokenizedText:
         from mlxk.adapters.mlx.vision.encoded import decoded
         from mlxk.adapters.mlx.vision.prompts import encode_text, render_text
 
@@ -139,55 +139,55 @@ class MlxModelTokenizer(ModelTokenizer):
         with tokenizer.lock:
             rendered = render_text(request, tokenizer, found.vision, opens_answer=opens_answer)
             rendering = rendered.rendering
-            if media := request.has_images or request.has_audio:
+            if has_media := request.has_images or request.has_audio:
                 rendering = Rendering(broken_up(rendering))
             tokenizer.renderer.require_plausible_length(rendering.text)
             tokens = decoded(encode_text(rendering, tokenizer, found.vision), found.vision)
-        unexpanded = _UNEXPANDED if media else None
+        unexpanded = _UNEXPANDED if has_media else None
         return TokenizedText(rendering.text, tokens, tokenizer.context_length, rendered.changes, unexpanded)
 
     @contextmanager
     def _tokenizer(self, model: ModelHandle, library: Library | None = None) -> Iterator[_Tokenizer]:
-        """Yield the tokenizer of a loaded model, which stays loaded meanwhile, or one that is loaded alone.
+        """Yield the tokenizer of a loaded model, which stays loaded within the block, or else one that is loaded alone.
 
         Args:
             model: The model.
-            library: Renders the conversation; None for text that needs no rendering.
+            library: The library that renders the conversation; None for text that needs no rendering.
         """
         wanted = [WantedModel(model)] if library is None else [WantedModel(model, None, loader_of(library))]
         with self._leases.loaded(wanted, LoadedModel) as loaded:
             if loaded is None:
-                yield self._alone(model, vision=library is Library.MLX_VLM)
+                yield self._cached(model, vision=library is Library.MLX_VLM)
             else:
                 yield _Tokenizer(loaded, loaded.vision and loaded.vision.parts.template)
 
-    def _alone(self, model: ModelHandle, *, vision: bool) -> _Tokenizer:
+    def _cached(self, model: ModelHandle, *, vision: bool) -> _Tokenizer:
         require_regular(model)
         identity = f"{identity_of(model)}|{vision}"
         with self._lock:
-            found = self._kept.pop(identity, None) or self._load(model, identity, vision)
-            self._kept[identity] = found
+            tokenizer = self._kept.pop(identity, None) or self._load(model, identity, vision)
+            self._kept[identity] = tokenizer
             while len(self._kept) > KEPT_TOKENIZERS:
                 self._kept.popitem(last=False)
-            return found
+            return tokenizer
 
     def _load(self, model: ModelHandle, identity: str, vision: bool) -> _Tokenizer:
         config = read_config(model)
         with translated(model, "has an architecture that is not known"), contained(model.name):
             tokenizer, template = load_tokenizer(model, config.get("eos_token_id")), None
             if vision:
-                # Not at the top: mlx-vlm takes a second to import.
+                # Not at the top, since mlx-vlm takes a second to import.
                 from mlxk.adapters.mlx.vision.loader import load_template
 
                 template = load_template(model, config, tokenizer)
         return _Tokenizer(assemble_tokenizer(model, identity, tokenizer, config), template)
 
 
-def _tokens(config: Mapping[str, Any]) -> list[int]:
-    """Return the end-of-sequence tokens that a config names."""
+def _end_tokens_in(config: Mapping[str, Any]) -> list[int]:
+    """Return the end-of-sequence tokens in a config."""
     nested = config.get("text_config")
-    stated = config.get("eos_token_id", nested.get("eos_token_id") if isinstance(nested, dict) else None)
-    return [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, int)]
+    tokens = config.get("eos_token_id", nested.get("eos_token_id") if isinstance(nested, dict) else None)
+    return [each for each in (tokens if isinstance(tokens, list) else [tokens]) if isinstance(each, int)]
 
 
 _ARGUMENTS = {"city": "Köln", "days": 3}
@@ -224,7 +224,7 @@ def _system(text: str) -> Message:
 
 
 _ANSWER = Message(Role.ASSISTANT, "Good day")
-# The ids that Kimi's templates write in place of the name; others do not mind.
+# Kimi's templates write the id in place of the name, so it has this form; other templates accept any.
 _FIRST, _SECOND = f"functions.{_NAME}:0", f"functions.{_NAME}:1"
 _CALLING = Message(Role.ASSISTANT, "", tool_calls=(_call(_FIRST),))
 _CALLING_TWICE = Message(Role.ASSISTANT, "", tool_calls=(_call(_FIRST), _call(_SECOND)))
@@ -247,41 +247,41 @@ _GREETING = "one message"
 
 def format_report(
     renderer: PromptRenderer,
-    holder: ConversationRenderer,
+    conversations: ConversationRenderer,
     vocabulary: Mapping[str, int],
-    named: Mapping[str, list[int]],
+    ends_by_source: Mapping[str, list[int]],
 ) -> FormatReport:
-    """Return what was found.
+    """Test the formats of a model.
 
     Args:
-        renderer: Of the model.
-        holder: Has the template that conversations are rendered with.
-        vocabulary: Every token, added ones included.
-        named: The end-of-sequence tokens by the file that names them, the one that counts first.
+        renderer: The model's renderer of prompts.
+        conversations: The renderer with the chat template under test.
+        vocabulary: Ids of all tokens by text, including added ones.
+        ends_by_source: The end-of-sequence tokens by the file that names them; the first file that names any decides.
     """
     reasoning, syntaxes = renderer.reasoning, detect_syntaxes(renderer.template, vocabulary)
     problems: list[str] = []
     fitted: tuple[FittedConversation, ...] = ()
     sample, reads_tools = None, False
-    if holder.has_template:
-        fitted = _fitted(holder)
-        reads_tools = holder.reads_tools
+    if conversations.has_template:
+        fitted = _fitted(conversations)
+        reads_tools = conversations.reads_tools
         problems += [f"{each.kind}: {each.refusal}" for each in fitted if each.refusal is not None]
         if fitted[0].refusal is None:
-            sample = _sample(holder, reasoning, syntaxes) if reads_tools else None
+            sample = _sample(conversations, reasoning, syntaxes) if reads_tools else None
             problems += _call_problems(reads_tools=reads_tools, sample=sample)
     else:
         problems.append(NO_TEMPLATE)
-    ends = _ends(renderer, vocabulary, named)
+    ends = _ends(renderer, vocabulary, ends_by_source)
     if not ends:
         problems.append("No token is known that ends a turn: answers end at the limit of tokens only.")
     return FormatReport(
-        chat_template=holder.has_template,
+        chat_template=conversations.has_template,
         reasoning=(reasoning.start, reasoning.end) if reasoning is not None else None,
         call_syntaxes=tuple(dict.fromkeys(each.name for each in syntaxes)),
         reads_tools=reads_tools,
-        switches=switch_names(holder.template),
-        effort_levels=effort_levels(holder.template),
+        switches=switch_names(conversations.template),
+        effort_levels=effort_levels(conversations.template),
         ends=ends,
         control_tokens=renderer.control.texts,
         conversations=fitted,
@@ -290,42 +290,43 @@ def format_report(
     )
 
 
-def _fitted(holder: ConversationRenderer) -> tuple[FittedConversation, ...]:
-    found = []
+def _fitted(conversations: ConversationRenderer) -> tuple[FittedConversation, ...]:
+    """Render every sample conversation; stop when the template refuses even the simplest."""
+    fitted = []
     for kind, conversation in _CONVERSATIONS.items():
         try:
-            made = holder.render(wire_prompt(conversation), RenderingJob())
-            steps = (*made.forms, *(each.code for each in made.adaptations))
-            found.append(FittedConversation(kind, tuple(dict.fromkeys(steps))))
+            rendered = conversations.render(wire_prompt(conversation), RenderingJob())
+            steps = (*rendered.forms, *(each.code for each in rendered.adaptations))
+            fitted.append(FittedConversation(kind, tuple(dict.fromkeys(steps))))
         except MlxkError as error:
-            found.append(FittedConversation(kind, (), error.message))
+            fitted.append(FittedConversation(kind, (), error.message))
             if kind == _GREETING:
                 break
-    return tuple(found)
+    return tuple(fitted)
 
 
 def _sample(
-    holder: ConversationRenderer, reasoning: ReasoningFormat | None, syntaxes: Sequence[CallSyntax]
+    conversations: ConversationRenderer, reasoning: ReasoningFormat | None, syntaxes: Sequence[CallSyntax]
 ) -> CallSample | None:
-    """Return a call as the template writes it, and whether it is read; None where the template cannot write one."""
-    asked = Conversation((_user(),), (_TOOL,))
-    called = Conversation((_user(), _CALLING), (_TOOL,))
+    """Return a call as the template writes it, and whether our parser reads it; None where it cannot write one."""
+    question = Conversation((_user(),), (_TOOL,))
+    call = Conversation((_user(), _CALLING), (_TOOL,))
     try:
-        before = holder.render(wire_prompt(asked), RenderingJob()).text
-        rendered = holder.render(wire_prompt(called), RenderingJob(opens_answer=False))
+        before = conversations.render(wire_prompt(question), RenderingJob()).text
+        rendered = conversations.render(wire_prompt(call), RenderingJob(opens_answer=False))
     except MlxkError:
         return None
     if any(each.code == CALLS_AS_TEXT.code for each in rendered.adaptations):
         return None
     after = rendered.text
-    length = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), None)
-    length = min(len(before), len(after)) if length is None else length
-    written = after[length:]
-    parser = OutputParser((), reasoning, ToolCallFormat(tuple(syntaxes), Tools((_TOOL,))), before[:length])
+    common = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), None)
+    common = min(len(before), len(after)) if common is None else common
+    written = after[common:]
+    parser = OutputParser((), reasoning, ToolCallFormat(tuple(syntaxes), Tools((_TOOL,))), before[:common])
     deltas = [*parser.feed(written), *parser.flush()]
     calls = [each.call for each in deltas if isinstance(each, ToolCallDelta)]
-    read = [(each.name, json.loads(each.arguments)) for each in calls]
-    return CallSample(written, read == [(_NAME, _ARGUMENTS)])
+    parsed = [(each.name, json.loads(each.arguments)) for each in calls]
+    return CallSample(written, parsed == [(_NAME, _ARGUMENTS)])
 
 
 def _call_problems(*, reads_tools: bool, sample: CallSample | None) -> list[str]:
@@ -337,13 +338,14 @@ def _call_problems(*, reads_tools: bool, sample: CallSample | None) -> list[str]
 
 
 def _ends(
-    renderer: PromptRenderer, vocabulary: Mapping[str, int], named: Mapping[str, list[int]]
+    renderer: PromptRenderer, vocabulary: Mapping[str, int], ends_by_source: Mapping[str, list[int]]
 ) -> tuple[EndToken, ...]:
+    """Return the tokens that end a turn: those of the first file that names any, and those of the template."""
     by_template = renderer.turn_ends
-    counting = next(filter(None, named.values()), [])
+    by_files = next(filter(None, ends_by_source.values()), [])
     texts = {index: text for text, index in vocabulary.items()}
-    sources = {**named, "template": sorted(by_template)}
+    sources = {**ends_by_source, "template": sorted(by_template)}
     return tuple(
         EndToken(token, texts.get(token, ""), tuple(name for name, tokens in sources.items() if token in tokens))
-        for token in sorted({*counting, *by_template})
+        for token in sorted({*by_files, *by_template})
     )

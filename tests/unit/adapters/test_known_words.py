@@ -2,9 +2,9 @@
 
 import pytest
 
+from mlxk.adapters.mlx.adapter_files import peft_fault
 from mlxk.adapters.mlx.audio_file import format_of
 from mlxk.adapters.mlx.library_imports import exhaustion, is_compile_failure
-from mlxk.adapters.mlx.peft_adapters import config_fault
 from mlxk.domain.errors import InsufficientMemoryError, StorageError
 
 
@@ -43,9 +43,9 @@ PEFT = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_pro
     "field", ["use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"]
 )
 def test_every_variant_of_an_adapter_that_is_not_read_is_refused_by_name(field: str) -> None:
-    assert config_fault({**PEFT, field: {"a": 1}}, TENSORS) == f"has {field}, which is not read"
+    assert peft_fault({**PEFT, field: {"a": 1}}, TENSORS) == f"has {field}, which is not read"
     for nothing in (False, None, [], {}):
-        assert field not in (config_fault({**PEFT, field: nothing}, TENSORS) or "")
+        assert field not in (peft_fault({**PEFT, field: nothing}, TENSORS) or "")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_every_variant_of_an_adapter_that_is_not_read_is_refused_by_name(field: 
     ],
 )
 def test_what_an_adapters_config_must_say(fields: dict[str, object], fault: str | None) -> None:
-    assert config_fault({**PEFT, **fields}, TENSORS) == fault
+    assert peft_fault({**PEFT, **fields}, TENSORS) == fault
 
 
 @pytest.mark.parametrize(
