@@ -284,7 +284,7 @@ class MlxTextGenerator(TextGenerator):
             if len(models) > 1 and not sequence.drafted:
                 self._log.info("a default draft model is not used", model=models[0].model.name, notes=sequence.notes)
             if self._disk is not None and (engine := self._thread.worker) is not None:
-                sequence.kept = self._disk.fetch(sequence, engine.prefixes)
+                sequence.fetched = self._disk.fetch(sequence, engine.prefixes)
         except BaseException:
             self._thread.post(lambda engine: engine.release(models))
             raise

@@ -228,7 +228,7 @@ class DiskTier:
         self._pending = deque(left)
         self.folder.clear(tenant)
         if self._writer is not None:
-            self._jobs.put(lambda: self.folder.clear(tenant))  # deletes what it is still to write before
+            self._jobs.put(lambda: self.folder.clear(tenant))  # after the writes that are queued before it
 
     def _advance(self, pending: _PendingSnapshot) -> bool:
         """Copy the next layer, and queue the snapshot for writing after the last one; return whether it is done."""

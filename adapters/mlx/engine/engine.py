@@ -224,9 +224,9 @@ class Engine(Worker):
         if self._wired_limit is None:
             # Wired memory keeps models resident for the GPU, as in mlx-lm during generation.
             self._wired_limit = maybe_set_recommended_wired_limit()
-        if self._disk is not None and sequence.kept is not None:
-            self._disk.restore(sequence.kept, self.prefixes)
-            sequence.kept = None
+        if self._disk is not None and sequence.fetched is not None:
+            self._disk.restore(sequence.fetched, self.prefixes)
+            sequence.fetched = None
         self._scheduler.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:

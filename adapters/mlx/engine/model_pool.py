@@ -298,7 +298,7 @@ class ModelPool:
                 stack.enter_context(self._hold(wanted.handle))
             form = self._form(wanted.handle) if plain is None else plain.form
             model = _load(wanted, form, plain)
-            held = stack.pop_all()
+            hold = stack.pop_all()
         seconds = self._clock.monotonic() - began
         facts = {"bytes": model.weight_bytes, "weights": form.value}
         if wanted.adapter is not None:
@@ -311,7 +311,7 @@ class ModelPool:
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
         keep, now = self._limits.keep_alive_seconds, self._clock.monotonic()
-        self._models[identity] = PooledModel(model, now, held, keep_alive_seconds=keep, form=form, adapts=plain)
+        self._models[identity] = PooledModel(model, now, hold, keep_alive_seconds=keep, form=form, adapts=plain)
         return self._models[identity]
 
     def _form(self, handle: ModelHandle) -> WeightForm:

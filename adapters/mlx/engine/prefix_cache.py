@@ -166,7 +166,7 @@ class PrefixCache:
         """Find the entry with the longest usable prefix of a prompt.
 
         Args:
-            identity: Of the prompt.
+            identity: Identity of the prompt.
             tokens: The prompt, at least one token.
         """
         packed = pack(tokens)
@@ -228,7 +228,7 @@ class PrefixCache:
         """Store a cache that is not written to any more, and quantize or evict entries beyond the limit.
 
         Args:
-            identity: Of the prompt.
+            identity: Identity of the prompt.
             tokens: The tokens in the cache.
             cache: One object a layer.
             exact: Whether it was computed from tokens alone, or from an exact match.

@@ -151,7 +151,7 @@ class Sequence:
     """Owner of the prompt."""
     boundaries: tuple[int, ...] = ()
     """Ends of the messages that a later prompt is likely to begin with, in tokens from the prompt's start."""
-    kept: Any = None
+    fetched: Any = None
     """A ``FetchedSnapshot`` of the prompt from the disk tier; consumed when the sequence starts."""
     load_seconds: float = 0.0
     notes: list[str] = attrs.field(factory=list)
@@ -231,11 +231,11 @@ class Sequence:
     @property
     def cache_identity(self) -> PrefixIdentity:
         """Identity of its entries in the prefix cache."""
-        media = self.media
+        media, options = self.media, self.engine_options
         form = f"#{self.model.form.name}" if self.model.form.widened else ""
-        kind = f"{cache_kind(self.engine_options)}{form}{media.kind if media is not None else ''}"
-        shown = media.identity if media is not None else MediaIdentity()
-        return PrefixIdentity(self.model.model.identity, kind, self.tenant, shown, self.engine_options.stored_bits)
+        kind = f"{cache_kind(options)}{form}{media.kind if media is not None else ''}"
+        media_identity = MediaIdentity() if media is None else media.identity
+        return PrefixIdentity(self.model.model.identity, kind, self.tenant, media_identity, options.stored_bits)
 
     @property
     def draft_identity(self) -> PrefixIdentity:
