@@ -199,7 +199,7 @@ def build_sequence(
         InterruptedRunError: The client has gone.
         IncompatibleModelError: The tokenizer has tokens that the model does not have.
     """
-    model = models[0].model
+    model, is_chat = models[0].model, isinstance(request.prompt, Conversation)
     request, reductions = request.within_limits()
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
     excluded = draft_exclusion(request, settings, models) if len(models) > 1 else None
@@ -214,10 +214,10 @@ def build_sequence(
             excluded, drafted = "its reasoning is cut short", False
     _check_token_prompt(request.prompt, model)
     if not rendered.tokens:
-        field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
+        field = "messages" if is_chat else "prompt"
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
-    ends = model.turn_ends() if isinstance(request.prompt, Conversation) else model.end_tokens
+    ends = model.turn_ends() if is_chat else model.end_tokens
     limits = _limits(len(rendered.tokens), settings.max_tokens, _window(request, model), ends, model)
     parser = _parser(request, settings, model, reasoning, rendered)
     stream.adaptations, stream.prompt_tokens = (*rendered.adaptations, *reductions), len(rendered.tokens)
@@ -233,9 +233,7 @@ def build_sequence(
         drafted=drafted,
         notes=[*_notes(request.engine_options, excluded), *(each.sentence for each in stream.adaptations)],
         tenant=request.tenant,
-        boundaries=boundaries(rendered.tokens, model.message_ends())
-        if isinstance(request.prompt, Conversation)
-        else (),
+        boundaries=boundaries(rendered.tokens, model.message_ends()) if is_chat else (),
     )
 
 
