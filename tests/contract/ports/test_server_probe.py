@@ -29,6 +29,11 @@ mlxk_model_weight_bytes{model="demo"} 200
 mlxk_model_in_use{model="demo"} 1
 mlxk_model_tokens_per_second{model="demo"} 61.5
 """
+OTHERS = {
+    "/other/metrics": "python_gc_objects_collected_total 5\n",
+    "/odd/metrics": "usage -\n",
+    "/large/metrics": PAGE.replace("running 2", "running 1e999"),
+}
 ENGINE = EngineFigures(2, 1, 150, 50, 1500, 123456789012, 4096)
 MODELS = (WatchedModel("demo", 200, True, 61.5), WatchedModel('org/b "quoted" \\n', 300))
 
@@ -36,7 +41,7 @@ MODELS = (WatchedModel("demo", 200, True, 61.5), WatchedModel('org/b "quoted" \\
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         known = self.headers.get("Authorization") == "Bearer sesame"
-        pages = {"/metrics": PAGE, "/other/metrics": "python_gc_objects_collected_total 5\n"}
+        pages = {"/metrics": PAGE, **OTHERS}
         status = 401 if not known else 200 if self.path in pages else 404
         body = pages.get(self.path, "").encode() if known else b""
         self.send_response(status)
@@ -80,7 +85,7 @@ class TestServerProbe:
             probe.read(CompletionServer("http://127.0.0.1:1", api_key="sesame"))
 
 
-@pytest.mark.parametrize("path", ["/other", "/nothing"])
+@pytest.mark.parametrize("path", ["/other", "/odd", "/large", "/nothing"])
 def test_a_server_of_another_make_is_said(address: str, path: str) -> None:
     with pytest.raises(NetworkError, match="does not report the figures"):
         HttpServerProbe().read(CompletionServer(f"{address}{path}", api_key="sesame"))
