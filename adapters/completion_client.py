@@ -1,7 +1,6 @@
-"""A client that measures the completions of servers: a connection for each request, with the standard library.
+"""A client that measures chat completions of servers, OpenAI's API and Ollama's: one connection per request.
 
-It knows OpenAI's chat completions and Ollama's chat. Proxies are not used: they would be measured, too. A token's time
-is that of the line it arrives with.
+Proxies are not used, since they would be measured as well. A token's time is the arrival of the line that has it.
 """
 
 import contextlib
@@ -22,37 +21,37 @@ from mlxk.domain.errors import AccessDeniedError, NetworkError
 _LONGEST_LINE = 2**20
 _LONGEST_REASON = 120
 _QUICK_SECONDS = 5.0
-"""How long a server may take to say which one it is."""
+"""Timeout of finding out a server's API."""
 
 
 class HttpCompletionClient(CompletionClient):
-    """Asks by HTTP/1.1, encrypted or not."""
+    """Sends HTTP/1.1 requests, with or without TLS."""
 
     def identify(self, server: CompletionServer) -> CompletionServer:
-        """As the port says.
+        """Return the server with its API.
 
-        Ollama says its version and nothing else. A server that says more there offers its API besides its own, which is
-        OpenAI's.
+        Ollama answers ``/api/version`` with its version alone. A server with further members only emulates Ollama's API
+        and is asked by OpenAI's.
         """
         if server.api is not None:
             return server
         try:
-            with _Answer(attrs.evolve(server, timeout_seconds=_QUICK_SECONDS), "GET", "/api/version") as answer:
-                found = json.loads(answer.body()) if answer.status == http.client.OK else None
+            with _Response(attrs.evolve(server, timeout_seconds=_QUICK_SECONDS), "GET", "/api/version") as response:
+                document = json.loads(response.body()) if response.status == http.client.OK else None
         except (OSError, http.client.HTTPException, ValueError):
-            found = None
-        is_ollama = isinstance(found, dict) and found.keys() == {"version"}
+            document = None
+        is_ollama = isinstance(document, dict) and document.keys() == {"version"}
         return attrs.evolve(server, api="ollama" if is_ollama else "openai")
 
     def models(self, server: CompletionServer) -> tuple[str, ...]:
         api = _api(server)
         try:
-            with _Answer(server, "GET", api.models_path) as answer:
-                if answer.status in (401, 403):
-                    raise AccessDeniedError(f"the server wants another key (HTTP {answer.status})")
-                if answer.status != http.client.OK:
-                    raise NetworkError(f"the server does not list its models: {answer.reason()}")
-                return tuple(map(str, api.names(json.loads(answer.body()))))
+            with _Response(server, "GET", api.models_path) as response:
+                if response.status in (401, 403):
+                    raise AccessDeniedError(f"the server wants another key (HTTP {response.status})")
+                if response.status != http.client.OK:
+                    raise NetworkError(f"the server does not list its models: {response.reason()}")
+                return tuple(map(str, api.names(json.loads(response.body()))))
         except (OSError, http.client.HTTPException) as error:
             raise NetworkError(f"the server cannot be asked: {_why(error)}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -61,50 +60,51 @@ class HttpCompletionClient(CompletionClient):
     def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
         api = _api(server)
         began = time.monotonic()
-        seen = _Seen()
+        measured = _Measurement()
         try:
-            with _Answer(server, "POST", api.path, json.dumps(api.body(request)).encode()) as answer:
-                seen.status = answer.status
-                if answer.status == http.client.OK:
-                    for event in api.events(answer.lines()):
-                        seen.refused(event)
-                        api.take(seen, event)
+            with _Response(server, "POST", api.path, json.dumps(api.body(request)).encode()) as response:
+                measured.status = response.status
+                if response.status == http.client.OK:
+                    for event in api.events(response.lines()):
+                        measured.note_error(event)
+                        api.measure(measured, event)
                 else:
-                    seen.failure = answer.reason()
+                    measured.failure = response.reason()
         except (OSError, http.client.HTTPException) as error:
-            seen.failure = _why(error)
+            measured.failure = _why(error)
         except (ValueError, AttributeError, TypeError):
-            seen.failure = f"the answer is not a stream of {api.title}"
-        return seen.completion(began, time.monotonic())
+            measured.failure = f"the answer is not a stream of {api.title}"
+        return measured.completion(began, time.monotonic())
 
     def manages(self, server: CompletionServer) -> bool:
-        return _api(server).loading is not None
+        return _api(server).load_path is not None
 
     def load(self, server: CompletionServer, model: str) -> float | None:
-        if _api(server).loading is None:
+        if _api(server).load_path is None:
             return None
         began = time.monotonic()
-        self._order(server, model)
+        self._request_load(server, model)
         return time.monotonic() - began
 
     def unload(self, server: CompletionServer, model: str) -> None:
-        if _api(server).loading is not None:
-            self._order(server, model, keep_alive=0)
+        if _api(server).load_path is not None:
+            self._request_load(server, model, keep_alive=0)
 
     def memory_bytes(self, server: CompletionServer, model: str) -> int | None:
         if (path := _api(server).loaded_path) is None:
             return None
-        with _asking(server, "GET", path) as answer:
-            found = [each.get("size") for each in json.loads(answer.body())["models"] if _same(each["name"], model)]
-            return _count(found[0]) if found else None
+        with _request(server, "GET", path) as response:
+            models = json.loads(response.body())["models"]
+            sizes = [each.get("size") for each in models if _is_name_of(each["name"], model)]
+            return _count(sizes[0]) if sizes else None
 
     def pull(self, server: CompletionServer, model: str, report: Callable[[int, int], None]) -> None:
-        if (path := _api(server).pulling) is None:
+        if (path := _api(server).pull_path) is None:
             raise NetworkError(f"a server cannot be told by {_api(server).title} to fetch '{model}'")
         layers: dict[str, tuple[int, int]] = {}
         done = False
-        with _asking(server, "POST", path, {"model": model}) as answer:
-            for line in answer.lines():
+        with _request(server, "POST", path, {"model": model}) as response:
+            for line in response.lines():
                 event = json.loads(line)
                 if event.get("error"):
                     raise NetworkError(f"the server does not fetch '{model}': {event['error']}"[:_LONGEST_REASON])
@@ -115,34 +115,35 @@ class HttpCompletionClient(CompletionClient):
         if not done:
             raise NetworkError(f"the server has not fetched '{model}'", hint="Try it again: what arrived is kept.")
 
-    def _order(self, server: CompletionServer, model: str, **fields: int) -> None:
-        """Have a model loaded, or do with it what the fields say."""
-        with _asking(server, "POST", _api(server).loading or "", {"model": model, "stream": False, **fields}) as answer:
-            answer.body()
+    def _request_load(self, server: CompletionServer, model: str, **fields: int) -> None:
+        """Have a model loaded; ``keep_alive=0`` unloads it."""
+        body = {"model": model, "stream": False, **fields}
+        with _request(server, "POST", _api(server).load_path or "", body) as response:
+            response.body()
 
 
-def _same(listed: str, model: str) -> bool:
-    """Whether a server's name of a model is the one that was given, which may lack the usual tag."""
+def _is_name_of(listed: str, model: str) -> bool:
+    """Whether a listed name is that of a model, which may lack the default tag."""
     return listed in (model, f"{model}:latest")
 
 
 @contextlib.contextmanager
-def _asking(server: CompletionServer, method: str, path: str, body: object = None) -> "Iterator[_Answer]":
-    """Ask a server for something other than a completion; every failure is a ``NetworkError``."""
+def _request(server: CompletionServer, method: str, path: str, body: object = None) -> "Iterator[_Response]":
+    """Send a request other than for a completion; every failure is a ``NetworkError``."""
     data = None if body is None else json.dumps(body).encode()
     try:
-        with _Answer(server, method, path, data) as answer:
-            if answer.status != http.client.OK:
-                raise NetworkError(f"the server refuses: {answer.reason()}")
-            yield answer
+        with _Response(server, method, path, data) as response:
+            if response.status != http.client.OK:
+                raise NetworkError(f"the server refuses: {response.reason()}")
+            yield response
     except (OSError, http.client.HTTPException) as error:
         raise NetworkError(f"the server cannot be asked: {_why(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NetworkError(f"the server does not answer in the form of {_api(server).title}") from error
 
 
-class _Answer:
-    """A request that was sent, and the answer as it arrives."""
+class _Response:
+    """The response to a request, which the constructor sends; read as it arrives."""
 
     def __init__(self, server: CompletionServer, method: str, path: str, body: bytes | None = None) -> None:
         address = urlsplit(server.url)
@@ -163,7 +164,7 @@ class _Answer:
             raise
         self.status = self._response.status
 
-    def __enter__(self) -> "_Answer":
+    def __enter__(self) -> "_Response":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -173,52 +174,52 @@ class _Answer:
         return self._response.read(_LONGEST_LINE)
 
     def reason(self) -> str:
-        """Return why there is no answer, in a few words."""
+        """Return status and message of an error response."""
         try:
             error = json.loads(self.body())["error"]
-            said = error["message"] if isinstance(error, dict) else error
+            message = error["message"] if isinstance(error, dict) else error
         except (ValueError, KeyError, TypeError):
-            said = self._response.reason
-        return f"HTTP {self.status}: {said}"[:_LONGEST_REASON]
+            message = self._response.reason
+        return f"HTTP {self.status}: {message}"[:_LONGEST_REASON]
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines as they arrive, without those that are empty."""
+        """Yield the non-empty lines as they arrive, stripped."""
         while line := self._response.readline(_LONGEST_LINE):
             if data := line.strip():
                 yield data
 
 
 @attrs.define
-class _Seen:
-    """What was seen of one completion."""
+class _Measurement:
+    """What was measured of one completion so far."""
 
     status: int | None = None
     failure: str | None = None
     first_token: float | None = None
     ended: float | None = None
-    """When the last token came; what the server says of the whole follows it."""
-    whole: bool = False
+    """Time of the last token; usage and timings arrive after it."""
+    complete: bool = False
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     stated: StatedTimes | None = None
     text: list[str] = attrs.field(factory=list)
 
-    def refused(self, event: dict[str, Any]) -> None:
-        """Note the error of an event, if it is one."""
+    def note_error(self, event: dict[str, Any]) -> None:
+        """Record the failure if the event is an error."""
         if error := event.get("error"):
-            said = error.get("message") if isinstance(error, dict) else error
-            self.failure = f"error in the stream: {said}"[:_LONGEST_REASON]
+            message = error.get("message") if isinstance(error, dict) else error
+            self.failure = f"error in the stream: {message}"[:_LONGEST_REASON]
 
-    def token(self, text: object) -> None:
-        """Note that a token has come, and its part of the answer, if it is one."""
+    def note_token(self, text: object) -> None:
+        """Record the arrival of a token, and its text unless it is reasoning or a tool call."""
         self.ended = time.monotonic()
         if isinstance(text, str):
             self.text.append(text)
         self.first_token = self.first_token or self.ended
 
     def completion(self, began: float, ended: float) -> RemoteCompletion:
-        if self.failure is None and not self.whole:
+        if self.failure is None and not self.complete:
             self.failure = "the answer was cut off"
         return RemoteCompletion(
             began,
@@ -236,22 +237,23 @@ class _Seen:
 
 @attrs.frozen
 class _Api:
-    """How servers of one API are asked, and what they say."""
+    """Paths, requests and responses of one API."""
 
     title: str
     models_path: str
     names: Callable[[Any], list[Any]]
-    """Returns the names of models in the list of them."""
+    """Returns the names in the document of ``models_path``."""
     path: str
-    """Where completions are asked for."""
+    """Of completions."""
     body: Callable[[RemoteRequest], dict[str, Any]]
     events: Callable[[Iterator[bytes]], Iterator[dict[str, Any]]]
-    """Yields the events of the lines of a stream, up to its end."""
-    take: Callable[[_Seen, dict[str, Any]], None]
-    loading: str | None = None
-    """Where models are loaded and unloaded; None where there is no such request. The same of the others."""
+    """Yields the events in the lines of a stream, up to its end."""
+    measure: Callable[[_Measurement, dict[str, Any]], None]
+    """Records an event."""
+    load_path: str | None = None
+    """Loads and unloads models. None, here and below: the API has no such request."""
     loaded_path: str | None = None
-    pulling: str | None = None
+    pull_path: str | None = None
 
 
 def _count(value: object) -> int | None:
@@ -261,7 +263,7 @@ def _count(value: object) -> int | None:
 # OpenAI's chat completions
 
 _TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
-"""Members of a chunk's ``delta`` that hold what the model generated."""
+"""Members of a chunk's ``delta`` with generated tokens."""
 
 
 def _openai_body(request: RemoteRequest) -> dict[str, Any]:
@@ -278,26 +280,27 @@ def _openai_body(request: RemoteRequest) -> dict[str, Any]:
 
 def _openai_events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
-        if line == b"data: [DONE]":
-            yield {"done": True}
-            return
         if line.startswith(b"data:"):
-            yield json.loads(line.removeprefix(b"data:"))
+            data = line.removeprefix(b"data:").strip()
+            if data == b"[DONE]":
+                yield {"done": True}
+                return
+            yield json.loads(data)
 
 
-def _openai_take(seen: _Seen, event: dict[str, Any]) -> None:
-    seen.whole = seen.whole or event.get("done") is True
+def _measure_openai(measured: _Measurement, event: dict[str, Any]) -> None:
+    measured.complete = measured.complete or event.get("done") is True
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}
         if any(delta.get(name) for name in _TOKEN_FIELDS):
-            seen.token(delta.get("content"))
-        seen.whole = seen.whole or choice.get("finish_reason") is not None
+            measured.note_token(delta.get("content"))
+        measured.complete = measured.complete or choice.get("finish_reason") is not None
     if usage := event.get("usage"):
         details = usage.get("prompt_tokens_details") or {}
-        seen.prompt_tokens, seen.completion_tokens = (
+        measured.prompt_tokens, measured.completion_tokens = (
             _count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion")
         )
-        seen.cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+        measured.cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
 
 
 # Ollama's chat
@@ -310,24 +313,24 @@ def _ollama_body(request: RemoteRequest) -> dict[str, Any]:
         "model": request.model,
         "messages": [{"role": "user", "content": request.prompt}],
         "stream": True,
-        # A prompt that does not fit is an error, and is not cut in silence.
+        # A prompt beyond the context length is an error instead of being truncated.
         "truncate": False,
         "shift": False,
         "options": {"temperature": 0, "num_predict": request.max_tokens},
     }
 
 
-def _ollama_take(seen: _Seen, event: dict[str, Any]) -> None:
+def _measure_ollama(measured: _Measurement, event: dict[str, Any]) -> None:
     message = event.get("message") or {}
     if any(message.get(name) for name in ("content", "thinking", "tool_calls")):
-        seen.token(message.get("content"))
+        measured.note_token(message.get("content"))
     if event.get("done") is True:
-        seen.whole = True
-        seen.prompt_tokens, seen.completion_tokens = (
+        measured.complete = True
+        measured.prompt_tokens, measured.completion_tokens = (
             _count(event.get(name)) for name in ("prompt_eval_count", "eval_count")
         )
         durations = (_count(event.get(f"{kind}_duration")) for kind in ("load", "prompt_eval", "eval"))
-        seen.stated = StatedTimes(*(None if each is None else each * _NANOSECOND for each in durations))
+        measured.stated = StatedTimes(*(None if each is None else each * _NANOSECOND for each in durations))
 
 
 _APIS: Mapping[str, _Api] = {
@@ -338,7 +341,7 @@ _APIS: Mapping[str, _Api] = {
         "/v1/chat/completions",
         _openai_body,
         _openai_events,
-        _openai_take,
+        _measure_openai,
     ),
     "ollama": _Api(
         "Ollama's API",
@@ -347,10 +350,10 @@ _APIS: Mapping[str, _Api] = {
         "/api/chat",
         _ollama_body,
         lambda lines: map(json.loads, lines),
-        _ollama_take,
-        loading="/api/generate",
+        _measure_ollama,
+        load_path="/api/generate",
         loaded_path="/api/ps",
-        pulling="/api/pull",
+        pull_path="/api/pull",
     ),
 }
 
@@ -360,7 +363,7 @@ def _api(server: CompletionServer) -> _Api:
 
 
 def _why(error: Exception) -> str:
-    """Return why a request failed, in words that are the same for the same reason."""
+    """Return why a request failed; equal failures have equal texts, so that they can be counted."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return (getattr(error, "strerror", None) or type(error).__name__)[:_LONGEST_REASON]

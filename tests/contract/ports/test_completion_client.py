@@ -213,6 +213,12 @@ def test_an_answer_that_is_not_whole_is_a_failure(
     assert HttpCompletionClient().complete(scripted.address, REQUEST).failure == failure
 
 
+def test_the_blank_after_the_colon_of_an_event_may_be_missing(scripted: ScriptedServer) -> None:
+    scripted.body = tuple(part.replace(b"data: ", b"data:") for part in WHOLE)
+    found = HttpCompletionClient().complete(scripted.address, REQUEST)
+    assert (found.failure, found.completion_tokens) == (None, 4)
+
+
 def test_tokens_are_never_counted_from_the_text(scripted: ScriptedServer) -> None:
     scripted.body = tuple(each for each in WHOLE if b"usage" not in each)
     found = HttpCompletionClient().complete(scripted.address, REQUEST)
