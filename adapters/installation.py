@@ -1,7 +1,7 @@
 """The installation of this program and the machine, read with the standard library; Linux and macOS.
 
-What the libraries that compute say is read in a process of its own: an import that crashes must not end the diagnosis,
-and the others of its checks load no library.
+The compute libraries are imported in a child process: an import that crashes does not end the diagnosis, and the other
+checks load no library.
 """
 
 import datetime
@@ -29,7 +29,7 @@ Run = Callable[[tuple[str, ...]], str]
 
 DISTRIBUTION = "mlxk"
 MODULES = ("mlx.core", "mlx_lm", "mlx_vlm", "mlx_audio", "huggingface_hub", "falcon", "PIL")
-"""Modules of the packages that fail in most ways."""
+"""Modules of the packages whose imports fail in practice."""
 
 _IMPORT_SECONDS = 120.0
 _CONNECT_SECONDS = 1.0
@@ -41,16 +41,16 @@ for name in sys.argv[2:]:
         importlib.import_module(name)
     except BaseException as error:
         failures.append([name, f"{type(error).__name__}: {error}".splitlines()[0][:300]])
-said = {"failures": failures, "device": None, "metal": False, "working_set": None}
+report = {"failures": failures, "device": None, "metal": False, "working_set": None}
 if "mlx.core" in sys.modules and "mlx.core" not in [name for name, _ in failures]:
     mx = sys.modules["mlx.core"]
-    said["device"] = mx.default_device().type.name
-    said["metal"] = mx.metal.is_available()
-    if said["device"] == "gpu":
-        said["working_set"] = mx.device_info().get("max_recommended_working_set_size")
-os.write(int(sys.argv[1]), json.dumps(said).encode())
+    report["device"] = mx.default_device().type.name
+    report["metal"] = mx.metal.is_available()
+    if report["device"] == "gpu":
+        report["working_set"] = mx.device_info().get("max_recommended_working_set_size")
+os.write(int(sys.argv[1]), json.dumps(report).encode())
 """
-"""Imports modules and writes what it saw as JSON to a descriptor of its own; libraries print to the usual ones."""
+"""Imports modules and writes a JSON report to a descriptor of its own, since libraries print to the standard ones."""
 
 _PROC = "/proc"
 _SYSCTL = ("/usr/sbin/sysctl", "kern.osproductversion", "sysctl.proc_translated", "iogpu.wired_limit_mb")
@@ -61,12 +61,12 @@ class SystemInstallationProbe(InstallationProbe):
     """Reads this process, its environment's packages, and the system.
 
     Args:
-        search_path: The directories in which programs are found, as in the variable.
-        run: Runs a command of the system, program and arguments; returns its output, empty when it cannot be run.
-        has_nvidia_gpu: Whether there is a GPU of this vendor, with its driver.
+        search_path: Directories of programs, as in ``PATH``.
+        run: Runs a system command, program and arguments; returns its output, empty when it cannot be run.
+        has_nvidia_gpu: Whether there is an NVIDIA GPU with its driver.
         system: As in ``sys.platform``.
-        packages: Directories in which packages are found; None means those of this process.
-        modules: Those that are imported to see whether they can be.
+        packages: Directories in which packages are found; None for those of this process.
+        modules: Modules whose import is tried.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SystemInstallationProbe(InstallationProbe):
 
     def platform(self) -> PlatformFacts:
         settings = self._sysctl() if self._system == "darwin" else {}
-        # To programs that were built for an older macOS, the system says that it is an older one.
+        # To programs that were built for an older macOS, the system reports an older release.
         release = settings.get("kern.osproductversion", platform.mac_ver()[0])
         digits = [int(part) for part in release.split(".")[:2] if part.isdecimal()]
         macos = (digits[0], digits[1] if len(digits) > 1 else 0) if digits else None
@@ -104,49 +104,49 @@ class SystemInstallationProbe(InstallationProbe):
 
     def packages(self) -> tuple[PackageFacts, ...]:
         try:
-            wanted = importlib.metadata.requires(DISTRIBUTION) or []
+            requirements = importlib.metadata.requires(DISTRIBUTION) or []
         except importlib.metadata.PackageNotFoundError:
-            wanted = []
-        found = []
-        for text in wanted:
+            requirements = []
+        packages = []
+        for text in requirements:
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                found.append(self._package(requirement))
-        return tuple(sorted(found, key=lambda each: each.name))
+                packages.append(self._package(requirement))
+        return tuple(sorted(packages, key=lambda package: package.name))
 
     def _package(self, requirement: Requirement) -> PackageFacts:
-        places, version = [], None
-        for each in importlib.metadata.distributions(name=requirement.name, path=self._packages):
-            place = os.path.realpath(str(each.locate_file("")))
-            if place not in places:
-                places.append(place)
-                version = version or each.version
+        folders, version = [], None
+        for distribution in importlib.metadata.distributions(name=requirement.name, path=self._packages):
+            folder = os.path.realpath(str(distribution.locate_file("")))
+            if folder not in folders:
+                folders.append(folder)
+                version = version or distribution.version
         tested = version is not None and requirement.specifier.contains(version, prereleases=True)
-        return PackageFacts(requirement.name, str(requirement.specifier), version, tested, tuple(places))
+        return PackageFacts(requirement.name, str(requirement.specifier), version, tested, tuple(folders))
 
     def computing(self) -> ComputingFacts:
-        said = _imported(self._modules)
+        report = _try_imports(self._modules)
         wired = int(self._sysctl().get("iogpu.wired_limit_mb", "0")) if self._system == "darwin" else 0
         return ComputingFacts(
-            failures=tuple((name, reason) for name, reason in said["failures"]),
-            device=said["device"],
-            metal=said["metal"],
+            failures=tuple((name, reason) for name, reason in report["failures"]),
+            device=report["device"],
+            metal=report["metal"],
             nvidia=self._has_nvidia_gpu(),
-            working_set_bytes=said["working_set"],
+            working_set_bytes=report["working_set"],
             wired_limit_bytes=wired * 1024**2 or None,
         )
 
     def folder(self, path: str) -> FolderFacts:
         exists = os.path.lexists(path)
-        above = path
-        while not os.path.lexists(above) and os.path.dirname(above) != above:
-            above = os.path.dirname(above)
-        if not os.path.exists(above):
+        ancestor = path
+        while not os.path.lexists(ancestor) and os.path.dirname(ancestor) != ancestor:
+            ancestor = os.path.dirname(ancestor)
+        if not os.path.exists(ancestor):
             return FolderFacts(path, exists=exists, leads_nowhere=True)
-        is_directory = os.path.isdir(above)
-        writable = is_directory and os.access(above, os.W_OK | os.X_OK)
+        is_directory = os.path.isdir(ancestor)
+        writable = is_directory and os.access(ancestor, os.W_OK | os.X_OK)
         try:
-            free = shutil.disk_usage(above).free
+            free = shutil.disk_usage(ancestor).free
         except OSError:
             free = None
         return FolderFacts(path, exists, is_directory, leads_nowhere=False, writable=writable, free_bytes=free)
@@ -158,7 +158,7 @@ class SystemInstallationProbe(InstallationProbe):
             return False
 
     def port(self, number: int) -> PortFacts:
-        if self._system == "darwin" and _answers(number):
+        if self._system == "darwin" and _is_listening(number):
             return PortFacts(number, True, self._holder(number))
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -189,7 +189,7 @@ class SystemInstallationProbe(InstallationProbe):
         return dict(re.findall(r"^([\w.]+): (\d[\d.]*)$", self._run(_SYSCTL), re.MULTILINE))
 
     def _holder(self, port: int) -> str | None:
-        """Return the name and process of the program that listens on a port; None where this user may not know."""
+        """Return name and process id of the program that listens on a port; None where this user may not see it."""
         if self._system == "darwin":
             lines = self._run((*_LSOF, f"-iTCP:{port}")).splitlines()
             process = next((line[1:] for line in lines if line.startswith("p")), None)
@@ -199,7 +199,7 @@ class SystemInstallationProbe(InstallationProbe):
         for process in filter(str.isdecimal, os.listdir(_PROC)):
             try:
                 files = f"{_PROC}/{process}/fd"
-                if any(os.readlink(f"{files}/{each}") in sockets for each in os.listdir(files)):
+                if any(os.readlink(f"{files}/{descriptor}") in sockets for descriptor in os.listdir(files)):
                     with open(f"{_PROC}/{process}/comm", encoding="utf-8", errors="replace") as file:
                         return f"{file.read().strip()} (process {process})"
             except OSError:
@@ -219,24 +219,24 @@ class SystemInstallationProbe(InstallationProbe):
                     yield fields[9]
 
 
-def _answers(port: int) -> bool:
-    """Whether a program listens on a port, also on all addresses: with that macOS lets another take one of them."""
+def _is_listening(port: int) -> bool:
+    """Whether a connection to a port succeeds; on macOS a port bound to all addresses can still be bound to one."""
     with socket.socket() as probe:
         probe.settimeout(_CONNECT_SECONDS)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _limit(kind: int) -> int | None:
-    """Return the limit that a process may set for itself; None without one."""
-    hard = resource.getrlimit(kind)[0 if kind == resource.RLIMIT_AS else 1]
-    return None if hard == resource.RLIM_INFINITY else hard
+    """Return the hard limit, to which a process may raise its own; of the address space the soft one. None without."""
+    limit = resource.getrlimit(kind)[0 if kind == resource.RLIMIT_AS else 1]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _imported(modules: Sequence[str]) -> dict[str, Any]:
-    """Import the modules in another process and return what it says."""
+def _try_imports(modules: Sequence[str]) -> dict[str, Any]:
+    """Import the modules in a child process and return its report."""
     reading, writing = os.pipe()
     command = [sys.executable, "-c", _IMPORTS, str(writing), *modules]
-    with open(reading, "rb") as said:
+    with open(reading, "rb") as pipe:
         try:
             done = subprocess.run(
                 command,
@@ -252,8 +252,8 @@ def _imported(modules: Sequence[str]) -> dict[str, Any]:
             reason = f"the process did not end: {type(error).__name__}"
         finally:
             os.close(writing)
-        text = said.read()
+        text = pipe.read()
     if not text:
         return {"failures": [["mlx.core", reason]], "device": None, "metal": False, "working_set": None}
-    answer: dict[str, Any] = json.loads(text)
-    return answer
+    report: dict[str, Any] = json.loads(text)
+    return report

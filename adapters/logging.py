@@ -1,7 +1,7 @@
 """The event log on structlog: one line per event on standard error, as text or as JSON, redacted.
 
-Fields of the JSON form: ``ts`` (Unix seconds), ``level``, ``msg``, then those of the event. Two logs may exist side by
-side, since structlog's global configuration is left alone.
+Fields of the JSON form: ``ts`` (Unix seconds), ``level``, ``msg``, then those of the event. structlog's global
+configuration is not changed, so that several logs may exist.
 
 Redaction removes values by key (credentials, prompts, completions) and by pattern (tokens in text, the user's home
 directory).
@@ -41,10 +41,10 @@ MAX_DEPTH = 8
 
 
 class Redactor:
-    """A structlog processor that removes secrets from an event.
+    """A structlog processor that removes secrets from events.
 
     Args:
-        home: The user's home directory, shown as ``~``; empty switches that off.
+        home: The user's home directory, written as ``~``; empty to leave it.
     """
 
     def __init__(self, home: str) -> None:
@@ -86,14 +86,14 @@ class StructlogEventLog(EventLog):
     """Logs to a stream.
 
     Args:
-        level: The least severe events to write: debug, info, warning or error.
+        level: The lowest severity that is written: debug, info, warning or error.
         as_json: Whether a line is a JSON object.
-        home: The user's home directory, shown as ``~``.
+        home: The user's home directory, written as ``~``.
         stream: Where to write; standard error when None.
     """
 
     def __init__(self, *, level: str, as_json: bool, home: str = "", stream: TextIO | None = None) -> None:
-        self._least = _SEVERITY[level]
+        self._threshold = _SEVERITY[level]
         self._logger = structlog.wrap_logger(
             structlog.WriteLogger(sys.stderr if stream is None else stream),
             processors=[_stamp, Redactor(home), _as_json if as_json else _as_text],
@@ -115,8 +115,8 @@ class StructlogEventLog(EventLog):
         self._record("error", event, fields)
 
     def _record(self, method: str, event: str, fields: Mapping[str, object]) -> None:
-        if _SEVERITY[method] >= self._least:
-            with contextlib.suppress(OSError):  # A log that cannot be written loses lines, and nothing else.
+        if _SEVERITY[method] >= self._threshold:
+            with contextlib.suppress(OSError):  # a log that cannot be written must not fail anything else
                 getattr(self._logger, method)(event, **fields)
 
 

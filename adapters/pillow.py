@@ -1,4 +1,4 @@
-"""Encoded images by Pillow: pixels and EXIF metadata. Only the plugin of the image's own format is used."""
+"""Decoding of images by Pillow: pixels and EXIF metadata. Only the plugin of the image's format is tried."""
 
 import contextlib
 import datetime
@@ -62,7 +62,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _open(image: EncodedImage) -> Image.Image:
-    """Open an image, inside ``_without_warnings``; the caller closes it, as a context manager does.
+    """Open an image; call it inside ``_without_warnings``, and use the result as a context manager.
 
     Raises:
         ValidationError: It cannot be opened, or has too many pixels.
@@ -82,7 +82,6 @@ def _open(image: EncodedImage) -> Image.Image:
 
 
 def _damaged(image: EncodedImage) -> ValidationError:
-    """Return the error for damaged image data."""
     return image.refused(ValidationError, f"is damaged, or no complete {image.format.name} image")
 
 
@@ -119,22 +118,22 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to the operation that undoes it. Plugins of formats with a rotation of their own apply it, or report
-it as EXIF."""
+"""The operation that undoes an EXIF orientation. Where a container has a rotation of its own, its plugin applies it or
+reports it as EXIF."""
 
 
 def _exif_of(image: Image.Image) -> Image.Exif:
-    """Return the EXIF metadata alone, to which Pillow would add the orientation of XMP."""
+    """Return the EXIF metadata without the orientation of XMP, which ``getexif`` would add."""
     raw = image.info.get("exif")
     if isinstance(raw, bytes):
         exif = Image.Exif()
         exif.load(raw)
         return exif
-    kept = {key: image.info.pop(key) for key in _XMP_KEYS if key in image.info}
+    xmp = {key: image.info.pop(key) for key in _XMP_KEYS if key in image.info}
     try:
         return image.getexif()
     finally:
-        image.info.update(kept)
+        image.info.update(xmp)
 
 
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
@@ -156,7 +155,7 @@ def _decoded(image: EncodedImage) -> DecodedImage:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        # Pillow takes the orientation of XMP where EXIF has none, which browsers and other viewers ignore.
+        # Without the orientation of XMP: browsers and other viewers ignore it.
         orientation = _exif_of(image).get(ExifTags.Base.Orientation)
     except _DECODING_ERRORS:  # damaged EXIF does not make the pixels unusable
         return image
@@ -179,23 +178,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
-    """Return a 16-bit grey image as RGB; the value that a PNG states as transparent is white."""
+    """Return a 16-bit grey image as RGB; pixels of the value that a PNG declares transparent become white."""
     values = image.convert("I")
     grey = values.point(lambda value: value / 256).convert("L")
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        mask = ImageMath.lambda_eval(lambda each: each["a"] == clear, a=values).convert("L").point(lambda on: 255 * on)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        matches = ImageMath.lambda_eval(lambda images: images["a"] == transparent, a=values)
+        mask = matches.convert("L").point(lambda on: 255 * on)
         grey.paste(255, mask=mask)
     return grey.convert("RGB")
 
 
 _TAG, _GPS, _IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
 _TIME = re.compile(r"(\d{4})[:/-]([ \d]\d)[:/-]([ \d]\d)[ T]([ \d]\d):([ \d]\d)(?::([ \d]\d))?")
-"""A time as cameras write it; some pad with spaces."""
+"""A time as cameras write it; some pad its numbers with spaces."""
 _DAY = re.compile(r"(\d{4})[:/-]([ \d]\d)[:/-]([ \d]\d)")
 _OFFSET = re.compile(r"(Z|[+-]\d\d:?\d\d)")
 _TIMES = ((_TAG.DateTimeOriginal, _TAG.OffsetTimeOriginal), (_TAG.DateTimeDigitized, _TAG.OffsetTimeDigitized))
-"""Time tags in order of preference, each with its offset tag: exposure, then digitization; never last edited."""
+"""Tags of time and its UTC offset, in order of preference: exposure, digitization; never the last edit."""
 
 Tags = Mapping[int, Any]
 
@@ -203,27 +203,27 @@ Tags = Mapping[int, Any]
 def _exif_facts(image: EncodedImage) -> ImageFacts:
     try:
         with _without_warnings(), _open(image) as opened:
-            # IFDs are read lazily, so all of them before the file is closed. A damaged one does not affect the others.
-            exif = _exif_as_written(opened)
-            top, details, place = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)
+            # IFDs are read lazily, so read them before the file is closed. A damaged one does not affect the others.
+            exif = _original_exif(opened)
+            main, details, gps = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)
     except (MlxkError, *_DECODING_ERRORS):
         return ImageFacts()
-    latitude = _degrees(place.get(_GPS.GPSLatitude), place.get(_GPS.GPSLatitudeRef), 90)
-    longitude = _degrees(place.get(_GPS.GPSLongitude), place.get(_GPS.GPSLongitudeRef), 180)
+    latitude = _degrees(gps.get(_GPS.GPSLatitude), gps.get(_GPS.GPSLatitudeRef), 90)
+    longitude = _degrees(gps.get(_GPS.GPSLongitude), gps.get(_GPS.GPSLongitudeRef), 180)
     located = latitude is not None and longitude is not None
     return ImageFacts(
-        taken=_taken(details, place),
+        taken=_taken(details, gps),
         latitude=latitude if located else None,
         longitude=longitude if located else None,
-        camera=camera_name(_text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))),
+        camera=camera_name(_text(main.get(_TAG.Make)), _text(main.get(_TAG.Model))),
     )
 
 
-def _exif_as_written(image: Image.Image) -> Image.Exif:
+def _original_exif(image: Image.Image) -> Image.Exif:
     """Return the EXIF metadata of an image.
 
-    Where an AVIF is turned by its container, Pillow writes the EXIF of the image anew with question marks in place of
-    every letter outside ASCII; its decoder has the original.
+    For an AVIF with a rotation in its container, Pillow rewrites the EXIF block and replaces letters outside ASCII by
+    question marks; the decoder has the original.
     """
     with contextlib.suppress(*_DECODING_ERRORS):
         raw = image._decoder.get_info()[4] if isinstance(image, AvifImagePlugin.AvifImageFile) else None
@@ -234,22 +234,22 @@ def _exif_as_written(image: Image.Image) -> Image.Exif:
     return image.getexif()
 
 
-def _directory(exif: Any, which: int) -> Tags:  # noqa: ANN401 - Pillow's type has no public name
+def _directory(exif: Any, ifd: int) -> Tags:  # noqa: ANN401 - Pillow's type has no public name
     try:
-        return dict(exif.get_ifd(which))
+        return dict(exif.get_ifd(ifd))
     except _DECODING_ERRORS:
         return {}
 
 
-def _taken(details: Tags, place: Tags) -> datetime.datetime | None:
+def _taken(details: Tags, gps: Tags) -> datetime.datetime | None:
     for time, offset in _TIMES:
-        found = _moment(_TIME.match(_text(details.get(time)) or ""))
-        if found is not None:
-            return found.replace(tzinfo=_zone(_text(details.get(offset))))
-    return _satellite_time(place)
+        taken = _datetime(_TIME.match(_text(details.get(time)) or ""))
+        if taken is not None:
+            return taken.replace(tzinfo=_zone(_text(details.get(offset))))
+    return _gps_time(gps)
 
 
-def _moment(match: re.Match[str] | None) -> datetime.datetime | None:
+def _datetime(match: re.Match[str] | None) -> datetime.datetime | None:
     if match is None:
         return None
     year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
@@ -260,7 +260,7 @@ def _moment(match: re.Match[str] | None) -> datetime.datetime | None:
 
 
 _LARGEST_OFFSET = datetime.timedelta(hours=14)
-"""Of any place on Earth from UTC."""
+"""Of local times from UTC."""
 
 
 def _zone(text: str | None) -> datetime.timezone | None:
@@ -277,10 +277,10 @@ def _zone(text: str | None) -> datetime.timezone | None:
     return datetime.timezone(-size if match[1][0] == "-" else size)
 
 
-def _satellite_time(place: Tags) -> datetime.datetime | None:
+def _gps_time(gps: Tags) -> datetime.datetime | None:
     """Return the GPS time stamp, which is in UTC."""
-    day = _DAY.match(_text(place.get(_GPS.GPSDateStamp)) or "")
-    clock = _numbers(place.get(_GPS.GPSTimeStamp))
+    day = _DAY.match(_text(gps.get(_GPS.GPSDateStamp)) or "")
+    clock = _numbers(gps.get(_GPS.GPSTimeStamp))
     if day is None or clock is None or len(clock) > 3 or not all(0 <= part < 61 for part in clock):
         return None
     hour, minute, second = (int(part) for part in (*clock, 0, 0)[:3])
@@ -292,22 +292,22 @@ def _satellite_time(place: Tags) -> datetime.datetime | None:
         return None
 
 
-_SIDES = {90: {"N": 1, "S": -1}, 180: {"E": 1, "W": -1}}
-"""The sign of an angle by the letter of its side, for latitudes and longitudes, which end at so many degrees."""
+_SIGNS = {90: {"N": 1, "S": -1}, 180: {"E": 1, "W": -1}}
+"""Signs by reference letter, of latitudes (at most 90 degrees) and longitudes (at most 180)."""
 
 
 def _degrees(value: object, reference: object, limit: int) -> float | None:
-    """Return an angle in decimal degrees, negative for south and west; None when it is invalid or its side unknown."""
+    """Return an angle in decimal degrees, negative for south and west; None if it or its reference is invalid."""
     parts = _numbers(value)
     if not parts or len(parts) > 3 or any(part < 0 for part in parts):
         return None
     degrees = sum(part / 60**index for index, part in enumerate(parts))
-    sign = _SIDES[limit].get((_text(reference) or "").upper()[:1])
+    sign = _SIGNS[limit].get((_text(reference) or "").upper()[:1])
     return None if degrees > limit or sign is None else sign * degrees
 
 
 def _numbers(value: object) -> list[float] | None:
-    """Return finite numbers; None when any value is not one, such as a fraction with a zero denominator."""
+    """Return a value or tuple as finite numbers; None if any is not, such as a fraction with a zero denominator."""
     parts = value if isinstance(value, tuple) else (value,)
     numbers = []
     for part in parts:
@@ -322,11 +322,11 @@ def _numbers(value: object) -> list[float] | None:
 
 
 def _text(value: object) -> str | None:
-    """Return a text, as UTF-8 where it is that and as Latin-1 otherwise; Pillow decodes every text as Latin-1."""
+    """Return a text, decoded as UTF-8 if valid, else as Latin-1; Pillow decodes every text as Latin-1."""
     if isinstance(value, str):
         try:
             raw = value.encode("latin-1")
-        except UnicodeEncodeError:  # decoded by another rule already
+        except UnicodeEncodeError:  # not decoded as Latin-1
             return value.split("\0", 1)[0].strip()
     elif isinstance(value, bytes):
         raw = value
@@ -342,21 +342,21 @@ def _text(value: object) -> str | None:
 class PillowImageReader(ImageReader):
     """Reads JPEG, PNG, GIF, WebP and AVIF, and HEIC where pillow-heif is installed.
 
-    The pixels of the last images are kept: clients send those of a conversation with every turn.
+    Decoded images are cached, since clients send the images of a conversation again with every turn.
 
     Args:
-        max_bytes: What they may take.
+        max_bytes: Size of the cache.
     """
 
     def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._kept = RecentlyUsed[DecodedImage](max_bytes)
+        self._cache = RecentlyUsed[DecodedImage](max_bytes)
 
     def decode(self, image: EncodedImage) -> DecodedImage:
-        kept = self._kept.get(image.digest)
-        if kept is not None:
-            return kept
+        cached = self._cache.get(image.digest)
+        if cached is not None:
+            return cached
         decoded = _decoded(image)
-        self._kept.put(image.digest, decoded, len(decoded.pixels))
+        self._cache.put(image.digest, decoded, len(decoded.pixels))
         return decoded
 
     def read_exif(self, image: EncodedImage) -> ImageFacts:

@@ -1,6 +1,7 @@
-"""Media at public addresses of the web, fetched with limits, over connections that are pinned to what was checked.
+"""Media from public web addresses, fetched with limits on size and time.
 
-Knows no proxy, cookie or credential. Compression is refused, so that a size is what came over the wire.
+Connections go to the checked IP address itself, so that a second name lookup cannot lead elsewhere. No proxy, cookie or
+credential is used. Compressed responses are refused, so that a size is what came over the wire.
 """
 
 import contextlib
@@ -21,15 +22,15 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import MIB, MediaKind
 
 MAX_REDIRECTS = 4
-"""Redirections that are followed, each checked as the first address is."""
+"""Redirects that are followed, each checked like the first address."""
 
 _QUIET_SECONDS = 10.0
-"""Longest wait for a connection, and for the next bytes."""
+"""Timeout of a connection attempt, and of the next bytes."""
 
-_FEWEST_SECONDS = 0.001
+_SHORTEST_SECONDS = 0.001
 _WEB_PORTS = (80, 443)
 _OPEN_PORTS = range(1024, 65536)
-"""Ports below are those of services that are no web servers."""
+"""Lower ports belong to services other than web servers."""
 
 _REDIRECTED = (301, 302, 303, 307, 308)
 _OK = 200
@@ -44,31 +45,40 @@ _HEADERS: Mapping[str | bytes, str | bytes] = {
 _SPECIAL = tuple(
     ipaddress.ip_network(each)
     for each in (
-        *("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"),  # protocols, relays to IPv6, a cloud's own services
-        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),  # protocols, examples, other networks embedded
+        *(
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+            "168.63.129.16/32",
+        ),  # protocol assignments, 6to4 relays, a cloud's metadata service
+        *(
+            "2001::/23",
+            "2001:db8::/32",
+            "2002::/16",
+            "3fff::/20",
+        ),  # protocol assignments, documentation, 6to4, documentation
     )
 )
-"""Networks that are not the public Internet, although Python's table takes some of them for it."""
+"""Networks outside the public Internet, some of which Python counts as global."""
 
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 _EMBEDS_IPV4 = re.compile(r"^(?:0000|0200)5efe")
-"""Begins the second half of an IPv6 address that stands for one of IPv4 within a site."""
+"""Start of the interface identifier of an ISATAP address, which embeds an IPv4 address."""
 
 Resolve = Callable[[str, int], Iterable[str]]
-"""Returns the addresses of a host."""
+"""Returns the IP addresses of a host and port."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public Internet, and stands for no other one."""
+    """Whether an IP address belongs to the public Internet and embeds no other address."""
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if not found.is_global or found.is_multicast or any(found in each for each in _SPECIAL):
+    if not ip.is_global or ip.is_multicast or any(ip in network for network in _SPECIAL):
         return False
-    if isinstance(found, ipaddress.IPv4Address):
+    if isinstance(ip, ipaddress.IPv4Address):
         return True
-    return found in _GLOBAL_IPV6 and not _EMBEDS_IPV4.match(found.packed[8:].hex())
+    return ip in _GLOBAL_IPV6 and not _EMBEDS_IPV4.match(ip.packed[8:].hex())
 
 
 def _resolve(host: str, port: int) -> Iterable[str]:
@@ -79,9 +89,9 @@ class RemoteMediaSource(MediaSource):
     """Fetches media from public addresses.
 
     Args:
-        resolve: Finds the addresses of a host.
-        network: Connects to one of them.
-        tls: Verifies servers; None as the other requests of this program.
+        resolve: Returns the IP addresses of a host.
+        network: Opens connections.
+        tls: Verifies servers; None for the context of this program's other requests.
     """
 
     def __init__(
@@ -97,17 +107,25 @@ class RemoteMediaSource(MediaSource):
     def read(self, reference: str, kind: MediaKind, max_bytes: int, seconds: float) -> bytes:
         network = _PublicNetwork(self._resolve, self._network, time.monotonic() + seconds)
         url = _checked(reference, None)
-        with _translated(), httpcore2.ConnectionPool(self._tls, network_backend=network) as pool:
+        with _translate_errors(), httpcore2.ConnectionPool(self._tls, network_backend=network) as pool:
             for _ in range(MAX_REDIRECTS + 1):
-                with pool.stream("GET", _target(url), headers={"Host": _host(url), **_HEADERS}) as answer:
-                    if answer.status not in _REDIRECTED:
-                        return _body(answer, kind, max_bytes)
-                    url = _checked(_header(answer, b"location"), url)
+                with pool.stream("GET", _target(url), headers={"Host": _host(url), **_HEADERS}) as response:
+                    if response.status not in _REDIRECTED:
+                        return _body(response, kind, max_bytes)
+                    url = _checked(_header(response, b"location"), url)
         raise ValidationError(f"is redirected more than {MAX_REDIRECTS} times")
 
 
 def _checked(reference: str, base: httpx2.URL | None) -> httpx2.URL:
-    """Return an address that may be asked, or the one that another one redirects to."""
+    """Return a URL after the checks of scheme, port and credentials.
+
+    Args:
+        reference: The URL, or the ``Location`` of a redirect.
+        base: URL of the response that redirects; None for the first request.
+
+    Raises:
+        ValidationError: It may not be fetched.
+    """
     try:
         url = httpx2.URL(reference) if base is None else base.join(reference)
         port = 80 if url.port is None else url.port
@@ -133,22 +151,22 @@ def _host(url: httpx2.URL) -> str:
     return url.netloc.decode("ascii")
 
 
-def _header(answer: httpcore2.Response, name: bytes) -> str:
-    found = next((value for key, value in answer.headers if key.lower() == name), b"")
-    return str(found.decode("latin-1").strip())
+def _header(response: httpcore2.Response, name: bytes) -> str:
+    header = next((value for key, value in response.headers if key.lower() == name), b"")
+    return str(header.decode("latin-1").strip())
 
 
-def _body(answer: httpcore2.Response, kind: MediaKind, max_bytes: int) -> bytes:
-    if answer.status != _OK:
-        raise ValidationError(f"its server answers with the status {answer.status}")
-    stated = _header(answer, b"content-type").partition(";")[0].strip().lower()
-    if stated not in _UNTYPED and not stated.startswith(kind.types):
-        raise ValidationError(f"its server says that it is no {kind.name}, but '{stated[:60]}'")
-    if _header(answer, b"content-encoding").lower() not in ("", "identity"):
+def _body(response: httpcore2.Response, kind: MediaKind, max_bytes: int) -> bytes:
+    if response.status != _OK:
+        raise ValidationError(f"its server answers with the status {response.status}")
+    media_type = _header(response, b"content-type").partition(";")[0].strip().lower()
+    if media_type not in _UNTYPED and not media_type.startswith(kind.types):
+        raise ValidationError(f"its server says that it is no {kind.name}, but '{media_type[:60]}'")
+    if _header(response, b"content-encoding").lower() not in ("", "identity"):
         raise ValidationError("its server compresses it, although it was asked not to")
-    size, content = _header(answer, b"content-length"), bytearray()
+    size, content = _header(response, b"content-length"), bytearray()
     if not size.isdecimal() or int(size) <= max_bytes:
-        for part in answer.iter_stream():
+        for part in response.iter_stream():
             content += part
             if len(content) > max_bytes:
                 break
@@ -158,14 +176,14 @@ def _body(answer: httpcore2.Response, kind: MediaKind, max_bytes: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except httpcore2.TimeoutException as error:
         raise ValidationError("its server takes too long") from error
     except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
         causes = (error.__cause__, error.__context__)
-        if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             raise ValidationError("the certificate of its server cannot be verified") from error
         if isinstance(error, httpcore2.ProtocolError):
             raise ValidationError("its server does not answer as one of the web") from error
@@ -173,12 +191,12 @@ def _translated() -> Iterator[None]:
 
 
 class _PublicNetwork(httpcore2.NetworkBackend):
-    """Connects to public addresses alone, until a deadline.
+    """Connects to public addresses only, until a deadline.
 
     Args:
-        resolve: Finds the addresses of a host.
-        network: Connects to one of them.
-        deadline: Of the monotonic clock.
+        resolve: Returns the IP addresses of a host.
+        network: Opens connections.
+        deadline: Of the monotonic clock, seconds.
     """
 
     def __init__(self, resolve: Resolve, network: httpcore2.NetworkBackend, deadline: float) -> None:
@@ -194,11 +212,11 @@ class _PublicNetwork(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        """Connect to the first address of a host that answers."""
+        """Connect to the first address of a host that accepts."""
         failure: Exception = httpcore2.ConnectError()
         for address in self._addresses(host, port):
             try:
-                stream = self._network.connect_tcp(address, port, _seconds(self._deadline), local_address, ())
+                stream = self._network.connect_tcp(address, port, _timeout(self._deadline), local_address, ())
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
@@ -206,26 +224,26 @@ class _PublicNetwork(httpcore2.NetworkBackend):
         raise failure
 
     def _addresses(self, host: str, port: int) -> list[str]:
-        """Return the addresses of a host; it is given up where one of them is not public."""
-        found: list[str] = []
+        """Return the distinct addresses of a host, all of which must be public."""
+        addresses: list[str] = []
 
-        def find() -> None:
-            with contextlib.suppress(OSError, ValueError):  # there is none, or it is no name
-                found.extend(self._resolve(host, port))
+        def resolve() -> None:
+            with contextlib.suppress(OSError, ValueError):  # the name is unknown, or invalid
+                addresses.extend(self._resolve(host, port))
 
-        # The system's resolver has no timeout that we could set.
-        finder = threading.Thread(target=find, daemon=True)
-        finder.start()
-        finder.join(_seconds(self._deadline))
-        if finder.is_alive():
+        # The system's resolver has no timeout to set.
+        resolver = threading.Thread(target=resolve, daemon=True)
+        resolver.start()
+        resolver.join(_timeout(self._deadline))
+        if resolver.is_alive():
             raise httpcore2.ConnectTimeout
-        if not found or not all(map(is_public, found)):
+        if not addresses or not all(map(is_public, addresses)):
             raise ValidationError("names no host with public addresses alone")
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(addresses))
 
 
 class _TimedStream(httpcore2.NetworkStream):
-    """A connection that ends at a deadline, however it drips."""
+    """A connection whose reads and writes fail after a deadline, however slowly the bytes come."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: float) -> None:
         self._stream = stream
@@ -233,11 +251,11 @@ class _TimedStream(httpcore2.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what comes next."""
-        return bytes(self._stream.read(max_bytes, _seconds(self._deadline)))
+        return bytes(self._stream.read(max_bytes, _timeout(self._deadline)))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send bytes."""
-        self._stream.write(buffer, _seconds(self._deadline))
+        self._stream.write(buffer, _timeout(self._deadline))
 
     def close(self) -> None:
         """Close the connection."""
@@ -247,17 +265,17 @@ class _TimedStream(httpcore2.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
         """Return the connection with TLS."""
-        found = self._stream.start_tls(ssl_context, server_hostname, _seconds(self._deadline))
-        return _TimedStream(found, self._deadline)
+        stream = self._stream.start_tls(ssl_context, server_hostname, _timeout(self._deadline))
+        return _TimedStream(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore's signature
         """Return a detail of the connection."""
         return self._stream.get_extra_info(info)
 
 
-def _seconds(deadline: float) -> float:
-    """Return how long to wait now; never 0, which would not wait at all."""
+def _timeout(deadline: float) -> float:
+    """Return the timeout of the next operation; never 0, which would mean a non-blocking one."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise httpcore2.ReadTimeout
-    return max(_FEWEST_SECONDS, min(_QUIET_SECONDS, left))
+    return max(_SHORTEST_SECONDS, min(_QUIET_SECONDS, left))

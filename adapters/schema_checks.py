@@ -1,4 +1,4 @@
-"""JSON Schemas by the jsonschema package: whether a value keeps to one. Nothing is fetched that a schema refers to."""
+"""Validation against JSON Schemas by the jsonschema package; references to other documents are not fetched."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,18 +12,18 @@ from mlxk.domain.errors import ValidationError
 
 
 def schema_check(schema: Mapping[str, object]) -> Callable[[object], bool]:
-    """Return what says whether a value keeps to a schema.
+    """Return a predicate that validates a value; it raises ``ValidationError`` for a reference outside the schema.
 
     Raises:
-        ValidationError: It is no JSON Schema; quotes the fault.
+        ValidationError: The schema is no JSON Schema; the message quotes the fault.
     """
-    kind = validator_for(schema, Draft202012Validator)
+    validator_type = validator_for(schema, Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        validator_type.check_schema(schema)
     except SchemaError as error:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
         raise ValidationError(f"schema: {place or 'the whole'} is no JSON Schema: {error.message[:200]}") from error
-    validator = kind(schema, registry=Registry())
+    validator = validator_type(schema, registry=Registry())
 
     def fits(value: object) -> bool:
         try:

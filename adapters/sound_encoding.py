@@ -1,4 +1,4 @@
-"""The sound encoder port on the program ffmpeg, which gets samples and returns bytes, and may open nothing else."""
+"""Sound encoding by the program ffmpeg, which reads samples from a pipe, writes to a pipe, and opens nothing else."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ from mlxk.application.ports.media import SoundEncoder
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 
 _SECONDS = 300
-"""Longest time that ffmpeg may take, by the clock and of the processor."""
+"""Limit of ffmpeg, in wall-clock and in processor time."""
 
 _OPTIONS = {
     "mp3": ("-c:a", "libmp3lame", "-q:a", "2", "-f", "mp3"),
@@ -15,11 +15,11 @@ _OPTIONS = {
     "aac": ("-c:a", "aac", "-b:a", "96k", "-f", "adts"),
     "flac": ("-c:a", "flac", "-f", "flac"),
 }
-"""Encoder, its settings and the container, by format."""
+"""Arguments for encoder and container, by format."""
 
 
 class FfmpegSoundEncoder(SoundEncoder):
-    """Encodes with the ffmpeg of this machine, where there is one."""
+    """Encodes with the ffmpeg of this machine, if it is installed."""
 
     def problem(self, kind: str) -> str | None:
         if kind not in _OPTIONS:
@@ -43,8 +43,8 @@ class FfmpegSoundEncoder(SoundEncoder):
         except OSError as error:
             raise BackendNotInstalledError(f"The program ffmpeg cannot be run: {error.strerror}.") from error
         if done.returncode != 0 or not done.stdout:
-            said = done.stderr.decode("utf-8", "replace")
-            if "ncoder" in said:  # "Unknown encoder 'libmp3lame'", in either case
+            message = done.stderr.decode("utf-8", "replace")
+            if "ncoder" in message:  # "Unknown encoder 'libmp3lame'", in either case
                 raise BackendNotInstalledError(
                     f"The ffmpeg of this machine has no encoder for {kind}.",
                     hint="Install a complete one, or ask for wav.",
