@@ -1,1 +1,1 @@
-"""Video clips by OpenCV, which brings FFmpeg's decoders, in a process of its own with limits on all it does."""
+"""Decoding of video clips by OpenCV, which includes FFmpeg, in a child process with resource limits."""

@@ -1,7 +1,7 @@
-"""Clips decoded in a process of its own: ``video_process`` is what runs in it, and holds the limits from within.
+"""Decoding of clips in a child process each, which runs ``video_process`` and limits its own resources.
 
-From without the process is ended when it takes too long on the clock, and when it writes what was not asked for. At
-most a few run at a time, each for one clip.
+This side kills the child when it takes too long in wall-clock time or writes an unexpected message, and runs a few
+children at a time.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ from mlxk.domain.generation.media_facts import ReadVideo, VideoFacts
 from mlxk.domain.generation.video import MAX_FRAME_PIXELS, MAX_VIDEO_SECONDS, EncodedVideo, frame_digest
 
 CPU_SECONDS = 30
-"""Processor time for one clip; ordinary ones take one or two."""
+"""Processor time for one clip; ordinary clips take one or two seconds."""
 
 WALL_SECONDS = 120.0
-"""Time for one clip on the clock."""
+"""Wall-clock time for one clip."""
 
 MEMORY_BYTES = 1024**3
-"""Memory for one clip, beyond three times its size."""
+"""Memory for one clip, in addition to three times its size."""
 
-KEPT_BYTES = 128 * 1024**2
-"""Frames of clips that may come again."""
+CACHE_BYTES = 128 * 1024**2
+"""Size of the cache of decoded frames."""
 
-AT_ONCE = 2
-"""Clips that are decoded at the same time; others wait."""
+PARALLEL_CLIPS = 2
+"""Clips that are decoded at the same time; further ones wait."""
 
 _FORMATS = "mov,mp4,matroska,webm,avi,gif"
 _CODECS = (
     "h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,mpeg1video,mpeg2video,msmpeg4v2,msmpeg4,"
     "h263,mjpeg,gif,prores,dnxhd,theora,rawvideo,png,ffv1,huffyuv,qtrle,cinepak"
 )
-"""FFmpeg's names of the demuxers and of the decoders of frames that may be used: it has hundreds of others."""
+"""The demuxers and decoders that FFmpeg may use, of the hundreds that it has."""
 
 _ENVIRONMENT = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": (
@@ -57,22 +57,25 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-"""All of the environment of the process."""
+"""The complete environment of the child."""
 
 _EXIT_MEMORY = 3
+"""``video_process.EXIT_MEMORY``; the module is not imported, since it loads OpenCV."""
 _MOST_DOCUMENT = 4096
-_END_SECONDS = 1.0
+"""Longest JSON document of the child, bytes."""
+_EXIT_SECONDS = 1.0
+"""How long to wait for the status of a child that has closed its output."""
 _NAMES = {"avc1": "h264", "hev1": "hevc", "hvc1": "hevc", "fmp4": "mpeg4", "mp4v": "mpeg4", "xvid": "mpeg4"}
 _NAMES |= {"vp80": "vp8", "vp90": "vp9", "vp08": "vp8", "vp09": "vp9", "av01": "av1", "mjpg": "mjpeg", "jpeg": "mjpeg"}
-"""Common names by the codes of four letters in containers, in small letters."""
+"""Common codec names by the four-character codes of containers, in lower case."""
 
 _SHORTFALL = 0.1
-"""The part of a clip that may be missing at its end, since many state a little more than they have."""
+"""Share of a clip that may be missing at its end, since many containers state a little more than they have."""
 
 
 @attrs.frozen
 class Limits:
-    """What the decoding of one clip may take."""
+    """Limits of decoding one clip."""
 
     cpu_seconds: int = CPU_SECONDS
     wall_seconds: float = WALL_SECONDS
@@ -82,17 +85,17 @@ class Limits:
 class OpenCvVideoDecoder(VideoDecoder):
     """Decodes clips by OpenCV.
 
-    The frames of the last clips are kept: clients send those of a conversation with every turn.
+    Decoded frames are cached, since clients send the clips of a conversation again with every turn.
 
     Args:
         limits: Of each clip.
-        max_bytes: What the frames that are kept may take.
+        max_bytes: Size of the cache.
     """
 
-    def __init__(self, limits: Limits | None = None, max_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, limits: Limits | None = None, max_bytes: int = CACHE_BYTES) -> None:
         self._limits = limits or Limits()
-        self._places = threading.BoundedSemaphore(AT_ONCE)
-        self._kept = RecentlyUsed[ReadVideo](max_bytes)
+        self._slots = threading.BoundedSemaphore(PARALLEL_CLIPS)
+        self._cache = RecentlyUsed[ReadVideo](max_bytes)
 
     def decode(self, video: EncodedVideo) -> ReadVideo:
         video.sampling.validate()
@@ -103,36 +106,36 @@ class OpenCvVideoDecoder(VideoDecoder):
                 hint="Install it: pip install opencv-python-headless",
             )
         key = (video.digest, video.sampling)
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-        with self._places, _Decoding(video, self._limits) as decoding:
-            found = decoding.result()
-        self._kept.put(key, found, sum(len(frame.image.pixels) for frame in found.video.frames))
-        return found
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached
+        with self._slots, _Decoding(video, self._limits) as decoding:
+            decoded = decoding.result()
+        self._cache.put(key, decoded, sum(len(frame.image.pixels) for frame in decoded.video.frames))
+        return decoded
 
 
-class _WrongAnswerError(Exception):
-    """The process has ended, or has written what was not asked for."""
+class _UnexpectedReplyError(Exception):
+    """The child has ended, or has written an unexpected message."""
 
 
 class _Decoding:
-    """The decoding of one clip, in a process that is gone at the end of the block."""
+    """The decoding of one clip in a child process, which leaving the block kills."""
 
     def __init__(self, video: EncodedVideo, limits: Limits) -> None:
         self._video = video
         self._limits = limits
-        allowed = {
+        child_limits = {
             "seconds": limits.cpu_seconds,
             "memory_bytes": limits.memory_bytes + 3 * len(video.data),
             "pixels": MAX_FRAME_PIXELS,
             "clip_seconds": MAX_VIDEO_SECONDS,
         }
         program = os.path.join(os.path.dirname(__file__), "video_process.py")
-        # Isolated from the environment and the current directory; its standard error is discarded. In a group of its
-        # own: Ctrl-C is for the process that started it.
+        # Without this program's environment and current directory. In a process group of its own, so that Ctrl-C does
+        # not reach it.
         self._child = subprocess.Popen(
-            [sys.executable, "-I", program, json.dumps(allowed)],
+            [sys.executable, "-I", program, json.dumps(child_limits)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -140,8 +143,8 @@ class _Decoding:
             cwd="/",
             process_group=0,
         )
-        self._late = False
-        self._timer = threading.Timer(limits.wall_seconds, self._end_late)
+        self._timed_out = False
+        self._timer = threading.Timer(limits.wall_seconds, self._time_out)
         self._timer.daemon = True
         self._timer.start()
         self._sender = threading.Thread(target=self._send, args=(video.data,), name="mlxk-clip", daemon=True)
@@ -161,22 +164,22 @@ class _Decoding:
                     pipe.close()
 
     def result(self) -> ReadVideo:
-        """Return what was decoded. Raises as ``VideoDecoder.decode``."""
+        """Return the frames and facts. Raises as ``VideoDecoder.decode``."""
         try:
             facts = self._document()
             self._require_no_fault(facts)
             total, rate = max(int(facts["total"]), 1), float(facts["rate"])
             indices = self._video.sampling.indices(total, rate)
             self._sender.join()
-            asked = {
+            request = {
                 "seconds": [index / rate for index in indices],
                 "tolerance": 0.5 / rate,
                 "pixels": self._video.sampling.frame_pixels,
             }
-            self._send(json.dumps(asked).encode())
+            self._send(json.dumps(request).encode())
             frames = self._frames(indices)
-        except (_WrongAnswerError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise self._ended() from error
+        except (_UnexpectedReplyError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise self._failure() from error
         return self._read(facts, frames, indices, total, rate)
 
     def _read(
@@ -219,26 +222,26 @@ class _Decoding:
             self._require_no_fault(document)
             width, height = int(document["width"]), int(document["height"])
             if index is None or width < 1 or height < 1 or width * height > most:
-                raise _WrongAnswerError
+                raise _UnexpectedReplyError
             pixels = self._bytes(width * height * 3)
             image = DecodedImage(width, height, pixels, frame_digest(self._video, index, width, height))
             frames.append(VideoFrame(index, float(document["seconds"]), image))
-        raise _WrongAnswerError
+        raise _UnexpectedReplyError
 
     def _document(self) -> dict[str, Any]:
         length = int.from_bytes(self._bytes(8), "big")
         if length > _MOST_DOCUMENT:
-            raise _WrongAnswerError
-        found = json.loads(self._bytes(length))
-        if not isinstance(found, dict):
-            raise _WrongAnswerError
-        return found
+            raise _UnexpectedReplyError
+        document = json.loads(self._bytes(length))
+        if not isinstance(document, dict):
+            raise _UnexpectedReplyError
+        return document
 
     def _bytes(self, count: int) -> bytes:
-        found = _open(self._child.stdout).read(count)
-        if len(found) < count:
-            raise _WrongAnswerError
-        return found
+        content = _open(self._child.stdout).read(count)
+        if len(content) < count:
+            raise _UnexpectedReplyError
+        return content
 
     def _send(self, data: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -247,8 +250,8 @@ class _Decoding:
             requests.write(data)
             requests.flush()
 
-    def _end_late(self) -> None:
-        self._late = True
+    def _time_out(self) -> None:
+        self._timed_out = True
         self._child.kill()
 
     def _require_no_fault(self, document: Mapping[str, Any]) -> None:
@@ -266,13 +269,13 @@ class _Decoding:
             raise self._refused("has no frames")
         raise self._damaged()
 
-    def _ended(self) -> ValidationError:
-        """Return the error for a process that has ended, or that was not worth listening to any longer."""
+    def _failure(self) -> ValidationError:
+        """Return the error for a child that has ended, or has written an unexpected message."""
         try:
-            status = self._child.wait(_END_SECONDS)
+            status = self._child.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return self._damaged()
-        if self._late:
+        if self._timed_out:
             return self._refused(f"takes more than {self._limits.wall_seconds:g} s to decode")
         if status in (-signal.SIGPROF, -signal.SIGXCPU):
             return self._refused(f"takes more than {self._limits.cpu_seconds} s of processor time to decode")
@@ -289,5 +292,5 @@ class _Decoding:
 
 def _open(pipe: IO[bytes] | None) -> IO[bytes]:
     if pipe is None:
-        raise _WrongAnswerError
+        raise _UnexpectedReplyError
     return pipe

@@ -1,13 +1,13 @@
-"""The program that decodes one clip: a process of its own, run by path, with nothing but OpenCV.
+"""The program that decodes one clip, in a sandboxed process: run by path, and importing only OpenCV and numpy.
 
-Decoders are large and old, and a clip comes from anybody. Here the system bounds what one can do: before the clip is
-looked at, this process gives up to open any file, pipe or socket, to write files and to start processes, and it has
-limits of processor time and memory, beyond which the system ends it. FFmpeg gets the clip from memory, without a name,
-and has no protocol with which it could follow an address or a path inside.
+Decoders are large and old, and clips are untrusted. Before this process reads the clip, it sets resource limits: it can
+open no file, pipe or socket, write no file and start no process, and the system ends it beyond its limits of processor
+time and memory. FFmpeg reads the clip from memory, without a file name, and has no protocol by which it could follow a
+URL or a path inside the clip.
 
-``decoder`` starts it and talks to it. Through its standard input come the length of the clip (8 bytes, big-endian), the
-clip, and later the times of the frames to return; it writes messages: a length (8 bytes) and a JSON document, after
-those of frames their pixels. Every failure is a document with a ``fault``, or the end of the process.
+``video_decoder`` starts it. Standard input carries the clip and then a JSON request for frames, standard output JSON
+documents, that of a frame followed by its pixels; each but the pixels is preceded by its length (8 bytes, big-endian).
+Every failure is a document with a ``fault``, or the end of the process.
 """
 
 import contextlib
@@ -26,30 +26,30 @@ import cv2
 import numpy as np
 
 EXIT_MEMORY = 3
-"""Exit status after too much memory."""
+"""Exit status when the memory limit is exceeded."""
 
 _MEMORY_CHECK_SECONDS = 0.05
-"""Processor time between two checks of the memory used."""
+"""Processor time between two checks of the memory in use."""
 
 _SEEK_SECONDS = 2.0
-"""A gap from which on the decoder goes to a frame that needs no earlier one, instead of decoding all between."""
+"""Longest distance to the next wanted frame that is decoded; beyond it the decoder seeks."""
 
 _GAP = 3.0
-"""A frame is missing where the next one is later by so many times half the time of a frame."""
+"""A frame is missing where the next one is later by this many tolerances, each half the duration of a frame."""
 
-_WHOLE = 0.9
-"""A clip that has so much of its frames is not cut off: its last one is seen until the end."""
+_COMPLETE = 0.9
+"""A clip with this share of its stated frames is not cut off: its last frame is shown until the end."""
 
 _LARGEST_RATE = 1000.0
-"""Frames a second; more is a clock of the container, not a rate."""
+"""Frames per second; a larger number is the container's time base, not a frame rate."""
 
 
 class ClipError(Exception):
     """The clip cannot be decoded.
 
     Args:
-        code: Why.
-        facts: Numbers for the message.
+        code: The fault.
+        facts: Numbers for the error message.
     """
 
     def __init__(self, code: str, **facts: object) -> None:
@@ -68,27 +68,27 @@ class Clip:
     def __init__(self, data: bytes, most_pixels: int) -> None:
         self._data = data
         self._most_pixels = most_pixels
-        self._capture = self._opened()
-        self._seeks = True
-        self._place = -math.inf
-        """The time of the frame that was decoded last, seconds."""
+        self._capture = self._new_capture()
+        self._may_seek = True
+        self._position = -math.inf
+        """Time of the last decoded frame, seconds."""
         self._total = 0
-        """Frames, as the container says."""
+        """Number of frames that the container states."""
         self._count = 0
-        """Frames decoded since it was opened."""
+        """Frames decoded since the capture was opened."""
         self._ended = False
-        self._careful = False
-        """Whether the frame before the last one is kept, since frames are not evenly spread."""
-        self._before: Any = None
+        self._keeps_previous = False
+        """Whether the frame before the current one is kept, since the frames have varying distances."""
+        self._previous: Any = None
 
     def facts(self, most_seconds: float) -> dict[str, Any]:
-        """Return what the container says, or, where it is not to be believed, what decoding all of it shows."""
-        width, height = (round(self._of(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        """Return size, codec, number of frames and rate, as the container states or, if implausible, as counted."""
+        width, height = (round(self._property(name)) for name in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         self._require_size(width, height)
-        code = int(self._of(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
-        rate, total = self._of(cv2.CAP_PROP_FPS), self._of(cv2.CAP_PROP_FRAME_COUNT)
+        code = int(self._property(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+        rate, total = self._property(cv2.CAP_PROP_FPS), self._property(cv2.CAP_PROP_FRAME_COUNT)
         if not (0 < rate <= _LARGEST_RATE and total >= 1):
-            total, rate = self._counted(most_seconds)
+            total, rate = self._count_frames(most_seconds)
         if total / rate > most_seconds:
             raise ClipError("long", seconds=total / rate)
         codec = code.decode("ascii", "replace")
@@ -96,93 +96,95 @@ class Clip:
         return {"width": width, "height": height, "codec": codec, "total": round(total), "rate": rate}
 
     def frame(self, seconds: float, tolerance: float) -> tuple[float, Any] | None:
-        """Return the first frame from a time on, with its own time; None when there is none any more.
+        """Return the time and the pixels of the first frame at or after a time; None after the last frame.
 
-        Recordings of screens have no frames while nothing changes: there it is the frame that is still to be seen.
+        Screen recordings have no frames while nothing changes: in such a gap it is the frame before, still shown.
 
         Args:
             seconds: The time, later than that of the frame returned before.
             tolerance: How much earlier the frame may be.
         """
-        if self._seeks and seconds - max(self._place, 0.0) > _SEEK_SECONDS and not self._sought(seconds, tolerance):
-            self._again(seeks=False)
-        reached = self._reached(seconds - tolerance)
+        distance = seconds - max(self._position, 0.0)
+        if self._may_seek and distance > _SEEK_SECONDS and not self._seek(seconds, tolerance):
+            self._reopen(may_seek=False)
+        reached = self._advance_to(seconds - tolerance)
         if self._leaves_gap(reached, seconds, tolerance):
-            if not self._careful:
-                self._careful = True
-                self._again(seeks=False)
-                reached = self._reached(seconds - tolerance)
-            if self._before is not None and (reached or self._count >= self._total * _WHOLE):
-                return seconds, self._before
+            if not self._keeps_previous:
+                self._keeps_previous = True
+                self._reopen(may_seek=False)
+                reached = self._advance_to(seconds - tolerance)
+            if self._previous is not None and (reached or self._count >= self._total * _COMPLETE):
+                return seconds, self._previous
         if not reached:
             return None
         found, frame = self._capture.retrieve()
         if not found or frame is None:
             return None
         self._require_size(frame.shape[1], frame.shape[0])
-        return self._place, frame
+        return self._position, frame
 
     def last_frame(self, after: float, tolerance: float) -> tuple[float, Any] | None:
-        """Return the last frame of a clip that has ended, if it is later than a time by more than the tolerance."""
-        end = self._place
+        """Return the last frame of a clip decoded to its end, if it is later than a time by more than the tolerance."""
+        end = self._position
         if end <= after + tolerance:
             return None
-        self._again(seeks=self._seeks)
+        self._reopen(may_seek=self._may_seek)
         return self.frame(end, tolerance)
 
     def _leaves_gap(self, reached: bool, seconds: float, tolerance: float) -> bool:
-        """Whether the frame at a time is far from it, or the last one ended long before."""
-        return self._place > seconds + _GAP * tolerance if reached else seconds > self._place + _GAP * tolerance
+        """Whether the reached frame is long after a time, or the last frame long before it."""
+        return self._position > seconds + _GAP * tolerance if reached else seconds > self._position + _GAP * tolerance
 
-    def _reached(self, seconds: float) -> bool:
-        while self._place < seconds:
-            if self._careful and self._count and not self._ended:
+    def _advance_to(self, seconds: float) -> bool:
+        """Decode frames up to the first one at or after a time; return whether there is one."""
+        while self._position < seconds:
+            if self._keeps_previous and self._count and not self._ended:
                 found, frame = self._capture.retrieve()
-                self._before = frame if found else self._before
-            if self._ended or not self._next():
+                self._previous = frame if found else self._previous
+            if self._ended or not self._grab():
                 return False
         return True
 
-    def _sought(self, seconds: float, tolerance: float) -> bool:
-        """Go to a time; return whether the decoder is there, and no later."""
-        if not self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000) or not self._next():
+    def _seek(self, seconds: float, tolerance: float) -> bool:
+        """Seek to shortly before a time; return whether that succeeded."""
+        if not self._capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000) or not self._grab():
             return False
-        return seconds - _SEEK_SECONDS < self._place < seconds + tolerance
+        return seconds - _SEEK_SECONDS < self._position < seconds + tolerance
 
-    def _next(self) -> bool:
+    def _grab(self) -> bool:
+        """Decode the next frame; return False at the end."""
         if not self._capture.grab():
             self._ended = True
             return False
         self._count += 1
-        place = self._of(cv2.CAP_PROP_POS_MSEC) / 1000
-        self._place = place if math.isfinite(place) else self._place
+        self._position = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
         return True
 
-    def _counted(self, most_seconds: float) -> tuple[int, float]:
+    def _count_frames(self, most_seconds: float) -> tuple[int, float]:
         """Return the number of frames and their rate, by decoding all of them."""
         count, last = 0, 0.0
-        while self._next():
-            count, last = count + 1, max(self._place, 0.0)
+        while self._grab():
+            count, last = count + 1, max(self._position, 0.0)
             if last > most_seconds:
                 raise ClipError("long", seconds=last)
         if not count:
             raise ClipError("damaged")
-        self._again(seeks=False)
+        self._reopen(may_seek=False)
         return count, min((count - 1) / last, _LARGEST_RATE) if last > 0 and count > 1 else 1.0
 
-    def _again(self, *, seeks: bool) -> None:
-        # Its ``release`` would end this process, which a later end of the object does not.
-        self._capture, self._seeks, self._place = self._opened(), seeks, -math.inf
-        self._count, self._ended, self._before = 0, False, None
+    def _reopen(self, *, may_seek: bool) -> None:
+        # Without ``release`` of the old capture, which would end this process; its destructor does not.
+        self._capture, self._may_seek, self._position = self._new_capture(), may_seek, -math.inf
+        self._count, self._ended, self._previous = 0, False, None
 
-    def _opened(self) -> Any:  # noqa: ANN401
-        source: Any = io.BytesIO(self._data)  # OpenCV takes it, whatever its types say
+    def _new_capture(self) -> Any:  # noqa: ANN401
+        source: Any = io.BytesIO(self._data)  # OpenCV accepts it, although its type stubs do not
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, [])
         if not capture.isOpened():
             raise ClipError("damaged")
         return capture
 
-    def _of(self, name: int) -> float:
+    def _property(self, name: int) -> float:
         value = float(self._capture.get(name))
         return value if math.isfinite(value) else -1.0
 
@@ -194,7 +196,7 @@ class Clip:
 
 
 def smaller(frame: Any, most_pixels: int) -> Any:  # noqa: ANN401 - numpy's arrays, shape [height, width, 3]
-    """Return a frame as RGB with at most so many pixels."""
+    """Return a frame as RGB, scaled down to a number of pixels."""
     height, width = frame.shape[:2]
     if width * height > most_pixels:
         scale = math.sqrt(most_pixels / (width * height))
@@ -203,19 +205,19 @@ def smaller(frame: Any, most_pixels: int) -> Any:  # noqa: ANN401 - numpy's arra
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def answer(clip: Clip, asked: Mapping[str, Any], replies: BinaryIO) -> None:
-    """Write the frames at some times, and then how many there are."""
-    count, place = 0, -1.0
-    for seconds in asked["seconds"]:
-        found = clip.frame(seconds, asked["tolerance"])
+def answer(clip: Clip, request: Mapping[str, Any], replies: BinaryIO) -> None:
+    """Write the frames at the requested times, and then their number."""
+    count, position = 0, -1.0
+    for seconds in request["seconds"]:
+        found = clip.frame(seconds, request["tolerance"])
         ended = found is None
-        # Many clips state a little more than they have.
-        found = found or clip.last_frame(place, asked["tolerance"])
+        # Many clips state a few more frames than they have.
+        found = found or clip.last_frame(position, request["tolerance"])
         if found is None:
             break
-        place, frame = found
-        pixels = smaller(frame, asked["pixels"])
-        write(replies, {"seconds": max(place, 0.0), "width": pixels.shape[1], "height": pixels.shape[0]})
+        position, frame = found
+        pixels = smaller(frame, request["pixels"])
+        write(replies, {"seconds": max(position, 0.0), "width": pixels.shape[1], "height": pixels.shape[0]})
         replies.write(np.ascontiguousarray(pixels).data)
         count += 1
         if ended:
@@ -224,21 +226,21 @@ def answer(clip: Clip, asked: Mapping[str, Any], replies: BinaryIO) -> None:
 
 
 def write(replies: BinaryIO, document: Mapping[str, Any]) -> None:
-    """Write a document."""
+    """Write a document with its length."""
     text = json.dumps(document).encode()
     replies.write(len(text).to_bytes(8, "big") + text)
     replies.flush()
 
 
 def read(requests: BinaryIO) -> bytes:
-    """Return what follows its length."""
+    """Read a length and return that many bytes."""
     return requests.read(struct.unpack(">Q", requests.read(8))[0])
 
 
 def give_up(seconds: int, most_bytes: int) -> None:
-    """Limit this process, before it looks at a clip."""
+    """Set the limits of this process, before it reads a clip."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The default action of this signal ends the process, whatever it is doing.
+    # SIGPROF ends the process by default, whatever it is doing.
     signal.setitimer(signal.ITIMER_PROF, seconds)
     limits = {
         resource.RLIMIT_CPU: seconds + 2,
@@ -246,11 +248,11 @@ def give_up(seconds: int, most_bytes: int) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_AS: _address_space() + most_bytes,
-        # The three that are open stay; whatever would be opened, a file or a socket, is refused.
+        # The three standard descriptors stay open; opening another file or socket fails.
         resource.RLIMIT_NOFILE: 3,
     }
     for kind, most in limits.items():
-        # Some systems do not enforce the one of the address space (macOS); there the check of what is in use applies.
+        # macOS does not enforce the limit of the address space; there ``_watch_memory`` checks the memory in use.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, (most, most))
     if sys.platform == "darwin":
@@ -260,16 +262,16 @@ def give_up(seconds: int, most_bytes: int) -> None:
 def _watch_memory(most_bytes: int) -> None:
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    def look(*_: object) -> None:
+    def check(*_: object) -> None:
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start > most_bytes:
             os._exit(EXIT_MEMORY)
 
-    signal.signal(signal.SIGVTALRM, look)
+    signal.signal(signal.SIGVTALRM, check)
     signal.setitimer(signal.ITIMER_VIRTUAL, _MEMORY_CHECK_SECONDS, _MEMORY_CHECK_SECONDS)
 
 
 def _address_space() -> int:
-    """Return the size of the address space in use, bytes; where the system does not tell it, what is always enough."""
+    """Return the size of the address space in use, bytes; where the system does not report it, a large number."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
     return 2**36
@@ -283,8 +285,8 @@ def serve(requests: BinaryIO, replies: BinaryIO, limits: Mapping[str, int]) -> N
         clip = Clip(read(requests), limits["pixels"])
         write(replies, clip.facts(limits["clip_seconds"]))
         answer(clip, json.loads(read(requests)), replies)
-    except ClipError as fault:
-        write(replies, fault.document)
+    except ClipError as error:
+        write(replies, error.document)
     except MemoryError:
         os._exit(EXIT_MEMORY)
     except cv2.error as error:
