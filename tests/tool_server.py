@@ -37,7 +37,7 @@ def result(name: str, arguments: dict[str, object]) -> dict[str, object]:
     }
     content = [{"type": "text", "text": texts[name]}]
     if name == "picture":
-        content = [{"type": "image", "data": "AAAA", "mimeType": "image/png"}]
+        content = [{"type": "image", "data": data, "mimeType": "image/png"} for data in ("AAAA", "A\nAA")]
     return {"content": content, "isError": name == "fails"}
 
 

@@ -1,1 +1,1 @@
-"""The Model Context Protocol: servers of tools."""
+"""The Model Context Protocol: a client of tool servers."""

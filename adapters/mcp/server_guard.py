@@ -1,7 +1,7 @@
-"""Runs a server of tools and ends it, with its children, when the program that started it has gone: even when killed.
+"""Runs a tool server and ends it, with its children, when the program that started it has ended, even when killed.
 
-Run as a script, with the server's command as arguments and as the leader of a process group, on standard input and
-output of the server. It imports nothing of mlxk, so that it starts at once.
+Run as a script, with the server's command as arguments, as the leader of a process group, and with the server's
+standard input and output. It imports nothing of mlxk, so that it starts fast.
 """
 
 import os
@@ -12,22 +12,22 @@ import sys
 import threading
 import time
 
-LOOK_SECONDS = 0.5
-"""How often standard input is looked at."""
+POLL_SECONDS = 0.5
+"""Interval of the checks whether standard input is closed."""
 
 END_SECONDS = 2.5
-"""How long a server may go on after the end of its input: longer than those who close it orderly wait."""
+"""How long a server may run after the end of its input; longer than an orderly client waits before it ends it."""
 
 KILL_SECONDS = 2.0
-"""How long it may go on after SIGTERM."""
+"""How long it may run after SIGTERM."""
 
 
 def end_with_input() -> None:
-    """Wait for the end of standard input, of which nothing is read, then end the process group with this process."""
+    """Wait until standard input is closed, without reading it, then end the process group, this process included."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
     while not any(events & select.POLLHUP for _, events in poll.poll(0)):
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     time.sleep(END_SECONDS)
     os.killpg(os.getpid(), signal.SIGTERM)
     time.sleep(KILL_SECONDS)
@@ -36,7 +36,9 @@ def end_with_input() -> None:
 
 def main(command: list[str]) -> int:
     """Run a server; its children end with it."""
-    signal.signal(signal.SIGTERM, lambda *_: None)  # ignored here, but not in the server, as SIG_IGN would be
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # ignored here; unlike SIG_IGN, a handler is not inherited by the server
     try:
         server = subprocess.Popen(command)
     except OSError as error:
