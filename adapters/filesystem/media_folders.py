@@ -3,8 +3,8 @@
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from urllib.parse import unquote_to_bytes, urlsplit
+from contextlib import contextmanager, suppress
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from mlxk.application.ports.media import MediaSource
 from mlxk.domain.errors import Advice, Remedy, ValidationError
@@ -17,10 +17,10 @@ _CHUNK = 1024 * 1024
 
 
 class FolderMediaSource(MediaSource):
-    """Reads files below some folders.
+    """Reads files below the allowed folders.
 
-    A symbolic link is followed where it leads to a place below the same folder. The file is opened one directory after
-    another from the folder on, and no link is followed then: what changes meanwhile cannot lead elsewhere.
+    A symbolic link is followed if its target is below the same folder. The resolved path is then opened directory by
+    directory without following links, so that a concurrent change cannot lead elsewhere.
 
     Args:
         folders: Absolute paths.
@@ -30,7 +30,7 @@ class FolderMediaSource(MediaSource):
         self._folders = tuple(map(os.path.normpath, folders))
 
     def read(self, reference: str, kind: MediaKind, max_bytes: int, seconds: float) -> bytes:
-        folder, parts = self._place(_path(reference))
+        folder, parts = self._resolve(_path(reference))
         try:
             with _opened(folder, parts) as file:
                 return _content(file, kind, max_bytes)
@@ -39,31 +39,33 @@ class FolderMediaSource(MediaSource):
         except OSError as error:
             raise ValidationError(f"the file cannot be read ({type(error).__name__})") from error
 
-    def _place(self, path: str) -> tuple[str, list[str]]:
-        """Return the folder that a path is below, without links, and the names from there on."""
+    def _resolve(self, path: str) -> tuple[str, list[str]]:
+        """Return the real path of the allowed folder that contains a path, and the names below it, links resolved."""
         for folder in self._folders:
             real = os.path.realpath(folder)
-            below = _below(path, folder)
-            below = _below(path, real) if below is None else below
-            if below is None:
+            relative = _relative(path, folder)
+            relative = _relative(path, real) if relative is None else relative
+            if relative is None:
                 continue
             try:
-                found = _below(os.path.realpath(os.path.join(real, below)), real)
-            except OSError:  # a link without an end
+                target = _relative(os.path.realpath(os.path.join(real, relative)), real)
+            except OSError:  # a cycle of links
                 continue
-            if found is not None:
-                return real, [name for name in found.split(os.sep) if name not in ("", os.curdir)]
+            if target is not None:
+                return real, [name for name in target.split(os.sep) if name not in ("", os.curdir)]
         raise ValidationError(
             "is not below a folder from which this server reads media", hint=Advice(Remedy.ALLOW_MEDIA_PATHS)
         )
 
 
 def _path(reference: str) -> str:
-    """Return the path of a reference, without dots."""
+    """Return the normalized path of a reference, which is an absolute path or a ``file`` URL."""
     path = reference
     if not path.startswith("/"):
-        parts = urlsplit(reference)
-        if parts.netloc.lower() not in _LOCAL_HOSTS or not parts.path.startswith("/"):
+        parts: SplitResult | None = None
+        with suppress(ValueError):
+            parts = urlsplit(reference)
+        if parts is None or parts.netloc.lower() not in _LOCAL_HOSTS or not parts.path.startswith("/"):
             raise ValidationError("must be file:///, followed by a path of the server's machine")
         path = os.fsdecode(unquote_to_bytes(parts.path))
     if "\0" in path:
@@ -71,23 +73,23 @@ def _path(reference: str) -> str:
     return os.path.normpath(path)
 
 
-def _below(path: str, folder: str) -> str | None:
-    """Return the path from a folder on; None where it is not below it."""
+def _relative(path: str, folder: str) -> str | None:
+    """Return a path relative to a folder; None if it is not below the folder."""
     start = folder if folder.endswith(os.sep) else folder + os.sep
     return path[len(start) :] if path.startswith(start) else None
 
 
 @contextmanager
 def _opened(folder: str, parts: Sequence[str]) -> Iterator[int]:
-    """Open a regular file below a folder, following no link, and close it."""
+    """Open a regular file below a folder without following links, and close it at the end of the block."""
     if not parts:
         raise ValidationError("is a folder, not a file")
     directory = os.open(folder, _FOLDER)
     try:
         for name in parts[:-1]:
-            outer, directory = directory, os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=directory)
-            os.close(outer)
-        # Before it is opened: opening a device can do something.
+            parent, directory = directory, os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(parent)
+        # Checked before opening, since opening a device may have an effect.
         _require_file(os.stat(parts[-1], dir_fd=directory, follow_symlinks=False).st_mode)
         file = os.open(parts[-1], _FILE | os.O_NOFOLLOW, dir_fd=directory)
     finally:

@@ -2,7 +2,7 @@
 
 A digest is ``sha256:`` and 64 hexadecimal digits. The digest of a file covers
 
-    *.safetensors         the JSON header only, so that hashing a large model takes no time
+    *.safetensors         the JSON header only, so that hashing a large model is fast
     larger than 1 GiB     file name, NUL, size in decimal
     any other file        the content
     link inside the tree  ``SYMLINK``, NUL, target relative to the root
@@ -10,7 +10,7 @@ A digest is ``sha256:`` and 64 hexadecimal digits. The digest of a file covers
 and the digest over all covers, sorted by path: path, NUL, digest. Paths are in Unicode normal form C with ``/`` between
 parts. A link out of the tree, a cycle of links, or weights without a valid header leave a workspace without a hash.
 
-Because of the first rule a changed tensor does not change the hash; deep records use ``digest_of_content`` instead.
+Because of the first rule, changed tensors do not change the hash; deep records use ``digest_of_content`` instead.
 """
 
 import datetime
@@ -19,7 +19,7 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import attrs
@@ -33,7 +33,7 @@ _DANGLING = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
 
 
 class FilesystemModelFiles(ModelFiles):
-    """Reads model directories with one scan a directory and one ``stat`` a file."""
+    """Reads model directories with one scan per directory and one ``stat`` per file."""
 
     def list(self, directory: str) -> FileListing:
         try:
@@ -52,8 +52,7 @@ class FilesystemModelFiles(ModelFiles):
             pending += _scan(base, folder, files, dangling)
         files.sort()
         entries = tuple([FileEntry(path, size) for path, size in files])
-        when = datetime.datetime.fromtimestamp(modified, datetime.UTC)
-        return FileListing(entries, tuple(sorted(dangling)), when)
+        return FileListing(entries, tuple(sorted(dangling)), datetime.datetime.fromtimestamp(modified, datetime.UTC))
 
     def outward_links(self, directory: str) -> tuple[str, ...]:
         found: list[str] = []
@@ -80,14 +79,10 @@ class FilesystemModelFiles(ModelFiles):
         return _read(directory, path, limit, at_end=True)
 
     def content_hash(self, directory: str) -> str | None:
-        return _content_hash(directory)
-
-
-def _content_hash(directory: str) -> str | None:
-    try:
-        return digest_over([(file.path, digest_of(directory, file)) for file in counted_files(directory)])
-    except (OSError, UnhashableError):
-        return None
+        try:
+            return digest_over([(file.path, digest_of(directory, file)) for file in counted_files(directory)])
+        except (OSError, UnhashableError):
+            return None
 
 
 def _read(directory: str, path: str, limit: int, at_end: bool) -> bytes | None:
@@ -146,12 +141,10 @@ def _first_bytes(descriptor: int, count: int) -> bytes:
 ALGORITHM = "v2"
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
-"""Maximum of the safetensors format."""
+"""Limit of the safetensors format."""
 
 MAX_HASHED_BYTES = 1024 * 1024 * 1024
 """Larger files are distinguished by name and size only."""
-
-READ_BYTES = 1024 * 1024
 
 EXCLUDED = (
     ".hf_cache/", ".mlxk_workspace.json", ".git/", ".github/", "__pycache__/", ".vscode/", ".idea/",
@@ -174,23 +167,23 @@ class Stamp:
 
 
 LINK_STAMP = Stamp(0, 0)
-"""Stamp of every link, whose own size and time are not significant."""
+"""Stamp of every link: its own size and time do not count."""
 
 
 @attrs.frozen
 class CountedFile:
-    """One file that the hash covers, not yet hashed."""
+    """A file or link that the hash covers, before hashing."""
 
     path: str
     """Relative to the root, normal form C, ``/`` between parts."""
     location: str
-    """Where it is on disk, absolute."""
+    """Absolute path on the disk."""
     stamp: Stamp
     link: bool
 
 
 class UnhashableError(Exception):
-    """A file prevents the hash; the message has its path and the reason."""
+    """A file prevents the content hash; the message has its path and the reason."""
 
 
 def counted_files(root: str, excluded: Sequence[str] = EXCLUDED) -> list[CountedFile]:
@@ -233,21 +226,14 @@ def digest_of(root: str, file: CountedFile) -> str:
     return digest_of_content(file.location)
 
 
-def digest_of_content(location: str, read: Callable[[int], object] = lambda count: None) -> str:
+def digest_of_content(location: str) -> str:
     """Return the digest of every byte of a file.
-
-    Args:
-        location: Absolute path.
-        read: Called with the size of each chunk after it was read.
 
     Raises:
         OSError: The file cannot be read.
     """
-    digest = _sha256()
-    for chunk in _chunks(location):
-        digest.update(chunk)
-        read(len(chunk))
-    return f"sha256:{digest.hexdigest()}"
+    with open(location, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def digest_over(digests: Sequence[tuple[str, str]]) -> str:
@@ -256,7 +242,7 @@ def digest_over(digests: Sequence[tuple[str, str]]) -> str:
     Args:
         digests: Path and digest of each file, in any order.
     """
-    digest_of_all = _sha256()
+    digest_of_all = hashlib.sha256()
     for path, digest in sorted(digests):
         digest_of_all.update(f"{path}\0{digest}".encode("utf-8", "surrogateescape"))
     return f"sha256:{digest_of_all.hexdigest()}"
@@ -285,16 +271,5 @@ def _header(file: CountedFile) -> bytes:
     return header
 
 
-def _chunks(location: str) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(READ_BYTES))
-    with open(location, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            yield buffer[:count]
-
-
 def _digest(content: bytes) -> str:
-    return f"sha256:{_sha256(content).hexdigest()}"
-
-
-def _sha256(content: bytes = b"") -> "hashlib._Hash":
-    return hashlib.sha256(content)
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

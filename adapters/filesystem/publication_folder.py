@@ -1,6 +1,6 @@
-"""Folders to publish, on the local disk: their files, and the text in these, also in UTF-16, UTF-32 and archives.
+"""Folders to publish, on the local disk: their files, and the text in them, also in UTF-16, UTF-32 and archives.
 
-Ignore rules are matched by pathspec, as git does: the patterns of the hub client differ in anchors, negation and
+Ignore rules are matched by pathspec, as in git: the patterns of the hub client differ in anchors, negation and
 directories.
 """
 
@@ -31,24 +31,24 @@ MAX_RULES_BYTES = 1024 * 1024
 _SAMPLE_BYTES = 8192
 
 MOST_MEMBERS = 2000
-"""Files of an archive that are read."""
+"""Files of a ZIP archive that are read."""
 
 MOST_LAYERS = 3
-"""Archives inside archives."""
+"""Depth of archives inside archives that is read."""
 
-_MARKS = (
+_BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_STREAMS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
+_COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 _ZIP = b"PK\x03\x04"
 _TAR, _TAR_AT = b"ustar", 257
 _SHARE = 0.9
-"""Share of the units of a text without a mark whose other half is zero: Latin letters in UTF-16."""
+"""Share of zero bytes in the high bytes of UTF-16 without a byte order mark, by which Latin text is recognized."""
 
-_DAMAGED = (
+_ARCHIVE_ERRORS = (
     OSError,
     EOFError,
     ValueError,
@@ -70,7 +70,7 @@ class FilesystemPublicationFolder(PublicationFolder):
         return directory if os.path.isdir(directory) else None
 
     def scan(self, directory: str) -> FolderScan:
-        usual, never = _rules(directory)
+        rules, never = _rules(directory)
         files: list[LocalFile] = []
         outward: list[str] = []
         pending = [""]
@@ -81,7 +81,7 @@ class FilesystemPublicationFolder(PublicationFolder):
                     for entry in entries:
                         folder = entry.is_dir(follow_symlinks=False)
                         path = base + entry.name + ("/" if folder else "")
-                        if _is_ignored(path, usual) or never.match_file(path):
+                        if _is_ignored(path, rules) or never.match_file(path):
                             continue
                         if folder:
                             pending.append(path)
@@ -121,7 +121,7 @@ class FilesystemPublicationFolder(PublicationFolder):
 
 
 def _is_ignored(path: str, rules: GitIgnoreSpec) -> bool:
-    """Whether the rules ignore a file; litter is ignored unless they include it."""
+    """Whether the rules ignore a path; litter is ignored unless a rule includes it."""
     included = rules.check_file(path).include
     return bool(included) or (included is None and is_litter(path))
 
@@ -133,7 +133,7 @@ def _header(file: BinaryIO, limit: int) -> bytes | None:
 
 
 def _text(file: BinaryIO, limit: int) -> bytes | None:
-    """Return the content of a file that may hold text and is not too long."""
+    """Return the content of a file that may hold text; None for a binary file, and for one above the limit."""
     beginning = file.read(_SAMPLE_BYTES)
     if os.fstat(file.fileno()).st_size > limit or (b"\0" in beginning and not _may_hold_text(beginning)):
         return None
@@ -141,23 +141,23 @@ def _text(file: BinaryIO, limit: int) -> bytes | None:
 
 
 def _may_hold_text(beginning: bytes) -> bool:
-    """Whether a file with zero bytes may hold text, by its first bytes."""
-    packed = beginning.startswith((_ZIP, *(mark for mark, _ in _STREAMS)))
-    return packed or _is_tar(beginning) or _wide_encoding(beginning) is not None
+    """Whether a file with zero bytes may hold text: an archive, or UTF-16 or UTF-32."""
+    is_archive = beginning.startswith((_ZIP, *(signature for signature, _ in _COMPRESSED)))
+    return is_archive or _is_tar(beginning) or _wide_encoding(beginning) is not None
 
 
 def _text_of(content: bytes, limit: int, layers: int = MOST_LAYERS) -> str | None:
-    """Return the text in a file's content, that of its members joined; None when it is binary.
+    """Return the text of a file, for an archive the joined texts of its members; None when it is binary.
 
     Args:
         content: The whole file.
-        limit: Bytes that are unpacked at most; what comes after them is not read.
-        layers: Archives inside archives that are opened.
+        limit: Bytes that are unpacked at most; the remainder is not read.
+        layers: Depth of archives inside archives that is opened.
     """
     unpacked = _unpacked(content, limit) if layers else None
     if unpacked is not None:
         return "\n".join(filter(None, (_text_of(part, limit, layers - 1) for part in unpacked))) or None
-    encoding = _wide_encoding(content[:8192])
+    encoding = _wide_encoding(content[:_SAMPLE_BYTES])
     if encoding is not None:
         return content.decode(encoding, errors="replace")
     if _is_tar(content):
@@ -170,9 +170,9 @@ def _is_tar(content: bytes) -> bool:
 
 
 def _wide_encoding(beginning: bytes) -> str | None:
-    """Return the encoding of a text with several bytes a character; None for any other content."""
-    for mark, encoding in _MARKS:
-        if beginning.startswith(mark):
+    """Return ``utf-16`` or ``utf-32``, perhaps with byte order, if the content is such text; else None."""
+    for bom, encoding in _BOMS:
+        if beginning.startswith(bom):
             return encoding
     even, odd = beginning[::2], beginning[1::2]
     for zeros, letters, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
@@ -182,18 +182,18 @@ def _wide_encoding(beginning: bytes) -> str | None:
 
 
 def _unpacked(content: bytes, limit: int) -> list[bytes] | None:
-    """Return the contents of an archive, as far as it is sound; None when it is none."""
+    """Return the readable contents of an archive's members; None when the content is no archive."""
     if content.startswith(_ZIP):
         return list(_members(content, limit))
-    for mark, opened in _STREAMS:
-        if content.startswith(mark):
-            return [_bounded(functools.partial(opened, io.BytesIO(content)), limit)]
+    for signature, opener in _COMPRESSED:
+        if content.startswith(signature):
+            return [_bounded(functools.partial(opener, io.BytesIO(content)), limit)]
     return None
 
 
 def _members(content: bytes, limit: int) -> Iterator[bytes]:
     left = limit
-    with contextlib.suppress(*_DAMAGED), zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with contextlib.suppress(*_ARCHIVE_ERRORS), zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist()[:MOST_MEMBERS]:
             part = _bounded(functools.partial(archive.open, member), left)
             left -= len(part)
@@ -202,10 +202,10 @@ def _members(content: bytes, limit: int) -> Iterator[bytes]:
                 return
 
 
-def _bounded(opened: Callable[[], Any], limit: int) -> bytes:
-    """Return what can be read of a member, no more than a number of bytes."""
+def _bounded(opener: Callable[[], Any], limit: int) -> bytes:
+    """Return the first bytes of a member, up to a limit and to the first damaged one."""
     parts: list[bytes] = []
-    with contextlib.suppress(*_DAMAGED), opened() as file:
+    with contextlib.suppress(*_ARCHIVE_ERRORS), opener() as file:
         while limit > 0 and (part := file.read1(min(limit, 65536))):
             parts.append(part)
             limit -= len(part)
@@ -213,7 +213,7 @@ def _bounded(opened: Callable[[], Any], limit: int) -> bytes:
 
 
 def _rules(directory: str) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:
-    """Return the default rules with those of the folder, and the rules that it cannot change."""
+    """Return the default rules followed by the folder's own, and the rules that it cannot override."""
     try:
         with open(os.path.join(directory, IGNORE_FILE), encoding="utf-8") as file:
             own = file.read(MAX_RULES_BYTES).splitlines()

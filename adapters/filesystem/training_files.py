@@ -9,7 +9,7 @@ from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.tuning.data import SPLITS, TRAIN
 
 _ENDING = ".jsonl"
-_LINES = (_ENDING, ".ndjson", ".json")
+_JSON_ENDINGS = (_ENDING, ".ndjson", ".json")
 _FORMAT_HINT = "Name a file of JSON lines, or a folder with train.jsonl, and perhaps valid.jsonl and test.jsonl."
 
 
@@ -19,17 +19,17 @@ class FilesystemTrainingFiles(TrainingFiles):
     def find(self, path: str) -> Mapping[str, str]:
         if not path.strip() or "\0" in path:
             raise ValidationError("data: the path is empty", hint=_FORMAT_HINT)
-        place = os.path.abspath(os.path.expanduser(path))
-        if os.path.isdir(place):
-            found = {split: os.path.join(place, split + _ENDING) for split in SPLITS}
-            found = {split: file for split, file in found.items() if os.path.lexists(file)}
-            if not found:
+        location = os.path.abspath(os.path.expanduser(path))
+        if os.path.isdir(location):
+            files = {split: os.path.join(location, split + _ENDING) for split in SPLITS}
+            files = {split: file for split, file in files.items() if os.path.lexists(file)}
+            if not files:
                 raise ValidationError(f"data: there is no {TRAIN}{_ENDING} in '{path}'", hint=_FORMAT_HINT)
         else:
-            found = {TRAIN: place}
-        for file in found.values():
-            _require_lines(file, path)
-        return found
+            files = {TRAIN: location}
+        for file in files.values():
+            _require_json_lines(file, path)
+        return files
 
     def lines(self, path: str, limit: int) -> Iterator[bytes]:
         try:
@@ -53,8 +53,8 @@ class FilesystemTrainingFiles(TrainingFiles):
             raise ValidationError(f"cannot be read: {error.strerror}") from error
 
 
-def _require_lines(file: str, typed: str) -> None:
-    """Refuse what is no file, or is named as a file of another kind."""
+def _require_json_lines(file: str, typed: str) -> None:
+    """Refuse a path that is no regular file, or has the ending of another file type."""
     name = os.path.basename(file)
     try:
         mode = os.stat(file).st_mode
@@ -65,7 +65,7 @@ def _require_lines(file: str, typed: str) -> None:
     if not stat.S_ISREG(mode):
         raise ValidationError(f"data: '{name}' is no regular file", hint=_FORMAT_HINT)
     ending = os.path.splitext(name)[1].lower()
-    if ending and ending not in _LINES and ending != ".txt":
+    if ending and ending not in _JSON_ENDINGS and ending != ".txt":
         raise ValidationError(f"data: '{name}' is no file of JSON lines ({_ENDING})", hint=_FORMAT_HINT)
 
 

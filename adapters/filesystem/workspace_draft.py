@@ -1,7 +1,7 @@
-"""Making a workspace: a draft in a hidden directory beside the target, filled, recorded, and renamed to the target.
+"""Creation of workspaces: a draft in a hidden directory beside the target is filled, recorded and renamed to it.
 
-The draft holds a note of its provenance, which is locked while a process works on it. After a crash the draft remains,
-and the next run with the same provenance continues it.
+The draft has a note file with its provenance, which the working process locks. After a crash the draft remains, and the
+next run with the same provenance continues it.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 
 NOTE_NAME = ".mlxk_draft.lock"
-"""File name of the note in a draft. Content hashes exclude it, and it is deleted before the draft is renamed."""
+"""Name of the note file. Content hashes exclude it, and it is deleted before the draft is renamed."""
 
 
 @contextlib.contextmanager
 def open_draft(
-    place: str, provenance: Provenance, now: Callable[[], datetime.datetime], *, keep_unfinished: bool
+    target: str, provenance: Provenance, now: Callable[[], datetime.datetime], *, keep_unfinished: bool
 ) -> Iterator[WorkspaceDraft]:
-    """Open the draft of a workspace; see ``WorkspaceStore.draft`` for arguments and errors."""
-    directory = os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.mlxk-draft")
+    """Open the draft of a workspace; arguments and errors as of ``WorkspaceStore.draft``."""
+    directory = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.mlxk-draft")
     new = not os.path.lexists(directory)
     try:
         note = _claim(directory, provenance)
@@ -41,10 +41,12 @@ def open_draft(
         if new:
             shutil.rmtree(directory, ignore_errors=True)
         raise _refused(error) from error
+    draft = FilesystemWorkspaceDraft(directory, target, provenance, now, continues=keep_unfinished)
     try:
-        yield FilesystemWorkspaceDraft(directory, place, provenance, now, continues=keep_unfinished)
+        yield draft
     finally:
-        if not keep_unfinished or _is_empty(directory):
+        # After the renaming, a draft at this place is that of another process.
+        if not draft.published and (not keep_unfinished or _is_empty(directory)):
             shutil.rmtree(directory, ignore_errors=True)
         os.close(note)
 
@@ -54,11 +56,13 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
     """A hidden directory beside the target."""
 
     _directory: str
-    _place: str
+    _target: str
     _provenance: Provenance
     _now: Callable[[], datetime.datetime]
     _continues: bool
-    """Whether it may contain files of an earlier run; on ``publish``, those that this run did not add are deleted."""
+    """Whether it may have files of an earlier run; ``publish`` deletes those that this run did not add."""
+    published: bool = attrs.field(default=False, init=False)
+    """Whether the draft was renamed to the target."""
     _added: set[str] = attrs.field(factory=set, init=False)
 
     @property
@@ -93,11 +97,12 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
             self._record()
             _sync(self._directory)
             os.unlink(os.path.join(self._directory, NOTE_NAME))
-            os.rename(self._directory, self._place)
-            _sync(os.path.dirname(self._place))
+            os.rename(self._directory, self._target)
+            self.published = True
+            _sync(os.path.dirname(self._target))
         except OSError as error:
             raise _refused(error) from error
-        return ModelHandle(self._place, self._place, Origin.WORKSPACE, display_name=os.path.basename(self._place))
+        return ModelHandle(self._target, self._target, Origin.WORKSPACE, display_name=os.path.basename(self._target))
 
     def _record(self) -> None:
         """Write the sentinel; with damaged weights the workspace has no content hash."""
@@ -120,7 +125,7 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
 
 
 def _claim(directory: str, provenance: Provenance) -> int:
-    """Make a draft or take over an existing one, and return the file descriptor that holds its lock.
+    """Create a draft or take over an existing one, and return the file descriptor of the locked note.
 
     Raises:
         OSError: The disk refuses.
@@ -129,13 +134,13 @@ def _claim(directory: str, provenance: Provenance) -> int:
     """
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, NOTE_NAME)
-    noted, filled = os.path.exists(path), bool(os.listdir(directory))
-    if filled and not noted and read_sentinel(directory) is None:
+    has_note, has_files = os.path.exists(path), bool(os.listdir(directory))
+    if has_files and not has_note and read_sentinel(directory) is None:
         raise ValidationError(f"target: '{os.path.basename(directory)}' beside it is in the way", hint="Remove it.")
     note = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         _lock(note)
-        if not noted or os.fstat(note).st_nlink == 0 or _read_note(note) not in {"", provenance.identity}:
+        if not has_note or os.fstat(note).st_nlink == 0 or _read_note(note) not in {"", provenance.identity}:
             _empty(directory, keep=NOTE_NAME)
         os.ftruncate(note, 0)
         os.pwrite(note, json.dumps({"draft_of": provenance.identity}).encode(), 0)
@@ -146,7 +151,7 @@ def _claim(directory: str, provenance: Provenance) -> int:
 
 
 def _is_empty(directory: str) -> bool:
-    """Whether a draft has nothing but its note."""
+    """Whether a draft has no file besides its note."""
     try:
         return set(os.listdir(directory)) <= {NOTE_NAME}
     except OSError:
@@ -182,7 +187,7 @@ def _empty(directory: str, keep: str) -> None:
 
 
 def _unless_gone(_: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
-    """Go on after what no longer exists: on some disks of macOS the companion ``._NAME`` of a file goes with it."""
+    """Ignore missing files: on some macOS disks, deleting a file also deletes its companion ``._NAME``."""
     if not isinstance(failure[1], FileNotFoundError):
         raise failure[1]
 
@@ -192,9 +197,9 @@ def _remove_leftovers(directory: str, added: set[str] | None) -> None:
     for parent, _, names in os.walk(directory):
         for name in names:
             path = os.path.relpath(os.path.join(parent, name), directory)
-            record = path.startswith(f"{SENTINEL_NAME}.") and path.endswith(".tmp")
+            temporary = path.startswith(f"{SENTINEL_NAME}.") and path.endswith(".tmp")
             foreign = added is not None and path not in added and path != NOTE_NAME
-            if record or foreign or name.endswith(COPY_SUFFIX):
+            if temporary or foreign or name.endswith(COPY_SUFFIX):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(parent, name))
 
@@ -236,13 +241,13 @@ _CANNOT_CLONE = frozenset(
         errno.ETXTBSY,
     }
 )
-"""Errors of systems that cannot clone between these two paths. A full disk is a real error."""
+"""Errors when cloning between two paths is not supported; a full disk is not among them."""
 
 
 def copy_file(source: str, target: str, report: Callable[[int], None]) -> CopyMethod:
-    """Copy a file, following links; copy-on-write where the file system supports it. An equal size and time is kept.
+    """Copy a file, following links, unless the target has its size and time; copy-on-write where supported.
 
-    macOS has clonefile(2), Linux the FICLONE request of btrfs, XFS and others. The target appears only when complete.
+    Copy-on-write is clonefile(2) on macOS, and on Linux FICLONE of btrfs, XFS and others. The target appears complete.
 
     Args:
         source: An existing file.
@@ -250,7 +255,7 @@ def copy_file(source: str, target: str, report: Callable[[int], None]) -> CopyMe
         report: Called with the bytes copied so far.
 
     Raises:
-        OSError: It cannot be copied; there is then nothing at the target, or what was there before.
+        OSError: It cannot be copied; the target is then unchanged.
     """
     origin = os.path.realpath(source)
     status = os.stat(origin)
@@ -268,8 +273,8 @@ def copy_file(source: str, target: str, report: Callable[[int], None]) -> CopyMe
             raise
         method = CopyMethod.COPIED
         _copy(origin, temporary, report)
-    # Files of the cache's shared store are read-only, but a workspace is meant to be edited.
-    with contextlib.suppress(OSError):  # some network drives have neither modes nor times to set
+    # Files of the cache's shared store are read-only, but those of a workspace are edited.
+    with contextlib.suppress(OSError):  # some network drives support neither modes nor times
         os.chmod(temporary, stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
         os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.replace(temporary, target)
@@ -279,11 +284,11 @@ def copy_file(source: str, target: str, report: Callable[[int], None]) -> CopyMe
 
 def _is_same(target: str, status: os.stat_result) -> bool:
     try:
-        there = os.lstat(target)
+        present = os.lstat(target)
     except OSError:
         return False
-    alike = (there.st_size, there.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    return stat.S_ISREG(there.st_mode) and alike
+    equal = (present.st_size, present.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    return stat.S_ISREG(present.st_mode) and equal
 
 
 def _clone(source: str, target: str) -> None:
@@ -294,7 +299,7 @@ def _clone(source: str, target: str) -> None:
         if library.clonefile(os.fsencode(source), os.fsencode(target), 0):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), target)
-        os.chflags(target, 0)  # a clone of a file that Finder has locked is locked as well
+        os.chflags(target, 0)  # the clone of a file locked in Finder is locked as well
     elif sys.platform == "linux":
         with open(source, "rb") as origin, open(target, "wb") as clone:
             fcntl.ioctl(clone.fileno(), _FICLONE, origin.fileno())

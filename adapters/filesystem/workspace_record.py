@@ -1,4 +1,4 @@
-"""The record of a managed workspace: the sentinel file, and whether the content still is as recorded.
+"""The record of a managed workspace: the sentinel file, and the comparison of the present content with it.
 
 A workspace is clean when its files have the recorded sizes and times; a file whose time alone differs is hashed again.
 Reading never writes. Unknown fields of the sentinel are kept. No absolute path is written.
@@ -29,7 +29,7 @@ from mlxk.application.ports.model_cache import ManifestEntry
 from mlxk.domain.models.model import SENTINEL_NAME, Workspace
 
 MAX_SENTINEL_BYTES = 64 * 1024 * 1024
-"""A record takes about 200 bytes a file; larger ones are ignored."""
+"""A record has about 200 bytes per file; larger sentinels are ignored."""
 
 
 @attrs.frozen
@@ -46,21 +46,21 @@ class RecordedFile:
 
 @attrs.frozen
 class Record:
-    """A sentinel, parsed."""
+    """A parsed sentinel."""
 
     fields: Mapping[str, object]
     """The JSON object, unknown fields included."""
     files: tuple[RecordedFile, ...] | None
-    """The files the content hash covers; None when there is no hash of version 2, or its index is invalid."""
+    """The files of the content hash; None without a hash of version 2, or with an invalid index."""
     excluded: tuple[str, ...] = EXCLUDED
 
     def text(self, name: str) -> str | None:
-        """Return a field when it holds text."""
+        """Return a text field; None for a missing or other value."""
         value = self.fields.get(name)
         return value if isinstance(value, str) else None
 
     def time(self, name: str) -> datetime.datetime | None:
-        """Return a field when it holds an ISO 8601 time, in UTC; without an offset it is taken as UTC."""
+        """Return a field with an ISO 8601 time in UTC, the default offset; None for a missing or other value."""
         try:
             when = datetime.datetime.fromisoformat(self.text(name) or "")
         except ValueError:
@@ -85,7 +85,7 @@ def read_sentinel(directory: str) -> Record | None:
 
 
 def write_sentinel(directory: str, fields: Mapping[str, object]) -> None:
-    """Write a sentinel under another name and move it into place.
+    """Write a sentinel to a temporary file and rename it.
 
     Raises:
         OSError: It cannot be written; the old sentinel is then intact.
@@ -105,7 +105,7 @@ def write_sentinel(directory: str, fields: Mapping[str, object]) -> None:
 
 
 def _index(files: tuple[RecordedFile, ...]) -> list[dict[str, object]]:
-    """Return the files as JSON."""
+    """Return the files as the JSON of ``file_index``."""
     return [
         {
             "path": file.path,
@@ -155,7 +155,7 @@ def _open_without_blocking(path: str, flags: int) -> int:
 
 
 def manifest_of(record: Record) -> tuple[ManifestEntry, ...]:
-    """Return the recorded files, sorted by path, each with its sha256 if the record covers every byte of it."""
+    """Return the recorded files, sorted by path, each with its sha256 if the record has that of every byte."""
     entries = (
         ManifestEntry(file.path, file.stamp.size, _digest_of_every_byte(file))
         for file in record.files or ()

@@ -1,4 +1,4 @@
-"""Workspaces on the local disk: finding them, reading their records, and checking where a new one is made."""
+"""Workspaces on the local disk: lookup, records, and the check of the target of a new one."""
 
 import contextlib
 import datetime
@@ -25,7 +25,7 @@ from mlxk.domain.models.model import ModelHandle, Origin, Workspace
 from mlxk.domain.models.snapshot import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 
 _PATH_BYTES = 1024
-"""Room for a path of macOS, with its end."""
+"""Longest path of macOS, with its terminating zero (MAXPATHLEN)."""
 
 
 def _now() -> datetime.datetime:
@@ -36,9 +36,9 @@ class FilesystemWorkspaceStore(WorkspaceStore):
     """Workspaces on the local disk.
 
     Args:
-        home: The workspace home; None when there is none. It need not exist.
-        protected: Directories in which no workspace is made, such as the model cache.
-        now: Returns the time of a record, UTC.
+        home: The workspace home, which need not exist; None without one.
+        protected: Directories in which no workspace may be created, such as the model cache.
+        now: Clock for records, UTC.
     """
 
     def __init__(
@@ -54,24 +54,25 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         return tuple(handle.label for handle in self._in_home())
 
     def find(self, name: str) -> ModelHandle | None:
-        """Return the workspace of the home whose directory, or whose link's target, has a name."""
+        """Return the workspace of the home whose directory, or else whose link's target, has a name."""
         handles = self._in_home()
-        shown = (handle for handle in handles if handle.label == name)
-        return next(shown, None) or next((handle for handle in handles if handle.short_name == name), None)
+        labelled = (handle for handle in handles if handle.label == name)
+        return next(labelled, None) or next((handle for handle in handles if handle.short_name == name), None)
 
     def at(self, path: str) -> ModelHandle | None:
-        shown = os.path.abspath(os.path.expanduser(path)) if "\0" not in path else ""
-        if _leads_nowhere(shown):
-            return _handle(shown, shown if os.path.isabs(path) else os.path.basename(shown))
+        unresolved = os.path.abspath(os.path.expanduser(path)) if "\0" not in path else ""
+        display_name = unresolved if os.path.isabs(path) else os.path.basename(unresolved)
+        if _is_dangling(unresolved):
+            return _handle(unresolved, display_name)
         directory = _resolved(path)
         if directory is None or not _is_workspace(directory):
             return None
-        return _handle(directory, shown if os.path.isabs(path) else os.path.basename(shown))
+        return _handle(directory, display_name)
 
     def below(self, pattern: str) -> tuple[ModelHandle, ...]:
-        itself = self.at(pattern)
-        if itself:
-            return (itself,)
+        exact = self.at(pattern)
+        if exact:
+            return (exact,)
         directory = _resolved(pattern)
         if directory is None:
             return ()
@@ -90,7 +91,7 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         return None if record is None else manifest_of(record)
 
     def recalculate(self, handle: ModelHandle, deep: bool = False) -> Workspace:
-        """Record the present content; fields of the record that are unknown here stay."""
+        """Record the present content; unknown fields of the record are kept."""
         name = handle.display_name or handle.name
         old = read_sentinel(handle.directory)
         if old is None:
@@ -123,10 +124,10 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         return open_draft(place, provenance, self._now, keep_unfinished=keep_unfinished)
 
     def _in_home(self) -> tuple[ModelHandle, ...]:
-        """Return the workspaces of the home, those included whose link leads to a disk that is not connected."""
+        """Return the workspaces of the home, also those that are links to a disk that is not connected."""
         if self._home is None:
             return ()
-        return _children(self._home, "", absolute=False, absent=True)
+        return _children(self._home, "", absolute=False, with_dangling=True)
 
     def _path(self, target: str | None, name: str) -> tuple[str, str]:
         """Return the target as typed and its absolute path, links unresolved."""
@@ -174,7 +175,7 @@ def _resolved(path: str) -> str | None:
 
 
 def _real(path: str) -> str:
-    """Return a path without links, spelled as the disk has it: those of macOS find one in any case of letters."""
+    """Return the real path; on macOS, whose disks ignore case, spelled as on the disk."""
     real = os.path.realpath(path)
     if sys.platform == "darwin":
         with contextlib.suppress(OSError):
@@ -187,15 +188,15 @@ def _real(path: str) -> str:
 
 
 def _is_workspace(directory: str) -> bool:
-    """Whether a directory holds a model, or an adapter of one."""
+    """Whether a directory holds a model or an adapter."""
     if os.path.isfile(f"{directory}/{CONFIG}"):
         return True
-    adapter = os.path.isfile(f"{directory}/{ADAPTER_CONFIG}")
-    return adapter and any(os.path.isfile(f"{directory}/{name}") for name in ADAPTER_WEIGHTS)
+    has_adapter_config = os.path.isfile(f"{directory}/{ADAPTER_CONFIG}")
+    return has_adapter_config and any(os.path.isfile(f"{directory}/{name}") for name in ADAPTER_WEIGHTS)
 
 
-def _children(parent: str, prefix: str, absolute: bool, *, absent: bool = False) -> tuple[ModelHandle, ...]:
-    """Return the workspaces in a directory by name; with ``absent`` also the links that lead to nothing."""
+def _children(parent: str, prefix: str, absolute: bool, *, with_dangling: bool = False) -> tuple[ModelHandle, ...]:
+    """Return the workspaces in a directory, sorted by name; with ``with_dangling`` also links to missing targets."""
     try:
         with os.scandir(parent) as entries:
             names = sorted(entry.name for entry in entries if _has_prefix(entry.name, prefix))
@@ -206,16 +207,16 @@ def _children(parent: str, prefix: str, absolute: bool, *, absent: bool = False)
     found = []
     for name in names:
         directory = os.path.join(parent, name)
-        shown = directory if absolute else name
+        display_name = directory if absolute else name
         if _is_workspace(directory):
-            found.append(_handle(os.path.realpath(directory), shown))
-        elif absent and _leads_nowhere(directory):
-            found.append(_handle(directory, shown))
+            found.append(_handle(os.path.realpath(directory), display_name))
+        elif with_dangling and _is_dangling(directory):
+            found.append(_handle(directory, display_name))
     return tuple(found)
 
 
-def _leads_nowhere(path: str) -> bool:
-    """Whether a path is a link to something absent; links in a circle are not."""
+def _is_dangling(path: str) -> bool:
+    """Whether a path is a link to a missing target; a cycle of links is not."""
     if not os.path.islink(path):
         return False
     try:
@@ -226,5 +227,5 @@ def _leads_nowhere(path: str) -> bool:
 
 
 def _has_prefix(name: str, prefix: str) -> bool:
-    """Whether a name has a prefix; an empty one excludes hidden directories, such as drafts."""
+    """Whether a name has a prefix; the empty prefix excludes hidden directories, such as drafts."""
     return name.startswith(prefix) and not (name.startswith(".") and not prefix)

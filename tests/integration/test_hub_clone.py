@@ -145,6 +145,17 @@ def test_what_a_killed_run_left_of_something_else_is_no_part_of_the_clone(tmp_pa
     assert contents(Path(place)) == {"new.json": b"new.json"}
 
 
+def test_a_draft_that_another_process_begins_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    store = FilesystemWorkspaceStore()
+    with store.draft(str(tmp_path / "copy"), Provenance("clone"), keep_unfinished=False) as draft:
+        draft.write("config.json", b"{}")
+        draft.publish()
+        other = Path(draft.directory) / "config.json"
+        other.parent.mkdir()
+        other.write_bytes(b"{}")
+    assert other.exists()
+
+
 def test_the_directory_one_is_in_is_not_replaced(tmp_path: Path) -> None:
     store = FilesystemWorkspaceStore()
     for target in (".", str(tmp_path)):

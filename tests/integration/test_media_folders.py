@@ -74,7 +74,9 @@ def test_what_is_elsewhere_is_refused_in_the_same_words_whether_it_is_there(home
     assert refused.value.message == "is not below a folder from which this server reads media"
 
 
-@pytest.mark.parametrize("reference", ["file://else{home}/allowed/deep/b.png", "file:b.png", "file:///allowed/%00"])
+@pytest.mark.parametrize(
+    "reference", ["file://else{home}/allowed/deep/b.png", "file:b.png", "file:///allowed/%00", "file://["]
+)
 def test_urls_of_files_that_are_none_are_refused(home: Path, reference: str) -> None:
     with pytest.raises(ValidationError, match=r"must be file:///|is not the path"):
         read(home, reference.format(home=home))
