@@ -1,7 +1,7 @@
-"""Answers of the hub's HTTP API, read without trust: bounded in bytes, time and pages, and checked for their types.
+"""Untrusted answers of the hub's HTTP API: limited in bytes, time and pages, and with checked types.
 
-The session of ``client`` bounds every answer in bytes and sends no token elsewhere; this module reads what a model is
-and which files it has.
+The session of ``client`` limits the bytes of every answer and sends the token to the hub only; this module reads the
+description of a model, its file list and short files.
 """
 
 import json
@@ -21,14 +21,14 @@ from mlxk.domain.models.file_formats import header_span, read_header
 MAX_PAGES = 1000
 MAX_FILES = 200_000
 HEADER_BYTES = 64 * 1024
-"""First part of a weight file that is asked for; most headers fit."""
+"""Bytes of a weight file that are requested first; most headers fit."""
 ANSWER_SECONDS = 120.0
-"""Time for one whole answer; the timeout of the session is that between two bytes."""
+"""Time for one complete answer; the timeout of the session limits only the time between two bytes."""
 
 
 @attrs.frozen
 class RepositoryInfo:
-    """A model on the hub, at one revision."""
+    """A revision of a model on the hub."""
 
     name: str
     """As the hub spells it."""
@@ -42,31 +42,27 @@ class RepositoryInfo:
     """In the last month."""
     task: str | None = None
 
-    def tagged(self, prefix: str) -> tuple[str, ...]:
-        """Return what follows a prefix among the tags, sorted."""
-        return tagged(self.tags, prefix)
-
 
 def tagged(tags: Iterable[str], prefix: str) -> tuple[str, ...]:
-    """Return what follows a prefix among tags, sorted; blank ones are left out."""
+    """Return the sorted, non-empty values of the tags with a prefix, such as ``license:``."""
     return tuple(sorted({tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix) and tag != prefix}))
 
 
 def model_info(client: HubClient, name: str, revision: str | None = None) -> RepositoryInfo:
-    """Return what the hub says about a model.
+    """Return the hub's description of a model.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.
-        DownloadFailedError: The answer is not what the API promises.
+        DownloadFailedError: The answer is malformed.
     """
-    at = f"/revision/{quote(revision, safe='')}" if revision else ""
-    answer = document(client, f"{client.access.endpoint}/api/models/{name}{at}")[0]
+    suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
+    answer = document(client, f"{client.access.endpoint}/api/models/{name}{suffix}")[0]
     if not isinstance(answer, dict):
         raise malformed()
-    stated, commit, library, tags = (answer.get(key) for key in ("id", "sha", "library_name", "tags"))
+    full_name, commit, library, tags = (answer.get(key) for key in ("id", "sha", "library_name", "tags"))
     downloads, task = answer.get("downloads"), answer.get("pipeline_tag")
     return RepositoryInfo(
-        name=stated if isinstance(stated, str) else name,
+        name=full_name if isinstance(full_name, str) else name,
         commit=check_commit(commit if isinstance(commit, str) else None),
         private=bool(answer.get("private")),
         gated=bool(answer.get("gated")),
@@ -78,11 +74,11 @@ def model_info(client: HubClient, name: str, revision: str | None = None) -> Rep
 
 
 def list_files(client: HubClient, name: str, commit: str) -> tuple[RemoteFile, ...]:
-    """Return the files of a revision, sorted by path; further pages are asked of the endpoint, whatever host they name.
+    """Return the files of a revision, sorted by path. Pages are fetched from the endpoint, whatever host a link names.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.
-        DownloadFailedError: The answer is not what the API promises, or does not end.
+        DownloadFailedError: The answer is malformed, or exceeds the limits.
     """
     url: str | None = f"{client.access.endpoint}/api/models/{name}/tree/{commit}?recursive=true&expand=false"
     files: list[RemoteFile] = []
@@ -100,7 +96,7 @@ def list_files(client: HubClient, name: str, commit: str) -> tuple[RemoteFile, .
 
 
 def require_access(client: HubClient, name: str, commit: str, path: str) -> None:
-    """Ask for one file's metadata: the description of a gated model is public, its files are not.
+    """Request the metadata of one file, since of a gated model only the description is public.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.
@@ -116,11 +112,11 @@ def require_access(client: HubClient, name: str, commit: str, path: str) -> None
 
 
 def document(client: HubClient, url: str) -> tuple[object, str | None]:
-    """Return the JSON of an answer, and the address of the next page if there is one.
+    """Return the JSON of an answer, and the URL of the next page if there is one.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.
-        DownloadFailedError: The answer is not JSON, or does not end.
+        DownloadFailedError: The answer is not JSON, or exceeds the limits.
     """
     content, following = read_answer(client, url)
     try:
@@ -132,19 +128,19 @@ def document(client: HubClient, url: str) -> tuple[object, str | None]:
 
 
 def read_answer(client: HubClient, url: str) -> tuple[bytes, str | None]:
-    """Return an answer, or a short file, and the address of the next page if there is one.
+    """Return the body of an answer or of a short file, and the URL of the next page if there is one.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.
-        DownloadFailedError: It is longer than an answer may be, or takes too long.
+        DownloadFailedError: It exceeds the limits of size or time.
     """
     return client.with_retries(lambda: _read(client, url))
 
 
 def _read(client: HubClient, url: str, most: int | None = None) -> tuple[bytes, str | None]:
-    """Return an answer and the address of the next page; with ``most``, only so many of its first bytes.
+    """Return the body of an answer, with ``most`` only that many bytes, and the URL of the next page.
 
-    A server may ignore the range and send the entire file.
+    A server may ignore the range and send the entire file; the remainder is then not read.
     """
     content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
     headers = {**client.headers(), **({} if most is None else {"Range": f"bytes=0-{most - 1}"})}
@@ -162,12 +158,12 @@ def _read(client: HubClient, url: str, most: int | None = None) -> tuple[bytes, 
 
 
 def read_tensors(client: HubClient, url: str, size_bytes: int) -> Collection[str]:
-    """Return the names of the tensors in a weight file, from its header; empty when it has none that can be read.
+    """Return the tensor names in the header of a weight file; empty without a valid header.
 
     Args:
         client: The hub.
-        url: Of the file.
-        size_bytes: Of the whole file.
+        url: URL of the file.
+        size_bytes: Size of the file.
 
     Raises:
         httpx2.HTTPError: The hub cannot be reached.
@@ -185,7 +181,7 @@ def read_tensors(client: HubClient, url: str, size_bytes: int) -> Collection[str
 
 
 def _at_endpoint(endpoint: str, url: str) -> str:
-    """Return the address of a page at the endpoint: a mirror may pass on the links of the hub that it mirrors."""
+    """Return the URL of a page at the endpoint: a mirror may pass on links to the hub that it mirrors."""
     try:
         target = httpx2.URL(endpoint).join(url)
         parts = urlsplit(str(target))
@@ -208,15 +204,15 @@ def _files(entries: list[object]) -> Iterator[RemoteFile]:
 
 
 def _file(entry: dict[str, object]) -> RemoteFile:
-    path, size, blob, large, chunks = (entry.get(key) for key in ("path", "size", "oid", "lfs", "xetHash"))
-    sha256 = large.get("oid") if isinstance(large, dict) else None
-    if not isinstance(path, str) or type(size) is not int or not isinstance(blob, str):
+    path, size, blob_id, lfs, chunk_hash = (entry.get(key) for key in ("path", "size", "oid", "lfs", "xetHash"))
+    sha256 = lfs.get("oid") if isinstance(lfs, dict) else None
+    if not isinstance(path, str) or type(size) is not int or not isinstance(blob_id, str):
         raise malformed()
-    if large is not None and not isinstance(sha256, str):
+    if lfs is not None and not isinstance(sha256, str):
         raise malformed()
-    return RemoteFile(path, size, blob, sha256, chunks if isinstance(chunks, str) else None)
+    return RemoteFile(path, size, blob_id, sha256, chunk_hash if isinstance(chunk_hash, str) else None)
 
 
 def malformed() -> DownloadFailedError:
-    """Return the error of an answer that is not what the API promises."""
+    """Return the error for a malformed answer."""
     return DownloadFailedError("the hub's answer is not what its API promises")

@@ -1,7 +1,6 @@
 """The hub cache on disk: lookup of models and revisions, reservation, and removal, which follows no link out of it.
 
-The hub client is not imported to read the cache: one directory scan gives what its ``scan_cache_dir`` takes a hundred
-milliseconds for.
+Reading does not import the hub client: one directory scan replaces its ``scan_cache_dir``, which takes 100 ms.
 """
 
 import contextlib
@@ -13,18 +12,18 @@ from contextlib import AbstractContextManager
 
 from mlxk.adapters.huggingface.layout import (
     ModelFolder,
+    as_spelled_on_disk,
+    is_dangling,
     is_safe,
-    leads_nowhere,
     model_names,
     read_reference,
     read_tree,
     snapshots_of,
-    spelled,
 )
 from mlxk.adapters.huggingface.locks import (
     POLL_SECONDS,
     held_locks,
-    is_requested,
+    is_return_requested,
     reserve_model,
     return_requested,
     use_model,
@@ -49,7 +48,7 @@ class HuggingFaceModelCache(ModelCache):
     def __init__(self, root: str) -> None:
         self._root = os.path.abspath(root)
         self._used: list[ModelHandle] = []
-        """The models that this process has in use, each as often as it is."""
+        """The models that this process uses, once per use."""
 
     def names(self) -> tuple[str, ...]:
         try:
@@ -61,15 +60,15 @@ class HuggingFaceModelCache(ModelCache):
             raise _unreadable(error) from error
 
     def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
-        """Return the handle of a cached model; one whose snapshots cannot be read counts as one without snapshots."""
+        """Return the handle of a cached model; unreadable snapshots count as missing."""
         folder = self._folder(name)
         if not folder.is_valid:
             return None
-        folder = spelled(folder)
+        folder = as_spelled_on_disk(folder)
         name = folder.name
         chosen = _current(folder) if revision is None else None
         if chosen is None:
-            if leads_nowhere(folder.directory):
+            if is_dangling(folder.directory):
                 return ModelHandle(name, folder.directory, Origin.CACHE, None)
             if not os.path.isdir(folder.directory):
                 self._check_readable()
@@ -116,20 +115,20 @@ class HuggingFaceModelCache(ModelCache):
         return users_of(self._folder(name))
 
     def ask_back(self, name: str, seconds: float) -> None:
-        folder, end = self._folder(name), time.monotonic() + seconds
+        folder, deadline = self._folder(name), time.monotonic() + seconds
         with return_requested(folder):
-            while users_of(folder) and time.monotonic() < end:
+            while users_of(folder) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
 
     def asked_back(self) -> tuple[ModelHandle, ...]:
-        return tuple(handle for handle in dict.fromkeys(self._used) if is_requested(self._folder(handle.name)))
+        return tuple(handle for handle in dict.fromkeys(self._used) if is_return_requested(self._folder(handle.name)))
 
     def free_bytes(self) -> int | None:
-        existing = self._root
-        while not os.path.isdir(existing) and existing != os.path.dirname(existing):
-            existing = os.path.dirname(existing)
+        ancestor = self._root
+        while not os.path.isdir(ancestor) and ancestor != os.path.dirname(ancestor):
+            ancestor = os.path.dirname(ancestor)
         try:
-            return shutil.disk_usage(existing).free
+            return shutil.disk_usage(ancestor).free
         except OSError:
             return None
 
@@ -183,11 +182,11 @@ class HuggingFaceModelCache(ModelCache):
         """Distinguish a cache that does not exist from one on a disk that is not connected.
 
         Raises:
-            StorageError: The cache, or a directory above it, is a link to something absent.
+            StorageError: The cache, or a directory above it, is a link to a missing target.
         """
         path = self._root
         while path != os.path.dirname(path):
-            if leads_nowhere(path):
+            if is_dangling(path):
                 raise StorageError(
                     f"the model cache cannot be read: it is a link to {os.readlink(path)}, which is not there",
                     hint="Connect the disk, or correct the link.",
@@ -208,7 +207,7 @@ def _not_removable(error: OSError) -> StorageError:
 
 
 def _current(folder: ModelFolder) -> str | None:
-    """Return the snapshot ``refs/main`` points to, if it exists."""
+    """Return the snapshot that ``refs/main`` points to, if it exists."""
     commit = read_reference(folder, "main")
     return commit if commit and os.path.isdir(folder.snapshot(commit)) else None
 

@@ -1,8 +1,7 @@
 """HTTP access to the hub: a session with bounded answers and a token for the endpoint only, retries, translated errors.
 
 Requests go through the HTTP library of the hub client, so that proxies and certificates work as they do there. The hub
-client sets no timeout on most requests; this session sets one on each, and the hub client uses it as well, so that what
-it asks for is limited in the same way.
+client sets no timeout on most of its requests; it uses this session as well, which sets one on each.
 """
 
 import email.utils
@@ -36,27 +35,27 @@ COMMIT_TIMEOUT_SECONDS = 120.0
 """Read timeout of requests that write."""
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""An answer of the API; a page of 1,000 files takes a few hundred kilobytes, a large index some megabytes."""
+"""Limit of an API answer; a page of 1,000 files has a few hundred kilobytes, a large index some megabytes."""
 
 IS_FILE = "mlxk-file"
-"""Extension of the requests whose answers are files, which are bounded by their listed size."""
+"""Request extension that marks downloads of files, which are limited by their listed size instead."""
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of an address."""
+    """Return scheme, host and port of a URL."""
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def _may_have_token(endpoint: httpx2.URL, url: httpx2.URL) -> bool:
-    """Whether an address is the endpoint's origin, or the same host over TLS."""
+    """Whether a URL has the endpoint's origin, or is the same host over TLS."""
     upgraded = (origin_of(endpoint)[0], endpoint.host, origin_of(url)[0]) == ("http", url.host, "https")
     return origin_of(endpoint) == origin_of(url) or (upgraded and origin_of(url)[2] == 443)
 
 
 def unusable_proxy() -> ValidationError:
-    """Return the error that names the variable of a proxy; its value may hold a password."""
+    """Return the error that names the variable of the proxy, without its value, which may have a password."""
     for kind, address in urllib.request.getproxies().items():
         scheme = address.partition("://")[0] if "://" in address else "http"
         if kind in {"http", "https", "all"} and scheme not in PROXY_SCHEMES:
@@ -70,7 +69,7 @@ def unusable_proxy() -> ValidationError:
 
 
 class _BoundedStream(httpx2.SyncByteStream):
-    """The body of an answer that is no file."""
+    """The body of an API answer, limited to ``MAX_ANSWER_BYTES``."""
 
     def __init__(self, stream: httpx2.SyncByteStream) -> None:
         self._stream = stream
@@ -92,7 +91,7 @@ def open_session(address: str, timeout: float) -> httpx2.Client:
 
     Args:
         address: The endpoint, which alone receives the token.
-        timeout: Seconds without a byte after which a request that reads fails.
+        timeout: Seconds without a byte after which a reading request fails.
 
     Raises:
         ValueError, ImportError: A proxy of the environment cannot be used; see ``unusable_proxy``.
@@ -102,7 +101,7 @@ def open_session(address: str, timeout: float) -> httpx2.Client:
     writing = httpx2.Timeout(timeout, read=max(timeout, COMMIT_TIMEOUT_SECONDS), pool=None)
 
     def limit(request: httpx2.Request) -> None:
-        """Set the timeouts on requests of the hub client, which have none; take the token from all others' requests."""
+        """Set timeouts on requests without any, and remove the token from requests to other hosts."""
         if not _may_have_token(endpoint, request.url):
             request.headers.pop("Authorization", None)
         if not any((request.extensions.get("timeout") or {}).values()):
@@ -110,7 +109,7 @@ def open_session(address: str, timeout: float) -> httpx2.Client:
             request.extensions["timeout"] = limits.as_dict()
 
     def bound(response: httpx2.Response) -> None:
-        """Bound what is read of an answer."""
+        """Limit the body of an API answer."""
         if IS_FILE not in response.request.extensions and isinstance(response.stream, httpx2.SyncByteStream):
             response.stream = _BoundedStream(response.stream)
 
@@ -126,7 +125,7 @@ TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 TOO_MANY_REQUESTS = 429
 
 API_RETRIES = 3
-"""Retries of an API call, which a user waits for; downloads have more."""
+"""Retries of an API call, for which a user waits; downloads have more."""
 
 LONGEST_API_WAIT = 60.0
 """Seconds of a ``Retry-After`` after which an API call fails at once."""
@@ -148,10 +147,10 @@ class RetryPolicy:
     longest_retry_after: float = 300.0
     """Upper limit of a ``Retry-After``, seconds."""
 
-    def wait(self, failures: int, asked: float | None = None) -> float:
-        """Return the seconds to wait after a number of consecutive failures, or as long as the hub asked."""
-        if asked is not None:
-            return min(max(asked, 0.0), self.longest_retry_after)
+    def wait(self, failures: int, retry_after: float | None = None) -> float:
+        """Return the seconds to wait after a number of consecutive failures; ``Retry-After`` takes precedence."""
+        if retry_after is not None:
+            return min(max(retry_after, 0.0), self.longest_retry_after)
         longest: float = min(self.first_wait * 2.0 ** max(failures - 1, 0), self.longest_wait)
         return longest * random.uniform(0.75, 1.0)
 
@@ -169,7 +168,7 @@ class HubAccess:
     metadata_timeout: float = 10.0
     """Seconds that a request for a file's metadata may take."""
     token_for_writing_only: bool = False
-    """Whether requests that read carry no token."""
+    """Whether reading requests carry no token."""
     retry_policy: RetryPolicy = attrs.field(factory=RetryPolicy)
 
     @property
@@ -200,7 +199,7 @@ class HubClient:
         self.access = access
         self._session: httpx2.Client | None = None
         self._lock = threading.Lock()
-        # The hub client would ask the hub for a list of programs to name in the headers of its requests.
+        # Otherwise the hub client requests a list of agents from the hub, to name them in its headers.
         constants.HF_HUB_DISABLE_TELEMETRY = True
 
     def open(self) -> httpx2.Client:
@@ -237,7 +236,7 @@ class HubClient:
         return f"{self.access.endpoint}/{name}/resolve/{commit}/{quote(path)}"
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of a plain request; the session removes the token when redirected to another host."""
+        """Return the headers of a reading request; the session removes the token on a redirect to another host."""
         token = None if self.access.token_for_writing_only else self.access.token
         headers = build_hf_headers(token=token or False, library_name="mlxk")
         return {**headers, "Accept-Encoding": "identity"}
@@ -255,12 +254,12 @@ class HubClient:
                 self.pause(failures, error)
 
     def pause(self, failures: int, error: httpx2.HTTPError) -> None:
-        """Wait before the next retry, as long as the hub asks if it does."""
+        """Wait before the next retry, for the time of ``Retry-After`` if the hub sends it."""
         time.sleep(self.access.retry_policy.wait(failures, retry_after(error)))
 
 
 def _require_sendable(token: str | None) -> None:
-    """Refuse a token with invalid characters, which the HTTP library would quote in its own error."""
+    """Refuse a token with invalid characters; the HTTP library would quote it in an error."""
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise AccessDeniedError(
             "the token has characters that no token has, such as a space or a line break",
@@ -285,7 +284,8 @@ def parse_retry_after(value: str | None) -> float | None:
     if not value:
         return None
     if value.strip().isdecimal():
-        return float(value)
+        seconds = float(value)
+        return seconds if math.isfinite(seconds) else None
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
@@ -306,14 +306,16 @@ def translate_errors(name: str, revision: str | None, access: HubAccess) -> Iter
 
 
 def _translated(error: Exception, name: str, revision: str | None, access: HubAccess) -> MlxkError:
-    how = "Set HF_TOKEN to a token that may." if not access.token else "Check what the token in HF_TOKEN may see."
+    token_hint = (
+        "Set HF_TOKEN to a token that may." if not access.token else "Check what the token in HF_TOKEN may see."
+    )
     if isinstance(error, errors.GatedRepoError):
         terms = f"Accept the terms at {access.address}/{name}"
         hint = f"{terms} and set HF_TOKEN." if not access.token else f"{terms} with the account of HF_TOKEN."
         return AccessDeniedError(f"'{name}' is gated: its author decides who may have it", hint=hint)
     if isinstance(error, errors.RepositoryNotFoundError):
-        seen = f"Check the spelling. If it is private: {how[0].lower()}{how[1:]}"
-        return ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you", hint=seen)
+        hint = f"Check the spelling. If it is private: {token_hint[0].lower()}{token_hint[1:]}"
+        return ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you", hint=hint)
     if isinstance(error, errors.RevisionNotFoundError):
         return RevisionNotFoundError(
             f"'{name}' has no revision '{revision}' on the hub",
@@ -323,7 +325,7 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
         return AccessDeniedError(f"'{name}' has been disabled on the hub")
     status = status_of(error)
     if status in {401, 403}:
-        return AccessDeniedError(f"the hub denies access to '{name}' (HTTP {status})", hint=how)
+        return AccessDeniedError(f"the hub denies access to '{name}' (HTTP {status})", hint=token_hint)
     if status == TOO_MANY_REQUESTS and isinstance(error, httpx2.HTTPError):
         seconds = retry_after(error)
         wait = f"in {math.ceil(seconds)} seconds" if seconds else "in some minutes"
@@ -341,7 +343,7 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the reason of a network error; the class name where it has no message."""
+    """Return the reason of a network error, at least its class name."""
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
     cause: BaseException | None = error

@@ -1,7 +1,6 @@
-"""The hub: its listing of models, and downloads, from the files of a revision to the published snapshot.
+"""The hub: search and description of models, and downloads of a revision into the cache.
 
-Listings are read without trust.
-A snapshot becomes visible in one step, when all of its files are complete.
+Answers of the hub are untrusted. A snapshot becomes visible in one step, when all of its files are complete.
 """
 
 import contextlib
@@ -38,27 +37,27 @@ from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX
 from mlxk.domain.models.weights import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
 
 FIELDS = ("downloads", "gated", "library_name", "safetensors", "tags")
-"""What is asked for of each model."""
+"""Fields that a search requests of each model."""
 LICENSE_TAG = "license:"
 BASE_MODEL_TAG = "base_model:"
-"""Tags that state a fact after the colon."""
+"""Prefixes of tags with a value."""
 
 
 def search_models(
     client: HubClient, terms: str, limit: int, *, mlx_only: bool, made_for_mlx: Callable[..., bool]
 ) -> tuple[FoundModel, ...]:
-    """Return the models whose names have the terms, the most downloaded first, with one request.
+    """Return the models whose names match the terms, the most downloaded first, with one request.
 
     Args:
         client: The hub.
-        terms: Words.
-        limit: Most models.
-        mlx_only: Whether to ask for models with the tag of MLX only.
-        made_for_mlx: Decides by ``name``, ``library`` and ``tags``.
+        terms: Words of the name.
+        limit: Number of models.
+        mlx_only: Whether to request only models with the tag ``mlx``.
+        made_for_mlx: Predicate on ``name``, ``library`` and ``tags``.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.
-        DownloadFailedError: The answer is not what the API promises.
+        DownloadFailedError: The answer is malformed.
     """
     query = [("search", terms), ("sort", "downloads"), ("limit", str(limit))]
     query += [("filter", "mlx")] if mlx_only else []
@@ -71,15 +70,15 @@ def search_models(
 
 
 def _found(entry: object, made_for_mlx: Callable[..., bool]) -> FoundModel | None:
-    """Return a model; None for one with a name that cannot be pulled, such as those of the hub's first years."""
+    """Return a model; None if its name cannot be pulled, as those of the hub's first years."""
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         raise malformed()
     try:
         name = check_name(entry["id"])
     except ValidationError:
         return None
-    downloads, library, stated = entry.get("downloads"), entry.get("library_name"), entry.get("tags")
-    tags = tuple(tag for tag in stated if isinstance(tag, str)) if isinstance(stated, list) else ()
+    downloads, library, listed = entry.get("downloads"), entry.get("library_name"), entry.get("tags")
+    tags = tuple(tag for tag in listed if isinstance(tag, str)) if isinstance(listed, list) else ()
     return FoundModel(
         name=name,
         made_for_mlx=made_for_mlx(name=name, library=library if isinstance(library, str) else None, tags=tags),
@@ -91,7 +90,7 @@ def _found(entry: object, made_for_mlx: Callable[..., bool]) -> FoundModel | Non
 
 
 def _weight_bytes(stated: object) -> int | None:
-    """Return the size of weights from the number of elements of each type; None where it is not stated."""
+    """Return the size of weights from the number of elements per dtype; None if that is not stated."""
     counts = stated.get("parameters") if isinstance(stated, Mapping) else None
     if not isinstance(counts, Mapping) or not counts:
         return None
@@ -109,7 +108,7 @@ PROGRESS_SECONDS = 0.1
 """Interval of progress reports."""
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
 MAX_HEADERS = 32
-"""Most headers of weight files that are read before a download; with more files all of them are fetched."""
+"""Number of weight files whose headers are read before a download; of more files all are fetched."""
 STOP_SECONDS = 2.0
 """Timeout for the other downloads to end after a failure or an interrupt."""
 
@@ -121,21 +120,21 @@ class HuggingFaceModelHub(ModelHub):
         client: Access to the hub.
         root: The ``hub`` directory of the cache.
         mlx_owner: The owner whose repositories are all in the format of MLX; empty for none.
-        links: Whether snapshots hold links to contents; else the contents.
+        links: Whether snapshots have links to blobs, else hard links or copies.
     """
 
     def __init__(self, client: HubClient, root: str, mlx_owner: str = "", links: bool = True) -> None:
         self._client, self._root, self._mlx_owner, self._links = client, root, mlx_owner, links
 
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
-        with self._asking(name, revision):
+        with self._request(name, revision):
             info, model = self._listed(name, revision)
             if info.gated or info.private:
                 require_access(self._client, model.name, model.commit, _any_path(model))
             return self._indexed(model)
 
     def card(self, name: str, revision: str | None = None) -> RemoteCard:
-        with self._asking(name, revision):
+        with self._request(name, revision):
             info, model = self._listed(name, revision)
             accessible = not (info.gated or info.private) or self._is_accessible(model)
             if accessible:
@@ -144,10 +143,10 @@ class HuggingFaceModelHub(ModelHub):
         return RemoteCard(
             model=model,
             downloads=info.downloads,
-            license=next(iter(info.tagged(LICENSE_TAG)), None),
+            license=next(iter(tagged(info.tags, LICENSE_TAG)), None),
             library=info.library,
             task=info.task,
-            base_models=tuple(base for base in info.tagged(BASE_MODEL_TAG) if ":" not in base),
+            base_models=tuple(base for base in tagged(info.tags, BASE_MODEL_TAG) if ":" not in base),
             gated=info.gated,
             private=info.private,
             accessible=accessible,
@@ -155,7 +154,7 @@ class HuggingFaceModelHub(ModelHub):
         )
 
     def newest_commit(self, name: str) -> str:
-        with self._asking(name, None):
+        with self._request(name, None):
             return model_info(self._client, name).commit
 
     def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
@@ -198,8 +197,8 @@ class HuggingFaceModelHub(ModelHub):
             raise storage_error(error) from error
 
     @contextlib.contextmanager
-    def _asking(self, name: str, revision: str | None) -> Iterator[None]:
-        """Validate what a request is about, and translate its errors."""
+    def _request(self, name: str, revision: str | None) -> Iterator[None]:
+        """Validate the name and revision of a request, and translate its errors."""
         check_name(name)
         if revision is not None:
             check_revision(revision)
@@ -207,15 +206,15 @@ class HuggingFaceModelHub(ModelHub):
             yield
 
     def _listed(self, name: str, revision: str | None) -> tuple[RepositoryInfo, RemoteModel]:
-        """Return what the hub says of a revision, and its files."""
+        """Return the description and the files of a revision."""
         info = model_info(self._client, name, revision)
-        spelled = info.name if info.name.lower() == name.lower() else name
-        files = list_files(self._client, spelled, info.commit)
+        full_name = info.name if info.name.lower() == name.lower() else name
+        files = list_files(self._client, full_name, info.commit)
         made_for_mlx = self._made_for_mlx(info.name, info.library, info.tags)
-        return info, RemoteModel(spelled, info.commit, files, revision, made_for_mlx)
+        return info, RemoteModel(full_name, info.commit, files, revision, made_for_mlx)
 
     def _indexed(self, model: RemoteModel) -> RemoteModel:
-        """Return a model with what its index names."""
+        """Return a model with the files and tensors of its index."""
         index = self._index(model.name, model.commit, model.files)
         return attrs.evolve(model, indexed=frozenset(index), tensors=index)
 
@@ -227,7 +226,7 @@ class HuggingFaceModelHub(ModelHub):
         return True
 
     def _config(self, model: RemoteModel) -> Mapping[str, object] | None:
-        """Return the configuration of a model; None where it has none that can be read."""
+        """Return the configuration of a model; None without a readable one."""
         sizes = {file.path: file.size_bytes for file in model.files}
         if not 0 < sizes.get(CONFIG, 0) <= MAX_CONFIG_BYTES:
             return None
@@ -235,10 +234,10 @@ class HuggingFaceModelHub(ModelHub):
         return read_document(content).mapping or None
 
     def _index(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> dict[str, set[str]]:
-        """Return the tensors of the index by file; it is fetched only where the names of the files leave a doubt."""
+        """Return the tensors of the index by file; empty without a request if the file names are unambiguous."""
         paths = [file.path for file in files]
-        here = [path for path in paths if path.endswith(SAFETENSORS) and "/" not in path]
-        if SAFETENSORS_INDEX not in paths or is_one_set(here):
+        weights = [path for path in paths if path.endswith(SAFETENSORS) and "/" not in path]
+        if SAFETENSORS_INDEX not in paths or is_one_set(weights):
             return {}
         url = self._client.file_url(name, commit, SAFETENSORS_INDEX)
         content, _ = read_answer(self._client, url)
@@ -264,7 +263,7 @@ class _ParallelDownload:
         """Fetch all files.
 
         Raises:
-            MlxkError, httpx2.HTTPError: The first failure of any of them.
+            MlxkError, httpx2.HTTPError: The first failure of a file.
         """
         for thread in self._threads:
             thread.start()
@@ -288,7 +287,7 @@ class _ParallelDownload:
                 self._fetch(file)
             except StoppedError:
                 return
-            except BaseException as failure:  # noqa: BLE001 - raised again in the thread that waits for this one
+            except BaseException as failure:  # noqa: BLE001 - raised again by ``run``
                 self._failure = self._failure or failure
                 self._stop.set()
 
@@ -315,7 +314,7 @@ def _missing(folder: ModelFolder, digest: str, size: int) -> int:
 
 
 def _wait_for(threads: list[threading.Thread], seconds: float) -> None:
-    """Wait until all threads end, at most some seconds."""
+    """Join threads, with a common timeout."""
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,16 +1,16 @@
 """The layout of the Hugging Face hub cache: paths, references, and the record of a revision's files.
 
 models--org--name/blobs/<digest>                     content of one file
-                 /blobs/<digest>.<suffix>.incomplete partial download; ours has a constant suffix, so that the next run
-                                                     finds it
+                 /blobs/<digest>.<suffix>.incomplete partial download; our suffix is constant, so that the next run
+                                                     resumes it
                  /snapshots/<commit>/<path>          symbolic links to ../../blobs/<digest>, or plain files
                  /.staging/<commit>/<path>           a snapshot before it is published, at the same depth
                  /refs/<branch or tag>               the commit it points to
                  /trees/<commit>.json                files of the revision as the hub listed them
 .locks/models--org--name/<digest>.lock               held by every client that writes the blob
                         /mlxk.lock                   held by the one mlxk process that changes the model
-                        /<process>.mlxk.use          held by a mlxk server that has the model in memory
-                        /mlxk.return                 held by the mlxk process that asks those servers to unload it
+                        /<process>.mlxk.use          held by an mlxk server that has the model in memory
+                        /mlxk.return                 held by the mlxk process that asks these servers to unload it
 """
 
 import contextlib
@@ -33,22 +33,22 @@ MAX_REFERENCE_BYTES = 256
 """A file below ``refs`` holds one commit hash; longer files are ignored."""
 
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
-"""A record takes about 200 bytes a file; larger ones are ignored."""
+"""A record has about 200 bytes per file; larger ones are ignored."""
 
 TREE_FORMAT = 1
 """Version of the records in ``trees``, as the hub client writes them."""
 
 PARTIAL_SUFFIX = ".mlxk.incomplete"
 STAGING = ".staging"
-"""Directory in a model's of a snapshot that is not published yet."""
+"""Directory in the model's directory for a snapshot that is not published yet."""
 MODEL_LOCK = "mlxk.lock"
 USE_SUFFIX = ".mlxk.use"
-"""Of the file that a process locks while it uses a model, after its process id."""
+"""Suffix of the file that a process locks while it uses a model, after the process id."""
 RETURN_LOCK = "mlxk.return"
-"""The file that a process locks while it asks those that use a model to unload it."""
+"""The file that a process locks while it asks the users of a model to unload it."""
 
 _PREFIX = "models--"
-_MARKER_OF_TESTS = "TEST-CACHE-SENTINEL"
+_TEST_MARKER = "TEST-CACHE-SENTINEL"
 _HEXADECIMAL = frozenset("0123456789abcdef")
 _CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of models; backups may leave it out.\n"
 
@@ -106,7 +106,7 @@ class ModelFolder:
     def is_valid(self) -> bool:
         """Whether a directory of the cache can have this model's name."""
         name = self.name
-        return bool(name) and "\0" not in name and _MARKER_OF_TESTS not in name and _name(self.folder_name) == name
+        return bool(name) and "\0" not in name and _TEST_MARKER not in name and _name(self.folder_name) == name
 
     def blob(self, digest: str) -> str:
         """Path of a complete content."""
@@ -129,7 +129,7 @@ class ModelFolder:
         return f"{self.trees}/{commit}.json"
 
     def create(self) -> None:
-        """Make the directories, including empty ones, without which other clients consider a model damaged.
+        """Create the directories, also those that stay empty: other clients consider a model without them damaged.
 
         Raises:
             OSError: The cache cannot be written to.
@@ -152,20 +152,20 @@ def model_names(root: str) -> tuple[str, ...]:
         return tuple(sorted(_name(entry.name) for entry in entries if _is_model(entry)))
 
 
-def spelled(folder: ModelFolder) -> ModelFolder:
-    """Return a model's folder with the name that its directory has: disks of macOS find one in any case of letters."""
+def as_spelled_on_disk(folder: ModelFolder) -> ModelFolder:
+    """Return a folder with the model's name as its directory spells it: macOS disks ignore case."""
     if not os.path.lexists(f"{folder.root}/{folder.folder_name.swapcase()}"):
         return folder
     with contextlib.suppress(OSError):
         names = model_names(folder.root)
         if folder.name not in names:
-            same = (name for name in names if name.casefold() == folder.name.casefold())
-            return ModelFolder(folder.root, next(same, folder.name))
+            matches = (name for name in names if name.casefold() == folder.name.casefold())
+            return ModelFolder(folder.root, next(matches, folder.name))
     return folder
 
 
 def snapshots_of(folder: ModelFolder, with_time: bool = False) -> list[tuple[int, str]]:
-    """Return modification time (nanoseconds, 0 unless requested) and name of every snapshot, without hidden ones."""
+    """Return modification time (nanoseconds; 0 unless requested) and name of every snapshot that is not hidden."""
     found = []
     try:
         with os.scandir(folder.snapshots) as entries:
@@ -182,7 +182,7 @@ def snapshots_of(folder: ModelFolder, with_time: bool = False) -> list[tuple[int
 
 
 def read_reference(folder: ModelFolder, name: str) -> str | None:
-    """Return the commit a branch or tag points to; None when it does not exist, or points outside the model."""
+    """Return the commit that a branch or tag points to; None if it does not exist or is no valid name."""
     content = _read(f"{folder.references}/{name}", MAX_REFERENCE_BYTES) if is_safe(name) else None
     if content is None:
         return None
@@ -191,7 +191,7 @@ def read_reference(folder: ModelFolder, name: str) -> str | None:
 
 
 def references_to(folder: ModelFolder, commit: str) -> list[str]:
-    """Return the paths of the branches and tags that point to a commit; none where they are a link to another place."""
+    """Return the paths of the branches and tags that point to a commit; none if their directory is a link."""
     found: list[str] = []
     if os.path.islink(folder.references):
         return found
@@ -204,7 +204,7 @@ def references_to(folder: ModelFolder, commit: str) -> list[str]:
 
 
 def is_safe(revision: str) -> bool:
-    """Whether a revision may become part of a path below the model's directory."""
+    """Whether a revision can be part of a path without leaving the model's directory."""
     return not (revision.startswith(("/", ".")) or ".." in revision or "\0" in revision)
 
 
@@ -226,13 +226,13 @@ def publish_snapshot(folder: ModelFolder, plan: "DownloadPlan", links: bool) -> 
     Args:
         folder: The model's paths.
         plan: The files.
-        links: Whether to make links to the contents, where the file system has links; else files.
+        links: Whether to make symbolic links to the blobs, if the file system supports them; else files.
 
     Raises:
-        OSError: The disk refuses; what was visible before is unchanged, or complete.
+        OSError: The disk refuses; files that were visible before are unchanged, or complete.
     """
     model, final = plan.model, folder.snapshot(plan.model.commit)
-    # The hub client records the listing as well: later checks then need no network.
+    # The hub client records the list of files as well, so that later checks need no network.
     record = {"format_version": TREE_FORMAT, "files": {file.path: _tree_entry(file) for file in model.files}}
     _write(folder.tree(model.commit), json.dumps(record, indent=1).encode())
     if os.path.isdir(final):
@@ -271,7 +271,7 @@ def _link_all(folder: ModelFolder, files: tuple["RemoteFile", ...], directory: s
 
 
 def _place(blob: str, target: str | None, path: str) -> None:
-    """Make a link to a content; without a target the content itself, which takes no space where that is possible."""
+    """Make a symbolic link with a target, else a hard link to the blob; copy the blob where links are not supported."""
     with contextlib.suppress(OSError):
         if target is None:
             os.link(blob, path)
@@ -300,12 +300,12 @@ def _manifest_entry(path: str, info: dict[str, object]) -> ManifestEntry:
 
 def _is_model(entry: "os.DirEntry[str]") -> bool:
     name = entry.name
-    named = name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name
-    return named and (_is_directory(entry) or leads_nowhere(entry.path))
+    named = name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _TEST_MARKER not in name
+    return named and (_is_directory(entry) or is_dangling(entry.path))
 
 
-def leads_nowhere(path: str) -> bool:
-    """Whether a path is a link to something absent, such as a disk that is not connected; links in a circle are not."""
+def is_dangling(path: str) -> bool:
+    """Whether a path is a link to a missing target, such as a disk that is not connected; a cycle of links is not."""
     if not os.path.islink(path):
         return False
     try:
@@ -327,7 +327,7 @@ def _name(folder: str) -> str:
 
 
 def _read(path: str, limit: int) -> bytes | None:
-    """Return the content of a file of at most ``limit`` bytes, else None."""
+    """Return the content of a file; None if it cannot be read or has more than ``limit`` bytes."""
     try:
         with open(path, "rb", buffering=0, opener=_open_without_blocking) as file:
             content = file.read(limit + 1)
@@ -344,21 +344,26 @@ def _open_without_blocking(path: str, flags: int) -> int:
 def _write(path: str, content: bytes) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def linked_blob(path: str, blobs: str) -> str | None:
-    """Return the name of the blob that a link in a snapshot leads to; None where it leads elsewhere.
+    """Return the name of the blob that a link in a snapshot points to; None if it points elsewhere.
 
     Only the first link is followed: a blob may itself be a link into the shared store.
 
     Args:
-        path: Of the link.
-        blobs: The directory of the model's blobs, without links.
+        path: Path of the link.
+        blobs: Real path of the directory of the model's blobs.
     """
     target = os.path.join(os.path.realpath(os.path.dirname(path)), os.readlink(path))
     directory, blob = os.path.split(os.path.normpath(target))
@@ -366,27 +371,27 @@ def linked_blob(path: str, blobs: str) -> str | None:
 
 
 def shared_target(folder: ModelFolder, path: str) -> Path | None:
-    """Return the path of a blob in the store that models share; None when it is not a link to it."""
+    """Return the target of a blob that is a link into the store shared by models; None for another blob."""
     if not os.path.islink(path):
         return None
-    from huggingface_hub.utils import _shared_blobs  # removal only: listing must not import the hub client
+    from huggingface_hub.utils import _shared_blobs  # imported on use: listing must not import the hub client
 
     return _shared_blobs.shared_blob_target(path, folder.root)
 
 
 def linked_parts(folder: ModelFolder) -> tuple[str, ...]:
-    """Return the parts of a model's folder that are links to other places."""
+    """Return the directories in a model's directory that are links."""
     names = ("blobs", "refs", "snapshots", "trees", *(f"snapshots/{name}" for name in own_entries(folder.snapshots)))
     return tuple(sorted(name for name in names if os.path.islink(f"{folder.directory}/{name}")))
 
 
 def own_entries(directory: str) -> list[str]:
-    """Return the entries of a directory; none of one that is a link to another place."""
+    """Return the entries of a directory, sorted; none if it is a link."""
     return [] if os.path.islink(directory) else entries(directory)
 
 
 def entries(directory: str) -> list[str]:
-    """Return the entries of a directory, sorted; none where there is no directory."""
+    """Return the entries of a directory, sorted; none if it does not exist."""
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
 """Locks of the cache: ours for an entire model, and those of every client for single blobs.
 
 All are advisory locks of the kernel (flock) on files below ``.locks``. They end with the process, so that a stale file
-locks nothing. Our lock files also hold the process id and the activity of a holder. Each process that uses a model has
-a file of its own for that, and one that wants a model back from them locks a further one.
+locks nothing. Our lock files record the process id and the activity of the holder. Each process that uses a model locks
+a file of its own, and a process that asks them to unload the model locks a further one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from mlxk.domain.errors import StorageError
 POLL_SECONDS = 0.1
 
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""Errors of disks that have no locks, such as some network drives."""
+"""Errors of file systems without locks, such as some network drives."""
 
 _HELD = frozenset({errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -50,7 +50,7 @@ def reserve_model(folder: ModelFolder, activity: str, wait: Callable[[LockHolder
 
 
 def _acquire(folder: ModelFolder, wait: Callable[[LockHolder], None] | None) -> int | None:
-    """Return a descriptor that holds our lock; None in a read-only cache, where a later write fails by itself."""
+    """Return a descriptor that holds our lock; None in a read-only cache, where a later write fails anyway."""
     try:
         return _wait_for_lock(folder, wait)
     except OSError as error:
@@ -82,14 +82,14 @@ def _wait_for_lock(folder: ModelFolder, wait: Callable[[LockHolder], None] | Non
 
 
 def _write_holder(descriptor: int, text: str) -> None:
-    """Write the holder into our lock file, unless it belongs to another user."""
+    """Write a holder into our lock file; a file of another user stays as it is."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
 def _remove_model_lock(folder: ModelFolder) -> None:
-    """Delete our lock file while holding it; a process that has it open notices that it is unlinked, and retries."""
+    """Delete our lock file while holding it; a process that has it open sees that it is unlinked, and retries."""
     with contextlib.suppress(OSError):
         os.unlink(f"{folder.locks}/{MODEL_LOCK}")
     with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ def _remove_model_lock(folder: ModelFolder) -> None:
 
 @contextlib.contextmanager
 def use_model(folder: ModelFolder, activity: str) -> Iterator[None]:
-    """Hold a lock of this process; without effect in a read-only cache, or in one without lock support."""
+    """Mark a model as used by this process; without effect in a read-only cache, or one without lock support."""
     path = f"{folder.locks}/{os.getpid()}{USE_SUFFIX}"
     descriptor = None
     with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ def use_model(folder: ModelFolder, activity: str) -> Iterator[None]:
 
 
 def _shared_lock(folder: ModelFolder, path: str) -> int:
-    """Return a descriptor of a lock file that other users share.
+    """Return a descriptor with a shared lock on a file, which other uses in this process share.
 
     Raises:
         OSError: The file cannot be created or locked.
@@ -134,13 +134,13 @@ def _shared_lock(folder: ModelFolder, path: str) -> int:
 
 
 def users_of(folder: ModelFolder) -> tuple[LockHolder, ...]:
-    """Return the other processes that use a model; files that ended processes left are deleted."""
+    """Return the other processes that use a model, and delete the files of ended ones."""
     return _holders(folder, _lock_names(folder, USE_SUFFIX), stale=os.unlink)
 
 
 @contextlib.contextmanager
 def return_requested(folder: ModelFolder) -> Iterator[None]:
-    """Ask the processes that use a model to unload it, for the length of the block; without effect as ``use_model``."""
+    """Ask the users of a model to unload it, for the duration of the block; without effect like ``use_model``."""
     path, descriptor = f"{folder.locks}/{RETURN_LOCK}", None
     with contextlib.suppress(OSError):
         descriptor = try_lock(path, create=True)
@@ -153,8 +153,8 @@ def return_requested(folder: ModelFolder) -> Iterator[None]:
             os.close(descriptor)
 
 
-def is_requested(folder: ModelFolder) -> bool:
-    """Whether a process asks for a model to be unloaded; the request of one that has ended does not count."""
+def is_return_requested(folder: ModelFolder) -> bool:
+    """Whether a running process asks for a model to be unloaded; the file of an ended one is deleted."""
     path, descriptor = f"{folder.locks}/{RETURN_LOCK}", None
     if not os.path.exists(path):
         return False
@@ -170,19 +170,19 @@ def is_requested(folder: ModelFolder) -> bool:
 
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
     """Return the other processes that hold locks on a model, each once. Probing takes each free lock for a moment."""
-    # Ours first, as it has the activity.
+    # Ours first, since it records the activity.
     return _holders(folder, sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK))
 
 
 def _holders(
     folder: ModelFolder, names: list[str], stale: Callable[[str], None] | None = None
 ) -> tuple[LockHolder, ...]:
-    """Return the other processes that hold some of a model's lock files, each once.
+    """Return the other processes that hold one of a model's lock files, each once.
 
     Args:
-        folder: The model's.
-        names: Of the files.
-        stale: Called with the path of each file without a holder, while it is locked.
+        folder: The model's folder.
+        names: Names of the lock files.
+        stale: Called with the path of each file without a holder, while this process holds it.
     """
     holders: dict[int | None, LockHolder] = {}
     for name in names:
@@ -192,7 +192,7 @@ def _holders(
             descriptor = try_lock(path, create=False)
             if descriptor is None and os.path.exists(path):
                 ours = name == MODEL_LOCK or name.endswith(USE_SUFFIX)
-                holder = _recorded_holder(path) if ours else _downloading_holder(path)
+                holder = _recorded_holder(path) if ours else LockHolder(_process_of(path), "downloading it")
                 holders.setdefault(holder.process, holder)
             elif descriptor is not None and stale is not None:
                 stale(path)
@@ -203,7 +203,7 @@ def _holders(
 
 
 def lock_files(folder: ModelFolder) -> list[str]:
-    """Return the names of a model's lock files, sorted; none where they are a link to another place."""
+    """Return the names of a model's lock files, sorted; none if their directory is a link."""
     return _lock_names(folder, ".lock")
 
 
@@ -219,13 +219,7 @@ def _lock_names(folder: ModelFolder, suffix: str) -> list[str]:
 
 def remove_lock_files(folder: ModelFolder) -> None:
     """Delete the stale lock files, each while holding it; ours is deleted with the reservation."""
-    for name in lock_files(folder):
-        path = f"{folder.locks}/{name}"
-        with contextlib.suppress(OSError):
-            descriptor = try_lock(path, create=False) if name != MODEL_LOCK else None
-            if descriptor is not None:
-                os.unlink(path)
-                os.close(descriptor)
+    _holders(folder, [name for name in lock_files(folder) if name != MODEL_LOCK], stale=os.unlink)
 
 
 def try_lock(path: str, *, create: bool) -> int | None:
@@ -265,7 +259,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def _recorded_holder(path: str) -> LockHolder:
-    """Return the holder recorded in our lock file."""
+    """Return the holder that our lock file records."""
     try:
         with open(path, "rb") as file:
             process, _, activity = file.read(_MAX_NOTE_BYTES).decode("utf-8", "replace").strip().partition(" ")
@@ -275,12 +269,8 @@ def _recorded_holder(path: str) -> LockHolder:
     return LockHolder(number, activity if activity.isprintable() and activity else "working on it")
 
 
-def _downloading_holder(path: str) -> LockHolder:
-    return LockHolder(_process_of(path), "downloading it")
-
-
 def _process_of(path: str) -> int | None:
-    """Return the process that holds a lock, which only Linux reports without privileges."""
+    """Return the process that holds a lock; only Linux reports it without privileges."""
     if sys.platform != "linux":
         return None
     try:

@@ -19,9 +19,9 @@ from mlxk.domain.publication import RemoteState
 
 COMMIT_ATTEMPTS = 4
 _XET_TOKEN = "xet-write-token"
-"""Part of the address that hubs without Xet do not have."""
+"""Part of a URL that hubs without Xet do not have."""
 PARENT_CHANGED = 412
-"""Status when the branch is no longer at the parent commit."""
+"""Status if the branch is no longer at the parent commit."""
 
 
 class HuggingFaceModelPublisher(ModelPublisher):
@@ -65,7 +65,8 @@ class HuggingFaceModelPublisher(ModelPublisher):
     def publish(self, publication: Publication, progress: Progress) -> Published:
         self._require_token()
         changes, directory = publication.changes, publication.directory
-        sizes = {path: os.path.getsize(os.path.join(directory, path)) for path in changes.uploads}
+        with self._uploading(publication.name):
+            sizes = {path: os.path.getsize(os.path.join(directory, path)) for path in changes.uploads}
         progress.begin("Uploading", sizes)
         try:
             with _captured_log() as log, self._uploading(publication.name):
@@ -76,10 +77,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
         return Published(info.oid, str(info.commit_url), tuple(log))
 
     def _commit(self, api: HfApi, publication: Publication, progress: Progress) -> CommitInfo:
-        """Make the commit; over plain HTTP where the hub has no Xet.
-
-        Not every hub has Xet, and the hub client does not ask.
-        """
+        """Create the commit, over plain HTTP if the hub has no Xet, which the hub client does not check."""
         try:
             return self._try_commit(api, publication)
         except Exception as error:
@@ -90,7 +88,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
         return self._try_commit(api, publication)
 
     def _try_commit(self, api: HfApi, publication: Publication) -> CommitInfo:
-        """Make the commit. If the response is lost, check whether the commit exists before retrying."""
+        """Create the commit. If a response is lost, check whether the commit exists before retrying."""
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 return api.create_commit(
@@ -101,19 +99,20 @@ class HuggingFaceModelPublisher(ModelPublisher):
                     parent_commit=publication.parent,
                 )
             except httpx2.HTTPError as error:
-                moved = attempt > 0 and status_of(error) == PARENT_CHANGED
-                made = self._made_meanwhile(api, publication) if moved or is_transient(error) else None
-                if made:
-                    return made
+                parent_changed = attempt > 0 and status_of(error) == PARENT_CHANGED
+                may_exist = parent_changed or is_transient(error)
+                commit = self._existing_commit(api, publication) if may_exist else None
+                if commit:
+                    return commit
                 if not is_transient(error) or attempt == COMMIT_ATTEMPTS - 1:
                     raise
                 self._client.pause(attempt + 1, error)
         raise AssertionError("the last attempt returns or raises")
 
-    def _made_meanwhile(self, api: HfApi, publication: Publication) -> CommitInfo | None:
-        head = self._client.with_retries(lambda: api.list_repo_commits(publication.name, revision=publication.branch))[
-            0
-        ]
+    def _existing_commit(self, api: HfApi, publication: Publication) -> CommitInfo | None:
+        """Return the head of the branch if it is the publication's commit."""
+        name, branch = publication.name, publication.branch
+        head = self._client.with_retries(lambda: api.list_repo_commits(name, revision=branch))[0]
         if head.commit_id == publication.parent or head.title != publication.message:
             return None
         url = f"{self.url(publication.name)}/commit/{head.commit_id}"
@@ -168,7 +167,7 @@ def _operations(publication: Publication) -> list[CommitOperationAdd | CommitOpe
 
 @contextmanager
 def _captured_log() -> Iterator[list[str]]:
-    """Collect the log of the hub client instead of showing it on the terminal."""
+    """Collect the log messages of the hub client, which would go to the terminal otherwise."""
     log: list[str] = []
 
     class Collector(logging.Handler):
@@ -182,12 +181,12 @@ def _captured_log() -> Iterator[list[str]]:
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
     logger.handlers, logger.propagate = [Collector(logging.INFO)], False
     logger.setLevel(logging.INFO)
-    shown = not utils.are_progress_bars_disabled()  # type: ignore[attr-defined]  # public, though not marked so
+    had_progress_bars = not utils.are_progress_bars_disabled()  # type: ignore[attr-defined]  # public, though not marked so
     utils.disable_progress_bars()  # type: ignore[attr-defined]  # the same
     try:
         yield log
     finally:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
-        if shown:
+        if had_progress_bars:
             utils.enable_progress_bars()  # type: ignore[attr-defined]  # the same

@@ -25,8 +25,8 @@ from mlxk.application.ports.model_cache import Removal
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.disk_usage import Waste
 
-_TRIES = 3
-"""How often to remove a folder into which another program writes."""
+_ATTEMPTS = 3
+"""Attempts to remove a directory into which another program writes."""
 
 
 @attrs.define
@@ -44,7 +44,7 @@ def plan_removal(folder: ModelFolder, revision: str | None) -> Removal | None:
 
     Raises:
         OSError: The model cannot be read.
-        StorageError: The revision is in another place, which a link leads to.
+        StorageError: The model is a link to another place, from which no revision is removed.
     """
     present = sorted(snapshot for _, snapshot in snapshots_of(folder))
     if os.path.islink(folder.directory) and revision is None:
@@ -60,19 +60,20 @@ def plan_removal(folder: ModelFolder, revision: str | None) -> Removal | None:
             f"'{folder.name}' is a link to another place, from which no revision is removed",
             hint="Remove the whole model here, which removes the link, or the revision at the other place.",
         )
-    blobs = _only_used_by(folder, revision)
+    blobs = _unshared_blobs(folder, revision)
     size = _usage(folder, [revision]).plain_bytes + sum(_blob_bytes(folder, name) for name in blobs)
     return Removal(folder.name, (revision,), False, size)
 
 
 def execute_removal(folder: ModelFolder, planned: Removal) -> None:
-    """Execute a removal; files that no longer exist are ignored.
+    """Execute a removal; missing files are ignored.
 
     Raises:
         OSError: A file cannot be deleted.
     """
     if planned.link_to is not None:
-        os.unlink(folder.directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(folder.directory)
         remove_lock_files(folder)
     elif planned.all_revisions:
         _remove_model(folder)
@@ -82,7 +83,7 @@ def execute_removal(folder: ModelFolder, planned: Removal) -> None:
 
 
 def execute_pruning(folder: ModelFolder, waste: Waste) -> None:
-    """Remove waste; what no longer exists is ignored.
+    """Remove waste; missing files are ignored.
 
     Raises:
         OSError: A file cannot be deleted.
@@ -100,7 +101,7 @@ def execute_pruning(folder: ModelFolder, waste: Waste) -> None:
 
 
 def _remove_model(folder: ModelFolder) -> None:
-    # References first: a removal that is interrupted leaves no reference to an incomplete snapshot.
+    # References first: an interrupted removal leaves no reference to an incomplete snapshot.
     for part in (folder.references, folder.snapshots, folder.trees, folder.negative_cache):
         _remove_tree(part)
     for name in own_entries(folder.blobs):
@@ -110,9 +111,10 @@ def _remove_model(folder: ModelFolder) -> None:
 
 
 def _remove_revision(folder: ModelFolder, revision: str) -> None:
-    blobs = _only_used_by(folder, revision)
+    blobs = _unshared_blobs(folder, revision)
     for reference in references_to(folder, revision):
-        os.unlink(reference)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(reference)
     _remove_tree(folder.snapshot(revision))
     if not os.path.islink(folder.trees):
         with contextlib.suppress(FileNotFoundError):
@@ -123,7 +125,8 @@ def _remove_revision(folder: ModelFolder, revision: str) -> None:
         _remove_blob(folder, name)
 
 
-def _only_used_by(folder: ModelFolder, revision: str) -> set[str]:
+def _unshared_blobs(folder: ModelFolder, revision: str) -> set[str]:
+    """Return the blobs that no other snapshot links to."""
     if os.path.islink(folder.blobs):
         return set()
     others = [name for name in entries(folder.snapshots) if name != revision]
@@ -158,7 +161,7 @@ def _remove_blob(folder: ModelFolder, name: str) -> None:
 
 
 def _blob_bytes(folder: ModelFolder, name: str) -> int:
-    """Return the bytes that removing a blob frees: none while another model shares it."""
+    """Return the bytes that removing a blob frees: 0 while another model shares it."""
     path = folder.blob(name)
     shared = shared_target(folder, path)
     if shared:
@@ -173,7 +176,7 @@ def _blob_bytes(folder: ModelFolder, name: str) -> int:
 
 
 def _model_bytes(folder: ModelFolder) -> int:
-    """Return the size of a model's regular files; links take next to nothing."""
+    """Return the size of a model's regular files, and of shared blobs that its removal frees."""
     links = (name for name in own_entries(folder.blobs) if os.path.islink(folder.blob(name)))
     total = sum(_blob_bytes(folder, name) for name in links)
     for parent, _, names in os.walk(folder.directory):
@@ -187,15 +190,15 @@ def _remove_tree(path: str) -> None:
     if os.path.islink(path):
         os.unlink(path)
         return
-    for left in reversed(range(_TRIES)):
+    for retries in reversed(range(_ATTEMPTS)):
         try:
             return shutil.rmtree(path, onerror=_unless_gone)
-        except OSError as error:  # Finder writes .DS_Store into a folder that it shows
-            if error.errno != errno.ENOTEMPTY or not left:
+        except OSError as error:  # Finder may write .DS_Store meanwhile
+            if error.errno != errno.ENOTEMPTY or not retries:
                 raise
 
 
 def _unless_gone(_: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
-    """Go on after what no longer exists: on some disks of macOS the companion ``._NAME`` of a file goes with it."""
+    """Ignore missing files: on some macOS disks, deleting a file also deletes its companion ``._NAME``."""
     if not isinstance(failure[1], FileNotFoundError):
         raise failure[1]

@@ -1,4 +1,4 @@
-"""Download of one file into a blob: with resume, a hash of every byte, and retries."""
+"""Download of one file into a blob, with resumption, retries and a hash of every byte."""
 
 import contextlib
 import errno
@@ -35,8 +35,8 @@ class PartialFile:
     """A partially downloaded file with its running hash, locked against other processes.
 
     Args:
-        path: Its path; created if missing.
-        file: The file of the hub.
+        path: Path of the partial file; created if missing.
+        file: The file as the hub lists it.
 
     Raises:
         StorageError: It cannot be opened.
@@ -44,7 +44,7 @@ class PartialFile:
 
     def __init__(self, path: str, file: RemoteFile) -> None:
         self._path, self._file = path, file
-        self.at = 0
+        self.position = 0
         self._digest = _new_hash(file)
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -62,7 +62,7 @@ class PartialFile:
             while view:
                 written = os.write(self._descriptor, view)
                 self._digest.update(view[:written])
-                self.at += written
+                self.position += written
                 view = view[written:]
         except OSError as error:
             raise storage_error(error) from error
@@ -75,7 +75,7 @@ class PartialFile:
         """Truncate it to zero bytes."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.at, self._digest = 0, _new_hash(self._file)
+        self.position, self._digest = 0, _new_hash(self._file)
 
     def publish(self, blob: str) -> None:
         """Flush the complete content to the disk, then rename it to the blob."""
@@ -101,7 +101,7 @@ class PartialFile:
         buffer = memoryview(bytearray(READ_BYTES))
         while count := os.readv(self._descriptor, [buffer]):
             self._digest.update(buffer[:count])
-            self.at += count
+            self.position += count
 
 
 def storage_error(error: OSError) -> StorageError:
@@ -123,16 +123,13 @@ def _new_hash(file: RemoteFile) -> "hashlib._Hash":
 
 
 def hash_file(path: str, file: RemoteFile) -> str:
-    """Return the digest of a file, by the algorithm of its listed digest.
+    """Return the digest of a file by the algorithm of its listed digest.
 
     Raises:
         OSError: It cannot be read.
     """
-    digest, buffer = _new_hash(file), memoryview(bytearray(READ_BYTES))
     with open(path, "rb", buffering=0) as content:
-        while count := content.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+        return hashlib.file_digest(content, lambda: _new_hash(file)).hexdigest()
 
 
 FAILURES_RESET_BYTES = 1024 * 1024
@@ -140,7 +137,7 @@ FAILURES_RESET_BYTES = 1024 * 1024
 CHECKSUM_ATTEMPTS = 3
 """Downloads with a wrong checksum before an error."""
 LOCK_SECONDS = 0.5
-"""Timeout of one attempt to take another client's lock, after which ``stop`` is checked."""
+"""Timeout of one attempt to take the lock of a blob, after which ``stop`` is checked."""
 
 
 class StoppedError(Exception):
@@ -152,14 +149,14 @@ class _Failures:
     """Count of consecutive failures."""
 
     count: int = 0
-    reached: int = 0
+    position: int = 0
     """Position of the last failure, bytes."""
 
-    def add(self, at: int) -> None:
+    def add(self, position: int) -> None:
         """Count a failure at a position."""
-        if at - self.reached >= FAILURES_RESET_BYTES:
+        if position - self.position >= FAILURES_RESET_BYTES:
             self.count = 0
-        self.reached = at
+        self.position = position
         self.count += 1
 
 
@@ -205,7 +202,7 @@ class BlobTransfer:
 
     def _complete(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> None:
         for _ in range(CHECKSUM_ATTEMPTS):
-            report(partial.at)
+            report(partial.position)
             self._receive_all(file, partial, report)
             if partial.hexdigest() == file.digest:
                 partial.publish(self._folder.blob(file.digest))
@@ -217,19 +214,19 @@ class BlobTransfer:
         )
 
     def _receive_all(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> None:
-        failures, policy = _Failures(reached=partial.at), self._client.access.retry_policy
-        while partial.at < file.size_bytes:
+        failures, policy = _Failures(position=partial.position), self._client.access.retry_policy
+        while partial.position < file.size_bytes:
             delay: float | None = None
             try:
                 delay = self._receive(file, partial, report)
-                if partial.at >= file.size_bytes:
+                if partial.position >= file.size_bytes:
                     return
                 reason = "the connection was closed early"
             except httpx2.HTTPError as error:
                 if not is_transient(error):
                     raise
                 reason = reason_of(error)
-            failures.add(partial.at)
+            failures.add(partial.position)
             if failures.count > policy.retries:
                 raise NetworkError(
                     f"{file.path} could not be fetched: {reason}",
@@ -238,8 +235,8 @@ class BlobTransfer:
             self._pause(policy.wait(failures.count, delay))
 
     def _receive(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> float | None:
-        """Receive the body of one request; return the seconds to wait if the hub asks for that."""
-        headers = {**self._headers, "Range": f"bytes={partial.at}-"} if partial.at else self._headers
+        """Receive the body of one response; return the seconds of ``Retry-After`` if the hub sends it instead."""
+        headers = {**self._headers, "Range": f"bytes={partial.position}-"} if partial.position else self._headers
         url = self._client.file_url(self._folder.name, self._commit, file.path)
         with self._session.stream("GET", url, headers=headers, extensions={IS_FILE: True}) as response:
             if response.status_code in TRANSIENT_STATUSES:
@@ -248,21 +245,21 @@ class BlobTransfer:
             for chunk in response.iter_raw():
                 if self._stop.is_set():
                     raise StoppedError
-                if partial.at + len(chunk) > file.size_bytes:
+                if partial.position + len(chunk) > file.size_bytes:
                     raise DownloadFailedError(f"the hub sent more than the {file.size_bytes} bytes of {file.path}")
                 partial.append(chunk)
-                report(partial.at)
+                report(partial.position)
         return None
 
     def _check(self, response: httpx2.Response, partial: PartialFile) -> None:
         """Check that the body is the requested range; a server may ignore the range and send the entire file."""
         if response.status_code == 206:
-            if not response.headers.get("Content-Range", "").startswith(f"bytes {partial.at}-"):
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {partial.position}-"):
                 partial.restart()
                 raise DownloadFailedError("the hub sent another part of the file than was asked for")
             return
         if response.status_code == 200:
-            if partial.at:
+            if partial.position:
                 partial.restart()
             return
         response.read()
@@ -280,13 +277,13 @@ class BlobTransfer:
 
     @contextlib.contextmanager
     def _lock(self, file: RemoteFile) -> Iterator[None]:
-        """Hold the lock that every client of the cache takes before it writes this blob, where the disk has locks."""
-        with contextlib.ExitStack() as held:
+        """Hold the lock that every client of the cache takes to write this blob, if the disk supports locks."""
+        with contextlib.ExitStack() as stack:
             while True:
                 if self._stop.is_set():
                     raise StoppedError
                 try:
-                    held.enter_context(WeakFileLock(self._folder.lock(file.digest), timeout=LOCK_SECONDS))
+                    stack.enter_context(WeakFileLock(self._folder.lock(file.digest), timeout=LOCK_SECONDS))
                     break
                 except Timeout:
                     continue

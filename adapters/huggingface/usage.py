@@ -1,4 +1,4 @@
-"""What the hub cache takes on the disk, in allocated bytes as ``du`` counts them; no link is followed out of it."""
+"""Disk usage of the hub cache, in allocated bytes as ``du`` counts them; no link is followed out of it."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ PARTIAL_ENDING = ".incomplete"
 
 @attrs.define
 class _Content:
-    """A content while it is collected."""
+    """A stored content, during collection."""
 
     name: str
     size_bytes: int
@@ -35,11 +35,11 @@ class _Content:
 
 
 def measure(folder: ModelFolder, current: str | None) -> ModelUsage | None:
-    """Return what a model takes; None when it is not cached.
+    """Return the disk usage of a model; None if it is not cached.
 
     Args:
         folder: The model.
-        current: The revision that its name alone means.
+        current: The revision that the model's name means without one.
 
     Raises:
         OSError: A directory cannot be read.
@@ -63,12 +63,12 @@ def measure(folder: ModelFolder, current: str | None) -> ModelUsage | None:
 
 
 def measure_remainder(root: str, counted: Collection[str], folders: Collection[str]) -> int:
-    """Return the bytes of a cache outside its models: lock files, data sets, what another program left there.
+    """Return the bytes of a cache outside its models, such as lock files, data sets and files of other programs.
 
     Args:
         root: The ``hub`` directory.
-        counted: Contents that are counted with a model.
-        folders: Names of the models' folders.
+        counted: Identities of the contents that are counted with a model.
+        folders: Names of the models' directories.
 
     Raises:
         OSError: The cache cannot be read.
@@ -79,7 +79,7 @@ def measure_remainder(root: str, counted: Collection[str], folders: Collection[s
         path = os.path.join(root, name)
         if name in folders:
             continue
-        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
             for _, status in (("", os.lstat(path)), *_below(path)):
                 if _identity(status) not in seen:
                     total += _allocated(status)
@@ -88,19 +88,21 @@ def measure_remainder(root: str, counted: Collection[str], folders: Collection[s
 
 
 class _Survey:
-    """One walk through a model's folder."""
+    """One walk through a model's directory."""
 
     def __init__(self, folder: ModelFolder) -> None:
         self.folder = folder
         self.revisions = frozenset(name for _, name in snapshots_of(folder))
         self.contents: dict[str, _Content] = {}
         self.own: dict[str, int] = {}
+        """Bytes of each revision's links, directories and records."""
         self.other_bytes = 0
         self._blobs = os.path.realpath(folder.blobs)
         self._plain: list[str] = []
+        """Revisions with files instead of links."""
 
     def read(self) -> None:
-        """Read the model.
+        """Walk through the directory.
 
         Raises:
             OSError: A directory cannot be read.
@@ -147,7 +149,7 @@ class _Survey:
             target = shared_target(self.folder, path)
             try:
                 status = os.lstat(target) if target else status
-            except FileNotFoundError:  # the link leads nowhere
+            except FileNotFoundError:  # a dangling link
                 target = None
             size = _allocated(status) if target else 0
         else:
@@ -156,13 +158,13 @@ class _Survey:
         content.partial = content.partial or name.endswith(PARTIAL_ENDING)
 
     def _revision(self, part: str, below: str) -> str | None:
-        """Return the revision that a path below a part belongs to; None where it belongs to none."""
+        """Return the revision of a path below a part of the model's directory; None if it has none."""
         name = below.partition("/")[0]
         name = name.removesuffix(".json") if part == "trees" else name
         return name if part in {"snapshots", "trees", ".no_exist"} and name in self.revisions else None
 
     def _recorded(self) -> Iterator[tuple[str, str]]:
-        """Yield blobs and revisions, where snapshots hold files instead of links."""
+        """Yield blobs and their revisions by the records of snapshots that have files instead of links."""
         for revision in set(self._plain):
             for entry in read_tree(self.folder, revision) or ():
                 if entry.digest:
@@ -174,7 +176,7 @@ def _references(folder: ModelFolder, revision: str) -> tuple[str, ...]:
 
 
 def _below(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the paths below a directory with their status; links are not followed, and what has gone is left out."""
+    """Yield the paths below a directory with their status; links are not followed, missing files are skipped."""
     try:
         status = os.lstat(directory)
         entries = sorted(os.listdir(directory)) if stat.S_ISDIR(status.st_mode) else []

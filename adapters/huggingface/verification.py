@@ -1,9 +1,9 @@
 """Offline verification of content: the digest of every file against the one recorded at download.
 
 Digests come from the manifest of the revision, else from the name of the blob that a snapshot links to (64 hexadecimal
-digits: sha256 of the content; 40: git's sha1 of it). A blob in the shared store is a link itself and is named by its
-digest as well. Plain files without a manifest cannot be verified. The digests of a workspace are those of its record,
-where weights have one only if they were recorded deeply.
+digits: sha256 of the content; 40: git's sha1 of it). A blob that is a link into the shared store is named by its digest
+too. Plain files without a manifest cannot be verified. The digests of a workspace are those of its record, which
+has digests of weights only if it is deep.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ class HuggingFaceContentVerifier(ContentVerifier):
     """Hashes the files of one model sequentially.
 
     Args:
-        cache: Has the manifests of cached models.
-        workspaces: Has the records of workspaces; without it their files have no digests.
+        cache: Source of the manifests of cached models.
+        workspaces: Source of the records of workspaces; without it their files have no digests.
     """
 
     def __init__(self, cache: ModelCache, workspaces: WorkspaceStore | None = None) -> None:
@@ -49,8 +49,8 @@ class HuggingFaceContentVerifier(ContentVerifier):
     def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
         """Hash every file that has a digest.
 
-        A file whose size differs from the manifest and a dangling link are damaged without being read. Missing files
-        are found by the health check, not here.
+        A file whose size differs from the manifest, and a dangling link, are damaged without being read. Missing files
+        are found by the health check instead.
         """
         manifest = {entry.path: entry for entry in self._manifest(handle) or ()}
         checks: list[_Check] = []
@@ -98,7 +98,7 @@ def _files(directory: str) -> list[tuple[str, str]]:
 
 
 def _counts(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry has content: the record of a workspace is not part of the model, and a device has none."""
+    """Whether an entry is verified: a file or a dangling link, but not a workspace's record or a device."""
     if entry.name == SENTINEL_NAME:
         return False
     return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))
@@ -118,13 +118,13 @@ def _digest(recorded: ManifestEntry | None, location: str) -> str | None:
         folder, blob = os.path.split(os.readlink(location))
     except OSError:
         return None
-    # In the shared store a blob is in a folder of two digits, and its name is not the digest of the content.
+    # In the shared store the directory of a blob has a two-digit name, and the blob's name is not its digest.
     named_by_digest = os.path.basename(folder) == "blobs" and len(blob) in _DIGEST_LENGTHS
     return blob if named_by_digest and _HEXADECIMAL.issuperset(blob) else None
 
 
 class _BytesRead:
-    """Reports progress, never above the total, even if a file grows meanwhile."""
+    """Reports progress, limited to the total in case a file grows meanwhile."""
 
     def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
         self._total, self._report, self._done = total, report, 0
@@ -159,5 +159,5 @@ def _is_intact(check: _Check, buffer: memoryview, read: _BytesRead) -> bool:
 
 
 def _git_blob(size: int) -> "hashlib._Hash":
-    """Return the hash by which git names a blob; it detects damage, not forgery."""
+    """Return a hash for git's name of a blob; it detects damage, not forgery."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

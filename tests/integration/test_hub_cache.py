@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
+from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.domain.errors import RevisionNotFoundError, StorageError
+from mlxk.domain.hub import DownloadPlan, RemoteModel
 from mlxk.domain.models.model import ModelHandle
 
 A, B = "a" * 40, "b" * 40
@@ -118,6 +120,28 @@ def test_a_reference_that_points_nowhere_useful_is_ignored(tmp_path: Path, conte
     assert found(tmp_path, "org/m").revision == A
     with pytest.raises(RevisionNotFoundError):
         found(tmp_path, "org/m", "main")
+
+
+def test_a_reference_that_cannot_be_written_leaves_no_temporary_file(tmp_path: Path) -> None:
+    folder = ModelFolder(str(tmp_path), "org/m")
+    folder.create()
+    snapshot(tmp_path, folder.folder_name)
+    (tmp_path / folder.folder_name / "refs" / "main").mkdir(parents=True)
+    with pytest.raises(OSError):
+        publish_snapshot(folder, DownloadPlan(RemoteModel("org/m", A, ()), (), ()), links=True)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_link_to_a_model_is_removed_even_if_it_was_deleted_meanwhile(tmp_path: Path) -> None:
+    snapshot(tmp_path / "elsewhere", "models--org--m")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "models--org--m").symlink_to(tmp_path / "elsewhere" / "models--org--m")
+    cache = HuggingFaceModelCache(str(tmp_path / "hub"))
+    removal = cache.plan_removal("org/m")
+    assert removal is not None
+    cache.remove(removal)
+    cache.remove(removal)
+    assert cache.find("org/m") is None
 
 
 def test_a_reference_that_is_a_pipe_does_not_wait(tmp_path: Path) -> None:

@@ -369,6 +369,7 @@ def test_what_the_hub_client_began_is_completed_and_its_blobs_are_used(
         ("7", 7.0),
         ("soon", None),
         ("²", None),
+        ("9" * 400, None),
         ("Wed, 99 Nonsense", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
     ],

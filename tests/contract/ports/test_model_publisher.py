@@ -86,6 +86,13 @@ def test_a_branch_that_has_moved_is_not_written_to(build: Build) -> None:
     assert paths(publisher.state("me/tiny", "main")) == {"config.json"}
 
 
+def test_a_file_that_was_deleted_meanwhile_is_an_upload_error(tmp_path: Path) -> None:
+    publisher = HuggingFaceModelPublisher(HubClient(HubAccess("http://127.0.0.1:1", "hf_write")))
+    gone = Publication("me/tiny", "main", str(tmp_path), ChangeSet(added=("config.json",)), "One", None)
+    with pytest.raises(UploadFailedError, match=r"config\.json"):
+        publisher.publish(gone, InMemoryProgress())
+
+
 def test_without_a_token_nothing_is_asked_or_written(build: Build) -> None:
     publisher, _ = build(False)
     with pytest.raises(AccessDeniedError):
