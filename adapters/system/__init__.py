@@ -1,4 +1,4 @@
-"""The machine: its memory in bytes (procfs and cgroups on Linux, sysctl and vm_stat on macOS), processor and clocks."""
+"""The machine: memory in bytes (procfs and cgroups on Linux, sysctl and vm_stat on macOS), and clocks."""
 
 import datetime
 import os
@@ -16,13 +16,13 @@ from mlxk.domain.models.footprint import Matrices, MemoryReading, Widening
 
 @attrs.frozen
 class _CgroupVersion:
-    """File names of one version of control groups."""
+    """Paths of one version of control groups."""
 
     mount: str
     limit: str
     used: str
     inactive: str
-    """The line of ``memory.stat`` with the page cache that can be reclaimed at once."""
+    """Name in ``memory.stat`` of the page cache that can be reclaimed at once."""
 
 
 _V2 = _CgroupVersion("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
@@ -30,10 +30,10 @@ _V1 = _CgroupVersion("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.us
 
 
 class ProcFiles:
-    """Files of ``/proc`` and ``/sys``, read as text; one that cannot be read is empty.
+    """Files of ``/proc`` and ``/sys``, read as text; an unreadable file counts as empty.
 
     Args:
-        root: Where ``proc`` and ``sys`` are; only tests need another one.
+        root: Directory with ``proc`` and ``sys``; only tests need another one.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -48,12 +48,12 @@ class ProcFiles:
             return ""
 
     def number(self, path: str) -> int | None:
-        """Return the number that is a file's content; None where it is none."""
+        """Return the content of a file as a number; None if it is no number."""
         text = self.text(path).strip()
         return int(text) if text.isdecimal() else None
 
     def numbers(self, path: str) -> dict[str, int]:
-        """Return the first number of every line, by the line's first word."""
+        """Return the second word of the lines where it is a number, by the first word."""
         lines = (line.replace(":", " ").split() for line in self.text(path).splitlines())
         return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
 
@@ -62,7 +62,7 @@ class ProcFiles:
         return {name: kibibytes * 1024 for name, kibibytes in self.numbers("proc/meminfo").items()}
 
     def names(self, path: str) -> list[str]:
-        """Return the names in a folder."""
+        """Return the names in a directory; none if it cannot be read."""
         try:
             return os.listdir(os.path.join(self._root, path))
         except OSError:
@@ -73,18 +73,22 @@ class ProcMemoryProbe(MemoryProbe):
     """Reads ``/proc/meminfo`` and the control groups.
 
     Args:
-        root: Where ``proc`` and ``sys`` are; only tests need another one.
+        root: Directory with ``proc`` and ``sys``; only tests need another one.
     """
 
     def __init__(self, root: str = "/") -> None:
         self._files = ProcFiles(root)
 
     def read(self) -> MemoryReading | None:
-        """Return the current memory, or None where there is no ``/proc/meminfo``."""
+        """Return the current memory; None without ``/proc/meminfo``."""
         return self.within_groups(self._files.memory())
 
     def within_groups(self, machine: Mapping[str, int]) -> MemoryReading | None:
-        """Return what the lines of ``/proc/meminfo``, in bytes, and the limits of control groups leave this process."""
+        """Return the machine's memory, further limited by the control groups of this process.
+
+        Args:
+            machine: The lines of ``/proc/meminfo``, in bytes.
+        """
         total = machine.get("MemTotal")
         if not total:
             return None
@@ -93,7 +97,7 @@ class ProcMemoryProbe(MemoryProbe):
         for version, folder in self._groups():
             limit = self._files.number(f"{folder}/{version.limit}")
             if limit is None or limit >= machine["MemTotal"]:
-                continue  # "max", or the number beyond any memory that version 1 writes
+                continue  # no limit: "max", or in version 1 a huge number
             used = self._files.number(f"{folder}/{version.used}") or 0
             inactive = self._files.numbers(f"{folder}/memory.stat").get(version.inactive, 0)
             total, available = min(total, limit), min(available, limit - max(used - inactive, 0))
@@ -103,27 +107,27 @@ class ProcMemoryProbe(MemoryProbe):
         return Matrices()
 
     def _groups(self) -> list[tuple[_CgroupVersion, str]]:
-        """Return the control groups of this process and their ancestors, each as a folder below the root."""
+        """Return the control groups of this process and their ancestors, as paths below the root."""
         found = []
         for line in self._files.text("proc/self/cgroup").splitlines():
             _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
             if controllers and "memory" not in controllers.split(","):
                 continue
             version = _V1 if controllers else _V2
-            # Inside a container the path may be the host's, which does not exist here; the root always does.
+            # In a container the path may be the host's and not exist here; the mount always does.
             parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
             found += [(version, "/".join([version.mount, *parts[:depth]])) for depth in range(len(parts), -1, -1)]
         return found
 
 
 def swap_used(machine: Mapping[str, int]) -> int | None:
-    """Return what lies in swap, by the lines of ``/proc/meminfo`` in bytes; None where they do not say."""
+    """Return the swap in use by the lines of ``/proc/meminfo``, in bytes; None if they lack it."""
     total = machine.get("SwapTotal")
     return None if total is None else total - machine.get("SwapFree", total)
 
 
 LARGE_MEMORY_BYTES = 36 * 1024**3
-"""Total memory from which Metal recommends three quarters of it as working set."""
+"""Total memory from which Metal's recommended working set is three quarters of it; below, two thirds."""
 
 _SYSCTL = ("/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb", "vm.swapusage")
 VM_STAT = ("/usr/bin/vm_stat",)
@@ -131,7 +135,7 @@ _AVAILABLE = ("Pages free", "Pages inactive", "Pages speculative")
 _DEFAULT_PAGE_BYTES = 16384
 
 Run = Callable[[tuple[str, ...]], str]
-"""Runs a command, program and arguments, and returns its output, empty when it cannot be run."""
+"""Runs a command, program and arguments; returns its output, empty if it cannot be run."""
 
 
 def run_quietly(command: tuple[str, ...]) -> str:
@@ -162,7 +166,7 @@ class SysctlMemoryProbe(MemoryProbe):
         self._run = run
 
     def read(self) -> MemoryReading | None:
-        """Return the current memory, or None when ``sysctl`` does not report it."""
+        """Return the current memory; None if ``sysctl`` does not report it."""
         settings = self._run(_SYSCTL)
         reading = mac_memory(numbers(settings), self._run(VM_STAT))
         swap = swap_usage(sysctl_lines(settings).get("vm.swapusage", ""))
@@ -173,7 +177,7 @@ class SysctlMemoryProbe(MemoryProbe):
 
 
 def mac_memory(settings: Mapping[str, int], statistics: str) -> MemoryReading | None:
-    """Return the memory by the lines of ``sysctl`` and the output of ``vm_stat``; None without the total."""
+    """Return the memory by the numbers of ``sysctl`` and the output of ``vm_stat``; None without the total."""
     total = settings.get("hw.memsize")
     if not total:
         return None
@@ -194,7 +198,7 @@ def numbers(text: str) -> dict[str, int]:
 
 
 def sysctl_lines(text: str) -> dict[str, str]:
-    """Return the values that ``sysctl`` prints, by name."""
+    """Return the values of ``sysctl``'s output by name."""
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
@@ -202,14 +206,14 @@ _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def swap_usage(text: str) -> tuple[int, int] | None:
-    """Return all and used bytes by ``total = 2048.00M  used = 1024.25M  free = …``; None where it is not of that form.
+    """Return total and used bytes of ``total = 2048.00M  used = 1024.25M  free = …``; None for another text.
 
     The decimal separator is a comma in some languages.
     """
-    found = dict(re.findall(r"(total|used) = (\d+(?:[.,]\d+)?[KMGT]?)", text))
-    if len(found) < 2:
+    values = dict(re.findall(r"(total|used) = (\d+(?:[.,]\d+)?[KMGT]?)", text))
+    if len(values) < 2:
         return None
-    sizes = [_size(found[name]) for name in ("total", "used")]
+    sizes = [_size(values[name]) for name in ("total", "used")]
     return sizes[0], sizes[1]
 
 
@@ -219,7 +223,7 @@ def _size(text: str) -> int:
 
 
 def page_bytes(statistics: str) -> int:
-    """Return the size of a page by the output of ``vm_stat``."""
+    """Return the page size in the output of ``vm_stat``, bytes."""
     words = statistics.partition("\n")[0].partition("page size of ")[2].split()
     return int(words[0]) if words and words[0].isdecimal() else _DEFAULT_PAGE_BYTES
 
@@ -228,19 +232,19 @@ def system_memory_probe(platform: str) -> MemoryProbe:
     """Return the probe for a platform.
 
     Args:
-        platform: As in ``sys.platform``. All but macOS get the probe for Linux, which returns None where there is no
+        platform: As in ``sys.platform``. Any other than macOS gets the probe for Linux, which reads None without
             ``/proc``.
     """
     return SysctlMemoryProbe() if platform == "darwin" else ProcMemoryProbe()
 
 
 class CpuMemoryProbe(MemoryProbe):
-    """Reads the memory of a machine on whose CPU models are computed.
+    """Reads the memory of a machine that computes models on its CPU.
 
     Args:
         probe: Reads the memory.
-        widening: When weights of 16 bits are held in 32 bits.
-        matrices: Returns what multiplies matrices.
+        widening: When 16-bit weights are stored in 32 bits.
+        matrices: Returns how matrices are multiplied.
     """
 
     def __init__(self, probe: MemoryProbe, widening: Widening, matrices: Callable[[], Matrices]) -> None:

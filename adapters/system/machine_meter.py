@@ -1,4 +1,4 @@
-"""This machine and this process, measured: the processor, how busy it is, and the largest memory of the process."""
+"""Measurements of this machine and process: processor, load, and peak memory of the process."""
 
 import ctypes
 import os
@@ -14,22 +14,22 @@ from mlxk.domain.benchmark import Processor
 _PROCESSOR = ("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
 
 _RUSAGE_INFO_V4, _RUSAGE_BYTES = 4, 512
-"""The version of ``struct rusage_info`` that is asked for, and room for it and for longer ones."""
+"""The requested version of ``struct rusage_info``, and a buffer size for it and later versions."""
 _FOOTPRINT, _LARGEST_FOOTPRINT = slice(72, 80), slice(240, 248)
-"""``ri_phys_footprint`` and ``ri_lifetime_max_phys_footprint``, numbers of 8 bytes after an identifier of 16."""
+"""Bytes of ``ri_phys_footprint`` and ``ri_lifetime_max_phys_footprint`` in it, 8 each."""
 
 
-def system_library() -> Any:  # noqa: ANN401 - its functions are those of the system
-    """Return the system's library."""
+def system_library() -> Any:  # noqa: ANN401 - a ``CDLL`` has the functions of the library
+    """Return the C library of the system."""
     return ctypes.CDLL(None)
 
 
 def footprint(library: Any, process: int) -> int | None:  # noqa: ANN401 - as above
-    """Return what macOS charges a process with, bytes: with what its GPU holds, which no page of it shows.
+    """Return the physical footprint of a process on macOS, bytes, which includes its GPU memory, unlike resident pages.
 
     Args:
-        library: The system's, which has ``proc_pid_rusage``.
-        process: Its id; of another user's process and of one that has ended it is None.
+        library: The system's library, which has ``proc_pid_rusage``.
+        process: Id; the footprint of another user's or an ended process is None.
     """
     return _usage(library, process, _FOOTPRINT)
 
@@ -39,21 +39,21 @@ def largest_footprint(library: Any) -> int | None:  # noqa: ANN401 - as above
     return _usage(library, os.getpid(), _LARGEST_FOOTPRINT)
 
 
-def _usage(library: Any, process: int, place: slice) -> int | None:  # noqa: ANN401 - as above
+def _usage(library: Any, process: int, field: slice) -> int | None:  # noqa: ANN401 - as above
     usage = ctypes.create_string_buffer(_RUSAGE_BYTES)
     if library.proc_pid_rusage(process, _RUSAGE_INFO_V4, usage) != 0:
         return None
-    return int.from_bytes(usage.raw[place], sys.byteorder) or None
+    return int.from_bytes(usage.raw[field], sys.byteorder) or None
 
 
 class SystemMachineMeter(MachineMeter):
-    """Reads ``/proc`` on Linux, ``sysctl`` on macOS, and what Python knows.
+    """Reads ``/proc`` on Linux, ``sysctl`` and libproc on macOS, and the standard library.
 
     Args:
         platform: As in ``sys.platform``.
         run: Runs a command; only tests need another one.
-        root: Where ``proc`` is; only tests need another one.
-        library: Returns the system's library of macOS; only tests need another one.
+        root: Directory with ``proc``; only tests need another one.
+        library: Returns the system's library on macOS; only tests need another one.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class SystemMachineMeter(MachineMeter):
             return None
 
     def peak_process_bytes(self) -> int | None:
-        """Return the peak of this program; the usual figure of Linux may be that of the program that started it."""
+        """Return the peak memory of this process. On Linux ``ru_maxrss`` may be inherited from the parent."""
         if self._platform == "darwin":
             return largest_footprint(self._library()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         words = self._line("proc/self/status", "VmHWM").split()
         return int(words[0]) * 1024 if words and words[0].isdecimal() else None
 
     def _line(self, path: str, name: str) -> str:
-        """Return what follows a name and a colon in the first line that begins with it; empty without one."""
+        """Return the value of the first line ``NAME: VALUE`` of a file; empty without one."""
         try:
             with open(os.path.join(self._root, path), encoding="utf-8", errors="replace") as file:
                 lines = (line.partition(":") for line in file)

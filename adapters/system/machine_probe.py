@@ -1,6 +1,6 @@
-"""This machine and its processes at one moment, by procfs and ``nvidia-smi``, or by commands of macOS and libproc.
+"""Readings of this machine and its processes, by procfs and ``nvidia-smi``, or by commands of macOS and libproc.
 
-What a command prints is read by functions of its own.
+Pure functions parse the output of the commands.
 """
 
 import os
@@ -33,41 +33,43 @@ _MIB = 1024**2
 
 @attrs.frozen
 class Process:
-    """A process in a list of all."""
+    """A process in the process list."""
 
     parent: int
     resident_bytes: int
     user_seconds: float
-    """Processor time; 0 with ``system_seconds`` where the list does not say."""
+    """Processor time; like ``system_seconds`` 0 if the list lacks it."""
     system_seconds: float
 
 
 Footprints = Callable[[int], tuple[int, MemoryKind] | None]
-"""Returns the memory of a process and what of it is counted; None where only the list of processes says it."""
+"""Returns the memory of a process and its kind; None to use the resident memory of the process list."""
 
 
 @attrs.define
 class ProcessTimes:
-    """Makes shares of the processor out of one list of processes after the other."""
+    """Computes processor times from successive process lists."""
 
     now: Callable[[], float]
     former: dict[int, Process] = attrs.field(factory=dict)
+    """The last process list, by id."""
     seconds: float | None = None
-    """Between the last two lists; None before there were two."""
-    _at: float | None = None
+    """Time between the last two lists; None before the second one."""
+    _taken: float | None = None
+    """Time of the last list."""
 
     def take(self, processes: dict[int, Process]) -> dict[int, tuple[float, float]]:
-        """Return the user and the system time of each process since the list before; a new one began at 0."""
-        at = self.now()
-        self.seconds = None if self._at is None or at <= self._at else at - self._at
-        known = {} if self._at is None else self.former
+        """Return user and system time of each process since the list before; those of a new process began at 0."""
+        now = self.now()
+        self.seconds = None if self._taken is None or now <= self._taken else now - self._taken
+        former = {} if self._taken is None else self.former
         used = {}
-        for number, each in processes.items():
-            before = known.get(number)
-            if before is None or _time(before) > _time(each):  # the number was given to another process
+        for number, process in processes.items():
+            before = former.get(number)
+            if before is None or _time(before) > _time(process):  # the id was reused
                 before = Process(0, 0, 0.0, 0.0)
-            used[number] = (each.user_seconds - before.user_seconds, each.system_seconds - before.system_seconds)
-        self.former, self._at = processes, at
+            used[number] = (process.user_seconds - before.user_seconds, process.system_seconds - before.system_seconds)
+        self.former, self._taken = processes, now
         return used
 
 
@@ -82,47 +84,47 @@ def tree_of(
     seconds: float | None,
     memory: Footprints,
 ) -> ProcessTree | None:
-    """Return what a process and its descendants have together; None where it does not run.
+    """Return the sums over a process and its descendants; None if it does not run.
 
     Args:
-        root: Its id.
-        processes: All of the machine, by id.
-        used: The processor time of each since the list before.
-        seconds: Since the list before; None for the first one.
-        memory: Asked for each of the tree.
+        root: Id of the process.
+        processes: All processes of the machine, by id.
+        used: User and system time of each since the list before.
+        seconds: Time since the list before; None for the first one.
+        memory: Returns the memory of one process.
     """
     if root not in processes:
         return None
-    found = list(_descendants(root, processes))
-    read = [memory(each) or (processes[each].resident_bytes, MemoryKind.RESIDENT) for each in found]
-    kind = next((kind for _, kind in read if kind is not MemoryKind.RESIDENT), MemoryKind.RESIDENT)
-    busy = None if seconds is None else 100 * sum(sum(used[each]) for each in found) / seconds
-    return ProcessTree(len(found), sum(size for size, _ in read), kind, busy)
+    tree = list(_descendants(root, processes))
+    memories = [memory(number) or (processes[number].resident_bytes, MemoryKind.RESIDENT) for number in tree]
+    kind = next((kind for _, kind in memories if kind is not MemoryKind.RESIDENT), MemoryKind.RESIDENT)
+    busy = None if seconds is None else 100 * sum(sum(used[number]) for number in tree) / seconds
+    return ProcessTree(len(tree), sum(size for size, _ in memories), kind, busy)
 
 
 def _descendants(root: int, processes: Mapping[int, Process]) -> Iterator[int]:
-    """Yield a process and all that it started and that these started."""
+    """Yield the ids of a process and its descendants."""
     children: dict[int, list[int]] = {}
-    for number, each in processes.items():
-        if number != root and each.parent != number:
-            children.setdefault(each.parent, []).append(number)
-    waiting = [root]
-    while waiting:
-        number = waiting.pop()
+    for number, process in processes.items():
+        if number != root and process.parent != number:
+            children.setdefault(process.parent, []).append(number)
+    pending = [root]
+    while pending:
+        number = pending.pop()
         yield number
-        waiting += children.get(number, ())
+        pending += children.get(number, ())
 
 
 # Linux
 
 
 class ProcMachineProbe(MachineProbe):
-    """Reads ``/proc``, the control groups, and ``nvidia-smi`` where there is a GPU of NVIDIA.
+    """Reads ``/proc``, the control groups, and ``nvidia-smi`` if there is an NVIDIA GPU.
 
     Args:
         gpu: Whether there is one.
         run: Runs a command; only tests need another one.
-        root: Where ``proc`` and ``sys`` are; only tests need another one.
+        root: Directory with ``proc`` and ``sys``; only tests need another one.
         now: Seconds of a monotonic clock; only tests need another one.
     """
 
@@ -177,12 +179,13 @@ class ProcMachineProbe(MachineProbe):
 
 
 _LARGE_BYTES = 512 * _MIB
-"""From here on the sharing of pages is not looked for: it is small beside the rest, and the process waits meanwhile."""
+"""Resident memory from which the proportional one is not read: shared pages are a small part, and reading stalls the
+process."""
 _NVIDIA = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits")
 
 
 def cpu_ticks(text: str) -> tuple[int, ...]:
-    """Return user, system and idle ticks since the start by ``/proc/stat``; empty where it does not say."""
+    """Return user, system and idle ticks since the start by ``/proc/stat``; empty if it lacks them."""
     words = text.partition("\n")[0].split()
     if len(words) < 5 or words[0] != "cpu" or not all(each.isdecimal() for each in words[1:]):
         return ()
@@ -191,15 +194,15 @@ def cpu_ticks(text: str) -> tuple[int, ...]:
 
 
 def shares(former: Sequence[int], ticks: Sequence[int]) -> CpuShares | None:
-    """Return what part of the ticks between two readings each had; None without two, or when no time passed."""
+    """Return the shares of user, system and idle ticks between two readings; None without two, or without ticks."""
     if not former or not ticks:
         return None
-    passed = [max(0, after - before) for before, after in zip(former, ticks, strict=True)]
-    return CpuShares(*(100 * each / sum(passed) for each in passed)) if sum(passed) else None
+    spent = [max(0, after - before) for before, after in zip(former, ticks, strict=True)]
+    return CpuShares(*(100 * part / sum(spent) for part in spent)) if sum(spent) else None
 
 
 def stat_process(text: str) -> Process | None:
-    """Return a process by its ``/proc/PID/stat``, whose second field may hold spaces and brackets."""
+    """Return a process by its ``/proc/PID/stat``, whose second field may have spaces and brackets."""
     words = text.rpartition(")")[2].split()
     try:
         ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
@@ -209,19 +212,19 @@ def stat_process(text: str) -> Process | None:
 
 
 def stalled(text: str) -> float | None:
-    """Return the percentage of ``some avg10`` in ``/proc/pressure/memory``; None where it does not say."""
-    found = re.search(r"^some avg10=(\d+\.?\d*)", text, re.MULTILINE)
-    return float(found[1]) if found else None
+    """Return the percentage of ``some avg10`` in ``/proc/pressure/memory``; None without it."""
+    match = re.search(r"^some avg10=(\d+\.?\d*)", text, re.MULTILINE)
+    return float(match[1]) if match else None
 
 
 def three_numbers(text: str) -> tuple[float, float, float] | None:
     """Return the first three numbers of a text; None without three."""
-    found = re.findall(r"\d+\.\d+|\d+", text)[:3]
-    return (float(found[0]), float(found[1]), float(found[2])) if len(found) == 3 else None
+    values = re.findall(r"\d+\.\d+|\d+", text)[:3]
+    return (float(values[0]), float(values[1]), float(values[2])) if len(values) == 3 else None
 
 
 def nvidia_gpus(text: str) -> GpuReading | None:
-    """Return all GPUs by the lines of ``nvidia-smi``: percent, used and all MiB; ``[N/A]`` for what it does not say."""
+    """Return all GPUs together by the lines of ``nvidia-smi``: percent, used and total MiB, or ``[N/A]``."""
     rows = [[_decimal(cell) for cell in line.split(",")] for line in text.splitlines()]
     columns = list(zip(*(row for row in rows if len(row) == 3), strict=True))
     if not columns:
@@ -248,19 +251,19 @@ _SYSCTL = (
 )
 _IOREG = ("/usr/sbin/ioreg", "-r", "-d", "1", "-w", "0", "-c", "IOAccelerator")
 _PS = ("/bin/ps", "-A", *("-o", "pid="), *("-o", "ppid="), *("-o", "rss="), *("-o", "utime="), *("-o", "time="))
-"""What follows the first ``=`` of one ``-o`` is a title, commas and all."""
+"""One ``-o`` per column, since all text after the ``=``, commas included, is its title."""
 
 
 class MacMachineProbe(MachineProbe):
-    """Runs ``sysctl``, ``vm_stat``, ``ioreg`` and ``ps``, and asks libproc for the memory of processes.
+    """Runs ``sysctl``, ``vm_stat``, ``ioreg`` and ``ps``, and reads the memory of processes by libproc.
 
-    Shares of the processor are those of the processes that still run.
+    Processor shares are computed from the running processes only.
 
     Args:
         run: Runs a command; only tests need another one.
         library: Returns the system's library; only tests need another one.
         now: Seconds of a monotonic clock; only tests need another one.
-        cores: Of the machine.
+        cores: Number of processor cores.
     """
 
     def __init__(
@@ -300,8 +303,8 @@ class MacMachineProbe(MachineProbe):
         seconds, times = self._times.seconds, list(used)
         if seconds is None or not times:
             return None
-        parts = [min(100.0, 100 * sum(each) / seconds / self._cores) for each in zip(*times, strict=True)]
-        return CpuShares(parts[0], parts[1], max(0.0, 100 - parts[0] - parts[1]))
+        user, system = (min(100.0, 100 * sum(kind) / seconds / self._cores) for kind in zip(*times, strict=True))
+        return CpuShares(user, system, max(0.0, 100 - user - system))
 
     def _charged(self, process: int) -> tuple[int, MemoryKind] | None:
         size = footprint(self._library(), process)
@@ -309,18 +312,18 @@ class MacMachineProbe(MachineProbe):
 
 
 def ps_processes(text: str) -> dict[int, Process]:
-    """Return all processes by the lines of ``ps``: id, parent, resident KiB, and user and all processor time."""
-    found = {}
+    """Return all processes by the lines of ``ps``: id, parent, resident KiB, user and total processor time."""
+    processes = {}
     for words in map(str.split, text.splitlines()):
         if len(words) < 3 or not all(each.isdecimal() for each in words[:3]):
             continue
-        user, both = (_seconds(words[3]), _seconds(words[4])) if len(words) == 5 else (0.0, 0.0)
-        found[int(words[0])] = Process(int(words[1]), int(words[2]) * 1024, user, max(0.0, both - user))
-    return found
+        user, total = (_seconds(words[3]), _seconds(words[4])) if len(words) == 5 else (0.0, 0.0)
+        processes[int(words[0])] = Process(int(words[1]), int(words[2]) * 1024, user, max(0.0, total - user))
+    return processes
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds of ``1-02:03:04.05`` or a part of it; 0 for what is no time."""
+    """Return the seconds of a time such as ``1-02:03:04.05``, whose larger units may be missing; 0 if invalid."""
     days, _, clock = text.rpartition("-")
     total = 0.0
     try:
@@ -334,22 +337,22 @@ def _seconds(text: str) -> float:
 def accelerators(text: str) -> GpuReading | None:
     """Return the busiest GPU by the statistics in the output of ``ioreg``; None without any.
 
-    Its memory is the machine's; what it has in use is given where the driver says so.
+    Its memory is the machine's; the part in use is included if the driver reports it.
     """
-    found = []
+    readings = []
     for block in re.findall(r'"PerformanceStatistics" = \{([^}]*)\}', text):
         values = {name: int(value) for name, value in re.findall(r'"([^"]+)"\s*=\s*(\d+)', block)}
         busy = values.get("Device Utilization %", values.get("GPU Activity(%)"))
         renderer, tiler = (values.get(f"{name} Utilization %") for name in ("Renderer", "Tiler"))
-        found.append(GpuReading(busy, renderer, tiler, values.get("In use system memory")))
-    return max(found, key=lambda each: each.busy_percent or 0, default=None)
+        readings.append(GpuReading(busy, renderer, tiler, values.get("In use system memory")))
+    return max(readings, key=lambda reading: reading.busy_percent or 0, default=None)
 
 
 def system_machine_probe(platform: str, gpu: Callable[[], bool]) -> MachineProbe:
     """Return the probe for a platform.
 
     Args:
-        platform: As in ``sys.platform``. All but macOS get the probe for Linux.
-        gpu: Whether there is a GPU of NVIDIA.
+        platform: As in ``sys.platform``. Any other than macOS gets the probe for Linux.
+        gpu: Whether there is an NVIDIA GPU.
     """
     return MacMachineProbe() if platform == "darwin" else ProcMachineProbe(gpu)
