@@ -1,1 +1,1 @@
-"""The Unix sockets of this user's servers: other programs of the user run models in them, list and stop them."""
+"""The Unix sockets of this user's servers, by which other programs use their models, list and stop them."""

@@ -1,4 +1,4 @@
-"""The server's side of its socket: requests of this user's other programs, a thread for each connection."""
+"""The server's side of the socket: requests of this user's other programs, with a thread per connection."""
 
 import contextlib
 import itertools
@@ -39,53 +39,53 @@ from mlxk.domain.generation.request import EngineFigures, Finished, GenerationRe
 from mlxk.domain.models.model import ModelHandle
 
 MAX_CONNECTIONS = 64
-"""Connections at a time; further programs compute in their own process."""
+"""Simultaneous connections; further programs compute in their own process."""
 
 ARRIVAL_SECONDS = 60.0
-"""From a connection to the end of its request."""
+"""Timeout of a connection until its request has arrived."""
 
-_LOOK_SECONDS = 0.05
-"""Between two looks whether requests have ended."""
+_POLL_SECONDS = 0.05
+"""Interval of the checks whether all requests have ended."""
 
 STATE_SECONDS = 0.5
-"""How long to wait for the engine to report its models."""
+"""How long to wait for the engine's report of its models."""
 
 UNLOAD_SECONDS = 1.0
-"""How long to wait until the engine unloads a model, before the reply says that it will."""
+"""How long to wait for the engine to unload a model, before the reply that it has not yet."""
 
 SEND_SECONDS = 60
-"""How long another program may take none of its answer, as one that was stopped does, until the answer is ended."""
+"""Timeout of sending to a program that reads nothing, such as a suspended one; then its answer is cancelled."""
 
 
 class UseCounts(Protocol):
-    """Counts what other programs have had computed. Called from many threads."""
+    """Counts the requests of other programs. Called from many threads."""
 
     def answers(self, model: ModelHandle, finished: Sequence[Finished], failure: str | None) -> None:
-        """Count the completions of a request, or the code of its error."""
+        """Count the completions of a request, or its failure by the error code."""
 
     def embeddings(self, model: ModelHandle, tokens: int, seconds: float) -> None:
-        """Count a request for vectors, and the tokens of its texts."""
+        """Count an embedding request and the tokens of its texts."""
 
 
 @attrs.frozen
 class SharedEngine:
-    """What requests on the socket use of the server."""
+    """The parts of the server that requests on the socket use."""
 
     generator: TextGenerator
     embedder: TextEmbedder
     weight_bytes: Callable[[ModelHandle], int]
     """Size of a model's weights; raises ``MlxkError`` or ``OSError``."""
     budget_bytes: int | None
-    """Budget of all weights in memory; None for none."""
+    """Budget of all weights in memory; None for no limit."""
     loads: bool
-    """Whether it loads models that it does not have."""
+    """Whether it loads models that are not in memory."""
     admit: Callable[[], Callable[[], None]]
-    """Takes a place among the requests in progress, and returns the function that gives it back; raises when the
-    server is full or stops."""
+    """Reserves a slot for a request in progress and returns the function that releases it; raises ``MlxkError`` when
+    the server is full or stopping."""
     counts: UseCounts
-    """Is told what was computed."""
+    """Counts the requests."""
     owner: int
-    """The process that a signal stops: the supervisor, or this process."""
+    """The process to signal for stopping the server: the supervisor, or this process."""
     log: EventLog
 
 
@@ -93,15 +93,15 @@ class SocketListener:
     """Accepts connections on the server's socket.
 
     Args:
-        folder: Of the sockets of this user's servers.
+        folder: The folder for sockets of this user's servers.
         program: This program.
         url: The server's address for clients.
-        engine: What requests use.
+        engine: The parts of the server that requests use.
     """
 
     def __init__(self, folder: str, program: Program, url: str, engine: SharedEngine) -> None:
         self._folder = folder
-        self._facts = program.facts()  # of what is loaded: what is installed from now on does not change it
+        self._facts = program.facts()  # taken now, as the code was loaded: later installations do not count
         self._url = url
         self._engine = engine
         self._path = ""
@@ -109,10 +109,11 @@ class SocketListener:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._open_until_the_end: list[int] = []
+        self._held_descriptors: list[int] = []
+        """Connections that stay open until the process ends."""
 
     def start(self) -> None:
-        """Listen; a server whose socket cannot be made serves without one, and says so in its log."""
+        """Listen; if no socket can be created, log a warning and go on without one."""
         folders = socket_folders(self._folder)
         for folder in folders:
             try:
@@ -128,10 +129,10 @@ class SocketListener:
         threading.Thread(target=self._accept, args=(self._listening,), name="mlxk-socket", daemon=True).start()
 
     def close(self, deadline: Callable[[], float]) -> None:
-        """Accept nothing more, and wait for requests in progress.
+        """Accept no more connections, and wait for the requests in progress.
 
         Args:
-            deadline: Returns until when, seconds of the monotonic clock; asked again and again.
+            deadline: Returns the end of the wait, seconds of the monotonic clock; called repeatedly.
         """
         self._closing.set()
         if self._listening is None:
@@ -146,14 +147,14 @@ class SocketListener:
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         while self._threads and time.monotonic() < deadline():
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _accept(self, listening: socket.socket) -> None:
         while not self._closing.is_set():
             try:
                 connection, _ = listening.accept()
             except OSError:
-                if self._closing.wait(0.1):  # closed; otherwise there is no descriptor at the moment
+                if self._closing.wait(0.1):  # closed; otherwise out of descriptors
                     return
                 continue
             with self._lock:
@@ -169,19 +170,19 @@ class SocketListener:
         try:
             with connection, contextlib.suppress(OSError, DisconnectedError):
                 connection.settimeout(ARRIVAL_SECONDS)
-                asked, _ = receive(connection)
-                operation = str(asked.get("operation"))
+                request, _ = receive(connection)
+                operation = str(request.get("operation"))
                 handler = {
                     "state": self._state,
                     "unload": self._unload,
                     "stop": self._stop,
                     "offer": self._offer,
-                }.get(operation if asked.get("protocol") == PROTOCOL else "")
+                }.get(operation if request.get("protocol") == PROTOCOL else "")
                 if handler is None:
                     operation = "unknown"
                     send(connection, {"url": self._url, "reason": "is of another version"})
                     return
-                failure = handler(connection, asked)
+                failure = handler(connection, request)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -207,7 +208,7 @@ class SocketListener:
         )
 
     def _residents(self, state: EngineState) -> list[ResidentModel]:
-        """Return all models in memory; of one that the engine has had no time to report, only the size is known."""
+        """Return all models in memory; a model that the engine has not reported yet has only its size."""
         reported = {each.handle: each for each in state.residents}
         missing = [handle for handle in state.models if handle not in reported]
         for handle in missing:
@@ -215,12 +216,12 @@ class SocketListener:
                 reported[handle] = ResidentModel(handle, self._engine.weight_bytes(handle), None, in_use=True)
         return [reported[handle] for handle in state.models if handle in reported]
 
-    def _unload(self, connection: socket.socket, asked: Document) -> None:
-        found = _loaded(_model_of(asked), self._engine.generator.state(STATE_SECONDS))
-        send(connection, {"unloaded": found is None or self._unloads_at_once(found)})
+    def _unload(self, connection: socket.socket, request: Document) -> None:
+        loaded = _loaded(_model_of(request), self._engine.generator.state(STATE_SECONDS))
+        send(connection, {"unloaded": loaded is None or self._unload_once_idle(loaded)})
 
-    def _unloads_at_once(self, model: ModelHandle) -> bool:
-        """Have the engine unload a model once it is idle; return False when that is not now: it may be loading one."""
+    def _unload_once_idle(self, model: ModelHandle) -> bool:
+        """Have the engine unload a model once it is idle; return whether it has within ``UNLOAD_SECONDS``."""
         unloaded: list[ModelHandle] = []
 
         def unload() -> None:
@@ -234,17 +235,18 @@ class SocketListener:
 
     def _stop(self, connection: socket.socket, _: Document) -> None:
         with self._lock:
-            # It closes with the process, which is how the other program knows that it has ended.
-            self._open_until_the_end.append(os.dup(connection.fileno()))
-            is_first = len(self._open_until_the_end) == 1
+            # Closed by the end of the process, for which the other program waits.
+            self._held_descriptors.append(os.dup(connection.fileno()))
+            is_first = len(self._held_descriptors) == 1
         send(connection, {})
-        if is_first:  # a further signal would cut off the answers that may still end
+        if is_first:  # a second signal would interrupt the answers in progress
             os.kill(self._engine.owner, signal.SIGTERM)
 
-    def _offer(self, connection: socket.socket, asked: Document) -> str | None:
-        offered, reason = self._judged(asked)
-        send(connection, {"url": self._url, "offer": offered, "reason": reason})
-        if offered is None:
+    def _offer(self, connection: socket.socket, offer: Document) -> str | None:
+        """Accept or decline a request, and compute it if accepted; return the code of its error."""
+        accepted, reason = self._decide(offer)
+        send(connection, {"url": self._url, "offer": accepted, "reason": reason})
+        if accepted is None:
             return None
         document, blobs = receive(connection)
         request = decoded(document.get("request"), blobs)
@@ -255,7 +257,7 @@ class SocketListener:
             return error.code
         try:
             connection.settimeout(None)
-            # Of sending only: the engine's thread reads the state of the connection, and must not wait for it.
+            # A timeout of sending only: the engine's thread peeks at the connection, and must not block.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", SEND_SECONDS, 0))
             if isinstance(request, GenerationRequest):
                 self._generate(connection, attrs.evolve(request, is_abandoned=lambda: _has_gone(connection)))
@@ -268,14 +270,14 @@ class SocketListener:
             release()
         return None
 
-    def _judged(self, asked: Document) -> tuple[str | None, str]:
-        """Return whether a model is loaded or fits, or None and the reason why the server does not take the request."""
-        other = difference(self._facts, asked.get("program"))
-        if other is not None:
-            return None, f"has another {other}"
+    def _decide(self, offer: Document) -> tuple[str | None, str]:
+        """Return ``loaded`` or ``fits`` for the model of an offered request, else None and the reason to decline it."""
+        differing = difference(self._facts, offer.get("program"))
+        if differing is not None:
+            return None, f"has another {differing}"
         if self._closing.is_set():
             return None, "is shutting down"
-        wanted = _model_of(asked)
+        wanted = _model_of(offer)
         state = self._engine.generator.state(STATE_SECONDS)
         if _loaded(wanted, state) is not None:
             return "loaded", ""
@@ -308,27 +310,27 @@ class SocketListener:
 
     def _embed(self, connection: socket.socket, request: EmbeddingRequest) -> None:
         began = time.monotonic()
-        found = self._engine.embedder.embed(request)
-        self._engine.counts.embeddings(request.model, found.tokens, time.monotonic() - began)
-        every = found.vectors or tuple(itertools.chain.from_iterable(found.of_tokens))
-        numbers = array("d", itertools.chain.from_iterable(every)).tobytes()
-        without = encoded(attrs.evolve(found, vectors=(), of_tokens=()), [])
-        counts = list(map(len, found.of_tokens))
-        send(connection, {"embeddings": without, "dimensions": found.dimensions, "counts": counts}, [numbers])
+        result = self._engine.embedder.embed(request)
+        self._engine.counts.embeddings(request.model, result.tokens, time.monotonic() - began)
+        vectors = result.vectors or tuple(itertools.chain.from_iterable(result.of_tokens))
+        numbers = array("d", itertools.chain.from_iterable(vectors)).tobytes()
+        remainder = encoded(attrs.evolve(result, vectors=(), of_tokens=()), [])
+        counts = list(map(len, result.of_tokens))
+        send(connection, {"embeddings": remainder, "dimensions": result.dimensions, "counts": counts}, [numbers])
 
 
 def _forward(stream: TextStream, connection: socket.socket) -> Finished:
-    """Send the events of a stream as they come; a client that has closed its side of the connection cancels it."""
-    waking, wake = socket.socketpair()
-    with waking, wake, selectors.DefaultSelector() as selector:
-        for each in (waking, wake):
-            each.setblocking(False)
+    """Send the events of a stream as they come, and cancel it when the client closes its side of the connection."""
+    wakeup_reader, wakeup_writer = socket.socketpair()
+    with wakeup_reader, wakeup_writer, selectors.DefaultSelector() as selector:
+        for end in (wakeup_reader, wakeup_writer):
+            end.setblocking(False)
 
         def on_events() -> None:
-            with contextlib.suppress(OSError):  # it is full, which wakes as well
-                wake.send(b"\0")
+            with contextlib.suppress(OSError):  # full, so the reader wakes up anyway
+                wakeup_writer.send(b"\0")
 
-        selector.register(waking, selectors.EVENT_READ)
+        selector.register(wakeup_reader, selectors.EVENT_READ)
         selector.register(connection, selectors.EVENT_READ)
         stream.subscribe(on_events)
         try:
@@ -337,9 +339,9 @@ def _forward(stream: TextStream, connection: socket.socket) -> Finished:
                 if connection in ready and not connection.recv(1):
                     selector.unregister(connection)
                     stream.cancel()
-                if waking not in ready:
+                if wakeup_reader not in ready:
                     continue
-                waking.recv(4096)
+                wakeup_reader.recv(4096)
                 while events := stream.take():
                     blobs: list[bytes] = []
                     document: dict[str, Any] = {"events": [encoded(each, blobs) for each in events]}
@@ -364,13 +366,13 @@ def _figures(state: EngineState) -> EngineFigures:
 
 
 def _loaded(wanted: ModelHandle, state: EngineState) -> ModelHandle | None:
-    """Return a model in memory with the files of another; what is loaded is known also while the engine is busy."""
-    place = (wanted.directory, wanted.revision)
-    return next((each for each in state.models if (each.directory, each.revision) == place), None)
+    """Return the model in memory with the same files; ``models`` is current also while the engine is busy."""
+    files = (wanted.directory, wanted.revision)
+    return next((model for model in state.models if (model.directory, model.revision) == files), None)
 
 
-def _model_of(asked: Document) -> ModelHandle:
-    model = decoded(asked.get("model"))
+def _model_of(request: Document) -> ModelHandle:
+    model = decoded(request.get("model"))
     if not isinstance(model, ModelHandle):
         raise DisconnectedError
     return model

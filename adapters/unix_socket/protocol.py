@@ -1,8 +1,9 @@
-"""What both sides of the socket agree on: the check of the peer, frames, and values as JSON.
+"""The protocol of the socket, for both sides: the check of the peer, frames, and domain values as JSON.
 
-The folder of the socket and the other process belong to this user, which the kernel says; there is no key. A frame is
-a length, the lengths of its blobs, a JSON object and the blobs: pixels and samples. Values of the domain are written
-with the name of their class, and only the classes listed here are read: nothing that arrives decides which code runs.
+There is no key: the kernel tells that the socket's folder and the other process belong to this user. A frame is the
+length of a JSON object, the number and lengths of its blobs (pixels and samples), the object and the blobs. Domain
+values are written with the name of their class, and only the classes listed here are read, so that no message decides
+which code runs.
 """
 
 import enum
@@ -22,12 +23,12 @@ from mlxk.domain.generation import conversation, grammar, media, request, settin
 from mlxk.domain.models import model
 
 PROTOCOL = 1
-"""Version of the frames; programs of other versions leave each other alone."""
+"""Version of the protocol; programs with different versions do not use each other."""
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_BLOBS = 1024
 MAX_BLOB_BYTES = 2**30
-"""Largest size of all blobs of a frame: the pixels of five large images."""
+"""Limit of all blobs of a frame together: the pixels of five large images."""
 
 _HEADER = struct.Struct(">II")
 _LENGTH = struct.Struct(">Q")
@@ -84,35 +85,35 @@ _ENUMS: Mapping[str, type[enum.Enum]] = {
 
 
 class DisconnectedError(Exception):
-    """The other process has closed the connection, or writes what is no frame."""
+    """The other process has closed the connection, or has written an invalid frame."""
 
 
 class OversizeFrameError(DisconnectedError):
-    """A frame would be larger than allowed."""
+    """A frame exceeds the limits."""
 
 
 @attrs.frozen
 class Program:
-    """What must be equal on both sides, so that it makes no difference which of them computes."""
+    """Facts that must be equal on both sides, so that results do not depend on which one computes."""
 
     cache: str
-    """Absolute path of the cache of models."""
+    """Absolute path of the model cache."""
     workspaces: str | None
-    """Absolute path of the folder of workspaces."""
+    """Absolute path of the workspace home."""
     variables: tuple[tuple[str, str], ...] = ()
     """Environment variables that change how models are computed, with their values, sorted."""
     cpu_dtype: str = "auto"
-    """The type in which a CPU holds weights of 16 bits, as the setting says."""
+    """Setting of the type in which a CPU stores 16-bit weights."""
     blas: str = "auto"
-    """Whether a library of the machine multiplies matrices, as the setting says."""
+    """Setting whether a BLAS library of the machine multiplies matrices."""
 
     def facts(self) -> Document:
-        """Return all facts by their names in messages."""
+        """Return the facts by their names in messages."""
         libraries = os.path.dirname(os.path.dirname(attrs.__file__))
         return {
             "version": mlxk.__version__,
             "installation": os.path.dirname(os.path.realpath(mlxk.__file__)),
-            # Installing or removing a library changes its folder.
+            # Installing or removing a library changes the modification time.
             "libraries": f"{libraries}:{os.stat(libraries).st_mtime_ns}",
             "model cache": self.cache,
             "workspace folder": self.workspaces,
@@ -123,19 +124,19 @@ class Program:
 
 
 def difference(facts: Document, others: object) -> str | None:
-    """Return the name of the first fact that differs on the other side; None when none does."""
+    """Return the name of the first fact that differs on the other side; None if all are equal."""
     known = others if isinstance(others, dict) else {}
     return next((name for name, value in facts.items() if known.get(name) != value), None)
 
 
 def is_own_peer(connection: socket.socket) -> bool:
-    """Whether the process at the other end runs as this user, as the kernel says."""
+    """Whether the process at the other end runs as this user, according to the kernel."""
     try:
         if hasattr(socket, "SO_PEERCRED"):
             _, user, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         else:  # LOCAL_PEERCRED of macOS: a version, then the user
             _, user = struct.unpack("=II", connection.getsockopt(0, 1, 76)[:8])
-    except (OSError, struct.error):  # it has gone
+    except (OSError, struct.error):  # it has ended
         return False
     return bool(user == os.geteuid())
 
@@ -144,8 +145,8 @@ def send(connection: socket.socket, document: Document, blobs: Iterable[bytes] =
     """Write a frame.
 
     Raises:
-        OSError: The other process has gone.
-        OversizeFrameError: The frame is larger than allowed; nothing is written.
+        OSError: The other process has ended.
+        OversizeFrameError: The frame exceeds the limits; nothing is written.
     """
     text, parts = json.dumps(document).encode(), tuple(blobs)
     if len(text) > MAX_JSON_BYTES or len(parts) > MAX_BLOBS or sum(map(len, parts)) > MAX_BLOB_BYTES:
@@ -160,7 +161,7 @@ def receive(connection: socket.socket) -> tuple[Document, tuple[bytes, ...]]:
     """Read a frame.
 
     Raises:
-        DisconnectedError: There is none.
+        DisconnectedError: The connection is closed, or the frame is invalid.
         OSError: The connection failed, or its timeout has passed.
     """
     size, count = _HEADER.unpack(_read(connection, _HEADER.size))
@@ -193,7 +194,7 @@ def encoded(value: Any, blobs: list[bytes]) -> Any:  # noqa: ANN401 - any value 
     """Return a value as JSON; its bytes are appended to ``blobs``.
 
     Raises:
-        TypeError: A part of it is of a class that is not listed.
+        TypeError: The class of a part is not listed.
     """
     if value is None or isinstance(value, str | int | float):
         return value
@@ -214,10 +215,10 @@ def encoded(value: Any, blobs: list[bytes]) -> Any:  # noqa: ANN401 - any value 
 
 
 def decoded(document: Any, blobs: tuple[bytes, ...] = ()) -> Any:  # noqa: ANN401 - any value of the domain
-    """Return the value of its JSON.
+    """Return the value that ``encoded`` has written as JSON.
 
     Raises:
-        DisconnectedError: It is not such a value.
+        DisconnectedError: The document is no such value.
     """
     try:
         return _decoded(document, blobs)
@@ -248,7 +249,7 @@ _MALFORMED = (ValueError, TypeError, LookupError, RecursionError, AttributeError
 
 
 def error_document(error: MlxkError) -> Document:
-    """Return an error as JSON, with all that its sentences need."""
+    """Return an error as JSON, with all fields of its message."""
     return {
         "code": error.code,
         "message": error.message,
@@ -261,10 +262,10 @@ def error_document(error: MlxkError) -> Document:
 
 
 def error_of(document: Any) -> MlxkError:  # noqa: ANN401 - any JSON value
-    """Return the error of its JSON.
+    """Return the error that ``error_document`` has written as JSON.
 
     Raises:
-        DisconnectedError: It is no error.
+        DisconnectedError: The document is no error.
     """
     try:
         return error_type_of(document["code"])(

@@ -1,4 +1,4 @@
-"""Running servers by their sockets, files in one folder: found, listed, stopped, and asked to take a request."""
+"""The running servers of this user, found by their sockets in a folder: listed, stopped, and offered requests."""
 
 import contextlib
 import hashlib
@@ -32,17 +32,17 @@ from mlxk.domain.models.model import ModelHandle
 SUFFIX = ".sock"
 
 _LONGEST_PATH = 100
-"""Bytes of a socket's path, of which systems take 103 to 107."""
+"""Bytes of a socket's path; systems allow 103 to 107."""
 
-_TRIES = 3
-"""How often to make a folder that the last server in it removes at the same moment."""
+_ATTEMPTS = 3
+"""Attempts to listen in a folder, which the last server in it may remove at the same moment."""
 
 
 def socket_folders(wanted: str) -> tuple[str, ...]:
-    """Return where sockets may lie: the wanted folder, unless paths in it are too long, then a short one in ``/tmp``.
+    """Return the folders for sockets: the wanted one, unless its paths are too long, and a short one in ``/tmp``.
 
-    The second one serves where the wanted folder takes no sockets, as on some network drives; a server uses the first
-    that works, and its clients look into both.
+    The second is for wanted folders that support no sockets, as on some network drives. A server uses the first that
+    works; clients search both.
     """
     digest = hashlib.sha256(os.fsencode(wanted)).hexdigest()[:12]
     short = f"/tmp/mlxk-{os.geteuid()}-{digest}"
@@ -51,112 +51,111 @@ def socket_folders(wanted: str) -> tuple[str, ...]:
 
 
 def socket_name(process: int) -> str:
-    """Return the name of the socket of a process of this machine; others may have theirs in the same network folder."""
+    """Return the name of a process's socket; it includes the machine, since several may share a network folder."""
     return f"{process}-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}{SUFFIX}"
 
 
 def require_own_folder(path: str) -> None:
-    """Check that a folder belongs to this user, and that nobody else may enter it.
+    """Check that a folder belongs to this user, and that no other user may enter it.
 
     Raises:
         FileNotFoundError: It does not exist.
-        StorageError: Another user could have put a socket there.
+        StorageError: Another user could create a socket there.
     """
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise StorageError(f"'{path}' is not a folder of this user alone", hint=f"Remove it, or: chmod 700 '{path}'")
 
 
-def listen(folder: str, places: int) -> tuple[socket.socket, str]:
-    """Make the socket of this process in a folder, which is made as well; return it and its path.
+def listen(folder: str, backlog: int) -> tuple[socket.socket, str]:
+    """Create the listening socket of this process in a folder, which is created as needed; return it and its path.
 
     Args:
-        folder: For sockets.
-        places: How many connections may wait.
+        folder: The folder for sockets.
+        backlog: Number of connections that may wait.
 
     Raises:
-        OSError: The folder cannot be made, or takes no sockets.
-        StorageError: The folder is not one of this user alone.
+        OSError: The folder cannot be created, or supports no sockets.
+        StorageError: Other users have access to the folder.
     """
-    for _ in range(_TRIES - 1):
+    for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(FileNotFoundError):
-            return _listen(folder, places)
-    return _listen(folder, places)
+            return _listen(folder, backlog)
+    return _listen(folder, backlog)
 
 
-def _listen(folder: str, places: int) -> tuple[socket.socket, str]:
+def _listen(folder: str, backlog: int) -> tuple[socket.socket, str]:
     os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, mode=0o700)
     require_own_folder(folder)
     _remove_stale(folder)
     path = os.path.join(folder, socket_name(os.getpid()))
-    # Until it listens, it would look like the socket of a server that has died, which others remove.
-    unseen = path.removesuffix(SUFFIX)
+    # Bound under another name: until it listens, it looks like a stale socket, which other servers remove.
+    temporary = path.removesuffix(SUFFIX)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(unseen)  # of a former process with this number
+        os.unlink(temporary)  # of an earlier process with this id
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(unseen)
-        os.chmod(unseen, 0o600)
-        listening.listen(places)
+        listening.bind(temporary)
+        os.chmod(temporary, 0o600)
+        listening.listen(backlog)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(unseen)  # which some file systems refuse though they let sockets be made
+            probe.connect(temporary)  # some file systems allow to create sockets, but not to connect
             listening.accept()[0].close()
-        os.rename(unseen, path)
+        os.rename(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(unseen)
+            os.unlink(temporary)
         listening.close()
         raise
     return listening, path
 
 
 def _remove_stale(folder: str) -> None:
-    """Remove the sockets of servers of this machine that have died."""
-    ours = socket_name(0).removeprefix("0")
+    """Remove the sockets of servers of this machine that have ended."""
+    suffix = socket_name(0).removeprefix("0")
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if not name.endswith(ours):
+        if not name.endswith(suffix):
             continue
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
                 probe.connect(path)
-            except ConnectionRefusedError:  # which macOS also says of one with more callers than may wait
+            except ConnectionRefusedError:  # on macOS also if the backlog is full
                 if not _is_running(_process_of(path)):
                     os.unlink(path)
 
 
 REPLY_SECONDS = 2.0
-"""How long a server may take to reply before it counts as one that does not respond."""
+"""Timeout of a server's reply, after which it counts as not responding."""
 
 UNLOAD_SECONDS = 10.0
-"""How long a server may take to reply whether it has unloaded a model."""
+"""Timeout of the reply whether a server has unloaded a model."""
 
 STOP_SECONDS = 60.0
-"""How long a server may take to stop; it lets answers end for half of that."""
-
+"""How long a server may take to stop; it waits half of that for running answers."""
 
 _OWNER_SECONDS = 2.0
-"""How long a supervisor may take to end after its worker; one that its parent does not wait for never seems to."""
+"""How long to wait for a supervisor to end after its worker; one that its parent does not reap never seems to end."""
 
 
 @attrs.frozen
 class Offer:
-    """A server that takes a request."""
+    """A server that accepts a request."""
 
     connection: socket.socket
     server: str
     loaded: bool
-    """Whether it has the model in memory; if not, there is room for it."""
+    """Whether it has the model in memory; otherwise the model fits."""
 
 
 class SocketRunningServers(RunningServers):
     """Finds the servers of this user by their sockets.
 
     Args:
-        folder: The folder of the sockets; need not exist.
+        folder: The folder for sockets, which need not exist.
         program: This program.
     """
 
@@ -172,7 +171,7 @@ class SocketRunningServers(RunningServers):
             with closing(connection), suppress(DisconnectedError, LookupError, TypeError, ValueError):
                 connection.settimeout(REPLY_SECONDS if seconds is None else seconds)
                 try:
-                    document = _asked(connection, "state")
+                    document = _request(connection, "state")
                 except TimeoutError:
                     self._unseen.append(f"the server with the process {_process_of(path)} does not respond")
                     continue
@@ -180,7 +179,7 @@ class SocketRunningServers(RunningServers):
                     continue
                 models = tuple(_resident(each) for each in document["models"])
                 process, url, version = int(document["pid"]), str(document["url"]), str(document["version"])
-                figures = document.get("engine")  # of this version on
+                figures = document.get("engine")  # earlier versions do not send it
                 engine = None if figures is None else EngineFigures(**figures)
                 found.append(RunningServer(path, process, url, version, models, engine))
         return tuple(sorted(found, key=lambda each: each.process))
@@ -192,21 +191,21 @@ class SocketRunningServers(RunningServers):
         with closing(self._connection_to(server)) as connection:
             try:
                 connection.settimeout(UNLOAD_SECONDS)
-                return bool(_asked(connection, "unload", model=encoded(model.handle, [])).get("unloaded"))
+                return bool(_request(connection, "unload", model=encoded(model.handle, [])).get("unloaded"))
             except (OSError, DisconnectedError):
-                raise _silent(server) from None
+                raise _not_responding(server) from None
 
     def stop(self, server: RunningServer) -> None:
         with closing(self._connection_to(server)) as connection:
             try:
-                _asked(connection, "stop")
+                _request(connection, "stop")
                 connection.settimeout(STOP_SECONDS)
-                while connection.recv(1):  # it closes when the process has ended
+                while connection.recv(1):  # closed at the end of the process
                     pass
             except TimeoutError:
                 raise ExecutionError(f"{_named(server)} has not stopped within {STOP_SECONDS:g} s") from None
             except (OSError, DisconnectedError):
-                return  # It has ended already.
+                return  # it has ended already
         if server.process != os.getpid():
             _wait_for(server.process)
 
@@ -218,39 +217,39 @@ class SocketRunningServers(RunningServers):
         self._place = ComputingPlace(None, reason)
 
     def offer(self, model: ModelHandle) -> Offer | None:
-        """Return the server that takes a request about a model, one that has it in memory before others."""
+        """Return a server that accepts a request for a model, preferably one that has the model in memory."""
         best: Offer | None = None
         reason = "no server of this user is running"
-        wanted = {"program": self._program.facts(), "model": encoded(model, [])}
+        fields = {"program": self._program.facts(), "model": encoded(model, [])}
         for _, connection in self._connections():
-            found = None
+            offered = None
             try:
-                document = _asked(connection, "offer", **wanted)
+                document = _request(connection, "offer", **fields)
                 url, loaded = str(document.get("url")), document.get("offer")
                 reason = f"the server {url} {document.get('reason')}"
-                found = Offer(connection, url, loaded == "loaded") if loaded else None
+                offered = Offer(connection, url, loaded == "loaded") if loaded else None
             except (OSError, DisconnectedError):
                 reason = "the server does not respond"
-            if found is None or (best is not None and not found.loaded):
+            if offered is None or (best is not None and not offered.loaded):
                 connection.close()
                 continue
             if best is not None:
                 best.connection.close()
-            best = found
+            best = offered
             if best.loaded:
                 break
-        refused = self._unseen[0] if self._unseen else reason
-        self._place = ComputingPlace(None, refused) if best is None else ComputingPlace(best.server)
+        reason = self._unseen[0] if self._unseen else reason
+        self._place = ComputingPlace(None, reason) if best is None else ComputingPlace(best.server)
         return best
 
     def _connection_to(self, server: RunningServer) -> socket.socket:
-        connection = _connected(server.key)
+        connection = _connect(server.key)
         if connection is None:
-            raise _silent(server)
+            raise _not_responding(server)
         return connection
 
     def _connections(self) -> Iterator[tuple[str, socket.socket]]:
-        """Yield the sockets' paths and connections to the servers; a socket without a server is passed over."""
+        """Yield path and connection of each socket on which a server listens."""
         self._unseen = []
         for folder in self._folders:
             try:
@@ -259,16 +258,16 @@ class SocketRunningServers(RunningServers):
             except StorageError as error:
                 self._unseen.append(f"{error.message}, so no server is reached there. {error.hint}")
                 continue
-            except OSError:  # there is none
+            except OSError:  # it does not exist
                 continue
             for path in (os.path.join(folder, name) for name in names):
-                connection = _connected(path)
+                connection = _connect(path)
                 if connection is not None:
                     yield path, connection
 
 
-def _connected(path: str) -> socket.socket | None:
-    """Return a connection to a server of this user; None where none of them listens."""
+def _connect(path: str) -> socket.socket | None:
+    """Return a connection to a socket; None if no server of this user listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(REPLY_SECONDS)
     try:
@@ -295,7 +294,7 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def _asked(connection: socket.socket, operation: str, **fields: Any) -> Document:  # noqa: ANN401 - JSON
+def _request(connection: socket.socket, operation: str, **fields: Any) -> Document:  # noqa: ANN401 - JSON
     send(connection, {"protocol": PROTOCOL, "operation": operation, **fields})
     return receive(connection)[0]
 
@@ -305,7 +304,7 @@ def _resident(document: Document) -> ResidentModel:
 
 
 def _wait_for(process: int) -> None:
-    """Wait until a supervisor has ended after its worker, so that its port is free."""
+    """Wait until a supervisor has ended, shortly after its worker, so that its port is free."""
     deadline = time.monotonic() + _OWNER_SECONDS
     with suppress(OSError):  # it has ended
         while time.monotonic() < deadline:
@@ -313,7 +312,7 @@ def _wait_for(process: int) -> None:
             time.sleep(0.02)
 
 
-def _silent(server: RunningServer) -> ExecutionError:
+def _not_responding(server: RunningServer) -> ExecutionError:
     return ExecutionError(f"{_named(server)} does not respond")
 
 

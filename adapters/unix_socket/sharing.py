@@ -1,9 +1,10 @@
-"""Text and vectors from a running server: requests are computed there, or here where no server takes them."""
+"""Text generation and embedding on a running server, or in this process if no server accepts the request."""
 
 import contextlib
 import itertools
 import socket
 import threading
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -29,21 +30,21 @@ from mlxk.domain.models.model import ModelHandle
 
 ENDED = "the server ended before it answered"
 ARRIVAL_SECONDS = 30.0
-"""How long a server may take to accept a part of a request."""
+"""Timeout of sending a part of a request."""
 
 
 class SharedTextGenerator(TextGenerator):
-    """Generates text on a running server of this user, or else with the generator of this process.
+    """Generates text on a running server of this user, else by the generator of this process.
 
     Args:
         local: The generator of this process.
-        servers: Finds the server.
+        servers: The running servers.
     """
 
     def __init__(self, local: TextGenerator, servers: SocketRunningServers) -> None:
         self.local = local
         self._servers = servers
-        self._streams: list[SocketTextStream] = []
+        self._streams: weakref.WeakSet[SocketTextStream] = weakref.WeakSet()
 
     def submit(self, request: GenerationRequest) -> TextStream:
         request.validate()
@@ -52,14 +53,14 @@ class SharedTextGenerator(TextGenerator):
             return self.local.submit(request)
         stream = SocketTextStream(offer.connection, lambda: self._submit_here(request, ENDED))
         try:
-            refused = stream.start(request)
+            refusal = stream.start(request)
         except BaseException:
             offer.connection.close()
             raise
-        if refused is not None:
+        if refusal is not None:
             offer.connection.close()
-            return self._submit_here(request, refused)
-        self._streams.append(stream)
+            return self._submit_here(request, refusal)
+        self._streams.add(stream)
         return stream
 
     def load(self, request: GenerationRequest) -> None:
@@ -78,7 +79,7 @@ class SharedTextGenerator(TextGenerator):
         self.local.forget_prompts(tenant)
 
     def close(self) -> None:
-        for stream in self._streams:
+        for stream in tuple(self._streams):
             stream.cancel()
         self.local.close()
 
@@ -88,11 +89,11 @@ class SharedTextGenerator(TextGenerator):
 
 
 class SocketTextStream(QueuedTextStream):
-    """The events of a sequence on a server, read by a thread of its own.
+    """The events of a request on a server, read by a thread of its own.
 
     Args:
-        connection: To the server that takes the request.
-        submit_here: Submits the request to the generator of this process, when the server ends before the first event.
+        connection: Connection to the server that accepts the request.
+        submit_here: Submits the request to the generator of this process, if the server ends before the first event.
     """
 
     def __init__(self, connection: socket.socket, submit_here: Callable[[], TextStream]) -> None:
@@ -102,10 +103,10 @@ class SocketTextStream(QueuedTextStream):
         self._cancelled = threading.Event()
 
     def start(self, request: GenerationRequest) -> str | None:
-        """Send the request, and wait until it is queued; return why the server did not take it, or None.
+        """Send the request and wait until it is queued; return the reason of a refusal, else None.
 
         Raises:
-            MlxkError: It cannot be computed.
+            MlxkError: The request is invalid or failed.
         """
         try:
             blobs: list[bytes] = []
@@ -124,18 +125,18 @@ class SocketTextStream(QueuedTextStream):
             return "the request is too large for the socket"
         except (OSError, DisconnectedError, LookupError, TypeError):
             return ENDED
-        self.on_cancel = self._end
+        self.on_cancel = self._cancel_there
         threading.Thread(target=self._read, name="mlxk-server-events", daemon=True).start()
         return None
 
-    def _end(self) -> None:
-        """Tell the server to cancel; the stream then ends with its last event."""
+    def _cancel_there(self) -> None:
+        """Have the server cancel the request by closing our side; the stream then ends with its last event."""
         self._cancelled.set()
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
 
     def _read(self) -> None:
-        begun = False
+        has_output = False
         with self._connection:
             try:
                 while True:
@@ -145,13 +146,13 @@ class SocketTextStream(QueuedTextStream):
                         return
                     for document in reply["events"]:
                         event = decoded(document, blobs)
-                        begun = begun or not isinstance(event, PromptProgress)
+                        has_output = has_output or not isinstance(event, PromptProgress)
                         self.put(event)
                         if isinstance(event, Finished):
                             return
             except (OSError, DisconnectedError, LookupError, TypeError):
                 pass
-        if begun or self._cancelled.is_set():
+        if has_output or self._cancelled.is_set():
             self.put(
                 ExecutionError(
                     "the server that was answering has ended", hint="Repeat the command: it needs no server."
@@ -173,11 +174,11 @@ class SocketTextStream(QueuedTextStream):
 
 
 class SharedTextEmbedder(TextEmbedder):
-    """Embeds texts on a running server of this user, or else with the embedder of this process.
+    """Embeds texts on a running server of this user, else by the embedder of this process.
 
     Args:
         local: Returns the embedder of this process.
-        servers: Finds the server.
+        servers: The running servers.
     """
 
     def __init__(self, local: Callable[[], TextEmbedder], servers: SocketRunningServers) -> None:
@@ -191,15 +192,15 @@ class SharedTextEmbedder(TextEmbedder):
         with offer.connection as connection:
             try:
                 connection.settimeout(ARRIVAL_SECONDS)
-                sent: list[bytes] = []
-                send(connection, {"request": encoded(request, sent)}, sent)
+                sending: list[bytes] = []
+                send(connection, {"request": encoded(request, sending)}, sending)
                 connection.settimeout(None)
                 reply, blobs = receive(connection)
                 if "error" in reply:
                     raise error_of(reply["error"])
                 if "embeddings" in reply:
-                    found = decoded(reply["embeddings"])
-                    return _with_vectors(found, blobs[0], int(reply["dimensions"]), reply["counts"])
+                    embeddings = decoded(reply["embeddings"])
+                    return _with_vectors(embeddings, blobs[0], int(reply["dimensions"]), reply["counts"])
                 reason = f"the server says: {reply.get('declined')}"
             except (OSError, DisconnectedError, LookupError, ValueError, TypeError):
                 reason = ENDED
@@ -207,12 +208,19 @@ class SharedTextEmbedder(TextEmbedder):
         return self._local().embed(request)
 
 
-def _with_vectors(found: Embeddings, data: bytes, dimensions: int, counts: Sequence[int]) -> Embeddings:
-    """Return embeddings with their vectors, of which an input of a multi-vector model has so many."""
+def _with_vectors(embeddings: Embeddings, data: bytes, dimensions: int, counts: Sequence[int]) -> Embeddings:
+    """Return embeddings with their vectors.
+
+    Args:
+        embeddings: Embeddings without vectors.
+        data: The numbers of all vectors, as doubles.
+        dimensions: Length of a vector.
+        counts: Vectors per input of a multi-vector model; empty for one vector per input.
+    """
     numbers = array("d", data)
     starts = range(0, len(numbers), dimensions or 1)
     vectors = tuple(tuple(numbers[start : start + dimensions]) for start in starts)
     if not counts:
-        return attrs.evolve(found, vectors=vectors)
-    rest = iter(vectors)
-    return attrs.evolve(found, of_tokens=tuple(tuple(itertools.islice(rest, count)) for count in counts))
+        return attrs.evolve(embeddings, vectors=vectors)
+    remaining = iter(vectors)
+    return attrs.evolve(embeddings, of_tokens=tuple(tuple(itertools.islice(remaining, count)) for count in counts))

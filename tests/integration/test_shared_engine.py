@@ -1,9 +1,11 @@
 """Requests over the socket of a server: the same events as in this process, and nothing is lost when the server is."""
 
+import gc
 import os
 import stat
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +85,16 @@ def test_the_events_are_those_of_the_server(server: SharedServer) -> None:
     assert shared == here
     assert isinstance(shared[-1], Finished)
     assert [type(each) for each in shared] == [type(each) for each in here]
+
+
+def test_a_stream_that_was_read_is_not_kept(server: SharedServer) -> None:
+    with server.listening():
+        generator = server.sharing()
+        stream = generator.submit(REQUESTS["plain"])
+        read(stream)
+        kept = weakref.ref(stream)
+        del stream
+        assert eventually(lambda: gc.collect() >= 0 and kept() is None, 10.0)
 
 
 ERRORS = {
