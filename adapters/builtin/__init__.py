@@ -1,11 +1,11 @@
-"""The models that are shipped as package data, one directory each below ``models``."""
+"""The models shipped as package data, in one directory each below ``models``."""
 
 import os
 
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
 
-# importlib.resources costs more than finding the model; package data is always installed as plain files here.
+# Not importlib.resources, whose import takes longer than the lookup: package data is always installed as plain files.
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
 
 
@@ -13,7 +13,7 @@ class PackagedModelSource(ModelSource):
     """The built-in models, in a directory beside this module.
 
     Args:
-        directory: Where they are; only tests need another one.
+        directory: Directory of the models; only tests need another one.
     """
 
     def __init__(self, directory: str = _DIRECTORY) -> None:

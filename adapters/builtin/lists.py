@@ -1,4 +1,4 @@
-"""The lists that are shipped as package data: models to begin with, and their names in other registries."""
+"""Lists shipped as package data: recommended models, and names of models in other registries."""
 
 import json
 import os
@@ -10,7 +10,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def recommendations() -> Recommendations:
-    """Return the list of models to begin with."""
+    """Return the recommended models and searches."""
     with open(os.path.join(_HERE, "recommended.json"), encoding="utf-8") as file:
         document = json.load(file)
     return Recommendations(
@@ -20,7 +20,7 @@ def recommendations() -> Recommendations:
 
 
 def model_pairs() -> tuple[ModelPair, ...]:
-    """Return models of the hub with their names in Ollama's registry."""
+    """Return pairs of a model's names on the hub and in Ollama's registry."""
     with open(os.path.join(_HERE, "model_pairs.json"), encoding="utf-8") as file:
         return tuple(ModelPair(entry["hub"], entry["ollama"]) for entry in json.load(file))
 
