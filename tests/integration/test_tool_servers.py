@@ -126,11 +126,7 @@ def test_equal_names_of_several_servers_stay_apart(mlxk_here: Run) -> None:
         ("escapes", "@@ECHO@@ red done", ""),
         ("turns", "@@ECHO@@ one\ntwo\nthree\nfour", ""),
         ("fails", "Error: @@ECHO@@ no such file", "[fails of first failed: @@ECHO@@ no such file]"),
-        (
-            "picture",
-            "(no text)\n[not shown: image/png, 3 bytes]\n[not shown: image/png, 2 bytes]",
-            "the model does not get image/png, 3 bytes",
-        ),
+        ("picture", "(no text)\n[not shown: image/png, 3 bytes]\n[not shown: image/png, 2 bytes]", "get image/png, 3"),
         ("dies", "Error: the tool server 'first' failed when 'dies' was called: ", "it wrote: out of cheese"),
     ],
 )
