@@ -122,7 +122,7 @@ def test_a_report_names_no_host_and_no_address() -> None:
 
 
 def test_a_report_names_no_user_whose_home_begins_with_the_name_of_this_one() -> None:
-    findings = found(obstacle=Fault.HOST_REFUSED, said="/home/adam/models, /home/ada/models, /home/ada")
+    findings = found(obstacle=Fault.HOST_REFUSED, obstacle_message="/home/adam/models, /home/ada/models, /home/ada")
     text = render.report(findings, "/home/ada", (), MACS)
     assert "of HOST2: /home/USER/models, ~/models, ~" in text
 
