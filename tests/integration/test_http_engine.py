@@ -67,7 +67,7 @@ def test_metrics_count_that_memory_moves_to_swap_while_an_answer_is_computed(
     served: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swapped, read = itertools.count(2**30, 2**28), ProcMemoryProbe.read
-    monkeypatch.setattr(working_memory, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(working_memory, "_POLL_SECONDS", 0.0)
     monkeypatch.setattr(ProcMemoryProbe, "read", lambda probe: attrs.evolve(read(probe), swap_used=next(swapped)))
     status, _, answer = served.post(PATH, {**QUESTION, "max_tokens": 20, "ignore_eos": True})
     assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
