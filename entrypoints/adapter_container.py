@@ -363,7 +363,7 @@ class Adapters:
             _before_mlx(self)
             return imported("mlxk.adapters.mlx.ranks.follower:account")(orders, resolve)
 
-        backends = imported("mlxk.adapters.mlx.ranks.backends:available_backends")
+        backends = imported("mlxk.adapters.mlx.ranks.ring:available_backends")
         examine_model = None if orders["name"] is None else account
         facts = (self.memory_probe().read(), __version__, backends, examine_model)
         knowledge = imported("mlxk.adapters.mlx.ranks.examined:HostKnowledge")(*facts)

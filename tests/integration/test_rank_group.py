@@ -119,7 +119,7 @@ def test_a_step_that_is_never_done_ends_the_group(monkeypatch: pytest.MonkeyPatc
     group = RankGroup(launch, InMemoryEventLog(), by, lambda loss: None, lambda: False)
     group._watch_steps()
     with pytest.raises(RankLostError, match=r"has not done a step within 0\.06 seconds"):
-        group.require_whole()
+        group.require_complete()
 
 
 def test_neighbours_that_do_not_reach_each_other_are_named() -> None:

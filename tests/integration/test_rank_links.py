@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from mlxk.adapters.mlx.ranks.channel import admit
+from mlxk.domain.errors import RankLostError
+
 pytestmark = pytest.mark.mlx
 
 ADDRESS = "127.0.0.1"
@@ -75,6 +78,14 @@ def test_a_link_is_for_the_one_that_has_its_key_at_the_address_of_the_file(host:
     assert measured["rate"] > 1e6
     host.tell(do="measure", address=ADDRESS, port=port, key="right")
     assert "round_trip" not in host.hear("link")  # a key is for one exchange
+
+
+@pytest.mark.parametrize("answer", [b'{"proof": "\\ud800"}', b"[" * 100_000], ids=["lone surrogate", "nested"])
+def test_a_connection_without_the_key_is_refused_whatever_it_sends(answer: bytes) -> None:
+    with socket.create_server((ADDRESS, 0)) as listener, socket.create_connection(listener.getsockname()) as stranger:
+        stranger.sendall(len(answer).to_bytes(4, "big") + answer)
+        with pytest.raises(RankLostError):
+            admit(listener.accept()[0], "right")
 
 
 def test_a_host_that_is_examined_ends_with_its_input_while_it_listens(host: Examined) -> None:

@@ -1,7 +1,6 @@
-"""A model with a LoRA adapter: a second tree of modules over the arrays of a model that is loaded already.
+"""A model with a LoRA adapter: a copy of the module tree of a loaded model that shares its arrays.
 
-The adapter's layers wrap layers of that tree, so that the weights of the model are in memory once, however many
-adapters it has.
+The adapter's layers wrap layers of the copy. The model's weights are in memory once, however many adapters it has.
 """
 
 import copy
@@ -23,24 +22,24 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.footprint import WeightForm
 
 _FAULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
-"""Matches what the library reports of one tensor."""
+"""Matches the line for one tensor in the library's message."""
 
 
 def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
     """Return a model with an adapter; must run on the owner thread.
 
     Args:
-        model: Loaded without adapter; it must stay loaded, and does not change.
-        adapter: Absolute directory.
-        form: How the weights of the model are held, and so those of the adapter.
+        model: The model without an adapter; it must stay loaded and is not changed.
+        adapter: Absolute path of the adapter's directory.
+        form: How the model's weights are held; the adapter's are held likewise.
 
     Raises:
         ValidationError: The adapter cannot be used, or does not fit the model.
     """
     files = read_adapter(adapter)
-    whole = whole_network(model)
-    shared: dict[int, Any] = {id(array): array for array in _arrays(whole)}
-    network = copy.deepcopy(whole, {**shared, **_untouched(whole)})
+    base = whole_network(model)
+    shared: dict[int, Any] = {id(array): array for array in _arrays(base)}
+    network = copy.deepcopy(base, {**shared, **_uncopied(base)})
     apply_adapter(network, files, model.name)
     network.eval()
     if form.widened:
@@ -61,21 +60,21 @@ def adapted(model: LoadedModel, adapter: str, form: WeightForm) -> LoadedModel:
 
 
 def whole_network(model: LoadedModel) -> nn.Module:
-    """Return the modules of a model: of one that reads images those of its language model and of what else it has."""
+    """Return the complete network of a model; for a vision model this includes its encoders."""
     network: nn.Module = model.network if model.vision is None else model.vision.parts.model
     return network
 
 
 def apply_adapter(network: nn.Module, files: AdapterFiles, model: str) -> None:
-    """Put the layers of an adapter around those of a network, or replace weights of it.
+    """Apply an adapter to a network in place: wrap its layers, or replace its weights.
 
     Args:
-        network: Changed in place.
+        network: The network to change.
         files: The adapter.
-        model: The name of the model, for errors.
+        model: Name of the model, for errors.
 
     Raises:
-        ValidationError: The adapter does not fit.
+        ValidationError: The adapter does not fit the network.
     """
     try:
         with files.as_mlx() as directory:
@@ -85,7 +84,7 @@ def apply_adapter(network: nn.Module, files: AdapterFiles, model: str) -> None:
 
 
 def _arrays(network: nn.Module) -> Iterator[mx.array]:
-    """Yield every array of a network, those that are no parameters included."""
+    """Yield every array of a network, including arrays that are not parameters."""
     for module in network.modules():
         pending: list[Any] = list(module.values())
         while pending:
@@ -93,21 +92,21 @@ def _arrays(network: nn.Module) -> Iterator[mx.array]:
             if isinstance(value, mx.array):
                 yield value
             elif isinstance(value, nn.Module):
-                continue  # comes by itself
+                continue  # ``modules`` yields it
             elif isinstance(value, dict):
                 pending += value.values()
             elif isinstance(value, list | tuple):
                 pending += value
 
 
-def _untouched(network: nn.Module) -> dict[int, Any]:
-    """Return what no adapter changes and cannot be copied: functions, and the wrapped encoder of images."""
-    found = (value for module in network.modules() for value in vars(module).values())
-    return {id(value): value for value in found if callable(value) and not isinstance(value, nn.Module)}
+def _uncopied(network: nn.Module) -> dict[int, Any]:
+    """Return attributes that cannot be copied and no adapter changes: functions, and the caching vision encoder."""
+    values = (value for module in network.modules() for value in vars(module).values())
+    return {id(value): value for value in values if callable(value) and not isinstance(value, nn.Module)}
 
 
 def _unfit(files: AdapterFiles, model: str, error: Exception) -> ValidationError:
-    """Return the error for an adapter that the library refuses, with the first tensor at fault where it names one."""
+    """Return the error for an adapter that the library refuses, with the first tensor that it reports, if any."""
     faults = sorted(_FAULT.findall(str(error))) if isinstance(error, ValueError) else []
     reason = ": ".join(faults[0]) if faults else f"the library refuses it ({type(error).__name__})"
     return ValidationError(

@@ -1,9 +1,9 @@
-"""Loading a drafter with mlx-vlm, and what it reads of its model.
+"""Loading a drafter with mlx-vlm, and the hidden states of its target model that it reads.
 
-A drafter is a small network that was trained for one model, and proposes tokens to it from its hidden states. Its files
-have no tokenizer; embeddings and the last projection are often the model's.
+A drafter is a small network trained for one model, its target, that proposes tokens from the target's hidden states.
+Its files have no tokenizer; it often uses the target's embedding and output projection.
 
-Only loading imports mlx-vlm: most processes have no drafter.
+mlx-vlm is imported when a drafter is loaded: most processes have none.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ class LoadedDrafter:
     identity: str
     """Changes with the files."""
     network: Any
-    """Never computed with: each sequence has a copy that shares its weights."""
+    """The original: sequences compute with copies that share its weights."""
     drafting: Drafting
     weight_bytes: int
 
@@ -41,22 +41,22 @@ class LoadedDrafter:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether it proposes all tokens at once."""
+        """Whether it proposes all draft tokens in one pass."""
         return self.drafting is Drafting.DFLASH
 
     @property
     def draft_tokens(self) -> int:
-        """Tokens that it proposes at a time where nothing says otherwise."""
+        """Default number of tokens in a draft."""
         trained = int(self.network.config.block_size) - 1
-        most = DEFAULT_DRAFT_TOKENS if self.drafting is Drafting.EAGLE3 else MAX_DRAFT_TOKENS
-        return max(1, min(trained, most))
+        limit = DEFAULT_DRAFT_TOKENS if self.drafting is Drafting.EAGLE3 else MAX_DRAFT_TOKENS
+        return max(1, min(trained, limit))
 
     def unfit(self, network: Any, name: str) -> CapabilityError | None:  # noqa: ANN401
-        """Return the error for a model with hidden states or a vocabulary of other sizes, or fewer layers.
+        """Return an error if a model has another hidden or vocabulary size, or too few layers; None if it fits.
 
         Args:
-            network: The model.
-            name: Its name.
+            network: The model's.
+            name: The model's name.
         """
         config = self.network.config
         text = getattr(config, "text_config", None) or getattr(config, "transformer_layer_config", None) or config
@@ -72,7 +72,7 @@ class LoadedDrafter:
         )
 
     def read_modules(self, network: Any) -> list[nn.Module]:  # noqa: ANN401
-        """Return what of its model it reads, in order: layers, or the last norm."""
+        """Return the target's modules whose outputs the drafter reads, in order: layers, or the final norm."""
         if self.drafting is Drafting.MTP:
             return [_inner(network).norm]
         return [network.layers[index] for index in self._layers()]
@@ -88,18 +88,18 @@ def load_drafter(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> L
     """Load a drafter; must run on the owner thread.
 
     Args:
-        handle: Its files, of which the config says that they are a drafter's.
+        handle: The drafter.
         form: How to hold its weights.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
         UnhealthyModelError: Files are missing or damaged.
-        CapabilityError: It is no drafter.
+        CapabilityError: The model is no drafter.
         BackendNotInstalledError: mlx-vlm is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
     require_regular(handle)
-    drafting = drafting_of(read_config(handle))  # which refuses a config that names code; nothing else is followed here
+    drafting = drafting_of(read_config(handle))  # refuses a config that names code; no other code would be run here
     if drafting is None:
         raise CapabilityError(f"draft_model: '{handle.name}' is no drafter.")
     with translated(handle, "is a drafter mlx-vlm does not know"), offline(), loading_directory(handle) as directory:
@@ -112,7 +112,7 @@ def load_drafter(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> L
 
 
 def _inner(network: Any) -> Any:  # noqa: ANN401
-    """Return the part of a network that has its embedding, and most often its last norm; None when there is none."""
+    """Return the module with the network's embedding and, in most networks, its final norm; None if there is none."""
     outer = getattr(network, "language_model", network)
     inner = getattr(outer, "model", outer)
     return inner if hasattr(inner, "embed_tokens") else None

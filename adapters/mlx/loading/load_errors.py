@@ -1,6 +1,6 @@
-"""Translation of the libraries' exceptions while loading, for every loader.
+"""Translation of the exceptions that libraries raise while a model is loaded.
 
-Their messages go to the log only: they may name directories.
+Their messages may contain paths, so they go to the log only.
 """
 
 import contextlib
@@ -53,11 +53,11 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     Args:
         error: The library's exception.
         handle: The model.
-        unknown: Message for an unknown architecture; continues the model's name.
+        unknown: Message for an unknown architecture, to follow the model's name.
     """
     reason, name = str(error), handle.name
-    if (known := exhaustion(error)) is not None:
-        return type(known)(f"'{name}' could not be loaded. {known.message}", hint=known.hint)
+    if (exhausted := exhaustion(error)) is not None:
+        return type(exhausted)(f"'{name}' could not be loaded. {exhausted.message}", hint=exhausted.hint)
     if isinstance(error, FileNotFoundError):
         return unreadable_files(error, handle)
     if "trust_remote_code" in reason or "custom code" in reason:
@@ -83,7 +83,7 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
 
 @contextlib.contextmanager
 def translated(handle: ModelHandle, unknown: str) -> Iterator[None]:
-    """Translate what a library raises while it loads a model.
+    """Translate exceptions of the libraries inside the block, which loads a model.
 
     Args:
         handle: The model.
@@ -101,16 +101,16 @@ def translated(handle: ModelHandle, unknown: str) -> Iterator[None]:
 
 
 def unreadable_files(error: OSError, handle: ModelHandle) -> MlxkError:
-    """Return the error for a model whose files cannot be read; it may have been removed since it was found."""
+    """Return the error for a model whose files cannot be read, perhaps because it has been removed meanwhile."""
     name = handle.name
     if not os.path.isdir(handle.directory):
         return ModelNotFoundError(f"model '{name}' is no longer on this machine", hint=Advice(Remedy.NAME_SERVED_MODEL))
     if isinstance(error, FileNotFoundError):
         return UnhealthyModelError(f"'{name}' lacks files.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name}))
-    return StorageError(f"the files of '{name}' cannot be read: {error.strerror}", hint=_AFTER_READING.get(error.errno))
+    return StorageError(f"the files of '{name}' cannot be read: {error.strerror}", hint=_READING_HINTS.get(error.errno))
 
 
-_AFTER_READING: Mapping[int | None, str] = {
+_READING_HINTS: Mapping[int | None, str] = {
     errno.EMFILE: "The limit of open files of this process is reached; raise it with: ulimit -n",
     errno.ENFILE: "The limit of open files of this machine is reached.",
     errno.EACCES: "Give the user of this process the permission to read them.",
@@ -125,7 +125,7 @@ def _mismatched(error: Exception, name: str) -> UnhealthyModelError:
 
 
 def in_words(error: Exception) -> str:
-    """Return what a library reports about a model's files, without its text, which may name directories."""
+    """Return a description of a library's exception without its message, which may contain paths."""
     if isinstance(error, KeyError) and error.args and re.fullmatch(r"[\w.\-]{1,64}", str(error.args[0])):
         return f"'{error.args[0]}' is missing"
     if isinstance(error, RecursionError):
@@ -138,7 +138,7 @@ def in_words(error: Exception) -> str:
 
 
 def _in_tokenizer(error: Exception) -> bool:
-    """Whether an exception was raised in tokenizer code, by the names of the modules in its traceback."""
+    """Whether an exception comes from tokenizer code, by the module names in its traceback."""
     trace = error.__traceback__
     while trace is not None:
         if _TOKENIZER_MODULE.search(trace.tb_frame.f_globals.get("__name__", "")):
@@ -148,7 +148,7 @@ def _in_tokenizer(error: Exception) -> bool:
 
 
 def mismatch(error: Exception) -> str | None:
-    """Return how a model's config and weights do not match; None when the exception does not tell."""
+    """Return how a model's config and weights differ; None if the exception does not say."""
     reason = str(error)
     if isinstance(error, TypeError) and (settings := _MISSING_SETTINGS.search(reason)):
         return "config.json lacks " + ", ".join(re.findall(r"'(\w+)'", settings[1]))

@@ -1,10 +1,9 @@
-"""The files of a model before a library reads them: regular and valid, without code, and no weights but its own.
+"""Checks of a model's files before a library reads them: regular files, valid JSON, no code, no stray weights.
 
-Checks name the file at fault; the required content is checked by the libraries. mlx-vlm and mlx-audio pass directories
+Errors name the file at fault; the libraries check the content that they require. mlx-vlm and mlx-audio pass directories
 to libraries that import Python files, unpickle or download if a file in the directory says so: such directories are
-refused before the libraries see them, and loading uses no network. The libraries load every weight file that fits their
-pattern, in the order of the directory; which files are the model is decided in ``domain.models.weights``, here from
-what is on disk.
+refused before the libraries see them, and loading uses no network. The libraries load every weight file that matches
+their pattern, in the order of the directory; ``domain.models.weights`` decides which of them belong to the model.
 """
 
 import contextlib
@@ -59,7 +58,7 @@ _IGNORED_WHEN_INVALID = frozenset({"generation_config.json"})
 """Files that every library ignores when they are not JSON."""
 
 _SPARE_DESCRIPTORS = 24
-"""Files and connections that may be opened while weights are read."""
+"""File descriptors reserved for other work of the process while weights are read."""
 
 _MAX_DEPTH = 4
 """Levels of subdirectories that are checked; no library opens anything deeper."""
@@ -71,10 +70,10 @@ def require_regular(handle: ModelHandle) -> list[tuple[str, str]]:
     Links to files are followed, links to directories are not.
 
     Returns:
-        The files, sorted: the name below the directory, and the path.
+        The relative name and the path of each file, sorted.
 
     Raises:
-        UnhealthyModelError: There is one, or there is no directory.
+        UnhealthyModelError: There is such a file, or there is no directory.
     """
     if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
         raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
@@ -86,15 +85,15 @@ def require_regular(handle: ModelHandle) -> list[tuple[str, str]]:
 
 
 def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
-    """Return the JSON object in a file of a model; None when there is no regular file or no object in it."""
+    """Return the JSON object in a file of a model; None if it is no regular file or holds no object."""
     value = json_in(handle, name)
     return value if isinstance(value, dict) else None
 
 
 def json_in(handle: ModelHandle, name: str) -> object:
-    """Return the JSON value in a file of a model; None when there is no regular file or no JSON in it."""
+    """Return the JSON value in a file of a model; None if it is no regular file or holds no JSON."""
     path = os.path.join(handle.directory, name)
-    # A name that a model's own files state may lead out of its folder.
+    # The name may come from the model's own files, and must not lead out of its directory.
     if name.startswith("/") or ".." in name.split("/") or not os.path.isfile(path):
         return None
     try:
@@ -106,7 +105,7 @@ def json_in(handle: ModelHandle, name: str) -> object:
 
 
 def json_fault(handle: ModelHandle) -> UnhealthyModelError | None:
-    """Return an error for the first file that is not the JSON object it must be; None when all are."""
+    """Return an error for the first of ``JSON_FILES`` that is not a valid JSON object; None if there is none."""
     for name in JSON_FILES:
         fault = _fault(os.path.join(handle.directory, name), name)
         if fault is not None:
@@ -151,10 +150,10 @@ PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
 """Files that execute code when they are read."""
 
 PICKLED_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".nemo")
-"""Weights that may execute code; harmless beside weights in a safe format, which are loaded instead."""
+"""Weights that may execute code; harmless beside weights in a safe format, which the libraries load instead."""
 
 _DATA_FILES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", "model.safetensors.index.json"})
-"""JSON files of tokens or tensors, without settings; some take a second to parse."""
+"""JSON files of tokens or tensors, which are not searched for code: they hold no settings and are large."""
 
 _MAX_SEARCHED_BYTES = 32 * 1024 * 1024
 _HARMLESS: tuple[object, ...] = (None, {}, [], "")
@@ -165,18 +164,18 @@ def refuse_untrusted_code(handle: ModelHandle, followed: Sequence[str] = CODE_KE
 
     Args:
         handle: The model.
-        followed: Those of the ``CODE_KEYS`` that the library which loads it follows.
+        followed: The ``CODE_KEYS`` that the loading library acts on.
 
     Raises:
         UntrustedModelCodeError: Names the file and the entry.
-        UnhealthyModelError: There is no directory, or it holds a file that must not be opened.
+        UnhealthyModelError: See ``require_regular``.
     """
     files = require_regular(handle)
     for relative, path in files:
-        found = _code_in(relative, path, followed)
-        if found:
+        code = _code_in(relative, path, followed)
+        if code:
             raise UntrustedModelCodeError(
-                f"'{handle.name}' wants to run code of its own ({relative}: {found}); it is never executed."
+                f"'{handle.name}' wants to run code of its own ({relative}: {code}); it is never executed."
             )
     safe = any(name.endswith((".safetensors", ".npz", ".gguf")) for name, _ in files)
     pickled = next((name for name, _ in files if name.endswith(PICKLED_WEIGHTS)), None)
@@ -189,7 +188,7 @@ def refuse_untrusted_code(handle: ModelHandle, followed: Sequence[str] = CODE_KE
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Set the Hugging Face client, which the libraries load with, to offline mode inside the block."""
+    """Set the Hugging Face client, which the libraries use, to offline mode inside the block."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -200,7 +199,7 @@ def offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress transformers' warnings on standard error, and what the libraries print on standard output."""
+    """Suppress warnings, and the libraries' output on standard output, inside the block."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -230,14 +229,14 @@ def _code_in(relative: str, path: str, followed: Sequence[str]) -> str | None:
 
 
 def _key_of_code(document: object, followed: Sequence[str]) -> str | None:
-    """Return the entry that names code, at any depth of a document."""
+    """Return the key of an entry that names code, at any depth of a document; None if there is none."""
     pending = [document]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
-            found = next((key for key in followed if value.get(key) not in _HARMLESS), None)
-            if found:
-                return found
+            code = next((key for key in followed if value.get(key) not in _HARMLESS), None)
+            if code:
+                return code
             pending.extend(value.values())
         elif isinstance(value, list):
             pending.extend(value)
@@ -246,12 +245,12 @@ def _key_of_code(document: object, followed: Sequence[str]) -> str | None:
 
 @contextlib.contextmanager
 def loading_directory(handle: ModelHandle) -> Iterator[Path]:
-    """Return a directory whose weights are those of the model: its own, or links to its files without the strays.
+    """Yield a directory with the model's weights only: its own, or a temporary one of links that omits stray files.
 
-    Weights stay readable after the block: MLX holds the files that it reads later.
+    Weights stay readable after the block: MLX keeps the files open that it reads later.
 
     Raises:
-        StorageError: The process may not have as many files open at once.
+        StorageError: The process may not have that many files open.
     """
     files = _without_litter(handle.directory)
     strays = _strays(handle.directory, files)
@@ -269,10 +268,10 @@ def loading_directory(handle: ModelHandle) -> Iterator[Path]:
 
 
 def _require_descriptors(handle: ModelHandle, files: int) -> None:
-    """Refuse a model of more files than may be open: the process would lack those that its other work needs, as well.
+    """Refuse a model whose weight files would use up the process's file descriptors.
 
     Raises:
-        StorageError: They are too many.
+        StorageError: There are too many files.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(os.listdir("/dev/fd")) + files + _SPARE_DESCRIPTORS
@@ -284,7 +283,7 @@ def _require_descriptors(handle: ModelHandle, files: int) -> None:
 
 
 def weight_files(directory: str) -> list[str]:
-    """Return the paths of the model's safetensors files directly in a directory, sorted."""
+    """Return the paths of the model's safetensors files at the top level of a directory, sorted."""
     files = _without_litter(directory)
     strays = _strays(directory, files)
     return [
@@ -295,7 +294,7 @@ def weight_files(directory: str) -> list[str]:
 
 
 def _has_template_litter(directory: str) -> bool:
-    """Whether there is litter among the chat templates, which the loader of tokenizers would read."""
+    """Whether litter is among the chat templates, where the tokenizer's loader would read it."""
     try:
         names = os.listdir(os.path.join(directory, TEMPLATE_FOLDER))
     except OSError:
@@ -305,17 +304,17 @@ def _has_template_litter(directory: str) -> bool:
 
 def _strays(directory: str, files: list[str]) -> frozenset[str]:
     read = (path for path in files if path.endswith(SAFETENSORS) or path == SAFETENSORS_INDEX)
-    return _found_strays(directory, tuple(files), tuple(_state(os.path.join(directory, path)) for path in read))
+    return _cached_strays(directory, tuple(files), tuple(_state(os.path.join(directory, path)) for path in read))
 
 
 @functools.lru_cache(maxsize=16)
-def _found_strays(directory: str, files: tuple[str, ...], states: tuple[object, ...]) -> frozenset[str]:
-    """Return the strays among some files; they are asked for with every request, and reading all headers takes long.
+def _cached_strays(directory: str, files: tuple[str, ...], states: tuple[object, ...]) -> frozenset[str]:
+    """Return the stray weight files; cached, since every request needs them and reading all headers is slow.
 
     Args:
-        directory: Of the model.
-        files: The paths in it.
-        states: Change with the files that are read.
+        directory: The model's directory.
+        files: Relative paths of its files.
+        states: ``_state`` of each file that is read; part of the cache key.
     """
     weights = [path for path in files if path.endswith(SAFETENSORS)]
     index = _index(directory) if SAFETENSORS_INDEX in files else frozenset()
@@ -325,10 +324,10 @@ def _found_strays(directory: str, files: tuple[str, ...], states: tuple[object, 
 
 def _state(path: str) -> tuple[int, ...]:
     try:
-        found = os.stat(path)
+        stat = os.stat(path)
     except OSError:
         return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _index(directory: str) -> frozenset[str]:
@@ -347,18 +346,18 @@ def _header(directory: str, path: str) -> SafetensorsHeader:
 
 
 def _without_litter(directory: str, prefix: str = "", depth: int = 0) -> list[str]:
-    """Return the regular files, links followed, sorted; links to directories are not."""
-    found: list[str] = []
+    """Return the relative paths of the regular files, sorted; links to files are followed, to directories not."""
+    files: list[str] = []
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda each: each.name):
             path = prefix + entry.name
             if is_litter(path) or is_litter(f"{path}/"):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                found += _without_litter(entry.path, f"{path}/", depth + 1) if depth < _MAX_DEPTH else []
+                files += _without_litter(entry.path, f"{path}/", depth + 1) if depth < _MAX_DEPTH else []
             elif entry.is_file():
-                found.append(path)
-    return found
+                files.append(path)
+    return files
 
 
 def weight_bytes(directory: str) -> int:
@@ -384,13 +383,13 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
 
 
 def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
-    """Return a key of a model, its adapter and the state of their files.
+    """Return a key that changes with a model, its adapter, and the state of their files.
 
     Raises:
         ValidationError: The directory holds no adapter.
     """
     parts = [handle.directory, handle.revision or "", adapter or ""]
     for path in [os.path.join(handle.directory, "config.json"), *weight_files(handle.directory)]:
-        with_stat = os.stat(path) if os.path.exists(path) else None
-        parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
+        stat = os.stat(path) if os.path.exists(path) else None
+        parts.append(f"{stat.st_mtime_ns}:{stat.st_size}" if stat else "-")
     return "|".join([*parts, *(state_of(adapter) if adapter is not None else ())])

@@ -1,6 +1,7 @@
-"""Kernels of Metal that the libraries' networks are written with, as plain operations for machines without Metal.
+"""Replacements, in plain MLX operations, for custom Metal kernels of the libraries' networks.
 
-mlx-lm and mlx-vlm have the same ones, for Muse Spark. What is rounded to the type of the weights there is rounded here.
+mlx-lm and mlx-vlm have the same kernels, for Muse Spark. Intermediate results are rounded to the type of the weights
+where the kernels do so.
 """
 
 import sys
@@ -10,27 +11,27 @@ from mlx import nn
 
 
 def run_without_metal(network: nn.Module) -> None:
-    """Let a network that was written for Metal compute on this machine, if it has none."""
+    """Replace the Metal kernels in the modules of a network's classes if this machine has no Metal."""
     if mx.metal.is_available():
         return
     for module in {type(each).__module__ for each in network.modules()}:
-        home = vars(sys.modules[module])
-        home |= {name: plain for name, plain in _PLAIN.items() if name in home}
+        namespace = vars(sys.modules[module])
+        namespace |= {name: plain for name, plain in _PLAIN.items() if name in namespace}
 
 
 def _normed(values: mx.array, eps: float, weight: mx.array | None = None) -> mx.array:
-    """Divide by the root of the mean square, in 32 bits."""
+    """Return the RMS norm, computed in 32 bits."""
     return mx.fast.rms_norm(values.astype(mx.float32), None if weight is None else weight.astype(mx.float32), eps)
 
 
 def _expert_routing(
     logits: mx.array, expert_bias: mx.array, *, top_k: int, multiplier: float, score_eps: float, route_scale: float
 ) -> list[mx.array]:
-    """Return the numbers of the best experts, and their weights, shape [..., k] both."""
+    """Return the indices of the best experts and their weights, shape [..., K] both."""
     scores = mx.sigmoid(logits.astype(mx.float32) * multiplier)
-    chosen = mx.argsort(-(scores + expert_bias), axis=-1)[..., :top_k]
-    found = mx.take_along_axis(scores, chosen, axis=-1)
-    return [chosen.astype(mx.uint32), found / (found.sum(axis=-1, keepdims=True) + score_eps) * route_scale]
+    experts = mx.argsort(-(scores + expert_bias), axis=-1)[..., :top_k]
+    weights = mx.take_along_axis(scores, experts, axis=-1)
+    return [experts.astype(mx.uint32), weights / (weights.sum(axis=-1, keepdims=True) + score_eps) * route_scale]
 
 
 def _pre_norm(stream: mx.array, norm: nn.RMSNorm, *, dtype: mx.Dtype) -> mx.array:
@@ -47,7 +48,7 @@ def _norm_add_norm(  # noqa: PLR0913 - the kernel's
     post_eps: float,
     next_norm: nn.RMSNorm | None,
 ) -> tuple[mx.array, mx.array | None]:
-    """Return the stream with a normed branch added, and what the next layer reads of it; None without one."""
+    """Return the stream with the normed branch added, and this sum normed for the next layer; None without one."""
     kind = branch.dtype
     scaled = branch if post_weight is None else branch * post_weight.astype(kind)
     total = alpha * stream + beta * _normed(scaled, post_eps).astype(kind)
@@ -56,7 +57,7 @@ def _norm_add_norm(  # noqa: PLR0913 - the kernel's
 
 
 def _post_expert_norm_combine(experts: mx.array, weights: mx.array, *, norm_weight: mx.array, eps: float) -> mx.array:
-    """Return the weighted sum of normed experts: [..., K, D] and [..., K] make [..., D]."""
+    """Return the weighted sum of the normed outputs of experts: [..., K, D] and [..., K] make [..., D]."""
     normed = _normed(experts.astype(mx.float32) * norm_weight, eps)
     return (normed * weights.astype(experts.dtype)[..., None]).sum(axis=-2).astype(experts.dtype)
 
@@ -64,7 +65,7 @@ def _post_expert_norm_combine(experts: mx.array, weights: mx.array, *, norm_weig
 def _qk_norm(
     qkvg: mx.array, *, n_heads: int, n_kv_heads: int, head_dim: int, eps: float, query_scale: float
 ) -> list[mx.array]:
-    """Return normed queries and keys, shape [B, L, H, D] each, of the first two parts of what was projected."""
+    """Return normed queries and keys, shape [B, L, H, D] each, from the concatenated projections."""
     both = n_heads + n_kv_heads
     heads = qkvg[..., : both * head_dim].reshape(*qkvg.shape[:-1], both, head_dim)
     normed = _normed(heads, eps).astype(qkvg.dtype)
@@ -74,18 +75,18 @@ def _qk_norm(
 def _qk_norm_rope(
     qkvg: mx.array, *, head_dim: int, rope_base: float, offset: int | mx.array, **settings: float
 ) -> list[mx.array]:
-    """Return the same, rotated by their positions."""
+    """Return the results of ``_qk_norm``, rotated by their positions."""
 
     def rotated(heads: mx.array) -> mx.array:
-        rows = heads.swapaxes(1, 2)
-        turned = mx.fast.rope(rows, head_dim, traditional=True, base=rope_base, scale=1.0, offset=offset)
-        return turned.swapaxes(1, 2)
+        by_head = heads.swapaxes(1, 2)
+        result = mx.fast.rope(by_head, head_dim, traditional=True, base=rope_base, scale=1.0, offset=offset)
+        return result.swapaxes(1, 2)
 
     return [rotated(each) for each in _qk_norm(qkvg, head_dim=head_dim, **settings)]  # type: ignore[arg-type]
 
 
 def _rms_norm_sigmoid_gate(x: mx.array, gate: mx.array, *, eps: float) -> mx.array:
-    """Return normed heads times their gates: [B, H, L, D] and [B, L, H * D] make [B, L, H * D]."""
+    """Return the normed heads times the sigmoid of their gates: [B, H, L, D] and [B, L, H * D] make [B, L, H * D]."""
     normed = _normed(x, eps).swapaxes(1, 2).reshape(gate.shape)
     return (normed * mx.sigmoid(gate.astype(mx.float32))).astype(x.dtype)
 

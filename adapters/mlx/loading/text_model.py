@@ -1,4 +1,4 @@
-"""Loading a text model from a directory, and the model that results, with its reference count in the pool."""
+"""Loading a text model from a directory, and the loaded model with its state in the model pool."""
 
 import contextlib
 import os
@@ -47,19 +47,19 @@ from mlxk.domain.models.snapshot import (
 )
 
 _ALONE = frozenset({"afm7", "gpt_bigcode", "minimax_m3_vl", "phi3small"})
-"""Architectures of which mlx-lm counts positions, or blocks of keys, as if a batch had no padding."""
+"""Architectures that are not batched: mlx-lm counts positions, or blocks of keys, as if there were no padding."""
 
 _CACHE_STEP = 256
-"""Tokens by which mlx-lm's KV caches grow."""
+"""Tokens by which mlx-lm's KV caches grow at a time."""
 
 
 @attrs.frozen(eq=False)
 class LoadedTokenizer:
-    """A loaded tokenizer with values derived from its files; used on any thread."""
+    """A loaded tokenizer with values derived from the model's files; used on any thread."""
 
     handle: ModelHandle
     identity: str
-    """Changes with the files, so that KV caches of other files are never used for this model."""
+    """Changes with the files, so that KV caches computed from other files are never reused."""
     tokenizer: Any
     """mlx-lm's wrapper of the Hugging Face tokenizer; used under ``lock``."""
     lock: threading.Lock
@@ -67,9 +67,9 @@ class LoadedTokenizer:
     """Uses the tokenizer; used under ``lock``."""
     decoder: TokenDecoder
     context_length: int | None
-    """Tokens; None when the config does not state it."""
+    """Tokens; None if unknown."""
     vocabulary_size: int | None
-    """Rows of the embedding; None when the config does not state it."""
+    """Rows of the embedding; None if the config does not state it."""
 
 
 @attrs.frozen(eq=False)
@@ -78,33 +78,34 @@ class LoadedModel(LoadedTokenizer):
 
     network: Any
     reasoning: ReasoningFormat | None
-    """None when it does not mark its reasoning."""
+    """None if the model does not mark its reasoning."""
     call_syntaxes: tuple[CallSyntax, ...]
-    """How it writes tool calls; none when neither its template nor its vocabulary tells."""
+    """Syntaxes of its tool calls; empty if neither template nor vocabulary shows one."""
     vocabulary_hash: int
     """Equal for models with the same vocabulary."""
     head_size: int | None
-    """Dimensions of one attention head; None when the config does not state it."""
+    """Dimensions of one attention head; None if the config does not state it."""
     end_tokens: frozenset[int]
-    """By its files; what raw text ends with."""
+    """End-of-sequence tokens from its files, which end raw text."""
     turn_ends: Callable[[], frozenset[int]]
-    """Returns these and the tokens with which the chat template ends a turn; waits for ``lock``."""
+    """Returns ``end_tokens`` and the tokens with which the chat template ends a turn; acquires ``lock``."""
     message_ends: Callable[[], frozenset[int]]
-    """Returns the tokens with which the chat template ends a message of any role; waits for ``lock``."""
+    """Returns ``end_tokens`` and the tokens with which the chat template ends a message of any role; acquires
+    ``lock``."""
     grammars: GrammarCompiler
     defaults: GenerationSettings
     """The settings of the model's generation_config."""
     ignored_settings: tuple[str, ...]
-    """Names of its settings with invalid values, or ``*`` for an invalid file."""
+    """Names of settings in its generation_config with invalid values, or ``*`` for an invalid file."""
     weight_bytes: int
     cache_bytes_per_token: int
-    """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""
+    """Maximum size of a token in the KV cache, from the config; 0 if unknown."""
     vision: Any = None
     """A ``vision.loader.VisionProcessor`` for a vision-language model, None for others."""
     shares_batches: bool = True
-    """Whether its sequences can be computed together."""
+    """Whether its sequences can be computed in one batch."""
     encodes_prompts: bool = False
-    """Whether an encoder reads its prompts, so that they take no room of the answer in the context window."""
+    """Whether an encoder reads its prompts, so that they do not count towards the decoder's context window."""
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ class LoadedModel(LoadedTokenizer):
 
 @attrs.define(eq=False)
 class PooledModel:
-    """A loaded model with its reference count."""
+    """An entry of the model pool: a loaded model with its reference count and measurements."""
 
     model: LoadedModel
     used_at: float
@@ -126,23 +127,23 @@ class PooledModel:
     form: WeightForm = WeightForm.STORED
     """How its weights are held."""
     adapts: "PooledModel | None" = None
-    """The loaded model whose arrays it shares, where it is that model with an adapter."""
+    """The base model whose arrays it shares, if it is a model with an adapter."""
     bytes_per_token: float = 0.0
-    """Measured size of a token in the KV cache; 0 before anything was computed."""
+    """Measured size of a token in the KV cache; 0 before the first measurement."""
     tokens_per_second: float | None = None
-    """Speed of the sequence that ended last; None before there was one."""
+    """Decoding speed of the last completed sequence; None before the first one."""
     chunk_bytes_per_token: float = 0.0
-    """Measured memory that a prompt's last chunk took for each of its tokens; 0 before there was one."""
+    """Measured memory of the last prefill chunk, for each of its tokens; 0 before the first one."""
     costs: PassCosts = attrs.field(factory=PassCosts)
-    """What steps and chunks take."""
+    """Measured durations of decoding steps and prefill chunks."""
 
     def measure_speed(self, tokens: int, seconds: float) -> None:
-        """Remember how fast a sequence was; the first of its tokens belongs to the prompt's time."""
+        """Record the decoding speed of a sequence, without its first token, which prefill computes."""
         if tokens > 1 and seconds > 0:
             self.tokens_per_second = (tokens - 1) / seconds
 
     def measure_cache(self, size_bytes: int, tokens: int) -> None:
-        """Note the size of a cache; caches grow in steps, so that short ones are counted as one step."""
+        """Record the size of a KV cache; a short one counts as one step of ``_CACHE_STEP`` tokens."""
         self.bytes_per_token = size_bytes / max(tokens, _CACHE_STEP)
 
 
@@ -179,7 +180,7 @@ def _valid(name: str, value: object) -> bool:
 _MAX_TEMPLATE_CHARACTERS = 1024 * 1024
 
 _UNSET_MODEL_MAX_LENGTH = 10**9
-"""Tokenizers without a known context length state a huge number."""
+"""Tokenizers without a known context length have a larger ``model_max_length``."""
 
 
 def load_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> LoadedModel:
@@ -200,8 +201,8 @@ def load_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Loa
     config = read_config(handle)
     with translated(handle, "has an architecture mlx-lm does not know"):
         network, tokenizer = _load(handle, config)
-        held = widen(network, form) if form.widened else None
-    return assemble(handle, identity_of(handle), network, tokenizer, config, held=held)
+        widened_bytes = widen(network, form) if form.widened else None
+    return assemble(handle, identity_of(handle), network, tokenizer, config, widened_bytes=widened_bytes)
 
 
 def assemble(
@@ -211,17 +212,17 @@ def assemble(
     tokenizer: Any,  # noqa: ANN401
     config: Mapping[str, Any],
     *,
-    held: int | None = None,
+    widened_bytes: int | None = None,
 ) -> LoadedModel:
-    """Build the model from a library's network and tokenizer and from its files.
+    """Build a loaded model from a library's network and tokenizer and the model's files.
 
     Args:
         handle: The model.
         identity: See ``LoadedModel.identity``.
         network: Computes logits, shape [B, L, V], from tokens, shape [B, L], and a cache.
         tokenizer: mlx-lm's wrapper.
-        config: Of the model.
-        held: What its weights take in memory, bytes, when they are widened; None when they are not.
+        config: The model's config.
+        widened_bytes: Size of its weights in memory if they are widened; None if they are not.
     """
     parts = assemble_tokenizer(handle, identity, tokenizer, config)
     vocabulary = tokenizer.get_vocab()
@@ -249,8 +250,8 @@ def assemble(
         grammars=GrammarCompiler(tokenizer, turn_ends),
         defaults=defaults,
         ignored_settings=ignored,
-        weight_bytes=weight_bytes(handle.directory) if held is None else held,
-        cache_bytes_per_token=cache_bytes_per_token(config) * (1 if held is None else 2),
+        weight_bytes=weight_bytes(handle.directory) if widened_bytes is None else widened_bytes,
+        cache_bytes_per_token=cache_bytes_per_token(config) * (1 if widened_bytes is None else 2),
         shares_batches=config.get("model_type") not in _ALONE,
     )
 
@@ -278,7 +279,7 @@ def assemble_tokenizer(
 
 
 def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]:
-    """Return the settings of the model's generation_config, and the names of invalid ones."""
+    """Return ``LoadedModel.defaults`` and ``LoadedModel.ignored_settings``."""
     name = "generation_config.json"
     stated = object_in(handle, name)
     if stated is None:
@@ -296,7 +297,7 @@ def _load(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 @attrs.frozen(eq=False)
 class _Unpacked:
-    """A quantized KV cache for attention that reads no packed keys and values."""
+    """Wraps a quantized KV cache for attention that cannot compute with quantized keys and values."""
 
     packed: Any
 
@@ -305,22 +306,25 @@ class _Unpacked:
         return self.packed.offset
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
-        kind = {"group_size": self.packed.group_size, "bits": self.packed.bits}
-        return tuple(mx.dequantize(*each, **kind) for each in self.packed.update_and_fetch(keys, values))
+        form = {"group_size": self.packed.group_size, "bits": self.packed.bits}
+        return tuple(mx.dequantize(*each, **form) for each in self.packed.update_and_fetch(keys, values))
 
 
 class _CappedAttention(gemma2.Attention):  # type: ignore[misc] # MLX has no types for it
-    """Attention of Gemma 2; mlx-lm's applies a batch's masks to groups of heads, and cannot read packed keys."""
+    """Attention of Gemma 2 for batches and quantized caches.
+
+    mlx-lm's broadcasts a batch's mask along the wrong axis of its grouped heads, and cannot read quantized keys.
+    """
 
     def __call__(self, states: mx.array, mask: mx.array | None = None, cache: Any = None) -> mx.array:  # noqa: ANN401
         if mask is not None and mask.ndim == 4 and self.repeats > 1:
             mask = mask[:, :, None]
-        found: mx.array = super().__call__(states, mask, _Unpacked(cache) if hasattr(cache, "bits") else cache)
-        return found
+        output: mx.array = super().__call__(states, mask, _Unpacked(cache) if hasattr(cache, "bits") else cache)
+        return output
 
 
 def mend_attention(network: nn.Module) -> None:
-    """Mend attention of mlx-lm that answers otherwise in a batch than alone, or reads no quantized cache."""
+    """Replace attention of mlx-lm that is wrong in batches or with a quantized KV cache."""
     for module in network.modules():
         if type(module) is gemma2.Attention:
             module.__class__ = _CappedAttention
@@ -331,14 +335,14 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
 
     Args:
         handle: The model.
-        end_tokens: The end-of-sequence tokens of its config.
+        end_tokens: End-of-sequence tokens from its config.
     """
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     with loading_directory(handle) as directory:
         tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
-        found = getattr(unwrapped(tokenizer), "chat_template", None)
-        templates = _templates_elsewhere(handle, found)
-        if templates != found:
+        loaded = getattr(unwrapped(tokenizer), "chat_template", None)
+        templates = _all_templates(handle, loaded)
+        if templates != loaded:
             options["chat_template"] = templates
             tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
             unwrapped(tokenizer).chat_template = templates
@@ -346,13 +350,13 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
     return tokenizer
 
 
-def _templates_elsewhere(handle: ModelHandle, found: object) -> str | dict[str, str] | None:
-    """Return the chat templates of a model: those that the tokenizer's loader found, where one of them is the default.
+def _all_templates(handle: ModelHandle, loaded: object) -> str | dict[str, str] | None:
+    """Return the tokenizer's chat templates if they have a default, or else those of all files of the model.
 
-    Processors keep theirs in files that tokenizers do not read.
+    Processors have templates in files that tokenizers do not read.
     """
-    if has_default_template(found):
-        return found
+    if has_default_template(loaded):
+        return loaded
     texts = {}
     for name, path in require_regular(handle):
         if is_template_file(name) and not is_litter(name):
@@ -376,9 +380,9 @@ def _context_length(config: Mapping[str, Any], tokenizer: object) -> int | None:
 
 
 def _head_size(config: Mapping[str, Any]) -> int | None:
-    stated = _positive_integer(config.get("head_dim"))
+    size = _positive_integer(config.get("head_dim"))
     width, heads = _positive_integer(config.get("hidden_size")), _positive_integer(config.get("num_attention_heads"))
-    return stated or (width // heads if width and heads else None)
+    return size or (width // heads if width and heads else None)
 
 
 def _positive_integer(value: object) -> int | None:

@@ -1,6 +1,6 @@
-"""How a CPU holds weights: 16-bit numbers, which it emulates, in 32 bits; and how it computes quantized layers.
+"""Weights on a CPU: 16-bit numbers, which MLX emulates there, are held in 32 bits; and faster quantized layers.
 
-In which form a model is held is the policy's decision, before it is loaded.
+The policy decides on the form of a model's weights before it is loaded.
 """
 
 from typing import Any
@@ -15,30 +15,30 @@ from mlxk.domain.models.footprint import WeightForm
 _HALF_TYPES = (mx.float16, mx.bfloat16)
 
 _FEWEST_ROWS = 8
-"""Rows of an input from which a library multiplies faster than MLX does with packed weights, unpacking included.
+"""Rows of an input from which dequantizing and multiplying with BLAS is faster than MLX's quantized product.
 
-Measured with 2 threads: from 2 to 4 rows on, by the size of the layer; never slower at 8.
+Measured with 2 threads: 2 to 4 rows, depending on the size of the layer; never slower at 8.
 """
 
 
 def widen(network: nn.Module, form: WeightForm = WeightForm.WIDE) -> int:
-    """Hold every 16-bit floating-point number of a network in 32 bits; return what its weights take then, bytes.
+    """Convert all 16-bit floating-point arrays of a network to 32 bits; return the size of its weights, bytes.
 
-    Scales and biases of quantized layers are among them, so that all that is computed has 32 bits. Arrays are replaced
-    one by one: no more than one of them is in memory twice. Where an optimised BLAS is in use, quantized layers that
-    stay so unpack their weights for long inputs.
+    This includes scales and biases of quantized layers, so that everything is computed in 32 bits. Arrays are replaced
+    one by one, so that at most one of them is in memory twice. With an optimised BLAS, layers that stay quantized
+    dequantize their weights for long inputs.
 
     Args:
         network: Changed in place.
-        form: One of those that are widened.
+        form: A form that is ``widened``; ``PLAIN`` also dequantizes layers for good.
     """
     for module in network.modules():
         if form is WeightForm.PLAIN and type(module) in _PLAIN:
             _unpack(module)
         for name, value in list(module.items()):
-            # By name, which reaches a module that is compiled: MLX's object for it takes no items itself.
+            # Not ``module[name] = …``: a compiled module is wrapped in an object without item assignment.
             module.__setitem__(name, tree_map(_widened, value, is_leaf=lambda leaf: isinstance(leaf, nn.Module)))
-        # Some networks convert their inputs to the type that they were loaded in.
+        # Some networks convert their inputs to this type.
         dtype = getattr(module, "dtype", None)
         if isinstance(dtype, mx.Dtype) and dtype in _HALF_TYPES:
             module.dtype = mx.float32
@@ -48,18 +48,18 @@ def widen(network: nn.Module, form: WeightForm = WeightForm.WIDE) -> int:
 
 
 def parameter_bytes(network: nn.Module) -> int:
-    """Return what the parameters of a network take, bytes; computes nothing."""
+    """Return the size of a network's parameters, bytes, without evaluating them."""
     return sum(array.nbytes for _, array in tree_flatten(network.parameters()))
 
 
 _PLAIN = {nn.QuantizedLinear: nn.Linear, nn.QuantizedEmbedding: nn.Embedding}
-"""The layers that can be unpacked for good, and what they are then."""
+"""Quantized layers and their plain counterparts."""
 
 
 def _unpack(layer: nn.Module) -> None:
-    """Make a quantized layer a plain one, of numbers of 32 bits."""
+    """Dequantize a layer in place to a plain one in 32 bits."""
     scales, biases = layer.pop("scales"), layer.pop("biases", None)
-    # Products with a float32 of 16-bit scales are exact: they are widened first, not last.
+    # 16-bit scales are widened first: their products are exact in 32 bits.
     weight = mx.dequantize(
         layer.weight,
         _widened(scales),
@@ -74,10 +74,10 @@ def _unpack(layer: nn.Module) -> None:
 
 
 class UnpackingLinear(nn.QuantizedLinear):  # type: ignore[misc]
-    """A quantized layer that unpacks its weights for an input of many rows, and has them multiplied as plain ones."""
+    """A quantized layer that dequantizes its weights for an input of many rows and multiplies with BLAS."""
 
     most_bytes = 64 * 2**20
-    """Of weights that are unpacked at a time."""
+    """Maximum size of the weights that are dequantized at a time."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return the layer's output, shape [..., O], for an input, shape [..., I]."""
@@ -87,13 +87,13 @@ class UnpackingLinear(nn.QuantizedLinear):  # type: ignore[misc]
         outputs = max(1, self.most_bytes // (x.shape[-1] * x.itemsize))
         parts: list[mx.array] = []
         for start in range(0, self.weight.shape[0], outputs):
-            # Depending on what comes before, no part is unpacked long before its turn: a few are in memory at a time.
+            # Each part depends on the one before, so that only a few dequantized parts are in memory at a time.
             parts.append(self._part(x, slice(start, start + outputs), after=parts[-1] if parts else x))
         product = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
         return product + self.bias if "bias" in self else product
 
     def _part(self, x: mx.array, outputs: slice, after: mx.array) -> mx.array:
-        """Return some outputs, without bias."""
+        """Return a slice of the outputs, without bias."""
         biases = self.get("biases")
         weight = mx.dequantize(
             mx.depends(self.weight[outputs], after),

@@ -1,1 +1,1 @@
-"""One model over several processes, the ranks: each holds a share of its weights and computes every step with it."""
+"""One model over several processes, the ranks: each holds a share of its weights and takes part in every step."""

@@ -1,8 +1,7 @@
-"""The channel between rank 0 and another rank: JSON documents over TCP, each with its length before it.
+"""The channel between rank 0 and another rank: JSON documents over TCP, each preceded by its length.
 
-Numbers and names only are sent, and nothing that is received is ever executed or unpickled. A rank proves that it was
-started by the one it connects to by a key that both have for this start; what follows is neither encrypted nor signed,
-since it goes over a network that is trusted.
+Only JSON is sent, and nothing received is ever executed or unpickled. A connecting rank proves by HMAC that it has the
+key that rank 0 made for this start. What follows is neither encrypted nor signed: the network is trusted.
 """
 
 import contextlib
@@ -22,24 +21,24 @@ from mlxk.domain.errors import RankLostError
 
 _LENGTH = struct.Struct(">I")
 _MOST_BYTES = 2**20
-"""Of a document."""
+"""Maximum size of a document."""
 _HANDSHAKE_SECONDS = 10.0
 
 _CHALLENGE_SECONDS = 60.0
-"""Rank 0 may still import its libraries when a rank has connected."""
+"""Time limit for rank 0's challenge: it may still import its libraries when a rank connects."""
 
 BEAT_SECONDS = 0.5
-"""Between two signs of life."""
+"""Interval between heartbeats."""
 
-SIGN_OF_LIFE: Mapping[str, Any] = {}
-"""What both ends send beside what they have to say, so that a silent network is told from one that nobody uses."""
+HEARTBEAT: Mapping[str, Any] = {}
+"""Document that both ends send at intervals, so that a lost connection differs from an idle one."""
 
 
 def versions(own: str) -> dict[str, str | None]:
-    """Return the versions that must be equal on all ranks; None for what is not installed.
+    """Return the package versions that must be equal on all ranks; None for a package that is not installed.
 
     Args:
-        own: That of this program.
+        own: Version of this program.
     """
     return {"mlxk": own, **{each: _version(each) for each in ("mlx", "mlx-lm")}}
 
@@ -55,8 +54,8 @@ class Channel:
     """One end of a connection; ``send`` may be called on any thread, ``receive`` on one at a time.
 
     Args:
-        connection: Connected.
-        peer: Names the other end in errors.
+        connection: A connected socket.
+        peer: Name of the other end in errors.
     """
 
     def __init__(self, connection: socket.socket, peer: str) -> None:
@@ -70,7 +69,7 @@ class Channel:
         """Send a document.
 
         Raises:
-            RankLostError: The other end has gone.
+            RankLostError: The connection is closed.
         """
         data = json.dumps(document, separators=(",", ":")).encode()
         try:
@@ -83,10 +82,10 @@ class Channel:
         """Wait for a document and return it.
 
         Args:
-            seconds: How long each part of it may take; None: any time.
+            seconds: Time limit for each read; None: no limit.
 
         Raises:
-            RankLostError: The other end has gone, is silent for too long, or sends something else.
+            RankLostError: The connection is closed, the time limit is over, or the data are no valid document.
         """
         try:
             self._connection.settimeout(seconds)
@@ -98,18 +97,18 @@ class Channel:
             raise lost(self.peer, f"has been silent for {seconds:g} seconds") from error
         except (OSError, EOFError) as error:
             raise lost(self.peer, "has closed its connection") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter for a document that is nested too deeply
             raise lost(self.peer, "sends what no rank sends") from error
 
     def beat(self) -> None:
-        """Show signs of life until the other end has gone."""
+        """Send heartbeats until the connection is closed."""
         with contextlib.suppress(RankLostError):
             while True:
                 time.sleep(BEAT_SECONDS)
-                self.send(SIGN_OF_LIFE)
+                self.send(HEARTBEAT)
 
     def close(self) -> None:
-        """End the connection, which wakes whoever waits on it."""
+        """Shut the connection down, which interrupts a ``receive`` on another thread."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
@@ -124,19 +123,24 @@ class Channel:
         return bytes(data)
 
 
-def lost(peer: str, how: str) -> RankLostError:
-    """Return the error for a rank that is not there any more."""
+def lost(peer: str, reason: str) -> RankLostError:
+    """Return the error for a lost rank.
+
+    Args:
+        peer: Name of the rank; subject of the sentence.
+        reason: What happened to it; continues the sentence.
+    """
     return RankLostError(
-        f"The model was spread over several processes, and {peer} {how}.",
+        f"The model was spread over several processes, and {peer} {reason}.",
         hint="They are started again; send the request again in a moment.",
     )
 
 
 def admit(connection: socket.socket, key: str) -> tuple[Channel, dict[str, Any]]:
-    """Have a rank that has connected prove that it has the key; return the channel and what it says of itself.
+    """Challenge a connecting rank to prove that it has the key; return the channel and the facts that it sends.
 
     Raises:
-        RankLostError: It has not.
+        RankLostError: It does not have the key.
     """
     channel = Channel(connection, "another process")
     nonce = secrets.token_hex(16)
@@ -147,17 +151,20 @@ def admit(connection: socket.socket, key: str) -> tuple[Channel, dict[str, Any]]
         channel.close()
         raise
     proof = hello.get("proof") if isinstance(hello, dict) else None
-    if not isinstance(proof, str) or not hmac.compare_digest(proof.encode(), _proof(key, nonce).encode()):
+    # ``replace``: JSON can contain lone surrogates, which cannot be encoded.
+    if not isinstance(proof, str) or not hmac.compare_digest(
+        proof.encode(errors="replace"), _proof(key, nonce).encode()
+    ):
         channel.close()
         raise lost(channel.peer, "does not have the key of this start")
     return channel, hello
 
 
 def introduce(address: tuple[str, int], key: str, facts: dict[str, Any], seconds: float) -> Channel:
-    """Connect to rank 0, prove that this rank has the key, and say what it is; return the channel.
+    """Connect to rank 0, prove that this rank has the key, and send its facts; return the channel.
 
     Raises:
-        RankLostError: It cannot be reached, or is something else.
+        RankLostError: Rank 0 cannot be reached, or another program answers.
     """
     try:
         connection = socket.create_connection(address, timeout=seconds)
@@ -167,10 +174,10 @@ def introduce(address: tuple[str, int], key: str, facts: dict[str, Any], seconds
 
 
 def proved(connection: socket.socket, peer: str, key: str, facts: dict[str, Any]) -> Channel:
-    """Prove on a connection that this end has the key, and say what it is; return the channel.
+    """Answer the challenge on a connection with a proof of the key and this end's facts; return the channel.
 
     Raises:
-        RankLostError: The other end is something else.
+        RankLostError: The other end is another program.
     """
     channel = Channel(connection, peer)
     challenge = channel.receive(_CHALLENGE_SECONDS)

@@ -1,7 +1,7 @@
-"""A host that is examined: what it says of itself, and its end of each link. It does not import MLX itself.
+"""The host's side of an examination: reports about the host, and one end of each measured link. Does not import MLX.
 
-It is asked by ``examination`` through the standard input of its process, a line of JSON each, and answers in lines of
-JSON with a ``kind``. It ends at once with its input, whatever it is doing.
+``examination`` starts this process on the host and sends it orders on standard input, each a line of JSON. Answers go
+to standard output as lines of JSON with a ``kind``. The process exits as soon as its input ends, whatever it is doing.
 """
 
 import contextlib
@@ -24,36 +24,36 @@ from mlxk.domain.errors import MlxkError, RankLostError
 from mlxk.domain.models.footprint import MemoryReading
 
 BEAT_SECONDS = 1.0
-"""Between two signs of life."""
+"""Interval between heartbeats."""
 
 GONE = 0
-"""Exit status of one whose input has ended."""
+"""Exit status after the end of the input."""
 
 _PINGS = 32
 _ROUNDS = 3
 _ROUND_BYTES = 4 * 2**20
 _ENOUGH_SECONDS = 0.5
-"""No further round begins after so long."""
+"""Time after which no further round of the throughput measurement begins."""
 _PART = 256 * 1024
 
 Account = Callable[[], dict[str, Any]]
-"""Says what a host knows of a model, as ``follower.account`` does; it imports libraries of models."""
+"""``follower.account``, bound to its arguments; imports libraries of models."""
 
 
 @attrs.frozen
 class HostKnowledge:
-    """What a host knows of itself."""
+    """The facts that a host reports."""
 
     reading: MemoryReading | None
     own_version: str
-    """That of this program."""
+    """Version of this program."""
     backends: Callable[[], dict[str, bool]]
-    """Says which layers of MLX are there by which ranks may exchange; it imports MLX."""
+    """``ring.available_backends``, which imports MLX."""
     account: Account | None
-    """None when no model is asked about."""
+    """None if the examination is about no model."""
 
-    def told(self) -> dict[str, Any]:
-        """Return what it says of MLX, and of the model."""
+    def facts(self) -> dict[str, Any]:
+        """Return the facts about MLX and the model, or a ``problem``."""
         try:
             return {"backends": self.backends()} if self.account is None else self.account()
         except ImportError as error:
@@ -62,48 +62,48 @@ class HostKnowledge:
             return {"problem": error.message}
 
 
-def examined(orders: Mapping[str, Any], known: HostKnowledge, given: TextIO, printed: TextIO) -> None:
-    """Answer until the input ends, which ends this process.
+def examined(orders: Mapping[str, Any], known: HostKnowledge, incoming: TextIO, outgoing: TextIO) -> None:
+    """Answer orders until the input ends, which ends this process.
 
     Args:
-        orders: The ``address`` that the host has in the file, that of the first host, which it goes ``towards``, and
-            the ``seconds`` that each part of an exchange may take.
-        known: What it says.
-        given: What follows the orders.
-        printed: Receives the answers.
+        orders: The ``address`` of this host in the file of hosts, the address of the first host (``towards``), and the
+            ``seconds`` that each part of an exchange may take.
+        known: The facts to report.
+        incoming: Further orders.
+        outgoing: Receives the answers.
     """
     lock = threading.Lock()
 
-    def say(kind: str, **facts: object) -> None:
+    def send(kind: str, **facts: object) -> None:
         with lock:
-            printed.write(json.dumps({"kind": kind, **facts}) + "\n")
-            printed.flush()
+            outgoing.write(json.dumps({"kind": kind, **facts}) + "\n")
+            outgoing.flush()
 
     received: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(given, received), name="mlxk-examined", daemon=True).start()
+    threading.Thread(target=_receive, args=(incoming, received), name="mlxk-examined", daemon=True).start()
     address, seconds, reading = orders["address"], orders["seconds"], known.reading
-    say(
+    send(
         "hello",
         python=platform.python_version(),
         versions=versions(known.own_version),
         reading=None if reading is None else [reading.total, reading.available, reading.accelerator_limit],
-        deaf=_deaf(address),
+        deaf=_listening_fault(address),
         own_address=_own_address(orders["towards"]),
     )
-    threading.Thread(target=_beat, args=(say,), name="mlxk-examined-beat", daemon=True).start()
-    say("account", **known.told())
+    threading.Thread(target=_beat, args=(send,), name="mlxk-examined-beat", daemon=True).start()
+    send("account", **known.facts())
     while True:
         order = received.get()
         if order["do"] == "listen":
-            # A connection that does not come must not keep this host from its other links.
-            listening = (address, order["key"], seconds, say)
+            # In a thread: waiting for a connection must not delay the other links of this host.
+            listening = (address, order["key"], seconds, send)
             threading.Thread(target=_listen, args=listening, name="mlxk-examined-link", daemon=True).start()
         else:
-            say("link", **_measured((order["address"], order["port"]), order["key"], seconds))
+            send("link", **_measured((order["address"], order["port"]), order["key"], seconds))
 
 
-def _deaf(address: str) -> str | None:
-    """Return why this host cannot listen on an address; None when it can."""
+def _listening_fault(address: str) -> str | None:
+    """Return ``taken`` or ``elsewhere`` if this host cannot listen on an address; None if it can."""
     try:
         with socket.create_server((address, 0)):
             return None
@@ -112,7 +112,7 @@ def _deaf(address: str) -> str | None:
 
 
 def _own_address(towards: str) -> str | None:
-    """Return the address of this host that the system takes for an address; nothing is sent."""
+    """Return the local address that the system would use to reach an address; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((towards, 9))
@@ -122,22 +122,22 @@ def _own_address(towards: str) -> str | None:
         return own
 
 
-def _listen(address: str, key: str, seconds: float, say: Callable[..., None]) -> None:
-    """Listen on a free port of the address only, and take part in the measurement of one host that has the key."""
+def _listen(address: str, key: str, seconds: float, send: Callable[..., None]) -> None:
+    """Listen on a free port of one address, and serve the measurement of the first host that has the key."""
     try:
         listener = socket.create_server((address, 0))
     except OSError as error:
-        say("port", port=None, problem=_reason(error, seconds))
+        send("port", port=None, problem=_reason(error, seconds))
         return
-    with listener, contextlib.suppress(OSError):  # which the other end of the link notices, and says
-        say("port", port=listener.getsockname()[1])
+    with listener, contextlib.suppress(OSError):  # the other end of the link reports it
+        send("port", port=listener.getsockname()[1])
         listener.settimeout(seconds)
-        while not _takes_part(listener.accept()[0], key, seconds):
+        while not _serve_measurement(listener.accept()[0], key, seconds):
             pass
 
 
-def _takes_part(connection: socket.socket, key: str, seconds: float) -> bool:
-    """Answer a connection; return whether it had the key."""
+def _serve_measurement(connection: socket.socket, key: str, seconds: float) -> bool:
+    """Answer the pings and data of a connection; return whether it had the key."""
     with connection:
         connection.settimeout(seconds)
         try:
@@ -153,7 +153,7 @@ def _takes_part(connection: socket.socket, key: str, seconds: float) -> bool:
 
 
 def _measured(address: tuple[str, int], key: str, seconds: float) -> dict[str, Any]:
-    """Connect to a host that listens, and return how long an exchange takes there and back, and how much goes there."""
+    """Connect to a listening host; return the ``round_trip`` in seconds and the ``rate`` in bytes a second."""
     try:
         with socket.create_connection(address, seconds) as connection:
             proved(connection, "the host", key, {})
@@ -174,7 +174,7 @@ def _measured(address: tuple[str, int], key: str, seconds: float) -> dict[str, A
 
 
 def _exchange(connection: socket.socket, data: bytes) -> float:
-    """Send, wait for the answer of one byte, and return the seconds."""
+    """Send data, wait for an answer of one byte, and return the duration in seconds."""
     began = time.perf_counter()
     connection.sendall(data)
     if not _read(connection, 1):
@@ -183,11 +183,11 @@ def _exchange(connection: socket.socket, data: bytes) -> float:
 
 
 def _read(connection: socket.socket, count: int) -> int:
-    """Read so many bytes, or up to the end; return how many."""
-    got, buffer = 0, memoryview(bytearray(min(count, _PART)))
-    while got < count and (part := connection.recv_into(buffer[: count - got])):
-        got += part
-    return got
+    """Read and discard up to ``count`` bytes; return how many came before the end."""
+    received, buffer = 0, memoryview(bytearray(min(count, _PART)))
+    while received < count and (size := connection.recv_into(buffer[: count - received])):
+        received += size
+    return received
 
 
 def _reason(error: OSError, seconds: float) -> str:
@@ -196,13 +196,13 @@ def _reason(error: OSError, seconds: float) -> str:
     return error.strerror or str(error)
 
 
-def _receive(given: TextIO, received: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    for line in given:
+def _receive(incoming: TextIO, received: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in incoming:
         received.put(json.loads(line))
     os._exit(GONE)
 
 
-def _beat(say: Callable[..., None]) -> None:
+def _beat(send: Callable[..., None]) -> None:
     while True:
         time.sleep(BEAT_SECONDS)
-        say("alive")
+        send("alive")

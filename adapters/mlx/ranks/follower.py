@@ -1,7 +1,7 @@
-"""A rank other than the first: it joins the group, loads its share, and does the steps that rank 0 decides.
+"""A rank other than rank 0: it joins the group, loads its share, and executes the steps that rank 0 sends.
 
-What rank 0 sends is read by a thread of its own, so that the process ends with rank 0, even while it waits for other
-ranks in a computation: at once when the connection ends, and after some seconds when nothing comes over it any more.
+A separate thread receives from rank 0, so that the process exits with rank 0 even while it is blocked in a computation:
+at once when the connection is closed, and after some seconds without a heartbeat.
 """
 
 import contextlib
@@ -20,9 +20,8 @@ import mlx.core as mx
 from mlxk.adapters.mlx.library_imports import ExceptionSummary
 from mlxk.adapters.mlx.loading.load_errors import translated, unreadable_files
 from mlxk.adapters.mlx.loading.model_files import identity_of, read_config, require_regular
-from mlxk.adapters.mlx.ranks.backends import available_backends
-from mlxk.adapters.mlx.ranks.channel import SIGN_OF_LIFE, Channel, introduce, versions
-from mlxk.adapters.mlx.ranks.ring import Ring, Told
+from mlxk.adapters.mlx.ranks.channel import HEARTBEAT, Channel, introduce, versions
+from mlxk.adapters.mlx.ranks.ring import EnvironmentSetter, Ring, available_backends
 from mlxk.adapters.mlx.ranks.share import Cut, Share, cut_of, load_share, require_library
 from mlxk.domain.errors import MlxkError, ModelNotFoundError, RankLostError, RevisionNotFoundError
 from mlxk.domain.models.footprint import WeightForm
@@ -31,28 +30,29 @@ from mlxk.domain.models.model import ModelHandle
 CONNECT_SECONDS = 20.0
 
 GONE = 0
-"""Exit status of a rank that ends with rank 0."""
+"""Exit status of a rank after the loss of rank 0."""
 
 
 @attrs.frozen
 class RankSurroundings:
-    """What a rank needs of the program that it is part of."""
+    """Properties of the running program that a rank needs."""
 
     own_version: str
-    told: Told
+    set_environment: EnvironmentSetter
 
 
 _COMPARED = (".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".txt")
-"""Ends of the names of files that a model is computed from."""
+"""Extensions of the files that determine a model's output."""
 
 _HASHING_THREADS = 8
 
 
 def content_digest(handle: ModelHandle) -> str:
-    """Return a digest of all bytes of the files that a model is computed from, and of their names.
+    """Return a digest of the names and contents of all files that determine a model's output.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: A file cannot be read.
+        UnhealthyModelError: See ``require_regular``.
     """
     files = sorted(
         (name, path) for name, path in require_regular(handle) if name.endswith(_COMPARED) and not name.startswith(".")
@@ -68,23 +68,23 @@ def _file_digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by: RankSurroundings) -> None:
-    """Do what rank 0 decides until it has gone, which ends this process.
+def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], surroundings: RankSurroundings) -> None:
+    """Execute the steps of rank 0 until it is lost, which ends this process, or a step fails.
 
     Args:
-        orders: From rank 0, which started this process: its ``address`` and ``port``, the ``key``, this ``rank``, the
-            address on which it ``listens``, and after how many seconds what is ``silent`` counts as gone.
+        orders: Orders of rank 0, which started this process: its ``address`` and ``port``, the ``key``, the number of
+            this ``rank``, the address on which it ``listens``, and the seconds after which a ``silent`` peer is lost.
         resolve: Finds a model of this machine by its name.
-        by: The program.
+        surroundings: See ``RankSurroundings``.
     """
-    facts = {"rank": orders["rank"], "versions": versions(by.own_version)}
+    facts = {"rank": orders["rank"], "versions": versions(surroundings.own_version)}
     channel = introduce((orders["address"], orders["port"]), orders["key"], facts, CONNECT_SECONDS)
     received: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    reading = (channel, received, orders["silent"])
-    threading.Thread(target=_receive, args=reading, name="mlxk-rank-orders", daemon=True).start()
+    arguments = (channel, received, orders["silent"])
+    threading.Thread(target=_receive, args=arguments, name="mlxk-rank-orders", daemon=True).start()
     threading.Thread(target=channel.beat, name="mlxk-rank-beat", daemon=True).start()
     try:
-        share = _prepared(channel, received, orders, resolve, by)
+        share = _load(channel, received, orders, resolve, surroundings)
         while True:
             step = received.get()
             if step[0] == "read":
@@ -94,61 +94,61 @@ def follow(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle], by:
                 share.do(*step)
     except MlxkError as error:
         _report(channel, error.message, lost_another=isinstance(error, RankLostError))
-    except Exception as error:  # noqa: BLE001 - boundary: rank 0 must learn why this rank ends
+    except Exception as error:  # noqa: BLE001 - boundary: the reason is reported to rank 0
         summary = ExceptionSummary.of(error)
         _report(channel, f"{summary.kind} in {summary.place}")
 
 
 def account(orders: Mapping[str, Any], resolve: Callable[[str], ModelHandle]) -> dict[str, Any]:
-    """Return what this host says of a model, in fields of a ``HostAccount``.
+    """Return this host's account of a model, by the fields of ``HostAccount``.
 
     Args:
-        orders: The ``name`` of the model; of the first host how many ranks it would be ``divided`` among, and the
-            ``backends`` that can compute it.
+        orders: The ``name`` of the model and the ``backends`` that can compute it; for the first host also the number
+            of ranks among which it would be ``divided``, for others None.
         resolve: Finds a model of this machine by its name.
     """
-    said: dict[str, Any] = {"backends": available_backends()}
+    facts: dict[str, Any] = {"backends": available_backends()}
     try:
         handle = resolve(orders["name"])
     except (ModelNotFoundError, RevisionNotFoundError):
-        return {**said, "is_absent": True}
+        return {**facts, "is_absent": True}
     except MlxkError as error:
-        return {**said, "problem": error.message}
+        return {**facts, "problem": error.message}
     if orders["divided"] is not None:
         try:
             require_regular(handle)
             require_library(handle, orders["backends"])
             with translated(handle, "has an architecture mlx-lm does not know"):
-                said["cut"] = cut_of(handle, read_config(handle), orders["divided"]).value
+                facts["cut"] = cut_of(handle, read_config(handle), orders["divided"]).value
         except MlxkError as error:
-            said["whole"] = error.message
+            facts["whole"] = error.message
     try:
-        said["digest"] = content_digest(handle)
+        facts["digest"] = content_digest(handle)
     except OSError as error:
-        said["problem"] = unreadable_files(error, handle).message
+        facts["problem"] = unreadable_files(error, handle).message
     except MlxkError as error:
-        said["problem"] = error.message
-    return said
+        facts["problem"] = error.message
+    return facts
 
 
-def _prepared(
+def _load(
     channel: Channel,
     received: "queue.SimpleQueue[Any]",
     orders: Mapping[str, Any],
     resolve: Callable[[str], ModelHandle],
-    by: RankSurroundings,
+    surroundings: RankSurroundings,
 ) -> Share:
-    """Find the model, join the group and load the share, each when rank 0 says so."""
+    """Find the model, join the group and load the share, each step at the order of rank 0."""
     model = received.get()
     handle = resolve(model["name"])
     require_regular(handle)
-    found = content_digest(handle) if model["by_content"] else identity_of(handle)
+    digest = content_digest(handle) if model["by_content"] else identity_of(handle)
     ring = Ring(orders["listens"])
-    channel.send({"digest": found, "port": ring.port})
+    channel.send({"digest": digest, "port": ring.port})
     ring.meet(orders["rank"], received.get()["addresses"], orders["silent"])
     channel.send({"met": True})
     load = received.get()
-    group = ring.join(by.told, orders["silent"])
+    group = ring.join(surroundings.set_environment, orders["silent"])
     network, _, size = load_share(handle, Cut(load["cut"]), group, WeightForm(load["form"]))
     channel.send({"loaded": size})
     return Share(network, group)
@@ -162,6 +162,6 @@ def _report(channel: Channel, reason: str, *, lost_another: bool = False) -> Non
 def _receive(channel: Channel, received: "queue.SimpleQueue[Any]", silent_seconds: float) -> None:
     with contextlib.suppress(RankLostError):
         while True:
-            if (order := channel.receive(silent_seconds)) != SIGN_OF_LIFE:
+            if (order := channel.receive(silent_seconds)) != HEARTBEAT:
                 received.put(order)
     os._exit(GONE)

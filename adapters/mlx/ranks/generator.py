@@ -1,10 +1,11 @@
-"""The text generator of a model that several ranks compute: what they cannot do is refused, and a loss ends everything.
+"""The text generator for a model spread over several ranks: refuses what ranks do not support, ends with a lost rank.
 
-Batching, the prefix cache in memory, cancellation, stops, constraints and log probabilities are those of the engine,
-which runs in rank 0.
+The engine runs in rank 0, with its batching, in-memory prefix cache, cancellation, stop sequences, constraints and log
+probabilities.
 """
 
 import math
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -30,37 +31,42 @@ class RankedTextGenerator(MlxTextGenerator):
     """Runs one text model on several ranks.
 
     Args:
-        launch: The other ranks, started.
-        by: The program.
-        on_loss: Called when a rank has gone, on any thread, after every stream has got its error.
+        launch: The started processes of the other ranks.
+        surroundings: See ``RankSurroundings``.
+        on_loss: Called on any thread when a rank is lost, after the error was put into every stream.
         log: Receives loads, losses and failures.
-        further: What else ``MlxTextGenerator`` gets.
+        further: Further arguments of ``MlxTextGenerator``.
     """
 
     def __init__(
         self,
         launch: Launch,
-        by: RankSurroundings,
+        surroundings: RankSurroundings,
         on_loss: Callable[[], None],
         log: EventLog,
         *further: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(log, *further)
         self._on_loss = on_loss
-        self._group = RankGroup(launch, log, by, self._lost, lambda: self._engine_state(LOOK_SECONDS).responding)
+        self._group = RankGroup(
+            launch, log, surroundings, self._lost, lambda: self._engine_state(LOOK_SECONDS).responding
+        )
+        self._streams_lock = threading.Lock()
         self._streams: weakref.WeakSet[QueuedTextStream] = weakref.WeakSet()
+        """Running completions; guarded by the lock, since a set must not change while it is iterated."""
 
     def submit(self, request: GenerationRequest) -> TextStream:
-        self._group.require_whole()
-        stream = super().submit(_plain(request))
+        self._group.require_complete()
+        stream = super().submit(_without_unsupported(request))
         if isinstance(stream, QueuedTextStream):
-            self._streams.add(stream)
-        self._group.require_whole()  # the loss may have come before the stream was among those that it ends
+            with self._streams_lock:
+                self._streams.add(stream)
+        self._group.require_complete()  # the rank may have been lost before ``_lost`` could see the stream
         return stream
 
     def state(self, timeout_seconds: float) -> EngineState:
-        found = super().state(timeout_seconds)
-        return found if self._group.loss is None else attrs.evolve(found, responding=False)
+        state = super().state(timeout_seconds)
+        return state if self._group.loss is None else attrs.evolve(state, responding=False)
 
     def close(self) -> None:
         super().close()
@@ -70,17 +76,19 @@ class RankedTextGenerator(MlxTextGenerator):
         return self._leased(request, (WantedModel(request.model, None, self._group.load, math.inf),))
 
     def _lost(self, error: MlxkError) -> None:
-        # The owner thread may wait in a computation with the rank that has gone.
-        for stream in list(self._streams):
+        # Not on the owner thread, which may be blocked in a computation with the lost rank.
+        with self._streams_lock:
+            streams = list(self._streams)
+        for stream in streams:
             stream.put(error)
         self._on_loss()
 
 
-def _plain(request: GenerationRequest) -> GenerationRequest:
-    """Return a request without what is optional and ranks cannot do.
+def _without_unsupported(request: GenerationRequest) -> GenerationRequest:
+    """Return a request without the optional settings that ranks do not support.
 
     Raises:
-        CapabilityError: It requires what they cannot do.
+        CapabilityError: The request requires something that ranks do not support.
     """
     options = request.engine_options
     if options.adapter is not None:
@@ -93,7 +101,7 @@ def _plain(request: GenerationRequest) -> GenerationRequest:
         "prefix_cache_bits": options.prefix_cache_bits is not None and options.cache_required,
         "images and sound": request.has_images or request.has_audio,
     }
-    for name in (name for name, is_asked in refused.items() if is_asked):
+    for name in (name for name, is_required in refused.items() if is_required):
         raise CapabilityError(
             f"{name}: a model that is spread over several processes does without.",
             hint="Leave it out, or run the model in one process.",

@@ -1,6 +1,6 @@
-"""Starting the other ranks of a model, and the port at which they connect. It does not import MLX.
+"""Starting the other ranks of a model, and the port to which they connect. Does not import MLX.
 
-They start while this process imports its own libraries, which takes as long.
+The ranks start up while this process imports its own libraries, which takes about as long.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from mlxk.domain.errors import ExecutionError, RankLostError
 from mlxk.domain.ranks import Division, RankHost
 
 _LOOK_SECONDS = 0.2
-"""Between two looks whether the processes still run."""
+"""Interval at which the processes are checked while waiting for connections."""
 
 
 @attrs.frozen
 class RankPlace:
-    """Where a rank runs, and how it is started."""
+    """The host of a rank and the command that starts it."""
 
     label: str
-    """For errors."""
+    """Name of the rank in error messages."""
     command: tuple[str, ...]
     """Runs the program of a rank, which reads its orders as a line of JSON from standard input."""
     address: str
@@ -43,17 +43,17 @@ class RankPlan:
     address: str
     """The address of this machine on which rank 0 listens for the others."""
     others: tuple[RankPlace, ...]
-    """Of rank 1, 2 …"""
+    """Places of ranks 1, 2, …"""
     same_files: bool
-    """Whether all ranks read the files of one machine, so that their contents need not be compared."""
+    """Whether all ranks read the files of one machine, so that file contents need not be compared."""
     orders: Mapping[str, Any] = attrs.field(factory=dict)
-    """What every rank is told beside."""
+    """Further orders for every rank."""
     silent_seconds: float = 5.0
-    """A rank that shows no sign of life for so long is lost."""
+    """Time without a heartbeat after which a rank is lost."""
 
     @property
     def size(self) -> int:
-        """Ranks, this one included."""
+        """Number of ranks, this one included."""
         return len(self.others) + 1
 
 
@@ -61,9 +61,9 @@ def launched(division: Division, module: str, orders: Mapping[str, Any]) -> "Lau
     """Start the other ranks of a model.
 
     Args:
-        division: Over which processes it is spread, more than one.
-        module: The one that runs a rank.
-        orders: What every rank is told beside.
+        division: The hosts of the model's ranks, at least two.
+        module: Python module that runs a rank.
+        orders: Further orders for every rank.
 
     Raises:
         ExecutionError: See ``Launch``.
@@ -74,33 +74,33 @@ def launched(division: Division, module: str, orders: Mapping[str, Any]) -> "Lau
 
 
 def place_of(rank: int, host: RankHost, module: str) -> RankPlace:
-    """Return how a rank is started on a host; the first one is started here, whatever its name."""
+    """Return how a rank is started on a host; rank 0 is always started on this machine."""
     is_first = rank == 0
     python = None if is_first else host.python
     command = (python or sys.executable, "-P", "-m", module)
     if host.is_here or is_first:
         return RankPlace(f"rank {rank}", command, host.address)
-    # The user's own configuration decides how; it is never asked for a password, which nobody would see.
+    # The user's ssh configuration applies. BatchMode: a password prompt would never be seen.
     over_ssh = ("ssh", "-T", "-o", "BatchMode=yes", host.ssh, shlex.join(command))
     return RankPlace(f"rank {rank} on {host.ssh}", over_ssh, host.address)
 
 
 class Launch:
-    """The other ranks, started, until they have connected or are ended.
+    """The processes of the other ranks, and the listener to which they connect.
 
     Args:
-        plan: What to start.
+        plan: The group to start.
 
     Raises:
-        ExecutionError: One cannot be started, or this machine does not have the address.
+        ExecutionError: A rank cannot be started, or this machine does not have the address.
     """
 
     def __init__(self, plan: RankPlan) -> None:
         self.plan = plan
         self.key = secrets.token_hex(32)
-        """What a rank that connects must have."""
+        """Secret with which a connecting rank proves that it was started by this process."""
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._printed: list[IO[bytes]] = []
+        self._outputs: list[IO[bytes]] = []
         try:
             self._listener = socket.create_server((plan.address, 0), backlog=plan.size)
         except OSError as error:
@@ -117,16 +117,16 @@ class Launch:
             raise
 
     def connection(self) -> socket.socket | None:
-        """Wait a moment for a process that connects; return None when there was none.
+        """Wait up to ``_LOOK_SECONDS`` for a connection and return it, or None.
 
         Raises:
-            RankLostError: A rank has ended.
+            RankLostError: The process of a rank has ended.
         """
-        for place, process, printed in zip(self.plan.others, self._processes, self._printed, strict=True):
+        for place, process, output in zip(self.plan.others, self._processes, self._outputs, strict=True):
             if process.poll() is not None:
-                said = last_line(printed)
+                message = last_line(output)
                 raise RankLostError(
-                    f"{place.label} ended while it was started" + (f": {said}" if said else "."),
+                    f"{place.label} ended while it was started" + (f": {message}" if message else "."),
                     hint="See whether ssh and this program work there: the entry of the host may name its python.",
                 )
         with contextlib.suppress(TimeoutError):
@@ -134,11 +134,11 @@ class Launch:
         return None
 
     def stop_listening(self) -> None:
-        """Accept no further connection: all ranks have come."""
+        """Close the listener: all ranks have connected."""
         self._listener.close()
 
     def end(self, grace: float) -> None:
-        """End all processes, which end by themselves within so many seconds, or are killed."""
+        """Close the listener, wait ``grace`` seconds for the processes to exit by themselves, and kill the others."""
         self.stop_listening()
         deadline = time.monotonic() + grace
         for process in self._processes:
@@ -147,27 +147,27 @@ class Launch:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for file in self._printed:
-            file.close()
+        for output in self._outputs:
+            output.close()
 
     def _start(self, place: RankPlace, orders: dict[str, Any]) -> None:
-        printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
-        self._printed.append(printed)
+        output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``end``
+        self._outputs.append(output)
         try:
-            # A session of its own keeps Ctrl-C of the terminal from it.
+            # In a new session, Ctrl-C in the terminal does not reach it.
             process = subprocess.Popen(
-                place.command, stdin=subprocess.PIPE, stdout=printed, stderr=printed, start_new_session=True
+                place.command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
             )
         except OSError as error:
             raise ExecutionError(f"{place.label} cannot be started: {error.strerror}") from error
         self._processes.append(process)
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # of one that ended, which is seen later
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it has ended, which ``connection`` reports
             pipe.write(json.dumps(orders).encode() + b"\n")
 
 
-def last_line(printed: IO[bytes]) -> str:
-    """Return the last line of what a process has printed, or its beginning; an empty one when there is none."""
-    printed.seek(0)
-    lines = printed.read(65536).decode(errors="replace").strip().splitlines()
+def last_line(output: IO[bytes]) -> str:
+    """Return the last line of a process's output, cut to 300 characters; an empty string if there is none."""
+    output.seek(0)
+    lines = output.read(65536).decode(errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else ""

@@ -1,7 +1,7 @@
-"""Rank 0's view of a model that several ranks hold: a network and KV caches that the engine uses like any other.
+"""A model spread over several ranks, as the engine in rank 0 uses it: a network and KV caches like any other's.
 
-Each call and each change of a cache is a step: it is told to the other ranks, then done on rank 0's own share. So the
-engine schedules, samples, cancels, keeps and evicts as with one process, and the others follow what it decided.
+Each call of the network and each change of a cache is a step, which is sent to the other ranks and then executed on
+rank 0's own share. So the engine schedules, samples, cancels, caches and evicts as for one process.
 """
 
 import itertools
@@ -15,22 +15,22 @@ from mlxk.adapters.mlx.engine.prefill import FollowedNetwork
 from mlxk.adapters.mlx.ranks.share import Share
 from mlxk.domain.errors import MlxkError
 
-Tell = Callable[[list[Any]], None]
-"""Sends a step to all other ranks; raises ``RankLostError`` when one has gone."""
+SendStep = Callable[[list[Any]], None]
+"""Sends a step to all other ranks; raises ``RankLostError`` if one is lost."""
 
 
 class StepLog:
-    """Steps in the order in which all ranks do them; used on the owner thread, except for ``drop``.
+    """Executes steps on all ranks in the same order; used on the owner thread, except for ``drop``.
 
     Args:
-        share: Rank 0's.
-        tell: Sends a step.
-        on_failure: Called when a step failed here, after which the shares may differ.
+        share: The share of rank 0.
+        send: Sends a step to the other ranks.
+        on_failure: Called when a step has failed here, after which the shares may differ.
     """
 
-    def __init__(self, share: Share, tell: Tell, on_failure: Callable[[], None]) -> None:
+    def __init__(self, share: Share, send: SendStep, on_failure: Callable[[], None]) -> None:
         self.share = share
-        self._tell = tell
+        self._send = send
         self._on_failure = on_failure
         self._numbers = itertools.count()
         self._dropped: deque[int] = deque()
@@ -40,23 +40,23 @@ class StepLog:
         return next(self._numbers)
 
     def do(self, step: str, *arguments: Any) -> None:  # noqa: ANN401 - JSON
-        """Do a step of ``Share.do`` on all ranks."""
+        """Execute ``Share.do`` on all ranks."""
         self._drop()
         self._step(lambda: self.share.do(step, *arguments), [step, *arguments])
 
     def read(self, cache: int, tokens: mx.array, *, logits: bool) -> mx.array:
-        """Do ``Share.read`` on all ranks; the tokens, which may be in flight, go through MLX's group."""
+        """Execute ``Share.read`` on all ranks; the tokens, perhaps not evaluated yet, are sent through MLX's group."""
         self._drop()
         step = ["read", cache, list(tokens.shape), logits]
-        found: mx.array = self._step(lambda: self.share.read(cache, tokens, logits=logits), step)
-        return found
+        output: mx.array = self._step(lambda: self.share.read(cache, tokens, logits=logits), step)
+        return output
 
     def give_up(self) -> None:
-        """Have no further step done: the shares may differ."""
+        """End the group: the shares may differ."""
         self._on_failure()
 
     def drop(self, cache: int) -> None:
-        """Have a cache dropped before the next step; on any thread, also while garbage is collected."""
+        """Drop a cache on all ranks before the next step; on any thread, also during garbage collection."""
         self._dropped.append(cache)
 
     def _drop(self) -> None:
@@ -65,7 +65,7 @@ class StepLog:
             self._step(lambda: self.share.do("drop", *dropped), ["drop", *dropped])
 
     def _step(self, work: Callable[[], Any], step: list[Any]) -> Any:  # noqa: ANN401
-        self._tell(step)
+        self._send(step)
         try:
             return work()
         except MlxkError:
@@ -76,11 +76,11 @@ class StepLog:
 
 
 class RankedCache:
-    """The KV cache of a sequence, or of a batch, of all layers and all ranks; the engine's one "layer".
+    """The KV cache of a sequence or a batch over all layers and ranks; for the engine, a cache of one "layer".
 
     Args:
-        log: Receives what is done with it.
-        number: That of the cache in every share, which has it already.
+        log: Executes the changes on all ranks.
+        number: Number under which every share has the cache already.
     """
 
     def __init__(self, log: StepLog, number: int) -> None:
@@ -89,7 +89,7 @@ class RankedCache:
 
     @classmethod
     def of_step(cls, log: StepLog, step: str, *arguments: Any) -> "RankedCache":  # noqa: ANN401 - JSON
-        """Return the cache that results from a step."""
+        """Execute a step that makes a cache, and return the cache."""
         number = log.number()
         log.do(step, number, *arguments)
         return cls(log, number)
@@ -100,12 +100,12 @@ class RankedCache:
 
     @property
     def nbytes(self) -> int:
-        """What rank 0 keeps of it, bytes."""
+        """Size of rank 0's part, bytes."""
         return sum(layer.nbytes for layer in self._layers)
 
     @property
     def state(self) -> list[Any]:
-        """The arrays of rank 0's share."""
+        """The arrays of rank 0's part."""
         return [layer.state for layer in self._layers]
 
     def is_trimmable(self) -> bool:
@@ -140,10 +140,10 @@ class RankedCache:
 
 
 class RankedNetwork(FollowedNetwork):
-    """A model that several ranks hold; called as mlx-lm's models are.
+    """A model spread over several ranks, with the interface of mlx-lm's models.
 
     Args:
-        log: Receives what is done with it.
+        log: Executes the computations on all ranks.
     """
 
     def __init__(self, log: StepLog) -> None:

@@ -1,7 +1,7 @@
-"""MLX's ring of ranks over TCP: joining it, and what ends its waits.
+"""MLX's ring backend over TCP: joining the ring, and ending MLX's waits for lost neighbours. Imports MLX only.
 
-MLX waits for a neighbour without limit. So its connections are told to give up a host that acknowledges nothing, and
-are shut down when the group is over: each wait in a computation then ends with an error.
+MLX waits for a neighbour without a time limit. So its sockets get TCP time-outs for a peer that acknowledges nothing,
+and are shut down when the group ends: each wait in a computation then fails with an error.
 """
 
 import contextlib
@@ -19,25 +19,33 @@ import mlx.core as mx
 
 from mlxk.domain.errors import RankLostError
 
-Told = Callable[[Mapping[str, str]], contextlib.AbstractContextManager[None]]
-"""Sets variables of the environment for the length of a block: MLX is told of a group in no other way."""
+_BACKENDS = ("ring", "jaccl", "nccl", "mpi")
+
+
+def available_backends() -> dict[str, bool]:
+    """Return for each of MLX's communication backends whether MLX was built with it and this machine supports it."""
+    return {each: mx.distributed.is_available(backend=each) for each in _BACKENDS}
+
+
+EnvironmentSetter = Callable[[Mapping[str, str]], contextlib.AbstractContextManager[None]]
+"""Sets environment variables for the duration of a block: MLX reads the settings of a group from nowhere else."""
 
 _DESCRIPTORS = "/dev/fd"
-"""Lists those of this process, on Linux as on macOS."""
+"""Directory of the open file descriptors of this process, on Linux and macOS."""
 
 _PROBES = 3
-"""Unanswered ones after which a connection without traffic is given up."""
+"""Unanswered keep-alive probes after which an idle connection is closed."""
 
 
 JOIN_SECONDS = 30.0
-"""After which a process ends whose neighbours went while MLX joined them: it waits without limit, and stops Python."""
+"""Time after which the process exits if a neighbour is lost while MLX joins: MLX waits forever and blocks Python."""
 
 
 class Ring:
-    """A rank's place in the ring: it listens for one neighbour, and connects to the other.
+    """A rank's position in the ring: it accepts a connection of the previous rank and connects to the next one.
 
     Args:
-        host: The address of this machine on which it listens.
+        host: The address of this machine on which to listen.
 
     Raises:
         RankLostError: This machine does not have the address.
@@ -50,15 +58,15 @@ class Ring:
         self._addresses: Sequence[str] = ()
 
     def meet(self, rank: int, addresses: Sequence[str], seconds: float) -> None:
-        """See whether both neighbours can be reached, before MLX tries it, which cannot be ended.
+        """Test the connections to both neighbours, since MLX's own attempt could not be interrupted.
 
         Args:
-            rank: This one's number.
-            addresses: HOST:PORT of each rank, at which it listens.
-            seconds: Most time for each.
+            rank: Number of this rank.
+            addresses: HOST:PORT on which each rank listens.
+            seconds: Time limit for each connection.
 
         Raises:
-            RankLostError: Says which one cannot be reached.
+            RankLostError: Names the rank that cannot be reached.
         """
         self._rank, self._addresses = rank, addresses
         following = (rank + 1) % len(addresses)
@@ -78,23 +86,23 @@ class Ring:
                 previous = (rank - 1) % len(addresses)
                 raise RankLostError(f"rank {previous} has not reached rank {rank} at {addresses[rank]}.") from error
 
-    def join(self, told: Told, silent_seconds: float) -> Any:  # noqa: ANN401
-        """Join MLX's group of all ranks, and return it; a process joins once in its life.
+    def join(self, set_environment: EnvironmentSetter, silent_seconds: float) -> Any:  # noqa: ANN401
+        """Join MLX's group of all ranks, and return it; possible once in the life of a process.
 
-        All ranks have to have met before one joins: what still listens for a neighbour would take MLX's connection.
+        ``meet`` must have returned on all ranks before: a rank that still listens there would accept MLX's connection.
 
         Args:
-            told: See ``Told``.
-            silent_seconds: After which a host that acknowledges nothing is given up.
+            set_environment: See ``EnvironmentSetter``.
+            silent_seconds: Time after which the connection to a host that acknowledges nothing is closed.
 
         Raises:
-            RankLostError: Not all ranks came.
+            RankLostError: Not all ranks joined.
         """
         with tempfile.NamedTemporaryFile("w", prefix="mlxk-", suffix=".json") as file, open(os.devnull, "w") as nowhere:
             json.dump([[each] for each in self._addresses], file)
             file.flush()
-            # MLX reads them when a group is made.
-            with told({"MLX_RANK": str(self._rank), "MLX_HOSTFILE": file.name}):
+            # MLX reads the variables while it initializes a group.
+            with set_environment({"MLX_RANK": str(self._rank), "MLX_HOSTFILE": file.name}):
                 faulthandler.dump_traceback_later(JOIN_SECONDS, exit=True, file=nowhere)
                 try:
                     group = mx.distributed.init(strict=True, backend="ring")
@@ -103,18 +111,18 @@ class Ring:
                 finally:
                     faulthandler.cancel_dump_traceback_later()
         for connection in self._connections():
-            _give_up_after(connection, silent_seconds)
+            _set_timeouts(connection, silent_seconds)
         return group
 
     def break_up(self) -> None:
-        """Shut the connections down: whoever waits on them in a computation gets an error."""
+        """Shut MLX's connections down: a computation that waits on one fails with an error."""
         self._listener.close()
         for connection in self._connections():
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _connections(self) -> Iterator[socket.socket]:
-        """Yield copies of the sockets that MLX has to its neighbours, which it keeps to itself."""
+        """Yield duplicates of MLX's sockets to the neighbours, found among all descriptors: MLX keeps them private."""
         for name in os.listdir(_DESCRIPTORS):
             with contextlib.suppress(OSError):  # closed meanwhile
                 if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
@@ -127,7 +135,7 @@ class Ring:
         try:
             ends = (connection.getsockname(), connection.getpeername())
             ours, theirs = (f"{host}:{port}" for host, port in ends)
-        except (OSError, ValueError):  # not connected, or of another family
+        except (OSError, ValueError):  # not connected, or of another address family
             return False
         return theirs in self._addresses or ours in self._addresses[self._rank : self._rank + 1]
 
@@ -139,12 +147,12 @@ def _listening(host: str) -> socket.socket:
         raise RankLostError(f"This machine cannot listen on {host}: {error.strerror}") from error
 
 
-def _give_up_after(connection: socket.socket, seconds: float) -> None:
-    """Have a connection end when its other end acknowledges neither what is sent nor probes for so long."""
+def _set_timeouts(connection: socket.socket, seconds: float) -> None:
+    """Have the system close a connection whose peer acknowledges neither data nor keep-alive probes for so long."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    apart = max(1, math.ceil(seconds / (_PROBES + 1)))
-    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # macOS has the other name
-    limits = {idle: apart, socket.TCP_KEEPINTVL: apart, socket.TCP_KEEPCNT: _PROBES}
+    interval = max(1, math.ceil(seconds / (_PROBES + 1)))
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # the name on macOS
+    limits = {idle: interval, socket.TCP_KEEPINTVL: interval, socket.TCP_KEEPCNT: _PROBES}
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         limits[socket.TCP_USER_TIMEOUT] = round(seconds * 1000)
     for option, value in limits.items():

@@ -1,10 +1,10 @@
-"""A rank's share of a model: how it is cut, loading it, and the steps that every rank does in the same order.
+"""A rank's share of a model: dividing the model, loading the share, and the steps that all ranks execute in order.
 
-Tensor parallelism cuts the matrices of every layer, pipelining gives each rank some of the layers. Arrays are loaded
-lazily: of the files only what the share needs is read, whole arrays that are then cut one after the other.
+Tensor parallelism cuts the matrices of every layer; pipelining gives each rank some of the layers. Arrays are loaded
+lazily: only those that the share needs are read, as a whole, and cut one after the other.
 
-All that a share sends to others happens while it is evaluated. So every step is evaluated where it is begun, and the
-shares exchange the same things in the same order, whatever is computed from the results later.
+Ranks communicate while arrays are evaluated. So evaluation of every step begins in that step, and all ranks exchange
+the same data in the same order, whatever is computed from the results later.
 """
 
 import copy
@@ -34,8 +34,8 @@ class Cut(enum.Enum):
     PIPELINE = "pipeline"
 
 
-class _Counted:
-    """A group as far as cutting asks it, before there is one."""
+class _GroupOfSize:
+    """Stands in for MLX's group where only its size is needed, before the group exists."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -48,14 +48,14 @@ class _Counted:
 
 
 def require_library(handle: ModelHandle, backends: Sequence[str]) -> None:
-    """Refuse a model of a library whose models are not divided.
+    """Refuse a model that mlx-lm cannot compute: only its models are divided.
 
     Args:
         handle: The model.
-        backends: Names of the libraries that can compute it; empty when that is not known.
+        backends: Names of the libraries that can compute it; empty if unknown.
 
     Raises:
-        CapabilityError: It is such a model.
+        CapabilityError: Only other libraries can compute it.
     """
     if backends and Library.MLX_LM.value not in backends:
         raise CapabilityError(
@@ -65,10 +65,10 @@ def require_library(handle: ModelHandle, backends: Sequence[str]) -> None:
 
 
 def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:
-    """Return how a model is divided among so many ranks; reads no weights.
+    """Return how a model is divided among a number of ranks; reads no weights.
 
     Raises:
-        IncompatibleModelError: Its architecture cannot be divided, or not among so many.
+        IncompatibleModelError: Its architecture cannot be divided, or not among so many ranks.
     """
     reasons = []
     for cut in Cut:
@@ -79,7 +79,7 @@ def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:
         reason = _uneven_heads(config, ranks, _is_cut_here(network)) if cut is Cut.TENSOR else None
         try:
             if reason is None:
-                divide(_Counted(ranks))
+                divide(_GroupOfSize(ranks))
                 return cut
         except (ValueError, TypeError) as error:
             reason = str(error).splitlines()[0][:200]
@@ -98,7 +98,13 @@ def cut_of(handle: ModelHandle, config: Mapping[str, Any], ranks: int) -> Cut:
 
 
 def _uneven_heads(config: Mapping[str, Any], ranks: int, keeps_one: bool) -> str | None:
-    """Return what prevents that every rank gets as many heads; a single pair of keys and values may stay whole."""
+    """Return why the heads cannot be divided equally; None if they can.
+
+    Args:
+        config: The model's config.
+        ranks: Number of ranks.
+        keeps_one: Whether each rank may keep a single key-value head whole.
+    """
     nested = config.get("text_config")
     values = {**config, **nested} if isinstance(nested, dict) else config
     for name in ("num_attention_heads", "num_key_value_heads"):
@@ -111,7 +117,7 @@ def _uneven_heads(config: Mapping[str, Any], ranks: int, keeps_one: bool) -> str
 
 
 _CUT_HERE = ("gemma", "gemma2", "gemma3", "gemma3_text", "mixtral")
-"""Architectures that mlx-lm does not cut, and that are built of the same parts as those that it does."""
+"""Architectures that mlx-lm cannot shard, with the same modules as those that it can; they are sharded here."""
 
 
 def _is_cut_here(network: Any) -> bool:  # noqa: ANN401
@@ -119,7 +125,7 @@ def _is_cut_here(network: Any) -> bool:  # noqa: ANN401
 
 
 def _divider(network: Any, cut: Cut) -> Callable[[Any], None] | None:  # noqa: ANN401
-    """Return what divides a network among the ranks of a group; None when nothing does so in this way."""
+    """Return the function that divides a network among the ranks of a group; None if it cannot be cut in this way."""
     if cut is Cut.PIPELINE:
         return getattr(getattr(network, "model", None), "pipeline", None)
     if _is_cut_here(network):
@@ -131,7 +137,7 @@ _PARALLEL, _SUMMED = ("gate_proj", "up_proj"), "down_proj"
 
 
 def _cut_layers(layers: Sequence[Any], group: Any) -> None:  # noqa: ANN401
-    """Cut the matrices of every layer: heads and hidden numbers are divided, and the results summed over all ranks."""
+    """Shard every layer: each rank gets some heads and hidden units, and outputs are summed over all ranks."""
     for layer in layers:
         _cut_attention(layer.self_attn, group)
         if hasattr(layer, "block_sparse_moe"):
@@ -161,7 +167,7 @@ def _cut_attention(attention: Any, group: Any) -> None:  # noqa: ANN401
 
 
 class _Summed(nn.Module):  # type: ignore[misc] # MLX has no types for it
-    """A block of experts of which every rank has a part."""
+    """Sums the outputs of a block of experts that is sharded over all ranks."""
 
     def __init__(self, block: nn.Module, group: Any) -> None:  # noqa: ANN401
         super().__init__()
@@ -189,7 +195,7 @@ def load_share(handle: ModelHandle, cut: Cut, group: Any, form: WeightForm) -> t
         form: How to hold the weights; quantized ones stay quantized.
 
     Returns:
-        The network, the config that mlx-lm read, and what the share takes, bytes.
+        The network, the config as mlx-lm reads it, and the size of the share, bytes.
     """
     network, config = _lazy(handle)
     divide = _divider(network, cut)
@@ -202,9 +208,9 @@ def load_share(handle: ModelHandle, cut: Cut, group: Any, form: WeightForm) -> t
 
 
 class Share:
-    """The network of one rank with its KV caches, each under a number that all ranks have for it.
+    """The network of one rank with its KV caches, each under a number that is the same on all ranks.
 
-    Used on one thread. Ranks whose shares are given the same steps in the same order compute one model.
+    Used on one thread. Ranks that execute the same steps in the same order compute one model.
 
     Args:
         network: This rank's share.
@@ -214,7 +220,6 @@ class Share:
     def __init__(self, network: Any, group: Any) -> None:  # noqa: ANN401
         self.network = network
         self._group = group
-        self._first = group.rank() == 0
         self.caches: dict[int, list[Any]] = {}
         self._steps: Mapping[str, Callable[..., None]] = {
             "make": self._make,
@@ -228,33 +233,34 @@ class Share:
         }
 
     def do(self, step: str, *arguments: Any) -> None:  # noqa: ANN401 - JSON
-        """Do a step on caches; every rank knows the same ones.
+        """Execute a step on caches.
 
         Args:
-            step: Its name: a method of mlx-lm's caches, ``make``, ``copy`` or ``drop``.
-            arguments: Numbers of caches, the one that results first, and those of the method.
+            step: ``make``, ``copy``, ``drop``, or the name of a method of mlx-lm's caches.
+            arguments: Numbers of caches, that of a new cache first, then the arguments of the method.
         """
         self._steps[step](*arguments)
 
     def read(self, cache: int, tokens: mx.array, *, logits: bool) -> mx.array:
-        """Compute tokens, and begin to evaluate them at once.
+        """Compute tokens, and start the evaluation.
 
         Args:
             cache: Number of the cache.
-            tokens: Shape [B, L]; rank 0 has them, others give zeros of this shape.
-            logits: Whether the logits are needed, or the cache only.
+            tokens: Shape [B, L]; zeros except on rank 0.
+            logits: Whether the logits are needed, or only the cache.
 
         Returns:
             The logits, shape [B, L, V].
         """
         layers = self.caches[cache]
-        # MLX's gather takes one round of messages, not two, but crashes the process when a rank is killed meanwhile.
+        # The sum broadcasts the tokens of rank 0. MLX's gather would take one round of messages instead of two, but
+        # crashes the process when a rank is killed meanwhile.
         tokens = mx.distributed.all_sum(tokens.astype(mx.int32), group=self._group)
-        mx.async_eval(tokens)  # type: ignore[no-untyped-call] # a rank that gets a layer's output needs only their shape
-        found: mx.array = self.network(tokens, cache=layers)
+        mx.async_eval(tokens)  # type: ignore[no-untyped-call] # by itself: later ranks of a pipeline need the shape only
+        output: mx.array = self.network(tokens, cache=layers)
         states = [layer.state for layer in layers]
-        mx.async_eval(*((found, states) if logits else (states,)))  # type: ignore[no-untyped-call]
-        return found
+        mx.async_eval(*((output, states) if logits else (states,)))  # type: ignore[no-untyped-call]
+        return output
 
     def _make(self, new: int) -> None:
         self.caches[new] = make_prompt_cache(self.network)

@@ -43,39 +43,39 @@ from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import has_default_template
 
 _EXPANDING = frozenset({"granite_vision", "llava_next"})
-"""Architectures with another number of features than their processors have tokens, all of them known."""
+"""Architectures whose number of features differs from the number of their processors' placeholder tokens."""
 
 _TEXT_OPTIONS = frozenset({"llava"})
-"""Architectures whose processors pass options of the text to the image processor."""
+"""Architectures whose processors pass text options to the image processor."""
 
 
 _ON_PYTORCH = {"phi4-siglip": "transformers.models.siglip2.image_processing_siglip2"}
-"""Modules that processors of mlx-vlm import, and that cannot be imported without PyTorch."""
+"""By architecture, a module that mlx-vlm's processor imports and that itself cannot be imported without PyTorch."""
 
 
 @attrs.frozen(eq=False)
 class VisionProcessor:
-    """Processes the prompts of one vision-language model into media to prefill."""
+    """Renders and processes the prompts of one vision-language model."""
 
     parts: VisionParts
     network: VisionNetwork
     prepared: PreparedImages | None = None
 
     def keep_features(self, max_bytes: int) -> None:
-        """Keep the features of images for later prompts, within a size; on the owner thread."""
+        """Set the size limit of the caches of features and processed images; on the owner thread."""
         if self.parts.encoder is not None:
             self.parts.encoder.kept_features.max_bytes = max_bytes
         if self.prepared is not None:
             self.prepared.kept.max_bytes = max_bytes // SHARE
 
     def over(self, model: Any) -> "VisionProcessor":  # noqa: ANN401 - mlx-vlm has no types to name
-        """Return it for another network with the same encoder, such as this one with an adapter."""
+        """Return a copy for another network with the same encoder, such as the same model with an adapter."""
         parts = attrs.evolve(self.parts, model=model)
         return attrs.evolve(self, parts=parts, network=_network_of(parts))
 
     @property
     def features(self) -> FeatureCounters:
-        """What the cache of features did; on any thread."""
+        """Counters of the feature cache; on any thread."""
         return FeatureCounters() if self.parts.encoder is None else self.parts.encoder.counters
 
     def render(self, request: GenerationRequest, model: LoadedModel) -> RenderedText | None:
@@ -103,7 +103,7 @@ class VisionProcessor:
 
 
 _NOT_AUTOREGRESSIVE = ("diffusion", "nemotron_labs")
-"""Substrings of the architectures that do not decode token by token."""
+"""Substrings of the names of architectures that do not decode token by token."""
 
 
 def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> LoadedModel:
@@ -126,26 +126,28 @@ def load_vision_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
     refusal = foreign_tokenizer(str(config.get("model_type")))
     if refusal:
         raise UntrustedModelCodeError(f"{refusal}: '{handle.name}' is not loaded.")
-    # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
+    # mlx-vlm's patches of AutoProcessor stay: it makes them once for each architecture.
     with translated(handle, "has an architecture mlx-vlm does not know"), offline(), quietly():
-        _offer_pillow(config.get("model_type"))
+        _substitute_pillow_processor(config.get("model_type"))
         model, processor = _load(handle)
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_tokens(tokenizer, processor)
         _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
-    held = widen(model, form) if form.widened else None
+    widened_bytes = widen(model, form) if form.widened else None
     parts = VisionParts(model, processor, with_cache(model))
     network = _network_of(parts)
-    loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)
+    loaded = assemble(
+        handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, widened_bytes=widened_bytes
+    )
     encoded = isinstance(network, EncodedNetwork)
     if encoded:
-        begin = unwrapped(tokenizer).bos_token_id  # which such models write first
+        begin = unwrapped(tokenizer).bos_token_id  # the first token that such models generate
         loaded = attrs.evolve(loaded, decoder=loaded.decoder.without(begin))
     return attrs.evolve(
         loaded,
         vision=VisionProcessor(parts, network, with_prepared(processor)),
-        # What keeps rows of others apart is a matter of mlx-lm's network of the same name.
+        # Not by ``LoadedModel``'s default rule, which is about mlx-lm's network of the same architecture.
         shares_batches=not encoded,
         encodes_prompts=ENCODING.get(parts.type, False),
     )
@@ -156,20 +158,20 @@ def _network_of(parts: VisionParts) -> VisionNetwork:
 
 
 def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any) -> VisionTemplate:  # noqa: ANN401
-    """Load what rendering needs of a model, without its weights; on any thread.
+    """Load the parts of a model that rendering needs, without its weights; on any thread.
 
     Args:
         handle: The model.
-        config: Of the model.
+        config: The model's config.
         tokenizer: mlx-lm's wrapper, with the model's chat template.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
-        Exception: The library's, for ``translated``.
+        Exception: From the library, for ``translated``.
     """
     _refuse_code(handle, config)
     with offline(), quietly():
-        _offer_pillow(config.get("model_type"))
+        _substitute_pillow_processor(config.get("model_type"))
         # Importing the architecture registers its processor.
         architecture, _ = utils.get_model_and_args(dict(config))
         parsed = architecture.ModelConfig.from_dict(dict(config))
@@ -198,54 +200,53 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
 
 
 def _point_home(processor: Any, view: Path, home: Path) -> None:  # noqa: ANN401
-    """Let a processor that reads a folder of the model later look for it where it stays."""
+    """Replace paths in a temporary view of the model's directory, for processors that read files later."""
     for name, value in list(vars(processor).items()):
         if isinstance(value, Path) and value.is_relative_to(view):
             setattr(processor, name, home / value.relative_to(view))
 
 
-def _offer_pillow(architecture: object) -> None:
-    """Let mlx-vlm find transformers' image processor on Pillow where it asks for the one on PyTorch, not installed."""
+def _substitute_pillow_processor(architecture: object) -> None:
+    """Without PyTorch, register transformers' Pillow image processor under the module that mlx-vlm imports."""
     name = _ON_PYTORCH.get(str(architecture))
     if name is None or importlib.util.find_spec("torchvision") is not None:
         return
     package, _, module = name.rpartition(".")
-    found = importlib.import_module(f"{package}.{module.replace('processing_', 'processing_pil_')}")
-    offered = types.ModuleType(name)
-    vars(offered)["Siglip2ImageProcessor"] = found.Siglip2ImageProcessorPil
-    sys.modules[name] = offered
+    on_pillow = importlib.import_module(f"{package}.{module.replace('processing_', 'processing_pil_')}")
+    substitute = types.ModuleType(name)
+    vars(substitute)["Siglip2ImageProcessor"] = on_pillow.Siglip2ImageProcessorPil
+    sys.modules[name] = substitute
 
 
 def _share_tokens(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401
-    """Give a tokenizer the tokens that mlx-vlm adds to the processor's, such as Florence-2's places in an image."""
+    """Add the tokens to a tokenizer that mlx-vlm adds to the processor's, such as Florence-2's image locations."""
     ours, theirs = unwrapped(tokenizer), getattr(processor, "tokenizer", processor)
-    known = getattr(ours, "added_tokens_decoder", None)
-    further = sorted(getattr(theirs, "added_tokens_decoder", {}).items())
-    if known is not None:
-        ours.add_tokens([token for index, token in further if index >= len(ours)])
+    added = sorted(getattr(theirs, "added_tokens_decoder", {}).items())
+    if getattr(ours, "added_tokens_decoder", None) is not None:
+        ours.add_tokens([token for index, token in added if index >= len(ours)])
 
 
 def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401
-    """Give the processor the model's chat template where mlx-vlm has found none."""
+    """Give the processor the model's chat template if mlx-vlm has found none."""
     inner = getattr(processor, "tokenizer", processor)
-    found = [getattr(holder, "chat_template", None) for holder in (processor, inner)]
-    if not any(has_default_template(templates) for templates in found):
+    existing = [getattr(holder, "chat_template", None) for holder in (processor, inner)]
+    if not any(has_default_template(templates) for templates in existing):
         inner.chat_template = unwrapped(tokenizer).chat_template
-        if found[0] is not None:
+        if existing[0] is not None:
             processor.chat_template = inner.chat_template
 
 
 def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401
     """Return the end-of-sequence tokens of the config, the tokenizer and the processor."""
-    stated = getattr(model.config, "eos_token_id", None)
-    found = utils.resolve_eos_token_ids(stated, getattr(processor, "tokenizer", processor))
-    return [*found, *getattr(processor, "additional_eos_token_ids", ())]
+    in_config = getattr(model.config, "eos_token_id", None)
+    tokens = utils.resolve_eos_token_ids(in_config, getattr(processor, "tokenizer", processor))
+    return [*tokens, *getattr(processor, "additional_eos_token_ids", ())]
 
 
 def _require_autoregressive(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401
-    named = str(getattr(model.config, "model_type", "")).lower()
-    diffuses = any(part in named for part in _NOT_AUTOREGRESSIVE) or is_diffusion_model(model)
+    architecture = str(getattr(model.config, "model_type", "")).lower()
+    diffuses = any(part in architecture for part in _NOT_AUTOREGRESSIVE) or is_diffusion_model(model)
     if not hasattr(model, "language_model") or diffuses:
         raise IncompatibleModelError(
-            f"'{handle.name}' ({named}) does not write one token after another, which is all the engine can do."
+            f"'{handle.name}' ({architecture}) does not write one token after another, which is all the engine can do."
         )
