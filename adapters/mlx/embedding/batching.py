@@ -1,7 +1,8 @@
-"""Which texts are computed together: of similar length, within memory, and briefly where answers are being written.
+"""Batches of texts of similar length, limited in memory and in duration.
 
-A network computes a batch in one go, during which no answer begins or goes on. Beside answers a batch takes about
-``SHARED_SECONDS``, and the engine has as long after it; without any ``ALONE_SECONDS``, which a new answer may wait.
+While a network computes a batch, no completion starts or continues. A batch therefore takes about ``SHARED_SECONDS``
+while completions are running, after which the engine has as long for itself, and about ``ALONE_SECONDS`` otherwise,
+the longest that a new completion has to wait.
 """
 
 import functools
@@ -12,36 +13,36 @@ from mlxk.domain.embedding import TokenIds
 
 MAX_ROWS = 64
 MAX_TOKENS = 16_384
-"""In a batch, padding included."""
+"""Tokens of a batch, padding included."""
 MAX_PAIRS = 2**24
-"""Pairs of tokens that attend to each other in a batch; 1 GiB at most in a model with 16 heads."""
+"""Pairs of tokens that attend to each other in a batch; at most 1 GiB in a model with 16 heads."""
 
 SHARED_SECONDS = 0.05
-"""Duration of a batch beside answers, which get twenty tokens a second at least; one text may take longer."""
+"""Duration of a batch while completions run, which so get at least twenty tokens a second; one text may take longer."""
 
 ALONE_SECONDS = 0.5
-"""Duration of a batch without answers. Reading the weights is a small part of it: a larger one would gain little."""
+"""Duration of a batch when no completion runs. Reading the weights is a small part of it: longer gains little."""
 
 FIRST_TOKENS = 256
-"""Tokens of a batch while nothing is known of the pace."""
+"""Tokens of a model's first batch, before its speed is known."""
 
 
 class Pace:
-    """How fast a model computes tokens on this machine, learned from its batches."""
+    """The speed of a model on this machine, measured from its batches."""
 
     def __init__(self) -> None:
         self._tokens_a_second: float | None = None
 
     def note(self, tokens: int, seconds: float) -> None:
-        """Note what a batch took, padding included."""
+        """Record the tokens of a batch, padding included, and its duration."""
         if tokens > 0 and seconds > 0:
             self._tokens_a_second = tokens / seconds
 
     def most_tokens(self, *, shared: bool) -> int:
-        """Return how many tokens the next batch has at most.
+        """Return the maximum number of tokens of the next batch.
 
         Args:
-            shared: Whether answers are being written.
+            shared: Whether completions are running.
         """
         if self._tokens_a_second is None:
             return FIRST_TOKENS
@@ -50,11 +51,11 @@ class Pace:
 
 
 class Counted(Protocol):
-    """What a network made of a text."""
+    """The result of a network for one text."""
 
     @property
     def tokens(self) -> int:
-        """Tokens that were computed."""
+        """Number of tokens that were computed."""
 
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ R = TypeVar("R", bound=Counted)
 
 
 class BatchLease(Protocol):
-    """What runs batches on the owner thread: a ``ModelLease``, whose module loads the engine."""
+    """Runs batches on the owner thread: a ``ModelLease``, whose module would import the engine here."""
 
     @property
     def seconds(self) -> float:
@@ -70,10 +71,10 @@ class BatchLease(Protocol):
 
     @property
     def is_shared(self) -> bool:
-        """Whether sequences are being computed beside it."""
+        """Whether the engine is computing sequences as well."""
 
     def call_batch(self, work: Callable[[], T]) -> T:
-        """Run a function on the owner thread, in turn with those of others.
+        """Run a function on the owner thread, in turn with other work.
 
         Raises:
             MlxkError: See ``ModelLease.call``.
@@ -87,22 +88,22 @@ def in_batches(
     alone: Collection[int],
     compute: Callable[[list[int]], list[R]],
 ) -> Iterator[tuple[int, R]]:
-    """Yield the index of each text and what a network makes of it, in the order in which the batches are computed.
+    """Yield the index and the result of each text, in the order in which the batches are computed.
 
     Args:
-        lease: Of the model.
-        pace: Of the model; learns from every batch.
+        lease: Lease of the model.
+        pace: Speed of the model; updated with every batch.
         texts: See ``batches``.
         alone: See ``batches``.
-        compute: Makes a batch of some indices, on the owner thread.
+        compute: Computes the texts with some indices as one batch, on the owner thread.
 
     Raises:
         MlxkError: See ``BatchLease.call_batch``.
     """
     for indices in batches(texts, alone, lambda: pace.most_tokens(shared=lease.is_shared)):
-        found = lease.call_batch(functools.partial(compute, indices))
-        pace.note(len(found) * max(each.tokens for each in found), lease.seconds)
-        yield from zip(indices, found, strict=True)
+        results = lease.call_batch(functools.partial(compute, indices))
+        pace.note(len(results) * max(result.tokens for result in results), lease.seconds)
+        yield from zip(indices, results, strict=True)
 
 
 def batches(
@@ -111,9 +112,9 @@ def batches(
     """Yield the indices of the texts in batches, longest first, so that a text that does not fit fails at once.
 
     Args:
-        texts: The tokens of each.
-        alone: The indices of those with an image, which has many tokens; each is a batch.
-        most_tokens: Returns how many tokens the next batch may have, padding included; it has one text in any case.
+        texts: Token ids of each text.
+        alone: Indices of inputs with an image, whose many tokens are not known yet; each is a batch of its own.
+        most_tokens: Returns the maximum tokens of the next batch, padding included; a batch has at least one text.
     """
     together = [index for index in range(len(texts)) if index not in alone]
     order = sorted(together, key=lambda index: len(texts[index]), reverse=True)

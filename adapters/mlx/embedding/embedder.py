@@ -36,29 +36,29 @@ class MlxTextEmbedder(TextEmbedder):
         with self._leases.lease(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as lease:
             model = lease.model
             encoded = model.network.encode(request)
-            computed: dict[int, Computed] = {}
+            results: dict[int, Computed] = {}
             compute = functools.partial(model.network.compute, encoded)
-            for index, found in in_batches(lease, model.pace, encoded.tokens, encoded.images, compute):
-                _require_dimensions(request, found.rows.shape[-1], model)
-                computed[index] = found
-            computed_by = lease.call(device)
-        ordered = [computed[index] for index in range(len(request.inputs))]
-        vectors = [_unit_vectors(each, request.settings.dimensions) for each in ordered]
-        several = ordered[0].rows.ndim > 1
+            for index, result in in_batches(lease, model.pace, encoded.tokens, encoded.images, compute):
+                _require_dimensions(request, result.rows.shape[-1], model)
+                results[index] = result
+            device_name = lease.call(device)
+        ordered = [results[index] for index in range(len(request.inputs))]
+        vectors = [_unit_vectors(result, request.settings.dimensions) for result in ordered]
+        per_token = ordered[0].rows.ndim > 1
         return Embeddings(
-            () if several else tuple(each[0] for each in vectors),
-            sum(each.tokens for each in ordered),
-            computed_by,
+            () if per_token else tuple(rows[0] for rows in vectors),
+            sum(result.tokens for result in ordered),
+            device_name,
             encoded.truncations,
-            tuple(vectors) if several else (),
+            tuple(vectors) if per_token else (),
         )
 
 
 def _unit_vectors(computed: Computed, dimensions: int | None) -> Vectors:
-    """Return the vectors of an input with length one, of their first numbers where there are to be fewer.
+    """Return the vectors of an input, truncated to ``dimensions`` if given, and normalized to length one.
 
     Raises:
-        ExecutionError: They are not numbers.
+        ExecutionError: A vector has a length of zero, or one that is not finite.
     """
     rows = np.atleast_2d(computed.rows)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -68,18 +68,18 @@ def _unit_vectors(computed: Computed, dimensions: int | None) -> Vectors:
     return tuple(unit if dimensions is None else (shortened(vector, dimensions) for vector in unit))
 
 
-def _require_dimensions(request: EmbeddingRequest, given: int, model: EmbeddingModel) -> None:
-    asked = request.settings.dimensions
-    if asked is None or asked == given:
+def _require_dimensions(request: EmbeddingRequest, native: int, model: EmbeddingModel) -> None:
+    requested = request.settings.dimensions
+    if requested is None or requested == native:
         return
-    if asked > given:
+    if requested > native:
         reason = "a vector cannot be made longer"
     elif not model.shortenable:
         reason = "no Matryoshka truncation"
-    elif model.lengths and asked not in model.lengths:
+    elif model.lengths and requested not in model.lengths:
         reason = f"it was trained for {', '.join(map(str, sorted(model.lengths)))}"
     else:
         return
     raise ValidationError.in_field(
-        "dimensions", f"this model emits {given}-dimensional vectors; {asked} are not supported ({reason})"
+        "dimensions", f"this model emits {native}-dimensional vectors; {requested} are not supported ({reason})"
     )

@@ -1,4 +1,4 @@
-"""Embedding models and the token ids of their inputs: prompts, special tokens, the context window, and batches."""
+"""Embedding models, pooling, and the token ids of inputs: prefixes, special tokens, truncation and padding."""
 
 import re
 import threading
@@ -27,7 +27,7 @@ from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.models.model import ModelHandle
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""In the order in which several are put beside one another."""
+"""Pooling modes, in the order in which the vectors of several are concatenated."""
 
 _SWITCHES = {
     "pooling_mode_cls_token": "cls",
@@ -37,28 +37,28 @@ _SWITCHES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""The older spelling of a config: a switch for each mode."""
+"""Entries of older configs: one switch for each mode."""
 
 
 def stated_modes(config: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the modes that a pooling config states, known or not; the mean where it states none."""
+    """Return the modes in a pooling config, known or not; ``mean`` if it has none."""
     stated = config.get("pooling_mode")
     if isinstance(stated, str):
         return (stated,)
     if isinstance(stated, list | tuple) and stated:
         return tuple(map(str, stated))
     switched = (name for key, name in _SWITCHES.items() if config.get(key))
-    # A switch that is not known is a mode that is not known, and must not become the mean.
+    # An unknown switch is an unknown mode, which the caller refuses; it must not become the mean.
     unknown = (key for key, value in config.items() if key.startswith("pooling_mode_") and value is True)
     return (*switched, *(key for key in unknown if key not in _SWITCHES)) or ("mean",)
 
 
 def pool(hidden: mx.array, mask: mx.array, modes: tuple[str, ...]) -> mx.array:
-    """Return one vector of each text, the modes' side by side.
+    """Return one vector for each text: the pooled vectors of all modes, concatenated.
 
     Args:
-        hidden: Vectors of tokens; shape (texts, length, dimensions).
-        mask: One where there is a token, padding on the right; shape (texts, length).
+        hidden: Hidden states, shape (texts, length, dimensions).
+        mask: 1 for tokens, 0 for padding, which is on the right; shape (texts, length).
         modes: Some of ``MODES``.
     """
     hidden, mask = hidden.astype(mx.float32), mask.astype(mx.float32)
@@ -91,30 +91,30 @@ class Prompts:
     query: str = ""
     document: str = ""
     named: Mapping[str, str] = attrs.field(factory=dict, eq=False)
-    """Those of the model itself, by its names."""
+    """All prompts in the model's files, by name."""
 
     def prefix(self, settings: EmbeddingSettings) -> str:
-        """Return the prefix of each text.
+        """Return the prefix for each text of a request.
 
         Raises:
-            CapabilityError: The model takes no instruction, and one is given; or it has no prompt of the name.
+            CapabilityError: An instruction is given and the model takes none, or it has no prompt of the given name.
         """
         if settings.prompt_name is not None:
-            return self._of_name(settings.prompt_name)
+            return self._named(settings.prompt_name)
         if settings.kind is InputKind.DOCUMENT:
             return self.document
         if settings.instruction is None:
             return self.query
-        found = _INSTRUCTED.fullmatch(self.query)
-        if found is None:
+        match = _INSTRUCTED.fullmatch(self.query)
+        if match is None:
             raise CapabilityError.in_field(
                 "instruct", "this model takes no instruction; its queries have a fixed prefix or none"
             )
-        return f"Instruct: {settings.instruction}\nQuery:{found[2]}"
+        return f"Instruct: {settings.instruction}\nQuery:{match[2]}"
 
-    def _of_name(self, name: str) -> str:
-        usual = {InputKind.QUERY.value: self.query, InputKind.DOCUMENT.value: self.document}
-        known = {**{kind: text for kind, text in usual.items() if text}, **self.named}
+    def _named(self, name: str) -> str:
+        by_kind = {InputKind.QUERY.value: self.query, InputKind.DOCUMENT.value: self.document}
+        known = {**{kind: text for kind, text in by_kind.items() if text}, **self.named}
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             message = f"this model has no prompt '{name}'; {has}"
@@ -130,30 +130,30 @@ def prompts_of(name: str, architecture: str, stated: Mapping[str, object]) -> Pr
     """Return the prefixes of a model.
 
     Args:
-        name: Its name, which tells the family where nothing else does.
+        name: The model's name; identifies the family where its files do not.
         architecture: The ``model_type`` of its config.
-        stated: The ``prompts`` of its ``config_sentence_transformers.json``; empty when there are none.
+        stated: The ``prompts`` of its ``config_sentence_transformers.json``; may be empty.
     """
     named = {key: text for key, text in stated.items() if isinstance(text, str)}
     query = _text(stated, "query", "retrieval.query", "Retrieval-query")
     document = _text(stated, "document", "passage", "retrieval.passage", "Retrieval-document")
     if query or document:
         return Prompts(query, document, named)
-    known = name.lower().rpartition("/")[2]
+    short_name = name.lower().rpartition("/")[2]
     if architecture in {"qwen3", "qwen3_embedding"}:
         return Prompts(f"Instruct: {_DEFAULT_TASK}\nQuery:", named=named)
-    if re.search(r"\be5\b", known) and "instruct" in known:
+    if re.search(r"\be5\b", short_name) and "instruct" in short_name:
         return Prompts(f"Instruct: {_DEFAULT_TASK}\nQuery: ", named=named)
-    if re.search(r"\be5\b", known):
+    if re.search(r"\be5\b", short_name):
         return Prompts("query: ", "passage: ", named=named)
-    if re.search(r"\bbge\b.*\ben\b|\bmxbai\b", known):
+    if re.search(r"\bbge\b.*\ben\b|\bmxbai\b", short_name):
         return Prompts(_REPRESENT, named=named)
     return Prompts(named=named)
 
 
 def _text(stated: Mapping[str, object], *names: str) -> str:
-    found = (stated.get(name) for name in names)
-    return next((text for text in found if isinstance(text, str) and text), "")
+    texts = (stated.get(name) for name in names)
+    return next((text for text in texts if isinstance(text, str) and text), "")
 
 
 @attrs.frozen
@@ -163,8 +163,8 @@ class ImagePrompt:
     image: DecodedImage
     before: TokenIds
     after: TokenIds
-    place: str
-    """The field of the input, for error messages."""
+    field: str
+    """Field path of the input, for error messages."""
 
 
 @attrs.frozen
@@ -172,41 +172,42 @@ class EncodedInputs:
     """The tokens of a request's inputs."""
 
     tokens: tuple[TokenIds, ...]
-    """Of each input, special tokens included; none of an image."""
+    """Token ids of each input, special tokens included; empty for an image."""
     truncations: tuple[Truncation, ...] = ()
-    """Of the inputs that were longer than the window."""
+    """One for each input that was longer than the window."""
     images: Mapping[int, ImagePrompt] = attrs.field(factory=dict)
-    """The images, by their place among the inputs; they have no tokens before they are computed."""
+    """Images by the index of the input; the processor makes their tokens when they are computed."""
     expands: bool = False
-    """Whether they are queries that are filled up to one length."""
+    """Whether the inputs are queries that are filled up to a fixed length."""
 
 
 @attrs.frozen(eq=False)
 class Computed:
-    """What a network made of one input."""
+    """The output of a network for one input."""
 
     rows: NDArray[np.float32]
-    """One vector, of shape (dimensions,); or one of each token, of shape (tokens, dimensions). Of any length."""
+    """One vector, shape (dimensions,), or one for each token, shape (tokens, dimensions); not normalized."""
     tokens: int
-    """Tokens that were computed."""
+    """Number of tokens that were computed."""
 
 
 class InputNetwork(Protocol):
-    """Makes the tokens of inputs, and their vectors."""
+    """An embedding network with its tokenizer."""
 
     @abstractmethod
     def encode(self, request: EmbeddingRequest) -> EncodedInputs:
-        """Return the tokens of every input, and which inputs were truncated; on any thread.
+        """Tokenize the inputs and truncate them to the window; on any thread.
 
         Raises:
             ValidationError: A given token is not in the vocabulary.
             ContextLengthError: An input is longer than the window, and truncation is off.
-            CapabilityError: The model takes no such input, no instruction, or has no prompt of the name.
+            CapabilityError: The model does not take this kind of input, takes no instruction, or has no prompt of the
+                given name.
         """
 
     @abstractmethod
     def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
-        """Return what the network makes of some inputs, computed as one batch; on the owner thread.
+        """Compute the inputs with some indices as one batch; on the owner thread.
 
         Raises:
             ContextLengthError: An image has more tokens than the window.
@@ -223,9 +224,8 @@ class EmbeddingModel:
     shortenable: bool
     """Whether a prefix of a vector is a valid vector (Matryoshka training)."""
     lengths: tuple[int, ...] = ()
-    """The lengths of prefixes that it was trained for; empty where it does not state any."""
+    """Lengths of prefixes in its training; empty if its config does not list them."""
     pace: Pace = attrs.field(factory=Pace)
-    """How fast it computes here."""
 
     @property
     def name(self) -> str:
@@ -237,11 +237,11 @@ class TextEncoder:
     """Tokenizes inputs.
 
     Args:
-        tokenizer: Of Hugging Face.
+        tokenizer: Hugging Face tokenizer.
         prompts: The model's prefixes.
         window: Size of the context window, tokens.
         vocabulary: Size of the vocabulary.
-        ends_with: The required last token; None without one.
+        ends_with: Token id to append if the tokenizer appends none; None for nothing.
         takes_images: Whether the model takes images.
     """
 
@@ -267,13 +267,7 @@ class TextEncoder:
             self._after = (ends_with,)
 
     def encode(self, request: EmbeddingRequest) -> EncodedInputs:
-        """Return the tokens of every input, and which inputs were truncated.
-
-        Raises:
-            ValidationError: A given token is not in the vocabulary.
-            ContextLengthError: An input is longer than the window, and truncation is off.
-            CapabilityError: The model takes no instruction, and one is given.
-        """
+        """Tokenize the inputs and truncate them; raises as ``InputNetwork.encode``."""
         prefix = self._prompts.prefix(request.settings)
         images: dict[int, ImagePrompt] = {}
         with self._lock:
@@ -298,17 +292,19 @@ class TextEncoder:
             images,
         )
 
-    def _image_prompt(self, given: ImageInput, prefix: str, place: str) -> ImagePrompt:
-        """Return an image with the tokens around it; a text beside it stands after it, and has no control tokens.
+    def _image_prompt(self, given: ImageInput, prefix: str, field: str) -> ImagePrompt:
+        """Return an image with the tokens around it.
+
+        A text given with the image follows it; special tokens spelled in that text are encoded as text.
 
         Raises:
             CapabilityError: The model takes no images.
         """
         if not self._takes_images or not isinstance(given.image, DecodedImage):
-            raise CapabilityError.in_field(place, "this model embeds texts, not images")
-        beside = self._tokenizer(given.text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+            raise CapabilityError.in_field(field, "this model embeds texts, not images")
+        text = self._tokenizer(given.text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         before = (*self._before, *self._tokens(prefix)) if prefix else self._before
-        return ImagePrompt(given.image, before, (*beside["input_ids"], *self._after), place)
+        return ImagePrompt(given.image, before, (*text["input_ids"], *self._after), field)
 
     def _plain(self, text: Input, prefix: str, index: int) -> TokenIds:
         if isinstance(text, ImageInput):
@@ -329,8 +325,8 @@ class TextEncoder:
         return text[before : len(text) - after] if framed else text
 
     def _tokens(self, text: str, special: bool = False) -> TokenIds:
-        found = self._tokenizer(text, add_special_tokens=special, truncation=False, padding=False, verbose=False)
-        return tuple(found["input_ids"])
+        encoded = self._tokenizer(text, add_special_tokens=special, truncation=False, padding=False, verbose=False)
+        return tuple(encoded["input_ids"])
 
     def _require_room(self, plain: list[TokenIds], room: int) -> None:
         index, longest = max(enumerate(map(len, plain)), key=lambda each: each[1])
@@ -343,7 +339,7 @@ class TextEncoder:
             )
 
     def _frame(self) -> tuple[TokenIds, TokenIds]:
-        """Return the special tokens before and after every text."""
+        """Return the special tokens that the tokenizer puts before and after a text."""
         plain, framed = self._tokens("a"), self._tokens("a", special=True)
         for start in range(len(framed) - len(plain) + 1):
             if framed[start : start + len(plain)] == plain:
@@ -352,7 +348,7 @@ class TextEncoder:
 
 
 def padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
-    """Return rows of equal length, padded on the right, and one where there is a token; shape (texts, length)."""
+    """Return the token ids, padded on the right, and the attention mask; both of shape (texts, length)."""
     longest = max(map(len, texts))
     rows = np.full((len(texts), longest), padding, np.int32)
     mask = np.zeros((len(texts), longest), np.int32)
@@ -362,25 +358,25 @@ def padded(texts: Sequence[TokenIds], padding: int) -> "tuple[np.ndarray[Any, An
     return rows, mask
 
 
-def require_window(tokens: int, of_image: int, window: int, place: str) -> None:
-    """Refuse an image that has, with what stands beside it, more tokens than the window.
+def require_window(tokens: int, image_tokens: int, window: int, field: str) -> None:
+    """Refuse an image whose prompt has more tokens than the window.
 
     Raises:
-        ContextLengthError: It has.
+        ContextLengthError: It has too many.
     """
     if tokens > window:
         raise ContextLengthError(
-            f"{place} has {tokens} tokens, {of_image} of them of the image; the model reads {window}.",
+            f"{field} has {tokens} tokens, {image_tokens} of them of the image; the model reads {window}.",
             hint="Shorten the text, or make the image smaller.",
             detail={"prompt_tokens": tokens, "context_length": window},
         )
 
 
 def as_rows(array: mx.array) -> NDArray[np.float32]:
-    """Return an array that may leave the owner thread."""
+    """Return an array as NumPy's, which may leave the owner thread."""
     return np.array(array.astype(mx.float32))
 
 
 def device() -> str:
-    """Return what computes, in the words of ``Embeddings.device``; on the owner thread."""
+    """Return the value of ``Embeddings.device``; on the owner thread."""
     return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"

@@ -41,18 +41,18 @@ from mlxk.domain.models.footprint import WeightForm
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG
 
-_PICTURED = {"qwen3_vl": "qwen3_vl_embedding"}
-"""Architectures of which mlx-vlm's embedding model has another name."""
+_EMBEDDING_NAMES = {"qwen3_vl": "qwen3_vl_embedding"}
+"""mlx-vlm's embedding model for architectures whose name it does not have."""
 
 PROCESSORS = {
     "qwen3_vl_embedding": Qwen3VLProcessor,
     "colqwen2_5": Qwen2_5_VLProcessor,
     "colidefics3": Idefics3Processor,
 }
-"""Those of mlx-vlm; the files of a conversion may name classes that it does not have."""
+"""mlx-vlm's processors by architecture; a model's files may name classes that mlx-vlm does not have."""
 
 _UNSET_LENGTH = 10**9
-"""Tokenizers without a known window state a huge number."""
+"""Tokenizers without a known window have a larger ``model_max_length``."""
 
 _DEFAULT_WINDOW = 512
 
@@ -60,10 +60,10 @@ _SENTENCE_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Where sentence-transformers keeps the limit, by the names that it has had."""
+"""Files of sentence-transformers with ``max_seq_length``, by all names they have had."""
 
 _MATRYOSHKA = ("matryoshka_dimensions", "matryoshka_dims")
-"""Where a config lists the lengths that its vectors may be cut to."""
+"""Config entries that list the lengths to which vectors may be truncated."""
 
 _SHORTENABLE_ARCHITECTURES = frozenset(
     {
@@ -79,7 +79,7 @@ _SHORTENABLE_ARCHITECTURES = frozenset(
 _SHORTENABLE_NAMES = re.compile(r"mxbai-embed-(large|2d)|nomic-embed-text-v1\.5|arctic-embed-.*v(1\.5|2)")
 """Names of models with Matryoshka training whose config does not state it."""
 
-_VOCABULARIES = (
+_VOCABULARY_FILES = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -87,12 +87,13 @@ _VOCABULARIES = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
-"""Vocabulary files; without any of them transformers builds a tokenizer without a vocabulary."""
+"""Without any of these files transformers builds a tokenizer without a vocabulary."""
 
 _MODES_OF_NETWORKS = frozenset({"cls", "mean", "max", "lasttoken"})
+"""Pooling modes that mlx-vlm's networks have themselves."""
 
 _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
-"""Families with pooling by the first token; conversions often lack the file that states it."""
+"""Names of families that pool by the first token; conversions often lack the pooling config."""
 
 
 def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> EmbeddingModel:
@@ -112,19 +113,19 @@ def load_embedding_model(handle: ModelHandle, form: WeightForm = WeightForm.STOR
     refuse_untrusted_code(handle)
     config = read_config(handle)
     require_vocabulary(handle)
-    family = _PICTURED.get(_architecture(config), _architecture(config))
+    family = _EMBEDDING_NAMES.get(_architecture(config), _architecture(config))
     with translated(handle, "has an architecture that makes no vectors"), offline(), quietly():
         if family in FAMILIES:
-            network, made = _load_with_images(handle, config, family)
+            network, inputs = _load_with_images(handle, config, family)
         else:
-            network, made = _load_text(handle, config)
+            network, inputs = _load_text(handle, config)
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
-    return EmbeddingModel(handle, size, made, _is_shortenable(handle, config), _lengths(config))
+    return EmbeddingModel(handle, size, inputs, _is_shortenable(handle, config), _lengths(config))
 
 
 def _load_with_images(handle: ModelHandle, config: Mapping[str, Any], family: str) -> tuple[nn.Module, InputNetwork]:
     with loading_directory(handle) as directory:
-        network = encoder_loader.load_encoder_model(directory, model_remapping=_PICTURED, config=dict(config))
+        network = encoder_loader.load_encoder_model(directory, model_remapping=_EMBEDDING_NAMES, config=dict(config))
         processor = PROCESSORS[family].from_pretrained(str(directory), trust_remote_code=False)
     disable_word_cache(processor)
     tokenizer = processor.tokenizer
@@ -153,12 +154,12 @@ def _gemma_images(handle: ModelHandle, config: Mapping[str, Any]) -> GemmaImages
 
 
 def require_vocabulary(handle: ModelHandle) -> None:
-    """Refuse a model without the files of a tokenizer.
+    """Refuse a model without a vocabulary file.
 
     Raises:
-        UnhealthyModelError: There are none.
+        UnhealthyModelError: It has none.
     """
-    if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
+    if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARY_FILES):
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
 
 
@@ -202,14 +203,14 @@ def _vocabulary(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -
 
 
 def _modules(handle: ModelHandle) -> list[tuple[str, str]]:
-    """Return the last word of the type and the folder of each module that sentence-transformers chains."""
+    """Return the class name and the folder of each module in sentence-transformers' ``modules.json``."""
     listed = json_in(handle, "modules.json")
     entries = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
     return [(str(each.get("type", "")).rpartition(".")[2], str(each.get("path", ""))) for each in entries]
 
 
 def _require_known_modules(handle: ModelHandle, network: nn.Module) -> None:
-    """Refuse a model with modules that would be left out, which would make other vectors than its makers'.
+    """Refuse a model with modules that would not be computed, so that its vectors would differ from the original's.
 
     Raises:
         IncompatibleModelError: Names the module.
@@ -226,10 +227,10 @@ def _require_known_modules(handle: ModelHandle, network: nn.Module) -> None:
 
 
 def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the modes of pooling; None for the architecture's default.
+    """Return the pooling modes; None for the architecture's default.
 
     Raises:
-        IncompatibleModelError: Names a mode that is not known, and any pooling that leaves the prefix out.
+        IncompatibleModelError: A mode is not supported, or the prefix is excluded from pooling.
     """
     folder = next((folder for kind, folder in _modules(handle) if kind == "Pooling" and folder), "1_Pooling")
     file = f"{folder}/config.json"
@@ -252,10 +253,10 @@ def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[str, ...] 
 
 
 def _place_pooling(handle: ModelHandle, network: nn.Module, modes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Let the network pool where it can; return the modes that are left to us, None when it does.
+    """Configure the network's own pooling; return the modes to pool by outside of it, None if it pools itself.
 
     Raises:
-        IncompatibleModelError: The network has layers after a pooling that it does not have.
+        IncompatibleModelError: The network has layers after its pooling and does not support the modes.
     """
     if modes is None:
         return None
@@ -271,23 +272,23 @@ def _place_pooling(handle: ModelHandle, network: nn.Module, modes: tuple[str, ..
 
 
 def window_of(handle: ModelHandle, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the smallest limit that the model states: its makers cut texts there, and so are its vectors defined."""
+    """Return the context window: the smallest limit in the model's files, at which its authors truncate texts."""
     positions = _text_config(config).get("max_position_embeddings")
-    known = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _UNSET_LENGTH else []
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _UNSET_LENGTH else []
     if isinstance(positions, int) and positions > 0:
         # RoBERTa's positions begin after the padding token.
         offset = int(config.get("pad_token_id") or 0) + 1 if "roberta" in _architecture(config) else 0
-        known.append(positions - offset)
+        limits.append(positions - offset)
     for name in _SENTENCE_CONFIGS:
         stated = (object_in(handle, name) or {}).get("max_seq_length")
         if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0:
-            known.append(stated)
+            limits.append(stated)
             break
-    return min(known, default=_DEFAULT_WINDOW)
+    return min(limits, default=_DEFAULT_WINDOW)
 
 
 def _lengths(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the lengths of shortened vectors that a config states."""
+    """Return the lengths to which vectors may be truncated, from the config."""
     stated = next((config[key] for key in _MATRYOSHKA if isinstance(config.get(key), list)), ())
     return tuple(each for each in stated if isinstance(each, int))
 

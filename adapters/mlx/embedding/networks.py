@@ -1,4 +1,4 @@
-"""What networks make of the tokens of texts: one vector of each text, or one of each token."""
+"""Networks that embed texts, as one vector for each text or one for each token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,16 +27,16 @@ from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 
 @attrs.frozen(eq=False)
 class TextNetwork(InputNetwork):
-    """Makes one vector of a text, and of an image where the network reads both."""
+    """A network that makes one vector of a text, or of an image where ``images`` is given."""
 
     name: str
     network: Any
-    """Of mlx-vlm."""
+    """mlx-vlm's model."""
     encoder: TextEncoder
     pooling: tuple[str, ...] | None
-    """How the vectors of tokens become one, by ``MODES``; None where the network does it."""
+    """Pooling modes, some of ``MODES``; None if the network pools by itself."""
     images: GemmaImages | None = None
-    """What prepares images; None where the network takes none."""
+    """Prepares images; None if the network takes none."""
 
     def encode(self, request: EmbeddingRequest) -> EncodedInputs:
         return self.encoder.encode(request)
@@ -44,16 +44,16 @@ class TextNetwork(InputNetwork):
     def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
         prompt = inputs.images.get(indices[0])
         if prompt is not None and self.images is not None:
-            return self._of_image(prompt, self.images)
-        return self._computed([inputs.tokens[index] for index in indices], {})
+            return self._embed_image(prompt, self.images)
+        return self._embed([inputs.tokens[index] for index in indices], {})
 
-    def _of_image(self, prompt: ImagePrompt, images: GemmaImages) -> list[Computed]:
-        seen, media = images.image_tokens(prompt.image, prompt.place)
-        tokens = (*prompt.before, *seen, *prompt.after)
-        require_window(len(tokens), len(seen), self.encoder.window, prompt.place)
-        return self._computed([tokens], media)
+    def _embed_image(self, prompt: ImagePrompt, images: GemmaImages) -> list[Computed]:
+        image_tokens, media = images.image_tokens(prompt.image, prompt.field)
+        tokens = (*prompt.before, *image_tokens, *prompt.after)
+        require_window(len(tokens), len(image_tokens), self.encoder.window, prompt.field)
+        return self._embed([tokens], media)
 
-    def _computed(self, texts: Sequence[TokenIds], media: Mapping[str, mx.array]) -> list[Computed]:
+    def _embed(self, texts: Sequence[TokenIds], media: Mapping[str, mx.array]) -> list[Computed]:
         ids, mask = padded(texts, self.encoder.padding)
         output = self.network(mx.array(ids), attention_mask=mx.array(mask), **media)
         if self.pooling is None:
@@ -67,33 +67,33 @@ class TextNetwork(InputNetwork):
 
 @attrs.frozen
 class ColbertRules:
-    """How PyLate prepares the texts of a ColBERT model, as its files say."""
+    """PyLate's settings of a ColBERT model, from its files."""
 
     query_prefix: str = ""
     document_prefix: str = ""
     query_length: int = 32
-    """Tokens of every query: shorter ones are filled up, and the vectors of what fills them count as well."""
+    """Tokens of a query; shorter queries are filled up with tokens, which get vectors too."""
     document_length: int = 180
-    """Most tokens of a document."""
+    """Maximum tokens of a document."""
     expands_queries: bool = True
     attends_to_expansion: bool = False
     skipped: tuple[str, ...] = ()
-    """Words of documents without vectors, such as punctuation."""
+    """Words that get no vectors in documents, such as punctuation."""
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> "ColbertRules":
         """Return the rules of a ``config_sentence_transformers.json``."""
 
-        def whole(name: str, usual: int) -> int:
+        def length(name: str, default: int) -> int:
             value = stated.get(name)
-            return value if isinstance(value, int) and not isinstance(value, bool) and value > 2 else usual
+            return value if isinstance(value, int) and not isinstance(value, bool) and value > 2 else default
 
         words = stated.get("skiplist_words")
         return cls(
             str(stated.get("query_prefix") or ""),
             str(stated.get("document_prefix") or ""),
-            whole("query_length", cls().query_length),
-            whole("document_length", cls().document_length),
+            length("query_length", cls().query_length),
+            length("document_length", cls().document_length),
             stated.get("do_query_expansion") is not False,
             stated.get("attend_to_expansion_tokens") is True,
             tuple(map(str, words)) if isinstance(words, list) else (),
@@ -101,13 +101,13 @@ class ColbertRules:
 
 
 class ColbertNetwork(InputNetwork):
-    """Makes a vector of each token of a text, for late interaction, as ColBERT models of PyLate do.
+    """A ColBERT model of PyLate: makes a vector of each token of a text, for late interaction.
 
     Args:
-        network: Of mlx-vlm.
-        tokenizer: Of Hugging Face.
-        prompts: The model's own.
-        rules: How texts are prepared.
+        network: mlx-vlm's model.
+        tokenizer: Hugging Face tokenizer.
+        prompts: The model's prefixes.
+        rules: Settings from its files.
         window: Size of the context window, tokens.
         vocabulary: Size of the vocabulary.
     """
@@ -123,8 +123,8 @@ class ColbertNetwork(InputNetwork):
     ) -> None:
         self._network = network
         self._rules = rules
-        filling = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.pad_token_id
-        self._filling = int(filling or 0)
+        filler = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.pad_token_id
+        self._filler = int(filler or 0)
         self._skipped = {int(tokenizer.convert_tokens_to_ids(word)) for word in rules.skipped} - {
             tokenizer.unk_token_id
         }
@@ -143,7 +143,7 @@ class ColbertNetwork(InputNetwork):
 
     @staticmethod
     def _mark(tokenizer: PreTrainedTokenizerBase, prefix: str) -> TokenIds:
-        """Return the token that marks a kind of text; it stands after the first token."""
+        """Return the token of a prefix, which is inserted after the first token; empty if it is no single token."""
         token = tokenizer.convert_tokens_to_ids(prefix) if prefix else None
         return () if token is None or token == tokenizer.unk_token_id else (int(token),)
 
@@ -151,32 +151,33 @@ class ColbertNetwork(InputNetwork):
         kind = request.settings.kind
         if request.settings.instruction is not None:
             raise CapabilityError.in_field("instruct", "this model takes no instruction")
-        found, mark = self._encoders[kind].encode(request), self._marks[kind]
-        tokens = tuple((*text[:1], *mark, *text[1:]) for text in found.tokens)
-        query = kind is InputKind.QUERY and self._rules.expands_queries
+        encoded, mark = self._encoders[kind].encode(request), self._marks[kind]
         return EncodedInputs(
-            tokens,
-            tuple(Truncation(each.index, each.tokens + len(mark), each.kept + len(mark)) for each in found.truncations),
-            expands=query,
+            tuple((*text[:1], *mark, *text[1:]) for text in encoded.tokens),
+            tuple(
+                Truncation(each.index, each.tokens + len(mark), each.kept + len(mark)) for each in encoded.truncations
+            ),
+            expands=kind is InputKind.QUERY and self._rules.expands_queries,
         )
 
     def compute(self, inputs: EncodedInputs, indices: Sequence[int]) -> list[Computed]:
         texts = [inputs.tokens[index] for index in indices]
         if inputs.expands:
-            return self._queries(texts)
-        # The convolutions read what is beside a token, so that padding would change the last vectors of a text.
-        found: dict[int, Computed] = {}
+            return self._embed_queries(texts)
+        # Convolutions read neighbouring tokens: padding would change the last vectors of a text, so only texts of the
+        # same length are computed together.
+        results: dict[int, Computed] = {}
         for length in {len(text) for text in texts}:
             rows = [index for index, text in enumerate(texts) if len(text) == length]
             output = self._network(mx.array([texts[row] for row in rows]))
             for row, vectors in zip(rows, as_rows(output.text_embeds), strict=True):
-                kept = [place for place, token in enumerate(texts[row]) if token not in self._skipped]
-                found[row] = Computed(vectors[kept or slice(None)], length)
-        return [found[row] for row in range(len(texts))]
+                kept = [index for index, token in enumerate(texts[row]) if token not in self._skipped]
+                results[row] = Computed(vectors[kept or slice(None)], length)
+        return [results[row] for row in range(len(texts))]
 
-    def _queries(self, texts: Sequence[TokenIds]) -> list[Computed]:
+    def _embed_queries(self, texts: Sequence[TokenIds]) -> list[Computed]:
         length = max(self._rules.query_length, *map(len, texts))
-        rows = np.full((len(texts), length), self._filling, np.int32)
+        rows = np.full((len(texts), length), self._filler, np.int32)
         mask = np.full((len(texts), length), int(self._rules.attends_to_expansion), np.int32)
         for row, text in enumerate(texts):
             rows[row, : len(text)], mask[row, : len(text)] = text, 1

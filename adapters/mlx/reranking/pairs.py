@@ -1,4 +1,4 @@
-"""The pairs of a query and a document: their tokens, who scores them, and what fits into the context window."""
+"""Pairs of a query and a document: their tokens, the interface of scorers, and truncation to the context window."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,46 +17,47 @@ class ImagePair:
     """A prompt with images."""
 
     pieces: tuple[TokenIds | DecodedImage, ...]
-    place: str
-    """The field of the document, for error messages."""
+    field: str
+    """Field path of the document, for error messages."""
 
 
 @attrs.frozen
 class Scored:
-    """What the network says about a pair."""
+    """The result for a pair."""
 
     logit: float
     tokens: int
-    """Tokens that were computed."""
+    """Number of tokens that were computed."""
 
 
 @attrs.frozen
 class EncodedPairs:
-    """The tokens of a request: of each document with the query."""
+    """The pairs of a request as tokens: the query with each document."""
 
     tokens: tuple[TokenIds, ...]
     truncations: tuple[Truncation, ...]
     segments: tuple[TokenIds, ...] = ()
-    """Of cross-encoders: for each token 1 where it is the document's, as their tokenizer numbers the two texts."""
+    """Token type ids of each pair, for cross-encoders: 0 for the query, 1 for the document."""
     with_images: Mapping[int, ImagePair] = attrs.field(factory=dict)
-    """The pairs with an image, by the index of their document; their tokens are known when they are computed."""
+    """Pairs with an image, by the index of their document; the processor makes their tokens when they are computed."""
 
 
 class PairScorer(Protocol):
-    """Makes the tokens of pairs, on any thread; and computes their logits, on the owner thread only."""
+    """A reranker: tokenizes pairs on any thread, and computes their logits on the owner thread only."""
 
     @abstractmethod
     def encode(self, request: RerankRequest) -> EncodedPairs:
         """Return the tokens of every pair.
 
         Raises:
-            ContextLengthError: The query leaves no room for a document; or one is too long and truncation is off.
-            CapabilityError: The model takes no instruction, and one is given.
+            ContextLengthError: The query leaves no room for a document, or a document is too long and truncation is
+                off.
+            CapabilityError: An instruction is given and the model takes none.
         """
 
     @abstractmethod
     def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
-        """Return the logits of some of the pairs, computed as one batch.
+        """Compute the pairs with some indices as one batch, and return their logits.
 
         Raises:
             ContextLengthError, ValidationError: An image is too large, or the processor cannot take it.
@@ -64,10 +65,15 @@ class PairScorer(Protocol):
 
 
 def room_of(request: RerankRequest, free: int, window: int) -> int:
-    """Return how many tokens are read of a document.
+    """Return the maximum number of tokens of a document.
+
+    Args:
+        request: The request.
+        free: Tokens of the window that the query and the template leave.
+        window: Size of the context window, tokens.
 
     Raises:
-        ContextLengthError: There is no room for any.
+        ContextLengthError: There is no room for a document.
     """
     if free < 1:
         raise ContextLengthError(
@@ -82,7 +88,7 @@ def truncation_of(request: RerankRequest, index: int, tokens: int, kept: int) ->
     """Return the truncation of a document.
 
     Raises:
-        ContextLengthError: It is not to be truncated.
+        ContextLengthError: Truncation is off.
     """
     if not request.settings.truncate:
         raise ContextLengthError(
@@ -97,7 +103,7 @@ def texts_of(request: RerankRequest) -> tuple[str, tuple[str, ...]]:
     """Return the query and the documents of a request to a model that reads texts.
 
     Raises:
-        CapabilityError: One has an image.
+        CapabilityError: There is an image.
     """
     if isinstance(request.query, ImageInput) or request.has_images:
         raise CapabilityError("This reranker reads texts, not images.")

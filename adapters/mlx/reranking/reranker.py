@@ -1,4 +1,4 @@
-"""The document reranker port: batches of pairs of a query and a document, of similar length."""
+"""The document reranker port on mlx-vlm and mlx-lm: batches of pairs of similar length."""
 
 import functools
 import importlib.util
@@ -35,9 +35,9 @@ class MlxDocumentReranker(DocumentReranker):
             pairs = scorer.encode(request)
             compute = functools.partial(scorer.scores, pairs)
             scored = dict(in_batches(lease, pace, pairs.tokens, pairs.with_images, compute))
-            computed_by = lease.call(device)
+            device_name = lease.call(device)
         ordered = [scored[index] for index in range(len(request.documents))]
         if not all(math.isfinite(each.logit) for each in ordered):
             raise ExecutionError("The model's output was not a number, so there is no order of the documents.")
         documents = tuple(Relevance(index, each.logit) for index, each in enumerate(ordered))
-        return Relevances(documents, sum(each.tokens for each in ordered), computed_by, pairs.truncations)
+        return Relevances(documents, sum(each.tokens for each in ordered), device_name, pairs.truncations)

@@ -1,7 +1,7 @@
-"""Loading a reranker, the tokens of its pairs of a query and a document, and their logits.
+"""Loading rerankers, and scoring pairs of texts with them.
 
 A cross-encoder reads both texts as one sequence and has one output. A generative reranker is asked whether the document
-meets the query; its logit is that of "yes" against "no" as the next token.
+meets the query; the score is the logit of "yes" minus that of "no" as the next token.
 """
 
 import threading
@@ -37,7 +37,7 @@ from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.reranking import RerankRequest
 
 _GENERATIVE = "qwen3"
-_PICTURED = "qwen3_vl"
+_GENERATIVE_VISION = "qwen3_vl"
 
 _KNOWN_VARIANTS = {
     "hidden_act": ("gelu",),
@@ -46,19 +46,19 @@ _KNOWN_VARIANTS = {
     "classifier_activation": ("gelu",),
     "classifier_pooling": ("cls", "mean"),
 }
-"""Entries of a config, and the values that mlx-vlm's encoders compute with, whatever the config says."""
+"""Config entries that mlx-vlm's encoders ignore, with the values that they compute with."""
 
 _FRAME = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
     "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
 )
-"""What Qwen3's rerankers were trained with, before and after the texts."""
+"""The text of Qwen3-Reranker's training before and after the query and the document."""
 
 _INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 _GENERATIVE_WINDOW = 8192
-"""Tokens of a pair that Qwen3's rerankers were trained with, although their config states more."""
+"""Maximum tokens of a pair in Qwen3-Reranker's training; its config states more."""
 
 
 @attrs.frozen(eq=False)
@@ -96,13 +96,13 @@ def load_reranker(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> 
     if str(config.get("model_type", "")).lower() == _GENERATIVE:
         loaded = load_model(handle, form)
         return Reranker(handle, loaded.weight_bytes, _GenerativeScorer(loaded))
-    if str(config.get("model_type", "")).lower() == _PICTURED:
-        seeing = load_vision_model(handle, form)
-        parts = seeing.vision.parts if isinstance(seeing.vision, VisionProcessor) else None
+    if str(config.get("model_type", "")).lower() == _GENERATIVE_VISION:
+        loaded = load_vision_model(handle, form)
+        parts = loaded.vision.parts if isinstance(loaded.vision, VisionProcessor) else None
         if parts is None:
             raise IncompatibleModelError(f"'{handle.name}' was loaded without what reads images.")
-        scorer = ImageScorer(handle.name, parts.model, parts.processor, seeing.context_length)
-        return Reranker(handle, seeing.weight_bytes, scorer)
+        scorer = ImageScorer(handle.name, parts.model, parts.processor, loaded.context_length)
+        return Reranker(handle, loaded.weight_bytes, scorer)
     _require_known_variant(handle, config)
     with translated(handle, "has an architecture that makes no scores"), offline():
         with loading_directory(handle) as directory:
@@ -110,17 +110,17 @@ def load_reranker(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> 
             network = reranker_loader.load_sequence_classification_model(directory)
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
     disable_word_cache(tokenizer)
-    segments = config.get("type_vocab_size", 2)
-    numbered = segments if isinstance(segments, int) and segments > 0 else 1
+    stated = config.get("type_vocab_size", 2)
+    segments = stated if isinstance(stated, int) and stated > 0 else 1
     window = window_of(handle, config, tokenizer)
-    return Reranker(handle, size, _CrossEncoder(network, tokenizer, window, numbered))
+    return Reranker(handle, size, _CrossEncoder(network, tokenizer, window, segments))
 
 
 def _require_known_variant(handle: ModelHandle, config: Mapping[str, Any]) -> None:
-    """Refuse a classifier of several classes, and what mlx-vlm's encoders do not read of a config.
+    """Refuse a classifier of several classes, and config entries that mlx-vlm's encoders would ignore.
 
     Raises:
-        IncompatibleModelError: Names the entry.
+        IncompatibleModelError: Names the config entry.
     """
     labels = config.get("num_labels", len(config.get("id2label") or {}))
     if labels not in (0, 1):
@@ -136,10 +136,10 @@ class _CrossEncoder(PairScorer):
     """Reads a query and a document as one sequence.
 
     Args:
-        network: Of mlx-vlm.
-        tokenizer: Of Hugging Face.
+        network: mlx-vlm's model.
+        tokenizer: Hugging Face tokenizer.
         window: Size of the context window, tokens.
-        segments: Numbers that the network has for the texts that it reads as one sequence.
+        segments: Number of the network's token types.
     """
 
     def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, window: int, segments: int) -> None:
@@ -155,26 +155,25 @@ class _CrossEncoder(PairScorer):
             raise CapabilityError.in_field("instruction", "this model takes no instruction")
         query, documents = texts_of(request)
         with self._lock:
-            found = self._tokenizer(
+            encoded = self._tokenizer(
                 [query] * len(documents),
                 list(documents),
                 truncation=False,
                 padding=False,
                 verbose=False,
                 return_token_type_ids=True,
-                # Texts that spell a special token, such as a separator, stay text.
-                split_special_tokens=True,
+                split_special_tokens=True,  # a special token that is spelled in a text, such as a separator, stays text
             )
         tokens, segments, truncations = [], [], []
-        for index, ids in enumerate(found["input_ids"]):
-            places = [place for place, text in enumerate(found.sequence_ids(index)) if text == 1]
-            room = room_of(request, self._window - len(ids) + len(places), self._window)
-            if len(places) > room:
-                truncations.append(truncation_of(request, index, len(places), room))
-            dropped = set(places[room:])
-            kept = [place for place in range(len(ids)) if place not in dropped]
-            tokens.append(tuple(ids[place] for place in kept))
-            segments.append(tuple(min(found["token_type_ids"][index][place], self._last_segment) for place in kept))
+        for index, ids in enumerate(encoded["input_ids"]):
+            document = [at for at, sequence in enumerate(encoded.sequence_ids(index)) if sequence == 1]
+            room = room_of(request, self._window - len(ids) + len(document), self._window)
+            if len(document) > room:
+                truncations.append(truncation_of(request, index, len(document), room))
+            dropped = set(document[room:])
+            kept = [at for at in range(len(ids)) if at not in dropped]
+            tokens.append(tuple(ids[at] for at in kept))
+            segments.append(tuple(min(encoded["token_type_ids"][index][at], self._last_segment) for at in kept))
         return EncodedPairs(tuple(tokens), tuple(truncations), tuple(segments))
 
     def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
@@ -185,10 +184,10 @@ class _CrossEncoder(PairScorer):
 
 
 class _GenerativeScorer(PairScorer):
-    """Asks a text model whether a document meets a query.
+    """Scores pairs of texts with a Qwen3-Reranker.
 
     Args:
-        model: A reranker of the family Qwen3.
+        model: The loaded text model.
     """
 
     def __init__(self, model: LoadedModel) -> None:
@@ -216,8 +215,9 @@ class _GenerativeScorer(PairScorer):
         return EncodedPairs(tuple(tokens), truncations)
 
     def scores(self, pairs: EncodedPairs, indices: Sequence[int]) -> list[Scored]:
-        chosen = [pairs.tokens[index] for index in indices]
-        ids, mask = padded(chosen, self._padding)  # on the right: no token attends to what comes after it
+        ids, mask = padded(
+            [pairs.tokens[index] for index in indices], self._padding
+        )  # without effect: causal attention
         network = self._model.network
         last = mx.array(mask.sum(axis=1) - 1)[:, None, None]
         hidden = mx.take_along_axis(network.model(mx.array(ids)), last, axis=1)[:, 0]
@@ -227,7 +227,7 @@ class _GenerativeScorer(PairScorer):
         return _scored(rows[:, yes] - rows[:, no], pairs, indices)
 
     def _content(self, text: str) -> list[int]:
-        """Return the tokens of a text in which nothing is a control token."""
+        """Return the tokens of a text in which control tokens are not recognized."""
         control = self._model.renderer.control
         spelled = control.all_spelled(text)
         return control.encode(spelled) if spelled.spelled else self._plain(text)
