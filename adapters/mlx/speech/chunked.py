@@ -1,6 +1,6 @@
-"""Transcription with every family except Whisper: the recording is split at quiet places into chunks.
+"""Transcription with every family except Whisper: the recording is split into chunks at quiet points.
 
-Each chunk is passed to mlx-audio's ``generate``, and its results are converted to one type.
+mlx-audio's ``generate`` transcribes each chunk; the results of all families are converted to one type.
 """
 
 import inspect
@@ -34,7 +34,7 @@ from mlxk.domain.transcription import (
 )
 
 _SEARCHED_SHARE = 0.2
-"""The share at the end of a chunk in which the quietest place is searched."""
+"""Fraction at the end of a chunk in which the quietest interval is searched."""
 _QUIET_SECONDS = 0.1
 
 
@@ -53,11 +53,11 @@ class AudioChunk:
 
 
 def split(audio: AudioSamples, max_seconds: float) -> list[AudioChunk]:
-    """Split a recording into chunks of at most so many seconds, without losing or repeating a sample."""
-    most, total, rate = int(max_seconds * audio.rate), len(audio.samples), audio.rate
+    """Split a recording into chunks of at most ``max_seconds``, without losing or repeating a sample."""
+    limit, total, rate = int(max_seconds * audio.rate), len(audio.samples), audio.rate
     borders = [0]
-    while total - borders[-1] > most:
-        borders.append(_quietest(audio, borders[-1] + int(most * (1 - _SEARCHED_SHARE)), borders[-1] + most))
+    while total - borders[-1] > limit:
+        borders.append(_quietest(audio, borders[-1] + int(limit * (1 - _SEARCHED_SHARE)), borders[-1] + limit))
     borders.append(total)
     return [
         AudioChunk(AudioSamples(audio.samples[start:end], rate), start / rate)
@@ -90,16 +90,14 @@ def chunk_result(returned: object, seconds: float) -> ChunkResult:
     """Convert the result of a model's ``generate``.
 
     Args:
-        returned: A text, or an object with ``text`` and perhaps segments, sentences and language, or a list of one.
+        returned: A text, an object with ``text`` and perhaps segments, sentences and language, or a list of one such.
         seconds: Length of the chunk; untimed segments span all of it.
     """
     if isinstance(returned, (list, tuple)) and returned:
         returned = returned[0]
     text = returned if isinstance(returned, str) else str(getattr(returned, "text", "") or "")
-    sentences = getattr(returned, "sentences", None)
-    found = sentences if sentences else getattr(returned, "segments", None)
-    segments = tuple(_segment(each, seconds) for each in found or ())
-    segments = tuple(segment for segment in segments if segment.text.strip())
+    parts = getattr(returned, "sentences", None) or getattr(returned, "segments", None) or ()
+    segments = tuple(segment for segment in (_segment(part, seconds) for part in parts) if segment.text.strip())
     if not segments and text.strip():
         segments = (Segment(text.strip(), 0.0, seconds),)
     language = _language(getattr(returned, "language", None))
@@ -109,7 +107,7 @@ def chunk_result(returned: object, seconds: float) -> ChunkResult:
 
 
 def shifted(segment: Segment, seconds: float) -> Segment:
-    """Return a segment with its times moved by so many seconds."""
+    """Return a segment with its times moved by a number of seconds."""
     words = tuple(attrs.evolve(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words)
     return attrs.evolve(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
 
@@ -163,7 +161,7 @@ def _join_words(tokens: Iterable[TimedWord]) -> list[TimedWord]:
 
 
 def _entries(found: object) -> Mapping[str, Any]:
-    """Return the entries of a dictionary or the attributes of an object; none for a plain value."""
+    """Return the entries of a dictionary or the attributes of an object; empty for other values."""
     return found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
 
 
@@ -180,13 +178,13 @@ def _first(entries: Mapping[str, Any], *names: str) -> object:
 
 
 def _number(entries: Mapping[str, Any], *names: str) -> float | None:
-    found = _first(entries, *names)
-    if isinstance(found, str):
+    value = _first(entries, *names)
+    if isinstance(value, str):
         try:
-            found = float(found)
+            value = float(value)
         except ValueError:
             return None
-    return finite(found.item() if hasattr(found, "item") else found)
+    return finite(value.item() if hasattr(value, "item") else value)
 
 
 _SCRIPTS_WITHOUT_SPACES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x0E00, 0x0E7F))
@@ -216,8 +214,8 @@ class ChunkedDecoder(SpeechDecoder):
         self._keywords = keywords
 
     def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Transcribe a recording; each step is one chunk. Raises as ``arguments``."""
-        self.arguments(settings, 1.0)  # refuses before anything is computed
+        """Transcribe a recording; each step of the generator is one chunk. Raises as ``arguments``."""
+        self.arguments(settings, 1.0)  # raises before anything is computed
         yield TranscriptionProgress(0.0, audio.seconds)
         texts: list[str] = []
         segments: list[Segment] = []
@@ -235,7 +233,7 @@ class ChunkedDecoder(SpeechDecoder):
 
     def _transcribe(self, chunk: AudioChunk, settings: TranscriptionSettings) -> ChunkResult:
         arguments = self.arguments(settings, chunk.audio.seconds)
-        # Every family accepts a file; few accept samples.
+        # All families accept the path of a file; few accept samples.
         with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
             path = os.path.join(folder, "chunk.wav")
             _write(path, chunk.audio)
@@ -243,8 +241,8 @@ class ChunkedDecoder(SpeechDecoder):
                 returned = self._network.generate(path, **arguments)
             except ValueError as error:
                 if settings.language is not None and "language" in str(error).lower():
-                    refused = f"model '{self._name}' does not know '{settings.language}'."
-                    raise CapabilityError.in_field("language", refused) from error
+                    fault = f"model '{self._name}' does not know '{settings.language}'."
+                    raise CapabilityError.in_field("language", fault) from error
                 raise
             return chunk_result(returned, chunk.audio.seconds)
 
@@ -284,22 +282,23 @@ class ChunkedDecoder(SpeechDecoder):
             raise CapabilityError.in_field("prompt", f"model '{self._name}' takes no hint.")
         return keyword
 
-    def _language(self, asked: str) -> str:
-        code = self._code(asked) or asked
+    def _language(self, requested: str) -> str:
+        """Return a language as ``generate`` takes it: a code, an English name, or a key of the model's own."""
+        code = self._code(requested) or requested
         keys = getattr(self._network, "prompt_dictionary", None)
         if isinstance(keys, dict) and keys:
-            # Such a model silently takes its default for a language that is none of these.
+            # For any other key such a model would silently use its default language.
             known = {str(key).lower(): str(key) for key in keys}
-            found = known.get(asked.strip().lower().replace("_", "-")) or known.get(code)
-            found = found or next((known[key] for key in known if key.startswith(f"{code}-")), None)
-            if found is None:
-                raise CapabilityError.in_field("language", f"model '{self._name}' does not know '{asked}'.")
-            return found
+            key = known.get(requested.strip().lower().replace("_", "-")) or known.get(code)
+            key = key or next((known[each] for each in known if each.startswith(f"{code}-")), None)
+            if key is None:
+                raise CapabilityError.in_field("language", f"model '{self._name}' does not know '{requested}'.")
+            return key
         wants_name = self._family in speech_model.WANTS_LANGUAGE_NAMES
-        return LANGUAGES.get(code, asked).title() if wants_name else code
+        return LANGUAGES.get(code, requested).title() if wants_name else code
 
     def _code(self, language: str | None) -> str | None:
-        """Return the code of a language that may be given by its name."""
+        """Return the code of a language given by code or name."""
         return language_code(language, TO_LANGUAGE_CODE) if language else None
 
 
@@ -312,7 +311,7 @@ def _write(path: str, audio: AudioSamples) -> None:
 
 
 def _join_texts(texts: list[str]) -> str:
-    """Join the texts of chunks, with a space unless their script has none."""
+    """Join the texts of chunks, with spaces between them except in scripts without spaces."""
     joined = ""
     for text in filter(None, texts):
         joined += text if not joined or _without_space(joined[-1], text[0]) else f" {text}"
@@ -320,7 +319,7 @@ def _join_texts(texts: list[str]) -> str:
 
 
 def _spaced(segment: Segment, first: bool) -> Segment:
-    """Return a segment with a leading space if its script has spaces, so that the segments join to the text."""
+    """Return a segment with a leading space, except in scripts without spaces, so that segments concatenate to text."""
     head = segment.text[:1]
     return segment if first or _without_space(head, head) else attrs.evolve(segment, text=f" {segment.text}")
 

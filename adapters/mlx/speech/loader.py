@@ -44,9 +44,9 @@ def load_speech_model(handle: ModelHandle, form: WeightForm = WeightForm.STORED)
         offline(),
         warnings.catch_warnings(),
     ):
-        # The libraries warn of a missing tokenizer; the decoder raises an error for it.
+        # Such as the libraries' warning of a missing tokenizer, for which the decoder raises an error.
         warnings.simplefilter("ignore")
-        # Without name parts the library would guess the family from the path.
+        # Without ``model_name_parts`` the library would guess the family from the path.
         with loading_directory(handle) as directory:
             network = utils.load_model(directory, model_name_parts=[family])
         size = widen(network, form) if form.widened else weight_bytes(handle.directory)
@@ -64,9 +64,9 @@ def family_of(handle: ModelHandle) -> str:
         UntrustedModelCodeError: Loading would execute code that came with it.
     """
     config = read_config(handle)
-    named = config.get("model_type")
-    if isinstance(named, str) and named:
-        return named
+    family = config.get("model_type")
+    if isinstance(family, str) and family:
+        return family
     target = config.get("target")
     if isinstance(target, str) and target.startswith("nemo.collections.asr."):
         return "parakeet"

@@ -1,4 +1,4 @@
-"""A loaded speech model, and the properties of model families as data."""
+"""The interface of a loaded speech model, and tables of the model families' properties."""
 
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
@@ -17,10 +17,10 @@ class SpeechDecoder(Protocol):
 
     @abstractmethod
     def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Transcribe a recording; each step of the iterator takes a second or so.
+        """Transcribe a recording; each step of the generator takes about a second.
 
         Raises:
-            CapabilityError: In the first step: the model does not support a setting, which is named.
+            CapabilityError: In the first step; names a setting that the model does not support.
         """
 
 
@@ -41,15 +41,15 @@ class SpeechModel:
 WHISPER = "whisper"
 
 SAMPLE_RATE = 16_000
-"""Of most speech models, Hz."""
+"""Sample rate of most families, Hz."""
 
 SAMPLE_RATES: Mapping[str, int] = MappingProxyType(
     {"vibevoice": 24_000, "vibevoice_asr": 24_000, "mimo": 24_000, "mimo_v2_asr": 24_000, "mimo_audio": 24_000}
 )
-"""Of families with a higher one, Hz."""
+"""Sample rates of other families, Hz."""
 
 CHUNK_SECONDS = 30.0
-"""Audio decoded at a time by most families."""
+"""Length of the chunks in which most families decode audio."""
 
 LONG_CHUNK_SECONDS: Mapping[str, float] = MappingProxyType(
     {
@@ -67,16 +67,16 @@ LONG_CHUNK_SECONDS: Mapping[str, float] = MappingProxyType(
         "qwen3_asr": 300.0,
         "voxtral": 300.0,
         "voxtral_realtime": 300.0,
-        # These distinguish speakers, who would get new names in every chunk.
+        # Speakers would be numbered anew in every chunk.
         "moss_transcribe_diarize": 3600.0,
         "vibevoice": 3600.0,
         "vibevoice_asr": 3600.0,
     }
 )
-"""Of families that split audio better themselves, or need it in one chunk."""
+"""Chunk lengths of families that split audio better themselves, or need it in one chunk."""
 
 LANGUAGE_KEYWORDS: Mapping[str, str] = MappingProxyType({"canary": "language", "granite_speech": "source_language"})
-"""The keyword of ``generate`` for the spoken language, where it is not ``language`` or not in the signature."""
+"""Keyword of ``generate`` for the spoken language, if it is not ``language`` or is missing in the signature."""
 
 WANTS_LANGUAGE_NAMES = frozenset({"mega_asr", "parakeet_tdt_five_value", "phonon", "phonon2", "qwen3_asr"})
 """Families that take languages by their English names instead of codes."""
@@ -85,12 +85,13 @@ TOKENS_ONLY = frozenset({"lasr_ctc"})
 """Families whose ``generate`` returns tokens and an empty text."""
 
 HINT_KEYWORDS = ("initial_prompt", "context", "hotwords", "system_prompt")
-"""Keywords of ``generate`` for a hint, in order of preference; ``prompt`` would replace the model's instruction."""
+"""Keywords of ``generate`` for a hint, in order of preference; not ``prompt``, which replaces the instruction."""
 
 MAX_TOKENS_PER_SECOND = 15
-"""Upper bound for fast speech; limits derive from it, since the libraries' defaults truncate long recordings."""
+"""Upper bound for fast speech, for the limit of tokens: the libraries' defaults truncate long recordings."""
 
 EXTRA_TOKENS = 128
+"""Added to the limit of tokens of a chunk."""
 
 
 def sample_rate_of(family: str) -> int:
@@ -99,5 +100,5 @@ def sample_rate_of(family: str) -> int:
 
 
 def chunk_seconds_of(family: str) -> float:
-    """Return the length of the audio that a family decodes at a time, seconds."""
+    """Return the length of the chunks in which a family decodes audio, seconds."""
     return LONG_CHUNK_SECONDS.get(family, CHUNK_SECONDS)

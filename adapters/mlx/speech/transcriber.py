@@ -41,7 +41,7 @@ class MlxSpeechTranscriber(SpeechTranscriber):
             try:
                 yield from self._events(lease, events)
             finally:
-                # The generator may hold arrays, which belong to the owner thread; after a close there are none.
+                # Closing releases the generator's arrays, which belong to the owner thread.
                 with contextlib.suppress(MlxkError):
                     lease.call(events.close)
 

@@ -29,27 +29,28 @@ from mlxk.domain.transcription import (
 )
 
 _HALF = N_FFT // 2
-_QUIETEST = 1e-10
+_MIN_POWER = 1e-10
 _RANGE = 8.0
+"""Dynamic range of the spectrogram: powers of ten below its maximum."""
 
 
 class EncoderAttention(MultiHeadAttention):  # type: ignore[misc]
-    """The attention of the encoder in 32 bits, on a CPU: NumPy computes its exponentials.
+    """Attention of the encoder in 32 bits on a CPU, with NumPy for the exponentials.
 
-    Each window of 30 seconds has 1,500 by 1,500 for every head, and MLX takes 16 times as long for one on a CPU.
+    A window of 30 seconds has 1,500 by 1,500 exponentials for every head; on a CPU, MLX takes 16 times as long.
     """
 
     def qkv_attention(
         self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
-        """Return the output, shape [B, L, H] like queries, keys and values, and the weights, not normalized."""
+        """Return the output and the unnormalized weights; queries, keys, values and output have shape [B, L, H]."""
         if mask is not None or q.dtype != mx.float32:
-            found: tuple[mx.array, mx.array] = super().qkv_attention(q, k, v, mask)
-            return found
+            result: tuple[mx.array, mx.array] = super().qkv_attention(q, k, v, mask)
+            return result
         q, k, v = (each.reshape(*each.shape[:2], self.n_head, -1).swapaxes(1, 2) for each in (q, k, v))
         weights = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)
         mx.eval(weights)
-        numbers = np.asarray(weights)  # the same memory, which nothing else reads before the product below
+        numbers = np.asarray(weights)  # shares the memory, which nothing else reads before the product below
         numbers -= numbers.max(axis=-1, keepdims=True)
         np.exp(numbers, out=numbers)
         out = (weights @ v) / mx.array(numbers.sum(axis=-1, keepdims=True))
@@ -57,7 +58,7 @@ class EncoderAttention(MultiHeadAttention):  # type: ignore[misc]
 
 
 def compute_on_cpu(network: nn.Module) -> None:
-    """Have a Whisper in 32 bits compute what is slow on a CPU by other means."""
+    """Replace the encoder's attention in a Whisper in 32 bits by ``EncoderAttention``."""
     for block in network.encoder.blocks:
         if type(block.attn) is MultiHeadAttention:
             block.attn.__class__ = EncoderAttention
@@ -73,8 +74,8 @@ class Spectrum:
 
     def __init__(self, samples: Samples, bands: int) -> None:
         self.frames = len(samples) // HOP_LENGTH
-        """Frames of the recording without padding, a hundredth of a second each."""
-        # The language is detected in a full window, so a short recording is followed by silence.
+        """Frames of the recording without padding, 10 ms each."""
+        # Language detection needs a full window: a short recording is padded with silence.
         count = max(self.frames, N_FRAMES)
         padded = _padded(samples, count)
         filters = mel_filters(SAMPLE_RATE, N_FFT, bands, norm="slaney", mel_scale=None).T
@@ -85,22 +86,22 @@ class Spectrum:
         self._values = np.concatenate(blocks)
         self._floor = float(self._values.max()) - _RANGE
 
-    def window(self, first: int, frames: int, kind: mx.Dtype) -> mx.array:
-        """Return some frames, followed by zeros up to a full window.
+    def window(self, first: int, frames: int, dtype: mx.Dtype) -> mx.array:
+        """Return a range of frames, padded with zeros to a full window.
 
         Args:
-            first: The first frame.
-            frames: Number of frames, at most those of a window.
-            kind: The data type of the model.
+            first: Index of the first frame.
+            frames: Number of frames, at most ``N_FRAMES``.
+            dtype: Data type of the model.
         """
         values = np.maximum(self._values[first : first + frames], np.float32(self._floor))
         padded = np.zeros((N_FRAMES, values.shape[1]), np.float32)
         padded[: len(values)] = (values + np.float32(4.0)) / np.float32(4.0)
-        return mx.array(padded).astype(kind)
+        return mx.array(padded).astype(dtype)
 
 
 def _padded(samples: Samples, frames: int) -> Samples:
-    """Return the samples padded for the transform: mirrored before the beginning, zeros after the end."""
+    """Return the samples padded for the Fourier transform: reflected at the beginning, zeros at the end."""
     padded = np.zeros(_HALF + max(len(samples), frames * HOP_LENGTH) + N_SAMPLES, np.float32)
     padded[_HALF : _HALF + len(samples)] = samples
     padded[:_HALF] = padded[_HALF + 1 : N_FFT + 1][::-1]
@@ -112,17 +113,17 @@ def _log_powers(samples: Samples, filters: mx.array) -> Samples:
         mx.array(samples), window=hanning(N_FFT, periodic=True), n_fft=N_FFT, hop_length=HOP_LENGTH, center=False
     )
     powers = spectrum.abs().square() @ filters
-    return np.array(mx.maximum(powers, _QUIETEST).log10())
+    return np.array(mx.maximum(powers, _MIN_POWER).log10())
 
 
 _SILENCE_PROBABILITY = 0.6
-"""Above this a window is silence, unless its text is likely."""
+"""A window with a higher ``no_speech_prob`` is silence, unless its text is likely."""
 _LIKELY_LOGPROB = -1.0
 """Mean log probability of the tokens above which a text is likely."""
 
 
 _BEFORE_TIMESTAMPS = "<|notimestamps|>"
-"""The token that the timestamps follow in every Whisper."""
+"""The token before the timestamps in the vocabulary of every Whisper."""
 _TIMESTAMPS = tuple(f"<|{index * 0.02:.2f}|>" for index in range(1501))
 
 
@@ -139,11 +140,11 @@ class WhisperDecoder(SpeechDecoder):
         self._name = name
 
     def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Transcribe a recording; each step of the iterator is one window.
+        """Transcribe a recording; each step of the generator is one window.
 
         Raises:
             CapabilityError: The model does not know the language, or does not translate.
-            UnhealthyModelError: Files of its tokenizer are missing, or its timestamps cannot be told.
+            UnhealthyModelError: Files of its tokenizer are missing, or its timestamp tokens cannot be determined.
         """
         language = self._require(settings)
         self._complete_timestamps()
@@ -161,7 +162,7 @@ class WhisperDecoder(SpeechDecoder):
         yield Transcript(run.text.strip(), audio.seconds, language, tuple(segments))
 
     def _require(self, settings: TranscriptionSettings) -> str | None:
-        """Refuse what this model does not support; return the language as ``_language``."""
+        """Refuse settings that the model does not support; return the language as ``_language``."""
         if getattr(self._network, "_processor", None) is None:
             raise UnhealthyModelError(
                 f"'{self._name}' lacks files of its tokenizer or preprocessor.",
@@ -173,10 +174,10 @@ class WhisperDecoder(SpeechDecoder):
         return language
 
     def _complete_timestamps(self) -> None:
-        """Add the timestamps to a tokenizer without them; many tokenizer files of early models end before them.
+        """Add the timestamp tokens to a tokenizer without them, as in the files of many early models.
 
         Raises:
-            UnhealthyModelError: The ids that they would get are not those the network was trained with.
+            UnhealthyModelError: They would get other ids than those of the network's training.
         """
         tokenizer = self._network._processor.tokenizer
         vocabulary = tokenizer.get_vocab()
@@ -196,15 +197,17 @@ class WhisperDecoder(SpeechDecoder):
         Raises:
             CapabilityError: The model does not support it.
         """
-        asked = settings.language
-        code = language_code(asked, TO_LANGUAGE_CODE) if asked else None
+        requested = settings.language
+        code = language_code(requested, TO_LANGUAGE_CODE) if requested else None
         if not self._network.is_multilingual:
             if code not in (None, "en"):
-                raise CapabilityError.in_field("language", f"model '{self._name}' knows English only (got '{asked}').")
+                raise CapabilityError.in_field(
+                    "language", f"model '{self._name}' knows English only (got '{requested}')."
+                )
             return "en"
         known = list(LANGUAGES)[: self._network.num_languages]
         if code is not None and code not in known:
-            raise CapabilityError.in_field("language", f"model '{self._name}' does not know '{asked}'.")
+            raise CapabilityError.in_field("language", f"model '{self._name}' does not know '{requested}'.")
         return code
 
 
@@ -218,7 +221,7 @@ class _WhisperRun:
         self._task = settings.task.value
         self._language = language
         self._tokenizer = network.get_tokenizer(language=language, task=self._task)
-        # Earlier text is the context of each window; a hint counts as earlier text.
+        # Each window is decoded with the earlier text as context; a hint counts as earlier text.
         self._tokens: list[int] = self._tokenizer.encode(f" {settings.hint.strip()}") if settings.hint else []
         self._hint_length = len(self._tokens)
         self._context_start = 0
@@ -249,14 +252,14 @@ class _WhisperRun:
             self.position += frames
             return []
         segments, covered, complete = self._split(result, begin, frames)
-        # A last timestamp at the very beginning of the window would repeat it endlessly.
+        # Without progress, as when the last timestamp is 0, the same window would be decoded forever.
         self.position += covered if covered > 0 else frames
         if self._settings.words:
             self._time_words(segments, window, frames)
             ends = [word["end"] for segment in segments for word in segment["words"]]
             self._last_word_at = ends[-1] if ends else segments[-1]["end"]
             if not complete and round(self._last_word_at * FRAMES_PER_SECOND) > begin:
-                # The time of the last word is more precise than that of its segment.
+                # The end of the last word is more precise than that of its segment.
                 self.position = round(self._last_word_at * FRAMES_PER_SECOND)
         for segment in segments:
             if segment["start"] == segment["end"] or not segment["text"].strip():
@@ -269,12 +272,12 @@ class _WhisperRun:
         return worded
 
     def _skip_silence(self, begin: int, frames: int, *, has_words: bool) -> None:
-        """Advance faster and faster while there are no words: models may advance through silence in tiny steps.
+        """Advance in growing steps while no words are found, since models may move through silence in tiny ones.
 
         Args:
-            begin: The first frame of the decoded window.
-            frames: Its number of frames.
-            has_words: Whether there are words in it.
+            begin: First frame of the decoded window.
+            frames: Number of frames in it.
+            has_words: Whether it contains words.
         """
         if has_words:
             self._wordless_frames = 0
@@ -295,7 +298,7 @@ class _WhisperRun:
         """Split the decoded tokens at pairs of timestamps.
 
         Returns:
-            The segments, the frames they cover, and whether a final timestamp says that nothing follows them.
+            The segments, the number of frames to advance, and whether a final timestamp marks the end of speech.
         """
         first = self._tokenizer.timestamp_begin
         tokens: list[int] = result.tokens
@@ -309,15 +312,15 @@ class _WhisperRun:
         slices = [*borders, len(tokens)] if ends_with_timestamp else borders
         parts = [tokens[start:end] for start, end in zip([0, *slices], slices, strict=False)]
         segments = [self._part(result, part, begin + self._at(part[0]), begin + self._at(part[-1])) for part in parts]
-        # Without a final timestamp the window ended in mid-speech, and is decoded again from there.
+        # Without a final timestamp the window ends in mid-speech: decoding continues after the last complete segment.
         return segments, frames if ends_with_timestamp else self._at(tokens[slices[-1] - 1]), ends_with_timestamp
 
     def _at(self, token: int) -> int:
-        """Return the frame of the window that a timestamp token means."""
+        """Return the frame within the window that a timestamp token denotes."""
         return int((token - self._tokenizer.timestamp_begin) * self._frames_a_token)
 
     def _part(self, result: DecodingResult, tokens: list[int], start: int, end: int) -> dict[str, Any]:
-        """Return a segment in the form that mlx-audio's word timing expects."""
+        """Return a segment in the form that mlx-audio's ``add_word_timestamps`` takes."""
         return {
             "seek": self.position,
             "start": start * HOP_LENGTH / SAMPLE_RATE,
@@ -340,7 +343,7 @@ class _WhisperRun:
                 num_frames=frames,
                 last_speech_timestamp=self._last_word_at,
             )
-        except (ValueError, IndexError):  # attention without any direction has no path through it
+        except (ValueError, IndexError):  # the alignment finds no path through the attention weights
             for segment in segments:
                 segment["words"] = []
 

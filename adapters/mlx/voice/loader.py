@@ -1,4 +1,4 @@
-"""Loading a voice with mlx-audio from its own folder: no network, no pickle, no code that came with it."""
+"""Loading speech models with mlx-audio from their own directory: no network, no pickle, no code from the model."""
 
 import contextlib
 import io
@@ -38,13 +38,13 @@ from mlxk.domain.synthesis import SAMPLE_TEXT
 
 _LONGEST_SECONDS = 3.0
 _SECONDS_PER_CHARACTER = 0.3
-"""With the seconds above, the longest that a text is spoken: a model that does not find its end is stopped there."""
+"""With ``_LONGEST_SECONDS``, the time limit of a text's sound, for models that do not find the end."""
 
 _STREAMED_SECONDS = 1.0
-"""Sound that a family which streams yields at a time."""
+"""Length of the fragments that streaming families yield."""
 
 _PLAIN_VOICE = "A clear, calm, neutral voice."
-"""For models that make a voice from a description, where there is none."""
+"""Default description for models that make a voice from a description."""
 
 
 _SOPRANO_1_1 = "soprano-1.1"
@@ -53,16 +53,16 @@ _SOPRANO_NORM, _SOPRANO_1_1_WIDTH = "decoder.decoder.norm.weight", 768
 
 @attrs.frozen
 class Fragment:
-    """Sound as a model yields it."""
+    """A part of a model's output."""
 
     sound: Sound
     tokens: int
-    """What was generated for it, in the model's own units."""
+    """Number of tokens generated for it, in the model's own units."""
 
 
 @attrs.frozen(eq=False)
 class Voice:
-    """A loaded model that speaks; its methods run on the owner thread only."""
+    """A loaded speech synthesis model; its methods run on the owner thread only."""
 
     handle: ModelHandle
     weight_bytes: int
@@ -70,7 +70,7 @@ class Voice:
     architecture: str
     family: SpokenFamily
     designs_voice: bool
-    """Whether the instructions describe the voice, and there must be some."""
+    """Whether the model makes its voice from the instructions, which it then requires."""
 
     @property
     def name(self) -> str:
@@ -79,17 +79,17 @@ class Voice:
 
     @property
     def sample_rate(self) -> int:
-        """Of its sound, Hz."""
+        """Sample rate of its sound, Hz."""
         return int(self.network.sample_rate)
 
     def count(self, text: str) -> int:
-        """Return the tokens of a text; its characters where the model has no tokenizer."""
+        """Return the number of tokens of a text, or of characters if the model has no tokenizer."""
         tokenizer = getattr(self.network, "tokenizer", None)
         encode = getattr(tokenizer, "encode", None)
         return len(encode(text, add_special_tokens=False)) if callable(encode) else len(text)
 
     def as_text(self, text: str) -> str:
-        """Return a text in which no control token of the model is spelled; a space divides those that are."""
+        """Return a text without the model's control tokens: a space is inserted into each that is spelled in it."""
         known: dict[str, int] = getattr(getattr(self.network, "tokenizer", None), "get_added_vocab", dict)()
         for token in sorted((each for each in known if len(each) > 1), key=len, reverse=True):
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -97,7 +97,7 @@ class Voice:
 
     @property
     def tokens_per_second(self) -> float:
-        """How much it generates for a second of sound; 0 where it generates the whole at once."""
+        """Tokens that it generates for a second of sound; 0 if it does not generate token by token."""
         if not self.family.patches:
             return self.family.tokens_per_second
         codec = self.network.audio_vae
@@ -106,15 +106,15 @@ class Voice:
 
     @property
     def takes_sample_text(self) -> bool:
-        """Whether it matters what is said in a recording whose voice is imitated; some codecs have no encoder."""
+        """Whether it uses the transcript of a voice sample; some codecs have no encoder for that."""
         return bool(getattr(getattr(self.network, "speech_tokenizer", None), "has_encoder", True))
 
     def imitating(self, sound: Sound, text: str | None) -> Mapping[str, Any]:
-        """Return a recording as ``speak`` takes it.
+        """Return a voice sample as the argument ``recording`` of ``speak``, for a model that imitates voices.
 
         Args:
-            sound: At the model's sample rate; of a model that imitates voices.
-            text: What is said in it.
+            sound: The recording at the model's sample rate.
+            text: Its transcript, if known.
         """
         cloning = self.family.cloning or Cloning()
         array = mx.array(sound)
@@ -123,7 +123,7 @@ class Voice:
         return {**dict.fromkeys(cloning.sound_with_text, array), cloning.text: self.as_text(text)}
 
     def forget_recordings(self) -> None:
-        """Drop what the library keeps of recordings whose voices were imitated."""
+        """Clear the library's caches of voice samples."""
         getattr(self.network, "_icl_cache", {}).clear()
         encoder = getattr(getattr(self.network, "speech_tokenizer", None), "encoder_model", None)
         if encoder is not None:
@@ -139,14 +139,14 @@ class Voice:
         speed: float,
         recording: Mapping[str, Any] = MappingProxyType({}),
     ) -> Generator[Fragment, None, None]:
-        """Yield the sound of one piece of text; each step is a second of sound, or the whole.
+        """Yield the sound of a piece of text, in fragments of about a second or as a whole.
 
         Args:
-            text: A sentence or so.
-            voice: One of the model's; None for its own.
-            instructions: How to speak; without effect for families that take none.
-            speed: Without effect for families that have none of their own.
-            recording: Whose voice to imitate, from ``imitating``.
+            text: About a sentence.
+            voice: Name of one of the model's voices; None for its default.
+            instructions: How to speak; ignored by families that take no instructions.
+            speed: Ignored by families that cannot change it.
+            recording: Voice to imitate, from ``imitating``.
         """
         keywords: dict[str, Any] = {"text": self.as_text(text), "verbose": False, **recording}
         if voice is not None:
@@ -176,18 +176,18 @@ class Voice:
 
 
 def require_cloning(handle: ModelHandle, *, text_known: bool) -> None:
-    """Refuse a model that does not imitate the voice of a recording, before it is loaded.
+    """Refuse a model that cannot imitate the voice of a recording, before it is loaded.
 
     Args:
         handle: The model.
-        text_known: Whether it is known what is said in the recording.
+        text_known: Whether the recording's transcript is given.
 
     Raises:
-        CapabilityError: It does not.
-        ValidationError: It does so only when it is known what is said.
+        CapabilityError: The model does not imitate voices.
+        ValidationError: The model needs the transcript.
     """
     config = read_config(handle)
-    family = FAMILIES.get(_family_of(config))
+    family = FAMILIES.get(_architecture_of(config))
     if family is None or family.cloning is None or not clones_voices(config):
         raise CapabilityError(f"'{handle.label}' does not imitate the voice of a recording.")
     if family.cloning.needs_text and not text_known:
@@ -196,7 +196,7 @@ def require_cloning(handle: ModelHandle, *, text_known: bool) -> None:
         raise ValidationError(f"{SAMPLE_TEXT} {needed}", options=(SAMPLE_TEXT,), detail={"problems": [problem]})
 
 
-def _family_of(config: Mapping[str, Any]) -> str:
+def _architecture_of(config: Mapping[str, Any]) -> str:
     return str(config.get("model_type") or "kokoro")
 
 
@@ -210,37 +210,39 @@ def load_voice(handle: ModelHandle, form: WeightForm = WeightForm.STORED) -> Voi
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
         UnhealthyModelError: Files are missing or damaged.
-        IncompatibleModelError: It is of no family that loads from its own folder.
+        IncompatibleModelError: It is of no family that loads offline.
         BackendNotInstalledError: A package that this family needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
     refuse_untrusted_code(handle)
     config = read_config(handle)
-    named = _family_of(config)
-    family = FAMILIES.get(named)
+    architecture = _architecture_of(config)
+    family = FAMILIES.get(architecture)
     if family is None:
-        raise IncompatibleModelError(f"'{handle.name}' ({named}) is of no family that is known to speak offline.")
+        raise IncompatibleModelError(
+            f"'{handle.name}' ({architecture}) is of no family that is known to speak offline."
+        )
     for folder in family.folders:
         if not os.path.isdir(os.path.join(handle.directory, folder)):
             raise UnhealthyModelError(f"'{handle.name}' lacks the folder {folder}", hint="Download the model again.")
     with (
-        translated(handle, f"has an architecture mlx-audio does not know ({named})"),
+        translated(handle, f"has an architecture mlx-audio does not know ({architecture})"),
         offline(),
         quietly(),
-        contained(handle.name),  # inside, since it tells what a library prints before it gives up
+        contained(handle.name),  # innermost: it captures what a library prints before it exits
     ):
-        with loading_directory(handle) as directory, _named_by_weights(handle, named, directory) as directory:
-            network = utils.load_model(directory, model_name_parts=[named], model_type=named)
-        _require_whole(handle, network)
+        with loading_directory(handle) as directory, _versioned(handle, architecture, directory) as directory:
+            network = utils.load_model(directory, model_name_parts=[architecture], model_type=architecture)
+        _require_parts(handle, network)
         folders = (handle.directory, *(os.path.join(handle.directory, folder) for folder in family.folders))
         size = widen(network, form) if form.widened else sum(map(weight_bytes, folders))
     designs = config.get("tts_model_type") == "voice_design"
-    return Voice(handle, size, network, named, family, designs)
+    return Voice(handle, size, network, architecture, family, designs)
 
 
 @contextlib.contextmanager
-def _named_by_weights(handle: ModelHandle, architecture: str, directory: Path) -> Iterator[Path]:
-    """Yield a directory by whose path mlx-audio, which tells versions of Soprano by it, takes the right decoder."""
+def _versioned(handle: ModelHandle, architecture: str, directory: Path) -> Iterator[Path]:
+    """Yield the model's directory, for Soprano under a path with the right version, from which mlx-audio takes it."""
     loaded: list[Any] = [mx.load(path) for path in weight_files(handle.directory)] if architecture == "soprano" else []
     widths = [tensors[_SOPRANO_NORM].size for tensors in loaded if _SOPRANO_NORM in tensors]  # reads headers only
     wide = _SOPRANO_1_1_WIDTH in widths
@@ -253,8 +255,8 @@ def _named_by_weights(handle: ModelHandle, architecture: str, directory: Path) -
         yield Path(folder)
 
 
-def _require_whole(handle: ModelHandle, network: nn.Module) -> None:
-    """Refuse a model of which a part could not be loaded, which the library only prints.
+def _require_parts(handle: ModelHandle, network: nn.Module) -> None:
+    """Refuse a model with a part that could not be loaded, which the library only prints.
 
     Raises:
         UnhealthyModelError: Names the part.

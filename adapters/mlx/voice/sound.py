@@ -1,7 +1,4 @@
-"""Sound between a model and a listener: faster or slower at the same pitch, another sample rate, quiet ends.
-
-And before a model: the recording whose voice it is to imitate.
-"""
+"""Sound processing: fades, time stretching, resampling and conversion of output, and reading of voice samples."""
 
 import numpy as np
 from mlx_audio.resample import resample_audio_array
@@ -20,7 +17,7 @@ _SEARCH_SECONDS = 0.01
 
 
 def faded(sound: Sound, rate: int, *, begins: bool = True, ends: bool = True) -> Sound:
-    """Return sound that begins and ends at zero, so that it can follow and be followed by any other.
+    """Return sound that begins and ends at zero, so that it can be joined with other sound without a click.
 
     Args:
         sound: The samples.
@@ -41,12 +38,14 @@ def faded(sound: Sound, rate: int, *, begins: bool = True, ends: bool = True) ->
 
 
 def stretched(sound: Sound, rate: int, speed: float) -> Sound:
-    """Return sound that is faster or slower at the same pitch: overlapping frames, each where it fits the one before.
+    """Return sound that is faster or slower at the same pitch.
+
+    It is made of overlapping frames (WSOLA); each is taken where it best continues the one before.
 
     Args:
         sound: The samples.
         rate: Hz.
-        speed: 2 takes half of the time.
+        speed: Factor; 2 halves the duration.
     """
     step = int(_FRAME_SECONDS * rate / 2)
     reach = int(_SEARCH_SECONDS * rate)
@@ -58,8 +57,8 @@ def stretched(sound: Sound, rate: int, speed: float) -> Sound:
     result, weight = np.zeros((count + 1) * step, np.float32), np.zeros((count + 1) * step, np.float32)
     wanted = padded[reach : reach + 2 * step]
     for index in range(count):
-        place = int(index * step * speed)  # of the first sample of the searched span, in the padded sound
-        span = padded[place : place + 2 * step + 2 * reach]
+        start = int(index * step * speed)  # of the searched span in the padded sound
+        span = padded[start : start + 2 * step + 2 * reach]
         if len(span) < 2 * step:
             break
         offset = int(np.argmax(np.correlate(span, wanted[: len(span)], "valid"))) if index else reach
@@ -67,7 +66,7 @@ def stretched(sound: Sound, rate: int, speed: float) -> Sound:
         begin = index * step
         result[begin : begin + len(frame)] += frame * window[: len(frame)]
         weight[begin : begin + len(frame)] += window[: len(frame)]
-        following = place + offset + step
+        following = start + offset + step
         wanted = padded[following : following + 2 * step]
     return np.asarray(result / np.maximum(weight, 0.1), np.float32)[: int(len(sound) / speed)]
 
@@ -78,25 +77,25 @@ def resampled(sound: Sound, rate: int, wanted: int) -> Sound:
 
 
 SAMPLE_RATE = 48_000
-"""Hz, at which recordings are read whose voices are imitated: no model takes more."""
+"""Sample rate at which voice samples are read, Hz; no model takes a higher one."""
 
 _QUIET = 0.003
-"""Root of the mean square, up to which sound counts as silence: -50 dB."""
+"""RMS level up to which sound counts as silence: -50 dB."""
 
 _PART_SECONDS = 0.05
 _SAMPLE_PART = int(_PART_SECONDS * SAMPLE_RATE)
 
 
 def read_sample(sample: VoiceSample) -> Sound:
-    """Return a recording whose voice is to be imitated, at ``SAMPLE_RATE``.
+    """Return the recording of a voice to imitate, at ``SAMPLE_RATE``.
 
     Raises:
-        ValidationError: It is silent, too short or too long; and as ``read_audio``.
+        ValidationError: The recording is silent, too short or too long; and as ``read_audio``.
         StorageError, BackendNotInstalledError: As ``read_audio``.
     """
     sound: Sound = read_audio(sample.path, sample.name, SAMPLE_RATE, MAX_SAMPLE_SECONDS).samples
-    whole = sound[: len(sound) // _SAMPLE_PART * _SAMPLE_PART].reshape(-1, _SAMPLE_PART)
-    loud = whole.std(axis=1) > _QUIET  # without the mean: a constant is silent
+    parts = sound[: len(sound) // _SAMPLE_PART * _SAMPLE_PART].reshape(-1, _SAMPLE_PART)
+    loud = parts.std(axis=1) > _QUIET  # the deviation ignores a constant offset
     seconds = np.count_nonzero(loud) * _PART_SECONDS
     if seconds == 0:
         raise ValidationError(f"The recording is silent: {sample.name}")
@@ -107,5 +106,5 @@ def read_sample(sample: VoiceSample) -> Sound:
 
 
 def pcm_of(sound: Sound) -> bytes:
-    """Return samples as signed numbers of 16 bits, the lower byte first."""
+    """Return samples as signed 16-bit little-endian PCM."""
     return bytes(np.clip(np.rint(sound * 32767.0), -32768, 32767).astype("<i2").tobytes())

@@ -1,4 +1,4 @@
-"""The speech synthesizer port on mlx-audio: one piece of text after the other, between which others have their turn."""
+"""The speech synthesizer port on mlx-audio: the text is spoken in pieces, between which other work gets its turn."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class MlxSpeechSynthesizer(SpeechSynthesizer):
-    """Runs the voices that mlx-audio supports.
+    """Runs the speech synthesis models that mlx-audio supports.
 
     Args:
         leases: Leases the models.
@@ -63,7 +63,7 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         pieces, sample = pieces_of(request.text), request.settings.sample
         rate, text_tokens = lease.call(lambda: (lease.model.sample_rate, lease.model.count(request.text)))
         produced = _Produced(rate, request.settings.sample_rate or rate)
-        imitated: Mapping[str, Any] = {}
+        imitated: Mapping[str, Any] = {}  # arguments for the voice to imitate
         if recording is not None and sample is not None:
             recording = sounds.resampled(recording, sounds.SAMPLE_RATE, rate)
             imitated = lease.call(functools.partial(lease.model.imitating, recording, sample.text))
@@ -85,7 +85,7 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         produced: "_Produced",
         imitated: "Mapping[str, Any]",
     ) -> Iterator[bytes]:
-        """Yield the sound of a piece, which begins and ends at zero."""
+        """Yield the sound of a piece of text as PCM, in parts; it begins and ends at zero."""
         from mlxk.adapters.mlx.voice import sound as sounds
 
         settings, model, family = request.settings, lease.model, lease.model.family
@@ -94,23 +94,23 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
         speak = functools.partial(model.speak, piece, settings.voice, settings.instructions, settings.speed, imitated)
         fragments = lease.call(speak)
         try:
-            found = self._fragments(lease, fragments, produced)
+            parts = self._fragments(lease, fragments, produced)
             if speed != 1.0 or wanted != rate:
-                # These filters see a whole piece, since at the ends of its parts they would click.
-                whole = np.concatenate([np.zeros(0, np.float32), *found])
-                whole = sounds.stretched(whole, rate, speed)
-                found = iter([whole if wanted == rate else sounds.resampled(whole, rate, wanted)])
-            held: sounds.Sound | None = None  # the last part fades out, so each waits for the next
+                # Applied to the whole piece: filtered separately, parts would click where they are joined.
+                sound = np.concatenate([np.zeros(0, np.float32), *parts])
+                sound = sounds.stretched(sound, rate, speed)
+                parts = iter([sound if wanted == rate else sounds.resampled(sound, rate, wanted)])
+            previous: sounds.Sound | None = None  # one part behind: only the last one fades out
             begins = True
-            for part in found:
-                if held is not None:
-                    yield sounds.pcm_of(sounds.faded(held, wanted, begins=begins, ends=False))
+            for part in parts:
+                if previous is not None:
+                    yield sounds.pcm_of(sounds.faded(previous, wanted, begins=begins, ends=False))
                     begins = False
-                held = part
-            if held is not None:
-                yield sounds.pcm_of(sounds.faded(held, wanted, begins=begins))
+                previous = part
+            if previous is not None:
+                yield sounds.pcm_of(sounds.faded(previous, wanted, begins=begins))
         finally:
-            # The generator may hold arrays, which belong to the owner thread; after a close there are none.
+            # Closing releases the generator's arrays, which belong to the owner thread.
             with contextlib.suppress(MlxkError):
                 lease.call(fragments.close)
 
@@ -125,7 +125,7 @@ class MlxSpeechSynthesizer(SpeechSynthesizer):
 
 
 def _read(model: ModelHandle, sample: VoiceSample) -> "Sound":
-    """Return a recording whose voice is to be imitated, and refuse a model that would not do so."""
+    """Return the recording of a voice to imitate, and refuse a model that cannot imitate it."""
     from mlxk.adapters.mlx.voice import loader, sound
 
     loader.require_cloning(model, text_known=sample.text is not None)
@@ -134,11 +134,13 @@ def _read(model: ModelHandle, sample: VoiceSample) -> "Sound":
 
 @attrs.define
 class _Produced:
-    """What was made so far."""
+    """Sample rates, and the output of a request so far."""
 
     rate: int
-    """Of the model's sound, Hz."""
+    """Sample rate of the model's sound, Hz."""
     wanted: int
-    """Of the sound that is returned, Hz."""
+    """Sample rate of the returned sound, Hz."""
     samples: int = 0
+    """Number of samples returned."""
     tokens: int = 0
+    """Number of tokens generated."""
