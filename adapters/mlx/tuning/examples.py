@@ -1,4 +1,4 @@
-"""Examples as tokens: rendered by the model's own template, as a server renders a conversation, and what is learned."""
+"""Examples as tokens, rendered with the model's chat template as for generation, with the ranges to learn."""
 
 import attrs
 
@@ -17,27 +17,27 @@ class EncodedExample:
 
     tokens: tuple[int, ...]
     learned: tuple[tuple[int, int], ...]
-    """Where answers are: the index of their first token, and that after their last one."""
+    """Ranges of tokens to learn, such as answers: start, and end exclusive."""
     uncut: int
-    """How many tokens there were before it was cut."""
+    """Number of tokens before truncation."""
     source: Example
-    """What they are the tokens of."""
+    """The example that was encoded."""
     worse: "EncodedExample | None" = None
-    """The same with the worse answer, of a pair."""
+    """The same example with the rejected answer, for a pair."""
 
     @property
     def learned_tokens(self) -> int:
-        """How many tokens are learned; nothing predicts the first one of all."""
+        """Number of tokens that are learned; nothing predicts the first token of a sequence."""
         return sum(end - max(start, 1) for start, end in self.learned)
 
 
 class ExampleEncoder:
-    """Makes tokens of the examples of a model that reads text.
+    """Encodes examples for a text model.
 
     Args:
-        tokenizer: Of the model.
-        max_length: Tokens; what is beyond is cut.
-        mask_prompt: Whether only answers are learned; text is learned as a whole.
+        tokenizer: The model's.
+        max_length: Maximum tokens of an example; the rest is cut off.
+        mask_prompt: Whether only answers are learned; plain text is learned as a whole.
     """
 
     def __init__(self, tokenizer: LoadedTokenizer, max_length: int, *, mask_prompt: bool) -> None:
@@ -52,13 +52,13 @@ class ExampleEncoder:
         """Return an example as tokens.
 
         Raises:
-            ValidationError: The template refuses it, or nothing of its answers would be left; names the line.
+            ValidationError: Names the line: the template refuses the example, or truncation leaves nothing to learn.
         """
         if example.rejected is not None:
             worse = self.encode(example.worse)
             return attrs.evolve(self.encode(attrs.evolve(example, rejected=None)), source=example, worse=worse)
         try:
-            tokens, learned = self._whole(example)
+            tokens, learned = self._untruncated(example)
         except MlxkError as error:
             raise ValidationError(f"line {example.line}: {error.message}", hint=error.hint) from error
         if not self._mask_prompt:
@@ -72,7 +72,7 @@ class ExampleEncoder:
             )
         return EncodedExample(tuple(tokens[:limit]), kept, len(tokens), example)
 
-    def _whole(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
+    def _untruncated(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
         if example.kind is ExampleKind.TEXT:
             tokens = self._ended(self._plain(example.text, begins=True))
             return tokens, [(0, len(tokens))]
@@ -82,13 +82,16 @@ class ExampleEncoder:
             raise ValidationError(
                 "the model has no chat template for messages", hint="Write prompt and completion, or text."
             )
-        asked = self._plain(example.asked.messages[-1].content, begins=True)
-        tokens = self._ended(asked + self._plain(example.answer, begins=False))
-        return tokens, [(len(asked), len(tokens))]
+        prompt = self._plain(example.asked.messages[-1].content, begins=True)
+        tokens = self._ended(prompt + self._plain(example.answer, begins=False))
+        return tokens, [(len(prompt), len(tokens))]
 
     def _conversation(self, example: Example) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a conversation, and where those of its answers are that the template repeats as such."""
-        conversation = self._shown(example)
+        """Return the tokens of a conversation and the ranges of its answers.
+
+        Earlier answers that the template changes or leaves out, such as their reasoning, are not learned.
+        """
+        conversation = self._with_media(example)
         tokens, messages = self._trimmed(self._rendered(conversation)), conversation.messages
         learned = []
         for index in example.learned:
@@ -103,7 +106,7 @@ class ExampleEncoder:
                 learned.append((start, end))
         return tokens, learned
 
-    def _shown(self, example: Example) -> Conversation:
+    def _with_media(self, example: Example) -> Conversation:
         return example.conversation
 
     def _rendered(self, conversation: Conversation, *, opens: bool = False) -> list[int]:
@@ -113,27 +116,27 @@ class ExampleEncoder:
         return self._renderer.encode(Rendering(text), begins=begins)
 
     def _trimmed(self, tokens: list[int]) -> list[int]:
-        """Return a conversation up to the token that ends its last message, which is added where there is none."""
+        """Cut a rendered conversation after the token that ends its last message, or add such a token."""
         last = next((at for at in range(len(tokens) - 1, -1, -1) if tokens[at] in self._ends), None)
-        return self._ended(tokens) if last is None or last < len(tokens) - _AFTER_AN_END else tokens[: last + 1]
+        return self._ended(tokens) if last is None or last < len(tokens) - _MAX_AFTER_END else tokens[: last + 1]
 
     def _ended(self, tokens: list[int]) -> list[int]:
         return tokens if self._end is None or tokens[-1:] == [self._end] else [*tokens, self._end]
 
 
-_AFTER_AN_END = 3
-"""Tokens, such as a line feed, that a template writes at most after the end of a message."""
+_MAX_AFTER_END = 3
+"""Maximum number of tokens, such as a newline, that a template writes after the end of a message."""
 
 
 def _common(one: list[int], other: list[int]) -> int:
-    """Return how many tokens two lists have in common at their beginning."""
+    """Return the length of the common prefix of two lists."""
     return next(
         (at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other))
     )
 
 
 def measured(examples: list[EncodedExample]) -> ExampleLengths:
-    """Return how long examples are."""
+    """Return statistics of the lengths of examples."""
     encoded = [each for example in examples for each in (example, example.worse) if each is not None]
     cut = tuple(dict.fromkeys(each.source.line for each in encoded if each.uncut > len(each.tokens)))
     return ExampleLengths(

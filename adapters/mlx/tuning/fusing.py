@@ -1,4 +1,4 @@
-"""Fusing: the weights of a model with those of an adapter built in, written as a conversion writes them."""
+"""Fusing: merging an adapter into the weights of its model, and writing them as a conversion does."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from mlxk.domain.errors import ValidationError
 
 
 def fuse(model: TrainedModel, adapter: str, target: str, progress: Progress, *, dequantize: bool, exact: bool) -> int:
-    """Write a fused model; for arguments and errors see ``ModelTuner.fuse``."""
+    """Write a fused model; see ``ModelTuner.fuse``."""
     files = read_adapter(adapter)
     network, config = load_lazily(model.handle, model.backend)
     apply_adapter(network, files, model.handle.label)
-    changed = _build_in(network, dequantize=dequantize, exact=exact)
+    changed = _merge(network, dequantize=dequantize, exact=exact)
     if files.kind == FULL:
         changed = len({name.rpartition(".")[0] for name in files.tensors})
     if not changed:
@@ -31,8 +31,8 @@ def fuse(model: TrainedModel, adapter: str, target: str, progress: Progress, *, 
     return changed
 
 
-def _build_in(network: nn.Module, *, dequantize: bool, exact: bool) -> int:
-    """Replace layers with an adapter by plain ones; return how many there were."""
+def _merge(network: nn.Module, *, dequantize: bool, exact: bool) -> int:
+    """Replace layers that have an adapter by plain ones; return their number."""
     if exact:
         for _, module in network.named_modules():
             if hasattr(module, "fuse"):
@@ -48,7 +48,7 @@ def _build_in(network: nn.Module, *, dequantize: bool, exact: bool) -> int:
 
 
 def _widen(layer: nn.Module | None) -> None:
-    """Hold the numbers of a layer in 32 bits, packed ones excepted, of which the scales decide."""
+    """Convert a layer's 16-bit arrays to 32 bits; packed weights stay, since their scales determine the precision."""
     if layer is None:
         return
     for name, value in list(layer.items()):

@@ -1,6 +1,6 @@
-"""Examples with images: the tokens and embeddings that the engine computes of them, and the losses of their answers.
+"""Training examples with images: encoding them as for generation, and the losses of their answers.
 
-Importing it imports mlx-vlm. Encoders of images are not trained, so that what they make of an image is computed once.
+Imports mlx-vlm. Vision encoders are not trained, so the features of an image are computed once.
 """
 
 import hashlib
@@ -27,39 +27,45 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.tuning.examples import Example
 
-Shown = Callable[[Example], Conversation]
-"""Returns the conversation of an example with its images."""
+ImageReader = Callable[[Example], Conversation]
+"""Returns the conversation of an example with its images, decoded."""
 
 _KEPT_BYTES = 512 * 1024 * 1024
-"""Of processed images, and as much of their features."""
+"""Maximum size of the cache of processed images, and of that of their features."""
 
 
 class ImageExampleEncoder(ExampleEncoder):
-    """Makes tokens of the examples of a model that reads images; arguments as those of ``ExampleEncoder``.
+    """Encodes examples for a vision model; takes the arguments of ``ExampleEncoder`` as well.
 
     Args:
-        template: What rendering needs of the model.
-        shown: Reads the images of an example.
+        template: The model's processor and config.
+        read_images: Reads the images of an example.
 
     Raises:
-        ValidationError: An encoder reads the prompts of the model, of which the loss is not the next token's.
+        ValidationError: The model encodes its prompts, so that its loss is not that of the next token.
     """
 
     def __init__(
-        self, tokenizer: LoadedTokenizer, template: VisionTemplate, shown: Shown, max_length: int, *, mask_prompt: bool
+        self,
+        tokenizer: LoadedTokenizer,
+        template: VisionTemplate,
+        read_images: ImageReader,
+        max_length: int,
+        *,
+        mask_prompt: bool,
     ) -> None:
         if template.type in ENCODING:
             raise ValidationError(
                 f"'{tokenizer.handle.name}' ({template.type}) has an encoder beside its decoder: it is not tuned"
             )
         super().__init__(tokenizer, max_length, mask_prompt=mask_prompt)
-        self._tokenizer, self._template, self._with_images = tokenizer, template, shown
+        self._tokenizer, self._template, self._read_images = tokenizer, template, read_images
         self._templated = True
         self._kept = RecentlyUsed[ProcessedPrompt]()
         self._kept.max_bytes = _KEPT_BYTES
 
     def encode(self, example: Example) -> EncodedExample:
-        """Return an example as tokens. Raises as ``ExampleEncoder.encode``, and where images would be cut."""
+        """Return an example as tokens; raises as ``ExampleEncoder.encode``, and if truncation would cut its images."""
         encoded = super().encode(example)
         if example.parts and self.processed(encoded).last_media >= len(encoded.tokens) - 1:
             raise ValidationError(
@@ -69,20 +75,20 @@ class ImageExampleEncoder(ExampleEncoder):
         return encoded
 
     def processed(self, encoded: EncodedExample) -> ProcessedPrompt:
-        """Return an example as the model's processor makes it, with the tokens that it was encoded to."""
+        """Return an encoded example with the processor's arrays for its images, from a cache if possible."""
         tokens = encoded.tokens
         if not encoded.source.parts:
             return ProcessedPrompt(tokens, {}, frozenset(), -1, "")
         key = hashlib.sha256(repr((tokens, encoded.source.parts)).encode()).hexdigest()
-        found = self._kept.get(key)
-        if found is None:
-            found = self._processed(self._shown(encoded.source))
-            sizes = (leaf.nbytes for _, leaf in tree_flatten(dict(found.inputs)) if isinstance(leaf, np.ndarray))
-            self._kept.put(key, found, sum(sizes))
-        return attrs.evolve(found, tokens=tokens, given=tokens)
+        prompt = self._kept.get(key)
+        if prompt is None:
+            prompt = self._processed(self._with_media(encoded.source))
+            sizes = (leaf.nbytes for _, leaf in tree_flatten(dict(prompt.inputs)) if isinstance(leaf, np.ndarray))
+            self._kept.put(key, prompt, sum(sizes))
+        return attrs.evolve(prompt, tokens=tokens, processor_tokens=tokens)
 
-    def _shown(self, example: Example) -> Conversation:
-        return self._with_images(example)
+    def _with_media(self, example: Example) -> Conversation:
+        return self._read_images(example)
 
     def _rendered(self, conversation: Conversation, *, opens: bool = False) -> list[int]:
         return list(self._processed(conversation, opens=opens).tokens)
@@ -94,30 +100,31 @@ class ImageExampleEncoder(ExampleEncoder):
 
 
 @attrs.frozen(eq=False)
-class _Shown:
-    """An example for the language model of a model that reads images."""
+class _EmbeddedExample:
+    """An example as inputs of a vision model's language model."""
 
     ids: mx.array
     """Shape [1, L]."""
     embeddings: mx.array
     """Shape [1, L, D]."""
     options: dict[str, Any]
+    """Further keyword arguments of the language model."""
     mask: mx.array
-    """Shape [L - 1]."""
+    """See ``mask_of``."""
 
 
 class ImageLosses(Losses):
-    """Computes the losses of examples with a model that reads images, one example after the other.
+    """Computes the losses of examples with a vision model, one example after the other.
 
     Args:
-        model: It is trained, or measured.
-        shown: Reads the images of an example.
+        model: The model to train or evaluate.
+        read_images: Reads the images of an example.
     """
 
-    def __init__(self, model: LoadedModel, shown: Shown) -> None:
+    def __init__(self, model: LoadedModel, read_images: ImageReader) -> None:
         super().__init__(model)
         self.network: nn.Module = whole_network(model)
-        self._name, self._shown = model.name, shown
+        self._name, self._read_images = model.name, read_images
         self._stepped = model.vision.network
         self._parts: VisionParts = model.vision.parts
         model.vision.keep_features(_KEPT_BYTES)
@@ -125,7 +132,7 @@ class ImageLosses(Losses):
 
     def encoder(self, tokenizer: LoadedTokenizer, max_length: int, *, mask_prompt: bool) -> ImageExampleEncoder:
         self._encoder = ImageExampleEncoder(
-            tokenizer, self._parts.template, self._shown, max_length, mask_prompt=mask_prompt
+            tokenizer, self._parts.template, self._read_images, max_length, mask_prompt=mask_prompt
         )
         return self._encoder
 
@@ -143,7 +150,7 @@ class ImageLosses(Losses):
             sums.append((nn.losses.cross_entropy(logits, each.ids[0, 1:]) * each.mask).sum())
         return mx.stack(sums), mx.stack([each.mask.sum() for each in batch])
 
-    def _embedded(self, example: EncodedExample) -> _Shown:
+    def _embedded(self, example: EncodedExample) -> _EmbeddedExample:
         prompt = VisionPrompt(self._parts, self._stepped, self._encoder.processed(example))
         options = prompt.embedded()
         embeddings, length = options.pop("inputs_embeds"), len(example.tokens)
@@ -152,4 +159,4 @@ class ImageLosses(Losses):
                 f"'{self._name}' is of an architecture whose images are not as many tokens as features: it is not tuned"
             )
         mx.eval(embeddings)
-        return _Shown(mx.array([example.tokens]), embeddings, options, mask_of(example, length))
+        return _EmbeddedExample(mx.array([example.tokens]), embeddings, options, mask_of(example, length))

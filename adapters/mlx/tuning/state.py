@@ -1,7 +1,7 @@
-"""What a run leaves on disk: its state, in one file that appears whole, and the adapter that it trained.
+"""Files of a training run: its state, in one file that is replaced atomically, and the adapter that it trained.
 
-The state has trained weights, optimizer, step and figures; its metadata says which run it belongs to. The step is the
-position in the data and in the random numbers: both depend on it and on the seed alone.
+The state has the trained weights, the optimizer, the step and the measured points; its metadata identifies the run. The
+step determines the position in the data and the random numbers, which depend on it and on the seed alone.
 """
 
 import contextlib
@@ -29,38 +29,38 @@ _FORMAT = "1"
 
 @attrs.frozen
 class TrainingState:
-    """A run after a step."""
+    """The state of a run after a step."""
 
     step: int
     weights: Mapping[str, mx.array]
-    """The trained ones, by their path in the network."""
+    """Trained weights by their path in the network."""
     optimizer: Any
-    """Its tree of arrays."""
+    """The optimizer's tree of arrays."""
     points: tuple[TrainingPoint, ...]
     losses: list[tuple[float, int]]
-    """Of the steps since the last point, each with the tokens that it is the mean of."""
+    """Mean loss of each batch since the last point, with its weight: tokens, or pairs."""
 
 
 def write_state(directory: str, state: TrainingState, identity: str, fields: Mapping[str, object]) -> None:
-    """Write a state in place of an earlier one.
+    """Write a state, replacing an earlier one.
 
     Raises:
-        StorageError: The disk refuses; the earlier one is then intact.
+        StorageError: Writing fails; an earlier state is then intact.
     """
     arrays = {f"{_WEIGHTS}{name}": value for name, value in state.weights.items()}
     arrays |= {f"{_OPTIMIZER}{name}": value for name, value in tree_flatten(state.optimizer)}
     points = [attrs.asdict(point) for point in state.points]
-    described: dict[str, object] = {"step": state.step, "identity": identity, "settings": dict(fields)}
-    described |= {"points": points, "losses": state.losses}
-    metadata = {"format": "mlx", "mlxk_training": _FORMAT, "run": json.dumps(described)}
-    _save_whole(os.path.join(directory, STATE), arrays, metadata)
+    run: dict[str, object] = {"step": state.step, "identity": identity, "settings": dict(fields)}
+    run |= {"points": points, "losses": state.losses}
+    metadata = {"format": "mlx", "mlxk_training": _FORMAT, "run": json.dumps(run)}
+    _save_atomically(os.path.join(directory, STATE), arrays, metadata)
 
 
-def _save_whole(path: str, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file under another name, and move it into place.
+def _save_atomically(path: str, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file under a temporary name, and move it into place.
 
     Raises:
-        StorageError: The disk refuses; what was there is then intact.
+        StorageError: Writing fails; an earlier file is then intact.
     """
     temporary = f"{path.removesuffix('.safetensors')}.unfinished.safetensors"
     try:
@@ -80,8 +80,8 @@ def _save_whole(path: str, arrays: Mapping[str, mx.array], metadata: Mapping[str
 
 
 def read_unfinished(directory: str) -> UnfinishedTraining | None:
-    """Return the run whose state a directory holds, from its header alone; None where it holds none."""
-    run = _described(directory)
+    """Return the unfinished run in a directory, from the header of its state alone; None if there is none."""
+    run = _run_in(directory)
     return None if run is None else UnfinishedTraining(run["step"], run["identity"], run["settings"])
 
 
@@ -91,32 +91,33 @@ def read_state(directory: str) -> TrainingState:
     Raises:
         ValidationError: There is none, or it is damaged.
     """
-    run = _described(directory)
+    run = _run_in(directory)
     if run is None:
         raise ValidationError("there is no state of a training to continue, or it is damaged")
     arrays = mx.load(os.path.join(directory, STATE))
     assert isinstance(arrays, dict)
     mx.eval(arrays)
-    found = {
-        kind: [(name.removeprefix(kind), value) for name, value in arrays.items() if name.startswith(kind)]
-        for kind in (_WEIGHTS, _OPTIMIZER)
+    groups = {
+        prefix: [(name.removeprefix(prefix), value) for name, value in arrays.items() if name.startswith(prefix)]
+        for prefix in (_WEIGHTS, _OPTIMIZER)
     }
     return TrainingState(
         step=run["step"],
-        weights=dict(found[_WEIGHTS]),
-        optimizer=tree_unflatten(found[_OPTIMIZER]),
+        weights=dict(groups[_WEIGHTS]),
+        optimizer=tree_unflatten(groups[_OPTIMIZER]),
         points=tuple(TrainingPoint(**point) for point in run["points"]),
         losses=[(loss, tokens) for loss, tokens in run["losses"]],
     )
 
 
 def remove_state(directory: str) -> None:
-    """Remove a state, if there is one."""
+    """Remove the state in a directory, if there is one."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, STATE))
 
 
-def _described(directory: str) -> dict[str, Any] | None:
+def _run_in(directory: str) -> dict[str, Any] | None:
+    """Return the entry ``run`` of the state's metadata; None if there is no state or it is damaged."""
     try:
         header = header_of(os.path.join(directory, STATE))
         if header.damage is not None or header.metadata.get("mlxk_training") != _FORMAT:
@@ -128,18 +129,18 @@ def _described(directory: str) -> dict[str, Any] | None:
 
 
 def write_adapter(job: TrainingJob, network: nn.Module) -> None:
-    """Write what was trained as mlx-lm does; whole weights in the type that the model has on disk.
+    """Write the trained weights in mlx-lm's format for adapters; full weights in the type of the model's files.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: Writing fails.
     """
     settings = job.settings
     weights = dict(tree_flatten(network.trainable_parameters()))
     if settings.method is Method.FULL and job.form.widened:
-        named = read_config(job.model.handle)
-        stored = _TYPES.get(str(named.get("dtype", named.get("torch_dtype"))))
+        model = read_config(job.model.handle)
+        stored = _TYPES.get(str(model.get("dtype", model.get("torch_dtype"))))
         weights = {name: array if stored is None else array.astype(stored) for name, array in weights.items()}
-    _save_whole(os.path.join(job.directory, WEIGHTS), weights, {"format": "mlx"})
+    _save_atomically(os.path.join(job.directory, WEIGHTS), weights, {"format": "mlx"})
     parameters = {"rank": settings.rank, "scale": settings.scale, "dropout": settings.dropout}
     config = {
         "fine_tune_type": settings.method.value,
@@ -155,4 +156,4 @@ def write_adapter(job: TrainingJob, network: nn.Module) -> None:
 
 
 _TYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16}
-"""Types of 16 bits, as configs name them."""
+"""16-bit types by their names in configs."""

@@ -1,7 +1,7 @@
-"""Training of text models: mlx-lm's LoRA and DoRA layers, MLX's AdamW, and a loop of our own.
+"""Training of models: mlx-lm's LoRA and DoRA layers, MLX's AdamW, and our own training loop.
 
-The loop is ours because a run must have the same result whether or not it is broken off and continued: the state of the
-optimizer, the random numbers and the position in the data go on, which mlx-lm's trainer begins anew.
+The loop is ours because an interrupted run that is resumed must have the same result as an uninterrupted one: it
+restores the optimizer's state, the random numbers and the position in the data, which mlx-lm's trainer starts anew.
 """
 
 import contextlib
@@ -55,20 +55,20 @@ from mlxk.domain.tuning.training import (
 _REPORT_SECONDS = 1.0
 _WEIGHT_DECAY, _LARGEST_GRADIENT = 0.01, 1.0
 _MOST_VALIDATED = 200
-"""Examples of a validation."""
+"""Maximum number of examples in a validation."""
 _POINTS = 100
-"""Points of the loss that are kept of a run, besides those of the validation."""
+"""Number of loss points that a run keeps, besides those of validations."""
 
 
 class MlxModelTuner(ModelTuner):
     """Trains on the calling thread.
 
     Args:
-        shown: Returns the conversation of an example with its images, decoded.
+        read_images: Returns the conversation of an example with its images, decoded.
     """
 
-    def __init__(self, shown: Callable[[Example], Conversation] = attrgetter("conversation")) -> None:
-        self._shown = shown
+    def __init__(self, read_images: Callable[[Example], Conversation] = attrgetter("conversation")) -> None:
+        self._read_images = read_images
 
     def lengths(
         self, model: TrainedModel, examples: tuple[Example, ...], max_length: int, *, mask_prompt: bool
@@ -122,10 +122,10 @@ class MlxModelTuner(ModelTuner):
             return Losses(model)
         from mlxk.adapters.mlx.tuning.images import ImageLosses  # only now: it imports mlx-vlm
 
-        return ImageLosses(model, self._shown)
+        return ImageLosses(model, self._read_images)
 
     def _encoder(self, model: TrainedModel, max_length: int, *, mask_prompt: bool) -> ExampleEncoder:
-        """Return what makes tokens of examples, without the weights of the model."""
+        """Return the encoder of examples, without loading the model's weights."""
         handle = model.handle
         require_regular(handle)
         config = read_config(handle)
@@ -134,11 +134,11 @@ class MlxModelTuner(ModelTuner):
             tokenizer = assemble_tokenizer(handle, identity_of(handle), wrapped, config)
             if model.backend != Library.MLX_VLM.value:
                 return ExampleEncoder(tokenizer, max_length, mask_prompt=mask_prompt)
-            from mlxk.adapters.mlx.tuning.images import ImageExampleEncoder  # only now: they import mlx-vlm
+            from mlxk.adapters.mlx.tuning.images import ImageExampleEncoder  # only now: both import mlx-vlm
             from mlxk.adapters.mlx.vision.loader import load_template
 
             template = load_template(handle, config, wrapped)
-        return ImageExampleEncoder(tokenizer, template, self._shown, max_length, mask_prompt=mask_prompt)
+        return ImageExampleEncoder(tokenizer, template, self._read_images, max_length, mask_prompt=mask_prompt)
 
 
 def _loaded(model: TrainedModel, form: WeightForm) -> LoadedModel:
@@ -148,7 +148,7 @@ def _loaded(model: TrainedModel, form: WeightForm) -> LoadedModel:
 
 @contextlib.contextmanager
 def _released(model: ModelHandle) -> Iterator[None]:
-    """Contain what the libraries print, translate what they raise, and release the memory."""
+    """Suppress the libraries' output, translate their exceptions, and release MLX's cached memory afterwards."""
     try:
         with contained(model.name):
             yield
@@ -161,9 +161,13 @@ def _released(model: ModelHandle) -> Iterator[None]:
 
 
 def _prepared(network: nn.Module, name: str, settings: TuningSettings) -> nn.Module:
-    """Return the network with the layers that are trained, which alone are not frozen."""
+    """Freeze the network except for the layers or adapters to train, which are added; return it.
+
+    Raises:
+        ValidationError: The architecture or the quantization does not allow the method.
+    """
     mx.random.seed(settings.seed)
-    for module in network.modules():  # mlx-vlm makes some without what a module has
+    for module in network.modules():  # some of mlx-vlm's modules lack attributes of ``nn.Module``
         vars(module).setdefault("_no_grad", set())
         vars(module).setdefault("_training", False)
     network.freeze()
@@ -191,7 +195,7 @@ def _prepared(network: nn.Module, name: str, settings: TuningSettings) -> nn.Mod
 
 @contextlib.contextmanager
 def _recomputing(network: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Have layers recompute what they need for gradients; mlx-lm changes the class of the layers, for the process."""
+    """Have layers recompute activations for gradients inside the block; undoes mlx-lm's change of their classes."""
     if not wanted:
         yield
         return
@@ -208,7 +212,7 @@ def _recomputing(network: nn.Module, *, wanted: bool) -> Iterator[None]:
 
 @attrs.define
 class _Run:
-    """A run while it is made."""
+    """A training run in progress."""
 
     job: TrainingJob
     network: nn.Module
@@ -223,12 +227,12 @@ class _Run:
     tokens: int = 0
     _began: float = attrs.field(factory=time.monotonic)
     _losses: list[tuple[float, int]] = attrs.field(factory=list)
-    """Of the steps since the last point, each with the tokens that it is the mean of."""
+    """See ``TrainingState.losses``."""
     _reported: tuple[float, int, int] = (0.0, 0, 0)
-    """When figures were given last, after which step, and how many tokens."""
+    """Time, step and number of tokens at the last report."""
 
     def begin(self, *, resume: bool) -> None:
-        """Begin, or take over the state of the run that was broken off."""
+        """Initialize the optimizer, or restore the state of an interrupted run."""
         self.network.eval()
         self.objective.refer([*self.train, *self.valid])
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=_WEIGHT_DECAY, bias_correction=True)
@@ -245,10 +249,10 @@ class _Run:
         self._reported = (self._began, self.step, 0)
 
     def until(self, stopped: Callable[[], bool]) -> TrainingResult:
-        """Make the steps that are left, or those until it is stopped."""
+        """Make the remaining steps, until ``stopped`` returns true after one."""
         settings = self.job.settings
         if self.step == 0:
-            self._give(kept=bool(self.valid), validated=True)
+            self._report(kept=bool(self.valid), validated=True)
         gradients = nn.value_and_grad(self.network, self.objective.loss)
         stream = batches(len(self.train), settings.batch_size, settings.seed)
         for _ in range(self.step * settings.accumulation):
@@ -263,7 +267,7 @@ class _Run:
             last = ended or self.step == settings.steps
             validated = bool(self.valid) and (last or self.step % settings.validate_every == 0)
             with self._saved_on_failure():
-                self._give(kept=last or validated or self.step % every == 0, validated=validated)
+                self._report(kept=last or validated or self.step % every == 0, validated=validated)
             if self.step % settings.save_every == 0 and not last:
                 self.save()
         return self._result()
@@ -288,7 +292,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
-        """Write the state when training is broken off between two steps."""
+        """Write the state if the block, between two steps, raises an exception."""
         try:
             yield
         except BaseException:
@@ -296,14 +300,14 @@ class _Run:
             raise
 
     def _update(self, gradients: Callable[..., Any], indices: list[tuple[int, ...]]) -> None:
-        """Make one step, whose random numbers depend on the seed and the step alone."""
+        """Make one step; its random numbers depend on the seed and the step alone."""
         mx.random.seed(self.job.settings.seed << 32 | self.step)
         total: Any = None
         for batch in indices:
             examples = [self.train[index] for index in batch]
             prepared, count = self.objective.batch(examples)
-            loss, found = gradients(self.network, prepared)
-            total = found if total is None else tree_map(mx.add, total, found)
+            loss, added = gradients(self.network, prepared)
+            total = added if total is None else tree_map(mx.add, total, added)
             mx.eval(total, loss)
             value = number(loss)
             if not value < float("inf"):
@@ -321,25 +325,25 @@ class _Run:
         mx.eval(self.network.trainable_parameters(), self.optimizer.state)
         self.step += 1
 
-    def _give(self, *, kept: bool, validated: bool) -> None:
-        """Report the figures of a step that are kept, and between such steps about every second."""
+    def _report(self, *, kept: bool, validated: bool) -> None:
+        """Report a point that is kept, or another one if the last report was a second ago or more."""
         now = time.monotonic()
-        when, step, tokens = self._reported
-        if not kept and now - when < _REPORT_SECONDS:
+        reported_at, step, tokens = self._reported
+        if not kept and now - reported_at < _REPORT_SECONDS:
             return
         valid_loss = None
         if validated and self.valid:
             self.network.eval()
             valid_loss = self.objective.mean(self.valid, self.job.settings.batch_size)
             self.network.train()
-        seconds, made = now - when, self.step - step
+        seconds, steps = now - reported_at, self.step - step
         point = TrainingPoint(
             step=self.step,
             seconds=now - self._began,
             loss=weighted(self._losses),
             valid_loss=valid_loss,
-            tokens_per_second=(self.tokens - tokens) / seconds if made and seconds else None,
-            seconds_left=(self.job.settings.steps - self.step) * seconds / made if made else None,
+            tokens_per_second=(self.tokens - tokens) / seconds if steps and seconds else None,
+            seconds_left=(self.job.settings.steps - self.step) * seconds / steps if steps else None,
         )
         if kept:
             self._losses = []

@@ -1,9 +1,9 @@
 """Vision-language models with mlx-vlm, in the text engine: same thread, same batches, same settings.
 
-``loader`` loads a model, ``prompts`` renders and processes a conversation, ``prefill`` computes it, and from then on
-its sequence decodes like any other, stepped by ``network``.
+``loader`` loads a model, ``prompts`` renders and processes a conversation, and ``prefill`` computes it; afterwards the
+sequence decodes like any other, stepped by ``network``.
 
-Importing it imports mlx-vlm.
+Imports mlx-vlm.
 
 Raises:
     BackendNotInstalledError: mlx-vlm is not installed.

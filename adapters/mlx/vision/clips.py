@@ -1,4 +1,4 @@
-"""Clips in prompts: as tokens for video where a model has them, else as the frames that every vision model takes."""
+"""Video clips in prompts: as video placeholder tokens for models that have them, else as frames, which are images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import DecodedVideo
 from mlxk.domain.models.snapshot import has_default_template
 
-_WATCHING = frozenset(
+_VIDEO_MODELS = frozenset(
     {
         "llava_onevision",
         "mimo_v2",
@@ -28,40 +28,39 @@ _WATCHING = frozenset(
         "qwen4_exp",
     }
 )
-"""Architectures whose answers about clips are compared with mlx-vlm's own."""
+"""Architectures whose answers about clips were compared with mlx-vlm's own."""
 
-_WATCHING_ONE = frozenset({"nemotron_h_nano_omni"})
-"""Those of them whose processors take one clip in a prompt."""
+_SINGLE_CLIP = frozenset({"nemotron_h_nano_omni"})
+"""Architectures among these whose processors take only one clip in a prompt."""
 
 
 def shown(conversation: Conversation, model: VisionTemplate) -> Conversation:
-    """Return a conversation whose clips are in the form that a model takes.
+    """Return a conversation with its clips in a form that the model takes: clips, or images of their frames.
 
-    A clip stays one for a model with tokens for video, whose template writes them, unless there are images as well, or
-    more clips than it takes: networks of these families merge features of one kind only. Otherwise its frames are
-    images.
+    Clips stay clips if the model has video tokens and its template writes them, unless the conversation also has images
+    or has more clips than the model takes: these networks merge the features of one kind of media only.
     """
-    if conversation.videos and not conversation.images and _watches(model, len(conversation.videos)):
+    if conversation.videos and not conversation.images and _takes_video(model, len(conversation.videos)):
         return conversation
     return conversation.with_frames_as_images()
 
 
 def inputs(videos: Sequence[DecodedVideo]) -> Mapping[str, Any]:
-    """Return the keyword arguments of mlx-vlm's preparation for clips; none without any."""
+    """Return the keyword arguments of mlx-vlm's ``prepare_inputs`` for clips; empty without clips."""
     if not videos:
         return {}
     return {"videos": [_pixels(video) for video in videos], "video_metadata": [_metadata(video) for video in videos]}
 
 
 def prunes(model: VisionTemplate) -> bool:
-    """Whether a network leaves out what a clip repeats, so that it has fewer features than tokens."""
+    """Whether the network drops repeated parts of clips, so that it has fewer features than placeholder tokens."""
     return bool(getattr(model.config, "video_pruning_rate", 0))
 
 
-def _watches(model: VisionTemplate, clips: int) -> bool:
-    named = MODEL_REMAPPING.get(model.type.lower(), model.type.lower())
-    most = 1 if named in _WATCHING_ONE else clips
-    if named not in _WATCHING or clips > most or not processor_handles_video(model.processor):
+def _takes_video(model: VisionTemplate, clips: int) -> bool:
+    architecture = MODEL_REMAPPING.get(model.type.lower(), model.type.lower())
+    too_many = clips > 1 and architecture in _SINGLE_CLIP
+    if architecture not in _VIDEO_MODELS or too_many or not processor_handles_video(model.processor):
         return False
     holders = (model.processor, getattr(model.processor, "tokenizer", None))
     templates = (getattr(holder, "chat_template", None) for holder in holders)

@@ -1,8 +1,8 @@
-"""Models of an encoder and a decoder: what encodes a prompt once, and the decoder as the engine steps it.
+"""Encoder-decoder models: encoding a prompt once, and stepping the decoder in the engine.
 
-Florence-2 encodes images and text, and its decoder begins with one token that starts every answer; Nemotron Parse
-encodes the image alone, and its decoder begins with the text. What is encoded belongs to one prompt and is attended to
-in every step: nothing of it is kept for other prompts, and sequences decode alone.
+Florence-2 encodes images and text, and its decoder starts with one fixed token. Nemotron Parse encodes the image only,
+and its decoder starts with the text. Every decoding step attends to the encoder's states, which belong to one prompt:
+nothing is cached for other prompts, and sequences are not batched.
 
 Shapes: L tokens of the decoder, S states of the encoder, D their size.
 """
@@ -28,34 +28,34 @@ from mlxk.adapters.mlx.vision.network import (
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt
 
 ENCODING = {"florence2": True, "nemotron_parse": False}
-"""Architectures of an encoder and a decoder, and whether the encoder reads text, too."""
+"""Encoder-decoder architectures, and whether the encoder reads text as well."""
 
 
-_USUAL_START = 2
-"""The token that starts the decoder of a config without one."""
+_DEFAULT_START = 2
+"""The decoder's start token if the config has none."""
 
 
 def decoded(tokens: Sequence[int], template: VisionTemplate) -> tuple[int, ...]:
-    """Return the tokens of a prompt as they are counted, with those that the decoder of such a model begins with last.
+    """Return the tokens of a prompt that the engine counts; the last of them are the decoder's first ones.
 
     Args:
-        tokens: The processor's.
-        template: Of any model.
+        tokens: The processor's tokens.
+        template: The model's; for other architectures the tokens are returned unchanged.
     """
     reads_text = ENCODING.get(template.type)
     if reads_text is None:
         return tuple(tokens)
     config = template.config.text_config
-    stated = config if isinstance(config, dict) else vars(config)  # without the weights the parts are not parsed
+    stated = config if isinstance(config, dict) else vars(config)  # a dict if the config was loaded without the weights
     if reads_text:
-        return (*tokens, stated.get("decoder_start_token_id", _USUAL_START))
-    # The tokenizer puts every text between these; the decoder continues it.
+        return (*tokens, stated.get("decoder_start_token_id", _DEFAULT_START))
+    # Without the tokenizer's beginning- and end-of-sequence tokens: the decoder continues the text.
     end = len(tokens) - (len(tokens) > 1 and tokens[-1] == stated.get("eos_token_id"))
     return tuple(tokens[end > 1 and tokens[0] == stated.get("bos_token_id") : end])
 
 
 class EncodedNetwork(VisionNetwork):
-    """Steps the decoder of such a model; the last layer of its cache has what was encoded."""
+    """Steps the decoder of an encoder-decoder model; the last layer of its cache has the encoder's states."""
 
     def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
         """Compute the logits that follow tokens of the decoder, shape [1, L]; returns shape [1, L, V]."""
@@ -64,11 +64,11 @@ class EncodedNetwork(VisionNetwork):
         return logits
 
     def make_cache(self) -> list[Any]:
-        """Return an empty cache: what the decoder has written and what it reads of the encoder, for each layer."""
+        """Return an empty cache: for each layer one of the decoder's keys and values, and one of the encoder's."""
         return [*(CacheList(KVCache(), SimpleKVCache()) for _ in self._language.layers), RowPositions()]
 
     def encode(self, embeddings: mx.array) -> mx.array:
-        """Return the states that the decoder attends to, of what the model has made of a prompt; shape [1, S, D]."""
+        """Return the states to which the decoder attends, shape [1, S, D], from the embeddings of a prompt."""
         inner = self._language.model
         if not hasattr(inner, "encoder"):
             return embeddings
@@ -77,7 +77,7 @@ class EncodedNetwork(VisionNetwork):
 
 
 class EncodedPrompt(Media):
-    """A prompt that is encoded.
+    """A prompt of an encoder-decoder model.
 
     Args:
         parts: The model.
@@ -94,14 +94,14 @@ class EncodedPrompt(Media):
         self._prompt = prompt
 
     def encode_with(self, others: Sequence[Media]) -> None:
-        """Leave it to ``prefill``."""
+        """Do nothing: ``prefill`` encodes."""
 
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
-        """Encode the prompt, and begin the decoder's part of it."""
+        """Encode the prompt, and begin the decoder's part."""
         ids = mx.array([self._prompt.tokens])
         pixels = self._prompt.inputs.get("pixel_values")
-        found = self._parts.model.get_input_embeddings(ids, None if pixels is None else mx.array(pixels))
-        states = self._network.encode(found.inputs_embeds)
+        inputs = self._parts.model.get_input_embeddings(ids, None if pixels is None else mx.array(pixels))
+        states = self._network.encode(inputs.inputs_embeds)
         mx.eval(states)
         cache[-1] = RowFeatures({"encoder_outputs": states}, {})
         begin = len(self._prompt.tokens) if ENCODING[self._parts.type] else 0
@@ -110,13 +110,13 @@ class EncodedPrompt(Media):
 
 @attrs.define(eq=False)
 class EncodedPrefill(Prefill):
-    """The computation of one such prompt, all at once; the encoder has done its part."""
+    """The decoder's part of a prefill, in one chunk."""
 
     begin: int = attrs.field(default=0, kw_only=True)
     """Index of the first token of the decoder."""
 
     def advance(self, max_tokens: int) -> int:
-        """Compute all tokens of the decoder but the last, and return how many tokens of the prompt there were."""
+        """Compute all tokens of the decoder but the last; return the number of the prompt's tokens before the last."""
         last = len(self.tokens) - 1
         chunk, size = self.tokens[self.begin : last], last - self.position
         if size and chunk:

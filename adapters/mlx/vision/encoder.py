@@ -1,7 +1,7 @@
-"""The vision encoder of a model, with a cache of what it makes of each image, by content.
+"""A model's vision encoder with a cache of image features, by content.
 
-Features are kept for each image by itself where the encoder's arguments show where one image ends. Images of several
-prompts are computed together where an encoder makes the same of them so.
+Features are cached for each image separately if the encoder's arguments show where each image ends. Images of several
+prompts are computed together if the encoder's results are then the same.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlxk.application.recently_used import RecentlyUsed
 
 ENCODER_NAMES = ("vision_tower", "vision_model", "vision_encoder", "visual")
-"""Attributes under which mlx-vlm's models have their vision encoder."""
+"""Attributes of mlx-vlm's models with the vision encoder."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of an encoder."""
@@ -25,29 +25,29 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @attrs.define
 class FeatureCounters:
-    """What one model's cache of features did; written on the owner thread, readable from any."""
+    """Counters of one model's feature cache; written on the owner thread, readable from any."""
 
     hits: int = 0
     computed: int = 0
-    """Images whose features were computed; prompts, where an encoder's arguments do not show where one image ends."""
+    """Images whose features were computed; prompts, if the encoder's arguments do not show where each image ends."""
     size_bytes: int = 0
-    """What is kept."""
+    """Size of the cache."""
 
 
 @attrs.define(eq=False)
 class _Features:
-    """What an encoder made of an image."""
+    """Cached features of an image."""
 
     value: Any
     is_awaited: bool = False
-    """Whether it was computed before it was asked for, and has not been since."""
+    """Whether they were computed ahead and have not been used since."""
 
 
 class CachingEncoder:
     """Wraps a vision encoder with a cache; used on the owner thread only.
 
-    Features are kept by the content of what they are computed from, and for each image by itself where the arguments
-    show where one image ends: so a conversation that gets another image has only that one computed.
+    Features are cached by the content of the encoder's arguments, and separately for each image if the arguments show
+    where each image ends: when an image is added to a conversation, only that one is computed.
 
     Args:
         encoder: The wrapped encoder.
@@ -56,17 +56,19 @@ class CachingEncoder:
     def __init__(self, encoder: Any) -> None:  # noqa: ANN401
         self._encoder = encoder
         self.kept_features = RecentlyUsed[_Features]()
-        """By the digests of calls."""
+        """Features by ``_digest`` of the call."""
         self._divides = True
+        """Whether features of single images can be concatenated to those of all."""
         self._joins: bool | None = None
-        """Whether features are the same when several images are computed together; None until it was tried."""
-        self._noting = False
+        """Whether features are the same when several images are computed together; None until tried."""
+        self._recording = False
+        """Whether a call is to be recorded by ``calls_of`` instead of computed."""
         self.counters = FeatureCounters()
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         """Return the features from the cache, or compute them."""
-        if self._noting:
-            raise _NotedError((arguments, options))
+        if self._recording:
+            raise _RecordedCall((arguments, options))
         if self.kept_features.max_bytes <= 0:
             return self._compute((arguments, options))
         calls = _by_image(arguments, options) if self._divides else []
@@ -83,42 +85,43 @@ class CachingEncoder:
         return getattr(self._encoder, name)
 
     def calls_of(self, work: Callable[[], Any]) -> list[Call]:
-        """Return the calls, one for each image, that some work begins with, without computing anything of it.
+        """Run some work up to its first encoder call; return that call, split into one for each image.
 
-        None are returned where the arguments do not show where one image ends, or nothing is kept.
+        The encoder computes nothing. The result is empty if the arguments do not show where each image ends, or if
+        nothing is cached.
         """
         if self._joins is False or not self._divides or self.kept_features.max_bytes <= 0:
             return []
-        self._noting = True
+        self._recording = True
         try:
             work()
-        except _NotedError as noted:
-            return _by_image(*noted.call)
-        except Exception:  # noqa: BLE001 - boundary: a prompt's own prefill reports what is wrong with it
+        except _RecordedCall as recorded:
+            return _by_image(*recorded.call)
+        except Exception:  # noqa: BLE001 - boundary: the prompt's own prefill raises the error again
             return []
         finally:
-            self._noting = False
+            self._recording = False
         return []
 
     def compute_ahead(self, calls: Sequence[Call]) -> None:
-        """Compute and keep the features of several images together, where an encoder takes them so."""
-        wanted: dict[str, Call] = {}
+        """Compute and cache the features of images that are not cached, several together if the encoder allows it."""
+        missing: dict[str, Call] = {}
         for call in calls:
             key = _digest(call)
             if key is not None and self.kept_features.get(key) is None:
-                wanted[key] = call
-        for keys in _groups(wanted):
+                missing[key] = call
+        for keys in _groups(missing):
             if self._joins is not False and len(keys) > 1:
-                self._joins = self._computed_together(keys, [wanted[key] for key in keys])
+                self._joins = self._compute_together(keys, [missing[key] for key in keys])
 
-    def _computed_together(self, keys: Sequence[str], calls: Sequence[Call]) -> bool:
-        """Compute and keep features; return whether the encoder makes the same of images together and alone."""
+    def _compute_together(self, keys: Sequence[str], calls: Sequence[Call]) -> bool:
+        """Compute and cache features; return False if images cannot be computed together, or not with equal results."""
         packed = calls[0][0][0].ndim != _IMAGE_AXES
         joined = [mx.concatenate(list(arrays), axis=0) for arrays in zip(*map(_arrays, calls), strict=True)]
         try:
             features = self._encoder(*joined, *calls[0][0][len(joined) :], **calls[0][1])
             parts = _divided(features, [len(call[0][0]) for call in calls], packed=packed)
-        except Exception:  # noqa: BLE001 - boundary: encoders of any family; images are computed one by one then
+        except Exception:  # noqa: BLE001 - boundary: encoders of any family; images are then computed one by one
             return False
         if self._joins is None and not _are_close(parts[-1], self._encoder(*calls[-1][0], **calls[-1][1])):
             return False
@@ -152,11 +155,11 @@ class CachingEncoder:
 
 
 class _NotDivisibleError(Exception):
-    """Features of single images cannot be put together to those of all."""
+    """Features of single images cannot be concatenated to those of all."""
 
 
-class _NotedError(Exception):
-    """A call was noted in place of being computed."""
+class _RecordedCall(Exception):  # noqa: N818 - control flow, not an error
+    """Ends the work of ``calls_of`` with the recorded call."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -164,11 +167,11 @@ class _NotedError(Exception):
 
 
 _MOST_TOGETHER = 1_200_000
-"""Numbers of images that are computed together: larger images use the machine well by themselves."""
+"""Maximum number of array elements that are computed together: larger images use the machine well by themselves."""
 
 
 def _groups(calls: Mapping[str, Call]) -> list[list[str]]:
-    """Return the keys of calls that can be made together."""
+    """Return the keys of calls in groups that can be computed together."""
     groups: list[list[str]] = []
     open_groups: dict[str, tuple[list[str], int]] = {}
     for key, call in calls.items():
@@ -184,12 +187,12 @@ def _groups(calls: Mapping[str, Call]) -> list[list[str]]:
 
 
 def _arrays(call: Call) -> list[mx.array]:
-    """Return the arrays of a call of ``_by_image``: the pixels, and the sides of the image where they are patches."""
+    """Return the arrays of a call of ``_by_image``: the pixels and, for pixels in patches, the grid."""
     return [each for each in call[0][:2] if isinstance(each, mx.array)]
 
 
 def _divided(features: Any, lengths: Sequence[int], *, packed: bool) -> list[Any]:  # noqa: ANN401
-    """Return the features of each image, given the rows of each in what was computed; the inverse of ``_joined``."""
+    """Split the features of several images, given each image's number of rows in the input; inverse of ``_joined``."""
     if features is None:
         return [None] * len(lengths)
     if type(features) in (list, tuple):
@@ -206,7 +209,7 @@ def _divided(features: Any, lengths: Sequence[int], *, packed: bool) -> list[Any
 
 
 def _are_close(one: Any, other: Any) -> bool:  # noqa: ANN401
-    """Whether features are the same but for how sums are rounded."""
+    """Whether features are equal up to rounding."""
     first, second = ([leaf for _, leaf in tree_flatten(each) if isinstance(leaf, mx.array)] for each in (one, other))
     if [each.shape for each in first] != [each.shape for each in second]:
         return False
@@ -218,14 +221,14 @@ def _are_close(one: Any, other: Any) -> bool:  # noqa: ANN401
 
 
 _ROUNDING = 0.02
-"""Of the largest number: much for 32 bits, little for the 16 bits that a GPU computes with."""
+"""Tolerance relative to the largest element: high for 32 bits, low for the 16 bits of a GPU."""
 
 
 def _by_image(arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Call]:
-    """Return a call for each image; none where the arguments do not show where one ends.
+    """Split a call into one for each image; return an empty list if the arguments do not show where each image ends.
 
-    They do when the first is all there is, with an image in each row; and when it has the patches of all images and
-    the second has, for each image, the lengths of its sides in patches.
+    Two forms do: the only array has one image in each row; or the first array has the patches of all images, and the
+    second one is the grid, with the lengths of each image's sides in patches.
     """
     others = [each for each in (*arguments[1:], *options.values()) if not isinstance(each, SETTINGS)]
     if not arguments or not isinstance(arguments[0], mx.array):
@@ -245,20 +248,20 @@ def _by_image(arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Call]
 
 
 SETTINGS = (str, int, float, bool, mx.Dtype, type(None))
-"""Types of arguments that say how to compute, not what."""
+"""Types of arguments that are settings, not data."""
 
 _IMAGE_AXES = 4
-"""Images, channels, height and width, in whatever order after the first."""
+"""Axes of pixels: images first, then channels, height and width in any order."""
 
 _FEATURE_AXES = 2
-"""Patches and their features."""
+"""Axes of features: patches, dimensions."""
 
 _SIDES = 3
-"""Lengths of an image in patches: over time, of its height and of its width."""
+"""Length of a row of the grid: time, height and width of an image, in patches."""
 
 
 def _joined(features: Sequence[Any], *, packed: bool) -> Any:  # noqa: ANN401
-    """Return the features of images as the encoder would return those of all; packed ones are rows, one for a patch."""
+    """Concatenate the features of images to the encoder's result for all; packed features have one row a patch."""
     first = features[0]
     if isinstance(first, mx.array):
         if packed and first.ndim != _FEATURE_AXES:
@@ -272,25 +275,25 @@ def _joined(features: Sequence[Any], *, packed: bool) -> Any:  # noqa: ANN401
 
 
 def _digest(call: Call) -> str | None:
-    """Return a hash of an encoder's arguments; None where one of them has no content to tell it from others."""
-    found = hashlib.sha256()
+    """Return a hash of an encoder's arguments; None if one is neither an array nor a setting."""
+    digest = hashlib.sha256()
     for name, value in tree_flatten([list(call[0]), call[1]]):
         if isinstance(value, mx.array):
             content = np.array(mx.contiguous(value).reshape(-1).view(mx.uint8))
-            found.update(f"{name}{value.dtype}{value.shape}".encode())
-            found.update(content.data)
+            digest.update(f"{name}{value.dtype}{value.shape}".encode())
+            digest.update(content.data)
         elif isinstance(value, SETTINGS):
-            found.update(f"{name}{value!r};".encode())
+            digest.update(f"{name}{value!r};".encode())
         else:
             return None
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def with_cache(model: Any) -> CachingEncoder | None:  # noqa: ANN401
-    """Replace a model's vision encoder by a caching one and return it; None when no known attribute has one."""
+    """Replace a model's vision encoder by a caching one and return it; None if it is under no known attribute."""
     for holder, name in itertools.product((model, getattr(model, "thinker", None)), ENCODER_NAMES):
         encoder = getattr(holder, name, None)
-        # Some models have the encoder under one more name, as a property that cannot be set.
+        # In some models another of these names is a property for the encoder, which cannot be set.
         if callable(encoder) and not isinstance(getattr(type(holder), name, None), property):
             caching = CachingEncoder(encoder)
             setattr(holder, name, caching)

@@ -1,11 +1,11 @@
-"""What mlx-vlm's language models compute otherwise than their authors meant, set right by subclasses of their modules.
+"""Corrections of mlx-vlm's language models, as subclasses of their modules.
 
-- Attention to the best blocks of keys: networks that choose blocks count them from where the arrays begin. In a batch
-  shorter rows are padded there, so that the blocks of a row would depend on which others are in it. Here each row
-  counts from its own first token.
-- The scale of prompts: Gemma 3n multiplies the embeddings of tokens by the root of their width. mlx-vlm does so for
-  tokens that the network embeds itself, which are those of the answer, and not for those of the prompt, which are
-  embedded beside images.
+- Block-sparse attention: networks that attend to the best blocks of keys count blocks from the start of the arrays. In
+  a batch, shorter rows are padded there, so that a row's blocks would depend on the other rows. Here each row's blocks
+  are counted from its own first token.
+- Scale of embeddings: Gemma 3n multiplies token embeddings by the square root of their width. mlx-vlm does so for
+  generated tokens, which the network embeds itself, but not for those of the prompt, which are embedded together with
+  images.
 """
 
 import functools
@@ -17,10 +17,10 @@ _Mask = mx.array | str | None
 
 
 def choose_by_row(language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
-    """Let the rows of a batch choose the blocks that each would choose alone.
+    """Have each row of a batch select the same blocks of keys as it would alone.
 
     Args:
-        language: A language model of mlx-vlm; those without blocks of keys, or that do so already, stay as they are.
+        language: mlx-vlm's language model; unchanged if it has no block-sparse attention or is corrected already.
     """
     for module in language.modules():
         indexer: Any = getattr(module, "indexer", None)
@@ -33,7 +33,7 @@ def choose_by_row(language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types
 def _by_row(kind: Any) -> Any:  # noqa: ANN401
     class RowIndexer(kind):  # type: ignore[misc]
         padding: mx.array | None = None
-        """Tokens before the first one of each row, shape [B]; None where no row is padded."""
+        """Padding before the first token of each row, shape [B]; None without padding."""
 
         def __call__(self, x: mx.array, rope: Any, rope_offset: Any, cache: Any, *places: Any) -> Any:  # noqa: ANN401
             self.padding = getattr(cache, "left_padding", None)
@@ -46,10 +46,10 @@ def _by_row(kind: Any) -> Any:  # noqa: ANN401
             if padding is None or positions is None:
                 return super().select_blocks(queries, keys, start, mask, positions)
             length = keys.shape[2]
-            places = mx.arange(length)[None] + padding[:, None]
-            moved = mx.take_along_axis(keys, mx.minimum(places, length - 1)[:, None, :, None], axis=2)
-            known = (places < length)[:, None, None]
-            return super().select_blocks(queries, moved, start, known, positions - padding[:, None])
+            indices = mx.arange(length)[None] + padding[:, None]
+            shifted = mx.take_along_axis(keys, mx.minimum(indices, length - 1)[:, None, :, None], axis=2)
+            valid = (indices < length)[:, None, None]
+            return super().select_blocks(queries, shifted, start, valid, positions - padding[:, None])
 
         def build_block_mask(
             self, blocks: mx.array, mask: _Mask, length: int, dtype: mx.Dtype, positions: mx.array
@@ -57,11 +57,11 @@ def _by_row(kind: Any) -> Any:  # noqa: ANN401
             padding = self.padding
             if padding is None:
                 return super().build_block_mask(blocks, mask, length, dtype, positions)
-            places = mx.arange(length)[None]
-            numbers = (places - padding[:, None]) // self.block_size
-            kept = mx.any(blocks[..., None] == numbers[:, None, None], axis=-2)
-            kept = kept & (places[:, None] <= positions[..., None]) & (places >= padding[:, None])[:, None]
-            return self.attention._merge_sparse_mask(kept[:, None], mask)
+            indices = mx.arange(length)[None]
+            block_of = (indices - padding[:, None]) // self.block_size
+            attended = mx.any(blocks[..., None] == block_of[:, None, None], axis=-2)
+            attended = attended & (indices[:, None] <= positions[..., None]) & (indices >= padding[:, None])[:, None]
+            return self.attention._merge_sparse_mask(attended[:, None], mask)
 
     return RowIndexer
 
@@ -78,29 +78,29 @@ def _by_mask(kind: Any) -> Any:  # noqa: ANN401
         ) -> Any:  # noqa: ANN401
             offset = getattr(cache, "offset", None)
             if position_ids is None and isinstance(offset, mx.array):
-                # A cache of rows counts in place, before the indexer reads where it was.
+                # Positions are read here: a batch cache advances its offset in place before the indexer reads it.
                 position_ids = offset[:, None] + mx.arange(x.shape[1])
             return super().__call__(x, mask, cache, position_ids)
 
         def _sparse_decode_attention(self, *arguments: Any) -> Any:  # noqa: ANN401
-            # It gathers keys by the numbers of blocks, which are those of each row here.
+            # The original gathers keys by block numbers, which count from each row's first token here.
             return super()._sparse_decode_attention(*arguments) if self.indexer.padding is None else None
 
     return RowAttention
 
 
-_LEFT_OUT = "mlx_vlm.models.gemma3n.language"
-"""The module of the networks that it concerns."""
+_UNSCALED = "mlx_vlm.models.gemma3n.language"
+"""Module of the networks with unscaled embeddings of prompts."""
 
 
 def scale_prompts(language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
-    """Let the embedding itself multiply, once for every token.
+    """Have the embedding layer itself scale, once for every token.
 
     Args:
-        language: A language model of mlx-vlm; others, and those that do so already, stay as they are.
+        language: mlx-vlm's language model; unchanged if it is of another family or is corrected already.
     """
     model: Any = getattr(language, "model", None)
-    if type(model).__module__ == _LEFT_OUT and not hasattr(model.embed_tokens, "scale"):
+    if type(model).__module__ == _UNSCALED and not hasattr(model.embed_tokens, "scale"):
         model.embed_tokens.__class__ = _scaled(model.embed_tokens.__class__)
         model.embed_tokens.scale = model.hidden_size**0.5
         model.__class__ = _embedding_first(model.__class__)

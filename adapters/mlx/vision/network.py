@@ -1,4 +1,4 @@
-"""The language model of a vision model as the engine steps it: token ids and a KV cache in, logits out."""
+"""The language model of a vision model with the interface of the engine: token ids and KV cache in, logits out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,24 +11,24 @@ from mlxk.adapters.mlx.vision.encoder import CachingEncoder
 from mlxk.adapters.mlx.vision.language_mends import choose_by_row, scale_prompts
 
 _PAST_THE_VOCABULARY = {"deepseek_v4": 5}
-"""Architectures whose tokens for images come after the vocabulary, and how many there are."""
+"""Architectures with image tokens after the vocabulary, and the number of these tokens."""
 
 
 _KINDS = {"image": ("image", "img"), "video": ("video", "image", "img"), "audio": ("audio", "sound")}
-"""Words for a kind of media in the names of a config; frames of a clip may be images."""
+"""Prefixes of a config's names for the placeholder tokens of each kind of media; a clip's frames may be images."""
 
 _ENDINGS = ("token_id", "token_index", "context_token_id")
-"""What follows them, where a number of a token is named."""
+"""Suffixes of these names."""
 
 
 @attrs.frozen(eq=False)
 class VisionTemplate:
-    """What rendering a prompt needs of a model; used on any thread."""
+    """The parts of a model that rendering a prompt needs; used on any thread."""
 
     processor: Any
     """Converts text and images to the model's inputs."""
     config: Any
-    """Of the architecture, as mlx-vlm has it."""
+    """mlx-vlm's config of the architecture."""
 
     @property
     def type(self) -> str:
@@ -37,11 +37,11 @@ class VisionTemplate:
 
     @property
     def media_tokens(self) -> frozenset[int]:
-        """The tokens that stand for media, as far as the config tells."""
+        """Placeholder tokens of all media, as far as the config names them."""
         return frozenset[int]().union(*map(self.tokens_of, _KINDS))
 
     def tokens_of(self, kind: str) -> frozenset[int]:
-        """Return the tokens that stand for images, clips or recordings, as far as the config tells.
+        """Return the placeholder tokens for a kind of media, as far as the config names them.
 
         Args:
             kind: ``image``, ``video`` or ``audio``.
@@ -51,20 +51,20 @@ class VisionTemplate:
             return frozenset(range(size, size + _PAST_THE_VOCABULARY[self.type]))
         names = [f"{word}_{ending}" for word in _KINDS[kind] for ending in _ENDINGS]
         holders = (self.config, getattr(self.config, "thinker_config", None))
-        found = (getattr(holder, name, None) for holder in holders for name in names)
-        return frozenset(token for token in found if isinstance(token, int))
+        values = (getattr(holder, name, None) for holder in holders for name in names)
+        return frozenset(token for token in values if isinstance(token, int))
 
 
 @attrs.frozen(eq=False)
 class VisionParts:
-    """A model as mlx-vlm loads it; used on the owner thread only."""
+    """A loaded model of mlx-vlm; used on the owner thread only."""
 
     model: Any
     """The complete model: encoders and language model."""
     processor: Any
     """Converts text and images to the model's inputs."""
     encoder: CachingEncoder | None
-    """The caching vision encoder; None when the model's was not found."""
+    """The caching vision encoder; None if the model's encoder was not found."""
 
     @property
     def language(self) -> Any:  # noqa: ANN401 - mlx-vlm has no types to name
@@ -78,12 +78,12 @@ class VisionParts:
 
     @property
     def template(self) -> VisionTemplate:
-        """What rendering needs."""
+        """The parts that rendering needs."""
         return VisionTemplate(self.processor, self.model.config)
 
 
 class RowPositions:
-    """The offsets between the rotary positions of each row and its token count; the last layer of a cache.
+    """The last layer of a cache: the offset between the rotary position of each row and its token count.
 
     Args:
         offsets: Shape [B, 1], integers; None for models whose positions are the token count.
@@ -134,7 +134,7 @@ class RowPositions:
 
 
 class RowFeatures:
-    """Features that every step of a sequence attends to; cannot be merged with another sequence's.
+    """The last layer of a cache: features to which every step of a sequence attends; cannot be merged to a batch.
 
     Args:
         always: Keyword arguments of the language model for every step.
@@ -183,18 +183,18 @@ class VisionNetwork:
         choose_by_row(language)
         scale_prompts(language)
         self.has_positions = hasattr(language, "_rope_deltas") or hasattr(language, "_position_ids")
-        """Whether positions differ from the token count."""
+        """Whether rotary positions may differ from the token count."""
         self.takes_positions = hasattr(language, "_rope_deltas") or not self.has_positions
-        """Whether it takes those of each chunk of a prompt; otherwise it knows only those of the first one."""
+        """Whether each prefill chunk can be given its positions; otherwise only the first one can."""
         self.attends_ahead = getattr(getattr(language, "config", None), "use_bidirectional_attention", None) is True
-        """Whether tokens of a prompt attend to later ones, whichever they are."""
+        """Whether all tokens of a prompt attend to later ones."""
 
     def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
         """Compute the logits that follow the next token of every row.
 
         Args:
             tokens: Shape [B, 1].
-            cache: Of ``make_cache``, or merged from several.
+            cache: From ``make_cache``, or merged from several.
 
         Returns:
             Shape [B, 1, V].
@@ -207,16 +207,16 @@ class VisionNetwork:
         return logits
 
     def remember(self, positions: mx.array | None, offsets: mx.array | None) -> None:
-        """Let the language model go on with the positions of one prompt, or of the rows of a batch.
+        """Set the positions of a prompt and the offsets of the rows of a batch, with which the language model goes on.
 
-        Many remember those of the last prompt that they saw, and use them for whichever comes next.
+        Many language models store those of their last prompt, and would use them for any other prompt that follows.
         """
         if self.has_positions:
             self._language._position_ids = positions
             self._language._rope_deltas = offsets
 
     def remembered(self) -> dict[str, mx.array]:
-        """Return what the language model remembers of a prompt, by the names of its keyword arguments."""
+        """Return the positions and offsets that the language model has stored, by the names of its arguments."""
         stated = {
             "position_ids": getattr(self._language, "_position_ids", None),
             "rope_deltas": getattr(self._language, "_rope_deltas", None),
@@ -224,14 +224,14 @@ class VisionNetwork:
         return {name: value for name, value in stated.items() if value is not None}
 
     def make_cache(self) -> list[Any]:
-        """Return an empty cache: the model's own layers and the position offsets."""
+        """Return an empty cache: the model's own layers and the layer of position offsets."""
         return [*make_prompt_cache(self._language), RowPositions()]
 
 
 def _see_whole_images(model: Any) -> None:  # noqa: ANN401
-    """Let tokens of an image attend to its later ones also where the beginning of the prompt is cached.
+    """Have tokens of an image attend to its later ones also if the beginning of the prompt is cached.
 
-    The models that do so at all are those with this method, which leaves such masks as they are.
+    Models with such attention have the method that is replaced here; it ignores masks with cached keys.
     """
     if not hasattr(model, "_apply_blockwise_bidirectional_overlay"):
         return
@@ -245,10 +245,10 @@ def _see_whole_images(model: Any) -> None:  # noqa: ANN401
 
 
 def logits_of(output: Any) -> Any:  # noqa: ANN401
-    """Return the logits of a language model's output, an array or an object."""
+    """Return the logits in a language model's output, which is an array or has them as an attribute."""
     return getattr(output, "logits", output)
 
 
 def _concatenated(offsets: Sequence[mx.array | None]) -> mx.array | None:
-    known = [each for each in offsets if each is not None]
-    return mx.concatenate(known, axis=0) if known else None
+    arrays = [each for each in offsets if each is not None]
+    return mx.concatenate(arrays, axis=0) if arrays else None

@@ -1,8 +1,8 @@
-"""The prefill of prompts with images and audio.
+"""The prefill of prompts with images, clips and audio.
 
-Media are encoded once, in one step of the engine, however long it takes; then the prompt is computed in chunks like
-any other. The features replace the embeddings of the media tokens, and the language model computes embeddings instead
-of tokens. Where all media are in the KV cache already, nothing is encoded.
+Media are encoded in one step of the engine, however long it takes; then the prompt is computed in chunks like any
+other. The features replace the embeddings of placeholder tokens, and the language model is given embeddings instead of
+tokens. If all media are in the KV cache already, nothing is encoded.
 """
 
 import hashlib
@@ -21,19 +21,21 @@ from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNe
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt
 
 _PER_TOKEN = {"mm_token_type_ids", "token_type_ids"}
-"""Inputs with one value a token; generated tokens are text, which is 0."""
+"""Inputs with one value for each token; 0 for text, such as generated tokens."""
 
-_SHOWN_TO_ALL = frozenset({"mllama"})
-"""Architectures whose media are no tokens: every token attends to their features."""
+_CROSS_ATTENDING = frozenset({"mllama"})
+"""Architectures without placeholder tokens: every token attends to the features of the media."""
 
-_IN_ONE_GO = frozenset({"deepseek_v4"})
-"""Architectures that take images at the beginning of what they compute only, where nothing is in the cache."""
+_IN_ONE_CHUNK = frozenset({"deepseek_v4"})
+"""Architectures that take images only with an empty KV cache, so that all media must be in the first chunk."""
 
 _GRIDS = ("image_grid_thw", "video_grid_thw")
-"""Inputs with the sides of each image and clip, by which models count positions."""
+"""Inputs with the sides of each image and clip in patches, from which models compute positions."""
 
 _EVERY_STEP = ("cross_attention_states",)
+"""Arguments of the language model that every step needs."""
 _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
+"""Arguments that the first step after the prefill needs."""
 
 
 class VisionPrompt(Media):
@@ -46,19 +48,19 @@ class VisionPrompt(Media):
     """
 
     def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
-        in_one_go = parts.type in _IN_ONE_GO and prompt.last_media >= 0
-        self.identity = attrs.evolve(prompt.shown, atomic_tokens=prompt.last_media + 1) if in_one_go else prompt.shown
-        # Expanded, the tokens do not tell what stands between images.
-        exact = parts.type in _SHOWN_TO_ALL or len(prompt.given) != len(prompt.tokens)
+        in_one_chunk = parts.type in _IN_ONE_CHUNK and prompt.last_media >= 0
+        self.identity = attrs.evolve(prompt.shown, atomic_tokens=prompt.last_media + 1) if in_one_chunk else prompt.shown
+        # After ``expanded``, tokens no longer show the text between images.
+        exact = parts.type in _CROSS_ATTENDING or len(prompt.processor_tokens) != len(prompt.tokens)
         self.kind = prompt.identity if exact else ""
         if network.attends_ahead or not network.takes_positions:
-            # What was computed depends on the whole prompt, or the rest cannot be given its positions.
+            # A cached prefix depends on the rest of its prompt, or the rest cannot be given its positions.
             self.kind += f"#whole={hashlib.sha256(repr(prompt.tokens).encode()).hexdigest()}"
         self._parts = parts
         self._network = network
         self._prompt = prompt
         self._encoded = False
-        """Whether it was among prompts whose images were encoded together."""
+        """Whether ``encode_with`` has encoded its images, together with other prompts'."""
 
     def encode_with(self, others: Sequence[Media]) -> None:
         encoder = self._parts.encoder
@@ -72,24 +74,24 @@ class VisionPrompt(Media):
         encoder.compute_ahead(calls)
 
     def awaits(self, parts: VisionParts) -> bool:
-        """Whether it has media that a model may still have to encode."""
+        """Whether the prompt has media that the model may still have to encode."""
         return self._parts is parts and bool(self._prompt.identity) and not self._encoded
 
     def embedded(self) -> dict[str, Any]:
         """Encode the media; return the language model's keyword arguments for the complete prompt."""
-        return self._options(list(self._prompt.given), cached=False)
+        return self._options(list(self._prompt.processor_tokens), cached=False)
 
     def embedded_length(self) -> int:
-        """Encode the media, and return how many embeddings the prompt has."""
+        """Encode the media, and return the number of the prompt's embeddings."""
         return int(self.embedded()["inputs_embeds"].shape[1])
 
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Encode the media, and begin the prefill."""
-        # Features that every step attends to are not in the keys and values: they are computed again.
+        # Features to which every step attends are not in the KV cache: they are computed again.
         cached = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
         generated = tokens[len(self._prompt.tokens) :]
         ids = [*self._prompt.tokens, *generated]
-        options = self._options(tokens if cached else [*self._prompt.given, *generated], cached)
+        options = self._options(tokens if cached else [*self._prompt.processor_tokens, *generated], cached)
         embeddings = options.pop("inputs_embeds")
         cache[-1] = self._last_layer(options)
         chunked = self._network.takes_positions and _allows_chunks(self._parts, ids, embeddings, cache, options)
@@ -111,7 +113,7 @@ class VisionPrompt(Media):
 
         Args:
             tokens: The prompt and the tokens generated so far.
-            cached: Whether the keys and values of all media are in the cache already.
+            cached: Whether all media are in the KV cache already.
         """
         ids = mx.array([tokens])
         mask = mx.ones_like(ids)
@@ -123,19 +125,19 @@ class VisionPrompt(Media):
         if media and cached:
             positions = self._positions(ids, inputs)
         if not media or positions is not None:
-            found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
+            features = self._parts.model.get_input_embeddings(ids, None, mask=mask)
             inputs = {}
         else:
-            found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
-        known = {name: value for name, value in found.to_dict().items() if value is not None}
-        stated = {**self._network.remembered(), **inputs, **known, **(positions or {})}
-        # Without, a language model would number the rest of a prompt that is cached in part from the start.
-        if self._network.has_positions and stated.get("position_ids") is None:
-            stated |= self._positions(ids, inputs) or {}
-        return stated
+            features = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
+        computed = {name: value for name, value in features.to_dict().items() if value is not None}
+        options = {**self._network.remembered(), **inputs, **computed, **(positions or {})}
+        # Without positions a language model would number the rest of a partly cached prompt from 0.
+        if self._network.has_positions and options.get("position_ids") is None:
+            options |= self._positions(ids, inputs) or {}
+        return options
 
     def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the positions of a prompt by what the processor says; None when they depend on the features."""
+        """Return the positions of a prompt from the processor's inputs; None if they depend on the features."""
         if not self._network.has_positions:
             return {}
         if "input_features" in inputs:
@@ -143,18 +145,18 @@ class VisionPrompt(Media):
         index = getattr(self._parts.language, "get_rope_index", None)
         if index is None:
             return None
-        known = {"attention_mask": mx.ones_like(ids)} | {name: inputs.get(name) for name in _GRIDS}
-        wanted = {name: known[name] for name in inspect.signature(index).parameters if name in known}
+        available = {"attention_mask": mx.ones_like(ids)} | {name: inputs.get(name) for name in _GRIDS}
+        arguments = {name: available[name] for name in inspect.signature(index).parameters if name in available}
         try:
-            positions, offset = index(ids, **wanted)
-        except (AttributeError, TypeError, ValueError):  # it wants other inputs: the whole model knows the positions
+            positions, offset = index(ids, **arguments)
+        except (AttributeError, TypeError, ValueError):  # it needs other inputs: the complete model has the positions
             return None
         return {"position_ids": positions, "rope_deltas": offset}
 
     def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
-        """Return the additional layer of the cache, with the position offsets or the features of every step."""
+        """Return the additional last layer of the cache: position offsets, or the features of every step."""
         always = {name: options[name] for name in _EVERY_STEP if name in options}
-        if always or self._network.attends_ahead:  # the latter mask no padding of shorter rows
+        if always or self._network.attends_ahead:  # not batched: the latter do not mask the padding of shorter rows
             return RowFeatures(always, {name: options[name] for name in _FIRST_STEP if name in options})
         if not self._network.has_positions:
             return RowPositions()
@@ -167,8 +169,7 @@ class VisionPrompt(Media):
             if name in inputs:
                 values = np.asarray(inputs[name])[:, :length]
                 inputs[name] = np.pad(values, ((0, 0), (0, length - values.shape[1])))
-        found: dict[str, Any] = tree_map(lambda leaf: mx.array(leaf) if isinstance(leaf, np.ndarray) else leaf, inputs)
-        return found
+        return dict(tree_map(lambda leaf: mx.array(leaf) if isinstance(leaf, np.ndarray) else leaf, inputs))
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -181,22 +182,23 @@ class VisionPrefill(Prefill):
     embeddings: mx.array
     """Shape [1, L, D]."""
     options: dict[str, Any]
-    """Other keyword arguments of the language model, for the complete prompt; it slices them by the cache's length."""
+    """Further arguments of the language model, for the complete prompt; it slices them by the cache's length."""
     chunked: bool
-    """Whether the prompt may be computed in chunks; False when tokens attend to later ones."""
+    """Whether the prompt may be computed in chunks; False if tokens attend to later ones."""
 
     def advance(self, max_tokens: int) -> int:
-        """Compute the next chunk of at most so many tokens, or the complete prompt; return its size."""
+        """Compute the next chunk, of at most ``max_tokens`` unless the prompt cannot be chunked; return its size."""
         last = len(self.tokens) - 1
         if self.position == last:
             return 0
-        # Where tokens attend to later ones, the last one is computed with the others, and then once more as any other.
+        # If tokens attend to later ones, the last token is part of the chunk, and is then removed from the cache: like
+        # any prompt's last token it is computed again in the first decoding step.
         whole = not self.chunked and self.network.attends_ahead
         end = len(self.tokens) if whole else min(self.position + max_tokens, last) if self.chunked else last
         size = end - self.position
         if size:
             positions = self.options.get("position_ids")
-            # Models that know of each token what it is leave it out where it is said of later ones, too.
+            # Models ignore these inputs unless they end with the chunk.
             options = {
                 **self.options,
                 **{name: self.options[name][:, :end] for name in _PER_TOKEN & self.options.keys()},
@@ -220,18 +222,17 @@ class VisionPrefill(Prefill):
         return size
 
     def _between(self, positions: mx.array, end: int) -> mx.array:
-        """Return the positions of the next chunk: most models take those of the prompt, all take these."""
+        """Return the positions of the next chunk, which all models take; most take those of the prompt as well."""
         axis = next((axis for axis in (-1, -2) if positions.shape[axis] == self.embeddings.shape[1]), None)
         if axis is None:
             return positions
-        found = positions[..., self.position : end] if axis == -1 else positions[..., self.position : end, :]
-        return found
+        return positions[..., self.position : end] if axis == -1 else positions[..., self.position : end, :]
 
 
 def _allows_chunks(
     parts: VisionParts, tokens: list[int], embeddings: mx.array, cache: list[Any], options: dict[str, Any]
 ) -> bool:
-    """Whether the model allows a chunked prefill of a prompt."""
+    """Whether the model allows this prompt to be computed in chunks."""
     holders = (parts.model, parts.language)
     for holder in holders:
         policy = getattr(holder, "chunked_prefill_policy", None)

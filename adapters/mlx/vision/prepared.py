@@ -1,7 +1,7 @@
-"""What a model's image processor makes of images, kept by their content.
+"""A cache of an image processor's results, by the content of the images.
 
-Clients send the images of a conversation with every turn. Scaling them and cutting them into patches takes longer than
-reading a question where the model has them in its KV cache already.
+Clients send the images of a conversation with every turn. If they are in the KV cache already, scaling them and cutting
+them into patches takes longer than computing the rest of the prompt.
 """
 
 import copy
@@ -19,47 +19,47 @@ from mlxk.application.recently_used import RecentlyUsed
 from mlxk.domain.generation.media import DecodedImage
 
 _MARK = "mlxk"
-"""Entry of an image's notes, which Pillow hands on to copies."""
+"""Key of the content digest in ``Image.info``, which Pillow copies with an image."""
 
 SHARE = 4
-"""The pixels may take this part of what the features of images may."""
+"""The cache may take one part in so many of the limit for features of images."""
 
 
 def as_pillow(image: DecodedImage) -> Image.Image:
-    """Return an image for a processor, marked by its content."""
-    copy = Image.frombytes("RGB", (image.width, image.height), image.pixels)
-    copy.info[_MARK] = image.digest
-    return copy
+    """Return an image for a processor, marked with the digest of its content."""
+    pillow = Image.frombytes("RGB", (image.width, image.height), image.pixels)
+    pillow.info[_MARK] = image.digest
+    return pillow
 
 
 class PreparedImages:
-    """Results of an image processor; used on the owner thread only."""
+    """A cache of an image processor's results; used on the owner thread only."""
 
     def __init__(self) -> None:
         self.kept = RecentlyUsed[Any]()
-        """By their arguments."""
+        """Results by ``_key`` of the arguments."""
         self.hits = 0
 
     def __call__(self, compute: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Return what the processor makes of its arguments."""
+        """Return the processor's result for its arguments, from the cache if possible."""
         key = _key([*arguments, options]) if self.kept.max_bytes else None
         if key is None:
             return compute(*arguments, **options)
-        found = self.kept.get(key)
-        if found is not None:
+        result = self.kept.get(key)
+        if result is not None:
             self.hits += 1
         else:
-            found = compute(*arguments, **options)
-            parts = dict(found) if isinstance(found, Mapping) else found
+            result = compute(*arguments, **options)
+            parts = dict(result) if isinstance(result, Mapping) else result
             sizes = [_nbytes(leaf) for _, leaf in tree_flatten(parts)]
             if None in sizes:
-                return found
-            self.kept.put(key, found, sum(filter(None, sizes)))
-        return copy.copy(found)  # processors take entries out of it
+                return result
+            self.kept.put(key, result, sum(filter(None, sizes)))
+        return copy.copy(result)  # a copy, since processors remove entries from it
 
 
 def with_prepared(processor: Any) -> PreparedImages | None:  # noqa: ANN401
-    """Have a processor keep what it makes of images; None where it has no image processor that can be called."""
+    """Add a cache to a processor's image processor and return it; None if there is no callable image processor."""
     images = getattr(processor, "image_processor", None)
     kind = type(images)
     if images is None or not callable(images) or not hasattr(images, "__dict__"):
@@ -74,30 +74,30 @@ def with_prepared(processor: Any) -> PreparedImages | None:  # noqa: ANN401
 
 
 def _key(value: Any) -> str | None:  # noqa: ANN401
-    """Return what distinguishes arguments; None where one of them is neither a setting nor a marked image."""
-    found = list(_marks(value))
-    return None if None in found or not any("image:" in each for each in found if each) else "".join(map(str, found))
+    """Return a cache key of arguments; None without images, or if one is neither a setting nor a marked image."""
+    parts = list(_key_parts(value))
+    return None if None in parts or not any("image:" in part for part in parts if part) else "".join(map(str, parts))
 
 
-def _marks(value: Any) -> Iterator[str | None]:  # noqa: ANN401
+def _key_parts(value: Any) -> Iterator[str | None]:  # noqa: ANN401
     if isinstance(value, Image.Image):
         digest = value.info.get(_MARK)
         yield None if digest is None else f"image:{digest}{value.size}{value.mode};"
     elif isinstance(value, (list, tuple)):
         yield "["
         for each in value:
-            yield from _marks(each)
+            yield from _key_parts(each)
         yield "]"
     elif isinstance(value, dict):
         for name, each in sorted(value.items(), key=lambda item: str(item[0])):
             yield f"{name}="
-            yield from _marks(each)
+            yield from _key_parts(each)
     else:
         yield f"{value!r};" if isinstance(value, SETTINGS) else None
 
 
 def _nbytes(leaf: Any) -> int | None:  # noqa: ANN401
-    """Return the size of a part of a result; None for one that might change."""
+    """Return the size of a leaf of a result; None if its type may be mutable."""
     if isinstance(leaf, mx.array):
         mx.eval(leaf)
     if isinstance(leaf, (mx.array, np.ndarray)):
@@ -106,17 +106,17 @@ def _nbytes(leaf: Any) -> int | None:  # noqa: ANN401
 
 
 class WithoutTextOptions:
-    """Drops the options of the text, which processors of transformers refuse and mlx-vlm's pass on.
+    """An image processor without text options: transformers' image processors refuse them, mlx-vlm passes them on.
 
     Args:
-        wrapped: Of transformers.
+        wrapped: Image processor of transformers.
     """
 
     def __init__(self, wrapped: Any) -> None:  # noqa: ANN401
         self._wrapped = wrapped
 
     def __call__(self, images: Any, **options: Any) -> Any:  # noqa: ANN401
-        """Return what it makes of images."""
+        """Process images."""
         return self._wrapped(images, **{name: value for name, value in options.items() if name != "padding"})
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""What a prompt may hold for an architecture: how many images and sounds, at which rate these, and tasks for a text."""
+"""Limits of prompts by architecture: the number of images and recordings, sample rates, and prompts that are tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio
 
-_SHOWN_ONE = frozenset(
+_SINGLE_IMAGE = frozenset(
     {
         "deepseekocr",
         "deepseekocr_2",
@@ -22,36 +22,36 @@ _SHOWN_ONE = frozenset(
         "step3p7",
     }
 )
-"""Architectures of which mlx-vlm fails at several images in a prompt, or looks at one of them only."""
+"""Architectures for which mlx-vlm fails with several images in a prompt, or uses only one of them."""
 
 _OPENINGS = {"nemotron_parse": "</s><s>"}
-"""What stands before a task, of architectures whose last message is all of the prompt and has no other form."""
+"""Text before the task, for architectures whose prompt consists of the last message only."""
 
 
 def require_few_images(conversation: Conversation, architecture: str) -> None:
-    """Refuse several images of a model that takes one.
+    """Refuse several images for a model that takes one.
 
     Raises:
-        CapabilityError: It accepts fewer.
+        CapabilityError: There are more than the model takes.
     """
     most = max((len(message.images) for message in conversation.messages), default=0)
-    shown = len(conversation.images) if architecture in _SHOWN_ONE else most
-    if shown > 1 and architecture.lower() in {*_SHOWN_ONE, *prompt_utils.SINGLE_IMAGE_ONLY_MODELS}:
-        fault = f"this model ({architecture}) takes one image at a time, not at {shown}"
+    count = len(conversation.images) if architecture in _SINGLE_IMAGE else most
+    if count > 1 and architecture.lower() in {*_SINGLE_IMAGE, *prompt_utils.SINGLE_IMAGE_ONLY_MODELS}:
+        fault = f"this model ({architecture}) takes one image at a time, not at {count}"
         raise CapabilityError.in_field("messages", fault, hint="Show one in a message.")
 
 
 def as_task(messages: Sequence[Mapping[str, Any]], architecture: str) -> str | None:
-    """Return the text of a conversation that is a task; None where mlx-vlm or a template writes it."""
+    """Return the prompt of an architecture whose prompts are tasks; None for other architectures."""
     opening = _OPENINGS.get(architecture)
     return None if opening is None else opening + prompt_utils.extract_text_from_content(messages[-1]["content"])
 
 
 def require_whole_task(text: str, processor: Any) -> None:  # noqa: ANN401 - untyped
-    """Refuse a prompt with more than a task of a processor that writes some tasks out, which then is all of it.
+    """Refuse a prompt with a task token and other text: the processor replaces a task token by a prompt of its own.
 
     Raises:
-        ValidationError: Something stands beside the task.
+        ValidationError: There is text besides the task token.
     """
     tasks: Mapping[str, str] = getattr(processor, "task_prompts_without_inputs", {})
     task = next((task for task in tasks if task in text and task != text), None)
@@ -60,11 +60,11 @@ def require_whole_task(text: str, processor: Any) -> None:  # noqa: ANN401 - unt
 
 
 _MERGING = frozenset({"phi4mm"})
-"""Architectures that hear the first of several recordings that follow one another."""
+"""Architectures that use only the first of several consecutive recordings."""
 
 
 def require_few_sounds(messages: Sequence[Message], model: VisionTemplate) -> None:
-    """Refuse sounds that mlx-vlm would silently drop.
+    """Refuse recordings that mlx-vlm would silently drop.
 
     Raises:
         CapabilityError: There are more than the model takes.
@@ -80,12 +80,12 @@ def require_few_sounds(messages: Sequence[Message], model: VisionTemplate) -> No
 
 
 def samples(recordings: Sequence[DecodedAudio], processor: Any) -> list[Any]:  # noqa: ANN401 - numpy's arrays
-    """Return the samples of each sound at the rate that a processor takes, in 32 bits."""
+    """Return the samples of each recording at the processor's sample rate, in 32 bits."""
     rate = getattr(getattr(processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
-    given = [np.frombuffer(audio.samples, "<f4").astype(np.float32) for audio in recordings]
-    if rate == AUDIO_RATE or not given:
-        return given
-    # Not at the top: it imports SciPy, which most models do without.
+    arrays = [np.frombuffer(audio.samples, "<f4").astype(np.float32) for audio in recordings]
+    if rate == AUDIO_RATE or not arrays:
+        return arrays
+    # Not at the top: it imports SciPy, which most models do not need.
     from mlx_audio.resample import resample_audio_array
 
-    return [resample_audio_array(each, AUDIO_RATE, rate) for each in given]
+    return [resample_audio_array(array, AUDIO_RATE, rate) for array in arrays]

@@ -1,7 +1,7 @@
-"""Prompts with images, clips and audio: rendering with the chat template, and the model's processor.
+"""Prompts with images, clips and audio: rendering with the chat template, and running the model's processor.
 
-Processors run on the owner thread, since they compute with MLX, and their results hold numpy arrays; templates are
-rendered before. Images are given as pixels and audio as samples: no processor is ever given a URL or a path.
+Templates are rendered first, on any thread. Processors run on the owner thread, since they compute with MLX; their
+results hold NumPy arrays. Images are passed as pixels and audio as samples: no processor is given a URL or a path.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from mlxk.adapters.mlx.vision import clips, prompt_limits
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prepared import as_pillow
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
+from mlxk.domain.generation.conversation import Conversation, MessagePart
 from mlxk.domain.generation.media import DecodedImage, DecodedVideo
 from mlxk.domain.generation.request import GenerationRequest
 
@@ -42,36 +42,40 @@ class ProcessedPrompt:
     """A prompt after the model's processor."""
 
     tokens: tuple[int, ...]
-    """One for each embedding; media have many each, whose ids are negative in some models."""
+    """One token id for each embedding; placeholder tokens are negative in some models."""
     inputs: Mapping[str, Any]
-    """The model's other inputs by name; arrays are numpy's."""
+    """The model's other inputs by name; arrays are NumPy's."""
     markers: frozenset[int]
-    """Tokens that stand for media."""
+    """Placeholder tokens of media."""
     last_media: int
-    """Index of the last media token; -1 without media."""
+    """Index of the last placeholder token; -1 without media."""
     identity: str
-    """Distinguishes it from a prompt of the same tokens with other media; empty without media."""
+    """Differs between prompts with the same tokens and other media; empty without media."""
     shown: MediaIdentity = attrs.field(factory=MediaIdentity)
-    """Its media."""
-    given: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda self: self.tokens, takes_self=True))
-    """The processor's; fewer than ``tokens`` where the model has a marker take the place of all an image's features."""
+    """The prompt's media."""
+    processor_tokens: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda self: self.tokens, takes_self=True))
+    """The processor's tokens; differ from ``tokens`` after ``expanded``."""
 
     def expanded(self, length: int) -> "ProcessedPrompt":
-        """Return it with as many tokens as there are embeddings, where the model makes more or fewer of media."""
+        """Return the prompt with one token for each embedding, if the model makes more or fewer of media.
+
+        Args:
+            length: Number of embeddings.
+        """
         marks = [index for index, token in enumerate(self.tokens) if token in self.markers or token < 0]
         if not marks or length == len(self.tokens):
             return self
         begin, end = marks[0], marks[-1] + 1
         missing = length - len(self.tokens)
         middle = (self.tokens[begin],) * (end - begin + missing)
-        # What stands between images is not told apart by the tokens any longer.
-        written = hashlib.sha256(repr(self.tokens).encode()).hexdigest()
+        # The new tokens do not show the text between images: the identity must.
+        digest = hashlib.sha256(repr(self.tokens).encode()).hexdigest()
         return attrs.evolve(
             self,
             tokens=self.tokens[:begin] + middle + self.tokens[end:],
             last_media=self.last_media + missing,
-            identity=f"{self.identity}#of={written}",
-            given=self.tokens,
+            identity=f"{self.identity}#of={digest}",
+            processor_tokens=self.tokens,
         )
 
 
@@ -83,8 +87,8 @@ def process_prompt(
     Args:
         request: The request.
         model: The loaded model.
-        parts: Its parts.
-        text: The rendered conversation; None for a prompt that is none.
+        parts: The model's parts.
+        text: The rendered conversation; None if the prompt is no conversation.
 
     Raises:
         ValidationError: The media do not match the prompt.
@@ -102,17 +106,17 @@ def process_prompt(
 
 
 def known_tokens(tokens: Sequence[int], model: LoadedModel) -> tuple[int, ...]:
-    """Return tokens with those of media, which may be outside of it, brought into the vocabulary."""
+    """Return tokens clamped to the vocabulary, of which placeholder tokens may be outside."""
     size = model.vocabulary_size
     return tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in tokens)
 
 
 def render_prompt(request: GenerationRequest, model: LoadedModel, parts: VisionParts) -> RenderedText | None:
-    """Return the rendered text of a conversation, None of another prompt; on any thread.
+    """Return the rendered text of a conversation, or None for another prompt; on any thread.
 
     Raises:
         ValidationError, CapabilityError, InterruptedRunError: See ``render_text``.
-        ContextLengthError: It is certainly too long.
+        ContextLengthError: The text is certainly too long.
     """
     if not isinstance(request.prompt, Conversation):
         return None
@@ -125,18 +129,18 @@ def render_prompt(request: GenerationRequest, model: LoadedModel, parts: VisionP
 def render_text(
     request: GenerationRequest, tokenizer: LoadedTokenizer, model: VisionTemplate, *, opens_answer: bool = True
 ) -> RenderedText:
-    """Return the rendered text of a conversation, with the model's media markers; uses no MLX.
+    """Return the rendered text of a conversation, with the model's media markers; does not use MLX.
 
     Args:
-        request: Its prompt is a conversation.
-        tokenizer: The model's; locked by the caller.
+        request: The request; its prompt is a conversation.
+        tokenizer: The model's, locked by the caller.
         model: The model.
-        opens_answer: Whether the text ends with the beginning of the assistant's message.
+        opens_answer: Whether the text ends with the beginning of an assistant message.
 
     Raises:
         ValidationError: The template refuses the conversation.
-        CapabilityError: The model accepts fewer media, or it has no template for tools or reasoning.
-        InterruptedRunError: The client has gone.
+        CapabilityError: The model accepts fewer media, or has no template for tools or reasoning.
+        InterruptedRunError: The client has disconnected.
     """
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
@@ -144,29 +148,28 @@ def render_text(
     conversation = clips.shown(conversation, model)
     holder = _template_holder(model.processor, has_audio=bool(conversation.audio))
     prompt = wire_prompt(conversation)
-    for message, written in zip(conversation.messages, prompt.messages, strict=True):
+    for message, wire in zip(conversation.messages, prompt.messages, strict=True):
         if message.parts:
-            written["content"] = _wire_parts(message)
+            wire["content"] = [_wire_part(part) for part in message.parts]
     job = rendering_job(request, opens_answer=opens_answer)
     try:
         if holder is not None and not _writes_text(conversation, prompt, model):
             renderer = tokenizer.renderer.conversations_of(holder)
 
-            def formatted(written: WirePrompt) -> WirePrompt:
-                messages = _formatted(conversation, list(written.messages), model)
-                return attrs.evolve(written, messages=tuple(messages))
+            def formatted(prompt: WirePrompt) -> WirePrompt:
+                return attrs.evolve(prompt, messages=tuple(_formatted(conversation, list(prompt.messages), model)))
 
             return tokenizer.renderer.rendered(conversation, prompt, renderer, job, formatted)
         require_no_template_options(conversation, request.reasons)
         return RenderedText(_rendered_by_library(conversation, prompt, tokenizer, model, job))
     except _PROCESSOR_ERRORS as error:
-        # Without its message, which may quote the value.
+        # Without the error's message, which may quote content.
         fault = f"the model's chat template cannot render this conversation ({type(error).__name__})"
         raise ValidationError.in_field("messages", fault) from error
 
 
 def _writes_text(conversation: Conversation, prompt: WirePrompt, model: VisionTemplate) -> bool:
-    """Whether mlx-vlm writes messages of this architecture as plain text, which no template renders."""
+    """Whether mlx-vlm formats messages of this architecture as plain text, for which there is no template."""
     return isinstance(_formatted(conversation, list(prompt.messages), model)[-1], str)
 
 
@@ -178,10 +181,11 @@ def _rendered_by_library(
     job: RenderingJob,
 ) -> Rendering:
     def render(messages: list[dict[str, Any]], _: list[dict[str, Any]]) -> str:
-        found = _formatted(conversation, messages, model)
-        plain = isinstance(found[-1], str)
-        text = str(found[-1] if plain else prompt_utils.get_chat_template(model.processor, found, job.opens_answer))
-        text.encode()
+        formatted = _formatted(conversation, messages, model)
+        last = formatted[-1]
+        is_text = isinstance(last, str)
+        text = str(last if is_text else prompt_utils.get_chat_template(model.processor, formatted, job.opens_answer))
+        text.encode()  # raises for lone surrogates
         return text
 
     if job.parse_special:
@@ -190,7 +194,7 @@ def _rendered_by_library(
 
 
 def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionTemplate) -> list[int]:
-    """Return the tokens of a rendered text; a marker of media is one token."""
+    """Return the tokens of a rendered text without media; a media marker is one token."""
     text, processor = rendering.text, model.processor
     begins = _adds_special_tokens(text, model)
     if not rendering.spelled:
@@ -199,23 +203,23 @@ def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionT
 
 
 def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: VisionTemplate) -> list[Any]:
-    """Return the messages in the form that the architecture's template expects, with media in their own messages."""
+    """Return the messages in the form of the architecture's template, with each medium in its own message."""
     prompt_limits.require_few_images(conversation, model.type)
     task = prompt_limits.as_task(wire, model.type)
     if task is not None:
         return [task]
     if model.type.lower() not in prompt_utils.MODEL_CONFIG:
         return wire
-    found: list[Any] = prompt_utils.apply_chat_template(
+    messages: list[Any] = prompt_utils.apply_chat_template(
         model.processor, model.config, wire, return_messages=True, num_images=0
     )
     for index, message in enumerate(conversation.messages):
         if message.videos:
-            # mlx-vlm would write their marks only where it is given the paths of files.
-            found[index] = wire[index]
+            # mlx-vlm would write video markers only for paths of files.
+            messages[index] = wire[index]
         elif message.audio:
-            # Given a complete conversation, mlx-vlm would move all audio to the last message.
-            found[index] = prompt_utils.get_message_json(
+            # Given the complete conversation, mlx-vlm would move all audio to the last message.
+            messages[index] = prompt_utils.get_message_json(
                 model.type,
                 wire[index]["content"],
                 message.role.value,
@@ -223,25 +227,21 @@ def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: Vi
                 num_images=len(message.images),
                 num_audios=len(message.audio),
             )
-        if len(found) == len(wire) and isinstance(found[index], dict):
-            # mlx-vlm writes role and content only; calls, their results and reasoning are the template's as well.
-            found[index] = {**wire[index], **found[index]}
+        if len(messages) == len(wire) and isinstance(messages[index], dict):
+            # mlx-vlm writes role and content only; templates also read tool calls, their results and reasoning.
+            messages[index] = {**wire[index], **messages[index]}
     if prompt_utils.MODEL_CONFIG[model.type.lower()] is prompt_utils.MessageFormat.NUMBERED_IMAGE_TOKENS:
-        _number_through(found, conversation)
-    return found
+        _renumber_images(messages, conversation)
+    return messages
 
 
-def _number_through(written: list[Any], conversation: Conversation) -> None:
-    """Number the marks of images through a conversation: mlx-vlm begins again in each message."""
+def _renumber_images(formatted: list[Any], conversation: Conversation) -> None:
+    """Number the image markers consecutively over the conversation: mlx-vlm restarts in each message."""
     earlier = 0
-    for message, found in zip(conversation.messages, written, strict=False):
-        if message.images and isinstance(found["content"], str):
-            found["content"] = re.sub(r"(?<=<\|image_)\d+", lambda mark: str(int(mark[0]) + earlier), found["content"])  # noqa: B023
+    for message, wire in zip(conversation.messages, formatted, strict=False):
+        if message.images and isinstance(wire["content"], str):
+            wire["content"] = re.sub(r"(?<=<\|image_)\d+", lambda mark: str(int(mark[0]) + earlier), wire["content"])  # noqa: B023
         earlier += len(message.images)
-
-
-def _wire_parts(message: Message) -> list[dict[str, str]]:
-    return [_wire_part(part) for part in message.parts]
 
 
 def _wire_part(part: MessagePart) -> dict[str, str]:
@@ -253,7 +253,7 @@ def _wire_part(part: MessagePart) -> dict[str, str]:
 
 
 def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401 - untyped
-    """Return the processor or tokenizer that has the model's chat template; None without one.
+    """Return the processor or tokenizer with the model's chat template; None if neither has one.
 
     With audio the tokenizer is preferred, since the processor of Gemma 4 would move all audio to the last message.
     """
@@ -268,13 +268,13 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
 def process_conversation(
     rendering: Rendering, conversation: Conversation, model: VisionTemplate, tokenizer: LoadedTokenizer
 ) -> ProcessedPrompt:
-    """Run the model's processor on a rendered conversation, whose clips are as ``clips.shown`` returns them.
+    """Run the model's processor on a rendered conversation.
 
     Args:
-        rendering: Of the conversation.
-        conversation: With its media.
+        rendering: The rendered conversation.
+        conversation: The conversation with its media, as ``clips.shown`` returns it.
         model: The model.
-        tokenizer: Its tokenizer, locked by the caller.
+        tokenizer: The model's, locked by the caller.
 
     Raises:
         ValidationError: The media do not match the prompt.
@@ -284,7 +284,7 @@ def process_conversation(
     prompt_limits.require_few_sounds(conversation.messages, model)
     if rendering.spelled and not images and not recordings and not videos:
         return ProcessedPrompt(tuple(encode_text(rendering, tokenizer, model)), {}, frozenset(), -1, "")
-    # The processor reads the text itself, so that spelled markers must not look like markers.
+    # The processor tokenizes the text itself: markers that are spelled in messages must not look like markers.
     text = broken_up(rendering)
     if images:
         prompt_limits.require_whole_task(text, model.processor)
@@ -309,42 +309,47 @@ def process_conversation(
         raise CapabilityError.in_field("messages", fault, hint="Show one in a conversation.")
     tokens = rows[0]
     if images and not any(word in name for name in remainder for word in ("pixel", "image")):
-        # mlx-vlm falls back to the tokenizer where it cannot build the processor, and would answer without looking.
+        # mlx-vlm falls back to the tokenizer if it cannot build the processor: images would be ignored.
         fault = f"the model's processor ({type(model.processor).__name__}) makes nothing of images"
         raise CapabilityError.in_field("messages", fault, hint="Files of the processor may be missing or damaged.")
     media_tokens = model.media_tokens
     if not images and not recordings and not videos:
         return ProcessedPrompt(tuple(tokens), remainder, media_tokens, -1, "")
-    first, last = _between(tokens, [("image", images), ("video", videos), ("audio", recordings)], model)
+    first, last = _media_span(tokens, [("image", images), ("video", videos), ("audio", recordings)], model)
     if last == len(tokens) - 1:
         raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
     shown = _shown(conversation, first)
     return ProcessedPrompt(tuple(tokens), remainder, media_tokens, last, _identity(conversation), shown)
 
 
-def _between(
+def _media_span(
     tokens: Sequence[int], kinds: Sequence[tuple[str, Sequence[object]]], model: VisionTemplate
 ) -> tuple[int, int]:
-    """Return the indices of the first and the last token that stands for media of some kinds; all but one may be none.
+    """Return the indices of the first and the last placeholder token.
 
-    Of a kind whose tokens the config does not tell, media may be anywhere in the prompt.
+    Media of a kind whose placeholder tokens are unknown may be anywhere in the prompt.
+
+    Args:
+        tokens: The prompt's.
+        kinds: Media by kind; there is at least one medium.
+        model: The model.
     """
-    places: list[int] = []
-    for marks in (model.tokens_of(kind) for kind, given in kinds if given):
-        found = [index for index, token in enumerate(tokens) if token in marks or token < 0]
-        if not found:
+    span: list[int] = []
+    for placeholders in (model.tokens_of(kind) for kind, media in kinds if media):
+        indices = [index for index, token in enumerate(tokens) if token in placeholders or token < 0]
+        if not indices:
             return 0, len(tokens) - 2
-        places += found
-    return min(places), max(places)
+        span += (indices[0], indices[-1])
+    return min(span), max(span)
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError | CapabilityError:
-    """Return the likely cause of a processor's failure; its own message is about arrays."""
+    """Return an error with the likely cause of a processor's failure; the processor's own message is about arrays."""
     sizes = [(image.width, image.height) for image in conversation.images]
     narrow = next((size for size in sizes if max(size) > _NARROW_ASPECT_RATIO * min(size)), None)
     kinds = {"images": sizes, "video": conversation.videos, "sound": conversation.audio}
-    media = " and ".join(name for name, given in kinds.items() if given) or "images"
-    # mlx-vlm raises another error while it handles this one.
+    media = " and ".join(name for name, items in kinds.items() if items) or "images"
+    # mlx-vlm raises another error while it handles a missing file.
     if isinstance(error, FileNotFoundError) or isinstance(error.__context__, FileNotFoundError):
         fault = f"a file that the model's processor needs for {media} is missing"
         return CapabilityError.in_field("messages", fault, hint="Download the model again, with all of its folders.")
@@ -358,7 +363,7 @@ def _refusal(error: Exception, conversation: Conversation) -> ValidationError | 
 
 
 def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:
-    """Whether the tokenizer adds its special tokens: as in mlx-vlm, but never a second beginning-of-sequence token."""
+    """Whether the tokenizer is to add its special tokens: as in mlx-vlm, but never a second beginning-of-sequence."""
     tokenizer = getattr(model.processor, "tokenizer", model.processor)
     begin = getattr(tokenizer, "bos_token", None)
     if isinstance(begin, str) and begin and text.startswith(begin):
@@ -378,14 +383,14 @@ def _shown(conversation: Conversation, first: int) -> MediaIdentity:
 
 
 def _token_ids(ids: Any) -> list[list[int]]:  # noqa: ANN401
-    """Return the tokens of each prompt, of a processor's array or nested list."""
+    """Return the tokens of each prompt in a processor's array or list."""
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     nested = bool(values) and isinstance(values[0], list)
     return [list(row) for row in values] if nested else [list(values)]
 
 
 def _to_numpy(value: Any) -> Any:  # noqa: ANN401
-    """Return a tree with MLX's arrays converted to numpy's, which may leave the owner thread."""
+    """Return a tree with MLX's arrays converted to NumPy's, which may leave the owner thread."""
 
     def convert(leaf: Any) -> Any:  # noqa: ANN401
         if not isinstance(leaf, mx.array):
