@@ -49,7 +49,9 @@ class VisionPrompt(Media):
 
     def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
         in_one_chunk = parts.type in _IN_ONE_CHUNK and prompt.last_media >= 0
-        self.identity = attrs.evolve(prompt.shown, atomic_tokens=prompt.last_media + 1) if in_one_chunk else prompt.shown
+        self.identity = (
+            attrs.evolve(prompt.media, atomic_tokens=prompt.last_media + 1) if in_one_chunk else prompt.media
+        )
         # After ``expanded``, tokens no longer show the text between images.
         exact = parts.type in _CROSS_ATTENDING or len(prompt.processor_tokens) != len(prompt.tokens)
         self.kind = prompt.identity if exact else ""

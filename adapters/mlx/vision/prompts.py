@@ -51,7 +51,7 @@ class ProcessedPrompt:
     """Index of the last placeholder token; -1 without media."""
     identity: str
     """Differs between prompts with the same tokens and other media; empty without media."""
-    shown: MediaIdentity = attrs.field(factory=MediaIdentity)
+    media: MediaIdentity = attrs.field(factory=MediaIdentity)
     """The prompt's media."""
     processor_tokens: tuple[int, ...] = attrs.field(default=attrs.Factory(lambda self: self.tokens, takes_self=True))
     """The processor's tokens; differ from ``tokens`` after ``expanded``."""
