@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.adapters.mlx.loading.model_files import loading_directory, weight_bytes, weight_files
+from mlxk.adapters.mlx.loading.model_files import loading_directory, require_regular, weight_bytes, weight_files
 from mlxk.domain.models.model import ModelHandle, Origin
 
 HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
@@ -69,6 +69,7 @@ def test_folders_are_entered_so_deep_and_no_deeper(tmp_path: Path) -> None:
     handle = model(tmp_path, *deep, "a/b/c/d/e/5.json", "additional_chat_templates/._x.jinja")
     with loading_directory(handle) as directory:
         assert [path for path in files(directory) if path.startswith("a/")] == deep
+    assert [name for name, _ in require_regular(handle) if name.startswith("a/")] == deep
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no regular file that opens and cannot be read")
