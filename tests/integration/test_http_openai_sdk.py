@@ -98,8 +98,8 @@ def test_errors_are_the_sdks_own(server: RunningServer) -> None:
             sdk.chat.completions.create(model="no/such", messages=MESSAGES)
         assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
         with pytest.raises(openai.BadRequestError) as refused:
-            sdk.chat.completions.create(model=CHAT_MODEL, messages=MESSAGES, store=True)
-        assert (refused.value.code, refused.value.param) == ("parameter_not_supported", "store")
+            sdk.chat.completions.create(model=CHAT_MODEL, messages=MESSAGES, moderation={"model": "m"})
+        assert (refused.value.code, refused.value.param) == ("parameter_not_supported", "moderation")
         assert refused.value.request_id
         with pytest.raises(openai.UnprocessableEntityError):
             sdk.chat.completions.create(model=BASE_MODEL, messages=MESSAGES)

@@ -25,7 +25,13 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiRenderer, finish_reason
-from mlxk.entrypoints.http.openai.sampling import MAX_CHOICES, NEUTRAL, SamplingFields, register_sampling
+from mlxk.entrypoints.http.openai.sampling import (
+    MAX_CHOICES,
+    NEUTRAL,
+    NO_OBFUSCATION,
+    SamplingFields,
+    register_sampling,
+)
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 
@@ -272,6 +278,7 @@ class Completions:
             CompletionRequest,
             (register_sampling, register_prompt),
             UNSUPPORTED,
+            {"stream_options.include_obfuscation": NO_OBFUSCATION},
             neutral={**NEUTRAL, "logprobs": (False,)},
             default_model=lambda: server.services.catalogue.default,
         )

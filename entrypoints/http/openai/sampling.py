@@ -5,7 +5,7 @@ from typing import Annotated
 import attrs
 
 from mlxk.domain.generation.settings import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
-from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter
+from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, Range, StrictConverter, Unsupported
 
 MAX_CHOICES = 128
 """Most completions of each prompt, as in OpenAI's API."""
@@ -28,6 +28,10 @@ Share = Annotated[float, Range(0, 1)]
 Penalty = Annotated[float, Range(-2, 2)]
 Bias = Annotated[dict[str, Annotated[float, Range(-100, 100)]], Range(0, MAX_LOGIT_BIASES)]
 Seed = Annotated[int, Range(1 - SEED_RANGE, SEED_RANGE - 1)]
+
+
+NO_OBFUSCATION = Unsupported("events are not padded against traffic analysis", (False,))
+"""Of ``stream_options.include_obfuscation``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,8 +94,6 @@ class SamplingFields:
         faults = []
         if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
             faults.append(FieldError("stream_options", "is only allowed when stream is true"))
-        if self.stream_options is not None and self.stream_options.include_obfuscation:
-            faults.append(FieldError("stream_options.include_obfuscation", "is not supported", unsupported=True))
         if any(not key.isdecimal() or not key.isascii() or len(key) > _TOKEN_DIGITS for key in self.logit_bias or {}):
             faults.append(FieldError("logit_bias", "must have token ids as keys"))
         return faults

@@ -107,7 +107,7 @@ def ignored_fields(
         body: The JSON body.
         request: The body as an attrs object.
         unsupported: Fields whose support was checked already.
-        without_effect: Fields of the class that have no effect, by path.
+        without_effect: Fields that have no effect, by path; their neutral values are not reported.
 
     Returns:
         Paths without indices, such as ``messages[].name``.
@@ -128,9 +128,10 @@ def _ignored(value: object, structured: object, path: str, without_effect: Mappi
             field_path = path + name
             if each is None:
                 continue
-            if name not in names or (field_path in without_effect and without_effect[field_path].refuses(each)):
+            rule = without_effect.get(field_path)
+            if name not in names if rule is None else rule.refuses(each):
                 yield field_path
-            elif isinstance(each, (list, dict)):
+            elif name in names and isinstance(each, (list, dict)):
                 inner = f"{field_path}{'.' if isinstance(each, dict) else ''}"
                 yield from _ignored(each, getattr(structured, name), inner, without_effect)
 

@@ -7,9 +7,9 @@ import attrs
 
 from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields, ReasoningParam
-from mlxk.entrypoints.http.openai.chat.request import ChatRequest, JsonSchema, ResponseFormat
+from mlxk.entrypoints.http.openai.chat.request import CACHE_RETENTION, ChatRequest, JsonSchema, ResponseFormat
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
-from mlxk.entrypoints.http.openai.sampling import Count, MetadataEntries
+from mlxk.entrypoints.http.openai.sampling import NO_OBFUSCATION, Count, MetadataEntries
 from mlxk.entrypoints.http.requests.body import FieldNames
 from mlxk.entrypoints.http.requests.validation import (
     FieldError,
@@ -100,7 +100,6 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
     "moderation": Unsupported("there is no moderation"),
     "n": Unsupported("a response is one answer", (1,)),
     "prompt": Unsupported("there are no stored prompts; send the text in input or instructions"),
-    "service_tier": Unsupported("there is one tier", ("auto", "default")),
 }
 """Documented fields that are not supported."""
 
@@ -118,11 +117,13 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "input[].output[].prompt_cache_breakpoint": Unsupported(_CACHE_REASON),
     "input[].phase": Unsupported("chat templates know no phases"),
     "prompt_cache_options": Unsupported(_CACHE_REASON, ({},)),
-    "prompt_cache_retention": Unsupported("prompts are kept in memory only", ("in_memory", "in-memory")),
+    "prompt_cache_retention": Unsupported(CACHE_RETENTION, ("in_memory", "in-memory")),
     "reasoning.context": Unsupported("the chat template decides which reasoning it shows", ("auto",)),
     "reasoning.generate_summary": Unsupported("the reasoning itself is returned"),
     "reasoning.mode": Unsupported("there is one mode", ("standard",)),
     "reasoning.summary": Unsupported("the reasoning itself is returned"),
+    "service_tier": Unsupported("there is one tier", ("auto", "default")),
+    "stream_options.include_obfuscation": NO_OBFUSCATION,
     "text.format.description": Unsupported("the schema is enforced; put what it is for in a message"),
     "text.verbosity": Unsupported("cannot be controlled; ask for it in the prompt", ("medium",)),
     "tools[].allowed_callers": Unsupported(_CALLER_REASON, (["direct"],)),

@@ -25,7 +25,7 @@ from mlxk.entrypoints.http.openai.chat.parts import VideoPart
 from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
-from mlxk.entrypoints.http.openai.sampling import Count, Metadata
+from mlxk.entrypoints.http.openai.sampling import NO_OBFUSCATION, Count, Metadata
 from mlxk.entrypoints.http.requests.media import PartReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Neutral, OneOf, Range, Unsupported, located
 from mlxk.entrypoints.settings import ServerSettings
@@ -65,18 +65,14 @@ class ResponseFormat:
         return None if self.type == "text" else Grammar.json_object()
 
 
+CACHE_RETENTION = "the memory and the disk of the server decide how long prompts are kept"
+
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "audio": Unsupported("answers are text only", ({},)),
     "function_call": Unsupported("is deprecated; use tool_choice", ("none", "auto")),
     "functions": Unsupported("is deprecated; use tools", ([],)),
     "modalities": Unsupported("answers are text only", (["text"], [])),
     "moderation": Unsupported("there is no moderation"),
-    "prediction": Unsupported("predicted output is not supported", ({},)),
-    "prompt_cache_options": Unsupported("the prompt cache works by itself", ({},)),
-    "prompt_cache_retention": Unsupported("prompts are kept in memory only", ("in_memory", "in-memory")),
-    "service_tier": Unsupported("there is one tier", ("auto", "default")),
-    "store": Unsupported("nothing is stored", (False,)),
-    "verbosity": Unsupported("cannot be controlled; ask for it in the prompt", ("medium",)),
     "web_search_options": Unsupported("there is no web search"),
 }
 """Documented fields that are not supported."""
@@ -85,7 +81,14 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "messages[].content[].image_url.detail": Unsupported("the model takes an image in its own size", ("auto",)),
     "messages[].content[].prompt_cache_breakpoint": Unsupported("the prompt cache works by itself"),
     "messages[].name": Unsupported("chat templates know roles, not names"),
+    "prediction": Unsupported("predicted output does not speed up an answer here", ({},)),
+    "prompt_cache_options": Unsupported("the prompt cache works by itself", ({},)),
+    "prompt_cache_retention": Unsupported(CACHE_RETENTION, ("in_memory", "in-memory")),
     "response_format.json_schema.description": Unsupported("the schema is enforced; put what it is for in a message"),
+    "service_tier": Unsupported("there is one tier", ("auto", "default")),
+    "store": Unsupported("chat completions are not stored", (False,)),
+    "stream_options.include_obfuscation": NO_OBFUSCATION,
+    "verbosity": Unsupported("cannot be controlled; ask for it in the prompt", ("medium",)),
 }
 """Documented fields that are accepted and reported as ignored, by their paths."""
 

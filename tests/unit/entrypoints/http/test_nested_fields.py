@@ -61,7 +61,7 @@ def test_the_page_for_operators_lists_what_has_no_effect() -> None:
     lines = [line for line in chapter.splitlines() if line.startswith("| `")]
     rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines}
     assert rows == {
-        (f"`{path}`", rule.reason, ", ".join(f'`"{value}"`' for value in rule.neutral))
+        (f"`{path}`", rule.reason, ", ".join(f"`{json.dumps(value)}`" for value in rule.neutral))
         for path, rule in WITHOUT_EFFECT.items()
     }
 
@@ -84,6 +84,10 @@ def test_the_page_for_operators_lists_what_has_no_effect() -> None:
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "description": "d"}}},
             "response_format.json_schema.description",
         ),
+        ({"verbosity": "low", "service_tier": "flex", "store": True}, "verbosity, service_tier, store"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"prompt_cache_retention": "24h", "prompt_cache_options": {}}, "prompt_cache_retention"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"colour": 1, "stop": ["a"], "messages": [{**USER, "hue": {}}]}, "messages[].hue, colour"),
     ],
 )
@@ -105,7 +109,15 @@ def test_what_clients_of_openai_send_along_is_neither_refused_nor_reported() -> 
     returned |= {"annotations": None, "tool_calls": None, "name": None}
     tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"x-colour": 1}}}
     status, answer, _, headers = ask(
-        "/v1/chat/completions", messages=[USER, returned, USER], tools=[tool], metadata={"colour": "red"}
+        "/v1/chat/completions",
+        messages=[USER, returned, USER],
+        tools=[tool],
+        metadata={"colour": "red"},
+        verbosity="medium",
+        service_tier="auto",
+        store=False,
+        prompt_cache_retention="in_memory",
+        prediction={},
     )
     assert status == 200, answer
     assert "x-mlxk-ignored-fields" not in headers

@@ -22,7 +22,7 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import Effort
 from mlxk.entrypoints.http.responses.conversation import PART_KINDS
 from mlxk.entrypoints.http.responses.items import ITEM_KINDS, LEFT_OUT, UNREADABLE
-from mlxk.entrypoints.http.responses.request import UNSUPPORTED, ResponseRequest
+from mlxk.entrypoints.http.responses.request import UNSUPPORTED, WITHOUT_EFFECT, ResponseRequest
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
@@ -89,6 +89,7 @@ CHAT_ONLY = {
 
 def test_no_field_that_openai_documents_is_forgotten() -> None:
     known = {field.name for field in attrs.fields(ResponseRequest)} | set(UNSUPPORTED)
+    known |= {path for path in WITHOUT_EFFECT if path.isidentifier()}
     assert (REQUEST_FIELDS - known, known - REQUEST_FIELDS) == (set(), CHAT_ONLY)
 
 
@@ -161,6 +162,8 @@ TOLERATED = [
     ({"prompt_cache_options": {"mode": "explicit"}}, "prompt_cache_options"),
     ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
     ({"include": ["message.output_text.logprobs", "file_search_call.results"]}, "include[1]"),
+    ({"service_tier": "flex"}, "service_tier"),
+    ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
     ({"colour": "red"}, "colour"),
     ({"tools": [ADD, {"type": "web_search", "external_web_access": True}]}, "tools[1]"),
     ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "tools[0]"),
@@ -195,9 +198,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"moderation": {"model": "m"}}, "parameter_not_supported", "moderation"),
     ({"image": {"context_compression": "auto"}}, "parameter_not_supported", "image"),
     ({"access_programs": {"cyber": "standard"}}, "parameter_not_supported", "access_programs"),
-    ({"service_tier": "flex"}, "parameter_not_supported", "service_tier"),
     ({"n": 2}, "parameter_not_supported", "n"),
-    ({"stream": True, "stream_options": {"include_obfuscation": True}}, "parameter_not_supported", "stream_options"),
     ({"input": [{"type": "computer_call"}]}, "parameter_not_supported", "input[0].type"),
     ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "parameter_not_supported", "input[0].type"),
     (
