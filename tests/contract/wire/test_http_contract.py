@@ -16,6 +16,7 @@ from serving.parts import BASE_MODEL, CHAT_MODEL, Parts
 
 from mlxk.domain.errors import all_error_types
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT as CHAT_WITHOUT_EFFECT
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED
 from mlxk.entrypoints.http.openai.completions import CompletionRequest
@@ -23,8 +24,10 @@ from mlxk.entrypoints.http.openai.tokens import UNSUPPORTED as TOKENIZE_UNSUPPOR
 from mlxk.entrypoints.http.openai.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from mlxk.entrypoints.http.requests.validation import OneOf, Range
 from mlxk.entrypoints.http.responses.request import UNSUPPORTED as RESPONSE_UNSUPPORTED
+from mlxk.entrypoints.http.responses.request import WITHOUT_EFFECT as RESPONSE_WITHOUT_EFFECT
 from mlxk.entrypoints.http.responses.request import ResponseRequest
 
+WITHOUT_EFFECT = {"ChatRequest": CHAT_WITHOUT_EFFECT, "ResponseRequest": RESPONSE_WITHOUT_EFFECT}
 REQUESTS = [
     ("ChatRequest", ChatRequest, CHAT_UNSUPPORTED),
     ("CompletionRequest", CompletionRequest, COMPLETION_UNSUPPORTED),
@@ -97,7 +100,9 @@ def test_the_server_hands_out_the_document_itself(client: TestClient) -> None:
 @pytest.mark.parametrize(("name", "kind", "unsupported"), REQUESTS)
 def test_a_request_has_the_fields_the_program_reads(name: str, kind: type[Any], unsupported: dict[str, Any]) -> None:
     described = schemas()[name]
-    assert set(described["properties"]) == {field.name for field in attrs.fields(kind)} | set(unsupported)
+    fields = {field.name for field in attrs.fields(kind)} | set(unsupported)
+    tolerated = {path for path in WITHOUT_EFFECT.get(name, ()) if path.isidentifier()}
+    assert set(described["properties"]) == fields | tolerated
     required = {field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING}
     assert set(described["required"]) == required
     for field, rule in unsupported.items():
@@ -116,7 +121,7 @@ def test_a_request_has_the_fields_the_program_reads(name: str, kind: type[Any], 
 def test_a_request_without_generation_has_a_chat_s_fields_and_its_own(
     name: str, kind: type[Any], unsupported: dict[str, Any]
 ) -> None:
-    chat = {field.name for field in attrs.fields(ChatRequest)} | set(CHAT_UNSUPPORTED)
+    chat = {field.name for field in attrs.fields(ChatRequest)} | {*CHAT_UNSUPPORTED, *CHAT_WITHOUT_EFFECT}
     own = {field.name for field in attrs.fields(kind)} | set(unsupported)
     described = schemas()[name]["properties"]
     assert own - chat <= set(described) <= own

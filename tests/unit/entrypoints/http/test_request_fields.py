@@ -15,6 +15,7 @@ from mlxk.domain.generation.conversation import Conversation, Role, ToolCall
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.settings import SEED_RANGE, Effort
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT as CHAT_WITHOUT_EFFECT
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED
 from mlxk.entrypoints.http.openai.completions import CompletionRequest
@@ -57,7 +58,7 @@ OURS = {
 
 
 def test_no_field_that_openai_documents_is_forgotten() -> None:
-    known = {field.name for field in attrs.fields(ChatRequest)} | set(CHAT_UNSUPPORTED)
+    known = {field.name for field in attrs.fields(ChatRequest)} | {*CHAT_UNSUPPORTED, *CHAT_WITHOUT_EFFECT}
     assert CHAT_FIELDS - known == set()
     known = {field.name for field in attrs.fields(CompletionRequest)} | set(COMPLETION_UNSUPPORTED)
     assert COMPLETION_FIELDS - known == set()
