@@ -312,12 +312,12 @@ def _quantization_refusal(snapshot: ModelSnapshot, library: Library, support: In
     if not isinstance(method, str):
         return "Quantized by a method that its config does not name"
     form = _form(quantization)
-    accepted = _METHODS[library].get(method.lower().replace("_", "-"))
+    accepted = _METHODS[library].get(method)
     if accepted is None or (accepted and form not in accepted):
         return f"Quantized by {method}{f' ({form})' if form else ''}, which {library.value} does not load"
-    if method.lower() == "fp8" and not fp8 and not _is_mxfp8(quantization):
+    if method == "fp8" and not fp8 and not _is_mxfp8(quantization):
         return f"Quantized by fp8, which {library.value} does not load for this architecture"
-    if method.lower() in {"awq", "gptq"} and not _is_packed_by_outputs(snapshot):
+    if method in {"awq", "gptq"} and not _is_packed_by_outputs(snapshot):
         return f"Quantized by {method} in a packing that {library.value} does not load"
     return None
 
@@ -341,7 +341,10 @@ _METHODS: dict[Library, dict[str, frozenset[str]]] = {
     },
     Library.MLX_AUDIO: {},
 }
-"""The quantization methods that each library loads, with their forms; an empty set stands for every form."""
+"""The quantization methods that each library loads, with their forms; an empty set stands for every form.
+
+Names are compared as they are written, as the libraries do: neither ``AWQ`` nor ``compressed_tensors`` is loaded.
+"""
 
 
 def _foreign_quantization(snapshot: ModelSnapshot) -> Mapping[str, object] | None:
