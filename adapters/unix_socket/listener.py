@@ -32,7 +32,13 @@ from mlxk.adapters.unix_socket.protocol import (
 from mlxk.adapters.unix_socket.servers import listen, socket_folders
 from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.application.ports.system import EventLog
-from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import (
+    STATE_SECONDS,
+    EngineState,
+    ResidentModel,
+    TextGenerator,
+    TextStream,
+)
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import EngineFigures, Finished, GenerationRequest
@@ -46,9 +52,6 @@ ARRIVAL_SECONDS = 60.0
 
 _POLL_SECONDS = 0.05
 """Interval of the checks whether all requests have ended."""
-
-STATE_SECONDS = 0.5
-"""How long to wait for the engine's report of its models."""
 
 UNLOAD_SECONDS = 1.0
 """How long to wait for the engine to unload a model, before the reply that it has not yet."""
