@@ -165,8 +165,13 @@ class SocketListener:
                     connection.close()
                     continue
                 thread = threading.Thread(target=self._serve, args=(connection,), name="mlxk-shared", daemon=True)
-                self._threads.add(thread)
-            thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # out of threads
+                    connection.close()
+                    self._engine.log.warning("no thread can be started for another program")
+                    continue
+                self._threads.add(thread)  # its end waits for the lock
 
     def _serve(self, connection: socket.socket) -> None:
         began, operation, failure = time.monotonic(), "unknown", None

@@ -14,7 +14,9 @@ from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
 from serving.shared import MODEL, URL, SharedServer, socket_folder_of
+from thread_limit import no_further_threads
 
+from mlxk.adapters.unix_socket.listener import MAX_CONNECTIONS
 from mlxk.adapters.unix_socket.protocol import PROTOCOL, DisconnectedError, encoded, receive, send
 from mlxk.adapters.unix_socket.servers import socket_name
 from mlxk.application.ports.text_generator import EngineState
@@ -191,6 +193,17 @@ def test_a_model_is_unloaded_later_while_the_engine_has_no_time(
             loading.set()
         assert unloaded.wait(60)
         assert server.servers().servers()[0].models == ()
+
+
+def test_a_connection_without_a_thread_is_closed_and_later_ones_are_served(server: SharedServer) -> None:
+    with server.listening():
+        with no_further_threads():
+            for _ in range(MAX_CONNECTIONS + 1):
+                with connected_to(server) as connection:
+                    assert connection.recv(1) == b""
+        assert read(server.sharing().submit(REQUEST)).text == PROMPT
+    assert len(server.generator.requests) == 1
+    assert len(server.log.named("no thread can be started for another program")) == MAX_CONNECTIONS + 1
 
 
 def test_every_program_that_stops_a_server_waits_until_it_has_ended(

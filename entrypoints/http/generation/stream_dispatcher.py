@@ -14,7 +14,7 @@ import attrs
 
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.errors import InternalError, MlxkError, ServerShutdownError
+from mlxk.domain.errors import InsufficientMemoryError, InternalError, MlxkError, ServerShutdownError
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, PromptProgress, StreamEvent
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.generation.renderer import ResponseWriter
@@ -156,14 +156,19 @@ class StreamDispatcher:
         self._closed = False
 
     def add(self, delivery: StreamDelivery) -> None:
-        """Start the delivery of a response; fails it when the dispatcher is closed."""
+        """Start the delivery of a response; fails it when the dispatcher is closed or has no thread."""
         with self._lock:
             if self._closed:
                 delivery.fail(ServerShutdownError("The server is shutting down."))
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mlxk-streams", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="mlxk-streams", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # out of threads; a later response tries again
+                    delivery.fail(InsufficientMemoryError("The server may start no further thread."))
+                    return
+                self._thread = thread
             delivery.last_write_at = self._clock.monotonic()
             self._deliveries.add(delivery)
             aborting = self._aborting

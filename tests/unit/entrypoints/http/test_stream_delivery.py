@@ -12,10 +12,11 @@ from doubles.telemetry import InMemoryTelemetry
 from falcon.testing import create_environ
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import eventually
+from thread_limit import no_further_threads
 
 from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
+from mlxk.domain.errors import ExecutionError, InsufficientMemoryError, InternalError, MlxkError, ServerShutdownError
 from mlxk.domain.generation.request import (
     Finished,
     FinishReason,
@@ -189,6 +190,16 @@ def test_a_response_that_cannot_be_written_ends_once_and_stops_no_other(
     assert len(ends.calls) == len(others.calls) == 1
     assert stream.cancelled
     assert isinstance(broken.error, InternalError)
+
+
+def test_a_response_without_a_thread_ends_and_a_later_one_is_written(dispatcher: StreamDispatcher) -> None:
+    refused, served, ends = RecordingWriter(), RecordingWriter(), Ends()
+    with no_further_threads():
+        dispatcher.add(StreamDelivery((ScriptedStream(finished()),), refused, ends))
+    assert isinstance(refused.error, InsufficientMemoryError)
+    assert ends.calls == [([], "insufficient_memory")]
+    dispatcher.add(StreamDelivery((ScriptedStream(finished()),), served, ends))
+    assert eventually(lambda: served.closed is not None)
 
 
 def test_a_stream_that_cannot_be_kept_alive_ends_and_stops_no_other() -> None:
