@@ -190,6 +190,11 @@ def _read(connection: socket.socket, size: int) -> bytearray:
     return data
 
 
+def known_fields(kind: type, document: Mapping[str, Any]) -> Document:
+    """Return the fields of a document that a class has; a newer version of the other program may send more."""
+    return {each.name: document[each.name] for each in attrs.fields(kind) if each.name in document}
+
+
 def encoded(value: Any, blobs: list[bytes]) -> Any:  # noqa: ANN401 - any value of the domain
     """Return a value as JSON; its bytes are appended to ``blobs``.
 
@@ -241,7 +246,7 @@ def _decoded(document: Any, blobs: tuple[bytes, ...]) -> Any:  # noqa: ANN401 - 
         case ["enum", str(kind), value]:
             return _ENUMS[kind](value)
         case ["value", str(kind), dict(fields)]:
-            return _CLASSES[kind](**_decoded(fields, blobs))
+            return _CLASSES[kind](**_decoded(known_fields(_CLASSES[kind], fields), blobs))
     raise ValueError
 
 

@@ -20,6 +20,7 @@ from mlxk.adapters.unix_socket.protocol import (
     decoded,
     encoded,
     is_own_peer,
+    known_fields,
     receive,
     send,
 )
@@ -180,7 +181,7 @@ class SocketRunningServers(RunningServers):
                 models = tuple(_resident(each) for each in document["models"])
                 process, url, version = int(document["pid"]), str(document["url"]), str(document["version"])
                 figures = document.get("engine")  # earlier versions do not send it
-                engine = None if figures is None else EngineFigures(**figures)
+                engine = None if figures is None else EngineFigures(**known_fields(EngineFigures, figures))
                 found.append(RunningServer(path, process, url, version, models, engine))
         return tuple(sorted(found, key=lambda each: each.process))
 
@@ -300,7 +301,7 @@ def _request(connection: socket.socket, operation: str, **fields: Any) -> Docume
 
 
 def _resident(document: Document) -> ResidentModel:
-    return ResidentModel(**{**document, "handle": decoded(document["handle"])})
+    return ResidentModel(**known_fields(ResidentModel, document | {"handle": decoded(document["handle"])}))
 
 
 def _wait_for(process: int) -> None:

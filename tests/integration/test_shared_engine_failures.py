@@ -19,10 +19,10 @@ from thread_limit import no_further_threads
 from mlxk.adapters.unix_socket.listener import MAX_CONNECTIONS
 from mlxk.adapters.unix_socket.protocol import PROTOCOL, DisconnectedError, encoded, receive, send
 from mlxk.adapters.unix_socket.servers import socket_name
-from mlxk.application.ports.text_generator import EngineState
+from mlxk.application.ports.text_generator import EngineState, ResidentModel
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation.request import GenerationRequest, TextDelta
+from mlxk.domain.generation.request import EngineFigures, GenerationRequest, TextDelta
 from mlxk.domain.models.model import ModelHandle
 
 PROMPT = "one two three four"
@@ -193,6 +193,25 @@ def test_a_model_is_unloaded_later_while_the_engine_has_no_time(
             loading.set()
         assert unloaded.wait(60)
         assert server.servers().servers()[0].models == ()
+
+
+def test_what_a_newer_server_says_beyond_what_is_known_is_ignored(server: SharedServer) -> None:
+    class_name, fields = encoded(MODEL, [])[1:]
+    handle = ["value", class_name, {**fields, "shards": ["tuple", [["value", "Shard", {}]]]}]
+    engine = attrs.asdict(EngineFigures(1, 2, 3, 4, 5, 6, 7))
+    state = {
+        "pid": 4242,
+        "url": URL,
+        "version": "99.0",
+        "models": [{"handle": handle, "weight_bytes": 8, "idle_seconds_left": None, "pinned": True}],
+        "engine": {**engine, "wishes": 9},
+    }
+    with listener_at(server, 4242) as listening:
+        thread = serve_once(listening, state)
+        (listed,) = server.servers().servers()
+        thread.join()
+    assert (listed.process, listed.version, listed.engine) == (4242, "99.0", EngineFigures(1, 2, 3, 4, 5, 6, 7))
+    assert listed.models == (ResidentModel(MODEL, 8, None),)
 
 
 def test_a_connection_without_a_thread_is_closed_and_later_ones_are_served(server: SharedServer) -> None:
