@@ -39,7 +39,7 @@ class PartialFile:
         file: The file as the hub lists it.
 
     Raises:
-        StorageError: It cannot be opened.
+        StorageError: It cannot be opened or read.
     """
 
     def __init__(self, path: str, file: RemoteFile) -> None:
@@ -48,10 +48,14 @@ class PartialFile:
         self._digest = _new_hash(file)
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            with contextlib.suppress(OSError):
-                # Other clients may delete the lock file while it is held; the partial file itself is locked as well.
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            self._read_existing()
+            try:
+                with contextlib.suppress(OSError):
+                    # Other clients may delete the lock file while it is held; this file itself is locked as well.
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                self._read_existing()
+            except BaseException:
+                self.close()
+                raise
         except OSError as error:
             raise storage_error(error) from error
 

@@ -10,8 +10,10 @@ import pytest
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.locks import POLL_SECONDS
+from mlxk.adapters.huggingface.transfer import PartialFile
 from mlxk.application.ports.model_cache import LockHolder
 from mlxk.domain.errors import LocksPresentError, StorageError
+from mlxk.domain.hub import RemoteFile
 from mlxk.domain.models.model import ModelHandle
 
 A = "a" * 40
@@ -100,3 +102,11 @@ def test_a_cache_that_cannot_be_written_to_is_not_locked_and_any_other_failure_i
             return
     with pytest.raises(StorageError, match=f"^the model cache cannot be written to: {os.strerror(number)}$"):
         cache.reserve("org/m", "pulling it").__enter__()
+
+
+def test_a_partial_file_that_cannot_be_begun_anew_is_closed() -> None:
+    opened = os.listdir("/dev/fd")
+    longer_than_wanted = RemoteFile("model.safetensors", -1, A)
+    with pytest.raises(StorageError, match="cannot be written to"):
+        PartialFile(os.devnull, longer_than_wanted)  # a device has no length to change
+    assert os.listdir("/dev/fd") == opened
