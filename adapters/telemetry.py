@@ -167,7 +167,9 @@ class OtlpTelemetry(Telemetry):
                 "OpenTelemetry refuses the value of an OTEL_ variable, such as a number that is none.",
                 hint="See which are set: env | grep ^OTEL_",
             ) from error
-        if warnings.silence():
+        finally:
+            warned = warnings.silence()
+        if warned:
             names = ", ".join(sorted(warnings.names)) or "unknown"
             log.warning("OpenTelemetry ignores what a variable holds", variable=names)
         for name in _PROTOCOLS:

@@ -1,6 +1,7 @@
 """The contract of the telemetry, held by every adapter."""
 
 import datetime
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ from serving.otlp_sink import OtlpSink
 
 from mlxk.adapters.telemetry import CLOSE_SECONDS, OtlpTelemetry
 from mlxk.application.ports.telemetry import NoTelemetry, ServedRequest, Telemetry
+from mlxk.domain.errors import ValidationError
 
 ENDED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 SERVED = ServedRequest(operation="chat", api="messages", request_id="r1", ended=ENDED, seconds=2.0)
@@ -116,3 +118,16 @@ def test_the_end_is_not_waited_for_beyond_its_seconds_which_is_said(monkeypatch:
         telemetry.close()
         assert CLOSE_SECONDS <= time.monotonic() - began < CLOSE_SECONDS + 30
     assert [event.level for event in log.events if "did not take the last records" in event.event] == ["warning"]
+
+
+@pytest.mark.parametrize("name", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_METRIC_EXPORT_INTERVAL"])
+def test_a_refused_variable_leaves_nothing_that_listens_to_the_library(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "-77123")
+    library = logging.getLogger("opentelemetry")
+    before = list(library.handlers)
+    with pytest.raises(ValidationError, match="OTEL_"):
+        OtlpTelemetry(InMemoryEventLog(), "1")
+    assert library.handlers == before
+    assert not library.isEnabledFor(logging.ERROR)
