@@ -328,9 +328,9 @@ class Adapters:
         self.machine_meter = Singleton(imported("mlxk.adapters.system.machine_meter:SystemMachineMeter"))
         client = imported("mlxk.adapters.completion_client:HttpCompletionClient")
         self.completion_client: Provider[CompletionClient] = Singleton(client)
-        self.machine_probe: Provider[MachineProbe] = Singleton(
-            imported("mlxk.adapters.system.machine_probe:system_machine_probe"), sys.platform, has_nvidia_gpu
-        )
+        machine_probe = imported("mlxk.adapters.system.machine_probe:system_machine_probe")
+        found = (sys.platform, has_nvidia_gpu, settings.search_path)
+        self.machine_probe: Provider[MachineProbe] = Singleton(machine_probe, *found)
         self.server_probe: Provider[ServerProbe] = Singleton(imported("mlxk.adapters.metrics_page:HttpServerProbe"))
         self.chart_writer = Singleton(_chart_writer)
         self.telemetry = Singleton(_telemetry, self)

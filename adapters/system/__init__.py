@@ -1,5 +1,6 @@
 """The machine: memory in bytes (procfs and cgroups on Linux, sysctl and vm_stat on macOS), and clocks."""
 
+import contextlib
 import datetime
 import os
 import re
@@ -138,21 +139,45 @@ Run = Callable[[tuple[str, ...]], str]
 """Runs a command, program and arguments; returns its output, empty if it cannot be run."""
 
 
-def run_quietly(command: tuple[str, ...]) -> str:
-    """Run a command, discard its standard error, and return its output."""
+_COMMAND_SECONDS = 10.0
+"""Timeout of a command; ``nvidia-smi`` takes seconds where it has to start the driver of several GPUs."""
+
+_END_SECONDS = 1.0
+"""How long to wait for the end of a killed command, which a driver that hangs may delay for ever."""
+
+
+def run_quietly(command: tuple[str, ...], search_path: str = "", seconds: float = _COMMAND_SECONDS) -> str:
+    """Run a command, discard its standard error, and return its output; empty if it does not end in time.
+
+    Args:
+        command: Program and arguments.
+        search_path: Directories of programs, as in ``PATH``; relative ones are ignored, and those of the system added.
+        seconds: Timeout, after which it is killed.
+    """
+    folders = [folder for folder in search_path.split(os.pathsep) if os.path.isabs(folder)]
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
-            env={"LC_ALL": "C"},
+            env={"LC_ALL": "C", "PATH": os.pathsep.join((*folders, os.defpath))},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="ascii",
             errors="replace",
-            check=False,
         )
     except OSError:
         return ""
-    return done.stdout
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except BaseException as error:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+        if isinstance(error, subprocess.TimeoutExpired):
+            return ""
+        raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 class SysctlMemoryProbe(MemoryProbe):

@@ -3,6 +3,7 @@
 Pure functions parse the output of the commands.
 """
 
+import functools
 import os
 import re
 import time
@@ -348,11 +349,14 @@ def accelerators(text: str) -> GpuReading | None:
     return max(readings, key=lambda reading: reading.busy_percent or 0, default=None)
 
 
-def system_machine_probe(platform: str, gpu: Callable[[], bool]) -> MachineProbe:
+def system_machine_probe(platform: str, gpu: Callable[[], bool], search_path: str) -> MachineProbe:
     """Return the probe for a platform.
 
     Args:
         platform: As in ``sys.platform``. Any other than macOS gets the probe for Linux.
         gpu: Whether there is an NVIDIA GPU.
+        search_path: Directories of programs, as in ``PATH``; ``nvidia-smi`` may lie in any.
     """
-    return MacMachineProbe() if platform == "darwin" else ProcMachineProbe(gpu)
+    if platform == "darwin":
+        return MacMachineProbe()
+    return ProcMachineProbe(gpu, functools.partial(run_quietly, search_path=search_path))

@@ -147,6 +147,28 @@ def test_a_command_is_run_and_its_output_returned() -> None:
     assert run_quietly(("/bin/sh", "-c", "echo out; echo err >&2")) == "out\n"
 
 
+def test_a_command_that_does_not_end_is_killed_and_prints_nothing(tmp_path: Path) -> None:
+    script = f"echo $$ > '{tmp_path}/process'; echo out; exec sleep 1000"
+    assert run_quietly(("/bin/sh", "-c", script), seconds=1.0) == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
+
+
+def test_a_command_is_found_in_folders_with_an_absolute_path_and_in_those_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        program = tmp_path / folder / f"mlxk-test-{folder}"
+        program.write_text("#!/bin/sh\necho found\n")
+        program.chmod(0o755)
+    path = os.pathsep.join(("here", "", str(tmp_path / "there")))
+    assert run_quietly(("mlxk-test-there",), path) == "found\n"
+    assert run_quietly(("mlxk-test-here",), path) == ""
+    assert run_quietly(("sh", "-c", "echo found"), path) == "found\n"
+
+
 def test_a_command_that_does_not_exist_prints_nothing() -> None:
     assert run_quietly(("/no/such/program",)) == ""
 

@@ -19,6 +19,7 @@ from mlxk.adapters.system.machine_probe import (
     nvidia_gpus,
     ps_processes,
     stalled,
+    system_machine_probe,
     three_numbers,
 )
 from mlxk.application.ports.measuring import MachineProbe
@@ -291,6 +292,13 @@ class TestLinux:
         gpu = ProcMachineProbe(lambda: True, run, str(tmp_path)).read([])[0].gpu
         assert gpu is not None
         assert (gpu.busy_percent, len(asked)) == (35.0, 1)
+
+    def test_what_asks_a_gpu_is_found_in_the_folders_of_the_user(self, tmp_path: Path) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text("#!/bin/sh\necho 35, 1024, 143771\n")
+        program.chmod(0o755)
+        machine, _ = system_machine_probe("linux", lambda: True, str(tmp_path)).read([])
+        assert machine.gpu == GpuReading(35.0, used_bytes=1024 * MIB, total_bytes=143771 * MIB)
 
     def test_other_forms_are_not_numbers(self) -> None:
         assert (stalled(""), stalled("full avg10=1.00"), three_numbers("1.5 2.5")) == (None, None, None)
