@@ -316,26 +316,20 @@ class MlxTextGenerator(TextGenerator):
     def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         if not self._thread.started or self._thread.closed:
             return ()
-        return self._call(lambda engine: engine.unload(model, once_idle=once_idle))
+        return self._thread.call(lambda engine: engine.unload(model, once_idle=once_idle))
 
     def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
-        every, quantized = self._call(
+        every, quantized = self._thread.call(
             lambda engine: (engine.prefixes.usage(tenant), engine.prefixes.usage(tenant, quantized=True))
         )
         disk = None if self._disk is None else self._disk.state(tenant)
         return KeptPrompts(*every, self._limits.prefix_cache_bytes, *quantized, disk)
 
     def forget_prompts(self, tenant: str | None = None) -> None:
-        self._call(lambda engine: engine.forget_prompts(tenant))
+        self._thread.call(lambda engine: engine.forget_prompts(tenant))
 
     def close(self) -> None:
         self._thread.close()
-
-    def _call(self, work: Callable[[Engine], T]) -> T:
-        """Run a short function on the owner thread and return its result."""
-        reply: queue.SimpleQueue[T] = queue.SimpleQueue()
-        self._thread.post(lambda engine: reply.put(work(engine)))
-        return reply.get()
 
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
         """Lease the models of a request, loading those that are not loaded."""

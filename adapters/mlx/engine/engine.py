@@ -11,6 +11,7 @@ import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -31,7 +32,7 @@ from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.memory import EngineLimits, return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import EngineState, ResidentModel
-from mlxk.domain.errors import ExecutionError
+from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -59,6 +60,7 @@ class Worker(Protocol):
         """End everything that runs and free it."""
 
 
+T = TypeVar("T")
 W = TypeVar("W", bound=Worker)
 Work = Callable[[W], None]
 
@@ -104,6 +106,27 @@ class OwnerThread(Generic[W]):
                 self._thread = thread
                 atexit.register(self.close)
             self._inbox.put(work)
+
+    def call(self, work: Callable[[W], T]) -> T:
+        """Run a short function on the thread and return its result, which must not hold MLX objects.
+
+        Raises:
+            MlxkError: Raised by ``post`` or the function; other exceptions of the function become an ``MlxkError``.
+        """
+        reply: Future[T] = Future()
+
+        def answer(worker: W) -> None:
+            try:
+                reply.set_result(work(worker))
+            except MlxkError as error:
+                reply.set_exception(error.with_traceback(None))
+            except Exception as error:  # noqa: BLE001 - boundary: the caller must get an outcome in any case
+                summary = ExceptionSummary.of(error)
+                self._log.warning("a call on the engine failed", error=summary.kind, where=summary.place)
+                reply.set_exception(failed(error, "The engine"))
+
+        self.post(answer)
+        return reply.result()
 
     def close(self) -> None:
         """End the worker and join the thread. May be called twice."""
