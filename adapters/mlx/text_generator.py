@@ -33,7 +33,7 @@ from mlxk.application.ports.text_generator import EngineState, KeptPrompts, Text
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest, nobody_left
 from mlxk.domain.models.model import ModelHandle
 
 _POLL_SECONDS = 0.005
@@ -175,6 +175,22 @@ class LeaseTurns:
         self.batches = Turns()
 
 
+def _loaded(
+    thread: OwnerThread[Engine], wanted: tuple[WantedModel, ...], is_abandoned: Callable[[], bool] = nobody_left
+) -> tuple[PooledModel, ...]:
+    """Return models, loaded and leased; without a lease if the wait fails or is interrupted at any moment."""
+    request = LoadRequest(wanted)
+    try:
+        thread.post(lambda engine: engine.load(request))
+        return request.wait(is_abandoned)
+    except BaseException:
+        request.abandoned = True  # at once: the owner thread may go from one load to the next
+        # An engine that is closed, or could not be started, has no model.
+        with contextlib.suppress(MlxkError):
+            thread.post(lambda engine: engine.withdraw(request))
+        raise
+
+
 class ModelLeases:
     """Leases models for use on the owner thread.
 
@@ -199,9 +215,7 @@ class ModelLeases:
         Raises:
             MlxkError: It cannot be loaded.
         """
-        request = LoadRequest((wanted,))
-        self._thread.post(lambda engine: engine.load(request))
-        models = request.wait()
+        models = _loaded(self._thread, (wanted,))
         try:
             model: object = models[0].model
             if not isinstance(model, kind):
@@ -275,8 +289,8 @@ class MlxTextGenerator(TextGenerator):
             import_codec()
         began = self._clock.monotonic()
         models = self._lease(request)
-        load_seconds = self._clock.monotonic() - began
         try:
+            load_seconds = self._clock.monotonic() - began
             stream = QueuedTextStream()
             rendered, media = self._process_media(request, models)
             sequence = build_sequence(request, models, stream, self._clock, rendered)
@@ -348,9 +362,7 @@ class MlxTextGenerator(TextGenerator):
             return models
         if isinstance(request.prompt, Conversation):
             template_sandbox.start_ahead()  # takes as long as loading a small model
-        load_request = LoadRequest(wanted)
-        self._thread.post(lambda engine: engine.load(load_request))
-        return load_request.wait(request.is_abandoned)
+        return _loaded(self._thread, wanted, request.is_abandoned)
 
     def _process_media(
         self, request: GenerationRequest, models: tuple[PooledModel, ...]

@@ -1,15 +1,18 @@
 """Who waits for the engine gets an outcome, whatever fails or is interrupted meanwhile, and no model stays in use."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from doubles.event_log import InMemoryEventLog
 from models.answers import oracle, read
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.engine.model_pool import Hold
+from mlxk.adapters.mlx.loading.model_files import weight_bytes
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
@@ -19,6 +22,7 @@ from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
+PATIENCE_SECONDS = 60.0
 Engines = Callable[..., MlxTextGenerator]
 
 
@@ -68,4 +72,40 @@ def test_unloading_that_fails_is_an_error_and_the_engine_goes_on(
     with pytest.raises(StorageError if isinstance(error, StorageError) else ExecutionError):
         engine.unload(handle)
     assert read(engine.submit(asking(handle))).tokens == oracle(handle, "Hello world", 8)
+    assert engine.unload(handle) == (handle,)
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is gone"), RuntimeError("surprise")])
+def test_a_load_that_cannot_make_room_fails_and_the_next_one_is_served(
+    engines: Engines, tmp_path: Path, error: Exception
+) -> None:
+    first, second = build(tmp_path / "a"), build(tmp_path / "b", seed=1)
+    engine = engines(Holds(error), weight_bytes(first.directory))
+    engine.load(asking(first))
+    with pytest.raises(StorageError if isinstance(error, StorageError) else ExecutionError):
+        engine.load(asking(second))
+    assert read(engine.submit(asking(second))).tokens == oracle(second, "Hello world", 8)
+
+
+@pytest.mark.parametrize("submits", [False, True])
+def test_an_interrupt_as_the_model_arrives_leaves_no_lease(engines: Engines, tmp_path: Path, submits: bool) -> None:
+    handle = build(tmp_path / "a")
+    waited = threading.Event()
+
+    @contextlib.contextmanager
+    def hold(_: ModelHandle) -> Iterator[None]:
+        assert waited.wait(PATIENCE_SECONDS)
+        yield
+
+    engine = engines(hold)
+
+    def interrupted() -> bool:
+        waited.set()
+        while not engine.state(PATIENCE_SECONDS).models:
+            pass
+        raise KeyboardInterrupt
+
+    request = attrs.evolve(asking(handle), is_abandoned=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.submit(request) if submits else engine.load(request)
     assert engine.unload(handle) == (handle,)

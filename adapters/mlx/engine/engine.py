@@ -238,6 +238,10 @@ class Engine(Worker):
         """Queue a request for models."""
         self._pool.add(request)
 
+    def withdraw(self, request: LoadRequest) -> None:
+        """Return the leases of a request for which nobody waits any more, and load nothing for it."""
+        self._pool.withdraw(request)
+
     def release(self, models: tuple[PooledModel, ...]) -> None:
         """Return leases that no sequence owns."""
         self._pool.release(models)

@@ -74,13 +74,17 @@ class WantedModel:
 
 
 class LoadRequest:
-    """A request to load and lease some models together; the requesting thread blocks in ``wait``."""
+    """A request to load and lease some models together; the requesting thread blocks in ``wait``.
+
+    A requester that did not return from ``wait`` withdraws the request: leased models may have arrived meanwhile.
+    """
 
     def __init__(self, wanted: tuple[WantedModel, ...]) -> None:
         self.wanted = wanted
         self.abandoned = False
-        self._lock = threading.Lock()
-        """Held while models are delivered, so that an abandoned request gets none."""
+        """Whether nobody waits any more, so that its models need not be loaded."""
+        self.leased: tuple[PooledModel, ...] = ()
+        """The delivered models; written on the owner thread only."""
         self.reply: queue.SimpleQueue[tuple[PooledModel, ...] | MlxkError] = queue.SimpleQueue()
 
     def unreadable(self) -> WantedModel:
@@ -99,35 +103,18 @@ class LoadRequest:
             is_abandoned: Whether the client has gone.
 
         Raises:
-            InterruptedRunError: The client has gone; the models are released as soon as they are loaded.
+            InterruptedRunError: The client has gone.
             MlxkError: They cannot be loaded.
         """
-        try:
-            outcome = self._outcome(is_abandoned)
-        except BaseException as error:
-            with self._lock:
-                self.abandoned = True
-            if not isinstance(error, InterruptedRunError) or self.reply.empty():
-                raise
-            # Leased models arrived at the last moment; the caller's next step finds out that the client has gone.
-            outcome = self.reply.get()
+        outcome: tuple[PooledModel, ...] | MlxkError | None = None
+        while outcome is None:
+            with contextlib.suppress(queue.Empty):
+                outcome = self.reply.get(timeout=_POLL_SECONDS)
+            if outcome is None and is_abandoned():
+                raise InterruptedRunError("interrupted")
         if isinstance(outcome, MlxkError):
             raise outcome
         return outcome
-
-    def deliver(self, models: tuple[PooledModel, ...]) -> bool:
-        """Hand leased models over; return False when the request was abandoned."""
-        with self._lock:
-            if not self.abandoned:
-                self.reply.put(models)
-            return not self.abandoned
-
-    def _outcome(self, is_abandoned: Callable[[], bool]) -> tuple[PooledModel, ...] | MlxkError:
-        while True:
-            with contextlib.suppress(queue.Empty):
-                return self.reply.get(timeout=_POLL_SECONDS)
-            if is_abandoned():
-                raise InterruptedRunError("interrupted")
 
 
 class ModelPool:
@@ -171,6 +158,12 @@ class ModelPool:
     def add(self, request: LoadRequest) -> None:
         """Queue a request; a later ``step`` serves it."""
         self._requests.append(request)
+
+    def withdraw(self, request: LoadRequest) -> None:
+        """Return the leases of a request for which nobody waits any more, and load nothing for it."""
+        request.abandoned = True
+        models, request.leased = request.leased, ()
+        self.release(models)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
         """Lease models that are loaded already, from any thread, without waiting for the owner thread.
@@ -270,14 +263,15 @@ class ModelPool:
         except OSError as error:
             request.reply.put(unreadable_files(error, request.unreadable().handle))
             return True
-        except MlxkError as error:
-            self._log.info("a model was not loaded", error=type(error).__name__, reason=_reason(error, request))
-            request.reply.put(_without_arrays(error))
+        except Exception as fault:  # noqa: BLE001 - boundary: who waits must get an outcome in any case
+            refusal = fault if isinstance(fault, MlxkError) else failed(fault, "Loading a model")
+            self._log.info("a model was not loaded", error=type(fault).__name__, reason=_reason(refusal, request))
+            request.reply.put(_without_arrays(refusal))
             return True
         with self._lock:
             self._lease(models, request.wanted)
-        if not request.deliver(models):
-            self.release(models)
+            request.leased = models
+        request.reply.put(models)
         return True
 
     def _lease(self, models: tuple[PooledModel, ...], wanted: tuple[WantedModel, ...]) -> None:
