@@ -357,15 +357,15 @@ def _call(value: object, place: str) -> ToolCall:
     name, arguments = function.get("name"), function.get("arguments", {})
     if not isinstance(name, str) or not name:
         raise ExampleFault(f"{place}.function.name: is missing or no text")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError) as error:
-            raise ExampleFault(f"{place}.function.arguments: are not JSON") from error
+    try:
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ExampleFault(f"{place}.function.arguments: are not JSON") from error
     if not isinstance(arguments, dict):
         raise ExampleFault(f"{place}.function.arguments: are {_kind_of(arguments)}, not an object")
     call_id = value.get("id")
-    call = ToolCall(name, json.dumps(arguments, ensure_ascii=False), call_id if isinstance(call_id, str) else "")
+    call = ToolCall(name, text, call_id if isinstance(call_id, str) else "")
     _require_unicode(f"{call.name}{call.arguments}{call.id}", f"{place}.function")
     return call
 

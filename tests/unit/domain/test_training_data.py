@@ -124,6 +124,14 @@ FAULTS: dict[str, tuple[bytes, str]] = {
         chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}),
         "function.arguments: are not JSON",
     ),
+    "arguments with no number of JSON": (
+        chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": [NaN]}'}}]}),
+        "messages[1].tool_calls[0].function.arguments: are not JSON",
+    ),
+    "arguments with a number beyond all": (
+        chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1e999}'}}]}),
+        "messages[1].tool_calls[0].function.arguments: are not JSON",
+    ),
     "weights": (chat(USER, {**ANSWER, "weight": 2}), "messages[1].weight: is neither 0 nor 1"),
     "nothing learned": (chat(USER, {**ANSWER, "weight": 0}), "every answer has the weight 0"),
     "tools": (chat(USER, ANSWER, tools=[{"name": "f"}]), "tools[0]: is no function with a name"),
