@@ -230,10 +230,10 @@ def chosen_voice(requested: str | None, voices: Collection[str], label: str) -> 
     Raises:
         CapabilityError: The model has no such voice; the message lists its voices.
     """
-    if requested is None or requested.casefold() == DEFAULT_VOICE:
+    if requested is None or (name := requested.strip().casefold()) == DEFAULT_VOICE:
         return next(iter(voices), None)
     known = {voice.casefold(): voice for voice in voices}
-    found = known.get(requested.strip().casefold())
+    found = known.get(name)
     if found is None:
         has = f"its voices are {', '.join(voices)}" if voices else "it has one voice, without a name"
         raise CapabilityError.in_field("voice", f"'{label}' has no voice '{requested[:64]}'; {has}")

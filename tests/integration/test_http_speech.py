@@ -133,10 +133,11 @@ def test_speed_voice_and_instructions_reach_the_model(parts: Parts, speak: Speak
 
 
 def test_a_standard_voice_that_the_model_has_not_is_its_usual_one_which_is_said(parts: Parts, speak: Speak) -> None:
+    assert speak(voice=" Alloy ", response_format="wav")[1]["x-mlxk-adaptations"] == "voice-substituted"
     headers = speak(voice="alloy", response_format="wav")[1]
     assert headers["x-mlxk-adaptations"] == "voice-substituted"
     assert "x-mlxk-adaptations" not in speak(voice="nova", response_format="wav")[1]
-    assert [each.settings.voice for each in parts.synthesizer.requests] == ["nova", "nova"]
+    assert [each.settings.voice for each in parts.synthesizer.requests] == ["nova", "nova", "nova"]
 
 
 def test_instructions_without_effect_are_said(speak: Speak) -> None:

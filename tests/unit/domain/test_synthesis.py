@@ -64,7 +64,8 @@ def test_no_letter_or_digit_is_lost(text: str) -> None:
 def test_a_voice_is_found_in_any_case_and_the_first_is_the_usual_one() -> None:
     voices = ("af_heart", "Bella")
     assert chosen_voice(None, voices, "m") == chosen_voice("Default", voices, "m") == "af_heart"
-    assert chosen_voice("bella", voices, "m") == "Bella"
+    assert chosen_voice(" default ", voices, "m") == "af_heart"
+    assert chosen_voice("bella", voices, "m") == chosen_voice(" bella ", voices, "m") == "Bella"
     assert chosen_voice(None, (), "m") is None
     with pytest.raises(CapabilityError, match="'m' has no voice 'bob'; its voices are af_heart, Bella"):
         chosen_voice("bob", voices, "m")

@@ -313,12 +313,13 @@ def _recording_errors(sample: VoiceSample | None) -> Iterator[None]:
 def _voice(body: SpeechBody, model: ServedModel, *, cloned: bool) -> tuple[str | None, tuple[str, ...]]:
     """Return the voice (None for the default, or a cloned one), and the adaptation if it is substituted."""
     name = body.named_voice
+    folded = None if name is None else name.strip().casefold()
     if cloned:
-        if name is not None and name.casefold() not in _STANDARD_VOICES | {DEFAULT_VOICE}:
+        if name is not None and folded not in _STANDARD_VOICES | {DEFAULT_VOICE}:
             raise ValidationError.in_field("voice", f"cannot be given with {_REF_AUDIO}, whose voice is imitated")
         return None, ()  # a standard name is ignored: clients have to send one
     known = {voice.casefold() for voice in model.details.voices}
-    if isinstance(name, str) and name.casefold() in _STANDARD_VOICES - known:
+    if folded in _STANDARD_VOICES - known:
         return None, (VOICE_SUBSTITUTED,)
     return name, ()
 
