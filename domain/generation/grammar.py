@@ -173,12 +173,20 @@ def call_schema(name: str, definition: str, key: str = "arguments") -> dict[str,
 
 
 def moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a schema with its internal references rewritten for its new path, such as ``#/$defs/answer``."""
+    """Return a schema with its internal references rewritten for its new path, such as ``#/$defs/answer``.
+
+    The values of data keywords such as ``const`` stay as they are.
+    """
     if isinstance(value, list):
         return [moved(item, root) for item in value]
     if not isinstance(value, dict):
         return value
-    changed = {key: moved(item, root) for key, item in value.items()}
+    changed: dict[str, Any] = {}
+    for keyword, item in value.items():
+        if keyword in MAP_KEYWORDS and isinstance(item, dict):
+            changed[keyword] = {name: moved(schema, root) for name, schema in item.items()}
+        else:
+            changed[keyword] = item if keyword in CONSTANT_KEYWORDS | ANNOTATION_KEYWORDS else moved(item, root)
     target = changed.get("$ref")
     if isinstance(target, str) and (target == "#" or target.startswith("#/")):
         changed["$ref"] = root + target[1:]

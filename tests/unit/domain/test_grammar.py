@@ -45,3 +45,18 @@ def test_objects_hold_what_their_schema_names(schema: Any, expected: Any) -> Non
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '"' + "x" * 300_000 + '"', "true", "3"])
 def test_text_that_names_no_properties_stays_as_it_is(text: str) -> None:
     assert Grammar.json_schema(text).text == text
+
+
+def test_references_of_a_moved_schema_follow_it_and_its_data_stays_as_it_is() -> None:
+    data = {"$ref": "#/$defs/city"}
+    properties = {"const": data, "kind": {"const": data}, "one": {"enum": [data], "default": data, "examples": [data]}}
+    schema = {"$defs": {"enum": data, "city": {"type": "string"}}, "properties": properties, "items": [data]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    definitions = json.loads(Grammar.json_schema({}).or_calls([json.dumps(tool)]).text)["$defs"]
+    followed = {"$ref": "#/$defs/0/$defs/city"}
+    assert definitions["0"] == {
+        "$defs": {"enum": followed, "city": {"type": "string"}},
+        "properties": {**properties, "const": followed},
+        "items": [followed],
+        "additionalProperties": False,
+    }
