@@ -39,7 +39,7 @@ from mlxk.domain.models.footprint import (
     expected_context,
     judge_memory,
 )
-from mlxk.domain.models.reference import ModelRef
+from mlxk.domain.models.reference import ModelRef, check_name
 
 DEFAULT_RESULTS = 20
 
@@ -214,6 +214,7 @@ class FindOutdated:
 
         Raises:
             ModelNotFoundError: No cached model matches the pattern.
+            ValidationError: A proxy of the environment cannot be used.
             NetworkError: The hub cannot be reached, limits requests, or offline mode is set.
             DownloadFailedError: The hub sent an invalid response.
             StorageError: The cache cannot be read.
@@ -230,8 +231,12 @@ class FindOutdated:
         if commit is None:
             return ComparedModel(name, Freshness.UNKNOWN, None, None, "no complete revision of it is in the cache")
         try:
+            check_name(name)
+        except ValidationError as error:
+            return ComparedModel(name, Freshness.UNKNOWN, commit, None, error.message)
+        try:
             newest = self.hub.newest_commit(name)
-        except (ModelNotFoundError, RevisionNotFoundError, AccessDeniedError, ValidationError) as error:
+        except (ModelNotFoundError, RevisionNotFoundError, AccessDeniedError) as error:
             return ComparedModel(name, Freshness.UNKNOWN, commit, None, error.message)
         freshness = Freshness.CURRENT if newest == commit else Freshness.OUTDATED
         return ComparedModel(name, freshness, commit, newest)

@@ -1,5 +1,6 @@
 """``mlxk outdated`` against the loopback hub: which cached models have moved, and what is asked."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,15 @@ def test_offline_or_without_a_hub_it_fails(moved: LoopbackHub, command: Command)
     moved.fault("^/api/models/", status=429, headers={"Retry-After": "300"}, times=-1)
     assert command("outdated")["error"]["type"] == "network_error"
     assert command("outdated", "nosuch")["error"]["type"] == "model_not_found"
+
+
+def test_a_proxy_that_cannot_be_used_is_an_error_and_no_property_of_a_model(
+    moved: LoopbackHub, mlxk: Callable[..., Any], hub_variables: dict[str, str]
+) -> None:
+    refused = mlxk("outdated", "--json", **hub_variables, ALL_PROXY="foo://127.0.0.1:9")
+    error = json.loads(refused.stdout)["error"]
+    assert (error["type"], "ALL_PROXY" in error["message"]) == ("validation_error", True), error
+    assert moved.calls() == []
 
 
 def test_people_see_what_moved_and_how_to_fetch_it(
