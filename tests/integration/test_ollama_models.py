@@ -260,6 +260,12 @@ def loaded(served: RunningServer) -> list[str]:
     return [each["name"] for each in served.get("/api/ps")[2]["models"]]
 
 
+def in_memory(served: RunningServer) -> list[str]:
+    """Return the folders of the models in memory; ``/api/ps`` lists none that are named by path."""
+    program: Any = served.parts
+    return [each.directory for each in program.generator.state(30.0).models]
+
+
 def test_a_model_stays_as_long_as_its_last_request_says(served: RunningServer) -> None:
     name = "demo:latest"
     assert served.post("/api/generate", {"model": "demo", "keep_alive": -1})[2]["done_reason"] == "load"
@@ -297,8 +303,16 @@ def test_vectors_are_those_of_the_other_api_and_too_long_texts_are_cut_and_repor
         assert (status, headers["x-mlxk-adaptations"], len(body["embeddings"])) == (200, "inputs-truncated", 1)
     status, text = refused(served, "encoder", "/api/embed", input=["a", long], truncate=False)
     assert (status, text.startswith("the input length exceeds the context length: input[1] has ")) == (400, True)
-    served.post("/api/embed", {"model": model, "input": "bread", "keep_alive": 0})
-    assert "encoder:latest" not in loaded(served)
+    for path, used, unused in (
+        ("/api/embed", {"input": "bread"}, {"input": ["", ""]}),
+        ("/api/embed", {"input": "bread"}, {}),
+        ("/api/embeddings", {"prompt": "bread"}, {"prompt": ""}),
+    ):
+        for fields in (used, unused):
+            assert served.post(path, {"model": model, **used})[0] == 200
+            assert model in in_memory(served)
+            assert served.post(path, {"model": model, **fields, "keep_alive": 0})[0] == 200
+            assert model not in in_memory(served), (path, fields)
 
 
 def test_a_path_is_no_name_for_a_client_unless_the_operator_says_so(tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ class _Embedding:
             return attrs.evolve(model, name=body.named or model.name)
         return self._names.find(body, require_embedding_model)
 
+    def unload_if_asked(self, model: NamedModel, body: _EmbeddingFields) -> None:
+        """Unload the model once its requests have ended, if the request asks for it with ``keep_alive``."""
+        if body.keep_alive_seconds == 0:
+            self._loading.unload(model.served)
+
     def embed(
         self, trace: Trace, response: falcon.Response, model: NamedModel, inputs: tuple[str, ...], body: EmbedBody
     ) -> EmbeddingResult:
@@ -117,8 +122,7 @@ class _Embedding:
         finally:
             release()
             seconds = clock.monotonic() - began
-            if body.keep_alive_seconds == 0:
-                self._loading.unload(model.served)
+            self.unload_if_asked(model, body)
         trace.tokens = result.embeddings.tokens
         self._metrics.embeddings(model.served.id, "ollama", result.embeddings.tokens, seconds)
         if result.embeddings.truncations:
@@ -144,6 +148,8 @@ class EmbedResource:
         if body.inputs:
             embeddings = self._embedding.embed(trace_of(request), response, model, body.inputs, body).embeddings
             vectors, tokens = list(map(as_numbers, embeddings.vectors)), embeddings.tokens
+        else:
+            self._embedding.unload_if_asked(model, body)
         send_json(
             response,
             {
@@ -171,6 +177,8 @@ class OllamaEmbeddings:
             options = EmbedBody(keep_alive=body.keep_alive)
             result = self._embedding.embed(trace_of(request), response, model, (body.prompt,), options)
             vector = as_numbers(result.embeddings.vectors[0])
+        else:
+            self._embedding.unload_if_asked(model, body)
         send_json(response, {"embedding": vector})
 
 
