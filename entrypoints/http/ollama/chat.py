@@ -1,8 +1,9 @@
 """``POST /api/chat``: its body and resource."""
 
 import functools
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -131,16 +132,21 @@ class ChatBody(GenerationFields):
 
 
 class _CallIds:
-    """Assigns ids to tool calls and results that the client sent without."""
+    """Assigns ids to tool calls and results that the client sent without.
 
-    def __init__(self) -> None:
-        self._assigned = 0
+    Args:
+        messages: The conversation, whose own ids are not assigned.
+    """
+
+    def __init__(self, messages: Iterable[ChatMessage]) -> None:
+        given = {identity for each in messages for identity in (each.tool_call_id, *_call_ids(each))}
+        self._free = (name for name in map("call_{}".format, itertools.count(1)) if name not in given)
         self._open: list[tuple[str, str]] = []
         """Function name and id of each call without a result."""
 
     def of_call(self, call: OllamaCall) -> str:
         """Return the id of a call."""
-        identity = call.id or self._new()
+        identity = call.id or next(self._free)
         self._open.append((call.function.name, identity))
         return identity
 
@@ -152,17 +158,17 @@ class _CallIds:
         name = message.tool_name
         open_call = next((call for call in self._open if name is None or call[0] == name), None)
         if open_call is None:
-            return self._new()
+            return next(self._free)
         self._open.remove(open_call)
         return open_call[1]
 
-    def _new(self) -> str:
-        self._assigned += 1
-        return f"call_{self._assigned}"
+
+def _call_ids(message: ChatMessage) -> Iterator[str | None]:
+    return (call.id for call in message.tool_calls or ())
 
 
-def _messages(messages: Iterable[ChatMessage]) -> Iterator[MessageParam]:
-    ids = _CallIds()
+def _messages(messages: Sequence[ChatMessage]) -> Iterator[MessageParam]:
+    ids = _CallIds(messages)
     for message in messages:
         calls = [
             ToolCallParam(

@@ -257,6 +257,9 @@ def test_results_belong_to_calls_by_id_by_name_or_in_order() -> None:
     assert called({"content": "1"}, {"content": "2"}) == [("add", "1"), ("mul", "2")]
     assert called({"content": "2", "tool_name": "mul"}, {"content": "1"}) == two
     assert called({"content": "?", "tool_name": "other"}) == [(None, "?")]
+    by_id_and_name = ({"content": "1", "tool_name": "add"}, {"content": "2", "tool_call_id": "call_1"})
+    assert called(*by_id_and_name, ids=(None, "call_1")) == [("add", "1"), ("mul", "2")]
+    assert called({"content": "?", "tool_name": "other"}, ids=("call_1", "call_2")) == [(None, "?")]
 
 
 @pytest.mark.parametrize("arguments", ['{"a": 1}', '{"a": ', "", "no json"])
