@@ -226,10 +226,13 @@ class McpCallItem(Item):
     approval_request_id: str | None = None
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
-        """Add the call and its result."""
+        """Add the call and its result; a call with neither output nor error has its status as the result."""
         conversation.call(conversation.name_of(self.name, self.server_label), self.arguments, self.id or "", path)
-        failure = self.error if isinstance(self.error, str) else json.dumps(self.error)
-        conversation.result(self.id or "", self.output if self.output is not None else failure, path)
+        result = self.output
+        if result is None:
+            failure = (self.status or "") if self.error is None else self.error
+            result = failure if isinstance(failure, str) else json.dumps(failure, ensure_ascii=False)
+        conversation.result(self.id or "", result, path)
 
 
 @attrs.frozen(kw_only=True)

@@ -93,11 +93,22 @@ def test_calls_of_known_tools_are_calls(called: Any, result: Any, name: str, con
     assert (tool.role, tool.content, tool.tool_call_id) == (Role.TOOL, content, assistant.tool_calls[0].id)
 
 
-def test_a_call_that_a_server_made_is_a_call_and_its_result() -> None:
-    item = {"type": "mcp_call", "id": "m1", "server_label": "s", "name": "find", "arguments": "{}", "output": "it"}
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        ({"output": "it"}, "it"),
+        ({"output": ""}, ""),
+        ({"error": "gone"}, "gone"),
+        ({"error": {"code": 404, "message": "größer"}}, '{"code": 404, "message": "größer"}'),
+        ({"output": None, "error": None, "status": "incomplete"}, "incomplete"),
+        ({}, ""),
+    ],
+)
+def test_a_call_that_a_server_made_is_a_call_and_its_result(fields: Any, result: str) -> None:
+    item = {"type": "mcp_call", "id": "m1", "server_label": "s", "name": "find", "arguments": "{}", **fields}
     _, reached, _ = respond(input=[{"role": "user", "content": "go"}, item])
     _, assistant, tool = turns(reached)
-    assert (assistant.tool_calls[0].name, tool.content) == ("s__find", "it")
+    assert (assistant.tool_calls[0].name, tool.content) == ("s__find", result)
 
 
 def shown(reached: GenerationRequest) -> dict[str, Any]:
