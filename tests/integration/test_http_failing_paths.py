@@ -12,6 +12,7 @@ from serving.running import RunningServer, events_of, eventually, read_all
 
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.entrypoints.http.ollama.pull import MAX_PULLS
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -84,3 +85,38 @@ def test_a_stream_that_is_ended_by_the_server_does_not_look_complete() -> None:
             assert choices
             assert all(choice["finish_reason"] is None for choice in choices)
             assert not any(event.get("usage") for event in events)
+
+
+class FailingAfterwards(Parts):
+    """An application that fails after its resource has returned, before the server has its response."""
+
+    def __init__(self, generator: InMemoryTextGenerator, settings: ServerSettings) -> None:
+        super().__init__(generator, settings)
+        self.failing = True
+        wsgi = self.application.wsgi
+
+        def failing(environment: dict[str, Any], start_response: Any) -> Any:
+            body = wsgi(environment, start_response)
+            if self.failing:
+                raise RuntimeError("it broke")
+            return body
+
+        self.application.wsgi = failing
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "places"),
+    [("/v1/chat/completions", {**CHAT, "stream": True}, 1), ("/api/pull", {"model": "org/absent"}, MAX_PULLS)],
+)
+def test_an_application_that_fails_after_a_stream_has_begun_takes_no_place(
+    path: str, body: dict[str, Any], places: int
+) -> None:
+    parts = FailingAfterwards(
+        InMemoryTextGenerator(), ServerSettings(max_streams=1, max_queue=0, allow_model_changes=True)
+    )
+    with RunningServer(parts) as it:
+        for _ in range(places):
+            assert read_all(it.raw(path, body)).startswith(b"HTTP/1.1 500 ")
+        parts.failing = False
+        assert eventually(lambda: it.post(path, body)[0] == 200)
+        assert all(each.cancelled for each in it.parts.generator.streams[:-1])

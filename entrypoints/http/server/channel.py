@@ -48,16 +48,23 @@ class DetachedResponse:
     def __init__(self, task: WSGITask, on_start: Callable[[], None]) -> None:
         self._task = task
         self._on_start = on_start
+        self._abandoned = False
         self._finished = threading.Lock()
 
     def start(self) -> None:
         """Call ``on_start``."""
         self._on_start()
 
+    def abandon(self) -> None:
+        """Call ``on_start`` for a response that is not sent, so that its writer ends: nothing can be written."""
+        self._abandoned = True
+        self._finished.acquire()
+        self._on_start()
+
     def write(self, data: bytes) -> bool:
         """Send bytes; return False when the client has disconnected, or was disconnected for reading too slowly."""
         channel = self._task.channel
-        if not channel.connected or channel.will_close:
+        if self._abandoned or not channel.connected or channel.will_close:
             return False
         if channel.total_outbufs_len > MAX_UNREAD_BYTES:
             channel.drop()
@@ -121,8 +128,10 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
 
     def start_writer(self) -> None:
         """Start the writer of a detached response, which may end before this returns."""
-        if self.detached is not None:
+        if self.detached is not None and self._failure is None:
             self.detached.start()
+        elif self.detached is not None:  # the application failed after it had detached the response
+            self.detached.abandon()
 
     def _detach(self, on_start: Callable[[], None]) -> DetachedResponse:
         self.detached = DetachedResponse(self, on_start)
@@ -290,8 +299,8 @@ class ClientChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             task = self._task = TwoStepTask(self, request)
             if self.connected:
                 task.run()
+                task.start_writer()
                 if task.open:
-                    task.start_writer()
                     return
         self._callbacks = []
         self.used = True
