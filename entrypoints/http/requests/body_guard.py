@@ -78,7 +78,8 @@ def decoded(data: bytes, encoding: str, limit: int) -> bytes:
 
     Raises:
         PayloadTooLargeError: The result would be larger than ``limit``.
-        ValidationError: The body is not in this encoding, is truncated, or has trailing data.
+        ValidationError: The body is not in this encoding, is truncated, or has trailing data other than zero bytes
+            after gzip.
     """
     window = _WINDOWS[encoding]
     if encoding == "deflate" and not _has_zlib_header(data):
@@ -104,7 +105,17 @@ def decoded(data: bytes, encoding: str, limit: int) -> bytes:
             offset += len(chunk) - len(inflate.unused_data)
         if not inflate.eof:
             raise _malformed(encoding)
+        if encoding != "deflate":
+            offset = _after_padding(view, offset)
     return b"".join(parts)
+
+
+def _after_padding(data: memoryview, offset: int) -> int:
+    """Return the offset after zero bytes, with which programs fill the last block of a gzip file."""
+    while offset < len(data) and data[offset] == 0:
+        chunk = bytes(data[offset : offset + _CHUNK])
+        offset += len(chunk) - len(chunk.lstrip(b"\0"))
+    return offset
 
 
 def _has_zlib_header(data: bytes) -> bool:
