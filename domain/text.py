@@ -1,4 +1,4 @@
-"""Text: control characters, valid Unicode, suggestions for misspelled words, and sizes as text."""
+"""Text: control characters, lines, valid Unicode, suggestions for misspelled words, and sizes as text."""
 
 from collections.abc import Iterable
 
@@ -24,6 +24,15 @@ def nearest(typed: str, known: Iterable[str]) -> list[str]:
     matches = difflib.get_close_matches(word, names, MAX_SUGGESTIONS)
     similarity = {name: difflib.SequenceMatcher(None, name, word).ratio() for name in matches}
     return [names[name] for name in matches if similarity[name] > similarity[matches[0]] - SIMILARITY_MARGIN]
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text without their ends, which are LF, CR LF and CR.
+
+    ``str.splitlines`` also splits at form feeds, U+2028 and others, which editors and other programs show in a line.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def is_valid_unicode(text: str) -> bool:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mlxk.domain.errors import MlxkError, StorageError, UsageError, ValidationError
+from mlxk.domain.text import lines_of
 
 MAX_KEY_FILE_BYTES = 2**20
 
@@ -34,7 +35,7 @@ def read_key_file(path: str) -> tuple[str, ...]:
             hint="Name a text file with one key a line.",
         )
     try:
-        lines = _text(data).splitlines()
+        lines = lines_of(_text(data))
     except UnicodeDecodeError as error:
         raise ValidationError(
             f"--api-key-file: '{path}' is not UTF-8 text", hint="Name a text file with one key a line."

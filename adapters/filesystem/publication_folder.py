@@ -216,7 +216,7 @@ def _rules(directory: str) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:
     """Return the default rules followed by the folder's own, and the rules that it cannot override."""
     try:
         with open(os.path.join(directory, IGNORE_FILE), encoding="utf-8") as file:
-            own = file.read(MAX_RULES_BYTES).splitlines()
+            own = file.read(MAX_RULES_BYTES).split("\n")
     except FileNotFoundError:
         own = []
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ import attrs
 from mlxk.domain.errors import StorageError, UsageError, ValidationError
 from mlxk.domain.generation.video import MAX_VIDEO_BYTES
 from mlxk.domain.models.model import Capability, ModelDescription
+from mlxk.domain.text import lines_of
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.generation_arguments import (
@@ -221,7 +222,7 @@ def _piped(arguments: argparse.Namespace, has_prompt: bool, context: CommandCont
         return "" if sys.stdin.isatty() else StandardInput(context.standard_input).read(output.note)
     text = StandardInput(context.standard_input).beside_words(output.note)
     if text.strip():
-        output.note(f"[joined to the prompt: standard input, {counted(len(text.splitlines()), 'line')}]")
+        output.note(f"[joined to the prompt: standard input, {counted(len(lines_of(text)), 'line')}]")
     return text
 
 

@@ -18,7 +18,7 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.reference import is_path
-from mlxk.domain.text import is_valid_unicode
+from mlxk.domain.text import is_valid_unicode, lines_of
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.cli.processes import PROGRAM
 from mlxk.entrypoints.setting_table import TABLES
@@ -250,7 +250,7 @@ def _names(path: str) -> frozenset[str]:
         content = private_files.read(path, _MOST_BYTES) or b""
     except OSError:  # the service, which runs as this user, cannot read it either
         return frozenset()
-    pairs = (line.strip().partition("=") for line in content.decode(errors="replace").splitlines())
+    pairs = (line.strip().partition("=") for line in lines_of(content.decode(errors="replace")))
     return frozenset(name.strip() for name, _, value in pairs if value.strip() and not name.startswith(("#", ";")))
 
 

@@ -41,7 +41,7 @@ class InMemoryPublicationFolder(PublicationFolder):
 
         files = self._files(directory)
         try:
-            own = files.get(IGNORE_FILE, b"").decode().splitlines()
+            own = files.get(IGNORE_FILE, b"").decode().split("\n")
             usual, never = GitIgnoreSpec.from_lines([*USUALLY_IGNORED, *own]), GitIgnoreSpec.from_lines(NEVER_PUBLISHED)
         except ValueError as error:
             raise ValidationError(f"{IGNORE_FILE} has a rule that cannot be understood: {error}") from error

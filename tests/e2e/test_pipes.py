@@ -129,6 +129,11 @@ def lines_of(stdout: str) -> list[str]:
     return [json.loads(f"{{{line.strip().rstrip(',')}}}")["prompt"] for line in stdout.splitlines()]
 
 
+def test_only_line_breaks_are_counted_as_lines(shell: Program) -> None:
+    done = shell(f"printf 'one\\fone\\r\\ntwo\\n' | mlxk run demo '{QUESTION}' --show-prompt --json")
+    assert (done.returncode, done.stderr) == (0, JOINED.format("2 lines"))
+
+
 def test_a_loop_over_a_file_keeps_its_lines(shell: Program) -> None:
     done = shell(f"{LOOP.format('')} < lines")
     assert lines_of(done.stdout) == ["one", "two", "three"]

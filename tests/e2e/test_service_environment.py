@@ -116,6 +116,8 @@ def test_a_server_for_others_is_not_installed_without_the_key_that_the_shell_has
     folder.mkdir(parents=True)
     (folder / "service.env").write_text("# MLXK2_API_KEY=no\nMLXK2_API_KEY=\n")
     assert "without a key" in refused(mlxk_here, *open_to_all, **key)
+    (folder / "service.env").write_text("MLXK2_HOST=\u2028MLXK2_API_KEY=sekret-3\n", encoding="utf-8")
+    assert "without a key" in refused(mlxk_here, *open_to_all, **key)
     (folder / "service.env").write_text("# mine\nMLXK2_API_KEY=sekret-3\n")
     installed(mlxk_here, "systemd", *open_to_all, **key)
     (folder / "service.env").unlink()

@@ -43,6 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_cross_encoder(folder / "models" / "cross", "bert")
     build_answering(folder / "models" / "qwen3-reranker")
     (folder / "passages.txt").write_text(f"{PASSAGES}\n\n")
+    (folder / "odd.txt").write_bytes("a\x0cb\u2028c\x85d\x1ce\r\nsecond\rthird\n\n".encode())
     (folder / "passages.jsonl").write_text("".join(json.dumps({"text": each, "id": 7}) + "\n" for each in DOCUMENTS))
     return folder
 
@@ -86,6 +87,13 @@ def test_every_source_of_documents_gives_the_same_order(
     found = json.loads(rerank("cross", QUERY, *arguments, "--json", standard_input=standard_input).stdout)["data"]
     assert found == expected
     assert [each["document"] for each in found["results"]] == [DOCUMENTS[each["index"]] for each in found["results"]]
+
+
+def test_only_line_breaks_end_a_document(rerank: Callable[..., Any], home: Path) -> None:
+    whole = {"a\x0cb\u2028c\x85d\x1ce", "second", "third"}
+    for arguments, given in ((("odd.txt",), ""), (("-",), (home / "odd.txt").read_bytes().decode())):
+        found = json.loads(rerank("cross", QUERY, *arguments, "--json", standard_input=given).stdout)["data"]
+        assert {each["document"] for each in found["results"]} == whole
 
 
 def test_a_number_of_documents_and_a_limit_of_tokens(rerank: Callable[..., Any]) -> None:

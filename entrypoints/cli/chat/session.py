@@ -19,7 +19,7 @@ from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.generation.video import VideoSampling, check_frames, require_few_videos
-from mlxk.domain.text import require_valid_unicode
+from mlxk.domain.text import lines_of, require_valid_unicode
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed
 from mlxk.entrypoints.cli.chat import transcript
@@ -228,7 +228,7 @@ class ChatSession:
     def _attach_file(self, typed: str, field: str) -> str:
         files = input_files.read_files([typed], field)
         self.waiting = attrs.evolve(self.waiting, files=(*self.waiting.files, *files))
-        return f"'{typed}', {counted(len(files[0][1].splitlines()), 'line')}"
+        return f"'{typed}', {counted(len(lines_of(files[0][1])), 'line')}"
 
     def execute(self, command: SlashCommand) -> str:
         """Execute a slash command and return its output, which may be empty.

@@ -9,6 +9,7 @@ from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.embedding import ImageInput, as_number
 from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.reranking import MAX_DOCUMENTS, Relevance, Relevances, RerankSettings, ranked
+from mlxk.domain.text import lines_of
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_cpu_argument,
@@ -119,7 +120,7 @@ def _documents(arguments: argparse.Namespace) -> tuple[str, ...]:
     if arguments.jsonl or arguments.file.endswith(_JSON_LINES):
         documents = [str(each["text"]) for each in records_of(io.BytesIO(text.encode()))]
     else:
-        documents = [line for line in text.splitlines() if line.strip()]
+        documents = [line for line in lines_of(text) if line.strip()]
     if not documents:
         raise ValidationError(
             "There are no documents: standard input is empty."

@@ -15,7 +15,7 @@ from mlxk.domain.errors import StorageError
 
 Build = Callable[[Mapping[str, bytes]], tuple[PublicationFolder, str]]
 
-RULES = b"# rules\n*.log\n!keep.log\n/top.txt\nbuild/\nsub/*.bin\n**/deep.json\n\\#name\nspaced\\ \n\n"
+RULES = b"# rules\n*.log\n!keep.log\n/top.txt\nbuild/\nsub/*.bin\n**/deep.json\n\\#name\nspaced\\ \npart\x0c*.json\n\n"
 PATHS = [
     "a.log", "keep.log", "sub/b.log", "top.txt", "sub/top.txt", "build/x.json", "sub/build/y.json", "sub/w.bin",
     "w.bin", "deep.json", "a/b/deep.json", "#name", "spaced ", "config.json", "build.json", "x/keep.log", "sub/x/w.bin",

@@ -260,8 +260,9 @@ def test_a_change_of_the_key_file_counts_at_once(tmp_path: Path) -> None:
         assert open_keys() == ["one", "fixed"]
     assert len(parts.log.named("the key file cannot be read again; its former keys hold")) == 4
     file.rmdir()
-    file.write_text("three")
-    assert open_keys() == ["three", "fixed"]
+    for mark in "\x0c\x1c\x85\u2028":
+        file.write_text(f"one{mark}two\r\nthree", encoding="utf-8")
+        assert open_keys() == ["three", "fixed"]
     parts.close()
 
 
