@@ -381,8 +381,8 @@ def _choice(known: Mapping[str, str], name: str, allowed: tuple[str, ...], defau
 
 def _address(known: Mapping[str, str], name: str, default: str) -> str:
     value = known.get(name, default).strip().rstrip("/")
-    if not value.startswith(("http://", "https://")) or len(value.split("//", 1)[1]) == 0:
-        raise ValidationError(f"{name} must begin with http:// or https:// (got '{known[name]}')")
+    if not value.startswith(("http://", "https://")) or not value.isprintable() or not is_web_address(value):
+        raise ValidationError(f"{name} must begin with http:// or https:// and name a host (got '{known[name]}')")
     return value
 
 

@@ -49,6 +49,15 @@ def test_a_value_outside_its_closed_set_is_refused_by_name() -> None:
         read_settings({"HOME": "/h", "MLXK2_LOG_LEVEL": "loud"})
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["hub.example", "ftp://hub.example", "https://", "http:///x", "http://:80", "http://hub:x", "http://a\nb"],
+)
+def test_an_address_without_a_host_is_refused_by_name(address: str) -> None:
+    with pytest.raises(ValidationError, match="HF_ENDPOINT must begin with http:// or https://"):
+        read_settings({"HOME": "/h", "HF_ENDPOINT": address})
+
+
 def test_every_variable_is_described_once() -> None:
     names = [variable.name for variable in VARIABLES]
     assert len(names) == len(set(names))
