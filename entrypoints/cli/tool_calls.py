@@ -21,6 +21,7 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.cli.text_files import read_json
+from mlxk.entrypoints.setting_kinds import is_web_address
 from mlxk.entrypoints.settings import variable
 
 MAX_ROUNDS = 16
@@ -93,6 +94,9 @@ def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
         raise ValidationError(f"{place}.type must be stdio or http (got {json.dumps(kind)})", hint=_HINT)
     if ("command" in entry) == ("url" in entry):
         raise ValidationError(f"{place} must have either a command or a url", hint=_HINT)
+    needed, other = ("command", "url") if kind == "stdio" else ("url", "command")
+    if other in entry:
+        raise ValidationError(f"{place}.type is {kind}, which needs a {needed} and no {other}", hint=_HINT)
 
     def text(field: str) -> str | None:
         value = entry.get(field)
@@ -110,8 +114,8 @@ def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
     if not isinstance(words, list) or not all(isinstance(each, str) for each in words):
         raise ValidationError(f"{place}.args must be a list of texts", hint=_HINT)
     program, address = text("command"), text("url")
-    if address is not None and not address.startswith(("http://", "https://")):
-        raise ValidationError(f"{place}.url must begin with http:// or https://", hint=_HINT)
+    if address is not None and not (address.startswith(("http://", "https://")) and is_web_address(address)):
+        raise ValidationError(f"{place}.url must begin with http:// or https:// and name a host", hint=_HINT)
     command = () if program is None else (program, *(_expanded(each, f"{place}.args") for each in words))
     return ToolServer(name, command, texts("env"), text("cwd"), address, _headers(texts("headers"), f"{place}.headers"))
 

@@ -1,5 +1,6 @@
 """The tools of a file, and files of JSON that cannot be read."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -99,3 +100,32 @@ def test_a_schema_that_names_a_key_twice_is_not_measured_with(
 def test_a_device_is_no_file_of_hosts() -> None:
     with pytest.raises(ValidationError, match="'/dev/zero' is no regular file"):
         hosts_of_file("--hostfile", "/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ({"type": "http", "command": "x"}, "type is http, which needs a url and no command"),
+        ({"type": "streamableHttp", "command": "x"}, "type is streamableHttp, which needs a url and no command"),
+        ({"type": "stdio", "url": "http://localhost/mcp"}, "type is stdio, which needs a command and no url"),
+        ({"url": "http:///mcp"}, "url must begin with http:// or https:// and name a host"),
+    ],
+)
+def test_a_tool_server_that_contradicts_itself_is_refused(tmp_path: Path, entry: object, fault: str) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps({"mcpServers": {"a": entry}}))
+    with pytest.raises(ValidationError) as refusal:
+        read_servers([str(path)], Output(as_json=False, color=False))
+    assert refusal.value.message == f"--mcp: '{path}': mcpServers.a.{fault}"
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "stdio"}])
+def test_a_tool_server_with_a_type_that_fits_is_read(tmp_path: Path, kind: dict[str, str]) -> None:
+    path = tmp_path / "servers.json"
+    entries = {
+        "a": {"command": "x", **kind},
+        "b": {"url": "http://localhost/mcp", **({"type": "http"} if kind else {})},
+    }
+    path.write_text(json.dumps({"mcpServers": entries}))
+    servers = read_servers([str(path)], Output(as_json=False, color=False))
+    assert [(each.command, each.address) for each in servers] == [(("x",), None), ((), "http://localhost/mcp")]
