@@ -202,9 +202,10 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     """Return a converter for ``argparse`` of a whole number in a range."""
 
     def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} to {most}")
-        return int(text)
+        with contextlib.suppress(ValueError):  # also of a number of thousands of digits
+            if text.isascii() and text.isdecimal() and least <= (number := int(text)) <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} to {most}")
 
     return read
 

@@ -65,6 +65,8 @@ def test_a_full_window_offers_to_drop_or_to_summarize_and_never_ends_the_chat(
     assert len(saved["earlier"]) + len(saved["messages"]) == 14
     say(terminal, LONG * 6, "The message alone does not fit.")
     say(terminal, "/drop 99", "to drop (got 99)")
+    for command in ("/drop", "/summarize"):
+        say(terminal, f"{command} {'9' * 5000}", "the number of turns is too large")
     say(terminal, "/drop one", "must be a whole number (got 'one')")
     say(terminal, "/clear", "forgotten")
     say(terminal, "/load talk.json", "loaded ")

@@ -24,6 +24,10 @@ def said(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
+LONG = "9" * 5000
+"""More digits than Python reads as a number."""
+
+
 def test_images_of_later_messages_have_the_next_numbers(tmp_path: Path) -> None:
     build_omni(tmp_path / "m", "phi4mm")
     (tmp_path / "m" / "preprocessor_config.json").write_text('{"dynamic_hd": 1}')
@@ -31,7 +35,7 @@ def test_images_of_later_messages_have_the_next_numbers(tmp_path: Path) -> None:
     turns = [
         {"role": "user", "content": [shown(1), said("One?")]},
         {"role": "assistant", "content": "A fox."},
-        {"role": "user", "content": [shown(2), shown(3), said("And these?")]},
+        {"role": "user", "content": [shown(2), shown(3), said(f"And these, not <|image_{LONG}?")]},
         {"role": "assistant", "content": "Two dogs."},
         {"role": "user", "content": [said("And?"), shown(4)]},
         {"role": "user", "content": "Well?"},
@@ -44,5 +48,6 @@ def test_images_of_later_messages_have_the_next_numbers(tmp_path: Path) -> None:
     prompt = answer["prompt"]
     places = [prompt.index(f"<|image_{number}|>") for number in (1, 2, 3, 4)]
     assert places == sorted(places)
-    assert prompt.count("<|image_") == 4
-    assert [prompt.partition(text)[0].count("<|image_") for text in ("One?", "And these?", "Well?")] == [1, 3, 4]
+    assert f"not <|image_{LONG}?" in prompt
+    assert prompt.count("<|image_") == 5
+    assert [prompt.partition(text)[0].count("<|image_") for text in ("One?", "And these", "Well?")] == [1, 3, 5]

@@ -240,7 +240,7 @@ def _renumber_images(formatted: list[Any], conversation: Conversation) -> None:
     earlier = 0
     for message, wire in zip(conversation.messages, formatted, strict=False):
         if message.images and isinstance(wire["content"], str):
-            wire["content"] = re.sub(r"(?<=<\|image_)\d+", lambda mark: str(int(mark[0]) + earlier), wire["content"])  # noqa: B023
+            wire["content"] = re.sub(r"(?<=<\|image_)\d{1,9}\b", lambda n: str(int(n[0]) + earlier), wire["content"])  # noqa: B023
         earlier += len(message.images)
 
 

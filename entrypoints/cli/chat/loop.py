@@ -326,9 +326,15 @@ def _kind_of(file: NamedFile) -> tuple[str, str, None]:
     return "audio" if file.is_recording else "video" if file.is_video else "image", file.path, None
 
 
+_MAX_DIGITS = 100
+"""Digits of a number of turns; ``int`` raises on thousands of digits."""
+
+
 def _number(argument: str, default: int) -> int:
     if not argument:
         return default
     if not argument.isdecimal():
         raise ValidationError(f"the number of turns must be a whole number (got '{argument}')")
+    if len(argument) > _MAX_DIGITS:
+        raise ValidationError("the number of turns is too large")
     return int(argument)

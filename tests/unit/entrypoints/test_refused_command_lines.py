@@ -79,3 +79,21 @@ def test_the_contradiction_is_said_and_nothing_is_done(
     printed = capsys.readouterr()
     assert (ended, said in printed.err + printed.out) == (status, True), printed
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("doctor --timeout {}", "no whole number from 1 to 3600"),
+        ("bench demo --generate 8,{}", "no whole number from 0 to"),
+        ("run demo hi --max-tokens {}", "no whole number"),
+    ],
+)
+def test_a_number_of_more_digits_than_python_reads_is_refused_as_any_other(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings({"HOME": str(tmp_path), "PATH": os.defpath})
+    with open(os.devnull) as null:
+        ended = run(line.format("9" * 5000).split(), CommandContext(settings, build, lambda *_: 1, null.fileno()))
+    printed = capsys.readouterr()
+    assert (ended, said in printed.err) == (2, True), printed.err[-300:]
