@@ -255,10 +255,10 @@ def _names(path: str) -> frozenset[str]:
 
 
 def relative_paths(given: argparse.Namespace) -> tuple[str, ...]:
-    """Return the paths of a ``serve`` command line that depend on the working directory or the home directory."""
+    """Return the paths of a ``serve`` command line that depend on the working or home directory, as typed."""
     models = (given.model, given.default_model, given.draft_model)
-    references = (*models, *(each.partition("=")[2].strip() for each in given.alias))
-    adapters = (each.partition("=")[2].strip() for each in given.adapter)
+    references = (*models, *(each.partition("=")[2] for each in given.alias))
+    adapters = (each.partition("=")[2] for each in given.adapter)
     paths = (
         given.api_key_file,
         *given.allow_media_path,
@@ -298,8 +298,8 @@ def check_paths(given: argparse.Namespace, settings: Settings) -> None:
     model = None if given.model or "MLXK2_PRELOAD_MODEL" in settings.set_variables else settings.serve.model
     file_paths = (model,) if model is not None and is_path(model) and not model.startswith("/") else ()
     for path in (*relative_paths(given), *file_paths):
-        if not path.startswith("~/"):
-            raise ValidationError(f"'{path}' depends on the directory of a command", hint="Write the whole path.")
+        if not path.strip().startswith("~/"):
+            raise ValidationError(f"'{path.strip()}' depends on the directory of a command", hint="Write the whole path.")
 
 
 def _absolute(path: str) -> str:

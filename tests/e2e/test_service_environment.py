@@ -146,6 +146,10 @@ def test_paths_of_flags_and_variables_are_whole(mlxk_here: Program, tmp_path: Pa
     expected = (f"-m{tmp_path}/a", "--default-model", f"{tmp_path.parent}/b", f"--alias=x={tmp_path}/c d")
     last = ("--adapter", f"z={tmp_path}/lora")
     assert command == [*expected, "--alias", "y=demo", f"--api-key-file={tmp_path}/keys", *last]
+    blanks = ("--model", " ./a ", "--alias", "x= ./c ", "--alias= y = ./d", "--adapter", "z= lora")
+    known = plistlib.loads(installed(mlxk_here, "launchd", "--", *blanks).encode())
+    whole = ("--model", f"{tmp_path}/a", "--alias", f"x={tmp_path}/c", f"--alias= y ={tmp_path}/d", *last)
+    assert tuple(known["ProgramArguments"][5:]) == whole
     assert f'"MLXK2_PRELOAD_MODEL={tmp_path}/a"' in installed(mlxk_here, "systemd", MLXK2_PRELOAD_MODEL="./a")
 
 
