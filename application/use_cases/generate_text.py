@@ -141,7 +141,7 @@ class GenerateText:
             ParameterNotSupportedError: Several choices are requested for several chunks of images.
             InsufficientMemoryError: The model is beyond the memory budget, and the prompt has media or
                 ``options.strict_memory`` is set.
-            MlxkError: See ``TextGenerator.submit``.
+            MlxkError: See ``TextGenerator.submit``; ``detail`` has the ``index`` of the prompt if there are several.
         """
         if isinstance(model, str):
             options.settings.validate()
@@ -161,9 +161,11 @@ class GenerateText:
             for prompt in prompts:
                 for stream in self._complete(description, prompt, options):
                     started.append(stream)
-        except BaseException:
+        except BaseException as error:
             for stream in started:
                 stream.cancel()
+            if len(prompts) > 1 and isinstance(error, MlxkError):
+                error.detail = {**(error.detail or {}), "index": len(started) // options.choices}
             raise
         return tuple(started)
 

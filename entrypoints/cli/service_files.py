@@ -299,7 +299,9 @@ def check_paths(given: argparse.Namespace, settings: Settings) -> None:
     file_paths = (model,) if model is not None and is_path(model) and not model.startswith("/") else ()
     for path in (*relative_paths(given), *file_paths):
         if not path.strip().startswith("~/"):
-            raise ValidationError(f"'{path.strip()}' depends on the directory of a command", hint="Write the whole path.")
+            raise ValidationError(
+                f"'{path.strip()}' depends on the directory of a command", hint="Write the whole path."
+            )
 
 
 def _absolute(path: str) -> str:

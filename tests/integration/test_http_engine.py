@@ -154,3 +154,41 @@ def test_an_image_the_decoder_refuses_is_named_by_its_field(served: RunningServe
     assert (status, answer["error"]["param"]) == (400, "messages[0].content[0].image_url.url")
     assert "is damaged" in answer["error"]["message"]
     assert "image_" not in answer["error"]["message"].replace("image_url", "")
+
+
+LONG = "word " * 5000
+NOTHING = "there is nothing in it to answer"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("choices", [1, 2])
+@pytest.mark.parametrize(
+    ("prompt", "field", "said"),
+    [
+        (["hi", LONG], "prompt[1]", "However, prompt[1] resulted in "),
+        ([LONG, "hi"], "prompt[0]", "However, prompt[0] resulted in "),
+        ([LONG], "prompt[0]", "However, your prompt resulted in "),
+        (LONG, "prompt", "However, your prompt resulted in "),
+        (["hi", "ho", ""], "prompt[2]", f"prompt[2]: {NOTHING}"),
+        ([""], "prompt[0]", f"prompt[0]: {NOTHING}"),
+        ("", "prompt", f"prompt: {NOTHING}"),
+        ([[1], [2**30]], "prompt[1]", "prompt[1]: names token 1073741824"),
+        ([2**30, 1], "prompt", "prompt: names token 1073741824"),
+    ],
+)
+def test_an_error_about_one_of_several_prompts_names_it(
+    served: RunningServer, prompt: Any, field: str, said: str, choices: int, stream: bool
+) -> None:
+    body = {"model": "demo", "prompt": prompt, "n": choices, "stream": stream}
+    status, _, answer = served.post("/v1/completions", body)
+    error = answer["error"]
+    assert (status, error["param"], said in error["message"]) == (400, field, True), error
+    problems = (error.get("detail") or {}).get("problems", [{"param": field}])
+    assert [each["param"] for each in problems] == [field]
+
+
+def test_an_error_about_another_field_names_no_prompt(served: RunningServer) -> None:
+    body = {"model": "demo", "prompt": ["hi", "ho"], "logit_bias": {"99999999": 1}}
+    status, _, answer = served.post("/v1/completions", body)
+    assert (status, answer["error"]["param"]) == (400, "logit_bias"), answer
+    assert answer["error"]["detail"].keys() == {"problems"}

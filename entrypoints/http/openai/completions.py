@@ -9,6 +9,8 @@ import attrs
 import falcon
 
 from mlxk.application.generation_input import GenerationOptions
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.domain.errors import ContextLengthError, MlxkError
 from mlxk.domain.generation.request import (
     Finished,
     GenerationEvent,
@@ -21,6 +23,7 @@ from mlxk.domain.generation.request import (
     Usage,
 )
 from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
@@ -33,7 +36,7 @@ from mlxk.entrypoints.http.openai.sampling import (
     register_sampling,
 )
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported, located
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "best_of": Unsupported("answers are not ranked; use n", (0, 1)),
@@ -60,6 +63,11 @@ class CompletionRequest(SamplingFields):
     """0 generates nothing: with ``echo`` and ``logprobs`` it scores the prompt alone."""
     echo: bool | None = None
     logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] | None = None
+
+    @property
+    def has_one_prompt(self) -> bool:
+        """Whether the prompt is one text or one list of token ids, and no list of prompts."""
+        return isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
 
     @property
     def prompts(self) -> tuple[str | TokenIds, ...]:
@@ -307,7 +315,7 @@ class Completions:
         job = GenerationJob(
             model=model,
             model_name=completion.model,
-            start=lambda client: self._services.generate(model.details, completion.prompts, client.add_to(options)),
+            start=lambda client: self._start(request, completion, model.details, client.add_to(options)),
             renderer=functools.partial(
                 CompletionRenderer,
                 echoes=echoes,
@@ -321,3 +329,25 @@ class Completions:
             count_field="n" if alternatives > 1 else "prompt",
         )
         self._responder.respond(request, response, job)
+
+    def _start(
+        self, request: falcon.Request, completion: CompletionRequest, model: ModelDetails, options: GenerationOptions
+    ) -> Sequence[TextStream]:
+        """Start the completions; an error about one prompt of a list names its element.
+
+        Raises:
+            MlxkError: See ``GenerateText``.
+        """
+        try:
+            return self._services.generate(model, completion.prompts, options)
+        except MlxkError as error:
+            if completion.has_one_prompt:
+                raise
+            detail = error.detail or {}
+            field = request.context.prompt_field = f"prompt[{detail.get('index', 0)}]"
+            if isinstance(error, ContextLengthError):
+                raise
+            detail.pop("index", None)
+            if "problems" not in detail:
+                raise
+            raise located(error, field, {"prompt": field}) from error
