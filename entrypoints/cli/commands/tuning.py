@@ -179,8 +179,7 @@ class _TrainingDisplay:
     data: str
     preparation: "SpinnerBetweenBars | None" = None
     begun: bool = False
-    _plan: TuningPlan | None = None
-    _points: list[TrainingPoint] = attrs.field(factory=list)
+    _figures: tuning.LatestFigures | None = None
     _spinner: Spinner | None = None
     _written: float = 0.0
     _signals: list[int] = attrs.field(factory=list)
@@ -194,7 +193,7 @@ class _TrainingDisplay:
         """Print the plan of the training."""
         if self.preparation is not None:
             self.preparation.stop()
-        self._plan, self.begun = plan, True
+        self._figures, self.begun = tuning.LatestFigures(plan.settings.steps), True
         if self.output.as_json:
             self._print_json({"event": "plan", **tuning.plan_json(plan)})
         else:
@@ -206,16 +205,15 @@ class _TrainingDisplay:
 
     def point(self, point: TrainingPoint) -> None:
         """Print the figures of a step, or show them beside the spinner."""
-        assert self._plan is not None
-        self._points.append(point)
-        steps = self._plan.settings.steps
+        assert self._figures is not None
+        steps, text = self._figures.steps, self._figures.with_point(point)
         if self.output.as_json:
             self._print_json({"event": "step", "steps": steps, **point_fields(point)})
         elif self._spinner is not None:
-            self._spinner.show(tuning.progress_text(self._points, steps))
+            self._spinner.show(text)
         elif point.step in (0, steps) or time.monotonic() - self._written >= SECONDS_BETWEEN_LINES:
             self._written = time.monotonic()
-            self.output.note(tuning.progress_text(self._points, steps))
+            self.output.note(text)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:

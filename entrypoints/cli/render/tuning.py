@@ -1,7 +1,9 @@
 """JSON, text and charts of ``tune``, ``fuse`` and ``eval``."""
 
 import math
-from collections.abc import Sequence
+from collections import deque
+
+import attrs
 
 from mlxk.application.use_cases.evaluate_model import Evaluation
 from mlxk.application.use_cases.fuse_adapter import FuseResult
@@ -73,17 +75,27 @@ def plan_lines(plan: TuningPlan) -> list[str]:
     return lines
 
 
-def progress_text(points: Sequence[TrainingPoint], steps: int) -> str:
-    """Return the latest figures on one line."""
-    last = points[-1]
-    losses = [each.loss for each in points if each.loss is not None]
-    valid = [each.valid_loss for each in points if each.valid_loss is not None]
-    parts = [f"step {last.step} of {steps}"]
-    parts += [f"loss {losses[-1]:.3f}"] if losses else []
-    parts += [f"validation {valid[-1]:.3f}"] if valid else []
-    parts += [f"{last.tokens_per_second:.0f} tokens/s"] if last.tokens_per_second else []
-    parts += [f"{_time(last.seconds_left)} left"] if last.seconds_left and last.step < steps else []
-    return ", ".join(parts) + (f" {bars_of(losses[-_BARS:])}" if len(losses) > 1 else "")
+@attrs.define
+class LatestFigures:
+    """The latest figures of a training; holds no more of it than it shows."""
+
+    steps: int
+    """Number of steps of the training."""
+    _losses: deque[float] = attrs.field(factory=lambda: deque(maxlen=_BARS), init=False)
+    _valid_loss: float | None = attrs.field(default=None, init=False)
+
+    def with_point(self, point: TrainingPoint) -> str:
+        """Add the figures at a step, and return the latest figures on one line."""
+        if point.loss is not None:
+            self._losses.append(point.loss)
+        if point.valid_loss is not None:
+            self._valid_loss = point.valid_loss
+        parts = [f"step {point.step} of {self.steps}"]
+        parts += [f"loss {self._losses[-1]:.3f}"] if self._losses else []
+        parts += [f"validation {self._valid_loss:.3f}"] if self._valid_loss is not None else []
+        parts += [f"{point.tokens_per_second:.0f} tokens/s"] if point.tokens_per_second else []
+        parts += [f"{_time(point.seconds_left)} left"] if point.seconds_left and point.step < self.steps else []
+        return ", ".join(parts) + (f" {bars_of(self._losses)}" if len(self._losses) > 1 else "")
 
 
 def _time(seconds: float) -> str:
