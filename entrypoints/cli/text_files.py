@@ -2,10 +2,11 @@
 
 import codecs
 import json
+import math
 import os
 import shlex
 import stat
-from typing import Any
+from typing import Any, NoReturn
 
 from mlxk.domain.errors import StorageError, ValidationError
 
@@ -64,7 +65,7 @@ def read_json(path: str, flag: str, hint: str | None = None) -> Any:  # noqa: AN
 def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any:  # noqa: ANN401 - JSON
     """Parse JSON; arguments and errors as in ``read_json``."""
     try:
-        return json.loads(text, object_pairs_hook=unique_keys)
+        return strict_json(text)
     except RepeatedKeyError as error:
         fault = f"{flag}: '{path}' has the key {error} twice in one object"
         raise ValidationError(fault, hint=hint or "Remove one of the two.") from error
@@ -72,6 +73,32 @@ def parsed_json(text: str, path: str, flag: str, hint: str | None = None) -> Any
         raise ValidationError(f"{flag}: '{path}' is nested too deeply", hint=hint) from error
     except ValueError as error:
         raise ValidationError(f"{flag}: '{path}' is not valid JSON: {error}", hint=hint) from error
+
+
+def strict_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON
+    """Parse JSON that any program reads the same way.
+
+    Raises:
+        RepeatedKeyError: An object has a key twice.
+        NoNumberError: A number is NaN or infinite, or beyond all floats.
+        ValueError, RecursionError: As for ``json.loads``.
+    """
+    return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse, parse_float=_finite)
+
+
+class NoNumberError(ValueError):
+    """A number that JSON does not have; the message is a sentence without its full stop."""
+
+
+def _refuse(text: str) -> NoReturn:
+    raise NoNumberError(f"{text[:_SHOWN]} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        _refuse(text)
+    return number
 
 
 class RepeatedKeyError(Exception):

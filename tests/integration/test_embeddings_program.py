@@ -64,8 +64,8 @@ def command(
 ) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run a command in that folder."""
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return this_process.run(arguments, {**program_environment, **variables}, home)
+    def run(*arguments: str, standard_input: str = "") -> "subprocess.CompletedProcess[str]":
+        return this_process.run(arguments, {**program_environment, **variables}, home, standard_input)
 
     return run
 
@@ -221,6 +221,17 @@ def test_what_the_command_cannot_embed_is_one_error(
     assert (done.returncode in (1, 2), done.stdout) == (True, "")
     assert fault in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "-1.5e400"])
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_record_with_a_number_that_json_has_not_is_refused_by_its_line(
+    number: str, flags: tuple[str, ...], command: Callable[..., Any]
+) -> None:
+    given = f'{{"text": "a", "id": 1.5}}\n{{"text": "b", "id": [{number}]}}\n'
+    done = command("embed", "bert", "--batch", *flags, standard_input=given)
+    assert done.returncode == 1
+    assert f"Malformed JSONL on line 2: {number} is no number of JSON" in done.stderr + done.stdout
 
 
 def test_a_vector_is_cut_to_a_length_that_the_model_was_trained_for(server: RunningServer) -> None:

@@ -25,7 +25,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.model_json import Json
-from mlxk.entrypoints.cli.text_files import RepeatedKeyError, unique_keys
+from mlxk.entrypoints.cli.text_files import NoNumberError, RepeatedKeyError, strict_json
 
 STDIN = "-"
 
@@ -183,11 +183,13 @@ def records_of(stream: BinaryIO) -> Iterator[Fields]:
 
 def _record(line: bytes, number: int) -> Fields:
     try:
-        record = json.loads(line, object_pairs_hook=unique_keys)
+        record = strict_json(line)
     except RepeatedKeyError as error:
         raise ValidationError(f"JSONL line {number} has the key {error} twice in one object") from error
     except RecursionError as error:
         raise ValidationError(f"Malformed JSONL on line {number}: nested too deeply") from error
+    except NoNumberError as error:
+        raise ValidationError(f"Malformed JSONL on line {number}: {error}") from error
     except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise ValidationError(f"Malformed JSONL on line {number}: {reason}") from error

@@ -68,6 +68,8 @@ def test_a_call_is_a_line_of_json_whatever_its_name() -> None:
         ("[" * 50_000, "is nested too deeply"),
         ('[{"a":' * 50_000, "is nested too deeply"),
         ('[{"type": "function", "function": {"name": "a", "name": "b"}}]', 'has the key "name" twice in one object'),
+        ('[{"a": NaN}]', "is not valid JSON: NaN is no number of JSON"),
+        ('[{"a": 1e999}]', "is not valid JSON: 1e999 is no number of JSON"),
         ("{", "is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
 )
