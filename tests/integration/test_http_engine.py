@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_had_leaves_the_loaded_one_where_it_is(served: Ru
     [
         (PATH, {"logit_bias": {"99999": 1}}, 400, "logit_bias"),
         ("/v1/completions", {"prompt": [1, 99999]}, 400, "prompt"),
-        ("/v1/completions", {"prompt": ["a", ""]}, 400, "prompt"),
+        ("/v1/completions", {"prompt": ["a", ""]}, 400, "prompt[1]"),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
