@@ -31,6 +31,7 @@ from mlxk.domain.benchmark import Load, RemoteCompletion
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import ExecutionError, NetworkError
 from mlxk.domain.speed import ServerSpeed
+from mlxk.entrypoints.cli.render.benchmark_reports import report_lines
 
 Command = Callable[..., dict[str, Any]]
 Program = Callable[..., Any]
@@ -230,6 +231,31 @@ def test_requests_that_warm_up_do_not_count_and_no_prompt_begins_as_another() ->
     assert len(client.asked) == 2 + 6 + 1 + 3
     assert len({each.prompt for each in client.asked}) == len(client.asked)
     assert {each.prompt for each in client.asked} & {each.prompt for each in again(client)} == set()
+
+
+def test_a_report_has_a_line_for_each_level_of_a_server() -> None:
+    client = InMemoryCompletionClient(("only",))
+    found = measured(client)
+    two, one = found.levels
+    stumbling = attrs.evolve(found, levels=(two, attrs.evolve(one, failures=(("HTTP 503", 1),))))
+    records = [json.loads(line) for line in report_lines(stumbling)]
+    assert [(each["test"], each["outcome"]) for each in records] == [
+        ("bench::server[words=5,tokens=4,streams=2]", "passed"),
+        ("bench::server[words=5,tokens=4,streams=1]", "failed"),
+    ]
+    assert [each["model"] for each in records] == [{"id": "only"}] * 2
+    assert two.tokens_per_second is not None
+    assert records[0]["performance"] == {
+        "tokens_per_sec": pytest.approx(two.tokens_per_second),
+        "duration_s": pytest.approx(two.seconds),
+        "prompt_tokens": two.prompt_tokens,
+        "completion_tokens": 6 * 4,
+        "time_to_first_token_s": 0.1,
+    }
+    assert (records[0]["metadata"]["inference_modality"], records[0]["metadata"]["streams"]) == ("text", 2)
+    unknown = attrs.evolve(two, first_token_seconds=None, prompt_tokens=None)
+    (record,) = map(json.loads, report_lines(attrs.evolve(found, levels=(unknown,))))
+    assert record["performance"].keys() == {"tokens_per_sec", "duration_s", "completion_tokens"}
 
 
 def again(client: InMemoryCompletionClient) -> list[Any]:

@@ -21,9 +21,11 @@ from mlxk.adapters.builtin.lists import model_pairs
 from mlxk.application.ports.measuring import CompletionServer
 from mlxk.application.use_cases.measure_servers import CompareSpeed
 from mlxk.application.use_cases.measure_speed import MachineReader
+from mlxk.domain.benchmark import Machine, Processor
+from mlxk.domain.comparison import Answer, Comparison, SideResult, Turn
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import NetworkError, ValidationError
-from mlxk.entrypoints.cli.render.comparison import comparison_text
+from mlxk.entrypoints.cli.render.comparison import comparison_markdown, comparison_text
 
 Command = Callable[..., dict[str, Any]]
 Program = Callable[..., Any]
@@ -224,6 +226,69 @@ def test_a_side_that_does_not_count_tokens_has_no_speed_and_one_that_fails_is_na
     compare.client.status = 503
     with pytest.raises(NetworkError, match="HTTP 503"):
         compare(*asked)
+
+
+MACHINE = Machine("Linux 6", "x86_64", Processor("Chip", 2), 16 * 10**9, True, None, None, ())
+
+
+def compared(first: tuple[float, ...], second: tuple[float, ...]) -> Comparison:
+    """Return a comparison by the tokens per second of each round."""
+    sides = (("*own*", first, "one\n| two"), ("other", second, "three"))
+    one, other = (
+        SideResult(name, server, tuple(Turn(None, 0.5, speed, 2.0, None, (Answer(text, 2),)) for speed in speeds))
+        for (name, speeds, text), server in zip(sides, (None, "http://a"), strict=True)
+    )
+    return Comparison(MACHINE, ("What | is it?",), one, other, ("Both were warm.",))
+
+
+STEADY = (10.0, 10.1, 9.9, 10.0, 10.1, 9.9)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        (STEADY[:5], STEADY[:5], "No winner: too few rounds."),
+        (STEADY, STEADY, "No difference in tokens/s that the rounds support."),
+        (STEADY, tuple(2 * x for x in STEADY), "Winner: B, ahead in tokens/s in 6 of 6 rounds; B beside A: +100.0 %."),
+        (tuple(2 * x for x in STEADY), STEADY, "Winner: A, ahead in tokens/s in 6 of 6 rounds; B beside A: -50.0 %."),
+        ((10.0,) * 9 + (40.0,), (20.0,) * 10, "Winner: B, ahead in tokens/s in 9 of 10 rounds; B beside A: +100.0 %."),
+    ],
+)
+def test_a_side_wins_only_where_the_rounds_show_it(
+    first: tuple[float, ...], second: tuple[float, ...], verdict: str
+) -> None:
+    for shown in (comparison_text(compared(first, second), None), comparison_markdown(compared(first, second))):
+        assert f"\n\n{verdict}\n" in shown
+
+
+def test_a_comparison_in_markdown_has_facts_a_table_and_the_answers_of_each_side() -> None:
+    assert comparison_markdown(compared(STEADY, STEADY)).splitlines() == [
+        "- A: *own* on this machine",
+        "- B: other at http://a",
+        "- Measured on: Linux 6, x86_64, Chip, 2 cores, 16.0GB of memory",
+        "- Asked: 1 question in each of 6 rounds; the sides begin in turns",
+        "",
+        "| figure | A | B | B beside A | ahead A : B | difference |",
+        "|---|---|---|---|---|---|",
+        "| tokens/s | 10.0 tokens/s (9.9 to 10.1) | 10.0 tokens/s (9.9 to 10.1) | +0.0 % | 0 : 0 | no difference |",
+        "| first token | 500.0 ms | 500.0 ms | +0.0 % | 0 : 0 | no difference |",
+        "| total | 2.00 s | 2.00 s | +0.0 % | 0 : 0 | no difference |",
+        "",
+        "No difference in tokens/s that the rounds support.",
+        "",
+        "- Both were warm.",
+        "",
+        "### What \\| is it?",
+        "",
+        "A (2 tokens):",
+        "",
+        "    one",
+        "    | two",
+        "",
+        "B (2 tokens):",
+        "",
+        "    three",
+    ]
 
 
 @pytest.mark.parametrize("pair", model_pairs(), ids=lambda pair: pair.elsewhere)

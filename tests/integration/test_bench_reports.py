@@ -114,6 +114,27 @@ def test_a_bad_line_is_named_and_the_others_are_read(
     assert alone["message"].startswith(f"'b.jsonl' is no report of a benchmark: line 1: {reason}")
 
 
+def test_faulty_lines_beyond_the_first_twenty_are_counted(mlxk_here: Program, tmp_path: Path) -> None:
+    done = mlxk_here("bench", "report", written(tmp_path / "a.jsonl", OLD, *[b"[1]"] * 23))
+    said = done.stderr.splitlines()
+    assert [line.endswith("it is no JSON object; it is left out") for line in said] == [True] * 20 + [False]
+    assert said[-1] == "3 further lines could not be read"
+
+
+def test_a_test_that_passed_and_failed_and_one_without_a_figure_of_others_are_shown(
+    mlxk_here: Program, tmp_path: Path
+) -> None:
+    failed = {**OLD, "outcome": "failed", "performance": {}}
+    other = {**OLD, "test": "x::bare", "duration": None, "performance": {"ram_peak_mb": 1}}
+    done = mlxk_here("bench", "report", written(tmp_path / "a.jsonl", OLD, failed, OLD, other))
+    cells = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if " | " in line]
+    assert cells == [
+        ["test", "records", "outcome", "speed", "memory", "disturbed"],
+        ["test_stop[phi]", "3", "2 passed, 1 failed", "40.0 tokens/s", "3.0GB", "-"],
+        ["bare", "1", "passed", "-", "1.0MB", "-"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

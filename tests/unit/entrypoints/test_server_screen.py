@@ -14,8 +14,9 @@ from mlxk.domain.monitoring import (
     ServerHistory,
     ServerReading,
     WatchedModel,
+    WatchSummary,
 )
-from mlxk.entrypoints.cli.render.monitoring import Moment, lines, screen, sparkline
+from mlxk.entrypoints.cli.render.monitoring import Moment, lines, screen, server_json, sparkline, summary_text
 
 ENGINE = EngineFigures(2, 1, 1000, 250, 50, 900 * 10**6, 100 * 10**6)
 MACHINE = MachineReading(16 * 10**9, 4 * 10**9, pressure=2, swap_used_bytes=10**6, cpu=CpuShares(20, 10, 70))
@@ -125,3 +126,67 @@ def test_bars_are_those_of_the_last_values_by_the_greatest_of_them() -> None:
 def test_a_gpu_is_shown_where_the_system_reports_it() -> None:
     moment = moments(attrs.evolve(sample(0), machine=attrs.evolve(MACHINE, gpu=GpuReading(88.0))))[0]
     assert screen(moment, 200, 5)[1][0].endswith("GPU 88 %")
+
+
+def test_what_was_watched_is_summed_up_a_line_for_each_thing_that_is_known() -> None:
+    there = attrs.evolve(sample(1, SERVER), command=ProcessTree(3, 2 * 10**9, MemoryKind.PROPORTIONAL))
+    full = attrs.evolve(
+        sample(2.5),
+        machine=MachineReading(
+            16 * 10**9, 10**9, swap_used_bytes=3 * 10**6, pressure=4, cpu=CpuShares(15, 6, 79), gpu=GpuReading(50.0)
+        ),
+    )
+    summary = WatchSummary.of([sample(0), there, full])
+    assert summary_text(summary, 0.5, 7).splitlines() == [
+        "Time       2.5s, 3 samples, one every 0.5s",
+        "Command    exit status 7; at most 2.0GB in 3 processes (pss)",
+        "Memory     12.0GB to 15.0GB of 16.0GB used",
+        "Swap       at most 3.0MB",
+        "Pressure   critical",
+        "Processor  27 % on average, at most 30 %",
+        "GPU        50 % on average, at most 50 %",
+        "Servers    at most 1.0GB",
+        "Arrays     at most 900.0MB in the servers' engines",
+        "Model      demo in memory from 1.0s to 2.5s",
+        "Model      org/b in memory from 1.0s to 2.5s",
+    ]
+
+
+def test_a_summary_of_little_is_short() -> None:
+    machine = MachineReading(free_bytes=10**9)
+    one = attrs.evolve(sample(0), machine=machine, command=ProcessTree(1, 10**6, MemoryKind.RESIDENT))
+    first, *others = summary_text(WatchSummary.of([one]), 2, 0).splitlines()
+    assert first == "Time       0.0s, 1 sample, one every 2s"
+    assert others == [
+        "Command    exit status 0; at most 1.0MB in 1 process (rss)",
+        "Memory     1.0GB to 1.0GB free",
+    ]
+    bare = WatchSummary.of([attrs.evolve(one, machine=MachineReading(), command=None)])
+    assert summary_text(bare, 2, 0).splitlines() == [first, "Command    exit status 0"]
+    assert summary_text(bare, 2, None) == first
+
+
+def test_a_server_in_json_has_null_for_what_it_does_not_say() -> None:
+    assert server_json(ServerReading("http://a", None, (WatchedModel("demo", 5),), None, None)) == {
+        "url": "http://a",
+        "pid": None,
+        "models": [{"name": "demo", "weight_bytes": 5, "in_use": False, "tokens_per_second": None}],
+        "engine": None,
+        "memory": None,
+    }
+    full = server_json(SERVER)
+    assert full["engine"] == attrs.asdict(ENGINE)
+    assert full["memory"] == {"processes": 2, "memory_bytes": 10**9, "memory_kind": "rss", "cpu_percent": None}
+
+
+def test_a_server_without_a_model_in_memory_says_so() -> None:
+    shown = screen(moments(sample(0, attrs.evolve(SERVER, models=())))[0], 200, 50)
+    assert shown[-1] == ("  no model in memory", False)
+
+
+def test_a_plain_screen_has_no_letters_beyond_ascii_and_marks_what_is_cut() -> None:
+    odd = attrs.evolve(SERVER, models=(WatchedModel("größe", 1),))
+    text = [line for line, _ in screen(moments(sample(0, odd))[0], 30, 50, plain=True)]
+    assert "  gr??e" in {line.partition(" |")[0] for line in text}
+    assert all(line.isascii() for line in text)
+    assert any(len(line) == 30 and line.endswith(">") for line in text)
