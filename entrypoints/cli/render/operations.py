@@ -10,7 +10,7 @@ from mlxk.application.use_cases.remove_models import RemoveResult
 from mlxk.domain.hub import SkipReason
 from mlxk.domain.models.model import HealthReport, Origin
 from mlxk.domain.publication import ChangeSet
-from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
+from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
 from mlxk.entrypoints.wording import health_reason
 
 Json = dict[str, object]
@@ -88,9 +88,8 @@ def _pull_message(result: PullResult) -> str:
     if result.status is PullStatus.ALREADY_EXISTS:
         built_in = result.handle is not None and result.handle.origin is Origin.BUILT_IN
         return "Comes with the program" if built_in else "Already in the cache"
-    if plan is None:
-        return "Done"
-    files = f"{len(plan.files)} files, {decimal_size(plan.size_bytes)}"
+    assert plan is not None
+    files = f"{counted(len(plan.files), 'file')}, {decimal_size(plan.size_bytes)}"
     if result.status is PullStatus.DRY_RUN:
         return f"Would download {decimal_size(result.missing_bytes)} ({files} in all)"
     return f"Downloaded {decimal_size(result.missing_bytes)} ({files} in all)"
@@ -253,7 +252,8 @@ def _clone_message(result: CloneResult) -> str:
     if result.handle is None:
         return "Cancelled; the partial download was kept"
     copied = result.methods.get(CopyMethod.COPIED, 0)
-    return f"Cloned{f', {copied} files as plain copies' if copied else ' without taking space'}"
+    copies = "1 file as a plain copy" if copied == 1 else f"{copied} files as plain copies"
+    return f"Cloned, {copies}" if copied else "Cloned without taking space"
 
 
 def convert_json(result: ConvertResult) -> Json:
@@ -282,7 +282,11 @@ def convert_text(result: ConvertResult) -> str:
     lines = [
         f"convert: {result.source.name} → {result.handle.directory}",
         f"  {_conversion(result)}",
-        *([f"  {len(unchanged)} layers do not fit the group size and stay as they are"] if unchanged else []),
+        *(
+            [f"  Kept as it is, since the group size does not fit: {counted(len(unchanged), 'layer')}"]
+            if unchanged
+            else []
+        ),
         *(["  ✓ Health check: passed"] if result.report else []),
     ]
     return "".join(f"{printable(line)}\n" for line in lines)
