@@ -6,6 +6,7 @@ servers.call(tool, {"path": "a.txt"}).text  # "hello"
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mlxk.application.ports.other_processes import ServerTool, ToolResult, ToolServer, ToolServers
@@ -19,10 +20,19 @@ class InMemoryToolServers(ToolServers):
 
     Args:
         functions: Functions by the names of server and tool; a call that raises ``ValueError`` fails.
+        description: What the servers say of each tool.
+        parameters: The schema of each tool's arguments.
     """
 
-    def __init__(self, functions: Mapping[tuple[str, str], Function]) -> None:
+    def __init__(
+        self,
+        functions: Mapping[tuple[str, str], Function],
+        description: str = "",
+        parameters: Mapping[str, Any] = MappingProxyType({"type": "object"}),
+    ) -> None:
         self._functions = dict(functions)
+        self._description = description
+        self._parameters = parameters
         self._started: frozenset[str] = frozenset()
 
     def start(self, servers: Sequence[ToolServer]) -> tuple[ServerTool, ...]:
@@ -32,7 +42,7 @@ class InMemoryToolServers(ToolServers):
                 raise ExecutionError(f"the tool server '{name}' cannot be started: there is none")
         self._started = frozenset(names)
         found = [(server, tool) for server, tool in self._functions if server in self._started]
-        return tuple(ServerTool(server, tool, "", {"type": "object"}) for server, tool in found)
+        return tuple(ServerTool(server, tool, self._description, self._parameters) for server, tool in found)
 
     def call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> ToolResult:
         if tool.server not in self._started:

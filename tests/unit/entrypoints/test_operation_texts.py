@@ -1,5 +1,7 @@
 """What people read of a pull, a removal, a clone, a conversion, a training, and of a model on the hub."""
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -95,7 +97,7 @@ def test_links_go_and_what_they_lead_to_stays() -> None:
     )
 
 
-WORKSPACE = Workspace(True, "org/m", COMMIT, "clone", None, None, True)
+WORKSPACE = Workspace(True, "org/m", COMMIT, "clone", clean=True)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_a_card_shows_the_section_that_is_asked_for() -> None:
         ({"gated": True, "accessible": False}, "gated: accept its terms on the hub and set HF_TOKEN", False),
     ],
 )
-def test_who_may_fetch_a_model_is_said(changes: dict[str, bool], access: str, offered: bool) -> None:
+def test_who_may_fetch_a_model_is_said(changes: dict[str, Any], access: str, offered: bool) -> None:
     shown = card_text(attrs.evolve(DETAILS, card=attrs.evolve(CARD, **changes)), "config")
     assert f"\nAccess: {access}\n" in shown
     assert ("Fetch it: mlxk pull org/m" in shown) is offered
