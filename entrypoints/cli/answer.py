@@ -59,6 +59,8 @@ class AnswerReader:
     calls: dict[int, ToolCall] = attrs.field(factory=dict)
     _printed: int = 0
     """Number of printed items of ``text``."""
+    _in_reasoning: bool = False
+    """Whether the last line on standard error is reasoning without its end."""
 
     @property
     def unprinted(self) -> str:
@@ -102,13 +104,13 @@ class AnswerReader:
         """Print the answer to the finished chunk of images, and the metadata table of the next chunk."""
         if self.reasoning:
             self.reasoning.append("\n\n")
+        self._end_reasoning()
         self.text.append(table)
         if not self.output.as_json:
             self._print()
 
     def _text(self, text: str) -> None:
-        if self.live and self.reasoning and not self.text and self.show_reasoning:
-            self.output.note("")
+        self._end_reasoning()
         self.text.append(text)
         if self.live:
             self._print()
@@ -121,6 +123,13 @@ class AnswerReader:
         self.reasoning.append(text)
         if self.live and self.show_reasoning:
             self.output.dimmed(text)
+            self._in_reasoning = True
+
+    def _end_reasoning(self) -> None:
+        """End the line of reasoning printed as it arrived."""
+        if self._in_reasoning:
+            self.output.note("")
+            self._in_reasoning = False
 
     def _call(self, delta: ToolCallDelta) -> None:
         known = self.calls.get(delta.index)
@@ -128,11 +137,10 @@ class AnswerReader:
         self.calls[delta.index] = attrs.evolve(known or delta.call, arguments=arguments)
 
     def _end_line(self) -> None:
-        """End the line of text printed as it arrived."""
-        if self.live and self.text:
+        """End the line of text or reasoning printed as it arrived."""
+        if self.live and self.text and not self._in_reasoning:
             self.output.line()
-        elif self.live and self.reasoning and self.show_reasoning:
-            self.output.note("")
+        self._end_reasoning()
 
 
 def call_line(call: ToolCall) -> str:
