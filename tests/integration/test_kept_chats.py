@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from mlxk.domain.errors import StorageError
 from mlxk.domain.generation.conversation import Message, Role
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
 from mlxk.entrypoints.cli.chat.transcript import SavedChat
@@ -170,3 +171,57 @@ def test_a_chat_that_changes_while_it_is_continued_goes_on_under_a_new_name(tmp_
     saved = keeper.resume(name)
     assert "was changed by another chat" in keeper.keep(attrs.evolve(saved, messages=(*turn, *turn)))
     assert KeptChats(str(tmp_path)).read(name).system == "You are another."
+
+
+TURN = (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hi."))
+TALK = SavedChat("demo", None, TURN)
+LONGER = SavedChat("demo", None, TURN * 2)
+
+
+def test_a_chat_that_was_removed_meanwhile_is_not_made_again(tmp_path: Path) -> None:
+    keeper = Keeper(KeptChats(str(tmp_path)))
+    assert keeper.keep(TALK) == ""
+    assert keeper.name is not None
+    keeper.chats.remove([keeper.name, "never-was"])
+    with pytest.raises(StorageError) as gone:
+        keeper.keep(LONGER)
+    assert gone.value.message == f"'{keeper.name}' was removed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chat_that_begins_anew_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    keeper = Keeper(KeptChats(str(tmp_path)))
+    keeper.keep(LONGER)
+    first = keeper.name
+    assert first is not None
+    keeper.begin_anew()
+    assert keeper.keep(attrs.evolve(TALK, messages=())) == ""
+    assert [path.stem for path in tmp_path.iterdir()] == [first]
+    keeper.keep(TALK)
+    assert keeper.name not in {None, first}
+    assert {path.stem for path in tmp_path.iterdir()} == {first, keeper.name}
+    assert (keeper.chats.read(first), keeper.chats.read(str(keeper.name))) == (LONGER, TALK)
+
+
+def test_only_a_chat_that_changed_is_written(tmp_path: Path) -> None:
+    keeper = Keeper(KeptChats(str(tmp_path)))
+    keeper.keep(TALK)
+    assert keeper.name is not None
+    state = keeper.chats.state(keeper.name)
+    keeper.keep(TALK)
+    keeper.writes = False
+    keeper.keep(LONGER)
+    assert keeper.chats.state(keeper.name) == state
+    keeper.writes = True
+    keeper.keep(LONGER)
+    assert keeper.chats.state(keeper.name) != state
+    assert keeper.chats.read(keeper.name) == LONGER
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    chats = KeptChats(str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=r"^the folder of kept chats cannot be read: Not a directory$"):
+        chats.names()
+    with pytest.raises(StorageError, match=r"^the folder of kept chats cannot be made: File exists$"):
+        chats.create(TALK)

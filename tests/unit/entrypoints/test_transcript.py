@@ -9,7 +9,7 @@ import pytest
 
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
-from mlxk.entrypoints.cli.chat.transcript import SavedChat, load, save
+from mlxk.entrypoints.cli.chat.transcript import FIRST_WORDS, MAX_TRANSCRIPT_BYTES, SavedChat, first_words, load, save
 
 TALK = SavedChat("demo", "Be brief.", (Message(Role.USER, "Grüße 😀"), Message(Role.ASSISTANT, "Hallo")))
 
@@ -45,6 +45,45 @@ def test_the_functions_a_model_called_are_kept(tmp_path: Path) -> None:
     assert load(str(tmp_path / "talk.json")) == talk
 
 
+def test_results_of_calls_and_what_was_summarized_are_kept(tmp_path: Path) -> None:
+    call = ToolCall("get_weather", '{"city": "Berlin"}', "call_1")
+    turn = (
+        Message(Role.USER, "Weather?"),
+        Message(Role.ASSISTANT, "", (call,)),
+        Message(Role.TOOL, "rain", tool_call_id="call_1"),
+        Message(Role.ASSISTANT, "It rains."),
+    )
+    talk = SavedChat("demo", None, turn, earlier=turn * 2, summary="They spoke of the weather.")
+    save(str(tmp_path / "talk.json"), talk)
+    assert load(str(tmp_path / "talk.json")) == talk
+    assert json.loads((tmp_path / "talk.json").read_text())["messages"][2] == {
+        **{"role": "tool", "content": "rain", "tool_call_id": "call_1"}
+    }
+
+
+def test_a_file_larger_than_any_transcript_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    save(str(path), TALK)
+    os.truncate(path, MAX_TRANSCRIPT_BYTES + 1)
+    with pytest.raises(ValidationError) as refusal:
+        load(str(path))
+    assert refusal.value.message == f"'{path}' is larger than any transcript"
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (None, ""),
+        ("Hi\n  there", "'Hi there'"),
+        ("x" * FIRST_WORDS, f"'{'x' * FIRST_WORDS}'"),
+        ("x" * (FIRST_WORDS + 1), f"'{'x' * (FIRST_WORDS - 1)}…'"),
+    ],
+    ids=["none", "lines", "longest", "too long"],
+)
+def test_the_first_words_of_a_chat_are_one_short_line(content: str | None, shown: str) -> None:
+    assert first_words(() if content is None else (Message(Role.USER, content),)) == shown
+
+
 def test_what_a_model_thought_is_kept(tmp_path: Path) -> None:
     thought = Message(Role.ASSISTANT, "Hallo", reasoning="A greeting.")
     talk = SavedChat("demo", None, (Message(Role.USER, "Hi"), thought))
@@ -65,6 +104,16 @@ def test_what_a_model_thought_is_kept(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": "unanswered"}]},
         {"messages": [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]},
         {"messages": [{"role": "tool", "content": "x"}, {"role": "system", "content": "x"}]},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": "x",
+                    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+                },
+                {"role": "assistant", "content": "x"},
+            ]
+        },
         {"messages": [{"role": "user", "content": "x", "tool_calls": 1}, {"role": "assistant", "content": "x"}]},
         {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x", "tool_calls": [{}]}]},
     ],
