@@ -9,7 +9,7 @@ import os
 import pytest
 
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation, choose
 
 
 class Full(io.StringIO):
@@ -108,3 +108,60 @@ def test_a_document_is_one_line_where_others_stand_before_it() -> None:
         assert list(document) == ["status", "command", "data", "error"]
         assert (document["status"], document["command"], document["data"]) == ("error", "show", None)
         assert (document["error"]["type"], document["error"]["message"]) == ("validation_error", "no")
+
+
+def asked(typed: str, *names: str) -> tuple[int | None, str]:
+    """Return the index that someone who types this chooses, and what they see."""
+    terminal = Terminal()
+    output = Output(as_json=False, color=False, stdout=io.StringIO(), stderr=terminal)
+    return choose(output, "Which one?", names, io.StringIO(typed)), terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("typed", "names", "index"),
+    [
+        ("2\n", ("a", "b"), 1),
+        (" b \n", ("a", "b"), 1),
+        ("1\n", ("2", "1"), 1),
+        ("", ("a", "b"), None),
+        ("\n", ("a",), 0),
+        ("1", ("a",), 0),
+    ],
+    ids=["number", "name", "a name that is a number", "end of input", "the only one", "no line break"],
+)
+def test_an_entry_of_a_list_is_chosen_by_number_or_name(typed: str, names: tuple[str, ...], index: int | None) -> None:
+    question = "Which one? [1]: " if len(names) == 1 else "Which one? [1-2]: "
+    assert asked(typed, *names) == (index, question + ("" if typed else "\n"))
+
+
+def test_what_is_no_entry_is_asked_again_until_the_input_ends() -> None:
+    again = "Write a number from 1 to 2, or a name of the list.\n"
+    question = "Which one? [1-2]: "
+    assert asked("\n3\n0\nc\n2\n", "a", "b") == (1, f"{question}{again}" * 4 + question)
+    assert asked("c\n", "a", "b") == (None, f"{question}{again}{question}\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "default", "answer"),
+    [
+        ("y\n", False, True),
+        ("YES\n", False, True),
+        ("n\n", True, False),
+        ("\n", True, True),
+        ("\n", False, False),
+        ("", True, False),
+        ("maybe\ny\n", False, True),
+    ],
+)
+def test_a_question_is_answered_by_yes_or_no_or_its_default(typed: str, default: bool, answer: bool) -> None:
+    class Keyboard(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    output = Output(as_json=False, color=False, stdout=io.StringIO(), stderr=terminal)
+    confirmation = TerminalConfirmation(output, Keyboard(typed))
+    assert confirmation.ask(("It is large.",), "Go on?", default=default) is answer
+    question = f"Go on? [{'Y/n' if default else 'y/N'}]: "
+    assert terminal.getvalue() == "It is large.\n" + question * max(1, typed.count("\n")) + ("" if typed else "\n")
+    assert TerminalConfirmation(output, io.StringIO(typed)).ask((), "Go on?", default=default) is None
