@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import stat
+import sys
 from typing import Any, NoReturn
 
 from mlxk.domain.errors import StorageError, ValidationError
@@ -42,6 +43,19 @@ def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             hint = f"It is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {shlex.quote(path)}"
         raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
+
+
+def piped_text(most_bytes: int) -> str:
+    """Return the text of standard input, without a byte-order mark; bytes not in UTF-8 are replaced.
+
+    Raises:
+        ValidationError: It is larger.
+    """
+    content = sys.stdin.buffer.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        size = f"{most_bytes // 1024**2} MiB" if most_bytes >= 1024**2 else f"{most_bytes // 1024} KiB"
+        raise ValidationError(f"standard input is larger than {size}")
+    return content.decode("utf-8-sig", errors="replace")
 
 
 MAX_JSON_BYTES = 4 * 1024 * 1024

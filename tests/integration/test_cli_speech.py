@@ -189,10 +189,20 @@ def test_letters_are_printed_as_they_are(mlxk: Program, bert: str) -> None:
     assert '"Grüße"' in mlxk("embed", bert, "Grüße", MLXK2_ENABLE_ALPHA_FEATURES="1").out
 
 
-def test_a_text_may_come_from_standard_input(mlxk: Program, bert: str, stdin: Callable[[bytes], None]) -> None:
-    stdin("Grüße\n".encode())
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_text_may_come_from_standard_input(
+    mlxk: Program, bert: str, stdin: Callable[[bytes], None], mark: str
+) -> None:
+    stdin(f"{mark}Grüße\n".encode())
     (record,) = embedded(mlxk("embed", bert, "-", MLXK2_ENABLE_ALPHA_FEATURES="1"))
     assert record["text"] == "Grüße"
+
+
+def test_a_text_of_standard_input_has_a_limit(mlxk: Program, bert: str, stdin: Callable[[bytes], None]) -> None:
+    for more in (0, 1):
+        stdin(b"x" * (4 * 2**20 + more))
+        done = mlxk("embed", bert, "-", MLXK2_ENABLE_ALPHA_FEATURES="1")
+        assert (done.err == "embed: Error: standard input is larger than 4 MiB\n") is bool(more)
 
 
 def test_records_of_a_batch_keep_their_fields_and_their_order(

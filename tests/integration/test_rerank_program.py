@@ -76,9 +76,10 @@ def test_the_lines_of_a_file_are_printed_by_relevance(
     [
         (("passages.jsonl",), ""),
         (("-",), PASSAGES),
+        (("-",), f"\ufeff{PASSAGES}"),
         (("-", "--jsonl"), "".join(json.dumps({"text": each}) + "\n" for each in DOCUMENTS)),
     ],
-    ids=["jsonl", "standard input", "jsonl on standard input"],
+    ids=["jsonl", "standard input", "a byte-order mark", "jsonl on standard input"],
 )
 def test_every_source_of_documents_gives_the_same_order(
     arguments: tuple[str, ...], standard_input: str, rerank: Callable[..., Any]

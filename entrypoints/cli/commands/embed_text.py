@@ -25,7 +25,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.render.model_json import Json
-from mlxk.entrypoints.cli.text_files import NoNumberError, RepeatedKeyError, strict_json
+from mlxk.entrypoints.cli.text_files import NoNumberError, RepeatedKeyError, piped_text, strict_json
 
 STDIN = "-"
 
@@ -148,7 +148,7 @@ def _inputs(arguments: argparse.Namespace, built_in: ModelSource) -> Iterator[_R
         if empty:
             raise ValidationError("No input records found (--batch)")
         return
-    text = _text_input() if arguments.text == STDIN else arguments.text
+    text = piped_text(_MAX_LINE_BYTES).rstrip("\n") if arguments.text == STDIN else arguments.text
     if text is not None and not text.strip():
         raise ValidationError("the text is empty")
     beside = {} if text is None else {"text": text}
@@ -157,13 +157,6 @@ def _inputs(arguments: argparse.Namespace, built_in: ModelSource) -> Iterator[_R
         yield {"image": file.path, **beside}, ImageInput(file(), text or "")
     if not files and text is not None:
         yield beside, text
-
-
-def _text_input() -> str:
-    content = sys.stdin.buffer.read(_MAX_LINE_BYTES + 1)
-    if len(content) > _MAX_LINE_BYTES:
-        raise ValidationError(f"standard input is larger than {_MAX_LINE_BYTES // 1024**2} MiB")
-    return content.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def records_of(stream: BinaryIO) -> Iterator[Fields]:

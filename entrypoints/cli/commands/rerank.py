@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 
 from mlxk.application.ports.model_cache import ModelSource
@@ -25,7 +24,7 @@ from mlxk.entrypoints.cli.input_files import find_images
 from mlxk.entrypoints.cli.output import DONE, Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import printable
-from mlxk.entrypoints.cli.text_files import read_text
+from mlxk.entrypoints.cli.text_files import piped_text, read_text
 
 MAX_BYTES = 256 * 1024**2
 """Most bytes of documents, in a file or on standard input."""
@@ -110,13 +109,7 @@ def _query(arguments: argparse.Namespace, built_in: ModelSource) -> str | ImageI
 
 
 def _documents(arguments: argparse.Namespace) -> tuple[str, ...]:
-    if arguments.file == STDIN:
-        content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValidationError(f"standard input is larger than {MAX_BYTES // 1024**2} MiB")
-        text = content.decode("utf-8", errors="replace")
-    else:
-        text = read_text(arguments.file, "FILE", MAX_BYTES)
+    text = piped_text(MAX_BYTES) if arguments.file == STDIN else read_text(arguments.file, "FILE", MAX_BYTES)
     if arguments.jsonl or arguments.file.endswith(_JSON_LINES):
         documents = [str(each["text"]) for each in records_of(io.BytesIO(text.encode()))]
     else:

@@ -34,6 +34,7 @@ from mlxk.entrypoints.cli.command import (
 )
 from mlxk.entrypoints.cli.output import DONE, Output, result_file
 from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.text_files import piped_text
 
 if TYPE_CHECKING:
     from mlxk.application.ports.media import SoundEncoder
@@ -112,10 +113,7 @@ def _kind(arguments: argparse.Namespace, output: Output) -> str:
 def _text(arguments: argparse.Namespace) -> str:
     if arguments.text != STDIN:
         return str(arguments.text)
-    content = sys.stdin.buffer.read(4 * MAX_CHARACTERS + 1)
-    if len(content) > 4 * MAX_CHARACTERS:
-        raise ValidationError(f"standard input is larger than {4 * MAX_CHARACTERS // 1024} KiB")
-    text = content.decode("utf-8", errors="replace")
+    text = piped_text(4 * MAX_CHARACTERS)
     if not text.strip():
         raise ValidationError("There is no text: standard input is empty.")
     return text
