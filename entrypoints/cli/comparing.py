@@ -1,9 +1,7 @@
 """``mlxk bench --against``: choose the two sides of a comparison, fetch missing models, write the results."""
 
 import argparse
-import errno
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ from mlxk.domain.errors import ModelNotFoundError, StorageError, UsageError
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.api_keys import key_to_send
 from mlxk.entrypoints.cli.command import fetch_absent, suggesting_pull
-from mlxk.entrypoints.cli.output import DONE, Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import DONE, Output, TerminalConfirmation, require_writable
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import comparison
 from mlxk.entrypoints.cli.render.formatting import decimal_size
@@ -136,24 +134,6 @@ def named_server(url: str, flag: str, arguments: argparse.Namespace) -> Completi
         return CompletionServer(address, api)
     key = None if arguments.api_key_file is None else key_to_send(arguments.api_key_file)
     return CompletionServer(address, arguments.api or api, key)
-
-
-def require_writable(path: str, flag: str) -> None:
-    """Check that a file can be written, without creating it.
-
-    Raises:
-        StorageError: It is a folder, its folder does not exist, or this user may not write it.
-    """
-    target = path if os.path.exists(path) else os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        reason = errno.EISDIR
-    elif not os.path.exists(target):
-        reason = errno.ENOENT
-    elif not os.access(target, os.W_OK):
-        reason = errno.EACCES
-    else:
-        return
-    raise StorageError(f"{flag}: '{path}' cannot be written: {os.strerror(reason)}")
 
 
 @attrs.frozen

@@ -243,6 +243,24 @@ def result_file(path: str) -> Iterator[IO[bytes]]:
         raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
 
 
+def require_writable(path: str, flag: str) -> None:
+    """Check that a file can be written, without creating it.
+
+    Raises:
+        StorageError: It is a folder, its folder does not exist, or this user may not write it.
+    """
+    target = path if os.path.exists(path) else os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        reason = errno.EISDIR
+    elif not os.path.exists(target):
+        reason = errno.ENOENT
+    elif not os.access(target, os.W_OK):
+        reason = errno.EACCES
+    else:
+        return
+    raise StorageError(f"{flag}: '{path}' cannot be written: {os.strerror(reason)}")
+
+
 class TerminalConfirmation(Confirmation):
     """Asks on standard error and reads the answer from standard input.
 

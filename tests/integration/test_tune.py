@@ -276,12 +276,18 @@ REFUSED = {
     "nothing left": ("demo", ("--max-length", "10"), "nothing is left to learn"),
     "both": ("demo", ("--resume", "--restart"), "exclude each other"),
     "plot": ("demo", ("--plot", "losses.gif"), "ends in neither .svg nor .png"),
+    "plot nowhere": ("demo", ("--plot", "no/such.svg"), "--plot: 'no/such.svg' cannot be written: No such file"),
+    "plot is a folder": ("demo", ("--plot", "folder.svg"), "--plot: 'folder.svg' cannot be written: Is a directory"),
+    "word": ("demo", ("--learning-rate", "fast"), "'fast' is no number"),
+    "not a number": ("demo", ("--learning-rate", "nan"), "'nan' is no number"),
+    "endless": ("demo", ("--epochs", "inf"), "'inf' is no number"),
     "share": ("demo", ("--valid-share", "1"), "is no number from 0 to below 1"),
     "no model": ("nosuch", (), "no model found"),
 }
 
 
 def test_what_cannot_be_trained_is_refused_and_leaves_nothing(command: Command, facts: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.svg").mkdir()
     for model, flags, message in REFUSED.values():
         document = command("tune", model, "facts.jsonl", "--into", "./taught", *flags)
         assert message in document["error"]["message"], flags

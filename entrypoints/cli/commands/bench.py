@@ -29,8 +29,8 @@ from mlxk.entrypoints.cli.command import (
     suggesting_pull,
     whole_number,
 )
-from mlxk.entrypoints.cli.comparing import MeasurementProgress, named_server, refuse, require_writable
-from mlxk.entrypoints.cli.output import DONE, FAILED, Output
+from mlxk.entrypoints.cli.comparing import MeasurementProgress, named_server, refuse
+from mlxk.entrypoints.cli.output import DONE, FAILED, Output, require_writable
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import benchmark, benchmark_reports, comparison
 from mlxk.entrypoints.server_address import client_address

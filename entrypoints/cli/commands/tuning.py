@@ -27,7 +27,7 @@ from mlxk.entrypoints.cli.command import (
     model_reference,
     whole_number,
 )
-from mlxk.entrypoints.cli.output import DONE, Output, result_file
+from mlxk.entrypoints.cli.output import DONE, Output, require_writable, result_file
 from mlxk.entrypoints.cli.processes import handling
 from mlxk.entrypoints.cli.progress import SECONDS_BETWEEN_LINES, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import tuning
@@ -166,8 +166,7 @@ def _plot_kind(path: str | None) -> str | None:
     kind = os.path.splitext(path)[1].removeprefix(".").lower()
     if kind not in {"svg", "png"}:
         raise UsageError(f"--plot: '{path}' ends in neither .svg nor .png")
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise UsageError(f"--plot: the folder of '{path}' does not exist")
+    require_writable(path, "--plot")  # fail before hours of training
     return kind
 
 
