@@ -179,11 +179,11 @@ def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Set
     names = ("cpu_dtype", "blas", "local_ranks", "rank_timeout")
     changes: dict[str, Any] = {name: getattr(arguments, name, None) for name in names}
     changes["use_server"] = getattr(arguments, "server", None)
-    changes |= hosts_settings(arguments)
     if (flag := ranks_flag(arguments)) is not None:
         if changes["use_server"]:
             raise UsageError(f"{flag} and --server exclude each other", hint="Leave one of them out.")
         changes["use_server"] = False
+    changes |= hosts_settings(arguments)
     return attrs.evolve(settings, **{name: value for name, value in changes.items() if value is not None})
 
 

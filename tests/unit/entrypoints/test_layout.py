@@ -30,6 +30,22 @@ def test_a_table_fits_its_terminal(width: int) -> None:
     assert "".join(line.split(" | ")[0].strip() for line in text.splitlines()[2:]) == rows[0][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("org/model-4bit", 14, ["org/model-4bit"]),
+        ("org/model-4bit", 12, ["org/model-", "4bit"]),
+        ("organisation/model", 14, ["organisation/", "model"]),
+        ("organisation/modelwithoutend", 14, ["organisation/", "modelwithouten", "d"]),
+        ("organisation/model", 12, ["organisation", "/model"]),
+        ("two words/of text", 12, ["two words/of", "text"]),
+    ],
+)
+def test_a_long_name_breaks_after_its_owner_or_after_hyphens(name: str, width: int, lines: list[str]) -> None:
+    text = table(["A", "Name"], [["x", name]], last=width)
+    assert [line.partition(" | ")[2] for line in text.splitlines()[2:]] == lines
+
+
 @given(
     st.lists(
         st.lists(st.text(max_size=60).map(lambda text: " ".join(text.split())), min_size=3, max_size=3), max_size=5

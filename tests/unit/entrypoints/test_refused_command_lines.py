@@ -44,6 +44,16 @@ USAGE = [
     ("bench demo --generate 1", "--generate takes 2 tokens at least: the first one ends the prompt"),
     ("bench --url http://127.0.0.1:9 demo --prompt-tokens 0", "a server needs a prompt and something to generate"),
     ("bench --against ollama:a --generate 0", "--against takes one number for --generate, from 1"),
+    *[
+        (f"show demo --hosts hosts.json {flag}", f"--hosts and {flag.split()[0]} exclude each other")
+        for flag in ("--remote", "--files", "--config", "--format-report", "--kv-bits 8")
+    ],
+    ("run demo hi --local-ranks 2 --hostfile hosts.json", "--local-ranks and --hostfile exclude each other"),
+    ("run demo hi --local-ranks 2 --server", "--local-ranks and --server exclude each other"),
+    ("run demo hi --hostfile hosts.json --server", "--hostfile and --server exclude each other"),
+    ("run demo hi --local-ranks 2 --rank-timeout 0", "'0' is no number of seconds from "),
+    ("run demo hi --local-ranks 2 --rank-timeout nan", "'nan' is no number of seconds from "),
+    ("run demo hi --local-ranks 2 --rank-timeout soon", "'soon' is no number of seconds from "),
     ("bench report", "the following arguments are required: FILE"),
     ("run demo-vision hi --video a.mp4 --max-pixels large", "--max-pixels: 'large' is no size such as 224x224"),
 ]

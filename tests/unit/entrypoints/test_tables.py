@@ -3,13 +3,15 @@
 import datetime
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
+from mlxk.application.ports.model_tasks import EndToken, FittedConversation, FormatReport
 from mlxk.application.use_cases.inspect_models import HealthEntry
-from mlxk.domain.models.footprint import MemoryReading, judge_memory
+from mlxk.domain.models.footprint import MemoryFit, MemoryReading, WeightForm, judge_memory
 from mlxk.domain.models.model import (
     Capability,
     FileEntry,
@@ -26,8 +28,10 @@ from mlxk.domain.models.model import (
     healthy,
     unhealthy,
 )
+from mlxk.domain.ranks import HostFiles, HostShare, RankHost, SpreadModel
+from mlxk.entrypoints.cli.render.model_json import spread as spread_json
 from mlxk.entrypoints.cli.render.model_table import ListView, model_table
-from mlxk.entrypoints.cli.render.tables import details_text, health_text
+from mlxk.entrypoints.cli.render.tables import details_text, health_text, memory_lines, report_text, spread_text
 
 NOW = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.UTC)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -199,3 +203,110 @@ def test_the_quantization_of_another_library_is_named(config: dict[str, object],
     details = of_config(config)
     verdict = judge_memory(MemoryReading(16 * 10**9, 12 * 10**9), 2_133_999_188, 32768, 4096)
     assert f"Quantization: {shown}\n" in details_text(details, "metadata", NOW, verdict)
+
+
+VERDICT = attrs.evolve(judge_memory(MemoryReading(16 * 10**9, 12 * 10**9), 10**9), needed=2 * 10**9, budget=None)
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "words"),
+    [
+        (WeightForm.STORED, 0, ""),
+        (WeightForm.WIDE, 10**8, ", 100.0MB of it to hold 16-bit numbers in float32 (faster without a GPU)"),
+        (
+            WeightForm.PLAIN,
+            10**8,
+            ", 100.0MB of it to hold its quantized layers unpacked in float32 (faster without a GPU)",
+        ),
+        (
+            WeightForm.STORED,
+            10**8,
+            " (slow without a GPU: there is no memory for 100.0MB more to hold 16-bit numbers in float32)",
+        ),
+    ],
+)
+def test_what_holding_weights_otherwise_costs_is_said(form: WeightForm, more: int, words: str) -> None:
+    weights, _, estimate = memory_lines(attrs.evolve(VERDICT, form=form, widening_bytes=more))
+    assert weights == f"  Weights: 1.0GB{words}"
+    assert estimate == "  Estimate: 2.0GB (fits)"
+
+
+def test_weights_that_are_no_part_of_a_model_are_named() -> None:
+    shown = details_text(
+        attrs.evolve(of_config({}), strays=("a.safetensors", "b.safetensors")), "formats", NOW, VERDICT
+    )
+    assert "Not part of the model: a.safetensors, b.safetensors\n" in shown
+    assert "Not part" not in details_text(of_config({}), "formats", NOW, VERDICT)
+
+
+def test_conversations_are_shown_with_their_adaptations() -> None:
+    report = FormatReport(
+        chat_template=True,
+        reasoning=None,
+        call_syntaxes=(),
+        reads_tools=False,
+        switches=(),
+        effort_levels=(),
+        ends=(EndToken(2, "", ("config.json",)),),
+        control_tokens=(),
+        conversations=(
+            FittedConversation("plain", ()),
+            FittedConversation("system", ("system-merged", "text parts")),
+            FittedConversation("tools", ("tools-ignored",), refusal="no tools"),
+        ),
+        call=None,
+        problems=("It is odd.",),
+    )
+    assert report_text(report).partition("Conversations:\n")[2] == (
+        "  plain: as it is\n  system: system-merged, text parts\n  tools: refused\n\nProblems:\n  It is odd.\n"
+    )
+    assert "Turns end with: 2 (config.json)\n" in report_text(report)
+
+
+UNKNOWN = attrs.evolve(VERDICT, fit=MemoryFit.UNKNOWN)
+SPREAD = SpreadModel(
+    (
+        HostShare(RankHost("mac1", "10.0.0.1"), attrs.evolve(VERDICT, budget=10**10), HostFiles.SAME, None),
+        HostShare(
+            RankHost("mac2", "10.0.0.2"), attrs.evolve(VERDICT, fit=MemoryFit.UNKNOWN), HostFiles.ABSENT, "no ssh"
+        ),
+    ),
+    "tensor",
+    None,
+)
+
+
+@pytest.mark.parametrize(
+    ("cut", "reason", "division"),
+    [
+        ("tensor", None, "every layer is cut (tensor parallel)"),
+        ("pipeline", None, "each host has some of the layers (pipeline)"),
+        (None, "odd\x1b[2J", "none: odd\\x1b[2J"),
+        (None, None, "none: not known"),
+    ],
+)
+def test_the_shares_of_hosts_and_the_division_are_shown(cut: str | None, reason: str | None, division: str) -> None:
+    spread = attrs.evolve(SPREAD, cut=cut, reason=reason)
+    assert spread_text(spread, None).splitlines() == [
+        "",
+        "Hosts:",
+        "Host | Share | Budget | Fit     | Files  | Problem",
+        "-----+-------+--------+---------+--------+--------",
+        "mac1 | 2.0GB | 10.0GB | fits    | same   | -",
+        "mac2 | 2.0GB | -      | unknown | absent | no ssh",
+        f"Division: {division}",
+    ]
+    assert spread_json(spread)["cut"] == {"kind": cut, "reason": reason}
+
+
+def test_the_shares_of_hosts_are_fields_in_json() -> None:
+    assert spread_json(SPREAD)["hosts"] == [
+        {
+            **{"host": "mac1", "address": "10.0.0.1", "needed_bytes": 2 * 10**9, "budget_bytes": 10**10},
+            **{"fit": "fits", "files": "same", "problem": None},
+        },
+        {
+            **{"host": "mac2", "address": "10.0.0.2", "needed_bytes": 2 * 10**9, "budget_bytes": None},
+            **{"fit": "unknown", "files": "absent", "problem": "no ssh"},
+        },
+    ]
