@@ -89,6 +89,20 @@ def test_a_pull_ends_with_the_command_for_its_kind_of_model(
     assert mlxk("pull", "org/m", **hub_variables).stderr.splitlines()[-1] == f"Use it: mlxk {use}"
 
 
+def test_a_pull_of_what_does_not_run_here_ends_with_the_reason(
+    hub: LoopbackHub, mlxk_here: Program, hub_variables: dict[str, str]
+) -> None:
+    hub.add("org/m", {**small_model(), "config.json": b'{"model_type": "nosuch_architecture"}'})
+    pulled = mlxk_here("pull", "org/m", **hub_variables)
+    known = mlxk_here("pull", "org/m", **hub_variables)
+    reason = mlxk_here("show", "org/m", "--json", **hub_variables).stdout
+    for done in (pulled, known):
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (
+            0,
+            f"It cannot run here: {json.loads(reason)['data']['model']['reason']}",
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "token", "code"),
     [

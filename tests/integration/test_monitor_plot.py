@@ -81,7 +81,8 @@ def test_real_samples_of_mlx_knife_are_drawn(command: Command, tmp_path: Path) -
 
 def test_our_own_samples_have_the_regions_of_the_models_in_them(command: Command, tmp_path: Path) -> None:
     model = {"name": "org/b", "weight_bytes": 5, "in_use": False, "tokens_per_second": None}
-    server = {"url": "http://a", "pid": 7, "models": [model], "engine": None, "memory": None}
+    figures = {"array_bytes": 900, "running": 1, "responding": False}
+    server = {"url": "http://a", "pid": 7, "models": [model], "engine": figures, "memory": None}
     tree = {"processes": 2, "memory_bytes": 10**9, "memory_kind": "footprint", "cpu_percent": 7.5}
     lines = [
         line(0, servers=[]),
@@ -94,6 +95,7 @@ def test_our_own_samples_have_the_regions_of_the_models_in_them(command: Command
     assert data["regions"] == [{"label": "org/b", "start_s": 1.0, "end_s": 3.0}]
     assert (data["summary"]["command_max_bytes"], data["summary"]["command_memory_kind"]) == (10**9, "footprint")
     assert data["summary"]["ram_used_max_bytes"] == 2**34
+    assert data["summary"]["arrays_max_bytes"] == 900
 
 
 def test_lines_that_are_no_samples_are_named_and_the_rest_is_drawn(mlxk_here: Program, files: Path) -> None:
@@ -127,11 +129,25 @@ def test_samples_with_only_their_moment_are_placed_by_it(command: Command, tmp_p
 
 
 def test_a_report_of_another_time_and_faulty_lines_are_said(mlxk_here: Program, files: Path) -> None:
-    (files / "other.jsonl").write_text(report("org/a", 100, 110).replace("20:46:113", "21:00:13") + "\n{}\n")
+    timeless = json.dumps({"test": "live::test_a", "timestamp": "2026-09-30T20:46:03"})
+    lines = (report("org/a", 100, 110).replace("20:46:113", "21:00:13"), "{}", timeless)
+    (files / "other.jsonl").write_text("\n".join(lines))
     done = mlxk_here("monitor", "plot", "memory.jsonl", "other.jsonl")
     assert done.returncode == 0
     assert "[nothing in 'other.jsonl' was measured while 'memory.jsonl' was sampled]" in done.stderr
     assert "[other.jsonl, line 2: it is no line of a report; it is left out]" in done.stderr
+    assert "[other.jsonl, line 3: it says neither when it began nor how long it took; it is left out]" in done.stderr
+
+
+def test_a_measurement_is_drawn_from_its_own_start_under_the_name_of_its_test(command: Command, files: Path) -> None:
+    moments = {"test_start_ts": BEGAN + 2, "test_end_ts": BEGAN + 4.5, "duration": 99}
+    ended = {"timestamp": "2026-09-30T20:46:10", "duration": 2}
+    known = ({"test": "live/test_a", "model": None, **moments}, {"test": "live::test_b", **ended})
+    (files / "own.jsonl").write_text("\n".join(map(json.dumps, known)))
+    assert command("monitor", "plot", "memory.jsonl", "own.jsonl")["data"]["regions"] == [
+        {"label": "test_a", "start_s": 2.0, "end_s": 4.5},
+        {"label": "live::test_b", "start_s": 5.0, "end_s": 7.0},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ def test_nothing_is_asked_of_the_hub_unless_it_is_wanted(hub: LoopbackHub, comma
     assert len(hub.calls()) == len(Purpose)
 
 
+def test_what_the_hub_has_besides_stands_in_a_table_below(
+    hub: LoopbackHub, mlxk_here: Callable[..., Any], hub_variables: dict[str, str]
+) -> None:
+    hub.add("org/coder-instruct", tags=("mlx", "license:mit"), downloads=1234, parameters={"BF16": 1000})
+    ours, _, theirs = mlxk_here("recommend", "--for", "code", "--online", **hub_variables).stdout.partition("\n\n")
+    assert ours == mlxk_here("recommend", "--for", "code", **hub_variables).stdout.rstrip("\n")
+    header, _, row = ([cell.strip() for cell in line.split("|")] for line in theirs.splitlines())
+    assert header == ["Name", "MLX", "Size", "Fits", "Downloads", "License"]
+    assert row == ["org/coder-instruct", "yes", "2.0KB", "yes", "1.2k", "mit"]
+
+
 def test_a_hub_that_is_not_asked_or_limits_requests_is_an_error_with_online_only(
     hub: LoopbackHub, command: Command
 ) -> None:

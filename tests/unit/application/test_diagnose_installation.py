@@ -100,6 +100,25 @@ def test_a_machine_without_a_fault_has_none(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        ([None, Fault.INTEL_MAC], "1 failure, 0 warnings"),
+        ([Fault.INTEL_MAC, Fault.OLD_MACOS, Fault.PYTHON_UNTESTED], "2 failures, 1 warning"),
+        ([Fault.PYTHON_UNTESTED], "0 failures, 1 warning"),
+        ([None, None], "All is well."),
+    ],
+)
+def test_failures_and_warnings_are_counted(faults: list[Fault | None], said: str) -> None:
+    assert doctor.summary([Finding("one", CheckGroup.HOSTS, "seen", each) for each in faults]) == said
+
+
+def test_only_links_without_a_fault_are_in_their_table() -> None:
+    link = Finding("link", CheckGroup.LINKS, "fast")
+    others = (attrs.evolve(link, fault=Fault.INTEL_MAC), attrs.evolve(link, check="ring"))
+    assert [doctor.is_in_table(each) for each in (link, *others)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
     ("platform", "computing", "fault"),
     [
         (attrs.evolve(MAC, machine="x86_64", translated=True), METAL, Fault.ROSETTA),
