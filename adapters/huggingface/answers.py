@@ -166,17 +166,14 @@ def read_tensors(client: HubClient, url: str, size_bytes: int) -> Collection[str
         size_bytes: Size of the file.
 
     Raises:
-        httpx2.HTTPError: The hub cannot be reached.
+        httpx2.HTTPError: The hub refuses, or cannot be reached.
     """
     if not size_bytes:
         return ()
-    try:
-        data, _ = client.with_retries(lambda: _read(client, url, min(size_bytes, HEADER_BYTES)))
-        span = min(header_span(data), size_bytes)
-        if len(data) < span <= MAX_ANSWER_BYTES:
-            data, _ = client.with_retries(lambda: _read(client, url, span))
-    except httpx2.HTTPStatusError:
-        return ()
+    data, _ = client.with_retries(lambda: _read(client, url, min(size_bytes, HEADER_BYTES)))
+    span = min(header_span(data), size_bytes)
+    if len(data) < span <= MAX_ANSWER_BYTES:
+        data, _ = client.with_retries(lambda: _read(client, url, span))
     return read_header(data, size_bytes).tensors
 
 

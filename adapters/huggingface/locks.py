@@ -265,7 +265,7 @@ def _recorded_holder(path: str) -> LockHolder:
             process, _, activity = file.read(_MAX_NOTE_BYTES).decode("utf-8", "replace").strip().partition(" ")
     except OSError:
         process, activity = "", ""
-    number = int(process) if process.isdigit() else _process_of(path)
+    number = int(process) if process.isdecimal() else _process_of(path)
     return LockHolder(number, activity if activity.isprintable() and activity else "working on it")
 
 

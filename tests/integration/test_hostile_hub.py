@@ -1,5 +1,13 @@
-"""A hub that does not keep to what it listed: more bytes, other bytes, another part, fewer."""
+"""A hub that does not keep to what it listed, and a disk that does not take what arrives."""
 
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -10,7 +18,9 @@ from hub.server import LoopbackHub
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
-from mlxk.domain.errors import DownloadFailedError, MlxkError
+from mlxk.adapters.huggingface.locks import try_lock
+from mlxk.adapters.huggingface.transfer import storage_error
+from mlxk.domain.errors import DownloadFailedError, MlxkError, StorageError
 from mlxk.domain.hub import DownloadPlan, plan_download
 
 MEGABYTE = 1024 * 1024
@@ -78,3 +88,119 @@ def test_another_part_of_a_file_than_was_asked_for_is_refused(hub: LoopbackHub, 
     hub.heal()
     source.fetch(plan, InMemoryProgress())
     assert source.missing_bytes(plan) == 0
+
+
+def test_a_file_that_arrives_damaged_three_times_is_given_up_and_nothing_of_it_is_kept(
+    hub: LoopbackHub, source: HuggingFaceModelHub, cache: Path
+) -> None:
+    hub.add("org/m", small_model(MEGABYTE))
+    plan = plan_download(source.describe("org/m"))
+    hub.fault("^/cdn/", times=-1, corrupt_at=100)
+    with pytest.raises(DownloadFailedError) as caught:
+        source.fetch(plan, InMemoryProgress())
+    assert caught.value.message == ("model.safetensors arrived damaged 3 times: its checksum differs from the hub's")
+    assert len(hub.calls("^/cdn/")) == 3
+    folder = cache / "models--org--m"
+    assert [(path.name, path.stat().st_size) for path in (folder / "blobs").glob("*.incomplete")] == [
+        (f"{weights_of(plan)}.mlxk.incomplete", 0)
+    ]
+    assert not (folder / "snapshots" / plan.model.commit).exists()
+
+
+def weights_of(plan: DownloadPlan) -> str:
+    """Return the digest of the weights."""
+    return next(file.digest for file in plan.files if file.path == WEIGHTS)
+
+
+PLACES: dict[str, Callable[[str, str], str]] = {
+    "partial file": lambda digest, commit: f"models--org--m/blobs/{digest}.mlxk.incomplete/x",
+    "blob": lambda digest, commit: f"models--org--m/blobs/{digest}/x",
+    "lock": lambda digest, commit: f".locks/models--org--m/{digest}.lock/x",
+    "snapshot": lambda digest, commit: f"models--org--m/snapshots/{commit}",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_in_the_way_in_the_cache_is_a_storage_error_and_stays(
+    hub: LoopbackHub, source: HuggingFaceModelHub, cache: Path, place: str
+) -> None:
+    hub.add("org/m", small_model())
+    plan = plan_download(source.describe("org/m"))
+    obstacle = cache / PLACES[place](weights_of(plan), plan.model.commit)
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("mine")
+    with pytest.raises(StorageError, match="^the model cache cannot be written to: (Is|Not) a directory$"):
+        source.fetch(plan, InMemoryProgress())
+    assert obstacle.read_text() == "mine"
+    obstacle.unlink()
+    if obstacle.name == "x":
+        obstacle.parent.rmdir()
+    source.fetch(plan, InMemoryProgress())
+    assert source.missing_bytes(plan) == 0
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond a size."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_a_disk_that_takes_no_more_ends_the_download_and_keeps_what_arrived(
+    hub: LoopbackHub, source: HuggingFaceModelHub, cache: Path
+) -> None:
+    hub.add("org/m", small_model(MEGABYTE))
+    plan = plan_download(source.describe("org/m"))
+    with largest_file(MEGABYTE // 2), pytest.raises(StorageError, match="cannot be written to: File too large"):
+        source.fetch(plan, InMemoryProgress())
+    partial = cache / "models--org--m" / "blobs" / f"{weights_of(plan)}.mlxk.incomplete"
+    assert partial.stat().st_size == MEGABYTE // 2
+    hub.forget()
+    source.fetch(plan, InMemoryProgress())
+    assert [call.range for call in hub.calls("^/cdn/")] == [f"bytes={MEGABYTE // 2}-"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_as_such(number: int) -> None:
+    error = storage_error(OSError(number, os.strerror(number)))
+    assert (error.message, error.hint) == (
+        "the disk of the model cache is full",
+        "Make space and run the same command again: what arrived is kept.",
+    )
+
+
+def test_what_another_client_has_fetched_meanwhile_is_not_fetched_again(
+    hub: LoopbackHub, source: HuggingFaceModelHub, cache: Path
+) -> None:
+    files = small_model(MEGABYTE)
+    hub.add("org/m", files)
+    plan = plan_download(source.describe("org/m"))
+    digest = weights_of(plan)
+    blobs = cache / "models--org--m" / "blobs"
+    blobs.mkdir(parents=True)
+    partial = blobs / f"{digest}.mlxk.incomplete"
+    fetching = threading.Thread(target=source.fetch, args=(plan, InMemoryProgress()))
+    with partial.open("wb") as begun:
+        fcntl.flock(begun, fcntl.LOCK_EX)
+        fetching.start()
+        lock, deadline = str(cache / ".locks" / "models--org--m" / f"{digest}.lock"), time.monotonic() + 60
+        while _is_free(lock) and time.monotonic() < deadline:
+            pass
+        (blobs / digest).write_bytes(files[WEIGHTS])
+    fetching.join(60)
+    assert hub.calls("^/cdn/") == []
+    assert (partial.exists(), source.missing_bytes(plan)) == (False, 0)
+
+
+def _is_free(lock: str) -> bool:
+    """Whether nobody holds a lock, or it does not exist."""
+    if not os.path.exists(lock):
+        return True
+    descriptor = try_lock(lock, create=False)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None

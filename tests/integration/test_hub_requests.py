@@ -134,6 +134,20 @@ def test_pages_that_do_not_end_are_given_up(command: Command) -> None:
         assert (error["type"], "does not end" in error["message"]) == ("download_failed", True)
 
 
+@pytest.mark.parametrize("link", ["http://[", "http://127.0.0.1:x/", "//\x7f/"])
+def test_a_further_page_without_an_address_is_refused(command: Command, link: str) -> None:
+    page = ([entry("a.json")], {"Link": f'<{link}>; rel="next"'})
+    with answering({"/tree/": page, "/api/models/": INFO}) as server:
+        error = command("pull", "org/m", HF_ENDPOINT=server.url)["error"]
+    assert (error["type"], "hub" in error["message"]) == ("download_failed", True), error
+
+
+def test_the_header_of_an_empty_file_is_not_asked_for(hub: LoopbackHub, command: Command) -> None:
+    hub.add("org/m", {**small_model(), "model-copy.safetensors": b""})
+    assert command("pull", "org/m", "--dry-run")["status"] == "success"
+    assert [call.path.rpartition("/")[2] for call in hub.calls("/resolve/.*safetensors$")] == ["model.safetensors"]
+
+
 def test_no_page_of_another_host_is_asked_for_and_no_token_leaves_the_endpoint(command: Command) -> None:
     with answering({"": [entry("stolen.json")]}) as other:
         page = ([entry("a.json")], {"Link": f'<{other.url}/elsewhere>; rel="next"'})
