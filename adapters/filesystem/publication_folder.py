@@ -13,6 +13,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -225,7 +226,7 @@ def _rules(directory: str) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:
         raise _unreadable(error) from error
     try:
         return GitIgnoreSpec.from_lines([*USUALLY_IGNORED, *own]), GitIgnoreSpec.from_lines(NEVER_PUBLISHED)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ValidationError(f"{IGNORE_FILE} has a rule that cannot be understood: {error}") from error
 
 

@@ -170,7 +170,7 @@ def _lock(note: int) -> None:
 def _read_note(note: int) -> str:
     try:
         return str(json.loads(os.pread(note, 65536, 0) or b'{"draft_of": ""}')["draft_of"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "unreadable"
 
 

@@ -6,6 +6,7 @@ folder.scan("/home/me/work").files                  # (LocalFile("config.json", 
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Callable, Mapping
 
 from mlxk.application.ports.hub import PublicationFolder
@@ -43,7 +44,9 @@ class InMemoryPublicationFolder(PublicationFolder):
         try:
             own = files.get(IGNORE_FILE, b"").decode().split("\n")
             usual, never = GitIgnoreSpec.from_lines([*USUALLY_IGNORED, *own]), GitIgnoreSpec.from_lines(NEVER_PUBLISHED)
-        except ValueError as error:
+        except UnicodeDecodeError as error:
+            raise ValidationError(f"{IGNORE_FILE} is not UTF-8") from error
+        except (ValueError, re.error) as error:
             raise ValidationError(f"{IGNORE_FILE} has a rule that cannot be understood: {error}") from error
 
         def published(path: str) -> bool:

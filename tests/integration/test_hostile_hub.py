@@ -129,7 +129,7 @@ def test_what_is_in_the_way_in_the_cache_is_a_storage_error_and_stays(
     obstacle = cache / PLACES[place](weights_of(plan), plan.model.commit)
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("mine")
-    with pytest.raises(StorageError, match="^the model cache cannot be written to: (Is|Not) a directory$"):
+    with pytest.raises(StorageError, match=r"^the model cache cannot be written to: (Is|Not) a directory$"):
         source.fetch(plan, InMemoryProgress())
     assert obstacle.read_text() == "mine"
     obstacle.unlink()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from mlxk.adapters.filesystem.workspace_draft import NOTE_NAME
 from mlxk.adapters.filesystem.workspace_record import write_sentinel
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.application.ports.model_directories import Provenance
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError
 
 Command = Callable[..., dict[str, Any]]
 
@@ -163,6 +164,94 @@ def test_the_directory_one_is_in_is_not_replaced(tmp_path: Path) -> None:
             store.place(target, "x")
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("", "target: the name is empty"),
+        ("a\nb", "target: the name contains a control character"),
+        ("file", "target: 'file' exists and is not a directory"),
+        ("link", "target: 'link' exists and is not a directory"),
+        ("full", "target: 'full' already exists and is not empty"),
+        ("none/copy", "target: the parent directory of 'none/copy' does not exist"),
+        ("file/copy", "target: the parent directory of 'file/copy' does not exist"),
+    ],
+)
+def test_a_place_that_cannot_be_taken_is_refused_with_the_reason(tmp_path: Path, target: str, said: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "x").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    with contextlib.chdir(tmp_path), pytest.raises(ValidationError) as caught:
+        FilesystemWorkspaceStore().place(target, "x")
+    assert caught.value.message == said
+
+
+@pytest.mark.parametrize("note", [b"{", b"[]", b"null", b"\xff", b"[" * 60_000, b'{"draft_of": "other"}'])
+def test_a_draft_whose_note_names_something_else_is_begun_anew(tmp_path: Path, note: bytes) -> None:
+    draft = tmp_path / ".copy.mlxk-draft"
+    (draft / "sub").mkdir(parents=True)
+    for path in ("old.json", "sub/old.json"):
+        (draft / path).touch()
+    (draft / NOTE_NAME).write_bytes(note)
+    with FilesystemWorkspaceStore().draft(str(tmp_path / "copy"), Provenance("clone"), keep_unfinished=True) as begun:
+        assert [path.name for path in draft.iterdir()] == [NOTE_NAME]
+        begun.write("new.json", b"{}")
+        begun.publish()
+    assert contents(tmp_path / "copy") == {"new.json": b"{}"}
+
+
+def test_a_folder_that_is_no_draft_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".copy.mlxk-draft").mkdir()
+    (tmp_path / ".copy.mlxk-draft" / "mine").touch()
+    draft = FilesystemWorkspaceStore().draft(str(tmp_path / "copy"), Provenance("clone"), keep_unfinished=False)
+    with pytest.raises(ValidationError, match=r"^target: '\.copy\.mlxk-draft' beside it is in the way$"):
+        draft.__enter__()
+    assert [path.name for path in (tmp_path / ".copy.mlxk-draft").iterdir()] == ["mine"]
+
+
+def test_a_draft_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
+    draft = FilesystemWorkspaceStore().draft(str(tmp_path / "copy"), Provenance("clone"), keep_unfinished=False)
+    with largest_file(0), pytest.raises(StorageError, match=r"^the workspace cannot be made: File too large$"):
+        draft.__enter__()
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_two_processes_do_not_make_one_workspace(tmp_path: Path) -> None:
+    store, place = FilesystemWorkspaceStore(), str(tmp_path / "copy")
+    with store.draft(place, Provenance("clone"), keep_unfinished=False) as first:
+        with pytest.raises(LocksPresentError, match=r"^another process is making a workspace at the same place$"):
+            store.draft(place, Provenance("clone"), keep_unfinished=False).__enter__()
+        first.write("a.json", b"{}")
+        first.publish()
+    assert contents(tmp_path / "copy") == {"a.json": b"{}"}
+
+
+@pytest.mark.parametrize("taken", ["file", "folder", "part"])
+def test_what_is_in_the_place_of_a_workspace_or_of_a_file_meanwhile_stays(tmp_path: Path, taken: str) -> None:
+    place = tmp_path / "copy"
+    store = FilesystemWorkspaceStore()
+    with store.draft(str(place), Provenance("clone"), keep_unfinished=False) as draft:
+        draft.write("a.json", b"{}")
+        if taken == "part":
+            (Path(draft.directory) / "b.json").mkdir()
+            with pytest.raises(StorageError, match=r"^the workspace cannot be made: Is a directory \(b\.json\)$"):
+                draft.write("b.json", b"{}")
+            return
+        mine = place if taken == "file" else place / "mine"
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        with pytest.raises(StorageError) as caught:
+            draft.publish()
+    assert mine.read_text() == "mine"
+    assert (
+        caught.value.message
+        == {
+            "file": "the workspace cannot be made: Not a directory (.copy.mlxk-draft)",
+            "folder": "something else has taken the place of the workspace meanwhile",
+        }[taken]
+    )
+
+
 def test_a_home_that_does_not_exist_is_called_by_its_name(command: Command, tmp_path: Path) -> None:
     error = command("clone", "demo", MLXK_WORKSPACE_HOME=str(tmp_path / "none"))["error"]
     assert "MLXK_WORKSPACE_HOME" in error["message"]
@@ -200,6 +289,17 @@ def test_a_full_disk_is_named_and_the_clone_goes_on_when_there_is_space(
         done = command("clone", "org/m", str(disk / "copy"))["data"]
         assert (done["health"], done["kept_files"] > 0) == ("healthy", True)
         assert contents(disk / "copy") == files
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond a size."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @contextlib.contextmanager

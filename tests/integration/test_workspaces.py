@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mlxk.adapters.filesystem.workspace_record import write_sentinel
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Workspace
@@ -242,6 +243,15 @@ def test_a_record_that_cannot_be_written_is_a_storage_error_and_leaves_no_rest(r
     assert (root / SENTINEL_NAME).read_bytes() == before
 
 
+def test_a_record_whose_place_is_taken_is_not_written_and_leaves_no_rest(root: Path) -> None:
+    (root / SENTINEL_NAME).unlink()
+    (root / SENTINEL_NAME / "mine").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        write_sentinel(str(root), CREATED)
+    assert (root / SENTINEL_NAME / "mine").is_dir()
+    assert list(root.glob("*.tmp")) == []
+
+
 def test_a_link_in_the_place_of_the_record_being_written_is_not_followed(root: Path) -> None:
     (root / f"{SENTINEL_NAME}.{os.getpid()}.tmp").symlink_to("sub/vocab.txt")
     with pytest.raises(StorageError):
@@ -275,5 +285,6 @@ def test_a_home_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
 
 
 def test_a_path_no_disk_can_have_finds_nothing(tmp_path: Path) -> None:
+    assert STORE.below("./\0") == ()
     for path in ("./" + "x" * 5000, "./" + "x/" * 3000, "./\0"):
         assert STORE.at(path) is None

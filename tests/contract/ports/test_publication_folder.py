@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hub.storage import git_sha1
 
 from mlxk.adapters.filesystem.publication_folder import FilesystemPublicationFolder
 from mlxk.application.ports.hub import PublicationFolder
-from mlxk.domain.errors import StorageError
+from mlxk.domain.errors import StorageError, ValidationError
 
 Build = Callable[[Mapping[str, bytes]], tuple[PublicationFolder, str]]
 
@@ -56,6 +57,35 @@ def test_ignore_rules_mean_what_they_mean_to_git(build: Build, tmp_path: Path) -
     assert published(folder, directory) == sorted(path for path in PATHS if path not in ignored)
 
 
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (b"*.log\n!\n", ".hfignore has a rule that cannot be understood: Invalid git pattern: '!'"),
+        (b"[z-a]\n", ".hfignore has a rule that cannot be understood: bad character range z-a"),
+        (b"gr\xfcn\n", ".hfignore is not UTF-8"),
+    ],
+)
+def test_rules_that_cannot_be_understood_stop_the_publication(build: Build, rules: bytes, said: str) -> None:
+    folder, directory = build({".hfignore": rules, "secret.log": b""})
+    with pytest.raises(ValidationError) as caught:
+        folder.scan(directory)
+    assert caught.value.message.startswith(said)
+
+
+def test_rules_that_cannot_be_read_stop_the_publication(tmp_path: Path) -> None:
+    (tmp_path / ".hfignore").mkdir()
+    with pytest.raises(StorageError, match="Is a directory"):
+        FilesystemPublicationFolder().scan(str(tmp_path))
+
+
+def test_no_more_than_the_limit_is_unpacked_from_an_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "abc":
+            archive.writestr(name, name * 600)
+    text = FilesystemPublicationFolder().text(str(tmp_path), "all.zip", 1000)
+    assert text == "a" * 600 + "\n" + "b" * 400
+
+
 def test_what_is_only_true_here_is_never_published_whatever_the_rules_say(build: Build) -> None:
     rules = b"!.mlxk_workspace.json\n!.hf_cache/\n!.git/\n!.DS_Store\n"
     local = [".mlxk_workspace.json", ".hf_cache/a", ".git/config", "sub/.git/x", ".cache/huggingface/y"]
@@ -88,10 +118,13 @@ def test_a_folder_or_file_that_is_not_there_is_not_found(build: Build) -> None:
     folder, directory = build({"a": b""})
     assert folder.find(directory) == directory
     assert folder.find(directory + "/none") is None
+    assert folder.find(directory + "\0") is None
     with pytest.raises(StorageError):
         folder.scan(directory + "/none")
     with pytest.raises(StorageError):
         folder.text(directory, "none", 10)
+    with pytest.raises(StorageError):
+        folder.digests(directory, "none", lambda count: None)
 
 
 def test_the_text_of_weights_is_their_header(build: Build) -> None:

@@ -1,5 +1,6 @@
 """The contract of files of training data, held by every adapter."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,44 @@ def test_what_is_not_there_is_refused_by_name(build: Build, tmp_path: Path) -> N
             files.find(path)
     with pytest.raises(StorageError):
         list(files.lines(f"{tmp_path}/none.jsonl", 10))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("", "data: the path is empty"),
+        (" ", "data: the path is empty"),
+        ("a\0b", "data: the path is empty"),
+        ("{place}/none", "data: there is no file '{place}/none'"),
+        ("{place}/table.csv", "data: 'table.csv' is no file of JSON lines (.jsonl)"),
+        ("{place}/pipe.jsonl", "data: 'pipe.jsonl' is no regular file"),
+        ("{place}/folder", "data: 'train.jsonl' is no regular file"),
+        ("{place}/loop.jsonl", "data: 'loop.jsonl' cannot be read: Too many levels of symbolic links"),
+        ("{place}/loop", "data: 'train.jsonl' cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_what_holds_no_lines_of_json_is_refused_with_the_reason(tmp_path: Path, typed: str, said: str) -> None:
+    (tmp_path / "table.csv").write_text("a,b")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder" / "train.jsonl").mkdir(parents=True)
+    (tmp_path / "loop").mkdir()
+    for loop in (tmp_path / "loop.jsonl", tmp_path / "loop" / "train.jsonl"):
+        loop.symlink_to(loop)
+    with pytest.raises((ValidationError, StorageError)) as caught:
+        FilesystemTrainingFiles().find(typed.format(place=tmp_path))
+    assert caught.value.message == said.format(place=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["facts", "facts.txt", "facts.JSON", "facts.ndjson"])
+def test_other_usual_endings_are_accepted(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(LINE)
+    assert FilesystemTrainingFiles().find(f"{tmp_path}/{name}") == {"train": f"{tmp_path}/{name}"}
+
+
+def test_an_image_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(ValidationError, match=r"^cannot be read: Too many levels of symbolic links$"):
+        FilesystemTrainingFiles().image(f"{tmp_path}/loop.png", 10)
 
 
 def test_a_long_line_is_cut_and_the_next_one_is_a_line_of_its_own(build: Build, tmp_path: Path) -> None:
