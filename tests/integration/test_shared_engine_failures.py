@@ -17,11 +17,15 @@ from serving.shared import MODEL, URL, SharedServer, socket_folder_of
 from thread_limit import no_further_threads
 
 from mlxk.adapters.unix_socket.listener import MAX_CONNECTIONS
-from mlxk.adapters.unix_socket.protocol import PROTOCOL, DisconnectedError, encoded, receive, send
+from mlxk.adapters.unix_socket.protocol import MAX_BLOBS, PROTOCOL, DisconnectedError, encoded, receive, send
 from mlxk.adapters.unix_socket.servers import socket_name
+from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
+from mlxk.application.ports.other_processes import ComputingPlace, RunningServer
 from mlxk.application.ports.text_generator import EngineState, ResidentModel
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation.conversation import Conversation, Message
+from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import EngineFigures, GenerationRequest, TextDelta
 from mlxk.domain.models.model import ModelHandle
 
@@ -86,6 +90,8 @@ DEATHS: dict[str, tuple[object, ...]] = {
     "with garbage after its offer": (OFFER, b"\xff" * 64),
     "with what is not JSON": (b"\0\0\0\1\0\0\0\0{",),
     "with no object": (b"\0\0\0\1\0\0\0\x001",),
+    "with an error that is none": (OFFER, {"error": {"code": "validation_error"}}),
+    "with an error of another kind": (OFFER, {"error": [1]}),
     "within a frame": (OFFER, b"\0\0\0\x10\0\0\0\0{"),
 }
 
@@ -112,6 +118,77 @@ def test_a_server_that_ends_within_an_answer_is_reported(server: SharedServer, l
         thread.join()
     assert raised.value.hint
     assert server.local.requests == []
+
+
+def test_an_error_of_this_process_is_raised_where_it_replaces_a_server(server: SharedServer) -> None:
+    server.local = InMemoryTextGenerator(lambda _: (ExecutionError("it failed here"),))
+    with listener_at(server) as listening:
+        thread = serve_once(listening, OFFER, STARTED)
+        with pytest.raises(ExecutionError, match=r"^it failed here$"):
+            read(server.sharing().submit(REQUEST))
+        thread.join()
+
+
+def test_an_embedding_server_that_declines_is_replaced_and_its_reason_known(server: SharedServer) -> None:
+    servers = server.servers()
+    embedder = SharedTextEmbedder(lambda: server.local_embedder, servers)
+    with listener_at(server) as listening:
+        thread = serve_once(listening, OFFER, {"declined": "The server is busy."})
+        assert len(embedder.embed(EmbeddingRequest(MODEL, ("a",))).vectors) == 1
+        thread.join()
+    assert servers.last_place() == ComputingPlace(None, "the server says: The server is busy.")
+
+
+def test_a_request_with_too_many_parts_for_the_socket_is_computed_here(server: SharedServer) -> None:
+    image = DecodedImage(1, 1, bytes(3), "d" * 64)
+    message = Message.of_parts("look", *[image] * (MAX_BLOBS + 1))
+    servers = server.servers()
+    with server.listening():
+        read(server.sharing(servers).submit(GenerationRequest(MODEL, Conversation((message,)))))
+    assert (len(server.generator.requests), len(server.local.requests)) == (0, 1)
+    assert servers.last_place() == ComputingPlace(None, "the request is too large for the socket")
+
+
+def test_what_is_no_request_for_a_socket_is_asked_of_this_process(server: SharedServer) -> None:
+    sharing = server.sharing()
+    with server.listening():
+        sharing.load(REQUEST)
+        assert server.generator.state(0).models == ()
+        assert (server.local.state(0).models, sharing.state(0).models) == ((MODEL,), (MODEL,))
+        assert sharing.unload(MODEL) == (MODEL,)
+        assert sharing.state(0).models == ()
+
+
+def test_a_server_that_cannot_read_the_model_is_not_used(server: SharedServer) -> None:
+    server.sizes, server.budget_bytes = {MODEL: None}, 10_000
+    servers = server.servers()
+    with server.listening():
+        assert servers.offer(MODEL) is None
+    assert servers.last_place() == ComputingPlace(None, f"the server {URL} cannot read the model")
+
+
+def test_the_engine_of_a_server_knows_whether_the_program_is_still_there(server: SharedServer) -> None:
+    asked, gone, told = threading.Event(), threading.Event(), threading.Event()
+    answers: list[bool] = []
+
+    def answer(request: GenerationRequest) -> tuple[str, ...]:
+        answers.append(request.is_abandoned())
+        asked.set()
+        assert gone.wait(60)
+        answers.append(request.is_abandoned())
+        told.set()
+        return ()
+
+    server.generator = InMemoryTextGenerator(answer)
+    with server.listening():
+        offer = server.servers().offer(MODEL)
+        assert offer is not None
+        with offer.connection:
+            send(offer.connection, {"request": encoded(REQUEST, [])})
+            assert asked.wait(60)
+        gone.set()
+        assert told.wait(60)
+    assert answers == [False, True]
 
 
 def test_an_embedding_server_that_ends_is_replaced_by_this_process(server: SharedServer) -> None:
@@ -169,6 +246,39 @@ def test_a_server_survives_what_is_no_request(server: SharedServer, frame: bytes
                 assert connection.recv(1) == b""
         assert read(server.sharing().submit(REQUEST)).text == PROMPT
     assert len(server.generator.requests) == 1
+
+
+@pytest.mark.parametrize("model", [None, 5, encoded(REQUEST, []), ["value", "Popen", {"args": "id"}]])
+def test_a_server_closes_the_connection_of_who_names_no_model(server: SharedServer, model: object) -> None:
+    with server.listening(), connected_to(server) as connection:
+        send(connection, {"protocol": PROTOCOL, "operation": "unload", "model": model})
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"models": 5}, {"models": [], "pid": "x", "url": "", "version": ""}, b"\xff" * 64]
+)
+def test_a_server_that_describes_itself_with_nonsense_is_not_listed(server: SharedServer, state: object) -> None:
+    with listener_at(server) as listening:
+        thread = serve_once(listening, state)
+        assert server.servers().servers() == ()
+        thread.join()
+
+
+@pytest.mark.parametrize("replies", [(), (b"\xff" * 64,), ({},), ([{}, b"x"],)], ids=["none", "garbage", "end", "more"])
+def test_a_server_that_ends_while_it_is_asked_to_has_stopped_and_unloads_nothing(
+    server: SharedServer, replies: tuple[object, ...]
+) -> None:
+    with listener_at(server) as listening:
+        playing = RunningServer(f"{server.folder}/{socket_name(1)}", os.getpid(), URL, "0", ())
+        thread = serve_once(listening, *replies)
+        server.servers().stop(playing)
+        thread.join()
+        thread = serve_once(listening, b"\xff" * 64)
+        with pytest.raises(ExecutionError) as raised:
+            server.servers().unload(playing, ResidentModel(MODEL, 0, None))
+        thread.join()
+    assert raised.value.message == f"the server {URL} (process {os.getpid()}) does not respond"
 
 
 def test_a_model_is_unloaded_later_while_the_engine_has_no_time(
