@@ -171,6 +171,17 @@ def test_ids_of_calls_have_the_length_that_a_template_demands_and_stay_together(
     assert _codes(again) == []
 
 
+def test_an_id_that_has_the_length_already_stays_beside_one_that_has_not() -> None:
+    demand = (
+        "{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}{{ raise_exception('9!') }}{% endif %}{% endfor %}"
+    )
+    short = ToolCall("feel", "{}", "abcDEF123")
+    messages = (_user("u"), _answer("", _LOOK, short), _result("r", short.id))
+    rendered = _rendered(_template(demand + _CHAT + _TEXTS), messages, _TOOL)
+    assert "[abcDEF123:feel:" in rendered.text
+    assert rendered.text.endswith("<tool>r</>=abcDEF123<assistant>")
+
+
 def test_ids_of_calls_stay_as_they_are_where_nothing_is_demanded() -> None:
     rendered = _rendered(_template(_CHAT + _TEXTS), _LOOP, _TOOL)
     assert f"[{_LOOK.id}:look" in rendered.text
@@ -186,6 +197,19 @@ def test_two_calls_of_a_message_follow_one_another_where_a_template_takes_one() 
         f'<assistant></>[{_FEEL.id}:feel:{{"at": "y"}}]<tool>r1</>={_FEEL.id}<assistant>'
     )
     assert _codes(rendered) == ["tool-calls-split"]
+
+
+def test_results_without_ids_follow_their_calls_in_their_order() -> None:
+    single = "{% if m.tool_calls and m.tool_calls | length != 1 %}{{ raise_exception('one') }}{% endif %}"
+    names = (
+        "{% for c in m.tool_calls or [] %}{{ '[' + c.function.name + ':' + c.function.arguments.at + ']' }}{% endfor %}"
+    )
+    results = tuple(Message(Role.TOOL, text) for text in ("r1", "r2", "r3"))
+    messages = (_user("u"), _answer("t", _LOOK, _FEEL), *results)
+    rendered = _rendered(_template(single + _CHAT + names), messages, _TOOL)
+    assert rendered.text == (
+        "<user>u</><assistant>t</>[look:x]<tool>r1</><assistant></>[feel:y]<tool>r2</><tool>r3</><assistant>"
+    )
 
 
 def test_calls_and_results_become_text_where_a_template_knows_neither() -> None:
@@ -240,6 +264,15 @@ def test_definitions_of_tools_get_what_a_template_cannot_do_without(
 ) -> None:
     template = f"{{% for t in tools %}}{body}{{% endfor %}}{_PLAIN}"
     assert _codes(_rendered(template, [_user("u")], {"type": "function", "function": function})) == codes
+
+
+def test_a_list_is_of_the_type_that_its_elements_show() -> None:
+    shown = "{{ p.type | upper + '.' + p['items'].type }}"
+    body = f"{{% for p in t.function.parameters.properties.values() %}}{shown}{{% endfor %}}"
+    parameters = {"type": "object", "properties": {"a": {"items": {"properties": {}}}}}
+    tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": parameters}}
+    rendered = _rendered(f"{{% for t in tools %}}{body}{{% endfor %}}{_PLAIN}", [_user("u")], tool)
+    assert rendered.text == "ARRAY.object<user>u</><assistant>"
 
 
 def test_no_tools_are_an_empty_list_where_a_template_wants_one() -> None:

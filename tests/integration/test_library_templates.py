@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jinja2.exceptions import TemplateError, UndefinedError
 from models.pictures import about, oracle
 from models.vision_families import build_family
 from serving.running import RunningServer
 from serving.whole_program import PATH, WholeProgram
 
+from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt
+from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, LibraryTemplate, TemplateFault
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -93,3 +96,36 @@ def test_marks_that_a_message_spells_end_no_turn(served: RunningServer) -> None:
     plain = served.post(PATH, body(served, {"role": "user", "content": "ab"}))[2]
     assert headers["x-mlxk-adaptations"] == "special-tokens-as-text"
     assert answer["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"] + 1
+
+
+class Code:
+    """A tokenizer whose conversations are written by code that fails."""
+
+    def __init__(self, error: Exception | None, text: str = "") -> None:
+        self.error, self.text = error, text
+
+    def apply_chat_template(self, messages: list[Any], tokenize: bool, **options: Any) -> str:
+        """Return the text, or fail."""
+        if self.error is not None:
+            raise self.error
+        return self.text
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        (Code(TemplateError("no system")), FaultKind.REFUSED, "no system"),
+        (Code(UndefinedError("x is undefined")), FaultKind.FAILED, "x is undefined"),
+        (Code(KeyError("/home/ada")), FaultKind.FAILED, "KeyError"),
+        (Code(None, "half \ud800"), FaultKind.FAILED, "UnicodeEncodeError"),
+    ],
+)
+def test_what_its_code_cannot_write_is_a_fault_of_the_template(code: Code, kind: FaultKind, message: str) -> None:
+    with pytest.raises(TemplateFault) as caught:
+        LibraryTemplate(code).render(WirePrompt(({"role": "user", "content": "u"},)), {})
+    assert (caught.value.kind, caught.value.message) == (kind, message)
+
+
+def test_its_code_is_not_asked_to_write_no_messages() -> None:
+    with pytest.raises(TemplateFault, match="no messages"):
+        LibraryTemplate(Code(None, "text")).render(WirePrompt(()), {})

@@ -188,6 +188,10 @@ def of_peft(directory: Path) -> None:
     (directory / "adapters.safetensors").rename(directory / "adapter_model.safetensors")
 
 
+def of_an_old_release(directory: Path) -> None:
+    (directory / "adapters.safetensors").rename(directory / "adapters.npz")
+
+
 PARAMETERS = {"rank": 4, "scale": 6.0, "dropout": 0.0}
 
 
@@ -200,7 +204,11 @@ PARAMETERS = {"rank": 4, "scale": 6.0, "dropout": 0.0}
         (configured(num_layers="all"), "needs num_layers"),
         (configured(lora_parameters={**PARAMETERS, "rank": 0}), "needs lora_parameters.rank"),
         (configured(lora_parameters={"rank": 4, "dropout": 0.0}), "needs lora_parameters.scale"),
+        (configured(lora_parameters=[4]), "needs lora_parameters, an object"),
+        (configured(lora_parameters={**PARAMETERS, "dropout": 1}), "needs lora_parameters.dropout, a number from 0"),
+        (configured(lora_parameters={**PARAMETERS, "keys": "q_proj"}), "has lora_parameters.keys that are not a list"),
         (configured(peft_type="LORA"), "is of PEFT"),
+        (of_an_old_release, "Its format is that of an old release of mlx-lm."),
         (of_peft, "has a peft_type that is not LORA"),
         (pickled, "adapter_model.bin is a pickle"),
         (truncated, "adapters.safetensors of 'a' is damaged: truncated"),

@@ -123,6 +123,38 @@ def test_a_template_is_told_about_thinking_under_the_names_that_it_reads(templat
     assert choose_switches(template, RequestedSwitches()).variables == {}
 
 
+_MODES = "{% if thinking_mode == 'off' %}{% elif thinking_mode == 'auto' %}{% endif %}"
+_ANY_CASE = "{% if reasoning_effort | trim | lower == 'low' %}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "requested", "variables", "switched"),
+    [
+        (_MODES, RequestedSwitches(True), {"thinking_mode": "auto"}, True),
+        (_MODES, RequestedSwitches(False), {"thinking_mode": "off"}, True),
+        ("{{ thinking_mode }}", RequestedSwitches(False), {}, False),
+        ("{{ thinking_budget }}", RequestedSwitches(budget=100), {"thinking_budget": 100}, False),
+        ("{{ thinking_budget }}", RequestedSwitches(False), {"thinking_budget": 0}, True),
+        ("{{ thinking_budget }}", RequestedSwitches(True), {}, False),
+        (_ANY_CASE, RequestedSwitches(effort=Effort.LOW), {"reasoning_effort": "low"}, False),
+        (_ANY_CASE, RequestedSwitches(effort=Effort.HIGH), {}, False),
+        (_ANY_CASE, RequestedSwitches(False), {}, False),
+        (_ANY_CASE.replace("low'", "none'"), RequestedSwitches(False), {"reasoning_effort": "none"}, False),
+        (
+            "{{ reasoning_effort if reasoning_effort else 'xhigh' }}",
+            RequestedSwitches(effort=Effort.XHIGH),
+            {"reasoning_effort": "xhigh"},
+            False,
+        ),
+    ],
+)
+def test_modes_budgets_and_levels_are_told_in_the_template_s_own_words(
+    template: str, requested: RequestedSwitches, variables: dict[str, object], switched: bool
+) -> None:
+    chosen = choose_switches(template, requested)
+    assert (chosen.variables, chosen.has_switch) == (variables, switched)
+
+
 @pytest.mark.parametrize("effort", [Effort.LOW, Effort.MEDIUM, Effort.HIGH])
 def test_a_template_is_told_the_level_of_reasoning_that_it_reads(effort: Effort) -> None:
     renderer = PromptRenderer(_tokenizer(_CHATML + "{{ reasoning_effort | default('usual') }}"))
@@ -323,6 +355,12 @@ def test_with_tools_the_template_for_them_is_taken_where_it_is_looked_for(tmp_pa
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert _text(loaded, Conversation.of("hello")) == "no word of them"
     assert json.dumps([json.loads(_TOOL)]) in _text(loaded, Conversation((Message(Role.USER, "x"),), (_TOOL,)))
+
+
+def test_of_several_templates_one_must_be_the_default() -> None:
+    templates: Any = {"tool_use": _CHATML, "rag": _CHATML}
+    with pytest.raises(ValidationError, match="there are several, and none is the default"):
+        PromptRenderer(_tokenizer(templates)).render(Conversation.of("hello"))
 
 
 @pytest.mark.parametrize("prompt", ["hello " * 100_000, Conversation.of("hello " * 100_000)])

@@ -101,9 +101,7 @@ class ExampleEncoder:
                 learned.append((start, len(tokens)))
                 continue
             through = Conversation(messages[: index + 1], example.conversation.tools)
-            end = _common(tokens, self._trimmed(self._rendered(through)))
-            if end > start:
-                learned.append((start, end))
+            learned.append((start, _common(tokens, self._trimmed(self._rendered(through)))))
         return tokens, learned
 
     def _with_media(self, example: Example) -> Conversation:
