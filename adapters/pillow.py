@@ -167,8 +167,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Return the image as 8-bit RGB, composited on white."""
     if image.mode in _SIXTEEN_BITS:
         return _from_sixteen_bits(image)
-    if image.mode in ("I", "F"):
-        image = image.point(lambda value: value / 256).convert("L")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         background = Image.new("RGB", layer.size, _WHITE)
@@ -323,16 +321,9 @@ def _numbers(value: object) -> list[float] | None:
 
 def _text(value: object) -> str | None:
     """Return a text, decoded as UTF-8 if valid, else as Latin-1; Pillow decodes every text as Latin-1."""
-    if isinstance(value, str):
-        try:
-            raw = value.encode("latin-1")
-        except UnicodeEncodeError:  # not decoded as Latin-1
-            return value.split("\0", 1)[0].strip()
-    elif isinstance(value, bytes):
-        raw = value
-    else:
+    if not isinstance(value, str | bytes):
         return None
-    raw = raw.split(b"\0", 1)[0]
+    raw = (value.encode("latin-1", "replace") if isinstance(value, str) else value).split(b"\0", 1)[0]
     try:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError:

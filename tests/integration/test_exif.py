@@ -158,6 +158,8 @@ def test_the_shutter_comes_before_the_scanner_and_the_satellites_and_editors_do_
     assert both.date == "2024-05-01 01:02"
     assert facts(details=scanned, place=placed).date == "2024-05-02 01:02"
     assert facts(place=placed).date == "2024-05-03 01:02"
+    for nonsense in ({GPS.GPSDateStamp: "2024:02:31"}, {GPS.GPSTimeStamp: (25.0, 2.0, 3.9)}, {GPS.GPSTimeStamp: ()}):
+        assert facts(place={**placed, **nonsense}).date is None
     assert facts(top={TAG.DateTime: "2024:05:04 01:02:03"}).date is None
     assert facts(place={GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (99.0, 2.0, 3.0)}).date is None
     assert facts(place={GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (12.0, 30.0)}).date == "2024-05-03 12:30"
@@ -200,6 +202,23 @@ def test_a_place_whose_side_of_the_earth_is_unknown_is_none(missing: int) -> Non
 def test_names_of_cameras_are_utf_8_before_latin_1_and_no_markup(make: bytes, model: bytes, camera: str) -> None:
     exif = exif_of({TAG.Make: make, TAG.Model: model})
     assert PillowImageReader().read_exif(encoded(exif)).camera == camera
+
+
+@pytest.mark.parametrize("kind", [1, 2, 7], ids=["numbers", "text", "bytes"])
+def test_the_name_of_a_camera_is_read_whichever_type_its_bytes_are_of(kind: int) -> None:
+    raw = exif_of({TAG.Model: "Caméra".encode() + b"\0X"}).tobytes()
+    order = "<" if raw[6:8] == b"II" else ">"
+    as_text, other = (struct.pack(f"{order}HHI", TAG.Model, each, 10) for each in (2, kind))
+    assert raw.count(as_text) == 1
+    assert PillowImageReader().read_exif(encoded(raw.replace(as_text, other))).camera == "Caméra"
+
+
+def test_a_number_is_no_name_of_a_camera() -> None:
+    raw = exif_of({TAG.Make: "Maker", TAG.ImageWidth: 7}).tobytes()
+    order = "<" if raw[6:8] == b"II" else ">"
+    place, renamed = (struct.pack(f"{order}HH", tag, 4) for tag in (TAG.ImageWidth, TAG.Model))
+    assert raw.count(place) == 1
+    assert PillowImageReader().read_exif(encoded(raw.replace(place, renamed))).camera == "Maker"
 
 
 def test_the_name_of_a_camera_is_whole_in_a_turned_avif() -> None:

@@ -102,6 +102,52 @@ def test_the_channels_of_any_layout_are_mixed_as_ffmpeg_mixes_them(
     assert read_audio(str(path), "clip.wav", RATE).samples == pytest.approx(expected, abs=1e-5)
 
 
+def crc(data: bytes, polynomial: int, bits: int) -> bytes:
+    """Return the checksum of a FLAC frame or of its header."""
+    rest = 0
+    for byte in data:
+        rest ^= byte << (bits - 8)
+        for _ in range(8):
+            rest = (rest << 1 ^ (polynomial if rest >> (bits - 1) else 0)) & ((1 << bits) - 1)
+    return rest.to_bytes(bits // 8, "big")
+
+
+def flac_of(frames: np.ndarray[Any, Any], mask: int | None) -> bytes:
+    """Return a FLAC file of one block of at most 256 uncompressed 16-bit frames, with a comment about the mask."""
+    count, channels = frames.shape
+    stream = struct.pack(">HHHIH", count, count, 0, 0, 0)[:10]
+    stream += (RATE << 44 | (channels - 1) << 41 | 15 << 36 | count).to_bytes(8, "big") + bytes(16)
+    text = b"" if mask is None else b"waveformatextensible_channel_mask=0x%X" % mask
+    comment = struct.pack("<II", 0, int(bool(text))) + (struct.pack("<I", len(text)) + text if text else b"")
+    head = b"\xff\xf8" + bytes([0x60, (channels - 1) << 4 | 8, 0, count - 1])
+    frame = head + crc(head, 0x07, 8)
+    frame += b"".join(b"\x02" + column.astype(">i2").tobytes() for column in frames.T)
+    blocks = b"\0" + len(stream).to_bytes(3, "big") + stream + b"\x84" + len(comment).to_bytes(3, "big") + comment
+    return b"fLaC" + blocks + frame + crc(frame, 0x8005, 16)
+
+
+@pytest.mark.parametrize(
+    ("mask", "weights"),
+    [
+        (None, [L, R, C]),
+        (0x7, [L, R, C]),
+        (0xB, [L, R, LOW]),
+        (0x3, [L, R, C]),
+        (None, [L, R, BACK, BACK]),
+        (0x107, [L, R, C, BACK]),
+        (0xF, [L, R, C, LOW]),
+    ],
+)
+def test_the_channels_of_flac_are_mixed_as_its_comment_says(
+    mask: int | None, weights: list[float], tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(len(weights)).integers(-9000, 9000, (200, len(weights)))
+    path = tmp_path / "clip.flac"
+    path.write_bytes(flac_of(frames, mask))
+    expected = frames @ (np.array(weights) / sum(weights)) / 32768
+    assert read_audio(str(path), "clip.flac", RATE).samples == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("channels", range(1, 9))
 @pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
 def test_one_voice_in_every_channel_is_that_voice(channels: int, rate: int, tmp_path: Path) -> None:

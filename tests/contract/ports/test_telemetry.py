@@ -5,8 +5,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+import attrs
 import pytest
-from doubles.event_log import InMemoryEventLog
+from doubles.event_log import InMemoryEventLog, LoggedEvent
 from doubles.telemetry import InMemoryTelemetry
 from serving.otlp_sink import OtlpSink
 
@@ -106,6 +107,19 @@ def test_another_protocol_is_said_to_have_no_effect(monkeypatch: pytest.MonkeyPa
         telemetry.close()
     assert [event.fields["variable"] for event in log.events] == ["OTEL_EXPORTER_OTLP_PROTOCOL"]
     assert len(sink.spans) == 1
+
+
+def test_a_request_that_cannot_be_recorded_is_said_and_the_next_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = InMemoryEventLog()
+    with OtlpSink() as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        telemetry = OtlpTelemetry(log, "1")
+        telemetry.record(attrs.evolve(SERVED, seconds=float("inf")))
+        telemetry.record(SERVED)
+        telemetry.close()
+        assert [span.name for span in sink.spans] == ["chat"]
+    said = {"error": "OverflowError"}
+    assert log.events == [LoggedEvent("warning", "a request could not be recorded for OpenTelemetry", said)]
 
 
 def test_the_end_is_not_waited_for_beyond_its_seconds_which_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
