@@ -1,19 +1,30 @@
-"""The folder of kept prompts on disk by itself: budgets, failures, several processes, a folder that is replaced."""
+"""The folder of kept prompts on disk and what writes to it by themselves: budgets, failures, several processes."""
 
+import fcntl
+import json
 import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import pytest
 from doubles.event_log import InMemoryEventLog
+from mlx_lm.models.cache import ArraysCache, KVCache
 
+from mlxk.adapters.mlx.engine.disk_tier import MIN_TOKENS, DiskTier, FetchedSnapshot
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity
 from mlxk.adapters.mlx.engine.snapshot_folder import FOLDER, PrefixFolder
-from mlxk.adapters.mlx.engine.snapshots import Snapshot, Tensor
+from mlxk.adapters.mlx.engine.snapshots import Snapshot, Tensor, restored_cache, stored_layer
+from mlxk.adapters.mlx.memory import DiskLimits
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import StorageError
 
 pytestmark = pytest.mark.mlx
@@ -151,3 +162,127 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
     (tmp_path / FOLDER).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="prefix_cache_dir"):
         folder_at(tmp_path)
+
+
+def with_header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the header of a snapshot."""
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a header without end": lambda path: path.write_bytes(struct.pack("<Q", 2**62) + path.read_bytes()[8:]),
+    "a part without end": lambda path: with_header(path, lambda header: header["0"].update(data_offsets=[0, 2**62])),
+    "a part before the first": lambda path: with_header(path, lambda header: header["0"].update(data_offsets=[9, 0])),
+    "no checksum": lambda path: with_header(path, lambda header: header["__metadata__"].pop("checksum")),
+    "more than was written": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "no file": lambda path: (path.unlink(), path.symlink_to("secret")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_damaged_is_deleted_and_counted(tmp_path: Path, damage: str) -> None:
+    folder = folder_at(tmp_path)
+    label = folder.label("", {"model": "m"})
+    name = folder.name(label, b"abcd")
+    assert keep(folder, b"abcd", 2**10)
+    DAMAGES[damage](tmp_path / FOLDER / name)
+    assert folder.read(name, label) is None
+    assert (folder.counters.faults, folder.longest(label, b"abcd")) == (1, None)
+    assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["lock", "secret"]
+
+
+def test_a_file_that_was_evicted_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    folder = folder_at(tmp_path)
+    label = folder.label("", {"model": "m"})
+    name = folder.name(label, b"abcd")
+    assert (folder.size_of(name), folder.read(name, label), folder.counters.faults) == (0, None, 0)
+
+
+def test_what_exceeds_the_budget_evicts_nothing_and_is_said_once(tmp_path: Path) -> None:
+    log = InMemoryEventLog()
+    folder = PrefixFolder(str(tmp_path), 2**15, "1", log, 0.0)
+    assert keep(folder, b"abcd", 2**10)
+    assert [keep(folder, tokens, 2**15) for tokens in (b"efgh", b"ijkl")] == [False, False]
+    assert folder.longest(folder.label("", {"model": "m"}), b"abcd") is not None
+    assert (folder.counters.refusals, folder.counters.evictions) == (2, 0)
+    assert [event.fields["lacking"] for event in log.named("prompts are not kept on disk for now")] == ["budget"]
+
+
+IDENTITY = PrefixIdentity("m", "plain", "")
+TOKENS = bytes(4 * MIN_TOKENS)
+
+
+def tier_at(path: Path) -> tuple[DiskTier, InMemoryEventLog]:
+    """Return what writes snapshots, and its log."""
+    log = InMemoryEventLog()
+    return DiskTier(DiskLimits(str(path), LARGE, 0.0), log, SystemClock(), LARGE), log
+
+
+def filled() -> KVCache:
+    """Return a layer with the keys and values of some tokens."""
+    layer = KVCache()
+    layer.update_and_fetch(mx.ones((1, 1, MIN_TOKENS, 4)), mx.ones((1, 1, MIN_TOKENS, 4)))
+    return layer
+
+
+def test_empty_arrays_and_missing_ones_come_back_as_they_were() -> None:
+    layer = ArraysCache(size=2)
+    layer[0] = mx.zeros((1, 0, 4), mx.float16)
+    tensors: list[Tensor] = []
+    snapshot = Snapshot({}, b"", [stored_layer(layer, tensors)], tuple(tensors))
+    (restored,) = restored_cache(snapshot)
+    assert (restored[0].shape, restored[0].dtype, restored[1]) == ((1, 0, 4), mx.float16, None)
+
+
+def test_a_cache_of_an_unknown_kind_is_said_once_and_not_written(tmp_path: Path) -> None:
+    tier, log = tier_at(tmp_path)
+    for _ in range(2):
+        tier.offer(IDENTITY, TOKENS, [filled(), object()])
+    assert not tier.step(busy=False)
+    tier.close()
+    said = [event.fields for event in log.named("prompts of this model are kept in memory only")]
+    assert said == [{"caches": "KVCache,object"}]
+    assert tier.state(None).entries == 0
+
+
+def test_a_snapshot_that_cannot_be_copied_is_said_and_the_next_one_is_written(tmp_path: Path) -> None:
+    tier, log = tier_at(tmp_path)
+    odd = ArraysCache(size=1)
+    odd[0] = mx.Dtype
+    tier.offer(IDENTITY, TOKENS, [odd])
+    tier.offer(IDENTITY, TOKENS, [filled()])
+    tier.close()
+    assert [event.fields for event in log.named("a prompt could not be kept on disk")] == [{"error": "TypeError"}]
+    assert tier.state(None).entries == 1
+
+
+def test_a_snapshot_that_cannot_be_restored_is_deleted(tmp_path: Path) -> None:
+    tier, _ = tier_at(tmp_path)
+    folder = tier.folder
+    label = folder.label("", {"model": "m"})
+    name = folder.name(label, TOKENS)
+    assert folder.write(name, Snapshot(label.facts, TOKENS, [{"class": "Popen", "state": []}], ()))
+    snapshot = folder.read(name, label)
+    assert snapshot is not None
+    prefixes = PrefixCache(LARGE)
+    tier.restore(FetchedSnapshot(name, IDENTITY, snapshot), prefixes)
+    assert (len(prefixes), folder.longest(label, TOKENS)) == (0, None)
+    state = tier.state(None)
+    assert (state.entries, state.faults, state.hits) == (0, 1, 0)
+
+
+def test_what_is_forgotten_while_it_is_written_is_gone_in_the_end(tmp_path: Path) -> None:
+    tier, _ = tier_at(tmp_path)
+    with (tmp_path / FOLDER / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another server writes
+        tier.offer(IDENTITY, TOKENS, [filled()])
+        assert tier.step(busy=False)
+        tier.forget("another")
+        tier.forget("")
+    tier.close()
+    assert list((tmp_path / FOLDER).glob("*.safetensors")) == []
