@@ -13,6 +13,9 @@ TOOLS = {
     "escapes": {},
     "turns": {},
     "picture": {},
+    "files": {},
+    "structure": {},
+    "lies": {},
     "fails": {},
     "dies": {},
     "sleeps": {},
@@ -33,11 +36,24 @@ def result(name: str, arguments: dict[str, object]) -> dict[str, object]:
         "escapes": "@@ECHO@@ \x1b]0;title\x07\x1b[31mred\x1b[0m\x1b[2J\x07 done",
         "turns": "@@ECHO@@ one\u2028two\u2029three\x85" + "\u061c\u200e\u200f\u202a\u202e\u2066\u2069four",
         "picture": "",
+        "files": "",
+        "structure": "",
+        "lies": "",
         "fails": "@@ECHO@@ no such file",
     }
     content = [{"type": "text", "text": texts[name]}]
     if name == "picture":
         content = [{"type": "image", "data": data, "mimeType": "image/png"} for data in ("AAAA", "A\nAA")]
+    if name == "files":
+        content = [
+            {"type": "resource", "resource": {"uri": "file:///a.txt", "text": "@@ECHO@@ text"}},
+            {"type": "resource_link", "uri": "https://example.org/b.pdf", "name": "b"},
+            {"type": "resource", "resource": {"uri": "file:///c.bin", "blob": "AAAA"}},
+        ]
+    if name == "structure":
+        return {"content": [], "structuredContent": {"degrees": 21, "where": "Köln"}}
+    if name == "lies":
+        return {"content": "no list"}
     return {"content": content, "isError": name == "fails"}
 
 

@@ -149,6 +149,21 @@ def test_a_cut_text_keeps_its_last_control_token(embedder: MlxTextEmbedder, qwen
     assert cut.tokens == fits.tokens == WINDOW * 4
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_model_that_is_said_to_take_its_last_token_gets_an_end_token_whatever_its_tokenizer_does(
+    embedder: MlxTextEmbedder, qwen3: ModelHandle, tmp_path: Path, ends: bool
+) -> None:
+    same = build_qwen3(tmp_path / "qwen3-embedding")
+    (tmp_path / "qwen3-embedding" / "1_Pooling").mkdir()
+    (tmp_path / "qwen3-embedding" / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    path = tmp_path / "qwen3-embedding" / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields if ends else {**fields, "post_processor": None}))
+    expected = embed(embedder, qwen3, "bread and butter")
+    found = embed(embedder, same, "bread and butter")
+    assert (found.tokens, found.vectors) == (expected.tokens, expected.vectors)
+
+
 def test_queries_and_documents_differ_for_models_that_tell_them_apart(
     embedder: MlxTextEmbedder, bert: ModelHandle, qwen3: ModelHandle
 ) -> None:
@@ -205,6 +220,8 @@ def test_every_pooling_of_sentence_transformers_is_its_formula(embedder: MlxText
     both = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}
     stated += [(both, np.concatenate([made["cls"], made["mean"]]))]
     stated += [({"pooling_mode": ["max", "weightedmean"]}, np.concatenate([made["max"], made["weightedmean"]]))]
+    three = np.concatenate([made["cls"], made["mean"], made["lasttoken"]])
+    stated += [({"pooling_mode": ["lasttoken", "cls", "mean"]}, three)]
     for number, (config, vector) in enumerate(stated):
         variant = build_bert(folder / f"pooled-{number}")
         Path(variant.directory, "1_Pooling", "config.json").write_text(json.dumps(config))
@@ -283,6 +300,12 @@ def test_batches_hold_every_text_once_and_stay_within_their_bounds(lengths: list
     [
         ("org/all-MiniLM-L6-v2", "bert", {}, Prompts()),
         ("org/any", "bert", {"query": "q: ", "passage": "p: "}, Prompts("q: ", "p: ")),
+        (
+            "intfloat/multilingual-e5-large-instruct",
+            "xlm_roberta",
+            {},
+            Prompts("Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "),
+        ),
         ("intfloat/e5-base-v2", "bert", {}, Prompts("query: ", "passage: ")),
         ("org/bge-base-en-v1.5", "bert", {}, Prompts("Represent this sentence for searching relevant passages: ")),
         ("org/bge-m3", "xlm_roberta", {}, Prompts()),

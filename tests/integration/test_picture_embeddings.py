@@ -185,6 +185,8 @@ def test_what_a_model_cannot_embed_is_refused_by_name(
         embed(embedder, single, ImageInput(image(2000, 3)))
     with pytest.raises(ValidationError, match=r"dimensions.*no Matryoshka truncation"):
         embed(embedder, late, "a", dimensions=8)
+    with pytest.raises(ValidationError, match=r"input\[1\]: 1000000000 is none of this model's \d+ tokens"):
+        embed(embedder, single, (1, 2), (3, 10**9))
     short = build_pictured(tmp_path / "short", "qwen3_vl_embedding")
     (tmp_path / "short" / "sentence_bert_config.json").write_text('{"max_seq_length": 160}')
     with pytest.raises(ContextLengthError, match=r"input\[0\] has \d+ tokens, \d+ of them of the image; .* reads 160"):
@@ -193,6 +195,13 @@ def test_what_a_model_cannot_embed_is_refused_by_name(
         embed(embedder, short, "sheep " * 99)
     cut = embed(embedder, short, "sheep " * 99, truncate=True)
     assert (cut.tokens, cut.truncations[0].kept) == (160, 160)
+
+
+def test_tokens_are_computed_as_they_are(embedder: MlxTextEmbedder, models: dict[str, ModelHandle]) -> None:
+    model, tokens = models["qwen3_vl_embedding"], tuple(range(20, 50))
+    found = embed(embedder, model, tokens, tokens[:10])
+    assert found.tokens == 40
+    assert found.vectors[0] == embed(embedder, model, tokens).vectors[0] != found.vectors[1]
 
 
 def test_vectors_are_cut_to_a_length_that_the_model_states(embedder: MlxTextEmbedder, tmp_path: Path) -> None:

@@ -101,6 +101,20 @@ def test_a_value_too_short_to_be_a_secret_is_left_as_the_word_it_may_be(secret: 
         McpToolServers().start([server])
 
 
+def test_files_links_and_structures_are_results_and_an_answer_that_is_none_is_named() -> None:
+    running = McpToolServers()
+    tools = {tool.name: tool for tool in running.start([program()])}
+    files = running.call(tools["files"], {})
+    assert (files.text, files.left_out) == ("@@ECHO@@ text\nhttps://example.org/b.pdf", ("a file",))
+    assert running.call(tools["structure"], {}).text == '{"degrees": 21, "where": "Köln"}'
+    with pytest.raises(ExecutionError) as raised:
+        running.call(tools["lies"], {})
+    assert raised.value.message == (
+        "the tool server 'first' failed when 'lies' was called: its answer is not one of the protocol"
+    )
+    running.close()
+
+
 def test_a_call_that_takes_too_long_is_given_up_and_the_server_goes_on() -> None:
     running = McpToolServers(call_seconds=0.5)
     tools = {tool.name: tool for tool in running.start([program(), program("second")])}
