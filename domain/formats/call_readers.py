@@ -176,7 +176,7 @@ def _python_arguments(text: str, position: int, function: str, tools: Tools) -> 
             arguments[key[1]], position = _unquoted_string(text, key.end())
 
 
-_BARE_END = re.compile(r"\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:[\],]|\Z))")
+_BARE_END = re.compile(r"\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:[\],;]|<\||\Z))")
 
 
 def _unquoted_string(text: str, start: int) -> tuple[str, int]:

@@ -147,38 +147,50 @@ def key_value_reader(prefix: str) -> Reader:
 
 NAMESPACE = "]<]minimax[>["
 """The marker before each tag of MiniMax M3."""
-_M3_CALL = re.compile(r'<invoke name="([^"\n]+)"\s*>')
-_M3_TAG = re.compile(r"\s*<([^<>/\s]+)>")
+_M3_CALL = re.compile(rf'(?:{re.escape(NAMESPACE)})?<invoke name="([^"\n]+)"\s*>')
 
 
 def read_namespaced(text: str, tools: Tools, final: bool) -> Reading:
-    """Read a call whose arguments are tags named after the parameters, each tag after a marker (MiniMax M3)."""
-    end = text.find("</invoke>")
-    if end < 0:
+    """Read a call whose arguments are tags named after the parameters, each tag after a marker (MiniMax M3).
+
+    Without markers all tags count; with them, a value may contain other tags.
+    """
+    if "</invoke>" not in text:
         raise UnfinishedValueError
-    end += len("</invoke>")
-    body = text[:end].replace(NAMESPACE, "")
-    opening = _M3_CALL.match(body)
+    opening = _M3_CALL.match(text)
     if opening is None:
         raise NoCallError
+    marker = NAMESPACE if text[opening.end() :].lstrip().startswith(NAMESPACE) else ""
+    call_end = f"{marker}</invoke>"
+    end = text.find(call_end, opening.end())
+    if end < 0:
+        raise UnfinishedValueError
     name = named(opening[1])
-    fields, _ = _nested(body, opening.end(), "</invoke>")
+    entries, _ = _entries(text[:end], opening.end(), marker, 0)
     arguments = {
-        key: typed(value, tools.types(name, key)) if isinstance(value, str) else value
-        for key, value in (fields.items() if isinstance(fields, dict) else ())
+        key: typed(value, tools.types(name, key)) if isinstance(value, str) else value for key, value in entries
     }
-    return Reading((Call(name, arguments),), end)
+    return Reading((Call(name, arguments),), end + len(call_end))
 
 
-def _nested(text: str, position: int, end: str, depth: int = 0) -> tuple[Any, int]:
-    """Read nested tags up to an end tag, as an object; without tags it is text, and ``item`` tags are a list."""
+def _entries(text: str, position: int, marker: str, depth: int) -> tuple[list[tuple[str, Any]], int]:
+    """Read the tags at a position, each with its name and value."""
     if depth > MAX_DEPTH:
         raise NoCallError
+    start_tag = re.compile(rf"\s*{re.escape(marker)}<([^<>/\s]+)>")
     entries: list[tuple[str, Any]] = []
-    start = position
-    while (tag := _M3_TAG.match(text, position)) is not None and text.find(f"</{tag[1]}>", tag.end()) >= 0:
-        value, position = _nested(text, tag.end(), f"</{tag[1]}>", depth + 1)
+    while (tag := start_tag.match(text, position)) is not None:
+        end = f"{marker}</{tag[1]}>"
+        if text.find(end, tag.end()) < 0:
+            break
+        value, position = _nested(text, tag.end(), end, marker, depth + 1)
         entries.append((tag[1], value))
+    return entries, position
+
+
+def _nested(text: str, start: int, end: str, marker: str, depth: int) -> tuple[Any, int]:
+    """Read the tags up to an end tag as an object, or as a list if all are ``item``; without tags it is text."""
+    entries, position = _entries(text, start, marker, depth)
     close = text.find(end, position)
     if close < 0:
         raise NoCallError
@@ -187,7 +199,7 @@ def _nested(text: str, position: int, end: str, depth: int = 0) -> tuple[Any, in
         return text[start:close], after
     if {name for name, _ in entries} == {"item"}:
         return [_untyped(value) for _, value in entries], after
-    return {name: _untyped(value) if end != "</invoke>" else value for name, value in entries}, after
+    return {name: _untyped(value) for name, value in entries}, after
 
 
 def _untyped(value: Any) -> Any:  # noqa: ANN401

@@ -5,6 +5,7 @@ Reads one value at a position of a text, and tells a text that ends inside of th
 
 import json
 import re
+import sys
 from typing import Any
 
 import attrs
@@ -47,6 +48,7 @@ _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False":
 _WORD = re.compile(r"[^\W\d]\w*")
 _BARE = re.compile(r"[^,{}\[\]:]+")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", "\\": "\\", '"': '"', "'": "'", "\n": ""}
+_HEX = re.compile("[0-9a-fA-F]+")
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _AFTER_STRING = re.compile(
@@ -212,10 +214,9 @@ class _Reader:
         length = _HEX_LENGTHS.get(char)
         if length is not None:
             digits = self._text[position + 1 : position + 1 + length]
-            try:
+            if _HEX.fullmatch(digits) and int(digits, 16) <= sys.maxunicode:
                 return chr(int(digits, 16)), position + 1 + length
-            except (ValueError, OverflowError):
-                return f"\\{char}", position + 1
+            return f"\\{char}", position + 1
         return _ESCAPES.get(char, f"\\{char}"), position + 1
 
     def _word(self) -> Any:  # noqa: ANN401

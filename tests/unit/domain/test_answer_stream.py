@@ -106,6 +106,15 @@ def test_channels_take_the_place_of_tags_and_calls() -> None:
     assert stream.flush() == []
 
 
+def test_what_a_channel_still_holds_at_the_end_belongs_to_its_message() -> None:
+    stream = OutputParser((), CHANNELS, _CALLS, "<|start|>assistant")
+    assert stream.feed("<|channel|>final<|message|>42 <|en") == [TextDelta("42 ")]
+    assert stream.flush() == [TextDelta("<|en")]
+    forced = OutputParser((), CHANNELS, None, "<|start|>assistant", ForcedCallSplitter("add", "id"))
+    forced.feed('<|channel|>final<|message|>{"a": "<')
+    assert forced.flush() == [ToolCallDelta(0, ToolCall("", "<"))]
+
+
 _PIECES = ["<tool_call>", "</tool_call>", '{"name"', ': "add"}', "{}", "<function=add>", "</function>", "[add(", ")]"]
 
 

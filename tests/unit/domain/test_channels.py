@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxk.domain.formats.output_parser import ChannelParser
-from mlxk.domain.formats.reasoning import CHANNELS, RECIPIENTS
+from mlxk.domain.formats.reasoning import CHANNELS, RECIPIENTS, ReasoningFormat
 from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.request import ReasoningDelta, TextDelta, ToolCallDelta
@@ -22,9 +22,13 @@ _TOOLS = ToolCallFormat((), Tools([json.dumps({"type": "function", "function": {
 
 
 def _split(
-    pieces: list[str], tail: str = _TAIL, tools: ToolCallFormat | None = _TOOLS, complete: bool = True
+    pieces: list[str],
+    tail: str = _TAIL,
+    tools: ToolCallFormat | None = _TOOLS,
+    complete: bool = True,
+    style: ReasoningFormat = CHANNELS,
 ) -> tuple[str, str, list[str]]:
-    splitter = ChannelParser(CHANNELS, tail, tools)
+    splitter = ChannelParser(style, tail, tools)
     deltas = [delta for piece in pieces for delta in splitter.feed(piece)] + splitter.flush(complete)
     return (
         "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
@@ -90,6 +94,17 @@ def test_messages_can_name_recipients_alone() -> None:
     deltas = [delta for character in text for delta in splitter.feed(character)] + splitter.flush()
     assert "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)) == "hm"
     assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == "42"
+
+
+def test_a_message_to_the_user_may_hold_calls_and_one_to_the_model_itself_none() -> None:
+    call = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    messages = [f"self<|message|>{call}<|eom|>", f"user<|message|>So: {call}<|eom|>", f"user<|message|>{call}<|eot|>"]
+    text = "<|start|>assistant".join(f" to={message}" for message in messages)
+    expected = (call, "So:", ["0 add", "1 add"])
+    for pieces in ([text], list(text)):
+        assert _split(pieces, "<|eot|><|start|>assistant", style=RECIPIENTS) == expected
+    cut = f" to=user<|message|>{call.removesuffix('}</tool_call>')}"
+    assert _split([cut], "<|start|>assistant", complete=False, style=RECIPIENTS)[2] == []
 
 
 @pytest.mark.parametrize("header", [" " * 20_000, " to=" + "x" * 20_000])

@@ -42,6 +42,12 @@ def test_pieces_are_those_of_the_whole_text(chunks: list[str], markers: list[str
     assert _joined(pieces) == _split("".join(chunks), markers)
 
 
+def test_markers_inside_of_one_that_is_never_completed_are_found_at_the_end() -> None:
+    scanner = MarkerScanner(["<a/>", "a", "/"])
+    assert scanner.feed("<a/") == []
+    assert scanner.flush() == [ScannedText("<"), ScannedText("a", marker=True), ScannedText("/", marker=True)]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(alphabet=_CHARS, max_size=6), max_size=6))
 def test_after_a_flush_the_scanner_starts_anew(chunks: list[str]) -> None:

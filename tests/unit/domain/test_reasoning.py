@@ -125,6 +125,23 @@ def test_markers_around_the_answer_are_no_part_of_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\nhm\n</think>\n<response>\nyes\n\nno\n</response>\n", ("hm", "yes\n\nno\n")),
+        ("<response>yes</response>", ("", "yes")),
+        ("<think>hm</think><response>yes", ("hm", "yes")),
+        ("<think>hm</think><response>yes\n", ("hm", "yes\n")),
+        ("<think>hm</think>yes </response>", ("hm", "yes </response>")),
+        ("yes <response> no </response>", ("", "yes <response> no </response>")),
+    ],
+)
+def test_tags_around_the_answer_are_dropped_with_the_line_breaks_inside(text: str, expected: tuple[str, str]) -> None:
+    style = detect_reasoning("<think></think><response></response>", ())
+    assert style is not None
+    assert _split([text], style=style) == _split(list(text), style=style) == expected
+
+
+@pytest.mark.parametrize(
     ("template", "vocabulary", "start"),
     [
         (_QWEN, {"<think>", "</think>"}, "<think>"),
