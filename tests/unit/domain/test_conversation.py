@@ -3,7 +3,8 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle, Origin
 
@@ -26,6 +27,11 @@ def test_what_is_not_text_is_refused_by_field(prompt: str, system: str | None, n
 def test_a_plain_prompt_that_is_not_text_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"^prompt: .*UTF-8"):
         GenerationRequest(ModelHandle("demo", "/demo", Origin.BUILT_IN), HALF).validate()
+
+
+def test_a_message_without_a_clip_needs_no_frames() -> None:
+    message = Message.of_parts("Before.", DecodedImage(1, 1, bytes(3), "0"), "After.")
+    assert message.with_frames_as_images() is message
 
 
 def test_every_whole_character_is_text() -> None:

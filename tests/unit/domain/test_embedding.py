@@ -44,6 +44,8 @@ def test_texts_and_tokens_are_accepted() -> None:
         (request("x" * (MAX_INPUT_CHARACTERS + 1)), "input[0] is longer"),
         (request("a", dimensions=0), "dimensions"),
         (request("a", instruction="find it"), "instruct belongs to queries"),
+        (request("a", prompt_name="s", kind=InputKind.QUERY), "prompt_name says which prompt is taken"),
+        (request("a", prompt_name="s", instruction="find it"), "prompt_name says which prompt is taken"),
     ],
 )
 def test_a_request_out_of_range_is_refused_by_the_name_of_its_field(bad: EmbeddingRequest, named: str) -> None:

@@ -40,6 +40,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "a number": (b"7", "is a number, not an object"),
     "null": (b"null", "is null, not an object"),
     "twice": (b'{"text": "a", "text": "b"}', "text: stands twice"),
+    "true": (b"true", "is true or false, not an object"),
     "no kind": (b'{"question": "a", "answer": "b"}', "has no messages, no prompt with a completion, and no text"),
     "nothing": (b"{}", "(its fields: none)"),
     "two kinds": (b'{"text": "a", "prompt": "b", "completion": "c"}', "of which kind it is, is not clear"),
@@ -73,6 +74,18 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "a pair of questions": (
         json.dumps({"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "Other"}, ANSWER]}).encode(),
         "rejected: answers another question than chosen",
+    ),
+    "a pair of a call": (
+        json.dumps({"prompt": "a", "chosen": [ANSWER], "rejected": [{**ANSWER, "tool_calls": [CALL]}]}).encode(),
+        "rejected: calls a tool or reasons; only texts are compared",
+    ),
+    "a pair of a thought": (
+        json.dumps({"prompt": "a", "chosen": [ANSWER], "rejected": [{**ANSWER, "reasoning_content": "hm"}]}).encode(),
+        "rejected: calls a tool or reasons; only texts are compared",
+    ),
+    "a pair of messages of which one is wrong": (
+        json.dumps({"chosen": [USER, ANSWER], "rejected": [USER, {"role": "bot", "content": "Hello"}]}).encode(),
+        "rejected: messages[1].role: is none of",
     ),
     "an image beside text": (b'{"text": "a", "image": "a.png"}', "image: stands beside text"),
     "an image at an address": (
@@ -116,6 +129,27 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "call by the user": (chat({**USER, "tool_calls": [CALL]}), "messages[0].tool_calls: only the assistant"),
     "calls no list": (chat(USER, {**ANSWER, "tool_calls": "f"}), "messages[1].tool_calls: is a text, not a list"),
     "call without name": (chat(USER, {**ANSWER, "tool_calls": [{"function": {}}]}), "tool_calls[0].function.name"),
+    "call without function": (chat(USER, {**ANSWER, "tool_calls": ["f"]}), "tool_calls[0]: has no function"),
+    "call without result": (
+        chat(USER, {**ANSWER, "tool_calls": [CALL]}, USER, ANSWER),
+        "messages[2].role: a call of a tool has no result before it",
+    ),
+    "result of another call": (
+        chat(USER, {**ANSWER, "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "b", "content": "x"}, ANSWER),
+        "messages[2].role: a result of a tool follows no call that it belongs to",
+    ),
+    "id no text": (
+        chat(USER, {**ANSWER, "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": 7, "content": "x"}, ANSWER),
+        "messages[2].tool_call_id: is a number, not a text",
+    ),
+    "reasoning no text": (
+        chat(USER, {**ANSWER, "reasoning_content": ["hm"]}),
+        "messages[1].reasoning_content: is a list, not a text",
+    ),
+    "arguments no object": (
+        chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}),
+        "tool_calls[0].function.arguments: are a list, not an object",
+    ),
     "arguments": (
         chat(USER, {**ANSWER, "tool_calls": [{"function": {"name": "f", "arguments": "x"}}]}),
         "function.arguments: are not JSON",
@@ -134,6 +168,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     ),
     "weights": (chat(USER, {**ANSWER, "weight": 2}), "messages[1].weight: is neither 0 nor 1"),
     "nothing learned": (chat(USER, {**ANSWER, "weight": 0}), "every answer has the weight 0"),
+    "tools no list": (chat(USER, ANSWER, tools="f"), "tools: is a text, not a list"),
     "tools": (chat(USER, ANSWER, tools=[{"name": "f"}]), "tools[0]: is no function with a name"),
 }
 
@@ -184,6 +219,29 @@ def test_what_is_fine_is_read_as_it_was_meant() -> None:
     assert check(b'{"text": "a"}').examples[0].text == "a"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "rejected"),
+    [
+        ("Hi", "Hello", "Go away"),
+        ([USER], "Hello", "Go away"),
+        ("Hi", [ANSWER], [{**ANSWER, "content": "Go away"}]),
+        ("Hi", [USER, ANSWER], [USER, {**ANSWER, "content": "Go away"}]),
+        ([USER], [USER, ANSWER], [{**ANSWER, "content": "Go away"}]),
+        (None, [USER, ANSWER], [USER, {**ANSWER, "content": "Go away"}]),
+    ],
+)
+def test_two_answers_may_repeat_the_question_or_leave_it_to_the_prompt(
+    prompt: object, chosen: object, rejected: object
+) -> None:
+    line = json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    (pair,) = check(line.encode()).examples
+    assert [(each.role, each.content) for each in pair.conversation.messages] == [
+        (Role.USER, "Hi"),
+        (Role.ASSISTANT, "Hello"),
+    ]
+    assert (pair.kind, pair.learned, pair.rejected) == (ExampleKind.PAIR, (1,), "Go away")
+
+
 def test_what_may_be_meant_so_is_only_remarked() -> None:
     other = chat(USER, {"role": "assistant", "content": "Good day"}, source="x")
     found = check(FINE, FINE, other, other.replace(b"day", b"day!"))
@@ -201,6 +259,12 @@ def test_files_are_compared_with_one_another() -> None:
     same = FileCheck("valid.jsonl").read([FINE])
     faults, remarks = across_files({"train": train, "valid": same})
     assert (faults, remarks) == ([], ["valid.jsonl:1: is trained as well (train.jsonl:1)"])
+    lines = [chat(USER, {**ANSWER, "content": str(number)}) for number in range(7)]
+    many = {name: FileCheck(f"{name}.jsonl").read(lines) for name in ("train", "test")}
+    assert across_files(many)[1] == [
+        *(f"test.jsonl:{line}: is trained as well (train.jsonl:{line})" for line in range(1, 6)),
+        "test.jsonl: 2 more examples are trained as well",
+    ]
     text = FileCheck("test.jsonl").read([b'{"text": "a"}'])
     faults, _ = across_files({"train": train, "test": text})
     assert list(map(str, faults)) == ["test.jsonl:1: has text, train.jsonl has messages: the files are of one kind"]

@@ -17,7 +17,10 @@ from mlxk.domain.generation.request import ToolCallDelta
     [
         ({"properties": {}}, {"object"}),
         ({"items": {}}, {"array"}),
-        ({"enum": [True, 1, 1.5, "a", None, [], {}]}, set("boolean integer number string null array object".split())),
+        (
+            {"enum": [True, 1, 1.5, "a", None, [], {}]},
+            {"boolean", "integer", "number", "string", "null", "array", "object"},
+        ),
         ({"const": False}, {"boolean"}),
         ({"type": "integer", "nullable": True}, {"integer", "null"}),
         ({"enum": ["a"], "items": {}, "properties": {}}, {"string"}),
