@@ -201,6 +201,13 @@ def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(ma
         ({"config.json": {"model_type": "x", "vision_n_layers": 0}}, "org/x", TEXT),
         ({"config.json": {"model_type": "x", "spatial_patch_size": 16}}, "org/x", (*TEXT, Capability.VISION)),
         ({"preprocessor_config.json": {"temporal_patch_size": 2}}, "org/x", TEXT),
+        (
+            {"config.json": {"model_type": "x", "preprocessor_config": {"size": 16}}},
+            "org/x",
+            (*TEXT, Capability.VISION),
+        ),
+        ({"config.json": {"model_type": "x", "preprocessor_config": {"temporal_patch_size": 2}}}, "org/x", TEXT),
+        ({"config.json": {"model_type": "x", "preprocessor_config": 3}}, "org/x", TEXT),
         ({"preprocessor_config.json": {}, "video_preprocessor_config.json": 300}, "org/x", TEXT),
     ],
 )

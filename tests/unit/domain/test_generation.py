@@ -94,6 +94,7 @@ def test_usage_adds_up() -> None:
     [
         {"draft_tokens": 0},
         {"draft_tokens": 17},
+        {"kv_scheme": "other"},
         {"kv_bits": 3},
         {"kv_group_size": 16, "kv_bits": 8},
         {"kv_group_size": 32},

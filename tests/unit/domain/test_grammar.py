@@ -42,6 +42,25 @@ def test_objects_hold_what_their_schema_names(schema: Any, expected: Any) -> Non
     assert Grammar.json_schema(json.dumps(schema)) == Grammar.json_schema(schema)
 
 
+TOOL = json.dumps({"type": "function", "function": {"name": "f"}})
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.json_object(),
+        Grammar.choice(("a", "b")),
+        Grammar.json_schema("{"),
+        Grammar.json_schema("[" * 100_000),
+    ],
+)
+def test_calls_are_allowed_beside_a_valid_schema_only(grammar: Grammar) -> None:
+    assert grammar.or_calls((TOOL,)) is grammar
+    schema = Grammar.json_schema(SCHEMA)
+    assert schema.or_calls(("{}",)) is schema
+    assert schema.or_calls((TOOL,)).parts == (schema,)
+
+
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '"' + "x" * 300_000 + '"', "true", "3"])
 def test_text_that_names_no_properties_stays_as_it_is(text: str) -> None:
     assert Grammar.json_schema(text).text == text

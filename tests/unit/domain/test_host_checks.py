@@ -85,6 +85,31 @@ def test_a_model_that_cannot_be_divided_and_a_layer_that_is_not_used_are_named()
     assert findings[-6].evidence == "the file asks for jaccl; ranks exchange by MLX's ring over TCP"
 
 
+def test_an_address_of_another_host_is_told_with_the_one_that_reaches_the_first() -> None:
+    for own, tail in (("10.0.0.2", "; by 10.0.0.2 it reaches the first host"), (None, "")):
+        (told,) = (each for each in found(listen_fault=Fault.ADDRESS_ELSEWHERE, own_address=own) if each.fault)
+        assert told.evidence == f"192.168.7.2 is no address of this host{tail}"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "evidence"),
+    [
+        (("127.0.0.1", "127.0.0.2"), "what ranks exchange does not leave this machine"),
+        (
+            ("127.0.0.1", "192.168.7.2"),
+            "what ranks exchange is neither encrypted nor signed: this network is trusted",
+        ),
+    ],
+)
+def test_a_network_is_trusted_unless_all_hosts_are_this_machine(addresses: tuple[str, ...], evidence: str) -> None:
+    hosts = tuple(
+        attrs.evolve(well, host=RankHost(f"mac{rank}", address))
+        for rank, (well, address) in enumerate(zip(WELL[:2], addresses, strict=True))
+    )
+    findings = judge_hosts(Examination(hosts, ()), None, None, None)
+    assert [each.evidence for each in findings if each.check == "network"] == [evidence]
+
+
 BROKEN = LinkFacts(MACS[1], MACS[2], problem="no answer within 20 seconds")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlxk.domain.errors import Remedy
 from mlxk.domain.models.file_formats import Damage, SafetensorsHeader
-from mlxk.domain.models.integrity import check
+from mlxk.domain.models.integrity import check, weight_index
 from mlxk.domain.models.model import HealthStatus, Origin
 from mlxk.domain.models.snapshot import ModelSnapshot
 
@@ -294,3 +294,42 @@ def test_the_first_tensor_that_cannot_be_as_it_says_is_named_with_its_file(make_
     assert report.reason == (
         "Damaged safetensors, shape does not fit its bytes: model.safetensors (first tensor: layers.0.w)"
     )
+
+
+CONFIG = "adapter_config.json"
+ADAPTER = {"config.json": None, "model.safetensors": None, CONFIG: {"lora_parameters": {"rank": 8}}}
+NAME = "adapters.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "header", "reason", "named"),
+    [
+        ({NAME: 9}, SafetensorsHeader(tensors={"a": {}}), "Adapter is healthy", ()),
+        ({NAME: 9}, SafetensorsHeader(), f"{NAME} has no tensors in it", (NAME,)),
+        ({NAME: 9}, SafetensorsHeader(damage=Damage.TRUNCATED), f"{NAME}: truncated", (NAME,)),
+        ({}, SafetensorsHeader(), f"{NAME} missing", (NAME,)),
+        ({CONFIG: b"{"}, SafetensorsHeader(), f"{CONFIG} is no JSON object", (CONFIG,)),
+        ({CONFIG: []}, SafetensorsHeader(), f"{CONFIG} is no JSON object", (CONFIG,)),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_is_named(
+    files: dict[str, Any],
+    header: SafetensorsHeader,
+    reason: str,
+    named: tuple[str, ...],
+    make_snapshot: Snapshots,
+) -> None:
+    report = check(make_snapshot(ADAPTER | files, headers={NAME: header}))
+    assert (report.reason, report.files) == (reason, named)
+
+
+def test_an_index_counts_only_for_weights_of_its_format(make_snapshot: Snapshots) -> None:
+    pytorch = "pytorch_model.bin.index.json"
+    index = {"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}}
+    torn = {"model.safetensors": None, pytorch: index, "pytorch_model-1.bin": 300}
+    assert weight_index(make_snapshot(torn)) == pytorch
+    assert check(make_snapshot(torn)).files == ("pytorch_model-2.bin",)
+    whole = make_snapshot({pytorch: index})
+    assert (weight_index(whole), check(whole).healthy) == (None, True)
+    assert weight_index(make_snapshot(torn | {INDEX: index})) == pytorch
+    assert weight_index(make_snapshot({INDEX: index, "model.safetensors": None})) == INDEX

@@ -112,6 +112,33 @@ def test_a_share_is_judged_by_the_memory_of_its_host(available: int | None, expe
     assert verdict.needed == 9 * GIB + 1000 * 4096 + RESERVE_BYTES
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({"mlx": "0.32.4", "mlxk": "1.0"}, {"mlx": "0.32.4", "mlxk": "1.0", "other": "2"}, None),
+        (
+            {"mlx": "0.32.4", "mlxk": "1.0"},
+            {"mlx": "0.31", "mlxk": "0.9"},
+            "it has mlx 0.31, and the first host 0.32.4",
+        ),
+        ({"mlx": "0.32.4"}, {}, "it has mlx None, and the first host 0.32.4"),
+        (None, {"mlx": "0.32.4"}, None),
+        ({"mlx": "0.32.4"}, None, None),
+    ],
+)
+def test_a_host_with_another_version_of_a_package_is_told_by_the_first_of_them(
+    first: dict[str, str] | None, second: dict[str, str] | None, expected: str | None
+) -> None:
+    hosts = [RankHost("one", "192.0.2.1"), RankHost("two", "192.0.2.2")]
+
+    def problem(why: str | None) -> list[str | None]:
+        accounts = [HostAccount(versions=first), HostAccount(versions=second, problem=why)]
+        return [each.problem for each in SpreadModel.judged(hosts, accounts, SHARE).shares]
+
+    assert problem(None) == [None, expected]
+    assert problem("no file") == [None, "no file"]
+
+
 def test_shares_on_one_machine_must_fit_there_together() -> None:
     hosts = [RankHost("one", "192.0.2.1"), RankHost("localhost", "192.0.2.2"), RankHost("two", "192.0.2.3")]
     accounts = [HostAccount(MemoryReading(16 * GIB, 16 * GIB))] * 3

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.models.file_formats import MAX_HEADER_BYTES, Damage, SafetensorsHeader, count_parameters, read_header
+from mlxk.domain.models.file_formats import (
+    MAX_HEADER_BYTES,
+    Damage,
+    SafetensorsHeader,
+    count_parameters,
+    read_header,
+    unpacked_bytes,
+)
 
 
 def header(tensors: object) -> bytes:
@@ -157,3 +164,19 @@ def test_plain_weights_are_counted_as_they_are_and_scales_without_weight_too() -
 def test_parameters_of_a_damaged_header_are_unknown() -> None:
     assert count_parameters([read([], 0)], {}) is None
     assert count_parameters([], {}) is None
+
+
+def test_weights_without_packing_take_four_bytes_a_number_and_unknown_ones_are_unknown() -> None:
+    tensors = {
+        "layer.weight": tensor(0, 256, "U32", [8, 8]),
+        "layer.scales": tensor(256, 260, "F16", [2]),
+        "layer.biases": tensor(260, 264, "F16", [2]),
+        "layer.bias": tensor(264, 280, "F16", [8]),
+        "experts.weight": tensor(280, 344, "U32", [2, 2, 4]),
+        "experts.scales": tensor(344, 348, "F16", [2]),
+        "norm.weight": tensor(348, 388, "F32", [10]),
+    }
+    found = read(tensors, 388)
+    assert unpacked_bytes([found], {"bits": 4}) == 4 * 8 * 8 * 8 + 2 * 16 + 64 + 2 * 4 + 40
+    assert unpacked_bytes([found, read(tensors, 387)], {"bits": 4}) is None
+    assert unpacked_bytes([read({"a": tensor(0, 256)}, 256)], {}) is None

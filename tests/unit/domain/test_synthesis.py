@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.errors import CapabilityError
-from mlxk.domain.synthesis import PIECE_CHARACTERS, chosen_voice, pieces_of, wav_header
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.synthesis import (
+    PIECE_CHARACTERS,
+    SynthesisRequest,
+    SynthesisSettings,
+    chosen_voice,
+    pieces_of,
+    wav_header,
+)
 
 SENTENCE = "This is a sentence of some length, number {}."
 
@@ -71,6 +79,18 @@ def test_a_voice_is_found_in_any_case_and_the_first_is_the_usual_one() -> None:
         chosen_voice("bob", voices, "m")
     with pytest.raises(CapabilityError, match="it has one voice, without a name"):
         chosen_voice("bob", (), "m")
+
+
+def test_an_empty_voice_is_refused_with_every_other_fault() -> None:
+    settings = SynthesisSettings(voice=" ", speed=float("nan"))
+    assert settings.faults() == {
+        "voice": "is empty",
+        "speed": "must be at least 0.25 and at most 4 (got nan)",
+    }
+    with pytest.raises(ValidationError) as refusal:
+        SynthesisRequest(ModelHandle("m", "/m", Origin.CACHE), "...", settings).validate()
+    for fault in ("input has no letter", "voice is empty", "speed must be"):
+        assert fault in refusal.value.message.replace(":", "")
 
 
 def test_a_wav_header_states_the_rate_and_the_length() -> None:
