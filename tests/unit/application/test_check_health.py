@@ -63,6 +63,27 @@ def test_all_models_are_checked_by_name() -> None:
     ]
 
 
+def test_a_model_that_was_removed_since_it_was_listed_is_left_out() -> None:
+    check = checker({"org/a": FILES, "org/b": FILES})
+    files = check.describe.files
+    assert isinstance(files, InMemoryModelFiles)
+    del files.directories[f"/cache/org/a/{COMMIT}"]
+    cache = check.describe.cache
+    assert isinstance(cache, InMemoryModelCache)
+
+    class Listed(InMemoryModelCache):
+        def names(self) -> tuple[str, ...]:
+            found = super().names()
+            self.models.pop("org/a", None)
+            return found
+
+    gone = Listed(cache.models)
+    late = attrs.evolve(
+        check, resolve=attrs.evolve(check.resolve, cache=gone), describe=attrs.evolve(check.describe, cache=gone)
+    )
+    assert [entry.handle.name for entry in late()] == ["/ws/mine", "org/b"]
+
+
 def test_a_workspace_is_reported_with_its_state() -> None:
     entries = {entry.handle.name: entry.workspace for entry in checker({"org/a": FILES})()}
     assert entries == {"/ws/mine": Workspace(managed=True, clean=True), "org/a": None}
@@ -116,6 +137,12 @@ def test_what_the_quick_check_finds_comes_first_in_a_deep_one() -> None:
     assert report.reason.startswith("Damaged safetensors, truncated")
     assert report.reason.endswith("Content differs from its digest: model.safetensors")
     assert (report.files, report.missing_bytes) == (("model.safetensors",), 6)
+
+
+def test_a_damaged_model_whose_content_is_as_recorded_keeps_what_the_quick_check_found() -> None:
+    digest = hashlib.sha256(TRUNCATED["model.safetensors"]).hexdigest()
+    check = checker({"org/a": TRUNCATED}, {"org/a": DIGESTS | {"model.safetensors": digest}})
+    assert only(check("org/a", deep=True)).report == only(check("org/a")).report
 
 
 def test_progress_is_told_for_each_model_until_all_its_bytes_are_read() -> None:

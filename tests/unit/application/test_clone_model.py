@@ -43,13 +43,15 @@ class World:
             self.files, self.store, InMemoryBackendRegistry(), self.cache, default_owner="mlx-community"
         )
 
-    def clone(self, reference: str, target: str | None = None, **options: object) -> CloneResult:
+    def clone(
+        self, reference: str, target: str | None = None, answer: bool | None = None, **options: object
+    ) -> CloneResult:
         built_in = InMemoryModelSource({"demo": "/demo"})
         pull = PullModel(self.cache, built_in, self.hub, self.describe, "mlx-community")
         resolve = ResolveModel(self.cache, self.store, built_in, default_owner="mlx-community")
         clone = CloneModel(resolve, pull, self.files, self.store, self.cache, self.describe)
         request = CloneRequest(reference, target, **options)  # type: ignore[arg-type]
-        return clone(request, self.progress, InMemoryConfirmation(None))
+        return clone(request, self.progress, InMemoryConfirmation(answer))
 
 
 def test_what_is_not_cached_is_pulled_and_what_is_cached_is_not_asked_for_again() -> None:
@@ -124,6 +126,9 @@ def test_a_partial_model_in_the_cache_needs_a_yes() -> None:
     there.cache.models["org/m"] = CachedModel(unfinished=1)
     with pytest.raises(RequiresConfirmationError):
         there.clone("org/m")
+    refused = there.clone("org/m", answer=False)
+    assert (refused.handle, refused.source.name, refused.methods) == (None, "org/m", {})
+    assert (there.store.workspaces, there.cache.models["org/m"]) == ({}, CachedModel(unfinished=1))
     assert there.clone("org/m", force_resume=True).handle is not None
 
 

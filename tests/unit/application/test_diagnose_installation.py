@@ -34,7 +34,7 @@ from mlxk.domain.diagnosis import (
     PlatformFacts,
     PortFacts,
 )
-from mlxk.domain.errors import AccessDeniedError, NetworkError
+from mlxk.domain.errors import AccessDeniedError, NetworkError, StorageError
 from mlxk.domain.models.footprint import Matrices, MemoryReading
 from mlxk.entrypoints.cli.render import findings as doctor
 
@@ -209,6 +209,19 @@ def test_faults_of_models_are_found() -> None:
     found = [each for each in machine.diagnose() if each.fault is Fault.BROKEN_MODEL]
     assert [each.subject for each in found] == ["org/m"]
     assert "mlxk pull org/m --force-resume" in str(doctor.remedy(found[0]))
+
+
+def test_models_that_cannot_be_read_are_one_fault() -> None:
+    class Unreadable(InMemoryModelCache):
+        def names(self) -> tuple[str, ...]:
+            raise StorageError("/cache cannot be read: Permission denied")
+
+    machine = Machine()
+    machine.cache = Unreadable()
+    found = [each for each in machine.diagnose() if each.group is CheckGroup.MODELS]
+    assert [(each.evidence, each.fault) for each in found] == [
+        ("/cache cannot be read: Permission denied", Fault.MODELS_UNREADABLE)
+    ]
 
 
 def test_the_largest_model_is_held_against_the_memory() -> None:

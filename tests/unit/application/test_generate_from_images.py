@@ -38,6 +38,7 @@ from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage, EncodedI
 from mlxk.domain.generation.media_facts import ImageFacts
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.generation.video import EncodedVideo, VideoSampling
 from mlxk.domain.models.footprint import MemoryReading
 
 COMMIT = "a" * 40
@@ -256,6 +257,34 @@ def test_several_answers_to_several_chunks_are_refused() -> None:
 def test_an_answer_that_follows_a_grammar_has_no_table() -> None:
     stream = World().show("a", settings=GenerationSettings(grammar=Grammar.json_object()))
     assert [event.text for event in stream if isinstance(event, TextDelta)] == ["Answer 1."]
+
+
+def test_images_of_earlier_messages_keep_their_numbers_and_the_others_come_after_them() -> None:
+    first = IncomingMessage(Message(Role.USER, "Which?"), (image("a"), image("b"), "Which?"))
+    answered = IncomingMessage(Message(Role.ASSISTANT, "The first."))
+    last = IncomingMessage(Message(Role.USER, "And?"), (image("c"), image("b"), image("d"), "And?"))
+    asked = World()
+    (stream,) = asked.generate("org/eye", [IncomingConversation((first, answered, last))], GenerationOptions(chunk=2))
+    numbers = [re.findall(r"^\| (\d+) \|", table, re.MULTILINE) for table, _ in said(stream)]
+    assert numbers == [["3", "2"], ["4"]]
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_beside_a_clip_all_images_are_shown_together_and_more_than_that_are_refused(count: int) -> None:
+    clip = EncodedVideo.of(b"GIF89a".ljust(64), "clip", VideoSampling())
+    asked = World()
+    prompt = IncomingConversation.of(
+        Conversation.of("?"), *asked.sources("abcdef"[:count]), clip, images_field="--image"
+    )
+    if count == 5:
+        (stream,) = asked.generate("org/eye", [prompt], GenerationOptions(chunk=1))
+        said(stream)
+        assert [len(turns(each)[-1].images) for each in asked.requests] == [5]
+        return
+    with pytest.raises(ValidationError) as refusal:
+        asked.generate("org/eye", [prompt], GenerationOptions(chunk=1))
+    assert refusal.value.message == "--image: 6 images are too many beside a clip, with which all of them are shown"
+    assert (refusal.value.hint, asked.requests) == ("At most 5 are taken.", [])
 
 
 LARGE = bytes(MAX_IMAGE_BYTES)

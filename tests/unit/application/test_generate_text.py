@@ -285,6 +285,16 @@ def test_a_smaller_model_of_a_profile_is_found_for_the_request(kitchen: Kitchen)
     assert draft.name == "mlx-community/small"
 
 
+@pytest.mark.parametrize("reference", ["nosuch", "broken", "whisper"])
+def test_a_usual_smaller_model_that_cannot_help_is_left_out_with_a_warning(kitchen: Kitchen, reference: str) -> None:
+    options = EngineOptions(draft_required=False)
+    kitchen.start("chat", "hi", draft_reference=reference, engine_options=options).cancel()
+    assert kitchen.asked[0].engine_options.draft_model is None
+    (warned,) = kitchen.log.events
+    assert (warned.event, warned.fields["model"]) == ("a default draft model is not used", reference)
+    assert reference in str(warned.fields["reason"])
+
+
 def test_reasoning_of_a_profile_is_for_models_that_can_and_for_requests_that_say_nothing_of_it(
     kitchen: Kitchen,
 ) -> None:

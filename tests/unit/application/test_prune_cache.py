@@ -116,6 +116,22 @@ def test_what_became_of_use_since_it_was_shown_stays(there: World) -> None:
     assert [(waste.name, waste.revisions, waste.orphaned) for waste in result.waste] == [("org/m", (), ())]
 
 
+@pytest.mark.parametrize("held", ["busy", "used"])
+def test_what_another_process_took_since_it_was_shown_is_left_alone_and_named(there: World, held: str) -> None:
+    class Taking(InMemoryConfirmation):
+        def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
+            getattr(there.cache, held)["org/m"] = LockHolder(4711, "holding it")
+            return True
+
+    there.confirmation = Taking(True)
+    result = there.prune()
+    assert (result.status, [waste.name for waste in result.waste]) == (PruneStatus.PRUNED, ["org/half"])
+    assert [(each.name, each.reason) for each in result.spared] == [
+        ("org/m", "in use by process 4711, which is holding it")
+    ]
+    assert there.cache.models["org/m"].revisions == (A, B, C)
+
+
 def test_what_links_lead_to_is_never_waste() -> None:
     contents = (StoredContent("x", "1", 5),)
     assert find_waste(ModelUsage("org/m", (), contents, link_to="/elsewhere"), set(WasteKind)) is None

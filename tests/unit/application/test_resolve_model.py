@@ -1,5 +1,6 @@
 """Resolution: what a typed reference means on this machine."""
 
+import attrs
 import pytest
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_source import InMemoryModelSource
@@ -118,6 +119,23 @@ def test_a_name_that_means_nothing_says_how_to_get_it() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         resolver()("org/gemma@v2")
     assert caught.value.hint == Advice(Remedy.FETCH, {"name": "org/gemma@v2"})
+
+
+def test_an_address_is_no_name_and_is_refused_as_one() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolver("org/gemma")("https://huggingface.co/org/gemma")
+    assert caught.value.message.endswith("'https://huggingface.co/org/gemma', which is an address")
+    assert caught.value.hint == "Write only ORG/NAME."
+
+
+@pytest.mark.parametrize("base", ["/home/maker/base", "./base", "../base", "~/base"])
+def test_a_cached_adapter_whose_base_is_a_path_is_refused_and_one_of_a_workspace_is_found(base: str) -> None:
+    resolve = attrs.evolve(resolver("org/lora", home=("lora",)), base_of=lambda directory: base)
+    with pytest.raises(ValidationError) as caught:
+        resolve("org/lora")
+    assert caught.value.message == "'org/lora' is an adapter whose base is named by a path of its maker's machine"
+    beside = attrs.evolve(resolver(home=("lora", "base")), base_of=lambda directory: "../base")("lora")
+    assert (beside.directory, beside.adapter, beside.alias) == ("/ws/base", "/ws/lora", "lora")
 
 
 def test_close_names_are_suggested_but_never_taken() -> None:

@@ -1,5 +1,6 @@
 """What a server offers, and which name means which model."""
 
+import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.clock import InMemoryClock
@@ -37,11 +38,11 @@ class Shelf:
         workspaces = InMemoryWorkspaceStore({WORKSPACE: Workspace(managed=False)}, home=home)
         built_in = InMemoryModelSource()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
-        describe = DescribeModel(self.model_files, workspaces, registry, self.cache, default_owner="mlx-community")
+        self.describe = DescribeModel(self.model_files, workspaces, registry, self.cache, default_owner="mlx-community")
         self.resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
         self.catalogue = ServeCatalogue(
             self.resolve,
-            describe,
+            self.describe,
             self.generator,
             self.clock,
             allow_paths,
@@ -136,6 +137,43 @@ def test_a_fingerprint_is_of_the_weights_and_not_of_the_machine() -> None:
     first, second = Shelf(CHAT_MODEL, OTHER_MODEL), Shelf(CHAT_MODEL)
     assert first.catalogue.find(CHAT_MODEL).fingerprint == second.catalogue.find("chat-model").fingerprint
     assert first.catalogue.find(CHAT_MODEL).fingerprint != first.catalogue.find(OTHER_MODEL).fingerprint
+
+
+def test_an_alias_whose_model_cannot_be_served_is_named_with_the_reason() -> None:
+    shelf = Shelf(CHAT_MODEL, BROKEN_MODEL)
+    del shelf.model_files.directories[f"/cache/{BROKEN_MODEL}/{COMMIT}"]["model.safetensors"]
+    aliases = {"fine": CHAT_MODEL, "gone": "org/nosuch", "torn": BROKEN_MODEL}
+    resolve = attrs.evolve(shelf.resolve, aliases=aliases)
+    catalogue = ServeCatalogue(resolve, shelf.describe, shelf.generator, shelf.clock, False)
+    reasons = dict(catalogue.unusable())
+    assert list(reasons) == ["gone", "torn"]
+    assert reasons["gone"] == "'gone' means org/nosuch: no model found matching 'org/nosuch'"
+    assert "is damaged or incomplete" in reasons["torn"]
+    assert [(served.id, served.alias_of) for served in catalogue()] == [
+        ("fine", CHAT_MODEL),
+        ("mine", None),
+        (CHAT_MODEL, None),
+    ]
+    with pytest.raises(ModelNotFoundError, match="'gone' stands for a model that is not here"):
+        catalogue.find("gone")
+
+
+def test_the_ending_that_means_the_usual_version_is_ignored() -> None:
+    shelf = Shelf(CHAT_MODEL, home=None)
+    shelf.catalogue.offer(WORKSPACE)
+    assert shelf.catalogue.find("chat-model:latest").id == CHAT_MODEL
+    assert shelf.catalogue.find("mine:latest").handle.directory == WORKSPACE
+    for name in (":latest", "nosuch:latest", "chat-model:8b"):
+        with pytest.raises((ModelNotFoundError, ValidationError)):
+            shelf.catalogue.find(name)
+
+
+def test_an_adapter_is_listed_as_a_further_name_of_its_base_and_not_at_all_without_it() -> None:
+    shelf = Shelf(CHAT_MODEL, OTHER_MODEL)
+    bases = {WORKSPACE: CHAT_MODEL, f"/cache/{OTHER_MODEL}/{COMMIT}": "org/nosuch"}
+    resolve = attrs.evolve(shelf.resolve, base_of=bases.get)
+    catalogue = ServeCatalogue(resolve, shelf.describe, shelf.generator, shelf.clock, False)
+    assert [(served.id, served.alias_of) for served in catalogue()] == [("mine", CHAT_MODEL), (CHAT_MODEL, None)]
 
 
 def test_remembered_names_are_bounded() -> None:

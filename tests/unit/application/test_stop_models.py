@@ -53,6 +53,16 @@ def test_what_is_not_in_memory_is_named_with_what_is(name: str) -> None:
     assert raised.value.hint == "In memory: demo, org/Llama-3B, org/Qwen-3B"
 
 
+def test_what_is_not_in_memory_may_be_in_that_of_a_server_that_does_not_answer() -> None:
+    servers = InMemoryRunningServers(*SERVERS)
+    servers.hidden = ("a server (process 9) does not respond", "a server (process 10) does not respond")
+    resolve = ResolveModel(InMemoryModelCache(), InMemoryWorkspaceStore(), InMemoryModelSource())
+    with pytest.raises(ModelNotFoundError) as raised:
+        StopModels(servers, resolve)("nosuch")
+    assert raised.value.message.endswith(f"; {servers.hidden[0]}; {servers.hidden[1]}")
+    assert raised.value.hint == "In memory: demo, org/Llama-3B, org/Qwen-3B"
+
+
 OTHER_LLAMA = ResidentModel(ModelHandle("other/Llama-3B", "/cache/other", Origin.CACHE, "3" * 40), 1, None)
 LONGER = ResidentModel(ModelHandle("org/Llama-3B-4bit", "/cache/org/Llama-3B-4bit/4", Origin.CACHE, "4"), 1, None)
 
