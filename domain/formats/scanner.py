@@ -90,8 +90,7 @@ class MarkerScanner:
         chunks: list[ScannedText] = []
         while self._found is not None:
             self._cut(chunks)
-            while self._advance():
-                self._cut(chunks)
+            self._advance()
         self._release(chunks, len(self._held))
         self._node, self._scanned = self._root, 0
         return chunks

@@ -72,8 +72,8 @@ def test_a_model_that_was_removed_since_it_was_listed_is_left_out() -> None:
     assert isinstance(cache, InMemoryModelCache)
 
     class Listed(InMemoryModelCache):
-        def names(self) -> tuple[str, ...]:
-            found = super().names()
+        def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
+            found = super().find(name, revision)
             self.models.pop("org/a", None)
             return found
 

@@ -104,7 +104,11 @@ def test_a_message_to_the_user_may_hold_calls_and_one_to_the_model_itself_none()
     for pieces in ([text], list(text)):
         assert _split(pieces, "<|eot|><|start|>assistant", style=RECIPIENTS) == expected
     cut = f" to=user<|message|>{call.removesuffix('}</tool_call>')}"
-    assert _split([cut], "<|start|>assistant", complete=False, style=RECIPIENTS)[2] == []
+    assert _split([cut], "<|start|>assistant", complete=False, style=RECIPIENTS) == (
+        "",
+        call.removeprefix("<tool_call>").removesuffix("}</tool_call>"),
+        [],
+    )
 
 
 @pytest.mark.parametrize("header", [" " * 20_000, " to=" + "x" * 20_000])
