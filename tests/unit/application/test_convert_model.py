@@ -1,6 +1,7 @@
 """Converting, decided on doubles: which library, what is refused, and what becomes a workspace."""
 
 import json
+from typing import Any
 
 import attrs
 import pytest
@@ -12,11 +13,12 @@ from doubles.progress import InMemoryProgress
 from doubles.weight_converter import InMemoryWeightConverter
 from doubles.workspace_store import InMemoryWorkspaceStore
 
+from mlxk.application.ports.backends import ConvertedWeights
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertModel, ConvertRequest, ConvertResult
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ConversionFailedError, IncompatibleModelError, UnhealthyModelError, ValidationError
-from mlxk.domain.models.model import Workspace
+from mlxk.domain.models.model import ModelHandle, Workspace
 
 WORK, TARGET = "/home/me/work", "/home/me/out"
 HEADER = json.dumps({"a.weight": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
@@ -121,6 +123,18 @@ def test_a_source_that_is_not_whole_is_not_converted_and_a_broken_result_is_not_
     with pytest.raises(UnhealthyModelError):
         there.convert(ConvertMode.QUANTIZE, 4)
     assert set(there.files.directories) == {WORK}
+
+    class Cutting(InMemoryWeightConverter):
+        def quantize(self, source: ModelHandle, target: str, *options: Any) -> ConvertedWeights:
+            written = super().quantize(source, target, *options)
+            there.files.directories[target]["model.safetensors"] = WEIGHTS[:-1]
+            return written
+
+    there = World()
+    there.converter = Cutting(there.files)
+    with pytest.raises(ConversionFailedError, match="the result is not whole: Damaged safetensors, truncated"):
+        there.convert(ConvertMode.QUANTIZE, 4)
+    assert (set(there.files.directories), set(there.store.workspaces)) == ({WORK}, {WORK})
 
 
 def test_an_index_is_rebuilt_only_when_no_tensor_is_missing() -> None:

@@ -1,6 +1,7 @@
 """Clips: containers by their first bytes, the frames that a model gets, tables, and what crosses to another process."""
 
 import datetime
+import math
 import random
 
 import numpy as np
@@ -10,9 +11,17 @@ from mlxk.adapters.unix_socket import protocol
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.image_table import Chunk, ShownVideo, without_tables
-from mlxk.domain.generation.media import DecodedImage, DecodedVideo, VideoFrame
+from mlxk.domain.generation.media import DecodedImage, DecodedVideo, EncodedImage, ImageFormat, VideoFrame
 from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo, VideoFacts
-from mlxk.domain.generation.video import MAX_VIDEO_BYTES, VIDEOS, EncodedVideo, VideoContainer, VideoSampling
+from mlxk.domain.generation.video import (
+    MAX_SEQUENCE_PIXELS,
+    MAX_VIDEO_BYTES,
+    VIDEOS,
+    EncodedVideo,
+    FrameSequence,
+    VideoContainer,
+    VideoSampling,
+)
 
 BEGINNINGS = {
     b"\0\0\0\x20ftypisom": VideoContainer.MP4,
@@ -71,6 +80,38 @@ def test_a_single_frame_is_all_there_is_or_all_that_is_asked_for() -> None:
 def test_sizes_out_of_range_are_refused(size: int) -> None:
     with pytest.raises(ValidationError, match="--video"):
         VIDEOS.check_size(size, "--video")
+
+
+def sequence(count: int) -> FrameSequence:
+    """Return a clip of so many images."""
+    images = (EncodedImage(b"", ImageFormat.JPEG, f"{index:064x}", f"video[{index}]") for index in range(count))
+    return FrameSequence(tuple(images), 2.0, VideoSampling(fps=2.0), "video")
+
+
+def test_a_sequence_of_images_has_the_times_of_its_rate_and_a_name_by_its_content() -> None:
+    found = sequence(4).decoded(lambda image: DecodedImage(2, 1, bytes(6), image.digest))
+    assert [(frame.index, frame.seconds) for frame in found.frames] == [(0, 0.0), (1, 0.5), (2, 1.0), (3, 1.5)]
+    assert sequence(4).title == sequence(4).file_name != sequence(5).title
+
+
+def test_a_sequence_of_images_must_have_one_size_and_not_too_many_pixels() -> None:
+    decoded: list[str] = []
+
+    def square(image: EncodedImage) -> DecodedImage:
+        decoded.append(image.digest)
+        return DecodedImage(side, side, b"", image.digest)
+
+    side = math.isqrt(MAX_SEQUENCE_PIXELS // 4)
+    assert len(sequence(4).decoded(square).frames) == 4
+    decoded.clear()
+    with pytest.raises(ValidationError) as refusal:
+        sequence(8).decoded(square)
+    most = MAX_SEQUENCE_PIXELS // 1_000_000
+    assert (
+        refusal.value.message
+        == f"video: the frames have too many pixels; at most {most} million are taken of all of them"
+    )
+    assert (refusal.value.hint, len(decoded)) == ("Make them smaller, or send fewer.", 5)
 
 
 def test_frames_are_images_with_their_times() -> None:
