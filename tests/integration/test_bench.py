@@ -288,6 +288,32 @@ def test_one_answer_is_enough_to_ask_without_ignore_eos_from_then_on() -> None:
     assert sum(each.ignore_eos for each in client.asked) == 2
 
 
+def test_a_fault_of_the_program_in_one_of_many_requests_ends_the_measurement() -> None:
+    class Faulty(InMemoryCompletionClient):
+        """Has a fault in the requests that count."""
+
+        def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
+            if len(self.asked) >= 4:
+                raise ArithmeticError("a fault of ours")
+            return super().complete(server, request)
+
+    client = Faulty(("m",))
+    with pytest.raises(ArithmeticError, match="a fault of ours"):
+        measured(client, "m")
+    assert len(client.asked) <= 5  # two at once
+
+
+def test_prompts_that_the_server_has_cut_are_noted() -> None:
+    class Cutting(InMemoryCompletionClient):
+        """Reads one token of each prompt."""
+
+        def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
+            return attrs.evolve(super().complete(server, request), prompt_tokens=1)
+
+    said = "The server counts fewer tokens than the prompts have words: it has cut them."
+    assert measured(Cutting(("m",))).notes == (said,)
+
+
 def test_what_limits_the_figures_is_said() -> None:
     client = InMemoryCompletionClient(("m",))
     client.counts_tokens = False

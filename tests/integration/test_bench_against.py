@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pexpect
 import pytest
 from doubles.clock import InMemoryClock
@@ -18,10 +19,10 @@ from serving.fake_ollama import FakeOllama
 from serving.program import ServedProgram
 
 from mlxk.adapters.builtin.lists import model_pairs
-from mlxk.application.ports.measuring import CompletionServer
+from mlxk.application.ports.measuring import CompletionServer, RemoteRequest
 from mlxk.application.use_cases.measure_servers import CompareSpeed
 from mlxk.application.use_cases.measure_speed import MachineReader
-from mlxk.domain.benchmark import Machine, Processor
+from mlxk.domain.benchmark import Machine, Processor, RemoteCompletion
 from mlxk.domain.comparison import Answer, Comparison, SideResult, Turn
 from mlxk.domain.diagnosis import PlatformFacts
 from mlxk.domain.errors import NetworkError, ValidationError
@@ -289,6 +290,22 @@ def test_a_comparison_in_markdown_has_facts_a_table_and_the_answers_of_each_side
         "",
         "    three",
     ]
+
+
+def test_sides_whose_answers_differ_in_length_are_compared_by_the_token() -> None:
+    class Brief(InMemoryCompletionClient):
+        """Stops after a part of the tokens."""
+
+        def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
+            done = super().complete(server, request)
+            return attrs.evolve(done, completion_tokens=least) if server.url.endswith("b") else done
+
+    compare = attrs.evolve(compare_speed(), client=Brief(("m",)))
+    one, other = (compare.remote(CompletionServer(f"http://127.0.0.1/{name}"), None) for name in "ab")
+    note = "All answers of A have 120 tokens, those of B 102: compare tokens/s rather than totals."
+    for least, notes in ((17, [note]), (18, []), (20, [])):
+        found = compare(one, other, ["Hi"], 20, 6, lambda *_: None)
+        assert [each for each in found.notes if "compare tokens/s" in each] == notes
 
 
 @pytest.mark.parametrize("pair", model_pairs(), ids=lambda pair: pair.elsewhere)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from doubles.text_generator import InMemoryTextGenerator
 
-from mlxk.application.text_streams import ChunkedStream, DescribedChunk
+from mlxk.application.text_streams import ChunkedStream, DescribedChunk, ImageTableDelta, QueuedTextStream
 from mlxk.domain.errors import ExecutionError, MlxkError, ValidationError
 from mlxk.domain.generation.image_table import Chunk, ShownImage
 from mlxk.domain.generation.media import EncodedImage, ImageFormat
@@ -83,6 +83,18 @@ def test_a_part_that_fails_fails_after_what_was_said(make: Callable[[], ChunkedS
         for event in stream:
             said.append(event)
     assert TextDelta("One.") in said
+
+
+def test_a_part_that_fails_at_once_still_shows_its_table_first() -> None:
+    broken = QueuedTextStream()
+    broken.put(ExecutionError("It broke."))
+    stream = ChunkedStream(DescribedChunk(chunk(1, 1), broken), iter(()))
+    (opening,) = stream.take()
+    assert isinstance(opening, ImageTableDelta)
+    assert opening.text.startswith(chunk(1, 1).table())
+    with pytest.raises(ExecutionError, match="It broke"):
+        stream.take()
+    assert stream.take() == ()
 
 
 def test_a_cancelled_answer_shows_no_more_images() -> None:
