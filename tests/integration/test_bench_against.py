@@ -296,14 +296,17 @@ def test_sides_whose_answers_differ_in_length_are_compared_by_the_token() -> Non
     class Brief(InMemoryCompletionClient):
         """Stops after a part of the tokens."""
 
+        least = 20
+
         def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
             done = super().complete(server, request)
-            return attrs.evolve(done, completion_tokens=least) if server.url.endswith("b") else done
+            return attrs.evolve(done, completion_tokens=self.least) if server.url.endswith("b") else done
 
-    compare = attrs.evolve(compare_speed(), client=Brief(("m",)))
+    client = Brief(("m",))
+    compare = attrs.evolve(compare_speed(), client=client)
     one, other = (compare.remote(CompletionServer(f"http://127.0.0.1/{name}"), None) for name in "ab")
     note = "All answers of A have 120 tokens, those of B 102: compare tokens/s rather than totals."
-    for least, notes in ((17, [note]), (18, []), (20, [])):
+    for client.least, notes in ((17, [note]), (18, []), (20, [])):
         found = compare(one, other, ["Hi"], 20, 6, lambda *_: None)
         assert [each for each in found.notes if "compare tokens/s" in each] == notes
 
