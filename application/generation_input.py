@@ -278,15 +278,13 @@ class MediaReaders:
         return attrs.evolve(message, content="\n\n".join(filter(None, (message.content, *notes))), parts=parts)
 
     def decode(self, part: IncomingPart) -> MessagePart:
-        """Return a part of a message, decoded if it is a file."""
+        """Return a part of a message, decoded if it is a recording or an image that was read; not for clips."""
         if isinstance(part, Recording):
             audio = self.audio.decode(part.path, part.name)
             check_audio_length(audio, part.name)
             return audio
-        if callable(part):
-            part = part()
-        if isinstance(part, Clip):
-            return self.read_video(part).video
+        assert not callable(part)
+        assert not isinstance(part, Clip)
         return self.images.decode(part) if isinstance(part, EncodedImage) else part
 
     def numbered_images(

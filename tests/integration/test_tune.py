@@ -292,6 +292,10 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing(command: Command, 
         document = command("tune", model, "facts.jsonl", "--into", "./taught", *flags)
         assert message in document["error"]["message"], flags
         assert [path.name for path in tmp_path.iterdir() if "taught" in path.name] == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "valid.jsonl").write_bytes((tmp_path / "facts.jsonl").read_bytes())
+    error = command("tune", "demo", "data", "--into", "./taught")["error"]
+    assert error["message"].endswith("there are no examples for training in 'data'")
 
 
 def test_an_adapter_is_a_workspace_of_its_own_type(

@@ -7,6 +7,7 @@ import re
 import struct
 from typing import Any
 
+import attrs
 import pytest
 from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
@@ -285,6 +286,19 @@ def test_beside_a_clip_all_images_are_shown_together_and_more_than_that_are_refu
         asked.generate("org/eye", [prompt], GenerationOptions(chunk=1))
     assert refusal.value.message == "--image: 6 images are too many beside a clip, with which all of them are shown"
     assert (refusal.value.hint, asked.requests) == ("At most 5 are taken.", [])
+
+
+@pytest.mark.parametrize("exif", [True, False])
+def test_where_a_clip_was_recorded_is_told_only_if_it_may_be(exif: bool) -> None:
+    clip, recorded = EncodedVideo.of(b"GIF89a".ljust(64), "clip", VideoSampling()), FACTS[image("a").digest]
+    asked = World(exif=exif)
+    asked.generate = attrs.evolve(asked.generate, videos=InMemoryVideoDecoder(recorded=recorded))
+    shown = asked.generate.prepare_video("org/eye", clip, 3)
+    assert (shown.number, shown.read.facts.recorded) == (3, recorded if exif else None)
+    prompt = IncomingConversation.of(Conversation.of("?"), clip)
+    (stream,) = asked.generate("org/eye", [prompt], GenerationOptions())
+    ((table, _),) = said(stream)
+    assert ("32.79" in table, "32.79" in turns(asked.requests[0])[0].content) == (exif, exif)
 
 
 LARGE = bytes(MAX_IMAGE_BYTES)

@@ -69,6 +69,18 @@ def test_damage_is_told_before_anything_else() -> None:
     assert refused.value.hint == Advice(Remedy.CHECK_HEALTH, {"name": "org/m"})
 
 
+@pytest.mark.parametrize("origin", [Origin.CACHE, Origin.WORKSPACE])
+def test_a_partial_download_of_the_cache_is_to_be_completed_or_removed(origin: Origin) -> None:
+    health = unhealthy("Partial download: no model weights found", fix=Remedy.REPAIR_INDEX)
+    with pytest.raises(UnhealthyModelError) as refused:
+        require_loadable(attrs.evolve(MODEL, health=health, handle=attrs.evolve(MODEL.handle, origin=origin)), any_kind)
+    assert refused.value.fix is Remedy.REPAIR_INDEX
+    if origin is Origin.CACHE:
+        assert refused.value.hint == Advice(Remedy.COMPLETE_OR_REMOVE, {"reference": "org/m", "name": "org/m"})
+    else:
+        assert refused.value.hint == Advice(Remedy.CHECK_HEALTH, {"name": "org/m"})
+
+
 def test_another_kind_is_told_before_a_backend_that_is_missing() -> None:
     with pytest.raises(CapabilityError, match="another kind"):
         require_loadable(attrs.evolve(MODEL, **NO_BACKEND), another_kind)
