@@ -125,6 +125,7 @@ def test_images_are_checked_by_file_and_line_before_anything_is_loaded(
         "pictures/cut.png",
         "pictures",
         "data:image/png;base64,%",
+        "data:image/png,abc",
         inline,
     )
     lines = [line([{"type": "image_url", "image_url": {"url": each}}, ASKED], "x") for each in shown]
@@ -134,11 +135,13 @@ def test_images_are_checked_by_file_and_line_before_anything_is_loaded(
     said = [each for each in done.stderr.splitlines() if not each.startswith("import time:")]
     place = "messages[0].content[0].image_url: the image"
     assert said[0] == f"train.jsonl:1: {place} '{faces.parent}/pictures/none.png': there is no such file"
-    assert [each.partition(": ")[0] for each in said[:5]] == [f"train.jsonl:{number}" for number in range(1, 6)]
+    assert [each.partition(": ")[0] for each in said[:6]] == [f"train.jsonl:{number}" for number in range(1, 7)]
+    assert said[4] == f"train.jsonl:5: {place} in the line: is not base64"
+    assert said[5] == f"train.jsonl:6: {place} in the line: holds its content in another form than base64"
     imported = {each.rpartition("|")[2].strip().partition(".")[0] for each in done.stderr.splitlines()}
     assert not {"mlx", "mlx_lm", "mlx_vlm", "transformers"} & imported
     faults = command("tune", "demo-vision", "data", "--into", "./taught")["error"]["detail"]["faults"]
-    assert [each["line"] for each in faults] == [1, 2, 3, 4, 5]
+    assert [each["line"] for each in faults] == [1, 2, 3, 4, 5, 6]
 
 
 def test_what_does_not_go_with_images_is_refused(faces: Path, command: Command, tmp_path: Path) -> None:

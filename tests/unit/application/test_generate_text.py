@@ -62,6 +62,12 @@ MODELS = {
     "mlx-community/chat": files({"model_type": "llama"}),
     "mlx-community/small": files({"model_type": "llama"}),
     **{f"mlx-community/{name}": {**files({"model_type": "llama"}), **found} for name, found in TEMPLATES.items()},
+    **{
+        f"mlx-community/{mode}": files(
+            {"model_type": "llama", "quantization": {"bits": 8, "group_size": 32, "mode": mode}}
+        )
+        for mode in ("mxfp8", "nvfp4", "affine")
+    },
     "mlx-community/broken": {"config.json": b"{"},
     "mlx-community/whisper": files({"model_type": "whisper"}),
     "mlx-community/novel": files({"model_type": "nobody-knows"}),
@@ -71,7 +77,7 @@ MODELS = {
 class Kitchen:
     """The use case with everything around it in memory."""
 
-    def __init__(self, total: int = 16 * GIB) -> None:
+    def __init__(self, total: int = 16 * GIB, *, activations: bool = False) -> None:
         self.asked: list[GenerationRequest] = []
         self.fails_after: int | None = None
         self.profiles: dict[str, Profile] = {}
@@ -81,7 +87,8 @@ class Kitchen:
         cache = InMemoryModelCache(self.models)
         model_files = InMemoryModelFiles({f"/cache/{name}/{'a' * 40}": content for name, content in MODELS.items()})
         workspaces = InMemoryWorkspaceStore()
-        registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
+        backends = {"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}}
+        registry = InMemoryBackendRegistry(backends, activations=activations)
         self.generator = InMemoryTextGenerator(self._answer)
         self.generate = GenerateText(
             ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
@@ -313,6 +320,32 @@ def test_an_option_that_excludes_one_of_a_profile_replaces_it(kitchen: Kitchen) 
     kitchen.profiles = {"own": Profile("chat", engine_options=EngineOptions(max_kv_size=64, adapter="/a"))}
     kitchen.start("own", "hi", engine_options=EngineOptions(kv_bits=4)).cancel()
     assert kitchen.asked[0].engine_options == EngineOptions(kv_bits=4, adapter="/a")
+
+
+@pytest.mark.parametrize(("reference", "used"), [("mxfp8", True), ("nvfp4", True), ("affine", None), ("chat", None)])
+def test_activations_are_quantized_only_beside_weights_of_their_formats(reference: str, used: bool | None) -> None:
+    kitchen = Kitchen(activations=True)
+    kitchen.start(reference, "hi", engine_options=EngineOptions(quantize_activations=True)).cancel()
+    assert kitchen.asked[0].engine_options.quantize_activations is used
+    assert [(each.event, each.fields) for each in kitchen.log.events] == (
+        []
+        if used
+        else [
+            (
+                "activations are not quantized",
+                {
+                    "model": f"mlx-community/{reference}",
+                    "reason": "the weights are quantized neither as mxfp8 nor as nvfp4",
+                },
+            )
+        ]
+    )
+
+
+def test_activations_that_the_machine_cannot_quantize_are_refused(kitchen: Kitchen) -> None:
+    with pytest.raises(CapabilityError, match="quantize_activations"):
+        kitchen.start("chat", "hi", engine_options=EngineOptions(quantize_activations=True))
+    assert kitchen.asked == []
 
 
 def test_a_size_of_groups_belongs_to_the_bits_of_the_same_place_or_of_the_profile(kitchen: Kitchen) -> None:

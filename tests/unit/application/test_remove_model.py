@@ -23,7 +23,7 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.models.model import Workspace
+from mlxk.domain.models.model import ModelHandle, Workspace
 
 A, B = "a" * 40, "b" * 40
 NAMES = ("acme/test-one", "acme/test-two", "beta/test-one", "acme/Other")
@@ -57,6 +57,18 @@ def test_an_exact_name_is_removed_at_once(there: World) -> None:
     result = there.remove("acme/test-one")
     assert (result.done, [removal.name for removal in result.removals]) == (True, ["acme/test-one"])
     assert sorted(there.cache.models) == ["acme/Other", "acme/test-two", "beta/test-one"]
+
+
+def test_a_model_that_was_removed_since_it_was_found_is_not_found() -> None:
+    class Vanishing(InMemoryModelCache):
+        def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
+            found = super().find(name, revision)
+            self.models.pop("acme/test-one", None)
+            return found
+
+    there = World(Vanishing({"acme/test-one": CachedModel((A,), {"main": A})}), InMemoryConfirmation(True))
+    with pytest.raises(ModelNotFoundError, match=r"^no cached model found matching 'acme/test-one'$"):
+        there.remove("acme/test-one")
 
 
 @pytest.mark.parametrize("reference", ["Other", "oth", "ACME/other"])
