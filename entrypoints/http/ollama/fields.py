@@ -155,8 +155,11 @@ _OPTION_NAMES: Mapping[str, str] = {
 }
 """Paths of options by the fields of a chat request."""
 
-Format = str | dict[str, Any] | None
-"""``json``, or a JSON Schema."""
+FormatName = Annotated[str, Range(1, None)]
+"""``json``."""
+
+Format = FormatName | dict[str, Any] | None
+"""A name, or a JSON Schema."""
 
 Think = bool | str | None
 """Whether the model reasons, or the effort."""
@@ -305,7 +308,7 @@ def register_fields(converter: StrictConverter) -> None:
 
 def _format_kind(value: object) -> object:
     if isinstance(value, str):
-        return str
+        return FormatName
     if isinstance(value, dict):
         return dict[str, Any]
     raise TypeError('must be "json" or a JSON Schema')

@@ -158,8 +158,6 @@ def register_inputs(converter: StrictConverter) -> None:
 
 
 def _inputs_kind(value: object) -> object:
-    if value is None:
-        return None
     if isinstance(value, str):
         return Annotated[str, Range(1, None)]
     if isinstance(value, dict):

@@ -190,6 +190,7 @@ class StrictConverter:
 
     def __init__(self) -> None:
         self.cattrs = Converter(detailed_validation=True)
+        self._unions: list[object] = []
         for kind, hook in _SCALARS.items():
             self.cattrs.register_structure_hook(kind, hook)
         self.cattrs.register_structure_hook_factory(attrs.has, self._object_hook)
@@ -204,6 +205,9 @@ class StrictConverter:
             kind: The union, exactly as a field declares it.
             choose: Returns the member for a JSON value; raises ``TypeError`` or ``ValueError`` with the fault.
         """
+        if kind in self._unions:  # unions are equal in any order of their members, and one rule would hide the other
+            raise ValueError(f"{kind} has a rule already")
+        self._unions.append(kind)
         optional = type(None) in get_args(kind)
 
         def hook(value: object, _: object) -> object:

@@ -101,6 +101,16 @@ def test_results_become_text(content: Any, is_error: bool | None, shown: str) ->
     assert turns_of(ASKED, CALLING, {"role": "user", "content": [block]})[-1] == ("tool", shown)
 
 
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_what_a_server_ran_is_left_out_of_any_turn_and_named(role: str) -> None:
+    ran = {"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}}
+    status, _, request, headers = send(messages=[ASKED, {"role": role, "content": [text(), ran, text()]}])
+    assert (status, headers["x-mlxk-ignored-fields"]) == (200, "messages[].content[].server_tool_use")
+    assert request is not None
+    assert isinstance(request.prompt, Conversation)
+    assert request.prompt.messages[-1].content == "hi\nhi"
+
+
 def test_documents_become_text() -> None:
     plain = {"type": "text", "media_type": "text/plain", "data": "body"}
     block = {"type": "document", "source": plain, "title": "Title", "context": "About it."}

@@ -288,6 +288,12 @@ def test_tool_choice(choice: Any, offered: int, forced: str | None) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, "messages: must have a message of the role user"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: must be a string or an array of blocks"),
         ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages[0].content[0]: must have a type of"),
+        ({"messages": [{"role": "user", "content": [text(), "hi"]}]}, "messages[0].content[1]: must be an object"),
+        ({"messages": turn({"type": "document", "source": "x"})}, "messages[2].content[0].source: must be an object"),
+        (
+            {"messages": turn({"type": "document", "source": {"type": "file", "file_id": "f"}})},
+            "messages[2].content[0].source: files by their id are not supported",
+        ),
         (
             {"messages": [{"role": "user", "content": [CALLED]}]},
             "messages[0].content[0].type: is not allowed for the role user",
@@ -310,6 +316,7 @@ def test_tool_choice(choice: Any, offered: int, forced: str | None) -> None:
         ({"output_config": {"effort": "most"}}, "output_config.effort: must be one of"),
         ({"output_config": {"format": {"type": "xml", "schema": {}}}}, "output_config.format.type: must be one of"),
         ({"tools": [{"name": "x"}]}, "tools[0].input_schema: is required"),
+        ({"tools": [ADD, "sub"]}, "tools[1]: must be an object"),
         ({"tools": [{"name": "", "input_schema": {}}]}, "tools[0].name: must have at least 1 characters (got 0)"),
         (
             {"tools": [{"type": "x", "name": "y"}, {"name": "x", "input_schema": {"$defs": 5}}]},

@@ -278,6 +278,11 @@ def test_thinking_goes_back_to_the_template() -> None:
 NAMED = {"model": CHAT_MODEL}
 
 
+def called_with(arguments: Any, role: str = "assistant") -> dict[str, Any]:
+    """Return a message with a call."""
+    return {"role": role, "content": "", "tool_calls": [{"function": {"name": "add", "arguments": arguments}}]}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "text"),
     [
@@ -291,6 +296,10 @@ NAMED = {"model": CHAT_MODEL}
         ("/api/chat", {"messages": MESSAGES, "think": "much"}, "think: must be true, false or one of low"),
         ("/api/chat", {"messages": MESSAGES, "think": 1}, "think: must be true, false or one of low"),
         ("/api/chat", {"messages": MESSAGES, "format": "xml"}, 'format: must be "json" or a JSON Schema'),
+        ("/api/chat", {"messages": MESSAGES, "format": 3}, 'format: must be "json" or a JSON Schema'),
+        ("/api/generate", {"prompt": "a", "format": [SCHEMA]}, 'format: must be "json" or a JSON Schema'),
+        ("/api/chat", {"messages": [*MESSAGES, called_with(3)]}, "tool_calls[0].function.arguments: must be an object"),
+        ("/api/chat", {"messages": [called_with({}, "user")]}, "messages[0].tool_calls: is for the role assistant"),
         ("/api/chat", {"messages": MESSAGES, "keep_alive": "soon"}, "keep_alive: must be a number of seconds"),
         ("/api/chat", {"messages": MESSAGES, "keep_alive": True}, "keep_alive: must be a number of seconds"),
         ("/api/chat", {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs: needs logprobs to be true"),
@@ -303,6 +312,7 @@ NAMED = {"model": CHAT_MODEL}
         ("/api/generate", {"prompt": "a", "context": [1]}, "context: is not supported"),
         ("/api/generate", {"prompt": "a", "width": 64}, "width: is not supported: no images are generated"),
         ("/api/generate", {"prompt": "a", "raw": True, "system": "b"}, "raw: does not support template, system, or"),
+        ("/api/generate", {"prompt": "a", "suffix": "b", "system": "c"}, "suffix: is not supported together with syst"),
         ("/api/generate", {"prompt": "a", "suffix": "b"}, f'"{CHAT_MODEL}" does not support insert'),
         ("/api/generate", {"prompt": "a", "images": ["aGk="]}, "images[0]"),
         ("/api/generate", {"prompt": "a", "images": ["aGk="], "raw": True}, "images: is for prompts that"),

@@ -181,6 +181,20 @@ def test_half_a_character_is_refused_in_what_is_to_be_unloaded(body: dict[str, s
     assert post("/v1/unload", json.dumps(body).encode())[0] == 400
 
 
+@pytest.mark.parametrize(
+    ("model", "message"), [(3, "model: must be a string"), ("no/such", "model: 'no/such' is not loaded")]
+)
+def test_what_cannot_be_unloaded_is_named(model: Any, message: str) -> None:
+    status, answer = post("/v1/unload", json.dumps({"model": model}).encode())
+    assert (status, answer["error"]["message"]) == (400, message)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400])
+def test_a_number_beyond_all_numbers_is_refused(number: str) -> None:
+    status, answer = post("/v1/completions", b'{"model": "m", "prompt": "a", "temperature": %s}' % number.encode())
+    assert (status, answer["error"]["message"]) == (400, "temperature: must be a finite number")
+
+
 def test_half_a_character_is_refused_unescaped_too() -> None:
     body = json.dumps({"model": CHAT_MODEL, "prompt": "<>"}).encode()
     assert post("/v1/completions", body)[0] == 200

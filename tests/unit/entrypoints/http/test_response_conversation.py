@@ -53,6 +53,18 @@ def test_the_items_of_a_turn_are_one_message() -> None:
     assert [(turn.tool_call_id, turn.content) for turn in rest[3:]] == [("c1", "failed to parse"), ("c2", "done")]
 
 
+def test_two_answers_in_a_row_stay_two_messages_and_reasoning_begins_the_next() -> None:
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+    answers = [{"role": "assistant", "content": each} for each in ("one", "two", "three")]
+    _, reached, _ = respond(input=[*answers[:2], thought, answers[2], {"role": "user", "content": "go"}])
+    assert [(turn.role, turn.reasoning, turn.content) for turn in turns(reached)] == [
+        (Role.ASSISTANT, "", "one"),
+        (Role.ASSISTANT, "", "two"),
+        (Role.ASSISTANT, "hm", "three"),
+        (Role.USER, "", "go"),
+    ]
+
+
 BUILT_IN_CALLS = [
     (
         {"type": "local_shell_call", "id": "l1", "call_id": "c", "action": {"type": "exec", "command": ["ls"]}},
@@ -157,6 +169,14 @@ def test_further_tools_are_shown_with_the_others() -> None:
     _, reached, ignored = respond(input=[item, {"role": "user", "content": "hi"}], tools=[PATCH])
     assert list(shown(reached)) == ["apply_patch", "add"]
     assert ignored == "input[0].tools[1]"
+
+
+def test_a_known_tool_is_chosen_by_its_type() -> None:
+    tools = [ADD, {"type": "shell"}, {"type": "apply_patch"}]
+    for choice, name in (({"type": "apply_patch"}, "apply_patch"), ({"type": "shell"}, "shell")):
+        _, reached, _ = respond(tools=tools, tool_choice=choice)
+        assert reached.settings.forced_call is not None
+        assert reached.settings.forced_call.name == name
 
 
 CHOICES = [
