@@ -28,6 +28,10 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
         self.abandoned = 0
         """Number of generators that were closed early."""
 
+    def hear(self, transcript: Transcript) -> None:
+        """Hear this in every recording from now on."""
+        self._transcripts, self._default = {}, transcript
+
     def refuse_everything(self) -> None:
         """Refuse every recording from now on."""
         self._transcripts, self._default = {}, None

@@ -21,7 +21,7 @@ from serving.parts import (
 from serving.running import RunningServer, eventually
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.transcription import SpeechTask
+from mlxk.domain.transcription import Segment, SpeechTask, Transcript
 from mlxk.entrypoints.http.requests.media import MAX_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.settings import ServerSettings
@@ -88,6 +88,15 @@ def test_only_what_is_asked_for_is_timed(sdk: openai.OpenAI) -> None:
     usual = sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, response_format="verbose_json")
     assert usual.words is None
     assert usual.segments is not None
+
+
+def test_a_model_that_times_no_words_is_not_asked_for_them(server: RunningServer) -> None:
+    server.parts.transcriber.hear(Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0.0, 1.0),)))
+    fields = [("file", SOUND), ("model", SPEECH_MODEL), ("response_format", "verbose_json")]
+    status, body = post_form(server, "/v1/audio/transcriptions", [*fields, ("timestamp_granularities[]", "word")])
+    assert (status, body["error"]["param"]) == (422, "timestamp_granularities")
+    assert body["error"]["message"] == f"timestamp_granularities: model '{SPEECH_MODEL}' times no words"
+    assert post_form(server, "/v1/audio/transcriptions", fields)[0] == 200
 
 
 def test_subtitles(sdk: openai.OpenAI) -> None:
@@ -185,6 +194,14 @@ def test_a_recording_that_cannot_be_transcribed_releases_its_slot_and_its_file(
     fields = [("file", SOUND), ("model", SPEECH_MODEL), ("stream", stream)]
     assert post_form(server, "/v1/audio/transcriptions", fields)[0] == 400
     assert server.parts.application._limit.admitted == 0
+    assert uploads_left_behind() == []
+
+
+def test_a_recording_for_a_model_that_does_not_fit_releases_its_slot_and_its_file() -> None:
+    with RunningServer(Parts(settings=ServerSettings(strict_memory=True), budget=1)) as server:
+        status, body = post_form(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])
+        assert (status, body["error"]["type"]) == (507, "insufficient_memory")
+        assert server.parts.application._limit.admitted == 0
     assert uploads_left_behind() == []
 
 

@@ -10,7 +10,7 @@ from openai.types.audio.transcription_create_params import (
     TranscriptionCreateParamsNonStreaming,
     TranscriptionCreateParamsStreaming,
 )
-from serving.forms import BOUNDARY, FormPart, post_form, uploads_left_behind
+from serving.forms import BOUNDARY, FORM, FormPart, encoded_form, post_form, uploads_left_behind
 from serving.parts import SPEECH_MODEL, Parts
 from serving.running import RunningServer
 
@@ -76,6 +76,13 @@ def test_the_field_of_a_form_that_is_at_fault_is_named_for_programs(
     assert [problem["param"] for problem in error["detail"]["problems"]] == [param]
     assert error["message"].startswith(f"{param}: ")
     assert server.parts.transcriber.requests == []
+
+
+def test_a_field_that_is_no_text_is_named(server: RunningServer) -> None:
+    form = encoded_form([("file", SOUND), ("model", SPEECH_MODEL), ("prompt", "caf<>")]).replace(b"<>", b"\xe9")
+    status, _, body = server.request("POST", "/v1/audio/transcriptions", form, {"Content-Type": FORM})
+    assert (status, body["error"]["message"], body["error"]["param"]) == (400, "prompt: is not UTF-8 text", "prompt")
+    assert uploads_left_behind() == []
 
 
 def test_an_empty_file_is_named_by_its_field(server: RunningServer) -> None:

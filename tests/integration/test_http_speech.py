@@ -14,7 +14,7 @@ from serving.contract import faults
 from serving.parts import CHAT_MODEL, SPEECH_MODEL, VOICE, VOICE_MODEL, Parts
 from serving.running import RunningServer, eventually
 
-from mlxk.domain.errors import ExecutionError
+from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.synthesis import pieces_of
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -193,6 +193,13 @@ def test_a_failure_before_the_first_sound_has_a_status(parts: Parts, speak: Spea
         status, headers, body = speak(response_format="pcm", stream_format=stream)
         assert (status, headers["content-type"]) == (500, "application/json")
         assert body["error"]["message"] == "The model failed."
+
+
+def test_what_the_model_refuses_is_passed_on_as_it_is(parts: Parts, speak: Speak) -> None:
+    parts.synthesizer.failure = ValidationError("It cannot be spoken.")
+    status, _, body = speak(response_format="wav")
+    assert (status, body["error"]["message"], body["error"]["param"]) == (400, "It cannot be spoken.", None)
+    assert parts.application._limit.admitted == 0
 
 
 def test_a_failure_later_is_an_event_or_breaks_the_connection(

@@ -12,6 +12,7 @@ from serving.forms import uploads_left_behind
 from serving.parts import CHAT_MODEL, SPEECH_MODEL, SPOKEN, Parts
 from serving.running import RunningServer, eventually
 
+from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError
 from mlxk.entrypoints.http.openai.chat.jobs import TRANSCRIPTION_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.settings import ServerSettings
@@ -173,6 +174,7 @@ def test_tools_that_must_not_be_called_are_accepted(server: RunningServer) -> No
         ([{"role": "system", "content": "Be brief."}, *spoken()], ["messages[0]"]),
         ([*spoken(), {"role": "assistant", "content": "Hm."}, *spoken()], ["messages[0]"]),
         (spoken(text("What?"), {"type": "image_url", "image_url": {"url": IMAGE}}), ["messages[0].content[2]"]),
+        (spoken({"type": "file", "file": {"file_data": "aGk="}}), ["messages[0].content[1]"]),
         (spoken(sound(), sound()), ["messages[0].content[1]", "messages[0].content[2]"]),
         ([{"role": "user", "content": "hello"}], ["messages[0].content"]),
     ],
@@ -199,6 +201,24 @@ def test_a_recording_that_is_none_is_refused_before_anything_is_sent(stream: boo
     status, answer = ask(server, spoken(), stream=stream)
     field = "messages[0].content[0].input_audio.data"
     assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "validation_error", field)
+    assert uploads_left_behind() == []
+    assert server.parts.application._limit.admitted == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (CapabilityError("It cannot."), 422, "model: It cannot."),
+        (CapabilityError.in_field("prompt", "takes no hint"), 422, "messages[0].content[1].text: takes no hint"),
+        (ExecutionError("The model failed."), 500, "The model failed."),
+    ],
+)
+def test_what_fails_as_a_recording_begins_to_be_heard_is_said_and_leaves_nothing(
+    failure: MlxkError, status: int, message: str, server: RunningServer
+) -> None:
+    server.parts.transcriber.failure = failure
+    answered, body = ask(server, spoken(text("Ada, Grace")))
+    assert (answered, body["error"]["message"]) == (status, message)
     assert uploads_left_behind() == []
     assert server.parts.application._limit.admitted == 0
 

@@ -178,6 +178,13 @@ def same_for_completions(choices: list[list[GenerationEvent]], *, echo: bool) ->
             assert choice["logprobs"] == {key: [v for part in parts for v in part[key]] for key in choice["logprobs"]}
 
 
+def test_nothing_cancels_an_answer_in_one_piece_before_its_end() -> None:
+    writer = WholeWriter(ChatRenderer(context(1)), 1)
+    assert (writer.open(), writer.keep_alive(), writer.progress(1, 2), writer.events(0, [finished()])) == (True,) * 4
+    writer.close([finished()])
+    assert json.loads(writer.wait())["choices"][0]["finish_reason"] == "stop"
+
+
 def finished(reason: FinishReason = FinishReason.STOP) -> Finished:
     """Return an end."""
     return Finished(reason, Usage(3, 2, 1), Timings(0, 0, 0))

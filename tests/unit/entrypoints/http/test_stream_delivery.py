@@ -283,6 +283,15 @@ def test_an_error_of_a_whole_response_is_raised_and_releases_its_slots(setting: 
     assert setting.limit.admitted == 0
 
 
+def test_a_response_that_begins_after_the_end_of_the_server_fails_at_once() -> None:
+    dispatcher = StreamDispatcher(InMemoryClock(), InMemoryEventLog())
+    dispatcher.close()
+    stream, writer, ends = ScriptedStream(TextDelta("a")), RecordingWriter(), Ends()
+    dispatcher.add(StreamDelivery((stream,), writer, ends))
+    assert isinstance(writer.error, ServerShutdownError)
+    assert (stream.cancelled, writer.written, ends.calls) == (True, [], [([], "server_shutdown")])
+
+
 def test_a_client_that_disconnects_before_the_streams_start_has_them_cancelled(setting: Setting) -> None:
     stream = ScriptedStream(finished(FinishReason.CANCELLED))
     setting.respond(lambda _: [stream], stream=False, **{ENVIRON_ON_DISCONNECT: lambda callback: callback()})
