@@ -13,8 +13,8 @@ import pytest
 from serving.parts import Parts
 from serving.running import RunningServer
 
-from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.api_keys import read_key_file
+from mlxk.domain.errors import UsageError, ValidationError
+from mlxk.entrypoints.api_keys import key_to_send, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import build_parser, run
 from mlxk.entrypoints.cli.server_settings import DESKTOP_ORIGINS
@@ -138,6 +138,17 @@ def test_a_key_file_that_is_none_is_refused_by_name(tmp_path: Path, content: byt
     keys.write_bytes(content)
     with pytest.raises(ValidationError, match=re.escape(f"--api-key-file: '{keys}'")):
         read_key_file(str(keys))
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\tb", "a\x7f"])
+def test_a_key_that_no_header_can_hold_is_not_sent(tmp_path: Path, key: str) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"# ours\n{key}\nplain\n", encoding="utf-8")
+    with pytest.raises(UsageError) as refused:
+        key_to_send(str(keys))
+    assert refused.value.message == f"--api-key-file: the first key of '{keys}' cannot be sent"
+    keys.write_text(f"plain\n{key}\n", encoding="utf-8")
+    assert key_to_send(str(keys)) == "plain"
 
 
 def test_a_key_file_without_an_end_is_refused() -> None:

@@ -51,11 +51,12 @@ def test_a_value_outside_its_closed_set_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["hub.example", "ftp://hub.example", "https://", "http:///x", "http://:80", "http://hub:x", "http://a\nb"],
+    ["hub.example", "ftp://hub.example", "https://", "http:///x", "http://:80", "http://hub:x", "/hub", "http://a\nb"],
 )
 def test_an_address_without_a_host_is_refused_by_name(address: str) -> None:
     with pytest.raises(ValidationError, match="HF_ENDPOINT must begin with http:// or https://"):
         read_settings({"HOME": "/h", "HF_ENDPOINT": address})
+    assert read_settings({"HOME": "/h", "HF_ENDPOINT": " https://hub.example/ "}).hub_endpoint == "https://hub.example"
 
 
 def test_every_variable_is_described_once() -> None:

@@ -3,8 +3,9 @@
 import pytest
 
 from mlxk.domain.errors import Advice, MlxkError, ModelNotFoundError, Remedy, UnhealthyModelError, ValidationError
+from mlxk.domain.models.footprint import Matrices
 from mlxk.domain.models.model import unhealthy
-from mlxk.entrypoints.wording import COMMAND_LINE, HTTP, command_line_error, health_reason, http_error
+from mlxk.entrypoints.wording import COMMAND_LINE, HTTP, command_line_error, health_reason, http_error, matrices_words
 
 NAMES = {"path": "./n", "name": "org/m", "reference": "m", "close": "org/n", "capability": "vision"}
 
@@ -53,6 +54,21 @@ def test_an_index_of_other_files_is_reported_with_the_command_that_repairs_it() 
     assert health_reason(report) == expected
     error = UnhealthyModelError(f"'m' is damaged or incomplete: {report.reason}", fix=report.fix)
     assert command_line_error(error)[0] == f"'m' is damaged or incomplete: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("matrices", "words"),
+    [
+        (Matrices(on_cpu=True, library="OpenBLAS 0.3.26"), "multiplied by OpenBLAS 0.3.26"),
+        (
+            Matrices(on_cpu=True),
+            "multiplied slowly; OpenBLAS is many times faster (Debian, Ubuntu: apt install libopenblas0)",
+        ),
+        (Matrices(on_cpu=True, wanted=False), "multiplied slowly, since no library for it may be used"),
+    ],
+)
+def test_how_matrices_are_multiplied_is_said(matrices: Matrices, words: str) -> None:
+    assert matrices_words(matrices) == words
 
 
 @pytest.mark.parametrize("hint", [None, "Write the whole name."])
