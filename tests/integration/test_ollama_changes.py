@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ollama
 import pytest
@@ -11,9 +11,11 @@ from hub.models import sharded_model, small_model
 from hub.server import LoopbackHub
 from models.scripted_model import write_model
 from serving.ollama import lines_of, stream
-from serving.running import RunningServer, eventually, read_all
+from serving.parts import Parts
+from serving.running import RunningServer, eventually, read_all, unchunked
 from serving.whole_program import WholeProgram
 
+from mlxk.domain.errors import MlxkError
 from mlxk.entrypoints.http.ollama.pull import MAX_PULLS
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -127,6 +129,40 @@ def test_a_client_that_leaves_ends_its_pull_and_what_arrived_is_kept(
     assert partial(cache)
     hub.heal()
     assert pulled(served, "org/m")[-1] == {"status": "success"}
+
+
+def test_a_server_that_stops_ends_its_pulls_and_what_arrived_is_kept(
+    hub: LoopbackHub, served: RunningServer, cache: Path
+) -> None:
+    hub.add("org/m", small_model(8 * MEGABYTE))
+    hub.fault("/cdn/", rate=2 * MEGABYTE)
+    connection = served.raw("/api/pull", {"model": "org/m"})
+    assert eventually(lambda: bool(partial(cache)))
+    for _ in range(2):
+        served.hurry()
+    body = unchunked(read_all(connection).partition(b"\r\n\r\n")[2])
+    assert lines_of("/api/pull", body)[-1] == {"error": "The server is shutting down; what arrived is kept."}
+    assert partial(cache)
+    assert listed_here(cache) == []
+
+
+def listed_here(cache: Path) -> list[Path]:
+    """Return the snapshots that have their weights."""
+    return list(cache.rglob("model.safetensors"))
+
+
+def test_a_pull_that_meets_a_fault_of_ours_says_so_and_gives_its_place_to_the_next() -> None:
+    parts = Parts(settings=ServerSettings(allow_model_changes=True))
+    with RunningServer(parts) as running:
+        for _ in range(MAX_PULLS + 1):
+            parts.hub.failure = cast("MlxkError", ZeroDivisionError("secret"))
+            first, last = pulled(running, "org/m")
+            assert first == {"status": "pulling manifest"}
+            assert last == {"error": "The server met an unexpected condition; its log says more."}
+        [*_, logged] = parts.log.named("a pull failed unexpectedly")
+        assert (logged.level, logged.fields["error"]) == ("error", "ZeroDivisionError")
+        assert str(logged.fields["where"]).startswith("InMemoryModelHub._request:")
+        assert "secret" not in str(parts.log.events)
 
 
 def partial(cache: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from doubles.event_log import InMemoryEventLog
+from doubles.text_generator import InMemoryTextGenerator
 from falcon.testing import TestClient
 from models.answers import Answer, read
 from models.tiny_models import build
@@ -15,6 +16,7 @@ from serving.parts import CHAT_MODEL, Parts
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
+from mlxk.application.ports.text_generator import DiskPrefixes, KeptPrompts
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
@@ -139,6 +141,29 @@ def test_a_tenant_sees_and_drops_its_own_and_the_operator_everything(tmp_path: P
     assert (entries("ada"), entries("bob"), entries("boss", "?scope=all")) == (0, 1, 3)
     assert ask("POST", "/v1/cache/reset?scope=all", "boss")[0] == 200
     assert entries("boss", "?scope=all") == 0
+    parts.close()
+
+
+class OnDisk(InMemoryTextGenerator):
+    """A generator whose prompts are on a disk."""
+
+    def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
+        """Return figures that differ from one another."""
+        return KeptPrompts(1, 2, 3, disk=DiskPrefixes(4, 5, 6, 7, 8, 9, 10, 11, 12))
+
+
+def test_what_others_do_with_the_disk_is_for_the_operator_alone(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ada\n")
+    settings = ServerSettings(api_keys=("boss",), operator_key="boss", api_key_file=str(keys))
+    parts = Parts(OnDisk(), settings)
+    client = TestClient(parts.application.wsgi, headers={"Host": "localhost"})
+    own = {"entries": 4, "bytes": 5, "limit_bytes": 6}
+    counters = {"hits": 7, "misses": 8, "writes": 9, "evictions": 10, "refusals": 11, "faults": 12}
+    for key, query, disk in (("ada", "", own), ("boss", "", own), ("boss", "?scope=all", {**own, **counters})):
+        answer = client.simulate_get(f"/v1/cache/stats{query}", headers={"Authorization": f"Bearer {key}"})
+        contract.check("GET", "/v1/cache/stats", answer.status_code, answer.headers["content-type"], answer.json)
+        assert answer.json["disk"] == disk
     parts.close()
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from mlxk.entrypoints.http.process.supervisor import Supervisor
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -61,6 +63,18 @@ def test_an_error_of_a_worker_ends_the_server_and_keeps_its_detail() -> None:
         )
     )
     assert ended.stdout == "storage_error|m|None|{'a': 1}\n"
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "SystemError"])
+def test_a_worker_without_memory_for_its_libraries_says_so_and_is_not_started_again(error: str) -> None:
+    ended = supervise(
+        *worker(
+            "from mlxk.entrypoints.http.process import worker",
+            f"worker.main(lambda *_: (_ for _ in ()).throw({error}('error return without exception set')))",
+        )
+    )
+    said = "This process may not have as much memory, or as many threads, as the server takes."
+    assert (ended.stdout, ended.stderr) == (f"insufficient_memory|{said}|See its limits: ulimit -a|None\n", "")
 
 
 def test_reports_that_arrive_together_are_read_one_by_one() -> None:
