@@ -13,6 +13,7 @@ from models.tiny_embedding import WINDOW, build_bert
 from PIL import Image
 from serving.ollama import joined, stream
 from serving.running import RunningServer, eventually
+from serving.settings_home import Machine
 from serving.whole_program import WholeProgram
 
 from mlxk.entrypoints.settings import ServerSettings
@@ -320,3 +321,12 @@ def test_a_path_is_no_name_for_a_client_unless_the_operator_says_so(tmp_path: Pa
     with RunningServer(program) as it:
         status, _, body = it.post("/api/show", {"model": "/etc/passwd:latest"})
     assert (status, "paths are not accepted" in body["error"]) == (400, True)
+
+
+def test_a_copy_of_a_model_is_identified_by_its_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mlxk, path = Machine(tmp_path / "home", capsys), str(tmp_path / "copy")
+    assert (mlxk("clone", "demo", path).status, mlxk("alias", "kept", path).status) == (0, 0)
+    shown = mlxk("show", path, "--json").data["model"]
+    with mlxk.serve() as server:
+        digests = {each["name"]: each["digest"] for each in server.get("/api/tags")[2]["models"]}
+    assert f"sha256:{digests['kept:latest']}" == shown["content_hash"]
