@@ -16,6 +16,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from serving.forms import FORM, encoded_form
 from serving.parts import CHAT_MODEL, EMBEDDING_MODEL, SPEECH_MODEL, Parts
 from serving.running import RunningServer, eventually
+from serving.web import Web, certificates
 
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.settings import MIB, ServerSettings
@@ -294,6 +295,17 @@ def test_a_backend_with_https_is_asked_in_tls() -> None:
         thread.join(10)
     assert said == b"\x16\x03"  # how a handshake begins
     assert (status, document["error"]["message"][:27]) == (502, "Embed backend unreachable ("), document
+
+
+def test_a_backend_whose_certificate_nobody_vouches_for_is_not_asked(tmp_path: Path) -> None:
+    shown, _ = certificates(tmp_path, "localhost")
+    with Web({}, shown) as backend:
+        settings = ServerSettings(embed_backend=f"https://localhost:{backend.port}")
+        with RunningServer(Parts(settings=settings)) as front:
+            status, _, document = front.post("/v1/embeddings", {"model": "any", "input": "one"})
+        assert backend.heads == []
+    assert status == 502
+    assert document["error"]["message"] == "Embed backend unreachable (its certificate is not trusted)."
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,26 @@ def test_what_is_wrong_with_the_prompt_is_said_with_a_status_also_for_streams() 
         assert it.parts.application._limit.admitted == 0
 
 
+def test_a_prompt_of_which_only_the_beginning_was_counted_is_refused_in_the_words_of_each_api() -> None:
+    def refusing(request: GenerationRequest) -> Sequence[Token]:
+        counted = {"counted_tokens": 9000, "counted_characters": 30000, "context_length": 2048}
+        raise ContextLengthError("too long", detail=counted)
+
+    with server(refusing) as it:
+        status, _, answer = it.post(PATH, CHAT)
+        assert (status, answer["error"]["message"]) == (
+            400,
+            "This model's maximum context length is 2048 tokens. However, the first 30000 characters of your messages"
+            " alone have 9000 tokens. Please reduce the length of the messages.",
+        )
+        status, _, answer = it.post("/api/chat", CHAT)
+        assert (status, answer["error"]) == (
+            400,
+            "the input length exceeds the context length: the first 30000 characters of the prompt have 9000 tokens,"
+            " the context window holds 2048",
+        )
+
+
 @pytest.mark.parametrize("fault", [ImportError("a broken library"), MemoryError()], ids=["import", "memory"])
 def test_a_request_that_fails_before_it_starts_gives_its_place_back(fault: Exception) -> None:
     def failing(request: GenerationRequest) -> Sequence[Token]:

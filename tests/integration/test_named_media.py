@@ -148,6 +148,15 @@ def test_a_sound_is_heard_by_its_path_and_address(allowing: Server, folder: Path
         assert allowing.prompt.audio[0].seconds == 0.5
 
 
+def test_a_recording_that_is_empty_is_named_by_its_field(allowing: Server, folder: Path) -> None:
+    (folder / "empty.wav").touch()
+    for part in HEARD.values():
+        status, found = allowing.ask(part, f"{folder}/empty.wav", model=SPEECH_MODEL)
+        field = part("")[3]
+        assert (status, found["error"]["param"]) == (400, field)
+        assert found["error"]["message"] == f"{field}: is empty"
+
+
 def test_a_recording_is_transcribed_by_its_path(allowing: Server, folder: Path) -> None:
     status, found = allowing.ask(openai_sound, f"{folder}/a.wav", model=SPEECH_MODEL, max_tokens=50)
     assert (status, found["choices"][0]["message"]["content"]) == (200, "Hello there. How are you?")

@@ -254,6 +254,11 @@ PLAYLIST = f"data:video/mp4;base64,{base64.b64encode(b'#EXTM3U').decode()}"
         (SHAPES["video_url"]("data:video/mp4,AAAA"), "video_url.url", "must be data:<type>;base64,<data>"),
         (SHAPES["video_url"]("https://example.com/a.mp4"), "video_url.url", "is an address"),
         (SHAPES["video"]("/etc/hostname"), "video", "is the path of a file"),
+        (
+            SHAPES["video_url"](f"data:video/jpeg;base64,{'AA,' * 128}AA"),
+            "video_url.url",
+            "has 129 frames; at most 128",
+        ),
         (SHAPES["video_url"](PLAYLIST), "video_url.url", "is not a clip in a known container"),
         (SHAPES["video_url, plain"](CUT), "video_url", "is damaged, or no MP4"),
         (SHAPES["video_url"](""), "video_url.url", "the clip is empty"),

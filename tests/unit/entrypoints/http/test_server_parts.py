@@ -13,6 +13,7 @@ from typing import Any, cast
 import attrs
 import pytest
 from doubles.event_log import InMemoryEventLog
+from serving.parts import Parts
 
 from mlxk.domain.errors import MlxkError, PortInUseError, QueueFullError, ServerShutdownError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
@@ -180,6 +181,19 @@ def test_places_are_counted_right_by_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert admission.admitted == 0
+
+
+def test_an_answer_for_another_process_takes_a_place_until_it_ends() -> None:
+    parts = Parts(settings=ServerSettings(max_streams=1, max_queue=0))
+    leave = parts.application.admit()
+    with pytest.raises(QueueFullError):
+        parts.application.admit()
+    leave()
+    parts.application.admit()()
+    parts.application.drain()
+    with pytest.raises(ServerShutdownError):
+        parts.application.admit()
+    parts.close()
 
 
 def test_a_draining_server_is_not_ready_and_takes_nothing() -> None:

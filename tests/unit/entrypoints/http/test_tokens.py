@@ -1,19 +1,22 @@
 """Prompts and tokens over HTTP, in the fields of llama.cpp's server and of vLLM."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from doubles.model_tokenizer import CONTROL, END
 from falcon.testing import TestClient
+from models.pictures import as_png, noise
 from serving import contract
-from serving.parts import BASE_MODEL, BROKEN_MODEL, CHAT_MODEL, EMBEDDING_MODEL, OTHER_MODEL, Parts
+from serving.parts import BASE_MODEL, BROKEN_MODEL, CHAT_MODEL, EMBEDDING_MODEL, EYE, OTHER_MODEL, VISION, Parts
 
 from mlxk.entrypoints.settings import ServerSettings
 
 Json = dict[str, Any]
 Ask = Callable[..., Any]
+PNG = as_png(noise(1, 4, 4))
 HI = [{"role": "user", "content": "hi"}]
 
 
@@ -85,6 +88,22 @@ def test_messages_are_rendered_and_tokenized_as_a_chat(ask: Ask, parts: Parts) -
     assert (request.thinking, len(getattr(request.prompt, "tools", ()))) == (False, 1)
     ask("/v1/chat/completions", messages=HI)
     assert parts.generator.requests[-1].prompt == parts.tokenizer.requests[0].prompt
+
+
+def test_of_images_in_several_prompts_the_first_is_shown_and_it_is_said_so() -> None:
+    parts = Parts(models={EYE: VISION})
+    client = TestClient(parts.application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(PNG).decode()}"}}
+    said = {}
+    for count, chunk in ((1, 1), (3, 1), (3, 3)):
+        messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}, *[image] * count]}]
+        body = {"model": EYE, "messages": messages, "chunk": chunk}
+        answer = client.simulate_post("/apply-template", body=json.dumps(body))
+        assert answer.status_code == 200, answer.json
+        said[count, chunk] = answer.json.get("notes", [])
+    note = "This is the first of 3 prompts, one for each chunk of images."
+    assert said == {(1, 1): [], (3, 1): [note], (3, 3): []}
+    parts.close()
 
 
 def test_the_beginning_of_the_answer_can_be_left_out(ask: Ask) -> None:
