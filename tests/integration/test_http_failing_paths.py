@@ -70,6 +70,21 @@ def test_a_choice_that_fails_ends_the_others(stream: bool) -> None:
         assert eventually(lambda: running(it) == 0)
 
 
+def test_the_time_to_drain_begins_with_the_first_stop_and_ends_with_the_second() -> None:
+    with server(InMemoryTextGenerator(endless, 0.002), ServerLimits(drain_seconds=500)) as it:
+        began = time.monotonic()
+        assert began <= it.server.drained_by <= time.monotonic()
+        chat = it.raw("/v1/chat/completions", {**CHAT, "stream": True})
+        received_until(chat, b" word")
+        it.hurry()
+        assert eventually(lambda: it.server.drained_by >= began + 500)
+        ends = it.server.drained_by
+        assert ends == it.server.drained_by <= time.monotonic() + 500
+        it.hurry()
+        assert it.server.drained_by <= time.monotonic()
+        read_all(chat)
+
+
 def test_a_stream_that_is_ended_by_the_server_does_not_look_complete() -> None:
     with server(InMemoryTextGenerator(endless, 0.002), ServerLimits(drain_seconds=60)) as it:
         chats = [it.raw("/v1/chat/completions", {**CHAT, "stream": True, "n": n}) for n in (1, 2)]

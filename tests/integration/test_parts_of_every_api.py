@@ -257,9 +257,10 @@ def test_a_file_of_text_becomes_text_of_the_message(server: Server, api: str) ->
         ({"file_data": "JVBERi0xLjc="}, "file_data: is a PDF"),
         ({"file_data": BARE}, "file_data: is an image; send it in a part of the type image_url"),
         ({"file_data": "AAECAw=="}, "file_data: is no text"),
+        ({"file_data": "Y2Fm6Q=="}, "file_data: is no text in UTF-8"),
         ({"file_data": "!!!!"}, "file_data: is not valid base64"),
     ],
-    ids=["id", "address", "no data", "nothing", "PDF", "image", "bytes", "no base64"],
+    ids=["id", "address", "no data", "nothing", "PDF", "image", "bytes", "Latin-1", "no base64"],
 )
 def test_a_file_that_is_not_read_is_refused_by_its_field(server: Server, api: str, part: Json, said: str) -> None:
     status, found = server.ask(api, {"type": "input_file", **part}, TEXTS[0])

@@ -1,6 +1,8 @@
 """Sizes of a form with a recording, at their bounds."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from serving.forms import FormPart, post_form, uploads_left_behind
@@ -30,6 +32,16 @@ def test_a_recording_may_be_as_large_as_the_limit_and_no_larger(server: RunningS
     largest = bytes(MAX_AUDIO_BYTES)
     assert status_of(server, [("file", ("a.wav", largest)), ("model", SPEECH_MODEL)]) != 413
     assert status_of(server, [("file", ("a.wav", largest + b"\0")), ("model", SPEECH_MODEL)]) == 413
+
+
+def test_a_recording_that_has_no_place_to_be_stored_in_is_told_so(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    status, body = post_form(server, "/v1/audio/transcriptions", FORM)
+    assert (status, body["error"]["type"]) == (500, "storage_error")
+    assert body["error"]["message"] == "The recording cannot be stored: No such file or directory."
+    assert body["error"]["hint"] == "The server needs space in its folder for temporary files; see TMPDIR."
 
 
 def test_a_field_may_have_64_kib_and_no_more(server: RunningServer) -> None:
