@@ -7,6 +7,8 @@ import pytest
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, read_all
 
+from mlxk.entrypoints.http.server.channel import LINGER_BYTES
+
 PATH = "/v1/chat/completions"
 CHAT = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "one two three"}]}
 
@@ -108,3 +110,15 @@ def test_a_connection_is_closed_when_any_option_says_so(options: str, open_after
     first = f"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: {options}\r\n\r\n".encode()
     connection.sendall(first + NEXT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     assert read_all(connection).count(b"HTTP/1.1 200 ") == 1 + open_after
+
+
+def test_the_rest_of_a_refused_body_is_read_up_to_a_limit(server: RunningServer) -> None:
+    connection = server.connect(30)
+    connection.sendall(f"{POST}Content-Length: {2**40}\r\n\r\n".encode())
+    assert connection.recv(12) == b"HTTP/1.1 413"
+    part, sent = bytes(2**20), 0
+    with connection, pytest.raises(OSError, match="reset|pipe"):
+        while sent <= 4 * LINGER_BYTES:
+            connection.sendall(part)
+            sent += len(part)
+    assert sent < 2 * LINGER_BYTES
