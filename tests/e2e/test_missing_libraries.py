@@ -43,3 +43,25 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     assert f"needs {package}" in error["message"]
     assert error["hint"] == f"Install it: pip install {package}"
     assert "Traceback" not in done.stderr
+
+
+def test_why_a_library_cannot_be_imported_is_for_the_log_and_not_for_clients(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mlx_lm").mkdir()
+    (tmp_path / "mlx_lm" / "__init__.py").write_text("raise ImportError('no symbol in /opt/secret.so')")
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxk", "serve", "--no-supervisor", "--port", "0", "--json", "--log-json"],
+        env={**program_environment, "PYTHONPATH": f"{tmp_path}:{program_environment['PYTHONPATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    error, logged = json.loads(done.stdout)["error"], json.loads(done.stderr)
+    assert (done.returncode, error["type"]) == (1, "execution_error")
+    assert error["message"] == "Running text models needs a library that cannot be imported."
+    assert (logged["level"], logged["msg"]) == ("ERROR", "a library cannot be imported")
+    assert logged["reason"] == "no symbol in /opt/secret.so"
+    assert "secret" not in done.stdout
