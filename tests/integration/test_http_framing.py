@@ -117,7 +117,7 @@ def test_the_rest_of_a_refused_body_is_read_up_to_a_limit(server: RunningServer)
     connection.sendall(f"{POST}Content-Length: {2**40}\r\n\r\n".encode())
     assert connection.recv(12) == b"HTTP/1.1 413"
     part, sent = bytes(2**20), 0
-    with connection, pytest.raises(OSError, match="reset|pipe"):
+    with connection, pytest.raises(OSError, match=r"reset|pipe"):
         while sent <= 4 * LINGER_BYTES:
             connection.sendall(part)
             sent += len(part)

@@ -13,7 +13,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.entrypoints.http.errors import error_from_falcon
-from mlxk.entrypoints.http.requests.validation import FieldError, located, raise_for
+from mlxk.entrypoints.http.requests.validation import FieldError, StrictConverter, located, raise_for
 
 FIELD = "messages[0].content[0].input_audio.data"
 
@@ -52,6 +52,13 @@ def test_an_error_of_the_framework_is_translated_without_its_text(
     found = error_from_falcon(error)
     assert (type(found), found.message.startswith(message)) == (kind, True)
     assert "secret" not in f"{found.message}{found.hint}"
+
+
+def test_a_union_has_one_rule_in_whatever_order_its_members_are_written() -> None:
+    converter = StrictConverter()
+    converter.union(str | dict[str, int] | None, lambda _: str)
+    with pytest.raises(ValueError, match="has a rule already"):
+        converter.union(dict[str, int] | str | None, lambda _: str)
 
 
 def test_what_is_not_supported_is_raised_as_the_caller_says_unless_something_is_wrong_besides() -> None:
