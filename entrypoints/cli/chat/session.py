@@ -288,9 +288,9 @@ class ChatSession:
 
     def _show(self) -> str:
         settings = {
-            field.name: value
+            field.name: ", ".join(map(repr, value)) if isinstance(value, tuple) else value
             for field in attrs.fields(GenerationSettings)
-            if (value := getattr(self.settings, field.name)) not in (None, (), False)
+            if (value := getattr(self.settings, field.name)) is not None and value is not False and value != ()
         }
         lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in settings.items())]
         lines += [] if self.options.thinking is None else [f"thinking: {'yes' if self.options.thinking else 'no'}"]
