@@ -21,7 +21,7 @@ from mlxk.adapters.unix_socket.protocol import MAX_BLOBS, PROTOCOL, Disconnected
 from mlxk.adapters.unix_socket.servers import socket_name
 from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
 from mlxk.application.ports.other_processes import ComputingPlace, RunningServer
-from mlxk.application.ports.text_generator import EngineState, ResidentModel
+from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.conversation import Conversation, Message
@@ -377,47 +377,3 @@ def connected_to(server: SharedServer) -> socket.socket:
     connection.settimeout(60)
     connection.connect(f"{server.folder}/{socket_name(os.getpid())}")
     return connection
-
-
-def test_a_server_that_answers_late_is_listed_by_who_waits_for_it(
-    server: SharedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mlxk.adapters.unix_socket.servers.REPLY_SECONDS", 0.1)
-    released = threading.Event()
-
-    class Late(InMemoryTextGenerator):
-        def state(self, timeout_seconds: float) -> EngineState:
-            released.wait(60)
-            return super().state(timeout_seconds)
-
-    late = attrs.evolve(server, generator=Late())
-    with late.listening():
-        servers = late.servers()
-        assert (servers.servers(), len(servers.unseen())) == ((), 1)
-        timer = threading.Timer(0.3, released.set)
-        timer.start()
-        assert [each.process for each in servers.servers(60)] == [os.getpid()]
-        assert servers.unseen() == ()
-        timer.join()
-
-
-def test_a_server_that_does_not_respond_and_a_folder_that_others_may_enter_are_said(
-    server: SharedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mlxk.adapters.unix_socket.servers.REPLY_SECONDS", 0.1)
-    with listener_at(server, 4242):
-        servers = server.servers()
-        assert servers.servers() == ()
-        assert servers.unseen() == ("the server with the process 4242 does not respond",)
-        os.chmod(server.folder, 0o755)
-        assert servers.servers() == ()
-        (fact,) = servers.unseen()
-        assert "is not a folder of this user alone" in fact
-        assert f"chmod 700 '{server.folder}'" in fact
-        assert servers.offer(MODEL) is None
-        place = servers.last_place()
-        assert place is not None
-        assert place.reason == fact
-        os.chmod(server.folder, 0o700)
-    os.unlink(os.path.join(server.folder, socket_name(4242)))
-    assert (servers.servers(), servers.unseen()) == ((), ())
