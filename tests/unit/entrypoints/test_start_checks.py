@@ -15,7 +15,8 @@ def test_traces_without_their_packages_are_refused_with_the_command_that_install
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_exporter()
-    monkeypatch.setitem(sys.modules, missing, None)
+    for name in [missing, *(name for name in sys.modules if name.startswith(f"{missing}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendNotInstalledError) as refused:
         require_exporter()
     assert refused.value.message == "--otlp needs the OpenTelemetry SDK, which is not installed"
