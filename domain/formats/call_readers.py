@@ -170,13 +170,24 @@ def _python_arguments(text: str, position: int, function: str, tools: Tools) -> 
         key = _PYTHON_KEY.match(text, position)
         if key is None:
             raise UnfinishedValueError if _PYTHON_WORD.fullmatch(text, position) else NoCallError
-        try:
-            arguments[key[1]], position = read_value(text, key.end(), PYTHON)
-        except MalformedValueError:
-            arguments[key[1]], position = _unquoted_string(text, key.end())
+        arguments[key[1]], position = _python_value(text, key.end())
 
 
-_BARE_END = re.compile(r"\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:[\],;]|<\||\Z))")
+_VALUE_END = re.compile(r"\s*(?:[,)]|[^\W\d]\w*\s*=|\Z)")
+
+
+def _python_value(text: str, start: int) -> tuple[Any, int]:
+    """Read an argument; what only begins as a number or constant, such as a date, is a string without quotes."""
+    try:
+        value, end = read_value(text, start, PYTHON)
+    except MalformedValueError:
+        return _unquoted_string(text, start)
+    if isinstance(value, (int, float, type(None))) and not _VALUE_END.match(text, end):
+        return _unquoted_string(text, start)
+    return value, end
+
+
+_BARE_END = re.compile(r"\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:[\];]|,(?!\s*[^\W\d]\w*\s*=)|<\||\Z))")
 
 
 def _unquoted_string(text: str, start: int) -> tuple[str, int]:

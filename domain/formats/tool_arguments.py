@@ -1,6 +1,7 @@
 """Tool calls read from text, and the conversion of their arguments to the types of the function's schema."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -133,6 +134,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
+"""A float cannot hold all digits of a long one."""
+
 _MAX_STEPS = 32
 """Depth to which references and compositions are followed."""
 
@@ -237,6 +241,8 @@ def _fitted(text: str, allowed: frozenset[str]) -> Any:  # noqa: ANN401
     if "boolean" in allowed and "string" not in allowed and text.lower() in _BOOLEANS:
         return _BOOLEANS[text.lower()]
     if allowed & {"integer", "number"} and "string" not in allowed:
+        if "integer" in allowed and _WHOLE_NUMBER.fullmatch(text):
+            return int(text)
         try:
             number = float(text)
         except ValueError:

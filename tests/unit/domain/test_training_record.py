@@ -16,7 +16,7 @@ POINTS = (
 )
 RECORD = TrainingRecord(
     BaseModel("org/m", "a" * 40, DIGEST, "org/m"),
-    UsedData("facts.jsonl", DIGEST, "chat", 9, 1, True),
+    UsedData("facts.jsonl", DIGEST, ExampleKind.CHAT.value, 9, 1, True),
     TuningSettings(steps=2, batch_size=4, max_length=64, layers=8, rank=16, scale=20.0, learning_rate=1e-4, seed=7),
     TrainingResult(2, None, False, POINTS, 12_345, 100, 2.0, 1),
 )
@@ -43,7 +43,7 @@ def test_a_card_states_base_data_settings_and_losses() -> None:
     ]
     assert [each for each in found if each.startswith("- ")][3:] == [
         f"- Base: org/m, content {DIGEST}",
-        f"- Data: 9 examples of chat, 1 for validation, content {DIGEST}",
+        f"- Data: 9 examples of messages, 1 for validation, content {DIGEST}",
         "- Trained: the last 8 layers, rank 16, scale 20; 12,345 numbers",
         "- Steps: 2 of 2, batches of 4, learning rate 0.0001, seed 7",
         "- Loss: 2.000 (perplexity 7.389) at the beginning, 1.000 (perplexity 2.718) at the end",

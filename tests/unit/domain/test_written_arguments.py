@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models.written_calls import NAMESPACE, NOW, TOOLS, WEATHER, parts, read
 
 from mlxk.domain.formats.family_formats import detect_syntaxes
@@ -42,6 +44,9 @@ def test_the_types_of_a_schema_are_also_known_from_its_values_and_parts(schema: 
         ("maybe", ["boolean"], "maybe"),
         ("3.0", ["integer"], 3.0),
         ("+3", ["integer"], 3),
+        ("0012345678901234567", ["integer"], 12345678901234567),
+        ("-012345678901234567", ["number", "integer"], -12345678901234567),
+        ("0" * 5000, ["integer"], 0),
         ("+3.5", ["number"], 3.5),
         ("+3.5", ["integer"], "+3.5"),
         ("+4", ["number"], 4.0),
@@ -136,6 +141,12 @@ PYTHON, PYTHON_END = "<|tool_call_start|>", "<|tool_call_end|>"
         ("[get_weather(days=2, city=Köln)]", [WEATHER]),
         ("get_weather(days=2, city=Köln)", [WEATHER]),
         ("get_weather(days=2, city=Köln); now()", [WEATHER, NOW]),
+        ("[get_weather(city=2024-05-01, days=2)]", [("get_weather", {"city": "2024-05-01", "days": 2})]),
+        ("get_weather(days=2, city=1.5.2)", [("get_weather", {"city": "1.5.2", "days": 2})]),
+        ("[get_weather(city=10:30 (UTC), days=2)]", [("get_weather", {"city": "10:30 (UTC)", "days": 2})]),
+        ("[get_weather(city=None of them, days=2)]", [("get_weather", {"city": "None of them", "days": 2})]),
+        ("[get_weather(days=2 city='Köln')]", [WEATHER]),
+        ("[get_weather(days=2, city=94103)]", [("get_weather", {"city": "94103", "days": 2})]),
         ("[write_file(path=a b, content=f(x) y)]", [("write_file", {"path": "a b", "content": "f(x) y"})]),
         ('[{"name": "now", "arguments": {}}]', [NOW]),
         ('{"name": "now", "arguments": {}}', [NOW]),
@@ -169,3 +180,41 @@ def test_half_a_character_in_an_argument_leaves_a_call_that_is_valid_unicode(esc
     assert isinstance(delta, ToolCallDelta)
     assert delta.call.arguments.encode() == f'{{"path": "{escape}"}}'.encode()
     assert parts("<tool_call>", [text]) == [("write_file", {"path": json.loads(f'"{escape}"')})]
+
+
+BARE = [
+    "[",
+    "get_weather(",
+    "now(",
+    "city=",
+    "days=",
+    "Köln",
+    "2",
+    "-05",
+    "None",
+    " of",
+    "f(x)",
+    ",",
+    ")",
+    "),",
+    ")]",
+    ";",
+]
+TAGS = ["<city>", "</city>", "<item>", "</item>", "<days>", "</days>", "x", "2", "</invoke>", f"{NAMESPACE}</invoke>"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from([*BARE, " ", "'", "\n", PYTHON_END]), max_size=12), st.sampled_from([f"{PYTHON}[", PYTHON])
+)
+def test_what_lacks_quotes_is_read_alike_in_any_pieces(pieces: list[str], opening: str) -> None:
+    whole = opening + "".join(pieces)
+    assert parts(PYTHON, [opening, *pieces]) == parts(PYTHON, list(whole)) == parts(PYTHON, [whole])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from([*TAGS, NAMESPACE, " ", "\n"]), max_size=14))
+def test_nested_tags_are_read_alike_in_any_pieces(pieces: list[str]) -> None:
+    opening = f'{NAMESPACE}<invoke name="get_weather">'
+    whole = opening + "".join(pieces)
+    assert parts(NAMESPACE, [opening, *pieces]) == parts(NAMESPACE, list(whole)) == parts(NAMESPACE, [whole])
