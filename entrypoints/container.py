@@ -174,7 +174,7 @@ class UseCases:
         )
         data_ports = (ports.training_files, images)
         self.read_training_data: Factory[ReadTrainingData] = _use("tune_model:ReadTrainingData", *data_ports)
-        tune_ports = (ports.backend_registry, ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
+        tune_ports = (ports.memory_probe, self.read_training_data, ports.model_tuner.provider)
         self.tune_model: Factory[TuneModel] = _use(
             "tune_model:TuneModel", resolve, describe, cache, files, workspaces, *tune_ports
         )

@@ -10,7 +10,6 @@ import attrs
 from mlxk.application.adapter_bases import fingerprint
 from mlxk.application.example_images import ExampleImages
 from mlxk.application.policy import require_whole_model
-from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.memory import MemoryProbe
 from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
@@ -28,7 +27,6 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,
-    IncompatibleModelError,
     MlxkError,
     Remedy,
     ValidationError,
@@ -206,7 +204,6 @@ class TuneModel:
     cache: ModelCache
     files: ModelFiles
     workspaces: WorkspaceStore
-    registry: BackendRegistry
     memory: MemoryProbe
     read: ReadTrainingData
     tuner: Callable[[], ModelTuner]
@@ -278,13 +275,6 @@ class TuneModel:
         details = self.describe.details(self.resolve(reference))
         require_whole_model(details.description)
         require_suitable(details.description, data, "tuned")
-        architecture = str((details.config or {}).get("model_type", ""))
-        backend = trained_model(details.description).backend
-        if not self.registry.supports(backend, architecture):
-            label = details.description.handle.label
-            raise IncompatibleModelError(
-                f"'{label}' is of the architecture '{architecture}', which {backend} does not know"
-            )
         return details
 
     def _origin(self, base: ModelHandle, place: str) -> BaseModel:
