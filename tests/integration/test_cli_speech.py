@@ -1,10 +1,12 @@
 """``run --audio`` and ``embed`` at the command line, on in-memory models: what is printed, and what is refused."""
 
+import contextlib
 import io
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from models.tiny_embedding import build_bert
 
-from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
+from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionRequest
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
@@ -113,6 +115,53 @@ def test_json_holds_segments_and_words_with_and_without_the_envelope(mlxk: Progr
     assert plain["duration_seconds"] == 2.5
     assert plain["segments"][0]["words"][0] == {"word": "Hello", "start": 0.0, "end": 0.5, "probability": 0.75}
     assert plain["segments"][1] == {"start": 1.5, "end": 2.0, "text": "Bye."}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_on_a_terminal_segments_are_printed_as_they_come(mlxk: Program, table: bool) -> None:
+    shown = Terminal()
+    with contextlib.redirect_stdout(shown):
+        done = mlxk("run", "demo-speech", "--audio", "clip.wav", MLXK2_AUDIO_SEGMENTS="1" if table else "")
+    text, _, rest = shown.getvalue().partition("\n")
+    assert (done.status, text) == (0, "Hello there. Bye.")
+    assert rest.startswith("\n<details>") if table else not rest
+
+
+class Interrupted(InMemorySpeechTranscriber):
+    """Is interrupted after the first segment."""
+
+    def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
+        yield next(super().transcribe(request))
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_prints_what_was_heard(mlxk: Program) -> None:
+    mlxk.transcriber = Interrupted(default=SAID)
+    done = mlxk("run", "demo-speech", "--audio", "clip.wav")
+    assert (done.status, done.out, done.err) == (130, "Hello there.\n", "run: Error: interrupted\n")
+    error = json.loads(mlxk("run", "demo-speech", "--audio", "clip.wav", "--json").out)["error"]
+    assert (error["type"], error["detail"]) == ("interrupted", {"response": "Hello there."})
+    shown = Terminal()
+    with contextlib.redirect_stdout(shown):
+        assert mlxk("run", "demo-speech", "--audio", "clip.wav").status == 130
+    assert shown.getvalue() == "Hello there.\n"
+
+
+def test_who_spoke_is_in_json_and_how_long_it_took_is_said(mlxk: Program) -> None:
+    said = attrs.evolve(SAID, segments=(Segment(" Hello there.", 0.0, 1.0, speaker="A"), Segment(" Bye.", 1.5, 2.0)))
+    mlxk.transcriber = InMemorySpeechTranscriber(default=said)
+    done = mlxk("run", "demo-speech", "--audio", "clip.wav", "--format", "json")
+    assert json.loads(done.out)["segments"] == [
+        {"start": 0.0, "end": 1.0, "text": "Hello there.", "speaker": "A"},
+        {"start": 1.5, "end": 2.0, "text": "Bye."},
+    ]
+    done = mlxk("run", "demo-speech", "--audio", "clip.wav", "--verbose")
+    assert re.match(r"\[2\.5 s of sound in \d+\.\d s\]\n", done.err)
 
 
 def test_settings_reach_the_model_and_a_prompt_is_a_hint_only_when_given(mlxk: Program) -> None:

@@ -58,6 +58,10 @@ USAGE = [
     ("run demo-vision hi --video a.mp4 --max-pixels large", "--max-pixels: 'large' is no size such as 224x224"),
 ]
 FAULTY = [
+    ("run demo hi --thinking-start-token ''", "--thinking-start-token: the text is empty"),
+    ("run demo hi --thinking-end-token ''", "--thinking-end-token: the text is empty"),
+    ("rerank demo why 'a\0b.txt'", "cannot be the name of a file"),
+    ("run demo hi --tools 'a\0b.json'", "--tools: 'a\\x00b.json' cannot be the name of a file"),
     ("run demo hi --template-option colour", "--template-option: 'colour' is not KEY=VALUE"),
     ("run demo hi --template-option tools=1", "--template-option: 'tools' belongs to the conversation"),
     ("run demo hi --adapter ''", "--adapter: the path is empty"),
