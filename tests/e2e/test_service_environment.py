@@ -36,6 +36,7 @@ VALUES = {
 }
 SETTINGS = [each for table in ("", "hub", "serve") for each in TABLES[table] if each.variables]
 MANAGERS = ("systemd", "launchd")
+XDG = {"XDG_CONFIG_HOME": ".config", "XDG_STATE_HOME": ".local/state"}
 
 
 def shell() -> dict[str, str]:
@@ -100,6 +101,22 @@ def test_a_home_of_the_hub_and_of_caches_is_that_of_the_service(mlxk_here: Progr
         text = installed(mlxk_here, "systemd", **{"HF_HOME": "", name: folder.removesuffix("/huggingface")})
         assert f'"HF_TOKEN_PATH={folder}/token"' in text
         assert f'"HF_HUB_CACHE={folder}/hub"' in text
+
+
+def test_folders_of_settings_and_state_are_those_of_the_service(
+    mlxk_here: Program, program_environment: dict[str, str]
+) -> None:
+    usual = {name: f"{program_environment['HOME']}/{folder}" for name, folder in XDG.items()}
+    for variables in ({}, usual):
+        assert "XDG_" not in installed(mlxk_here, "systemd", **variables)
+    unit = installed(mlxk_here, "systemd", XDG_CONFIG_HOME="/c d", XDG_STATE_HOME="/s")
+    lines = set(unit.splitlines())
+    assert {'Environment="XDG_CONFIG_HOME=/c d"', 'Environment="XDG_STATE_HOME=/s"'} <= lines
+    assert "EnvironmentFile=-/c d/mlxk/service.env" in lines
+    property_list = plistlib.loads(installed(mlxk_here, "launchd", XDG_STATE_HOME="/s").encode())
+    assert property_list["EnvironmentVariables"]["XDG_STATE_HOME"] == "/s"
+    assert "XDG_CONFIG_HOME" not in property_list["EnvironmentVariables"]
+    assert property_list["StandardOutPath"].startswith("/s/mlxk/")
 
 
 def test_a_server_for_others_is_not_installed_without_the_key_that_the_shell_has(

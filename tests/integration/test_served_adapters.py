@@ -230,6 +230,20 @@ def test_an_adapter_that_cannot_be_used_stops_the_start_with_its_file_and_field(
         assert (status, "'a'" in str(answer), str(tmp_path) in str(answer)) == (400, True, False)
 
 
+def test_an_adapter_that_names_no_model_needs_one_from_the_command_line(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "a", handle)
+    configured(model=None)(adapter)
+    refused = mlxk("serve", "--adapter", f"poet={adapter}")
+    assert refused.err.splitlines() == [
+        "serve: Error: --adapter: 'poet' does not say which model it was trained on",
+        "Name the model: mlxk serve --model MODEL --adapter NAME=PATH",
+    ]
+    assert mlxk("serve", "--model", handle.directory, "--adapter", f"poet={adapter}").status == 0
+    assert dict(mlxk.served[-1].entries)["poet"]["model"] == handle.directory
+
+
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
