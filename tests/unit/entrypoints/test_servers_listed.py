@@ -21,7 +21,9 @@ from mlxk.entrypoints.settings import Settings, read_settings
 
 
 def resident(name: str, idle_seconds_left: float | None = None, **facts: Any) -> ResidentModel:
-    return ResidentModel(ModelHandle(name, f"/models/{name}", Origin.CACHE, "c" * 40), 2 * 10**9, idle_seconds_left, **facts)
+    return ResidentModel(
+        ModelHandle(name, f"/models/{name}", Origin.CACHE, "c" * 40), 2 * 10**9, idle_seconds_left, **facts
+    )
 
 
 BUSY = resident("org/b", context_length=32768, in_use=True, tokens_per_second=61.25)
