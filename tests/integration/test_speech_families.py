@@ -103,6 +103,38 @@ def test_languages_are_given_as_each_family_knows_them() -> None:
         decoder_for("parakeet").arguments(german, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("requested", "key"),
+    [("de", "de-DE"), ("German", "de-DE"), ("en", "en-US"), ("en_gb", "en-GB"), ("EN-GB", "en-GB"), ("fr", "fr")],
+)
+def test_a_language_is_one_of_the_keys_that_a_model_has(requested: str, key: str) -> None:
+    decoder = with_keys("en-US", "en-GB", "de-DE", "fr")
+    assert decoder.arguments(TranscriptionSettings(language=requested), 1.0)["language"] == key
+
+
+def test_a_language_for_which_a_model_has_no_key_is_refused() -> None:
+    with pytest.raises(CapabilityError, match=r"^language: model 'org/keyed' does not know 'Spanish'\.$"):
+        with_keys("en-US", "de-DE").arguments(TranscriptionSettings(language="Spanish"), 1.0)
+
+
+def with_keys(*keys: str) -> ChunkedDecoder:
+    """Return our side of a model that has a prompt for each of some languages."""
+
+    def generate(audio: str, *, language: str = "") -> STTOutput:
+        raise ValueError(f"Unsupported language: {language}" if language else "no sound")
+
+    network = SimpleNamespace(generate=generate, prompt_dictionary=dict.fromkeys(keys, 0))
+    return ChunkedDecoder(network, "org/keyed", "keyed")
+
+
+def test_a_model_that_refuses_a_language_is_no_fault_of_ours_and_another_refusal_is_passed_on() -> None:
+    sound = AudioSamples(np.zeros(16_000, np.float32), 16_000)
+    with pytest.raises(CapabilityError, match=r"^language: model 'org/keyed' does not know 'fr'\.$"):
+        list(with_keys("fr").decode(sound, TranscriptionSettings(language="fr")))
+    with pytest.raises(ValueError, match="no sound"):
+        list(with_keys("fr").decode(sound, TranscriptionSettings()))
+
+
 def test_a_hint_goes_where_a_family_takes_one_and_never_replaces_its_instruction() -> None:
     hinted = TranscriptionSettings(hint="Ada, Grace")
     assert decoder_for("vibevoice_asr").arguments(hinted, 1.0)["context"] == "Ada, Grace"
@@ -141,13 +173,13 @@ def test_segments_keep_times_speakers_words_and_languages() -> None:
     word = {"word": "Hallo", "start": 0.5, "end": 0.9, "probability": np.float32(0.5)}
     found = [
         {"start_time": "0.5", "end_time": 1.0, "content": "Hallo", "speaker_id": 1, "words": [word]},
-        {"start": 1.0, "end": 99.0, "text": " Welt", "avg_logprob": math.nan},
+        {"start": 1.0, "end": 99.0, "text": " Welt", "avg_logprob": math.nan, "words": [7, {**word, "end": "soon"}]},
     ]
     result = chunk_result(STTOutput("Hallo Welt", segments=found, language=["German"]), 2.0)
     first, second = result.segments
     assert (first.text, first.start, first.end, first.speaker) == ("Hallo", 0.5, 1.0, "1")
     assert [(each.text, each.start, each.end, each.probability) for each in first.words] == [("Hallo", 0.5, 0.9, 0.5)]
-    assert (second.start, second.end, second.mean_logprob) == (1.0, 2.0, None)
+    assert (second.start, second.end, second.mean_logprob, second.words) == (1.0, 2.0, None, ())
     assert result.language == "German"
 
 

@@ -9,6 +9,7 @@ import pytest
 from models import hostile_clips
 from models.clips import CODECS, box, encoded, greys, plain, with_tags, written
 
+from mlxk.adapters.opencv import container_tags
 from mlxk.adapters.opencv.video_decoder import Limits, OpenCvVideoDecoder
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media_facts import ImageFacts, ReadVideo
@@ -90,6 +91,82 @@ def test_what_phones_write_into_an_mp4_is_read() -> None:
     struct.pack_into(">I", clip, clip.index(b"mvhd") + 8, seconds)
     recorded = decoded(bytes(clip)).facts.recorded
     assert recorded == ImageFacts(datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC), 48.25, -11.5)
+
+
+UTC = datetime.UTC
+CHRISTMAS = datetime.datetime(2023, 12, 25, 11, 48, 11)
+SINCE_1904 = int((CHRISTMAS.replace(tzinfo=UTC) - datetime.datetime(1904, 1, 1, tzinfo=UTC)).total_seconds())
+SINCE_2001 = int((CHRISTMAS.replace(tzinfo=UTC) - datetime.datetime(2001, 1, 1, tzinfo=UTC)).total_seconds()) * 10**9
+
+
+def mp4_of(*boxes: bytes, size: int | None = None) -> bytes:
+    """Return an MP4 that has nothing but these boxes of its movie; a size of 1 or 0 stands for a longer form of it."""
+    movie, start = b"".join(boxes), box(b"ftyp", b"isom\0\0\2\0isommp41")
+    if size == 1:
+        return start + struct.pack(">I4sQ", 1, b"moov", len(movie) + 16) + movie
+    return start + (box(b"moov", movie) if size is None else struct.pack(">I4s", size, b"moov") + movie)
+
+
+def header_of(seconds: int, version: int = 0) -> bytes:
+    """Return the header of a movie."""
+    times = struct.pack(">QQ" if version else ">II", seconds, seconds)
+    return box(b"mvhd", bytes([version, 0, 0, 0]) + times + bytes(32))
+
+
+def place_of(longitude: float, latitude: float) -> bytes:
+    """Return a place as 3GPP has it."""
+    name = b"\0\0\0\0\x15\xc7Home\0\0"
+    return box(b"udta", box(b"loci", name + struct.pack(">iii", int(longitude * 65536), int(latitude * 65536), 0)))
+
+
+def avi_of(date: bytes) -> bytes:
+    """Return an AVI that has nothing but a date."""
+    return b"RIFF" + struct.pack("<I", 12 + len(date)) + b"AVI IDIT" + struct.pack("<I", len(date)) + date
+
+
+def matroska_of(date: bytes, size: bytes | None = None) -> bytes:
+    """Return a Matroska file that has nothing but a date; its segment has the stated size, or its own."""
+
+    def element(name: str, content: bytes, size: bytes | None = None) -> bytes:
+        return bytes.fromhex(name) + (size or (1 << 56 | len(content)).to_bytes(8, "big")) + content
+
+    info = element("1549A966", element("EC", b"void") + element("4461", date))
+    return element("1A45DFA3", b"\x42\x82\x88matroska") + element("18538067", element("EC", b"") + info, size)
+
+
+IN_UTC = ImageFacts(CHRISTMAS.replace(tzinfo=UTC))
+CONTAINERS: dict[str, tuple[bytes, ImageFacts]] = {
+    "a short header": (mp4_of(header_of(SINCE_1904)), IN_UTC),
+    "a long header": (mp4_of(header_of(SINCE_1904, 1)), IN_UTC),
+    "a movie with a long size": (mp4_of(header_of(SINCE_1904), size=1), IN_UTC),
+    "a movie to the end": (mp4_of(header_of(SINCE_1904), size=0), IN_UTC),
+    "a movie beyond the end": (mp4_of(header_of(SINCE_1904), size=10**6), ImageFacts()),
+    "a movie that ends before it begins": (mp4_of(header_of(SINCE_1904), size=7), ImageFacts()),
+    "no clock": (mp4_of(header_of(0)), ImageFacts()),
+    "the future": (mp4_of(header_of(10 * SINCE_1904, 1)), ImageFacts()),
+    "no time at all": (mp4_of(header_of(2**63, 1)), ImageFacts()),
+    "a place of 3GPP": (mp4_of(place_of(-11.5, 48.25)), ImageFacts(None, 48.25, -11.5)),
+    "a place beyond the pole": (mp4_of(place_of(-11.5, 91)), ImageFacts()),
+    "a place without an end": (mp4_of(box(b"udta", box(b"loci", b"\0\0\0\0\x15\xc7Home"))), ImageFacts()),
+    "a date of a camera": (avi_of(b"MON DEC 25 11:48:11 2023\n\0"), ImageFacts(CHRISTMAS)),
+    "a date of ISO": (avi_of(b"2023-12-25 11:48:11"), ImageFacts(CHRISTMAS)),
+    "a date with a zone": (avi_of(b"2023-12-25T11:48:11Z"), IN_UTC),
+    "a day that is none": (avi_of(b"2023-02-31 11:48:11"), ImageFacts()),
+    "a date that is none": (avi_of(b"at Christmas"), ImageFacts()),
+    "no date": (avi_of(b"")[:12], ImageFacts()),
+    "a date of Matroska": (matroska_of(struct.pack(">q", SINCE_2001)), IN_UTC),
+    "a segment without an end": (matroska_of(struct.pack(">q", SINCE_2001), b"\xff"), IN_UTC),
+    "a segment beyond the end": (matroska_of(struct.pack(">q", SINCE_2001), b"\x48\x00"), IN_UTC),
+    "a segment of no size": (matroska_of(struct.pack(">q", SINCE_2001), b"\0"), ImageFacts()),
+    "a short date": (matroska_of(b"\0" * 4), ImageFacts()),
+    "a date of the future": (matroska_of(struct.pack(">q", 2**63 - 1)), ImageFacts()),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_times_and_places_of_every_container_are_read_and_those_that_make_no_sense_are_not(kind: str) -> None:
+    data, found = CONTAINERS[kind]
+    assert container_tags.read(encoded(data)) == found
 
 
 @pytest.mark.parametrize("container", KNOWN)
