@@ -105,7 +105,7 @@ def test_languages_are_given_as_each_family_knows_them() -> None:
 
 @pytest.mark.parametrize(
     ("requested", "key"),
-    [("de", "de-DE"), ("German", "de-DE"), ("en", "en-US"), ("en_gb", "en-GB"), ("EN-GB", "en-GB"), ("fr", "fr")],
+    [("de", "de-DE"), ("German", "de-DE"), ("en", "en-US"), ("en_gb", "en-GB"), ("EN-GB", "en-GB"), ("French", "fr")],
 )
 def test_a_language_is_one_of_the_keys_that_a_model_has(requested: str, key: str) -> None:
     decoder = with_keys("en-US", "en-GB", "de-DE", "fr")

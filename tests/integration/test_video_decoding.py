@@ -131,7 +131,7 @@ def matroska_of(date: bytes, size: bytes | None = None) -> bytes:
         return bytes.fromhex(name) + (size or (1 << 56 | len(content)).to_bytes(8, "big")) + content
 
     info = element("1549A966", element("EC", b"void") + element("4461", date))
-    return element("1A45DFA3", b"\x42\x82\x88matroska") + element("18538067", element("EC", b"") + info, size)
+    return element("1A45DFA3", b"\x42\x82\x88matroska") + element("18538067", element("EC", bytes(200)) + info, size)
 
 
 IN_UTC = ImageFacts(CHRISTMAS.replace(tzinfo=UTC))
@@ -156,7 +156,7 @@ CONTAINERS: dict[str, tuple[bytes, ImageFacts]] = {
     "no date": (avi_of(b"")[:12], ImageFacts()),
     "a date of Matroska": (matroska_of(struct.pack(">q", SINCE_2001)), IN_UTC),
     "a segment without an end": (matroska_of(struct.pack(">q", SINCE_2001), b"\xff"), IN_UTC),
-    "a segment beyond the end": (matroska_of(struct.pack(">q", SINCE_2001), b"\x48\x00"), IN_UTC),
+    "a segment beyond the end": (matroska_of(struct.pack(">q", SINCE_2001), b"\x50\x00"), IN_UTC),
     "a segment of no size": (matroska_of(struct.pack(">q", SINCE_2001), b"\0"), ImageFacts()),
     "a short date": (matroska_of(b"\0" * 4), ImageFacts()),
     "a date of the future": (matroska_of(struct.pack(">q", 2**63 - 1)), ImageFacts()),
