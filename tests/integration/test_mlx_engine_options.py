@@ -326,6 +326,17 @@ def test_without_a_budget_reasoning_goes_on(engine: MlxTextGenerator, thinker: M
     assert not any(isinstance(event, TextDelta) for event in events)
 
 
+@pytest.mark.parametrize("tags", [None, ("<think>", "</think>"), ("<a>", "</a>")])
+def test_reasoning_is_between_the_tags_that_a_request_names(
+    engine: MlxTextGenerator, thinker: ModelHandle, tags: tuple[str, str] | None
+) -> None:
+    never = tuple((token, -100.0) for token in _tag_tokens(thinker))
+    settings = GenerationSettings(temperature=0, max_tokens=20, ignore_eos=True, logit_bias=never)
+    events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), settings, thinking_tags=tags)))
+    deltas = {type(event) for event in events[:-1]}
+    assert deltas == ({TextDelta} if tags == ("<a>", "</a>") else {ReasoningDelta})
+
+
 def test_a_model_that_always_reasons_does_not_when_that_is_asked(
     engine: MlxTextGenerator, thinker: ModelHandle
 ) -> None:

@@ -1,6 +1,8 @@
 """The scheduler with a real model, driven step by step: which sequences compute when, and what failures do."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -10,6 +12,7 @@ from models.workshop import Workshop
 
 from mlxk.adapters.mlx.chunk_policy import FIRST_CHUNK, SINGLE_CHUNK_CPU, SMALLEST_CHUNK
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
+from mlxk.adapters.mlx.engine.sequence import SequenceOutput
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.domain.errors import ExecutionError, InsufficientMemoryError
 from mlxk.domain.generation.request import FinishReason
@@ -147,6 +150,22 @@ def test_a_faulty_processor_fails_its_own_answer_only(
     assert [read(stream).text for stream in streams] == expected
     with pytest.raises(ExecutionError):
         read(doomed)
+
+
+@pytest.mark.parametrize("tokens", [2, 100], ids=["a token", "the end"])
+def test_a_text_that_cannot_be_made_ends_its_own_answer_only(
+    model: LoadedModel, workshop: Workshop, tokens: int
+) -> None:
+    expected, left = Workshop(model).texts(*PROMPTS), ["x"] * tokens
+    faulty: Any = SimpleNamespace(feed=lambda token: left.pop(), flush=lambda: [].pop())
+    streams = [workshop.start(prompt)[1] for prompt in PROMPTS]
+    sequence, doomed = workshop.start("Hello")
+    sequence.output = SequenceOutput(faulty, None, doomed)
+    workshop.run()
+    assert [read(stream).text for stream in streams] == expected
+    with pytest.raises(ExecutionError, match="IndexError"):
+        read(doomed)
+    assert workshop.released == len(PROMPTS) + 1
 
 
 def test_a_prompt_that_cannot_be_computed_fails_by_itself(model: LoadedModel, workshop: Workshop) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from doubles.clock import TickingClock
 from doubles.event_log import InMemoryEventLog
@@ -15,6 +16,7 @@ from serving.settings_home import Machine
 from mlxk.adapters.mlx.engine.proposers import MAX_SKIPPED, PLAIN_STEPS, WINDOW, DraftRecord
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
@@ -112,6 +114,18 @@ def test_a_request_that_excludes_a_default_draft_model_is_computed_without_and_s
     answer = read(engine.submit(asking(handle, handle, **wanted)))
     assert answer.finished.notes[-1] == f"Computed without the draft model: {reason}."
     assert (predicted(answer), answer.tokens) == ((0, 0), read(engine.submit(asking(handle, None, **wanted))).tokens)
+
+
+def test_reasoning_that_is_cut_short_excludes_a_default_draft_model(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    thinker = build(tmp_path / "thinker", reasoning=True)
+    path = tmp_path / "thinker" / "tokenizer_config.json"
+    fields = json.loads(path.read_text())
+    opening = "{%- if add_generation_prompt -%}<think>{%- endif -%}"
+    path.write_text(json.dumps({**fields, "chat_template": fields["chat_template"] + opening}))
+    request = attrs.evolve(asking(thinker, thinker), prompt=Conversation.of("Hello"), thinking=False)
+    answer = read(engine.submit(request))
+    assert answer.finished.notes[-1] == "Computed without the draft model: its reasoning is cut short."
+    assert predicted(answer) == (0, 0)
 
 
 def test_a_draft_model_that_did_not_pay_is_tried_again_ever_less_often() -> None:
