@@ -42,6 +42,7 @@ def test_less_severe_events_are_left_out() -> None:
         ("authorization", "Basic dXNlcg=="),
         ("detail", {"token": "s3cret", "deep": [{"messages": ["private"]}]}),
         ("path", "/home/ada/models/secret-place"),
+        ("note", [[[[[[[[[["private"]]]]]]]]]]),
     ],
 )
 def test_secrets_never_reach_the_log(field: str, secret: object, as_json: bool) -> None:

@@ -89,6 +89,37 @@ def test_weights_in_eight_bit_floats_without_a_word_in_the_config_are_named(mode
     assert_refused(command, "F8_E4M3")
 
 
+def add_tensors(model: Path, **shapes: tuple[int, ...]) -> None:
+    """Add words without a bit set to the weights, by name of the layer's tensor."""
+    path = str(model / "model.safetensors")
+    weights = mx.load(path)
+    assert isinstance(weights, dict)
+    added = {f"model.layers.0.mlp.up_proj.{name}": mx.zeros(shape, mx.uint32) for name, shape in shapes.items()}
+    mx.eval(weights)
+    mx.save_safetensors(path, {**weights, **added}, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+@pytest.mark.parametrize(
+    ("shapes", "loads"),
+    [
+        ({"qweight": (64, 8), "scales": (2, 64)}, True),
+        ({"qweight": (8, 64), "scales": (2, 64)}, False),
+        ({"qweight": (64, 8), "scales": (2, 64), "g_idx": (64,)}, False),
+    ],
+    ids=["outputs", "inputs", "reordered inputs"],
+)
+def test_four_bits_are_read_only_where_a_word_is_of_several_outputs(
+    model: Path, command: Command, method: str, shapes: dict[str, tuple[int, ...]], loads: bool
+) -> None:
+    configure(model, quantization_config={"quant_method": method, "bits": 4})
+    add_tensors(model, **shapes)
+    if loads:
+        assert command("list", "./model")["data"]["models"][0]["runtime_compatible"]
+    else:
+        assert_refused(command, f"Quantized by {method} in a packing that mlx-lm does not load")
+
+
 def test_what_mlx_has_quantized_runs_whatever_else_the_config_says(model: Path, command: Command) -> None:
     command("convert", "./model", "./small", "--quantize", "4")
     config = json.loads((model.parent / "small" / "config.json").read_text())

@@ -1,5 +1,6 @@
 """Models that cannot be loaded: what is at fault is named, and nothing is waited for."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.library_imports import import_failure
-from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.load_errors import loading_failure, unreadable_files
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.domain.errors import (
     BackendNotInstalledError,
@@ -18,6 +19,8 @@ from mlxk.domain.errors import (
     IncompatibleModelError,
     InsufficientMemoryError,
     MlxkError,
+    ModelNotFoundError,
+    StorageError,
     UnhealthyModelError,
 )
 from mlxk.domain.generation.request import GenerationRequest
@@ -234,3 +237,53 @@ def test_a_library_that_is_broken_is_not_called_absent(
     told, _, advice, reasons = done.stdout.strip().split("|")
     assert (told, hint in advice) == (code, True), done.stdout
     assert code != "execution_error" or reasons != "[]", "the log says why"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            KeyError("hidden_size"),
+            UnhealthyModelError,
+            "The files of 'm' do not fit together: 'hidden_size' is missing.",
+        ),
+        (KeyError("/home/ada"), UnhealthyModelError, "The files of 'm' do not fit together: "),
+        (
+            IndexError("x"),
+            UnhealthyModelError,
+            "The files of 'm' do not fit together: a number in them is out of range.",
+        ),
+        (
+            RecursionError("x"),
+            UnhealthyModelError,
+            "The files of 'm' do not fit together: they are nested too deeply.",
+        ),
+        (NotImplementedError("/home/ada"), ExecutionError, "'m' could not be loaded: the library that runs the model"),
+    ],
+)
+def test_what_a_library_raises_is_said_in_words_without_its_message(
+    error: Exception, kind: type[MlxkError], said: str, tmp_path: Path
+) -> None:
+    found = loading_failure(error, ModelHandle("m", str(tmp_path), Origin.WORKSPACE), "is unknown")
+    assert type(found) is kind
+    assert found.message.startswith(said)
+    assert "ada" not in found.message
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EMFILE, "The limit of open files of this process is reached; raise it with: ulimit -n"),
+        (errno.EACCES, "Give the user of this process the permission to read them."),
+        (errno.EIO, None),
+    ],
+)
+def test_files_that_cannot_be_read_are_no_damage_and_a_model_that_has_gone_is_not_found(
+    number: int, hint: str | None, tmp_path: Path
+) -> None:
+    error = OSError(number, os.strerror(number))
+    here = unreadable_files(error, ModelHandle("m", str(tmp_path), Origin.WORKSPACE))
+    assert (type(here), here.message) == (StorageError, f"the files of 'm' cannot be read: {os.strerror(number)}")
+    assert hint is None or str(here.hint).startswith(hint)
+    gone = unreadable_files(error, ModelHandle("m", str(tmp_path / "gone"), Origin.WORKSPACE))
+    assert (type(gone), gone.message) == (ModelNotFoundError, "model 'm' is no longer on this machine")

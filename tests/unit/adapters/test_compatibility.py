@@ -106,6 +106,24 @@ def test_text_for_a_vision_model_goes_to_the_same_library_unless_only_the_other_
     assert library_for(GenerationRequest(handle, prompt, engine_options=options, backends=backends)) is library
 
 
+@pytest.mark.parametrize(
+    ("base", "origin", "said"),
+    [
+        (None, Origin.WORKSPACE, "adapter_config.json does not say which model it was trained on"),
+        ("/home/ada/models/base", Origin.CACHE, "Its base is named by a path of its maker's machine"),
+        ("/home/ada/models/base", Origin.WORKSPACE, None),
+        ("org/base", Origin.CACHE, None),
+    ],
+)
+def test_an_adapter_runs_where_its_base_can_be_found(
+    base: str | None, origin: Origin, said: str | None, make_snapshot: Snapshots
+) -> None:
+    stated = {"fine_tune_type": "lora", **({} if base is None else {"model": base})}
+    files = {"adapter_config.json": stated, "adapters.safetensors": 300}
+    found = make_snapshot({"config.json": None, "model.safetensors": None, **files}, origin=origin)
+    assert reason(found) == said
+
+
 def test_a_whole_model_of_a_known_architecture_runs(make_snapshot: Snapshots) -> None:
     assert reason(make_snapshot()) is None
 
