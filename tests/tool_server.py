@@ -41,7 +41,7 @@ def result(name: str, arguments: dict[str, object]) -> dict[str, object]:
         "lies": "",
         "fails": "@@ECHO@@ no such file",
     }
-    content = [{"type": "text", "text": texts[name]}]
+    content: list[dict[str, object]] = [{"type": "text", "text": texts[name]}]
     if name == "picture":
         content = [{"type": "image", "data": data, "mimeType": "image/png"} for data in ("AAAA", "A\nAA")]
     if name == "files":

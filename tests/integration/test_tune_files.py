@@ -5,6 +5,7 @@ import json
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -163,7 +164,7 @@ def train(handle: ModelHandle, directory: Path, form: WeightForm, method: Method
     [({"torch_dtype": "bfloat16"}, mx.bfloat16), ({"dtype": "float16"}, mx.float16), ({}, mx.float32)],
 )
 def test_whole_weights_that_were_widened_are_written_in_the_type_of_the_model(
-    tmp_path: Path, stated: dict[str, str], kind: mx.Dtype
+    tmp_path: Path, stated: dict[str, Any], kind: mx.Dtype
 ) -> None:
     handle = build(tmp_path / "tiny", **stated)
     (tmp_path / "taught").mkdir()
