@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from serving.forms import BOUNDARY, post_form, uploads_left_behind
+from serving.forms import BOUNDARY, FormPart, post_form, uploads_left_behind
 from serving.parts import (
     CHAT_MODEL,
     EMBEDDING_MODEL,
@@ -92,7 +92,7 @@ def test_only_what_is_asked_for_is_timed(sdk: openai.OpenAI) -> None:
 
 def test_a_model_that_times_no_words_is_not_asked_for_them(server: RunningServer) -> None:
     server.parts.transcriber.hear(Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0.0, 1.0),)))
-    fields = [("file", SOUND), ("model", SPEECH_MODEL), ("response_format", "verbose_json")]
+    fields: list[FormPart] = [("file", SOUND), ("model", SPEECH_MODEL), ("response_format", "verbose_json")]
     status, body = post_form(server, "/v1/audio/transcriptions", [*fields, ("timestamp_granularities[]", "word")])
     assert (status, body["error"]["param"]) == (422, "timestamp_granularities")
     assert body["error"]["message"] == f"timestamp_granularities: model '{SPEECH_MODEL}' times no words"
