@@ -255,6 +255,24 @@ def test_playlists_are_no_sound_even_with_ffmpeg(text: str, tmp_path: Path, monk
         read_audio(str(tmp_path / "list.m4a"), "list.m4a", RATE)
 
 
+@pytest.mark.parametrize(
+    ("program", "error", "said"),
+    [
+        ("#!/no/such/interpreter\n", BackendNotInstalledError, "The program ffmpeg cannot be run: No such file or"),
+        ("#!/bin/sh\nexit 1\n", ValidationError, "The audio file is damaged, or not what it says it is: hello.ogg"),
+    ],
+)
+def test_an_ffmpeg_that_does_not_run_is_told_from_a_file_that_it_cannot_read(
+    program: str, error: type[MlxkError], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ffmpeg").write_text(program)
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(error) as raised:
+        read_audio(str(SOUNDS / "hello.ogg"), "hello.ogg", RATE)
+    assert raised.value.message.startswith(said)
+
+
 def test_a_wav_of_another_encoding_asks_for_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "clip.wav"
     path.write_bytes(b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x55\0" + bytes(100))

@@ -186,6 +186,19 @@ def test_what_is_no_answer_of_ollama_is_a_failure(scripted: ScriptedServer, body
         HttpCompletionClient().pull(server, "m", lambda *_: None)
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"error": {}}', b""])
+def test_a_refusal_without_a_reason_has_that_of_its_status(scripted: ScriptedServer, body: bytes) -> None:
+    scripted.status, scripted.body = 502, (body,)
+    found = HttpCompletionClient().complete(scripted.address, REQUEST)
+    assert (found.status, found.failure) == (502, "HTTP 502: Bad Gateway")
+
+
+def test_a_server_that_has_gone_is_told_from_one_that_refuses() -> None:
+    server = CompletionServer("http://127.0.0.1:1", api="ollama", timeout_seconds=10)
+    with pytest.raises(NetworkError, match=r"^the server cannot be asked: Connection refused$"):
+        HttpCompletionClient().memory_bytes(server, "m")
+
+
 def test_the_request_asks_for_the_usage_and_carries_the_key(scripted: ScriptedServer) -> None:
     HttpCompletionClient().complete(scripted.address, REQUEST)
     ((path, key, body),) = scripted.seen

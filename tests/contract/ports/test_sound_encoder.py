@@ -81,3 +81,16 @@ def test_what_ffmpeg_cannot_do_is_said(code: str, error: type[Exception], words:
     install(code)
     with pytest.raises(error, match=words):
         FfmpegSoundEncoder().encode(bytes(os.urandom(2000)), 24_000, "mp3")
+
+
+def test_an_ffmpeg_that_cannot_be_run_and_a_format_that_nobody_knows_are_said(install: Install, tmp_path: Path) -> None:
+    install("")
+    (tmp_path / "ffmpeg").write_text("#!/no/such/interpreter\n")
+    encoder = FfmpegSoundEncoder()
+    with pytest.raises(
+        BackendNotInstalledError, match=r"^The program ffmpeg cannot be run: No such file or directory\.$"
+    ):
+        encoder.encode(b"\0\0", 24_000, "mp3")
+    assert encoder.problem("wma") == "'wma' is not known"
+    with pytest.raises(BackendNotInstalledError, match=r"^Sound as wma: 'wma' is not known\.$"):
+        encoder.encode(b"\0\0", 24_000, "wma")
