@@ -48,7 +48,7 @@ FAR = "hello " * 100_000
         (CHAT, {"messages": [{"role": "user", "content": LONG}], "stream": True}, "your messages resulted", "messages"),
         (CHAT, {"messages": [{"role": "user", "content": FAR}]}, "of your messages alone have", "messages"),
         ("/v1/completions", {"prompt": LONG}, "your prompt resulted in", "prompt"),
-        ("/v1/completions", {"prompt": ["a", LONG]}, "your prompt resulted in", "prompt"),
+        ("/v1/completions", {"prompt": ["a", LONG]}, "prompt[1] resulted in", "prompt[1]"),
         ("/v1/completions", {"prompt": [5] * 3000}, "your prompt resulted in 3000 tokens", "prompt"),
         ("/v1/embeddings", {"model": "bert", "input": ["a", LONG]}, "input[1] resulted in", "input"),
     ],
