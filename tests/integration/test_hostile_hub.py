@@ -1,13 +1,11 @@
 """A hub that does not keep to what it listed, and a disk that does not take what arrives."""
 
-import contextlib
 import errno
 import fcntl
 import os
-import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -15,6 +13,7 @@ import pytest
 from doubles.progress import InMemoryProgress
 from hub.models import small_model
 from hub.server import LoopbackHub
+from process_limits import largest_file
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
@@ -137,17 +136,6 @@ def test_what_is_in_the_way_in_the_cache_is_a_storage_error_and_stays(
         obstacle.parent.rmdir()
     source.fetch(plan, InMemoryProgress())
     assert source.missing_bytes(plan) == 0
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file beyond a size."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def test_a_disk_that_takes_no_more_ends_the_download_and_keeps_what_arrived(

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from hub.models import small_model
 from hub.server import LoopbackHub
+from process_limits import largest_file
 
 from mlxk.adapters.filesystem.workspace_draft import NOTE_NAME
 from mlxk.adapters.filesystem.workspace_record import write_sentinel
@@ -289,17 +289,6 @@ def test_a_full_disk_is_named_and_the_clone_goes_on_when_there_is_space(
         done = command("clone", "org/m", str(disk / "copy"))["data"]
         assert (done["health"], done["kept_files"] > 0) == ("healthy", True)
         assert contents(disk / "copy") == files
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file beyond a size."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @contextlib.contextmanager

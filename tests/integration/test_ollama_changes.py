@@ -1,6 +1,7 @@
 """Models that clients of Ollama's API pull and delete, against the loopback hub, where the operator allows it."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +44,15 @@ def listed(served: RunningServer) -> list[str]:
 def pulled(served: RunningServer, name: str, **fields: Any) -> list[dict[str, Any]]:
     """Pull a model; return the lines."""
     return stream(served, "/api/pull", {"model": name, **fields})
+
+
+def begun_pull(hub: LoopbackHub, served: RunningServer, cache: Path) -> socket.socket:
+    """Return the connection of a slow pull of which a part has arrived."""
+    hub.add("org/m", small_model(8 * MEGABYTE))
+    hub.fault("/cdn/", rate=2 * MEGABYTE)
+    connection = served.raw("/api/pull", {"model": "org/m"})
+    assert eventually(lambda: bool(partial(cache)))
+    return connection
 
 
 def delete(served: RunningServer, name: str, field: str = "model") -> tuple[int, Any]:
@@ -119,10 +129,7 @@ def test_a_model_that_is_here_needs_no_hub(hub: LoopbackHub, served: RunningServ
 def test_a_client_that_leaves_ends_its_pull_and_what_arrived_is_kept(
     hub: LoopbackHub, served: RunningServer, cache: Path
 ) -> None:
-    hub.add("org/m", small_model(8 * MEGABYTE))
-    hub.fault("/cdn/", rate=2 * MEGABYTE)
-    connection = served.raw("/api/pull", {"model": "org/m"})
-    assert eventually(lambda: bool(partial(cache)))
+    connection = begun_pull(hub, served, cache)
     connection.close()
     program: Any = served.parts
     assert eventually(lambda: len(program.log.named("a pull was interrupted: its client has gone")) == 1)
@@ -134,10 +141,7 @@ def test_a_client_that_leaves_ends_its_pull_and_what_arrived_is_kept(
 def test_a_server_that_stops_ends_its_pulls_and_what_arrived_is_kept(
     hub: LoopbackHub, served: RunningServer, cache: Path
 ) -> None:
-    hub.add("org/m", small_model(8 * MEGABYTE))
-    hub.fault("/cdn/", rate=2 * MEGABYTE)
-    connection = served.raw("/api/pull", {"model": "org/m"})
-    assert eventually(lambda: bool(partial(cache)))
+    connection = begun_pull(hub, served, cache)
     for _ in range(2):
         served.hurry()
     body = unchunked(read_all(connection).partition(b"\r\n\r\n")[2])

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import resource
 import shutil
 import signal
 import struct
@@ -18,6 +17,7 @@ import mlx.core as mx
 import pytest
 from doubles.event_log import InMemoryEventLog
 from mlx_lm.models.cache import ArraysCache, KVCache
+from process_limits import largest_file
 
 from mlxk.adapters.mlx.engine.disk_tier import MIN_TOKENS, DiskTier, FetchedSnapshot
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache, PrefixIdentity
@@ -49,12 +49,8 @@ def keep(folder: PrefixFolder, tokens: bytes, size: int) -> bool:
 
 def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
     folder = folder_at(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    try:
+    with largest_file(2**16):
         assert not keep(folder, b"abcd", 2**20)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["lock", "secret"]
     assert keep(folder, b"abcd", 2**20)
     assert (folder.counters.refusals, folder.counters.writes) == (1, 1)

@@ -13,8 +13,8 @@ import pytest
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
+from process_limits import no_further_threads
 from serving.shared import MODEL, URL, SharedServer, socket_folder_of
-from thread_limit import no_further_threads
 
 from mlxk.adapters.unix_socket.listener import MAX_CONNECTIONS
 from mlxk.adapters.unix_socket.protocol import MAX_BLOBS, PROTOCOL, DisconnectedError, encoded, receive, send

@@ -1,9 +1,7 @@
 """What training reads and leaves: examples as tokens with what is learned of them, and states and adapters on disk."""
 
-import contextlib
 import json
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import attrs
 import mlx.core as mx
 import pytest
 from models.tiny_models import TEMPLATE, build
+from process_limits import largest_file
 
 from mlxk.adapters.mlx.loading.model_files import identity_of, read_config
 from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer
@@ -96,17 +95,6 @@ def test_without_a_template_prompt_and_answer_follow_one_another_and_a_conversat
         "line 7: the model has no chat template for messages",
         "Write prompt and completion, or text.",
     )
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file beyond a size."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def state_at(step: int, size: int = 4) -> TrainingState:

@@ -10,9 +10,9 @@ from doubles.clock import InMemoryClock
 from doubles.event_log import InMemoryEventLog
 from doubles.telemetry import InMemoryTelemetry
 from falcon.testing import create_environ
+from process_limits import no_further_threads
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import eventually
-from thread_limit import no_further_threads
 
 from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
