@@ -24,7 +24,7 @@ from mlxk.domain.models.reference import (
 )
 from mlxk.domain.text import MAX_SUGGESTIONS, nearest
 
-_DEFAULT_TAG = ":latest"
+DEFAULT_TAG = ":latest"
 """A tag that other tools write after a name for what the name means without it."""
 
 
@@ -44,7 +44,21 @@ class ResolveModel:
     to itself."""
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
-        """Return the handle of the one model that a reference means.
+        """Return the handle of the one model that a reference means, with or without ``DEFAULT_TAG`` after it.
+
+        The tag is ignored unless it is part of a name. For arguments and errors see ``as_written``.
+        """
+        try:
+            return self.as_written(reference)
+        except (ModelNotFoundError, ValidationError):
+            text = (reference if isinstance(reference, str) else reference.text).strip()
+            plain = text.removesuffix(DEFAULT_TAG)
+            if plain in ("", text):
+                raise
+        return self.as_written(plain)
+
+    def as_written(self, reference: str | ModelRef) -> ModelHandle:
+        """Return the handle of the one model that a reference means, with whatever tag is written.
 
         The first match wins: a built-in model; an explicit path; the full name of a cached model; an alias, whose
         reference is resolved without aliases; a workspace of the workspace home; a cached model, then one of the
@@ -160,8 +174,6 @@ class ResolveModel:
         known = {name: source for source in reversed(searched) for name in source.names()}
         match = only_match(ref.name, known)
         handle = known[match].find(match) if match else None
-        if handle is None and (plain := ref.name.removesuffix(_DEFAULT_TAG)) not in ("", ref.name):
-            return self._one(ModelRef.parse(plain))
         if handle is None:
             raise self._not_found(ref, {*known, *self.built_in.names(), *self.aliases})
         return handle

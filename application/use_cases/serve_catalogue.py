@@ -14,7 +14,7 @@ from mlxk.application.policy import Requirement, require_served_model, require_t
 from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import STATE_SECONDS, TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.resolve_model import DEFAULT_TAG, ResolveModel
 from mlxk.domain.errors import (
     Advice,
     CapabilityError,
@@ -32,9 +32,6 @@ FRESH_SECONDS = 2.0
 
 MOST_REMEMBERED = 256
 """Most lookups in the cache."""
-
-_DEFAULT_TAG = ":latest"
-"""The tag that clients of other servers append to names."""
 
 
 class ServeCatalogue:
@@ -267,15 +264,15 @@ class ServeCatalogue:
             MlxkError: It means no single model.
         """
         try:
-            return self._resolve(reference)
+            return self._resolve.as_written(reference)
         except (ModelNotFoundError, ValidationError) as error:
             if own_name(reference, self._resolve.aliases):  # the original message may name a directory
                 message = f"'{reference}' stands for a model that is not here"
                 raise ModelNotFoundError(message, hint=Advice(Remedy.NAME_SERVED_MODEL)) from error
-            plain = reference.removesuffix(_DEFAULT_TAG)
+            plain = reference.removesuffix(DEFAULT_TAG)
             if plain == reference or not plain:
                 raise
-        return self._named.get(plain) or self._resolve(plain)
+        return self._named.get(plain) or self._resolve.as_written(plain)
 
     def __call__(self) -> tuple[ServedModel, ...]:
         """Return the models that can run here and the aliases: loaded models first, then the others, sorted by name."""

@@ -159,7 +159,7 @@ def test_an_alias_whose_model_cannot_be_served_is_named_with_the_reason() -> Non
 
 
 def test_the_ending_that_means_the_usual_version_is_ignored() -> None:
-    shelf = Shelf(CHAT_MODEL, home=None)
+    shelf = Shelf(CHAT_MODEL, "org/mine-4bit", "org/mine-8bit", home=None)
     shelf.catalogue.offer(WORKSPACE)
     assert shelf.catalogue.find("chat-model:latest").id == CHAT_MODEL
     assert shelf.catalogue.find("mine:latest").handle.directory == WORKSPACE
