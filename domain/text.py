@@ -44,6 +44,11 @@ def is_valid_unicode(text: str) -> bool:
     return True
 
 
+def with_valid_unicode(text: str) -> str:
+    """Join surrogate pairs that were written as two escapes, and replace unpaired surrogates with U+FFFD."""
+    return text if is_valid_unicode(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def require_valid_unicode(text: str, field: str) -> None:
     """Refuse a text with an unpaired surrogate; Python decodes bytes of the command line that are not UTF-8 so.
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from mlxk.domain.text import with_valid_unicode
+
 MAX_DEPTH = 128
 """Most levels of nested objects and lists."""
 
@@ -204,7 +206,7 @@ class _Reader:
                 position += 1
             else:
                 self.position = position + 1
-                return _paired("".join(parts))
+                return with_valid_unicode("".join(parts))
 
     def _escape(self, position: int) -> tuple[str, int]:
         """Return the character of an escape sequence, after its backslash; an unknown sequence is kept unchanged."""
@@ -259,13 +261,6 @@ def _finite(number: float) -> float:
     if number in (float("inf"), float("-inf")):
         raise MalformedValueError
     return number
-
-
-def _paired(text: str) -> str:
-    """Join surrogate pairs that were written as two escapes, and replace unpaired surrogates."""
-    if not any("\ud800" <= char <= "\udfff" for char in text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _STRUCTURE = re.compile(r'[{}\[\]"\\]')

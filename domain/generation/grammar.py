@@ -19,8 +19,11 @@ MAX_GRAMMAR_CHARACTERS = 256 * 1024
 CONSTANT_KEYWORDS = frozenset({"const", "enum"})
 """JSON Schema keywords whose values are data that the instance must equal."""
 
-ANNOTATION_KEYWORDS = frozenset({"default", "examples"})
+_ANNOTATION_KEYWORDS = frozenset({"default", "examples"})
 """JSON Schema keywords whose values are data that is not enforced."""
+
+_DATA_KEYWORDS = CONSTANT_KEYWORDS | _ANNOTATION_KEYWORDS
+"""JSON Schema keywords whose values are data, not schemas."""
 
 MAP_KEYWORDS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 """JSON Schema keywords whose values are schemas by name."""
@@ -186,7 +189,7 @@ def moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
         if keyword in MAP_KEYWORDS and isinstance(item, dict):
             changed[keyword] = {name: moved(schema, root) for name, schema in item.items()}
         else:
-            changed[keyword] = item if keyword in CONSTANT_KEYWORDS | ANNOTATION_KEYWORDS else moved(item, root)
+            changed[keyword] = item if keyword in _DATA_KEYWORDS else moved(item, root)
     target = changed.get("$ref")
     if isinstance(target, str) and (target == "#" or target.startswith("#/")):
         changed["$ref"] = root + target[1:]
@@ -205,7 +208,7 @@ def subschemas(schema: object) -> Iterator[dict[str, Any]]:
             for keyword, value in node.items():
                 if keyword in MAP_KEYWORDS and isinstance(value, dict):
                     pending += value.values()
-                elif keyword not in CONSTANT_KEYWORDS | ANNOTATION_KEYWORDS:
+                elif keyword not in _DATA_KEYWORDS:
                     pending.append(value)
 
 

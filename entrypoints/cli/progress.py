@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
+from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -275,7 +275,7 @@ class LineProgress(Progress):
         self._sizes, self._finished = dict(sizes), set()
         self._began = self._reported = time.monotonic()
         self._resumed = -1
-        self._output.note(f"{activity} {_files(len(sizes))}, {decimal_size(sum(sizes.values()))}")
+        self._output.note(f"{activity} {counted(len(sizes), 'file')}, {decimal_size(sum(sizes.values()))}")
 
     def advance(self, done: Mapping[str, int]) -> None:
         for name in sorted(done):
@@ -338,10 +338,6 @@ class BarProgress(Progress):
             self._bars.console.print(printable(message), markup=False, highlight=False)
         else:
             self._output.note(message)
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
 
 
 def bars() -> "Bars":

@@ -108,7 +108,7 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
     if fault := entry_name_fault(name):
         raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
     _check_values(name, values)
-    before, text = _text(file, output, shown_path(file, settings))
+    before, text = _text(file, shown_path(file, settings))
     stored_name = own_name(name, _entries(text, file))
     name = stored_name or name
     changed = settings_edit.with_entry(text, name, values)
@@ -161,7 +161,7 @@ def _note_meaning(name: str, reference: str, context: CommandContext, output: Ou
 
 def _remove(name: str, context: CommandContext, output: Output, command: str) -> None:
     file = context.settings.file
-    before, text = _text(file, output, shown_path(file, context.settings))
+    before, text = _text(file, shown_path(file, context.settings))
     names = _entries(text, file)
     stored_name = own_name(name, names)
     if stored_name is None:
@@ -190,7 +190,7 @@ def _entries(text: str, file: SettingsFile) -> Mapping[str, object]:
     return entries
 
 
-def _text(file: SettingsFile, output: Output, shown: str) -> tuple[bytes | None, str]:
+def _text(file: SettingsFile, shown: str) -> tuple[bytes | None, str]:
     """Return the file's bytes, None where there is no file, and its text: valid TOML.
 
     Raises:

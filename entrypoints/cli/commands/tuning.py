@@ -177,7 +177,6 @@ class _TrainingDisplay:
     output: Output
     data: str
     preparation: "SpinnerBetweenBars | None" = None
-    begun: bool = False
     _figures: tuning.LatestFigures | None = None
     _spinner: Spinner | None = None
     _written: float = 0.0
@@ -186,13 +185,15 @@ class _TrainingDisplay:
     @property
     def hint(self) -> str:
         """How to go on after training was interrupted."""
-        return "Continue it: the same command, with --resume." if self.begun else "Run the same command again."
+        return (
+            "Run the same command again." if self._figures is None else "Continue it: the same command, with --resume."
+        )
 
     def plan(self, plan: TuningPlan) -> None:
         """Print the plan of the training."""
         if self.preparation is not None:
             self.preparation.stop()
-        self._figures, self.begun = tuning.LatestFigures(plan.settings.steps), True
+        self._figures = tuning.LatestFigures(plan.settings.steps)
         if self.output.as_json:
             self._print_json({"event": "plan", **tuning.plan_json(plan)})
         else:
@@ -221,7 +222,7 @@ class _TrainingDisplay:
         def received(number: int, frame: FrameType | None) -> None:
             first = not self._signals
             self._signals.append(number)
-            if not self.begun or number != signal.SIGINT or not first:
+            if self._figures is None or number != signal.SIGINT or not first:
                 raise KeyboardInterrupt
             self.output.note("[ends after this step, and keeps what was learned; Ctrl-C again breaks it off]")
 

@@ -17,7 +17,7 @@ from mlxk.domain.generation.request import (
     TokenLogprob,
     ToolCallDelta,
 )
-from mlxk.domain.text import is_valid_unicode
+from mlxk.domain.text import is_valid_unicode, with_valid_unicode
 
 
 class BlockKind(enum.Enum):
@@ -160,7 +160,7 @@ def parsed_json(text: str) -> object:
 
 def _with_valid_unicode(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return with_valid_unicode(value)
     if isinstance(value, list):
         return [_with_valid_unicode(entry) for entry in value]
     if isinstance(value, dict):

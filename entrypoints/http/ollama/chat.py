@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -138,8 +138,9 @@ class _CallIds:
         messages: The conversation, whose own ids are not assigned.
     """
 
-    def __init__(self, messages: Iterable[ChatMessage]) -> None:
-        given = {identity for each in messages for identity in (each.tool_call_id, *_call_ids(each))}
+    def __init__(self, messages: Sequence[ChatMessage]) -> None:
+        given = {message.tool_call_id for message in messages}
+        given |= {call.id for message in messages for call in message.tool_calls or ()}
         self._free = (name for name in map("call_{}".format, itertools.count(1)) if name not in given)
         self._open: list[tuple[str, str]] = []
         """Function name and id of each call without a result."""
@@ -161,10 +162,6 @@ class _CallIds:
             return next(self._free)
         self._open.remove(open_call)
         return open_call[1]
-
-
-def _call_ids(message: ChatMessage) -> Iterator[str | None]:
-    return (call.id for call in message.tool_calls or ())
 
 
 def _messages(messages: Sequence[ChatMessage]) -> Iterator[MessageParam]:

@@ -101,14 +101,15 @@ class Responses:
         """Return the items of the request, with references resolved, and the same items as JSON."""
         if fields.plain_input is not None:
             return [], [text_item(fields.plain_input)]
+        sent = fields.items
         references: dict[str, str] = {}
-        for path, item in fields.items:
+        for path, item in sent:
             if isinstance(item, ItemReference):
                 references.setdefault(item.id, f"{path}.id")
         stored = self._store.items(owner, references)
         items: list[tuple[str, AnyItem]] = []
         documents: list[Json] = []
-        for (path, item), document in zip(fields.items, body.get(fields.items_field) or (), strict=True):
+        for (path, item), document in zip(sent, body.get(fields.items_field) or (), strict=True):
             if isinstance(item, ItemReference):
                 document = stored[item.id]
                 items.append((path, self._structured(document)))

@@ -128,9 +128,11 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
 
     def start_writer(self) -> None:
         """Start the writer of a detached response, which may end before this returns."""
-        if self.detached is not None and self._failure is None:
+        if self.detached is None:
+            return
+        if self._failure is None:
             self.detached.start()
-        elif self.detached is not None:  # the application failed after it had detached the response
+        else:  # the application failed after it had detached the response
             self.detached.abandon()
 
     def _detach(self, on_start: Callable[[], None]) -> DetachedResponse:
