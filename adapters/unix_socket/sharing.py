@@ -44,7 +44,9 @@ class SharedTextGenerator(TextGenerator):
     def __init__(self, local: TextGenerator, servers: SocketRunningServers) -> None:
         self.local = local
         self._servers = servers
+        self._streams_lock = threading.Lock()
         self._streams: weakref.WeakSet[SocketTextStream] = weakref.WeakSet()
+        """Running completions; guarded by the lock, since a set must not change while it is iterated."""
 
     def submit(self, request: GenerationRequest) -> TextStream:
         request.validate()
@@ -60,7 +62,8 @@ class SharedTextGenerator(TextGenerator):
         if refusal is not None:
             offer.connection.close()
             return self._submit_here(request, refusal)
-        self._streams.add(stream)
+        with self._streams_lock:
+            self._streams.add(stream)
         return stream
 
     def load(self, request: GenerationRequest) -> None:
@@ -79,7 +82,9 @@ class SharedTextGenerator(TextGenerator):
         self.local.forget_prompts(tenant)
 
     def close(self) -> None:
-        for stream in tuple(self._streams):
+        with self._streams_lock:
+            streams = list(self._streams)
+        for stream in streams:
             stream.cancel()
         self.local.close()
 
