@@ -22,7 +22,6 @@ from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, Wanted
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.turbo_cache import import_codec
-from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
 from mlxk.adapters.mlx.loaders import draft_loader, library_for, loader_of, quantizing_activations
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.memory import EngineLimits
@@ -43,27 +42,18 @@ T = TypeVar("T")
 M = TypeVar("M")
 
 
-@attrs.frozen
-class _Failure:
-    """An error raised on the owner thread, without its traceback, which would keep arrays alive."""
-
-    error: MlxkError
-
-
 class ModelLease(Generic[M]):
     """A loaded model that stays in memory until the lease is returned.
 
     Args:
         thread: The owner thread.
         model: The loader's result; may be used inside ``call`` only.
-        log: Receives failures.
         turns: The turns that all leases share; None for turns of its own.
     """
 
-    def __init__(self, thread: OwnerThread[Engine], model: M, log: EventLog, turns: "LeaseTurns | None" = None) -> None:
+    def __init__(self, thread: OwnerThread[Engine], model: M, turns: "LeaseTurns | None" = None) -> None:
         self.model = model
         self._thread = thread
-        self._log = log
         self._turns = turns or LeaseTurns()
         self.seconds = 0.0
         """Duration of the last call."""
@@ -76,12 +66,15 @@ class ModelLease(Generic[M]):
         Raises:
             MlxkError: Raised by the function; other exceptions become an ``ExecutionError``.
         """
-        reply: queue.SimpleQueue[T | _Failure] = queue.SimpleQueue()
-        self._thread.post(lambda _: reply.put(self._outcome(work)))
-        outcome = reply.get()
-        if isinstance(outcome, _Failure):
-            raise outcome.error
-        return outcome
+
+        def timed(_: Engine) -> T:
+            began = time.monotonic()
+            try:
+                return work()
+            finally:
+                self.seconds = time.monotonic() - began
+
+        return self._thread.call(timed, "a call on a leased model failed", "Running the model")
 
     def call_in_turn(self, work: Callable[[], T]) -> T:
         """Like ``call``, for functions that may take many seconds: waits for this lease's turn.
@@ -118,19 +111,6 @@ class ModelLease(Generic[M]):
         """Whether sequences are being computed beside this lease."""
         engine = self._thread.worker
         return engine is not None and engine.running > 0
-
-    def _outcome(self, work: Callable[[], T]) -> T | _Failure:
-        began = time.monotonic()
-        try:
-            return work()
-        except MlxkError as error:
-            return _Failure(error.with_traceback(None))
-        except Exception as error:  # noqa: BLE001 - boundary: the caller must get an outcome in any case
-            summary = ExceptionSummary.of(error)
-            self._log.warning("a call on a leased model failed", error=summary.kind, where=summary.place)
-            return _Failure(failed(error, "Running the model").with_traceback(None))
-        finally:
-            self.seconds = time.monotonic() - began
 
 
 class Turns:
@@ -196,12 +176,10 @@ class ModelLeases:
 
     Args:
         thread: The owner thread.
-        log: Receives failures.
     """
 
-    def __init__(self, thread: OwnerThread[Engine], log: EventLog) -> None:
+    def __init__(self, thread: OwnerThread[Engine]) -> None:
         self._thread = thread
-        self._log = log
         self._turns = LeaseTurns()
 
     @contextlib.contextmanager
@@ -220,7 +198,7 @@ class ModelLeases:
             model: object = models[0].model
             if not isinstance(model, kind):
                 raise TypeError(f"the loader returned a {type(model).__name__}, not a {kind.__name__}")
-            yield ModelLease(self._thread, model, self._log, self._turns)
+            yield ModelLease(self._thread, model, self._turns)
         finally:
             # A closed engine has unloaded everything already.
             with contextlib.suppress(ExecutionError):
@@ -281,7 +259,7 @@ class MlxTextGenerator(TextGenerator):
     @property
     def leases(self) -> ModelLeases:
         """Leases of models of any kind, in the same pool and on the same thread, until this generator is closed."""
-        return ModelLeases(self._thread, self._log)
+        return ModelLeases(self._thread)
 
     def submit(self, request: GenerationRequest) -> TextStream:
         request.validate()
@@ -374,7 +352,7 @@ class MlxTextGenerator(TextGenerator):
                 raise CapabilityError(f"'{model.name}' takes text, not images and sound.")
             return None, None
         text: RenderedText | None = model.vision.render(request, model)
-        processed: tuple[RenderedPrompt, Media] = ModelLease(self._thread, model, self._log).call(
+        processed: tuple[RenderedPrompt, Media] = ModelLease(self._thread, model).call(
             lambda: model.vision.process(request, model, text)
         )
         return processed

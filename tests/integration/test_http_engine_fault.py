@@ -79,7 +79,7 @@ def test_what_a_failure_says_of_a_prompt_is_repeated_nowhere(server: RunningServ
     program.do_in_loop(fault)
     answer = read_all(stream)
     with pytest.raises(ExecutionError) as caught:
-        ModelLease(program.generator._thread, None, program.log).call(fault)
+        ModelLease(program.generator._thread, None).call(fault)
     assert CANARY not in f"{answer!r} {caught.value} {caught.value.detail}"
     assert CANARY not in str(program.log.events)
     for event in ("an engine step failed", "a call on a leased model failed"):

@@ -107,8 +107,13 @@ class OwnerThread(Generic[W]):
                 atexit.register(self.close)
             self._inbox.put(work)
 
-    def call(self, work: Callable[[W], T]) -> T:
+    def call(self, work: Callable[[W], T], event: str = "a call on the engine failed", action: str = "The engine") -> T:
         """Run a short function on the thread and return its result, which must not hold MLX objects.
+
+        Args:
+            work: The function.
+            event: The log event of an unexpected exception.
+            action: What failed then, for the error's message.
 
         Raises:
             MlxkError: Raised by ``post`` or the function; other exceptions of the function become an ``MlxkError``.
@@ -122,8 +127,8 @@ class OwnerThread(Generic[W]):
                 reply.set_exception(error.with_traceback(None))
             except Exception as error:  # noqa: BLE001 - boundary: the caller must get an outcome in any case
                 summary = ExceptionSummary.of(error)
-                self._log.warning("a call on the engine failed", error=summary.kind, where=summary.place)
-                reply.set_exception(failed(error, "The engine"))
+                self._log.warning(event, error=summary.kind, where=summary.place)
+                reply.set_exception(failed(error, action))
 
         self.post(answer)
         return reply.result()
@@ -239,7 +244,7 @@ class Engine(Worker):
         self._pool.add(request)
 
     def withdraw(self, request: LoadRequest) -> None:
-        """Return the leases of a request for which nobody waits any more, and load nothing for it."""
+        """Return the leases of a request that was abandoned."""
         self._pool.withdraw(request)
 
     def release(self, models: tuple[PooledModel, ...]) -> None:

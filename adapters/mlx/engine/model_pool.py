@@ -160,8 +160,7 @@ class ModelPool:
         self._requests.append(request)
 
     def withdraw(self, request: LoadRequest) -> None:
-        """Return the leases of a request for which nobody waits any more, and load nothing for it."""
-        request.abandoned = True
+        """Return the leases of a request that was abandoned."""
         models, request.leased = request.leased, ()
         self.release(models)
 
